@@ -1,0 +1,143 @@
+"""Frozen values that travel from room to room."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from heads.spec import Variant
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image: md5 of its bytes, file relative to the data folder, split, and a label a target (None where missing)."""
+
+    digest: str
+    file: str
+    split: str
+    labels: Mapping[str, str | None]
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class DataVersion:
+    """The content hash in `data.dvc`, the git revision that holds it, and the samples in it.
+
+    `objects` are the folders laid out as `<2 hex>/<30 hex>` that hold files by md5 (the DVC cache first, then a
+    remote that is a folder); `data` is the working copy.
+    """
+
+    digest: str
+    revision: str
+    samples: tuple[Sample, ...]
+    data: Path
+    objects: tuple[Path, ...]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The target columns, in the manifest's order."""
+        return tuple(self.samples[0].labels) if self.samples else ()
+
+    def classes(self, target: str) -> tuple[str, ...]:
+        """The class names of a target, sorted: those that `train` holds."""
+        found = {s.labels[target] for s in self.samples if s.split == "train"}
+        return tuple(sorted(name for name in found if name is not None))
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The worker group: how many, and what each gets."""
+
+    count: int = 1
+    gpus_per_worker: float = 0
+    cpus_per_worker: float = 1
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a backbone's first weights come from: `path` None means random ones, with digest 'none'."""
+
+    digest: str
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """A variant to train; `key` is the hash of variant id, weights digest and data version digest."""
+
+    key: str
+    variant: Variant
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class TrainedVariant:
+    """A finished variant: measures named `<split>/<target>/<measure>` and the folder of its work."""
+
+    key: str
+    variant: Variant
+    reused: bool
+    metrics: Mapping[str, float]
+    num_parameters: int
+    num_trained_parameters: int
+    num_forwarded: int
+    seconds: float
+    folder: Path
+    run_id: str | None = None
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "bundle"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training job gives: every variant of the plan, finished; `seconds` from the first batch to the last."""
+
+    variants: tuple[TrainedVariant, ...]
+    num_forwarded: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One target of one holdout sample as one model read it."""
+
+    digest: str
+    target: str
+    truth: str
+    predicted: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """A model's predictions on the holdout of one data version, and its measures there named `<target>/<measure>`."""
+
+    bundle_digest: str
+    data_version: str
+    rows: tuple[Scored, ...]
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The gate's decision, with every reason in words and the figures behind them."""
+
+    promoted: bool
+    reasons: tuple[str, ...]
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version in the registry, with its tags and the aliases that point at it."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+    created: float

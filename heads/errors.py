@@ -1,0 +1,17 @@
+"""The errors that `heads` raises for people; anything else that escapes is a defect."""
+
+
+class HeadsError(ValueError):
+    """A wrong input: the message says what was wrong, the value given, what is allowed and what to do."""
+
+
+class WeightsError(HeadsError):
+    """A weights file that is missing, of another architecture, or holds pickled code."""
+
+
+class ImageError(HeadsError):
+    """An image that does not decode."""
+
+
+class BundleError(HeadsError):
+    """A bundle that is incomplete, damaged or of an unknown format."""
