@@ -21,7 +21,7 @@ BACKBONE_STAGES: Mapping[str, tuple[str, ...]] = {
     "mobilenet_v2": ("stem", "stage1", "stage2", "stage3", "stage4", "stage5", "stage6", "stage7", "top"),
     "mobilenet_v3_small": ("stem", "stage1", "stage2", "stage3", "stage4", "top"),
     "mobilenet_v3_large": ("stem", "stage1", "stage2", "stage3", "stage4", "stage5", "top"),
-    "squeezenet1_1": ("stem", "fire1", "fire2", "fire3"),
+    "squeezenet1_1": ("stem", "stage1", "stage2", "stage3"),
     "efficientnet_b0": ("stem", "stage1", "stage2", "stage3", "stage4", "stage5", "stage6", "stage7", "top"),
     "shufflenet_v2_x1_0": ("stem", "stage2", "stage3", "stage4", "top"),
     "convnext_tiny": ("stem", "stage1", "stage2", "stage3", "stage4"),

@@ -1,0 +1,106 @@
+"""`headstart data`: bring images in, and look at what is there."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli import screen
+from flows.records import SPLITS
+from flows.settings import prepare_process, read_settings
+
+app = typer.Typer(help="Bring images in and look at the data versions.", no_args_is_help=True)
+
+Workspace = Annotated[Path | None, typer.Option("--workspace", "-w", help="Another workspace than the current folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
+
+
+@app.command()
+def ingest(
+    source: Annotated[str, typer.Argument(help="A folder, an s3://bucket/prefix, or the built-in `digits`.")],
+    workspace: Workspace = None,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Also remove what the source no longer has.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring images and labels in, check every one, and make a data version.
+
+    Understands class folders (`cat/*.jpg`, or `train/cat/*.jpg`), a table `labels.csv` beside `images/`, and pairs of
+    images and masks. Run it again to add what is new; bad images are set aside and listed, never the whole night's loss.
+    """
+    from flows import stages
+
+    settings = read_settings(workspace)
+    prepare_process(settings)
+    with screen.progress_bars() as bars:
+        bar = bars.add_task("images", total=None, state="")
+        told = stages.ingest(
+            settings, source, mirror=mirror, on_progress=lambda done, total: bars.update(bar, completed=done, total=total)
+        )
+    for warning in told["warnings"]:
+        screen.warn(warning)
+    for bad in told["quarantined"]:
+        screen.warn(f"set aside {bad['file']}: {bad['reason']}")
+    if as_json:
+        return screen.show_json(told)
+    changes = ", ".join(f"{told[what]} {what}" for what in ("added", "updated", "removed", "unchanged"))
+    screen.note(f"{source}: {changes}")
+    return screen.note(
+        f"data version {screen.short(told['data_version'])} holds {told['samples']} samples (git {told['revision'][:8]})"
+    )
+
+
+@app.command()
+def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
+    """Show the present data version: its samples by target, class and split, and whether the working copy differs."""
+    from flows import dataset
+
+    found = dataset.status(read_settings(workspace).workspace)
+    told = {
+        "data_version": found.version.digest,
+        "revision": found.version.revision,
+        "dirty": found.dirty,
+        "samples": len(found.version.samples),
+        "splits": found.splits,
+        "classes": found.classes,
+    }
+    if as_json:
+        return screen.show_json(told)
+    for target, classes in found.classes.items():
+        rows = [[name, *[counts.get(split, 0) for split in SPLITS]] for name, counts in sorted(classes.items())]
+        screen.show_table(target, ["class", *SPLITS], rows)
+    splits = ", ".join(f"{count} {split}" for split, count in found.splits.items())
+    screen.note(f"data version {screen.short(found.version.digest)} (git {found.version.revision[:8]}): {splits}")
+    if found.dirty:
+        screen.warn(
+            "data/ differs from this version: `headstart data ingest` records it, `headstart data checkout HEAD` undoes it"
+        )
+    return None
+
+
+@app.command()
+def history(workspace: Workspace = None, as_json: AsJson = False) -> None:
+    """List the data versions, newest first."""
+    from flows import dataset
+
+    versions = dataset.history(read_settings(workspace).workspace)
+    if as_json:
+        return screen.show_json({"versions": [asdict(version) for version in versions]})
+    rows = [[screen.short(v.digest), v.revision[:8], v.date, sum(v.splits.values()) or "not here", v.message] for v in versions]
+    return screen.show_table("Data versions", ["version", "git", "date", "samples", "message"], rows)
+
+
+@app.command()
+def checkout(
+    revision: Annotated[
+        str, typer.Argument(help="A git revision or a data version digest, as `headstart data history` lists them.")
+    ],
+    workspace: Workspace = None,
+) -> None:
+    """Put the working copy back to an earlier data version."""
+    from flows import dataset
+
+    version = dataset.checkout(read_settings(workspace).workspace, revision)
+    screen.note(f"the working copy holds data version {screen.short(version.digest)}")

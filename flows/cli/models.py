@@ -1,0 +1,97 @@
+"""`headstart models`: the registry, as a person asks of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli import screen
+from flows.settings import prepare_process, read_settings
+
+app = typer.Typer(help="Look at, pull and roll back the registered models.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The model's name: the plan's `name`.")]
+Workspace = Annotated[Path | None, typer.Option("--workspace", "-w", help="Another workspace than the current folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
+
+
+def _registry(workspace: Path | None) -> Any:
+    from flows import stages
+
+    settings = read_settings(workspace)
+    prepare_process(settings)
+    return stages.open_registry(settings)
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+@app.command("list")
+def list_models(workspace: Workspace = None, as_json: AsJson = False) -> None:
+    """List the registered models and who their champion is."""
+    models = _registry(workspace).models()
+    if as_json:
+        return screen.show_json({"models": models})
+    rows = [[m["name"], m["champion"] or "-", m["previous"] or "-", m["challenger"] or "-", m["versions"]] for m in models]
+    return screen.show_table("Models", ["name", "champion", "previous", "challenger", "versions"], rows)
+
+
+@app.command()
+def show(name: Name, workspace: Workspace = None, as_json: AsJson = False) -> None:
+    """Show a model's champion, the one before it and the present challenger, with their holdout measures."""
+    from flows import stages
+
+    told = stages.describe_model(_registry(workspace), name)
+    if as_json:
+        return screen.show_json(told)
+    rows = [
+        [
+            alias,
+            v["version"],
+            v["variant_id"],
+            screen.short(v["data_version"]),
+            ", ".join(f"{k} {x:.4f}" for k, x in v["metrics"].items()),
+        ]
+        for alias in ("champion", "previous", "challenger")
+        if (v := told[alias])
+    ]
+    return screen.show_table(name, ["alias", "version", "variant", "data", "holdout"], rows)
+
+
+@app.command()
+def history(name: Name, workspace: Workspace = None, as_json: AsJson = False) -> None:
+    """List every verdict on a model, oldest first: what was judged, whether it was promoted, and why."""
+    entries = _registry(workspace).history(name)
+    if as_json:
+        return screen.show_json({"name": name, "history": entries})
+    rows = [
+        [_when(e["time"]), e["version"], "promoted" if e["promoted"] else e.get("kind", "kept"), "\n".join(e["reasons"])]
+        for e in entries
+    ]
+    return screen.show_table(f"Ledger of {name}", ["time", "version", "verdict", "reasons"], rows)
+
+
+@app.command()
+def rollback(name: Name, workspace: Workspace = None) -> None:
+    """Make the previous champion the champion again; the one taken back is never promoted again."""
+    version = _registry(workspace).rollback(name)
+    screen.note(f"{name}: version {version.version} is the champion again")
+
+
+@app.command()
+def pull(
+    model: Annotated[str, typer.Argument(metavar="NAME@ALIAS", help="NAME@champion, NAME@previous or NAME@3.")],
+    folder: Annotated[Path, typer.Argument(metavar="DEST", help="The folder to make; it must not exist or be empty.")],
+    workspace: Workspace = None,
+) -> None:
+    """Download a model's bundle, checked against its digests.
+
+    Use it where only torch, torchvision, safetensors and pydantic are installed: heads.bundle.load(DEST).predict([...])
+    """
+    name, _, which = model.partition("@")
+    version = _registry(workspace).pull(name, which or "champion", folder)
+    screen.note(f"{folder} holds {version.name} version {version.version}")

@@ -1,0 +1,65 @@
+"""`headstart retrain` on a terminal: bars while it works, then the leaderboard, the verdict and what to do next."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from rich.progress import Progress, TaskID
+
+from flows import stages
+from flows.cli import screen
+from flows.plan import Plan
+from flows.settings import Settings
+
+
+def run(settings: Settings, plan: Plan, source: str | None) -> dict[str, Any]:
+    """The report of a retraining: the finished one's where nothing is left to do, else of a flow run in this process."""
+    if source is None and (report := stages.finished(settings, plan)) is not None:
+        return report
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    where = f"at {settings.prefect_address}" if settings.prefect_address else "without a standing server"
+    screen.note(f"Retraining {plan.name}; Prefect {where}")
+    from flows import pipeline
+
+    with screen.progress_bars() as bars, stages.listening(_Bars(bars)):
+        return pipeline.retrain(plan, source)
+
+
+class _Bars:
+    """Draws a bar a variant from the events of a retraining."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._drawn: dict[str, TaskID] = {}
+
+    def __call__(self, event: stages.Event) -> None:
+        if event.text:
+            screen.note(event.text)
+        for name, (done, total) in event.epochs.items():
+            if name not in self._drawn:
+                self._drawn[name] = self._bars.add_task(name, total=total, state="")
+            self._bars.update(self._drawn[name], completed=done)
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print the leaderboard, the verdict in words, the champion, and what to do next."""
+    rows = stages.leaderboard(report)
+    columns = list(rows[0])
+    screen.show_table(f"Leaderboard of {report['name']} on validation", columns, [[row[c] for c in columns] for row in rows])
+    screen.out.print(stages.verdict_text(report), markup=False, soft_wrap=True)
+    counts, seconds = report["counts"], report["seconds"]
+    screen.out.print(
+        f"\n{counts['variants_trained']} variants trained, {counts['variants_reused']} found done; "
+        + ", ".join(f"{stage} {taken:.1f} s" for stage, taken in seconds.items()),
+        markup=False,
+        soft_wrap=True,
+    )
+    if report["model"]:
+        name = report["model"]["name"]
+        screen.out.print(
+            f"\nNext:\n  headstart predict {name}@champion IMAGE...\n  headstart models show {name}\n"
+            f"  headstart models pull {name}@champion DEST\n  headstart up {report['plan_file'] or 'PLAN'}    (Prefect and MLflow in the browser)",
+            markup=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,55 @@
+"""What a person sees: results on standard output, everything on the way to them on standard error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def show_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object on standard output."""
+    out.print(json.dumps(value, indent=2, default=str), soft_wrap=True, markup=False)
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; numbers stand to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    filled = [list(row) for row in rows]
+    for index, column in enumerate(columns):
+        numeric = bool(filled) and all(isinstance(row[index], int | float) for row in filled)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in filled:
+        table.add_row(*[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row])
+    out.print(table)
+
+
+def note(text: str) -> None:
+    """Say something on the way."""
+    err.print(text, markup=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Say something that a person should look at."""
+    err.print(f"[yellow]warning[/yellow] {text}", soft_wrap=True)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Progress bars on standard error; plain silence where it is no terminal."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[state]}"), console=err, transient=True, disable=not err.is_terminal) as bars:
+        yield bars
+
+
+def short(digest: str) -> str:
+    """The first twelve digits of a digest, enough for a person."""
+    return digest.removesuffix(".dir")[:12]

@@ -1,0 +1,137 @@
+"""The verbs at the top: init, plan, retrain, predict, up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli import data, models, screen
+from flows.settings import Settings, prepare_process, read_settings
+
+app = typer.Typer(
+    name="headstart",
+    help="Retrain vision models every night; promote a new one only when it is provably better.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+app.add_typer(data.app, name="data")
+app.add_typer(models.app, name="models")
+
+PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan: a YAML file such as flows/plans/demo.yaml.")]
+Workspace = Annotated[Path | None, typer.Option("--workspace", "-w", help="Another workspace than the current folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
+Source = Annotated[str | None, typer.Option(help="A folder or s3:// prefix to bring new images in from first.")]
+
+
+def _settings(workspace: Path | None) -> Settings:
+    settings = read_settings(workspace)
+    prepare_process(settings)
+    return settings
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="The folder to make; an existing git repository becomes a workspace.")],
+) -> None:
+    """Make a workspace: a git repository with DVC in it, and a storage remote under .headstart/.
+
+    Example: headstart init pets && cd pets && headstart data ingest ~/pictures/pets
+    """
+    from flows import dataset
+
+    dataset.init_workspace(folder)
+    screen.note(f"{folder} is a workspace. Next: cd {folder} && headstart data ingest FOLDER")
+
+
+@app.command()
+def plan(plan_file: PlanFile, workspace: Workspace = None, as_json: AsJson = False) -> None:
+    """Say what a plan would run, what is done already, and what is left; touches nothing."""
+    from flows import stages
+    from flows.plan import read_plan
+
+    asked = read_plan(plan_file)
+    outlook = stages.preview(_settings(workspace), asked)
+    if as_json:
+        return screen.show_json(outlook)
+    screen.show_table(
+        f"{outlook['name']} on data {screen.short(outlook['data_version'])}: {outlook['samples']} samples",
+        ["variant", "backbone", "heads", "freeze", "fit", "state"],
+        [
+            [v["variant_id"], v["backbone"], v["heads"], v["freeze"], v["fit"], "done" if v["done"] else "to train"]
+            for v in outlook["variants"]
+        ],
+    )
+    return screen.note(
+        f"{outlook['left']} of {len(outlook['variants'])} variants are left to train. Next: headstart retrain {plan_file}"
+    )
+
+
+@app.command()
+def retrain(
+    plan_file: PlanFile,
+    workspace: Workspace = None,
+    source: Source = None,
+    require_promotion: Annotated[
+        bool, typer.Option("--require-promotion", help="Exit with status 3 when nothing was promoted.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train what is left of a plan, judge the best variant, and promote it if the evidence allows it.
+
+    Killed half-way, the same command goes on where it was. Run again, it finds everything done.
+    """
+    from flows.cli import retraining
+    from flows.plan import read_plan
+
+    asked = read_plan(plan_file)
+    report = retraining.run(_settings(workspace), asked, source)
+    if as_json:
+        screen.show_json(report)
+    else:
+        retraining.show(report)
+    if require_promotion and not report["verdict"]["promoted"]:
+        raise typer.Exit(3)
+
+
+@app.command()
+def predict(
+    model: Annotated[
+        str, typer.Argument(metavar="BUNDLE_OR_MODEL", help="A pulled bundle's folder, or NAME@champion, or NAME@3.")
+    ],
+    files: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    workspace: Workspace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read images with a bundle or a registered model.
+
+    Example: headstart predict digits@champion picture.png
+    """
+    from flows import stages
+
+    readings = stages.predict(_settings(workspace), model, files)
+    if as_json:
+        return screen.show_json({"predictions": readings})
+    targets = [key for key in readings[0] if key != "file"] if readings else []
+    rows = [[r["file"], *[f"{r[t]['label']} ({r[t]['probability']:.3f})" for t in targets]] for r in readings]
+    return screen.show_table(f"{len(rows)} images read by {model}", ["file", *targets], rows)
+
+
+@app.command()
+def up(
+    plan_files: Annotated[list[Path], typer.Argument(metavar="PLAN...", help="The plans to serve.")],
+    workspace: Workspace = None,
+    cron: Annotated[str, typer.Option(help="When the nightly deployments run, in local time.")] = "0 2 * * *",
+    source: Source = None,
+) -> None:
+    """Start the local stack and serve the plans, until Ctrl-C.
+
+    Prefect and MLflow with their UIs and a Ray head, on 127.0.0.1 alone; two deployments a plan: nightly and on-demand.
+    """
+    from flows import stack
+    from flows.plan import read_plan
+
+    stack.run(_settings(workspace), [read_plan(file) for file in plan_files], cron=cron, source=source, say=screen.note)

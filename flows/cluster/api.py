@@ -1,0 +1,118 @@
+"""Ray's Jobs API over HTTP: what a flow needs of it, without importing Ray (whose import takes longer than a submission)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlsplit
+from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
+
+from flows.errors import AskedWrongly, HeadstartError, Unreachable
+
+CONNECT_SECONDS = 8.0
+REQUEST_SECONDS = 60.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster by its Jobs API: the address, whether we end it, the token that opens it, the Python its jobs run."""
+
+    address: str
+    owned: bool
+    token: str | None = field(default=None, repr=False)
+    python: str = "python"
+
+
+def connect(address: str, token: str | None = None) -> Cluster:
+    """The cluster that answers at `http(s)://host:port`, never stopped by us; `token` None: the person's own, as Ray finds it.
+
+    Raises Unreachable when it does not answer within ten seconds, AskedWrongly when it refuses our token.
+    """
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise AskedWrongly(f"the Ray address {address!r} is not of the form http://host:8265 (the address of its Jobs API)")
+    cluster = Cluster(address.rstrip("/"), owned=False, token=token or _own_token())
+    version = call(cluster, "GET", "/api/version", timeout_seconds=CONNECT_SECONDS)
+    if not isinstance(version, dict) or "ray_version" not in version:
+        raise Unreachable(f"{cluster.address} answers, but it is not Ray's Jobs API: give the address of the dashboard")
+    call(cluster, "GET", "/api/jobs/", timeout_seconds=CONNECT_SECONDS)
+    return cluster
+
+
+def answers(cluster: Cluster, timeout_seconds: float = 3.0) -> bool:
+    """True when the Jobs API of this cluster answers us."""
+    try:
+        call(cluster, "GET", "/api/jobs/", timeout_seconds=timeout_seconds)
+    except HeadstartError:
+        return False
+    return True
+
+
+def call(
+    cluster: Cluster,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | bytes | None = None,
+    *,
+    timeout_seconds: float = REQUEST_SECONDS,
+) -> Any:
+    """The decoded answer, or None for 404. Raises Unreachable, AskedWrongly (token refused) or HeadstartError."""
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    request = Request(cluster.address + path, data=data, method=method)
+    request.add_header("Content-Type", "application/octet-stream" if isinstance(body, bytes) else "application/json")
+    if cluster.token:
+        request.add_header("Authorization", f"Bearer {cluster.token}")
+    try:
+        with _opener(cluster.address).open(request, timeout=timeout_seconds) as answer:
+            text = answer.read()
+    except HTTPError as error:
+        return _refusal(cluster, path, error)
+    except (URLError, OSError, TimeoutError) as error:
+        reason = getattr(error, "reason", error)
+        raise Unreachable(
+            f"Ray at {cluster.address} does not answer ({reason}): is it running, and is the address right "
+            "(HEADSTART_RAY_ADDRESS; leave it unset for a local cluster)?"
+        ) from error
+    try:
+        return json.loads(text) if text else {}
+    except ValueError:
+        return {}
+
+
+def quoted(submission_id: str) -> str:
+    """The path of one job."""
+    return f"/api/jobs/{quote(submission_id, safe='')}"
+
+
+def _refusal(cluster: Cluster, path: str, error: HTTPError) -> None:
+    if error.code == 404:
+        return
+    text = error.read().decode(errors="replace")[-2000:]
+    if error.code in (401, 403):
+        raise AskedWrongly(
+            f"Ray at {cluster.address} refuses our token ({error.code}): set RAY_AUTH_TOKEN_PATH to the file that holds "
+            "the cluster's token, or RAY_AUTH_TOKEN"
+        ) from error
+    raise HeadstartError(f"Ray at {cluster.address} answered {error.code} to {path}: {text}") from error
+
+
+def _opener(address: str) -> OpenerDirector:
+    # A proxy of the environment is for the world, not for this machine.
+    return build_opener(ProxyHandler({})) if urlsplit(address).hostname in LOOPBACK else build_opener()
+
+
+def _own_token() -> str | None:
+    """The person's Ray token, from the places where Ray itself looks."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    try:
+        return path.read_text().strip() or None
+    except OSError:
+        return None

@@ -1,0 +1,257 @@
+"""A local Ray head of our own: loopback only, behind a token, shared by the commands of a storage, ended by the last of them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from flows.cluster import processes
+from flows.cluster.api import Cluster, answers, connect
+from flows.errors import AskedWrongly, Busy, HeadstartError
+
+MIN_MEMORY_BYTES = int(1.5 * 2**30)
+OBJECT_STORE_BYTES = 256 * 2**20
+MIN_CPUS = 4
+START_SECONDS = 120.0
+
+# `ray start` itself, without what a single machine's jobs never use and it has no option for: Ray Serve, Ray's remote client
+# and the autoscaler (together half of the start and 180 MiB). Names that a later Ray lacks would change nothing.
+_LAUNCH = """
+import sys
+sys.modules["ray.serve"] = None
+from ray._private.node import Node
+Node.start_ray_client_server = Node.start_monitor = lambda self: None
+from ray.scripts.scripts import main
+main()
+"""
+
+Say = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def open_cluster(address: str | None, storage: Path, *, num_cpus: float = 0, say: Say | None = None) -> Iterator[Cluster]:
+    """A cluster for the block: the one at `address`, else this storage's local one, started where none is alive.
+
+    `num_cpus` is what the largest worker group asks for. The local head is ended at the block's end, unless another
+    process of this storage still uses it. Raises Unreachable, AskedWrongly (no memory, no port), Busy, HeadstartError.
+    """
+    folder = storage.absolute() / "ray"
+    if address is not None:
+        yield connect(address, token=_token(folder, address))
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    cluster = _join(folder, num_cpus, say or (lambda _: None))
+    try:
+        yield cluster
+    finally:
+        _leave(folder)
+
+
+def find_cluster(address: str | None, storage: Path) -> Cluster | None:
+    """The cluster at `address`, else this storage's local one where it is alive; nothing is started. Raises Unreachable."""
+    folder = storage.absolute() / "ray"
+    if address is not None:
+        return connect(address, token=_token(folder, address))
+    record = _read(folder)
+    return _cluster(folder, record) if record and _is_alive(folder, record) else None
+
+
+def _join(folder: Path, num_cpus: float, say: Say) -> Cluster:
+    with _locked(folder):
+        record = _read(folder)
+        if record and not _is_alive(folder, record):
+            _end(folder, record)
+            record = None
+        if record and record["num_cpus"] < num_cpus:
+            if _users(record):
+                raise Busy(
+                    f"the local Ray of {folder.parent} has {record['num_cpus']} logical CPUs and another command uses it; "
+                    f"this plan's workers ask for {num_cpus:g}: wait for that command, or lower workers.count"
+                )
+            _end(folder, record)
+            record = None
+        if record:
+            say(f"Using the local Ray at {record['address']}")
+        else:
+            say("Starting a local Ray")
+            record = _start(folder, num_cpus)
+            say(f"Local Ray at {record['address']}")
+        _write(folder, record | {"users": [*_users(record), processes.identity()]})
+        return _cluster(folder, record)
+
+
+def _leave(folder: Path) -> None:
+    me = processes.identity()
+    with _locked(folder):
+        record = _read(folder)
+        if record is None:
+            return
+        users = _users(record)
+        if me in users:
+            users.remove(me)
+        if users:
+            _write(folder, record | {"users": users})
+        else:
+            _end(folder, record)
+
+
+def _start(folder: Path, num_cpus: float) -> dict[str, Any]:
+    available = processes.available_memory_bytes()
+    if available < MIN_MEMORY_BYTES:
+        raise AskedWrongly(
+            f"a local Ray needs {MIN_MEMORY_BYTES / 2**30:.1f} GiB of free memory and this machine has "
+            f"{available / 2**30:.1f} GiB: end other programs, or set HEADSTART_RAY_ADDRESS to a cluster elsewhere"
+        )
+    gcs, dashboard, agent, client, metrics, autoscaler = processes.free_ports(6)
+    _make_token(folder)
+    # Ray's sockets lie under it, and a socket's path may have 107 characters: so not under the storage.
+    home = Path(tempfile.mkdtemp(prefix="headstart-ray-"))
+    record = {
+        "address": f"http://127.0.0.1:{dashboard}",
+        "gcs_address": f"127.0.0.1:{gcs}",
+        "home": str(home),
+        "num_cpus": max(MIN_CPUS, int(num_cpus) + 2, os.cpu_count() or 1),
+        "started_by": os.getpid(),
+        "users": [],
+    }
+    # Written before the first process: whoever comes after a crash in between can end what was started.
+    _write(folder, record)
+    ports = {"port": gcs, "dashboard-port": dashboard, "dashboard-agent-listen-port": agent, "ray-client-server-port": client}
+    environment = _environment(folder, home) | {
+        "DASHBOARD_METRIC_PORT": str(metrics),
+        "AUTOSCALER_METRIC_PORT": str(autoscaler),
+    }
+    try:
+        _launch(_command(home, record["num_cpus"], ports), environment, home)
+        _wait_until_it_answers(_cluster(folder, record), home)
+    except BaseException:
+        _end(folder, record)
+        raise
+    return record
+
+
+def _command(home: Path, num_cpus: int, ports: dict[str, int]) -> list[str]:
+    options = {
+        "node-ip-address": "127.0.0.1",
+        "dashboard-host": "127.0.0.1",
+        "include-dashboard": "true",
+        "include-log-monitor": "false",
+        "min-worker-port": 0,
+        "max-worker-port": 0,
+        "temp-dir": home,
+        "num-cpus": num_cpus,
+        "object-store-memory": OBJECT_STORE_BYTES,
+        **ports,
+    }
+    start = [sys.executable, "-c", _LAUNCH, "start", "--head", "--disable-usage-stats"]
+    return [*start, *(f"--{name}={value}" for name, value in options.items())]
+
+
+def _environment(folder: Path, home: Path) -> dict[str, str]:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    return inherited | {
+        processes.MARK: str(home),
+        # Jobs say `python`: that of this environment.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        # Made for other systems; on Linux it is what keeps every port on the loopback.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Idle workers that no job of ours can use would only compete with the start.
+        "RAY_prestart_worker_first_driver": "0",
+        "RAY_enable_worker_prestart": "0",
+    }
+
+
+def _launch(command: list[str], environment: dict[str, str], home: Path) -> None:
+    log = home / "start.log"
+    with log.open("wb") as output:
+        try:
+            started = subprocess.run(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                start_new_session=True, timeout=START_SECONDS, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise HeadstartError(f"a local Ray did not start within {START_SECONDS:.0f} s:\n{_tail(home)}") from error
+    if started.returncode != 0:
+        raise HeadstartError(f"a local Ray did not start:\n{_tail(home)}")
+
+
+def _wait_until_it_answers(cluster: Cluster, home: Path) -> None:
+    end_at = time.monotonic() + START_SECONDS
+    while not answers(cluster):
+        if time.monotonic() > end_at:
+            raise HeadstartError(f"a local Ray was started, but its Jobs API does not answer:\n{_tail(home)}")
+        time.sleep(0.1)
+
+
+def _tail(home: Path, num_lines: int = 25) -> str:
+    logs = [home / "start.log", *home.glob("session_2*/logs/dashboard.err")]
+    lines = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()]
+    return "\n".join(lines[-num_lines:])
+
+
+def _make_token(folder: Path) -> None:
+    path = folder / "token"
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+
+
+def _token(folder: Path, address: str) -> str | None:
+    """The token of this storage's own head, when the address is that one's."""
+    record = _read(folder)
+    ours = record is not None and record["address"] == address.rstrip("/")
+    return (folder / "token").read_text().strip() if ours else None
+
+
+def _cluster(folder: Path, record: dict[str, Any]) -> Cluster:
+    return Cluster(record["address"], owned=True, token=(folder / "token").read_text().strip())
+
+
+def _is_alive(folder: Path, record: dict[str, Any]) -> bool:
+    return bool(processes.members(record["home"])) and answers(_cluster(folder, record), timeout_seconds=10)
+
+
+def _users(record: dict[str, Any]) -> list[dict[str, float]]:
+    return [user for user in record["users"] if processes.is_identity_alive(user)]
+
+
+def _end(folder: Path, record: dict[str, Any]) -> None:
+    processes.end(record["home"])
+    shutil.rmtree(record["home"], ignore_errors=True)
+    (folder / "cluster.json").unlink(missing_ok=True)
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    try:
+        record: dict[str, Any] = json.loads((folder / "cluster.json").read_text())
+        return record
+    except (OSError, ValueError):
+        return None
+
+
+def _write(folder: Path, record: dict[str, Any]) -> None:
+    new = folder / "cluster.json.new"
+    new.write_text(json.dumps(record, indent=1))
+    new.replace(folder / "cluster.json")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

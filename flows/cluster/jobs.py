@@ -1,0 +1,225 @@
+"""Jobs on a cluster: submit, watch, stop, find again; and one job carried to its end whatever dies on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import secrets
+import shlex
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flows
+import heads
+from flows.cluster.api import Cluster, call, quoted
+from flows.errors import AskedWrongly, HeadstartError, Unreachable
+
+RUNNING = ("PENDING", "RUNNING")
+RESUBMISSIONS = 2
+POLL_SECONDS = 0.5
+# A head that is alive but busy may leave a question unanswered for a while.
+SILENCE_SECONDS = 60.0
+STOP_SECONDS = 60.0
+
+# A worker environment's names that come from the person's own; their values are never logged.
+PASSED_ON = ("MLFLOW_", "AWS_", "HEADSTART_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "TORCH_HOME", "NCCL_", "GLOO_")
+
+Text = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job as the cluster knows it; `folder` is where its input and its end lie."""
+
+    submission_id: str
+    status: str
+    folder: Path
+    message: str = ""
+
+    @property
+    def is_running(self) -> bool:
+        return self.status in RUNNING
+
+
+def run_job(
+    cluster: Cluster,
+    folder: Path,
+    *,
+    key: str,
+    name: str,
+    flow_run_id: str = "",
+    env: Mapping[str, str] | None = None,
+    on_log: Text | None = None,
+    on_start: Text | None = None,
+) -> dict[str, Any]:
+    """The outcome of the job that `folder` describes (`job.json`), as it wrote it (`outcome.json`).
+
+    A running job of the same key is joined. A driver that died without a word is started again, twice at most; the program
+    itself goes on where its files say. `on_start` gets each submission id. Raises AskedWrongly or HeadstartError with the
+    job's own message (`error.json`), or when it was stopped.
+    """
+    metadata = {"job_key": key, "name": name, "flow_run_id": flow_run_id, "folder": str(folder.absolute())}
+    submission = find(cluster, key)
+    if submission is None:
+        for stale in ("outcome.json", "error.json", "todo.json", "span.json"):
+            (folder / stale).unlink(missing_ok=True)
+    for attempt in range(RESUBMISSIONS + 1):
+        if submission is None:
+            submission = submit(cluster, folder / "job.json", metadata=metadata, env=env or {})
+        if on_start:
+            on_start(submission.submission_id)
+        ended = watch(cluster, submission.submission_id, on_log)
+        outcome = _read_end(ended.folder)
+        if outcome is not None:
+            return outcome
+        if ended.status == "STOPPED":
+            raise HeadstartError(f"the Ray job {ended.submission_id} was stopped before its end; run it again to finish it")
+        if on_log and attempt < RESUBMISSIONS:
+            on_log(f"The job's driver died ({ended.status}); it is started again and resumes")
+        submission = None
+    raise HeadstartError(f"the Ray job's driver died {RESUBMISSIONS + 1} times; the last: {ended.message[-3000:]}")
+
+
+def submit(cluster: Cluster, job_file: Path, *, metadata: Mapping[str, str], env: Mapping[str, str]) -> Submission:
+    """A new submission of the program `flows.job` on this job file, with these two packages as its code."""
+    submission_id = f"{metadata['job_key']}-{secrets.token_hex(4)}"
+    body = {
+        "submission_id": submission_id,
+        # exec: a kill of the driver then is one of the driver, not of a shell before it.
+        "entrypoint": f"exec {cluster.python} -m flows.job {shlex.quote(str(job_file.absolute()))}",
+        "metadata": dict(metadata),
+        "runtime_env": {"working_dir": _upload_code(cluster), "env_vars": _environment(cluster, env)},
+    }
+    answer = call(cluster, "POST", "/api/jobs/", body)
+    if answer is None:
+        raise Unreachable(f"{cluster.address} has no Jobs API: Ray there needs the `ray[default]` installation")
+    return Submission(submission_id, "PENDING", job_file.absolute().parent)
+
+
+def watch(cluster: Cluster, submission_id: str, on_log: Text | None = None) -> Submission:
+    """The submission at its end; `on_log` gets its log line by line as it grows. Raises Unreachable when the head is gone."""
+    num_read, heard_at, next_log_at = 0, time.monotonic(), 0.0
+    while True:
+        try:
+            submission = read(cluster, submission_id)
+            heard_at = time.monotonic()
+            if on_log and (time.monotonic() >= next_log_at or not submission.is_running):
+                num_read = _pass_on_log(cluster, submission, num_read, on_log)
+                next_log_at = time.monotonic() + 4 * POLL_SECONDS
+            if not submission.is_running:
+                return submission
+        except Unreachable:
+            if time.monotonic() - heard_at > SILENCE_SECONDS:
+                raise
+        time.sleep(POLL_SECONDS)
+
+
+def read(cluster: Cluster, submission_id: str) -> Submission:
+    """The submission as it is now. Raises HeadstartError when the cluster does not know it."""
+    found = call(cluster, "GET", quoted(submission_id))
+    if found is None:
+        raise HeadstartError(f"Ray at {cluster.address} knows no job {submission_id}: was the cluster restarted meanwhile?")
+    return _submission(found)
+
+
+def stop(cluster: Cluster, submission_id: str) -> Submission:
+    """The submission once Ray confirms its end. Raises HeadstartError when it still runs after a minute."""
+    call(cluster, "POST", quoted(submission_id) + "/stop")
+    end_at = time.monotonic() + STOP_SECONDS
+    while (submission := read(cluster, submission_id)).is_running:
+        if time.monotonic() > end_at:
+            raise HeadstartError(f"the Ray job {submission_id} still runs {STOP_SECONDS:.0f} s after it was asked to stop")
+        time.sleep(POLL_SECONDS / 2)
+    return submission
+
+
+def find(cluster: Cluster, job_key: str) -> Submission | None:
+    """The running submission of this job key."""
+    return next(iter(_running(cluster, "job_key", job_key)), None)
+
+
+def find_by_flow_run(cluster: Cluster, flow_run_id: str) -> tuple[Submission, ...]:
+    """The running submissions that this flow run made."""
+    return _running(cluster, "flow_run_id", flow_run_id)
+
+
+def find_orphans(cluster: Cluster, name: str, job_key: str) -> tuple[Submission, ...]:
+    """The running submissions for this model name of another key: only one retraining a name is at work, so nobody waits for them."""
+    wanted = {submission.submission_id for submission in _running(cluster, "job_key", job_key)}
+    return tuple(submission for submission in _running(cluster, "name", name) if submission.submission_id not in wanted)
+
+
+def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that workers need of a person's environment: addresses and credentials of the tools they call."""
+    return {name: value for name, value in environ.items() if name.startswith(PASSED_ON)}
+
+
+def _running(cluster: Cluster, name: str, value: str) -> tuple[Submission, ...]:
+    jobs = call(cluster, "GET", "/api/jobs/") or []
+    mine = [job for job in jobs if job.get("submission_id") and (job.get("metadata") or {}).get(name) == value]
+    return tuple(s for s in map(_submission, mine) if s.is_running)
+
+
+def _submission(job: Mapping[str, Any]) -> Submission:
+    folder = Path((job.get("metadata") or {}).get("folder", "."))
+    return Submission(job["submission_id"], job["status"], folder, job.get("message") or "")
+
+
+def _pass_on_log(cluster: Cluster, submission: Submission, num_read: int, on_log: Text) -> int:
+    text = ""
+    with contextlib.suppress(HeadstartError):  # a log that cannot be had stops nothing
+        text = (call(cluster, "GET", quoted(submission.submission_id) + "/logs") or {}).get("logs") or ""
+    whole = len(text) if not submission.is_running else text.rfind("\n") + 1
+    for line in text[num_read:whole].splitlines():
+        on_log(line)
+    return max(num_read, whole)
+
+
+def _read_end(folder: Path) -> dict[str, Any] | None:
+    if (folder / "outcome.json").exists():
+        outcome: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
+        return outcome
+    if (folder / "error.json").exists():
+        error = json.loads((folder / "error.json").read_text())
+        raise (AskedWrongly if error["asked_wrongly"] else HeadstartError)(error["message"])
+    return None
+
+
+def _environment(cluster: Cluster, env: Mapping[str, str]) -> dict[str, str]:
+    common = {
+        "OMP_NUM_THREADS": "1",
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_TRAIN_METRICS_ENABLED": "0",
+        # A report waits for the controller's next look: with Ray's two seconds, short epochs would mostly wait.
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    }
+    # Nobody drains the one node of a local head: a process less to start.
+    local = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"} if cluster.owned else {}
+    return common | local | dict(env)
+
+
+def _upload_code(cluster: Cluster) -> str:
+    """The address, on the cluster, of a package of `flows` and `heads`, named by its content and sent once."""
+    content = _pack_code()
+    name = f"_ray_pkg_{hashlib.sha256(content).hexdigest()[:16]}.zip"
+    if call(cluster, "GET", f"/api/packages/gcs/{name}") is None:
+        call(cluster, "PUT", f"/api/packages/gcs/{name}", content)
+    return f"gcs://{name}"
+
+
+def _pack_code() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as package:
+        for root in (Path(str(module.__file__)).parent for module in (flows, heads)):
+            for file in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".yaml")):
+                # A fixed date: the same code makes the same bytes.
+                entry = zipfile.ZipInfo(str(Path(root.name) / file.relative_to(root)))
+                entry.external_attr = 0o644 << 16
+                package.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()

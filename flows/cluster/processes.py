@@ -1,0 +1,100 @@
+"""The processes of a local cluster: found by a mark in their environment, ended by their pids, and nobody else's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from flows.errors import AskedWrongly
+
+# Every process of a cluster inherits it, since all descend from the one that started the head.
+MARK = "HEADSTART_CLUSTER"
+GRACE_SECONDS = 1.0
+
+_GONE = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess, OSError)
+
+
+def members(mark: str) -> list[psutil.Process]:
+    """The live processes whose environment carries this mark, and their descendants, without the asking process."""
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(*_GONE):
+            if process.environ().get(MARK) == mark:
+                # Ray's workers overwrite their own environment with a title; they are found as children.
+                found |= {p.pid: p for p in (process, *process.children(recursive=True))}
+    return [p for p in found.values() if p.pid != os.getpid() and _is_alive(p)]
+
+
+def end(mark: str) -> None:
+    """Ends all processes of this mark: asks, then kills, and returns when none is left."""
+    processes = members(mark)
+    for process in processes:
+        with contextlib.suppress(*_GONE):
+            process.terminate()
+    _wait(processes, GRACE_SECONDS)
+    while left := members(mark):
+        for process in left:
+            with contextlib.suppress(*_GONE):
+                process.kill()
+        _wait(left, GRACE_SECONDS)
+
+
+def identity(pid: int | None = None) -> dict[str, float]:
+    """A process's pid and start time: together they are never used twice."""
+    process = psutil.Process(pid)
+    return {"pid": process.pid, "created": process.create_time()}
+
+
+def is_identity_alive(identity: Mapping[str, float]) -> bool:
+    """True while the process of this pid and start time lives."""
+    try:
+        process = psutil.Process(int(identity["pid"]))
+        return _is_alive(process) and abs(process.create_time() - identity["created"]) < 1
+    except _GONE:
+        return False
+
+
+def free_ports(count: int) -> list[int]:
+    """So many ports of the loopback that nobody listens on. Raises AskedWrongly when there are none."""
+    with contextlib.ExitStack() as stack:
+        try:
+            sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+            for each in sockets:
+                each.bind(("127.0.0.1", 0))
+        except OSError as error:
+            raise AskedWrongly(
+                f"no {count} free ports on 127.0.0.1 for a local Ray ({error}): end programs that hold ports, or set "
+                "HEADSTART_RAY_ADDRESS to the address of a running cluster (http://host:8265)"
+            ) from error
+        return [each.getsockname()[1] for each in sockets]
+
+
+def available_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """What this machine, or the container around us, can still give."""
+    available = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):
+        limit = int((cgroup / "memory.max").read_text())  # "max" where there is no limit
+        used = int((cgroup / "memory.current").read_text())
+        available = min(available, limit - used)
+    return int(available)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    # A zombie is dead: only its parent has not looked yet.
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except _GONE:
+        return False
+
+
+def _wait(processes: Sequence[psutil.Process], timeout_seconds: float) -> None:
+    # psutil.wait_procs waits for zombies of other parents as if they lived.
+    end_at = time.monotonic() + timeout_seconds
+    while any(_is_alive(p) for p in processes) and time.monotonic() < end_at:
+        time.sleep(0.05)

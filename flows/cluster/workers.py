@@ -1,0 +1,111 @@
+"""Inside a job: the worker group (Ray Train), what its members say to it, and plain tasks."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.errors import AskedWrongly
+from flows.records import Workers
+
+MAX_FAILURES = 3
+CHECKPOINTS_KEPT = 2
+
+# Each starts a process (seconds, on two cores) to shard Ray Data sets, which there are none of, and to free resources that
+# the end of the job frees.
+IDLE_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+
+Member = Callable[[dict[str, Any]], None]
+
+
+def join(workers: Workers) -> None:
+    """Joins this job's cluster. Raises AskedWrongly when it is too small for these workers."""
+    import ray
+
+    ray.init()
+    total = ray.cluster_resources()
+    for resource, each in (("CPU", workers.cpus_per_worker), ("GPU", workers.gpus_per_worker)):
+        if workers.count * each > total.get(resource, 0):
+            raise AskedWrongly(
+                f"the plan's workers ask for {workers.count} x {each:g} {resource} and the cluster has "
+                f"{total.get(resource, 0):g}: lower workers.count or workers.{resource.lower()}s_per_worker, or add a node"
+            )
+
+
+def run_group(member: Member, config: dict[str, Any], *, workers: Workers, name: str, storage: Path) -> None:
+    """Runs `member` in every worker until all return; lost workers are replaced, and the group resumes, three times at most."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            # A later Ray that knows no such method never calls it: the group then only starts slower.
+            return [c for c in super()._create_default_callbacks() if type(c).__name__ not in IDLE_CALLBACKS]
+
+    resources: dict[str, float] = {"CPU": workers.cpus_per_worker}
+    if workers.gpus_per_worker:
+        resources["GPU"] = workers.gpus_per_worker
+    trainer = Trainer(
+        member,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(
+            num_workers=workers.count, use_gpu=workers.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
+        ),
+    )
+    trainer.fit()
+
+
+def forget_group(name: str, storage: Path) -> None:
+    """Deletes what a finished group left: a later group of this name starts anew instead of resuming it."""
+    shutil.rmtree(storage / name, ignore_errors=True)
+
+
+def report(save: Callable[[Path], None] | None, metrics: dict[str, float]) -> None:
+    """Tells the group that this member reached a checkpoint; called by all, `save` (into a folder) by rank 0 only."""
+    import ray.train
+
+    if save is None:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory(prefix="headstart-checkpoint-") as folder:
+        save(Path(folder))
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def last_checkpoint(into: Path) -> Path | None:
+    """A copy, under `into`, of the last checkpoint that the whole group reached."""
+    import ray.train
+
+    checkpoint = ray.train.get_checkpoint()
+    return None if checkpoint is None else Path(checkpoint.to_directory(str(into)))
+
+
+def rank() -> int:
+    """This member's number in its group; 0 leads."""
+    import ray.train
+
+    return int(ray.train.get_context().get_world_rank())
+
+
+def device() -> Any:
+    """The torch device of this member."""
+    from ray.train.torch import get_device
+
+    return get_device()
+
+
+def map_shards(function: Callable[..., Any], shards: Sequence[tuple[Any, ...]], *, workers: Workers) -> list[Any]:
+    """`function(*shard)` of every shard, in order, each in a worker of its own; a lost one is run again."""
+    import ray
+
+    task = ray.remote(num_cpus=workers.cpus_per_worker, num_gpus=workers.gpus_per_worker, max_retries=MAX_FAILURES)(function)
+    return list(ray.get([task.remote(*shard) for shard in shards]))

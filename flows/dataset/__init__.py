@@ -1,0 +1,233 @@
+"""Data versions: what DVC keeps of `data/`, the remote it is pushed to, and the commits that name it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.dataset.revisions import DATA_FILE, commit, committed_text, git, holder, resolve, revisions
+from flows.dataset.store import Store, find, init_store, md5_of, open_store, parse_pointer
+from flows.errors import AskedWrongly, Busy, HeadstartError
+from flows.manifest import NAME, class_counts, split_counts
+from flows.records import DataVersion, Sample
+from flows.workspace import DATA, STORAGE, writing
+
+_IGNORED = (f"/{DATA}", f"/{STORAGE}/")
+_NO_DATA = "bring some in with `headstart data ingest SOURCE`"
+
+
+@dataclass(frozen=True)
+class VersionRecord:
+    """A line of the history; `splits` (samples by split) is empty where the version's manifest is not on this machine."""
+
+    digest: str
+    revision: str
+    date: str
+    message: str
+    num_files: int
+    splits: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Status:
+    """The version now in the workspace, whether `data/` differs from it, and its samples by split and by class."""
+
+    version: DataVersion
+    dirty: bool
+    splits: Mapping[str, int]
+    classes: Mapping[str, Mapping[str, Mapping[str, int]]]
+
+
+def init_workspace(folder: Path) -> Path:
+    """The workspace made in `folder`: git, DVC with a remote under it, and a first commit of both; safe to repeat."""
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / ".git").exists():
+        git(folder, "init", "--quiet")
+    files = [".gitignore"]
+    if not (folder / ".dvc").is_dir():
+        files += init_store(folder)
+    ignore = folder / ".gitignore"
+    lines = ignore.read_text().splitlines() if ignore.exists() else []
+    missing = [line for line in _IGNORED if line.rstrip("/") not in {known.strip().rstrip("/") for known in lines}]
+    if missing:
+        ignore.write_text("\n".join([*lines, *missing]) + "\n")
+    # The remote goes into the first commit: a revision knows only the remotes that it holds.
+    commit(folder, files, "Headstart workspace")
+    return folder
+
+
+def open_workspace(folder: Path) -> Path:
+    """The workspace at `folder`, absolute. Raises AskedWrongly where it is none."""
+    folder = folder.absolute()
+    if not (folder / ".dvc").is_dir() or not (folder / ".git").exists():
+        raise AskedWrongly(f"{folder} is no workspace (git with DVC in it); make one with `headstart init {folder}`")
+    return folder
+
+
+def record_version(workspace: Path, message: str) -> DataVersion:
+    """The version of what is in `data/`: added to DVC, pushed to the remote, and committed, in that order.
+
+    Where `data/` equals HEAD's version nothing is committed, but its objects are in the cache and on the remote all the
+    same. Raises AskedWrongly without data, HeadstartError where `data/` contradicts its manifest or the push fails; then
+    `data.dvc` is as it was.
+    """
+    workspace = open_workspace(workspace)
+    if not (workspace / DATA / NAME).exists():
+        raise AskedWrongly(f"{workspace / DATA} holds no {NAME}; {_NO_DATA}")
+    ignore = workspace / ".gitignore"
+    with writing(workspace):
+        ignored = ignore.read_bytes() if ignore.exists() else b""
+        store = open_store(workspace)
+        if not (_is_committed(workspace) and store.is_settled()):
+            with _undone_on_failure(workspace / DATA_FILE):
+                store.add()
+                _check_manifest(store)
+                store.push()
+        if not _is_committed(workspace):
+            # DVC writes .gitignore where it does not leave `data/` out yet.
+            touched = ignore.exists() and ignore.read_bytes() != ignored
+            commit(workspace, [DATA_FILE, *([".gitignore"] if touched else [])], message)
+    return read_version(workspace)
+
+
+def read_version(workspace: Path) -> DataVersion:
+    """The version that `data.dvc` names, with its samples as the DVC cache or remote holds them, not as `data/` may stand.
+
+    Raises AskedWrongly where there is no data yet, where no commit holds `data.dvc`, or where its objects are elsewhere.
+    """
+    workspace = open_workspace(workspace)
+    pointer = workspace / DATA_FILE
+    if not pointer.exists():
+        raise AskedWrongly(f"{workspace} has no data ({DATA_FILE} is missing); {_NO_DATA}")
+    store = open_store(workspace)
+    digest = store.pointer.digest
+    samples = store.samples(digest)
+    revision = holder(workspace)
+    if revision is None:
+        raise AskedWrongly(
+            f"no commit holds {pointer} as it stands, so nothing made from it could be traced; "
+            f"run `headstart data ingest SOURCE` again, or git commit {DATA_FILE}"
+        )
+    return DataVersion(digest, revision, samples, workspace / DATA, store.folders)
+
+
+def history(workspace: Path) -> list[VersionRecord]:
+    """The versions on HEAD's history, newest first."""
+    workspace = open_workspace(workspace)
+    store = open_store(workspace)
+    found = []
+    for revision in revisions(workspace):
+        pointer = parse_pointer(revision.text, f"{DATA_FILE} at {revision.name}")
+        splits = _splits(store, pointer.digest)
+        found.append(VersionRecord(pointer.digest, revision.name, revision.date, revision.message, pointer.num_files, splits))
+    return found
+
+
+def checkout(workspace: Path, revision: str) -> DataVersion:
+    """The version at a git revision, put into `data/` and `data.dvc`; nothing is committed.
+
+    Raises AskedWrongly where the revision does not exist or holds no data, or `data/` has changes that no version holds;
+    HeadstartError where the objects can be had from nowhere. Then everything is as it was.
+    """
+    workspace = open_workspace(workspace)
+    name = resolve(workspace, revision)
+    text = committed_text(workspace, name)
+    if text is None:
+        raise AskedWrongly(f"revision {revision!r} has no {DATA_FILE}; `headstart data history` lists those that do")
+    with writing(workspace):
+        store = open_store(workspace)
+        if (workspace / DATA).exists() and store.is_dirty():
+            raise AskedWrongly(
+                f"{workspace / DATA} has changes that {DATA_FILE} does not hold; ingest again to keep them, "
+                "or remove the folder to drop them"
+            )
+        with _undone_on_failure(workspace / DATA_FILE):
+            (workspace / DATA_FILE).write_text(text)
+            store.bring()
+    return read_version(workspace)
+
+
+def restore(workspace: Path) -> bool:
+    """Whether `data/` holds the version of `data.dvc`, or later changes; fetched where it is missing, as in a fresh clone.
+
+    False where there is no version yet, or its objects can be had from nowhere.
+    """
+    workspace = open_workspace(workspace)
+    if (workspace / DATA / NAME).exists():
+        return True
+    if not (workspace / DATA_FILE).exists():
+        return False
+    store = open_store(workspace)
+    if not store.is_within_reach():
+        return False
+    with writing(workspace):
+        try:
+            store.bring()
+        except Busy:
+            raise
+        except HeadstartError:
+            return False
+    return (workspace / DATA / NAME).exists()
+
+
+def status(workspace: Path) -> Status:
+    """The workspace's version, whether its working copy differs, and its counts. Raises what `read_version` raises."""
+    version = read_version(workspace)
+    dirty = open_store(version.data.parent).is_dirty()
+    return Status(version, dirty, split_counts(version.samples), class_counts(version.samples))
+
+
+def locate(version: DataVersion, sample: Sample) -> Path:
+    """A file that holds the sample's bytes: in the cache, on a remote that is a folder, or else in the working copy.
+
+    Raises AskedWrongly where it is in none of them.
+    """
+    found = find(sample.digest, version.objects)
+    if found is not None:
+        return found
+    copy = version.data / sample.file
+    if copy.is_file() and md5_of(copy) == sample.digest:
+        return copy
+    raise AskedWrongly(
+        f"image {sample.file} (md5 {sample.digest}) of data version {version.digest} is neither in the DVC cache, "
+        f"nor on a remote that is a folder, nor in {version.data}; run `dvc pull`, or ingest again"
+    )
+
+
+def _is_committed(workspace: Path) -> bool:
+    pointer = workspace / DATA_FILE
+    return pointer.exists() and committed_text(workspace) == pointer.read_text()
+
+
+def _splits(store: Store, digest: str) -> Mapping[str, int]:
+    try:
+        return split_counts(store.samples(digest))
+    except AskedWrongly:
+        return {}
+
+
+def _check_manifest(store: Store) -> None:
+    """Raise HeadstartError where a file of `data/` is not what the manifest says: training would read something else."""
+    digest = store.pointer.digest
+    files = store.listing(digest)
+    wrong = [sample.file for sample in store.samples(digest) if files.get(sample.file) != sample.digest]
+    if wrong:
+        raise HeadstartError(
+            f"{len(wrong)} files of {store.workspace / DATA} are not what {NAME} says, e.g. {wrong[0]}: they "
+            "were changed by hand or an ingest was cut short. Run `headstart data ingest SOURCE` again"
+        )
+
+
+@contextmanager
+def _undone_on_failure(path: Path) -> Iterator[None]:
+    before = path.read_bytes() if path.exists() else None
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        if before is not None:
+            path.write_bytes(before)
+        raise

@@ -1,0 +1,217 @@
+"""The objects behind `data.dvc`: DVC's cache and remote, quiet and in our own errors."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from flows.dataset.revisions import DATA_FILE
+from flows.errors import AskedWrongly, Busy, HeadstartError
+from flows.manifest import NAME, parse
+from flows.records import Sample
+from flows.workspace import DATA, STORAGE
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+_CONFIG = f"""[core]
+    analytics = false
+    autostage = false
+    check_update = false
+    remote = storage
+['remote "storage"']
+    url = ../{STORAGE}/remote
+"""
+_OBJECTS = Path("files") / "md5"
+# Up to here reading every file is quicker than importing DVC, which keeps their hashes, takes.
+_QUICK_LOOK_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What a `data.dvc` points at: the directory hash, how many files it has, and their bytes together."""
+
+    digest: str
+    num_files: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Store:
+    """A workspace's DVC: `cache` holds files by md5, `remote` too where the remote is a folder (None where it is not)."""
+
+    workspace: Path
+    cache: Path
+    remote: Path | None
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders on this machine that hold files by md5."""
+        return (self.cache, self.remote) if self.remote else (self.cache,)
+
+    @property
+    def pointer(self) -> Pointer:
+        """What the workspace's `data.dvc` points at."""
+        path = self.workspace / DATA_FILE
+        return parse_pointer(path.read_text(), str(path))
+
+    def add(self) -> None:
+        """Bring `data/` into the cache and write `data.dvc`."""
+        with _opened(self.workspace) as repo:
+            # By absolute path: DVC resolves a relative one against the process's folder.
+            repo.add(str(self.workspace / DATA))
+
+    def push(self) -> None:
+        """Send the objects of `data.dvc` to the remote; where it is a folder that has them all, nothing is done."""
+        digest = self.pointer.digest
+        if self.remote and not self._lacks(digest, (self.remote,)):
+            return
+        with _opened(self.workspace) as repo:
+            repo.push(targets=[str(self.workspace / DATA_FILE)])
+
+    def bring(self) -> None:
+        """Make `data/` what `data.dvc` says, fetching what the cache lacks; else HeadstartError, with `data/` untouched."""
+        digest, target = self.pointer.digest, str(self.workspace / DATA_FILE)
+        with _opened(self.workspace) as repo:
+            if self._lacks(digest, (self.cache,)):
+                repo.fetch(targets=[target])
+            # A checkout that lacks an object drops the whole folder, so none is started then.
+            if self._lacks(digest, (self.cache,)):
+                raise HeadstartError(f"data version {digest} is not whole in the DVC cache or on the remote; nothing was changed")
+            repo.checkout(targets=[target], force=True)
+
+    def is_dirty(self) -> bool:
+        """Whether `data/` holds something else than `data.dvc` says."""
+        pointer, data = self.workspace / DATA_FILE, self.workspace / DATA
+        if not (pointer.exists() and data.exists()):
+            return pointer.exists() or data.exists()
+        with _opened(self.workspace) as repo:
+            return bool(repo.status(targets=[str(pointer)]))
+
+    def is_settled(self) -> bool:
+        """Whether `data/`, the cache and the remote all hold what `data.dvc` says, as far as a quick look can tell."""
+        pointer = self.pointer
+        if pointer.size_bytes > _QUICK_LOOK_BYTES or not self.remote:
+            return False
+        if self._lacks(pointer.digest, (self.cache,)) or self._lacks(pointer.digest, (self.remote,)):
+            return False
+        files, data = self.listing(pointer.digest), self.workspace / DATA
+        here = {path.relative_to(data).as_posix(): path for path in data.rglob("*") if path.is_file()}
+        return here.keys() == files.keys() and all(md5_of(path) == files[name] for name, path in here.items())
+
+    def is_within_reach(self) -> bool:
+        """Whether the objects of `data.dvc` are on this machine, or on a remote that may have them."""
+        return self.remote is None or find(self.pointer.digest, self.folders) is not None
+
+    def listing(self, digest: str) -> Mapping[str, str]:
+        """The md5 of every file of a version by its path in `data/`. Raises AskedWrongly where it is not on this machine."""
+        return json_listing(self._text(digest, digest))
+
+    def samples(self, digest: str) -> tuple[Sample, ...]:
+        """The samples of a version, from its manifest as recorded. Raises AskedWrongly where it is not on this machine."""
+        md5 = self.listing(digest).get(NAME)
+        if md5 is None:
+            raise AskedWrongly(f"data version {digest} holds no {NAME}; run `headstart data ingest SOURCE`")
+        return parse(self._text(md5, digest, self.workspace / DATA / NAME))
+
+    def _text(self, md5: str, version: str, copy: Path | None = None) -> str:
+        path = find(md5, self.folders)
+        if path is None and copy is not None and copy.exists() and md5_of(copy) == md5:
+            path = copy
+        if path is None:
+            raise AskedWrongly(
+                f"the files of data version {version} are not on this machine (looked in {', '.join(map(str, self.folders))}); "
+                "run `headstart data ingest SOURCE` with the source they came from, or `dvc pull`"
+            )
+        return path.read_text(encoding="utf-8")
+
+    def _lacks(self, digest: str, folders: tuple[Path, ...]) -> bool:
+        path = find(digest, folders)
+        return path is None or any(find(md5, folders) is None for md5 in json_listing(path.read_text()).values())
+
+
+def open_store(workspace: Path) -> Store:
+    """The store of a workspace, by its DVC configuration."""
+    from dvc.config import Config, ConfigError
+
+    try:
+        config = Config(str(workspace / ".dvc"))
+    except ConfigError as error:
+        raise AskedWrongly(f"the DVC configuration of {workspace} cannot be read: {error}") from error
+    cache = Path(config["cache"].get("dir") or workspace / ".dvc" / "cache")
+    url = str(config["remote"].get(config["core"].get("remote"), {}).get("url", "://"))
+    return Store(workspace, cache / _OBJECTS, None if "://" in url else Path(url) / _OBJECTS)
+
+
+def init_store(workspace: Path) -> tuple[str, ...]:
+    """The files to commit after making `.dvc` in a git repository, with a remote that is a folder of the workspace."""
+    from dvc.repo import Repo
+
+    with _in_our_words(workspace):
+        Repo.init(str(workspace)).close()
+    (workspace / ".dvc" / "config").write_text(_CONFIG)
+    return (".dvc/config", ".dvc/.gitignore", ".dvcignore")
+
+
+def parse_pointer(text: str, name: str) -> Pointer:
+    """What the text of a `data.dvc` points at. Raises AskedWrongly where it is damaged."""
+    try:
+        (out,) = yaml.safe_load(text)["outs"]
+        if str(out["md5"]).endswith(".dir"):
+            return Pointer(out["md5"], int(out.get("nfiles", 0)), int(out.get("size", 0)))
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        pass
+    raise AskedWrongly(f"{name} is not a DVC file of one folder (a merge conflict?); restore it with git checkout -- {DATA_FILE}")
+
+
+def find(digest: str, folders: tuple[Path, ...]) -> Path | None:
+    """The file of a digest in the first folder that has it."""
+    places = (folder / digest[:2] / digest[2:] for folder in folders)
+    return next((place for place in places if place.is_file()), None)
+
+
+def md5_of(path: Path) -> str:
+    """The md5 of a file's bytes."""
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def json_listing(text: str) -> Mapping[str, str]:
+    """The md5 by path in the text of a DVC directory object."""
+    return {entry["relpath"]: entry["md5"] for entry in json.loads(text)}
+
+
+@contextmanager
+def _opened(workspace: Path) -> Iterator[Repo]:
+    with _in_our_words(workspace):
+        from dvc.repo import Repo
+
+        with Repo(str(workspace)) as repo:
+            yield repo
+
+
+@contextmanager
+def _in_our_words(workspace: Path) -> Iterator[Any]:
+    """Keep DVC off standard output, and turn what it raises into our errors."""
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+
+    logging.getLogger("dvc").setLevel(logging.CRITICAL)
+    logging.getLogger("dvc_data").setLevel(logging.CRITICAL)
+    logging.getLogger("dvc_objects").setLevel(logging.CRITICAL)
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    except LockError as error:
+        raise Busy(f"another DVC command is at work in {workspace}; wait until it ends, then run this again") from error
+    except DvcException as error:
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        raise HeadstartError(f"DVC failed in {workspace}: {error}{cause}. `data.dvc` is as it was; run this again") from error

@@ -1,0 +1,18 @@
+"""The program that runs on the cluster: `python -m flows.job JOBFILE` trains a plan's works, or scores bundles on the holdout.
+
+What is imported from here is for those who order such a job; the program's own parts load torch and Ray only in it.
+"""
+
+from flows.job.order import Job, Tracking, begin, epochs_done, read_json, read_scores, read_trained, scores_file, write_json
+
+__all__ = [
+    "Job",
+    "Tracking",
+    "begin",
+    "epochs_done",
+    "read_json",
+    "read_scores",
+    "read_trained",
+    "scores_file",
+    "write_json",
+]

@@ -1,0 +1,40 @@
+"""Keeps MLflow in step with a training, from a thread beside it that can harm nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+
+from flows.job.order import Job
+
+LOG = logging.getLogger(__name__)
+LAST_WORDS_SECONDS = 20.0
+
+
+@contextlib.contextmanager
+def following(job: Job) -> Iterator[None]:
+    """Runs begin, grow and end in MLflow while the block trains; what MLflow did not take is left to the flow."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_follow, args=(job, stop), name="tracking", daemon=True)
+    thread.start()
+    try:
+        yield
+        thread.join(LAST_WORDS_SECONDS)
+    finally:
+        stop.set()
+
+
+def _follow(job: Job, stop: threading.Event) -> None:
+    if job.tracking is None:
+        return
+    try:
+        from flows import tracking
+        from flows.tracking.pictures import draw
+
+        order = job.tracking
+        tracker = tracking.Tracker(order.address, order.artifacts, order.name)
+        tracking.follow(tracker, order.parent, job.works, job.work_root, tracking.Origin(**order.origin), draw, stop)
+    except Exception as error:
+        LOG.warning("the runs are not followed, the training goes on: %s", error)

@@ -1,0 +1,90 @@
+"""A scoring job: bundles read the holdout, sample by sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flows.cluster import workers
+from flows.errors import AskedWrongly
+from flows.job.order import Job, locate, scores_file, write_json
+from heads import bundle as bundles
+from heads.classification import measures
+
+# Below it a second process takes longer to start than the first to finish.
+MIN_SHARD_IMAGES = 1000
+LEAST_PROBABILITY = 1e-12
+
+# (digest, file, truth by target)
+Item = tuple[str, str, Mapping[str, str | None]]
+# (digest, target, truth, predicted, probability, probability of the truth)
+Row = tuple[str, str, str, str, float, float]
+
+
+def score(job: Job) -> dict[str, Any]:
+    """The outcome of a scoring job: the file of each bundle's score table, by bundle path. Runs in the job's driver.
+
+    Raises BundleError on a damaged bundle, AskedWrongly on a holdout without labels.
+    """
+    files = {}
+    for path in job.bundles:
+        digest = bundles.digest(path)
+        file = scores_file(job.storage, digest, job.version.digest)
+        if not file.exists():
+            rows = _read_holdout(job, path)
+            table = {
+                "bundle_digest": digest,
+                "data_version": job.version.digest,
+                "rows": [row[:5] for row in rows],
+                "metrics": _measure(rows),
+            }
+            write_json(file, table)
+        files[str(path)] = str(file)
+    return {"scores": files}
+
+
+def score_shard(path: str, items: Sequence[Item], uses_gpu: bool, num_threads: int) -> list[Row]:
+    """What the bundle reads in these images: a row for each label they have. Runs in a worker, or in the driver."""
+    torch.set_num_threads(num_threads)
+    bundle = bundles.load(Path(path), "cuda" if uses_gpu else "cpu")
+    rows: list[Row] = []
+    for (digest, _, truths), predictions in zip(items, bundle.predict([Path(item[1]) for item in items]), strict=True):
+        for target, prediction in predictions.items():
+            truth = truths.get(target)
+            if truth is not None:
+                of_truth = prediction.probabilities.get(truth, 0.0)
+                rows.append((digest, target, truth, prediction.label, prediction.probability, of_truth))
+    return rows
+
+
+def _read_holdout(job: Job, path: Path) -> list[Row]:
+    items: list[Item] = [(s.digest, str(locate(job.version, s)), dict(s.labels)) for s in job.version.samples]
+    uses_gpu, num_threads = job.workers.gpus_per_worker > 0, max(1, int(job.workers.cpus_per_worker))
+    num_shards = max(1, min(job.workers.count, len(items) // MIN_SHARD_IMAGES))
+    if num_shards == 1 and not uses_gpu:
+        rows = score_shard(str(path), items, uses_gpu, num_threads)
+    else:
+        workers.join(job.workers)
+        shards = [(str(path), items[i::num_shards], uses_gpu, num_threads) for i in range(num_shards)]
+        rows = [row for shard in workers.map_shards(score_shard, shards, workers=job.workers) for row in shard]
+    if not rows:
+        raise AskedWrongly(f"the holdout of data version {job.version.digest} has no label of a target that {path} predicts")
+    return sorted(rows)
+
+
+def _measure(rows: Sequence[Row]) -> dict[str, float]:
+    """`<target>/<measure>` from whole counts; a class that only one side knows counts as one that was missed."""
+    metrics = {}
+    for target in dict.fromkeys(row[1] for row in rows):
+        mine = [row for row in rows if row[1] == target]
+        names = sorted({name for row in mine for name in row[2:4]})
+        confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
+        for row in mine:
+            confusion[names.index(row[2]), names.index(row[3])] += 1
+        loss_sum = -sum(math.log(max(row[5], LEAST_PROBABILITY)) for row in mine)
+        metrics |= {f"{target}/{name}": value for name, value in measures(confusion, loss_sum, len(mine)).items()}
+    return metrics

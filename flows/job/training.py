@@ -1,0 +1,185 @@
+"""A training job: its driver, and what every member of the worker group does."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.cluster import workers
+from flows.errors import ASKED_WRONGLY
+from flows.job.order import Job, is_finished, locate, read, read_json, write_error, write_json
+from flows.job.runs import following
+from flows.records import Work
+from heads import bundle, loop
+from heads.images import ImageDataset, Preprocess, preprocess_for
+from heads.model import build_model, count_parameters
+from heads.spec import Fit
+
+# Another try would end the same way; all else (a lost process, its neighbours' broken connections) is tried again.
+FINAL_ERRORS = (*ASKED_WRONGLY, ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError)
+
+
+def train(job: Job) -> dict[str, Any]:
+    """The outcome of a training job, every work finished. Runs in the job's driver."""
+    todo = read_json(job.folder / "todo.json")
+    if todo is None:
+        todo = [work.key for work in job.works if not is_finished(job.work_root, work.key)]
+        write_json(job.folder / "todo.json", todo)
+    if not all(is_finished(job.work_root, work.key) for work in job.works):
+        workers.join(job.workers)
+        storage = job.storage / "ray" / "train"
+        with following(job):
+            workers.run_group(
+                train_works, {"job_file": str(job.folder / "job.json")}, workers=job.workers, name=job.key, storage=storage
+            )
+        if not (job.folder / "error.json").exists():
+            workers.forget_group(job.key, storage)
+    results = [read_json(job.work_root / key / "result.json", {}) for key in todo]
+    span = read_json(job.folder / "span.json", {"first": 0.0, "last": 0.0})
+    return {
+        "trained": todo,
+        "reused": [work.key for work in job.works if work.key not in todo],
+        "num_forwarded": sum(result.get("num_forwarded", 0) for result in results),
+        "seconds": round(span["last"] - span["first"], 3),
+    }
+
+
+def train_works(config: Mapping[str, Any]) -> None:
+    """Trains the job's works one after another, from where the group was. Runs in every member of the group."""
+    job = read(Path(config["job_file"]))
+    if (job.folder / "error.json").exists():
+        return
+    try:
+        _Member(job).run()
+    except FINAL_ERRORS as error:
+        write_error(job, error)
+        # The others wait for this one in a collective: only a failure of the group ends them. It starts again and returns above.
+        raise
+
+
+@dataclass
+class _Member:
+    """One process of the group on its way through the works."""
+
+    job: Job
+    leads: bool = field(init=False)
+    device: Any = field(init=False)
+    _images: dict[tuple[Any, ...], ImageDataset] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        import torch
+
+        torch.set_num_threads(max(1, int(self.job.workers.cpus_per_worker)))
+        self.leads = workers.rank() == 0
+        self.device = workers.device()
+
+    def run(self) -> None:
+        finished = self._agree_on_finished()
+        with tempfile.TemporaryDirectory(prefix="headstart-resume-") as folder:
+            checkpoint = workers.last_checkpoint(Path(folder))
+            half_done = read_json(checkpoint / "work.json", {}).get("work_key") if checkpoint else None
+            for work, done in zip(self.job.works, finished, strict=True):
+                if not done:
+                    self._train(work, checkpoint / "state.pt" if checkpoint and half_done == work.key else None)
+
+    def _agree_on_finished(self) -> list[bool]:
+        # Rank 0 looks, for all: a result that appears between two looks would part the ranks' ways.
+        import torch
+        from torch import distributed
+
+        flags = torch.tensor([is_finished(self.job.work_root, work.key) for work in self.job.works], dtype=torch.uint8)
+        flags = flags.to(self.device)
+        distributed.broadcast(flags, src=0)
+        return [bool(flag) for flag in flags.tolist()]
+
+    def _train(self, work: Work, resume: Path | None) -> None:
+        variant = work.variant
+        preprocess = preprocess_for(variant.backbone, variant.fit.image_size_px)
+        train_set, val_set = self._dataset("train", work, preprocess), self._dataset("val", work, preprocess)
+        model = build_model(variant, self.job.classes, work.weights.path)
+        if self.leads:
+            self._mark_span()
+        outcome = loop.train(
+            model, variant, train_set, val_set, device=self.device, resume=resume, on_epoch=self._on_epoch(work)
+        )
+        if self.leads:
+            self._mark_span()
+            self._keep(work, model, preprocess, outcome)
+
+    def _dataset(self, split: str, work: Work, preprocess: Preprocess) -> ImageDataset:
+        """The split's images; works that see them the same way share one, and the decoded pictures it keeps in memory."""
+        fit: Fit = work.variant.fit
+        targets = tuple(head.target for head in work.variant.heads)
+        augment = fit.augment if split == "train" else "none"
+        key = (split, targets, preprocess, augment, fit.seed)
+        if key not in self._images:
+            for old in [k for k in self._images if k[0] == split]:
+                del self._images[old]
+            samples = [s for s in self.job.version.samples if s.split == split]
+            numbers = {target: {name: i for i, name in enumerate(self.job.classes[target])} for target in targets}
+            labels = {target: [numbers[target].get(s.labels[target] or "", -1) for s in samples] for target in targets}
+            paths = [locate(self.job.version, s) for s in samples]
+            self._images[key] = ImageDataset(paths, labels, preprocess, augment, fit.seed)
+        return self._images[key]
+
+    def _on_epoch(self, work: Work) -> Callable[[loop.Epoch, Callable[[Path], None]], None]:
+        def on_epoch(epoch: loop.Epoch, save: Callable[[Path], None]) -> None:
+            def save_folder(folder: Path) -> None:
+                save(folder / "state.pt")
+                write_json(folder / "work.json", {"work_key": work.key})
+
+            workers.report(save_folder if self.leads else None, {"epoch": float(epoch.index)})
+            if self.leads:
+                self._write_progress(work, epoch)
+
+        return on_epoch
+
+    def _write_progress(self, work: Work, epoch: loop.Epoch) -> None:
+        file = self.job.work_root / work.key / "progress.json"
+        before = read_json(file, {"epochs": []})["epochs"]
+        # An epoch repeated after a loss gives what it gave: those who follow never see the file shrink.
+        if epoch.index >= len(before):
+            write_json(file, {"work_key": work.key, "epochs": [*before, _epoch_row(epoch)]})
+
+    def _keep(self, work: Work, model: Any, preprocess: Preprocess, outcome: loop.Outcome) -> None:
+        folder = self.job.work_root / work.key
+        num_parameters, num_trained = count_parameters(model)
+        classes = {head.target: list(self.job.classes[head.target]) for head in work.variant.heads}
+        facts = {
+            "name": self.job.name,
+            "work_key": work.key,
+            "variant_id": work.variant.variant_id,
+            "weights": work.weights.digest,
+            "data_version": self.job.version.digest,
+            "data_revision": self.job.version.revision,
+            "metrics": outcome.metrics,
+        }
+        bundle.save(folder / "bundle", model=model, variant=work.variant, classes=classes, preprocess=preprocess, facts=facts)
+        result = {
+            "work_key": work.key,
+            "variant": work.variant.model_dump(mode="json"),
+            "metrics": dict(outcome.metrics),
+            "num_parameters": num_parameters,
+            "num_trained_parameters": num_trained,
+            "num_forwarded": outcome.num_forwarded,
+            "seconds": round(sum(epoch.seconds for epoch in outcome.epochs), 3),
+            "best_epoch": outcome.best_epoch,
+            "epochs": [_epoch_row(epoch) for epoch in outcome.epochs],
+            "confusion": outcome.confusion,
+            "classes": classes,
+        }
+        write_json(folder / "result.json", result)
+
+    def _mark_span(self) -> None:
+        # Written again and again, so that it outlives any process: from the job's first batch to its last so far.
+        file = self.job.folder / "span.json"
+        now = time.time()
+        write_json(file, {"first": read_json(file, {"first": now})["first"], "last": now})
+
+
+def _epoch_row(epoch: loop.Epoch) -> dict[str, Any]:
+    return {"epoch": epoch.index, "phase": epoch.phase, "metrics": dict(epoch.metrics), "seconds": epoch.seconds}

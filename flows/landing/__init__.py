@@ -1,0 +1,167 @@
+"""Brings a source into `data/`: fetch what is new, decode it once, quarantine the bad, settle splits, write the manifest."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.errors import AskedWrongly
+from flows.landing.arrivals import Arrival, Progress, receive
+from flows.landing.bucket import fetch
+from flows.landing.digits import digits
+from flows.landing.layouts import UNDERSTOOD, Listing, scan
+from flows.landing.merge import merge, tally
+from flows.manifest import IMAGES, MASKS, NAME, QUARANTINE, class_counts, parse, render, table_text
+from flows.records import Sample
+from flows.workspace import writing
+
+MAX_BAD_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What an ingest did, in numbers of samples; `quarantined` are (file, reason) of the images left out."""
+
+    added: int
+    updated: int
+    removed: int
+    unchanged: int
+    quarantined: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+    num_samples: int
+
+
+def ingest(
+    source: str | Path,
+    data: Path,
+    *,
+    mirror: bool = False,
+    max_bad_share: float = MAX_BAD_SHARE,
+    on_progress: Progress | None = None,
+) -> IngestReport:
+    """What was added, updated, removed and quarantined in bringing `source` into `data`; `on_progress` gets (done, all) images.
+
+    `source` is a folder, `s3://bucket/prefix` or `digits`. Raises AskedWrongly, with `data` as it was, on a source that is
+    missing, empty, of an unknown layout, of one class only or with too many bad images; Busy while another writer is at work.
+    """
+    data = data.absolute()
+    with writing(data.parent) as storage:
+        incoming = storage / "incoming"
+        shutil.rmtree(incoming, ignore_errors=True)
+        try:
+            listing = _list(source, storage, data)
+            earlier = _read_samples(data / NAME)
+            known = {sample.file: sample.digest for sample in earlier}
+            arrivals = receive(listing.entries, data, incoming, known, on_progress)
+            _refuse_bad(arrivals, max_bad_share)
+            samples, notes = merge(earlier, arrivals, mirror)
+            _refuse_one_class(arrivals, samples)
+            bad = tuple((a.entry.image.file.removeprefix(IMAGES), a.fault) for a in arrivals if a.fault)
+            report = IngestReport(
+                **tally(earlier, samples, arrivals),
+                quarantined=bad,
+                warnings=(*listing.warnings, *notes),
+                num_samples=len(samples),
+            )
+            _replace(data, incoming, samples, _quarantine(data, arrivals, mirror))
+            if mirror:
+                _sweep(data, samples)
+            return report
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
+
+
+def _list(source: str | Path, storage: Path, data: Path) -> Listing:
+    if source == "digits":
+        return digits()
+    if isinstance(source, str) and source.startswith("s3://"):
+        return scan(fetch(source, storage / "sources"))
+    folder = Path(source).expanduser().absolute()
+    if folder.resolve() == data.resolve():
+        raise AskedWrongly(f"source {str(source)!r} is the workspace's own data folder; give the folder that new images land in")
+    return scan(folder)
+
+
+def _read_samples(path: Path) -> tuple[Sample, ...]:
+    return parse(path.read_text(encoding="utf-8")) if path.exists() else ()
+
+
+def _refuse_bad(arrivals: Sequence[Arrival], max_bad_share: float) -> None:
+    bad = [arrival for arrival in arrivals if arrival.fault]
+    if len(bad) > max_bad_share * len(arrivals):
+        shown = "; ".join(f"{arrival.entry.image.file.removeprefix(IMAGES)}: {arrival.fault}" for arrival in bad[:5])
+        raise AskedWrongly(
+            f"{len(bad)} of {len(arrivals)} images are bad ({len(bad) / len(arrivals):.1%}), more than the {max_bad_share:.0%} "
+            f"allowed; nothing was changed. {shown}{'; ...' if len(bad) > 5 else ''}"
+        )
+
+
+def _refuse_one_class(arrivals: Sequence[Arrival], samples: Sequence[Sample]) -> None:
+    """Refuse a source of one class, unless that class is already known beside others or masks are what it brings."""
+    good = [arrival.entry for arrival in arrivals if not arrival.fault]
+    if any(entry.masks for entry in good):
+        return
+    found: dict[str, set[str]] = defaultdict(set)
+    for entry in good:
+        for target, label in entry.labels.items():
+            found[target] |= {label} if label else set()
+    known = class_counts(samples)
+    if all(len(names) < 2 and len(known.get(target, ())) < 2 for target, names in found.items()):
+        held = "; ".join(f"{target}: {', '.join(sorted(names)) or 'no label'}" for target, names in sorted(found.items()))
+        raise AskedWrongly(f"the source holds one class only ({held}); at least two are needed to learn from. {UNDERSTOOD}")
+
+
+def _quarantine(data: Path, arrivals: Sequence[Arrival], mirror: bool) -> str:
+    """The quarantine list as text: the bad of this source, and of others where nothing newer is known; empty if none."""
+    rows = {a.entry.image.file: (a.digest, a.fault) for a in arrivals if a.fault}
+    path = data / QUARANTINE
+    if path.exists() and not mirror:
+        listed = {arrival.entry.image.file for arrival in arrivals}
+        old = {
+            row["file"]: (row["digest"], row["reason"])
+            for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
+            if row["file"] not in listed
+        }
+        rows = {**old, **rows}
+    lines = [(file.encode("utf-8", "backslashreplace").decode(), *rows[file]) for file in sorted(rows)]
+    return table_text([("file", "digest", "reason"), *lines]) if lines else ""
+
+
+def _replace(data: Path, incoming: Path, samples: Sequence[Sample], quarantine: str) -> None:
+    """Move staged files into place, the manifest last: until then the old one stands."""
+    data.mkdir(parents=True, exist_ok=True)
+    staged = sorted(path for path in incoming.rglob("*") if path.is_file())
+    for path in staged:
+        goal = data / path.relative_to(incoming)
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, goal)
+    if quarantine:
+        _put(data / QUARANTINE, quarantine, incoming)
+    else:
+        (data / QUARANTINE).unlink(missing_ok=True)
+    _put(data / NAME, render(samples), incoming)
+
+
+def _put(path: Path, text: str, incoming: Path) -> None:
+    if path.exists() and path.read_bytes() == text.encode():
+        return
+    incoming.mkdir(parents=True, exist_ok=True)
+    staged = incoming / path.name
+    staged.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(staged, path)
+
+
+def _sweep(data: Path, samples: Sequence[Sample]) -> None:
+    """Remove the images and masks that no sample names any more."""
+    cells = {cell for s in samples for cell in s.labels.values() if cell and cell.startswith(MASKS)}
+    named = cells | {sample.file for sample in samples}
+    for kind in (IMAGES, MASKS):
+        for path in (data / kind).rglob("*"):
+            if path.is_file() and path.relative_to(data).as_posix() not in named:
+                path.unlink()

@@ -1,0 +1,102 @@
+"""The S3 side of landing: a prefix, kept as a folder that is brought up to date by etag and size."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from flows.errors import AskedWrongly, Unreachable
+
+_NUM_CONNECTIONS = 8
+_CONNECT_TIMEOUT_SECONDS = 5
+
+
+def fetch(address: str, storage: Path) -> Path:
+    """The folder under `storage` that mirrors `s3://bucket/prefix`; only objects new or changed since last time are fetched.
+
+    Address and credentials of the server are those of AWS tools (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, ...). Raises
+    AskedWrongly where the bucket cannot be read or holds nothing under the prefix, Unreachable where no server answers.
+    """
+    parts = urlsplit(address)
+    bucket, prefix = parts.netloc, parts.path.lstrip("/").rstrip("/")
+    if not bucket:
+        raise AskedWrongly(f"source {address!r} names no bucket; write s3://bucket/prefix")
+    folder = storage / hashlib.sha256(f"{bucket}/{prefix}".encode()).hexdigest()[:16]
+    with _errors_in_our_words(address):
+        client = _client()
+        wanted = dict(_list(client, bucket, f"{prefix}/" if prefix else ""))
+        if not wanted:
+            raise AskedWrongly(f"source {address!r} is empty: no object lies under that prefix")
+        _bring_up_to_date(client, bucket, wanted, folder)
+    return folder / "files"
+
+
+def _client() -> Any:
+    import boto3
+    from botocore.config import Config
+
+    retries = {"max_attempts": 3, "mode": "standard"}
+    settings = Config(connect_timeout=_CONNECT_TIMEOUT_SECONDS, retries=retries, max_pool_connections=_NUM_CONNECTIONS)
+    return boto3.client("s3", config=settings)
+
+
+def _list(client: Any, bucket: str, prefix: str) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Every object under the prefix: its path in our folder, its key, and its stamp (etag and size)."""
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for item in page.get("Contents", ()):
+            path = PurePosixPath(item["Key"].removeprefix(prefix))
+            if item["Key"].endswith("/") or path.is_absolute() or ".." in path.parts or not path.parts:
+                continue
+            yield path.as_posix(), (item["Key"], f"{item['ETag']} {item['Size']}")
+
+
+def _bring_up_to_date(client: Any, bucket: str, wanted: Mapping[str, tuple[str, str]], folder: Path) -> None:
+    files, index = folder / "files", folder / "index.json"
+    stamps: dict[str, str] = json.loads(index.read_text()) if index.exists() else {}
+    for path in stamps.keys() - wanted.keys():
+        (files / path).unlink(missing_ok=True)
+    have = {path: stamp for path, stamp in stamps.items() if path in wanted and (files / path).is_file()}
+    missing = {path: key for path, (key, stamp) in wanted.items() if have.get(path) != stamp}
+
+    def get(path: str) -> str:
+        goal = files / path
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        # Beside `files`, so that a download cut short is never taken for an image.
+        partial = folder / f"partial-{hashlib.sha256(path.encode()).hexdigest()[:16]}"
+        client.download_file(bucket, missing[path], str(partial))
+        os.replace(partial, goal)
+        return path
+
+    try:
+        with ThreadPoolExecutor(_NUM_CONNECTIONS) as pool:
+            for path in pool.map(get, missing):
+                have[path] = wanted[path][1]
+    finally:
+        folder.mkdir(parents=True, exist_ok=True)
+        staged = index.with_suffix(".new")
+        staged.write_text(json.dumps(have, sort_keys=True))
+        os.replace(staged, index)
+
+
+@contextmanager
+def _errors_in_our_words(address: str) -> Iterator[None]:
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+
+    try:
+        yield
+    except HTTPClientError as error:
+        raise Unreachable(f"the S3 server of {address!r} does not answer: {error}. Check AWS_ENDPOINT_URL_S3") from error
+    except NoCredentialsError as error:
+        raise AskedWrongly(f"no S3 credentials for {address!r}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+    except (ClientError, BotoCoreError, Boto3Error, ValueError) as error:
+        if isinstance(error, AskedWrongly):
+            raise
+        raise AskedWrongly(f"source {address!r} cannot be read: {error}") from error

@@ -1,0 +1,91 @@
+"""What the manifest says after an ingest: earlier samples and arrivals brought together. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from flows.landing.arrivals import Arrival
+from flows.landing.splits import ClassName, Unsettled, settle
+from flows.manifest import MASKS, is_mask_target
+from flows.records import Sample
+
+
+def merge(earlier: Sequence[Sample], arrivals: Sequence[Arrival], mirror: bool) -> tuple[list[Sample], tuple[str, ...]]:
+    """The samples after the ingest, with their splits settled, and warnings."""
+    before = {sample.file: sample for sample in earlier}
+    listed = {arrival.entry.image.file for arrival in arrivals}
+    good = [arrival for arrival in arrivals if not arrival.fault]
+    replaced = {arrival.entry.image.file for arrival in good}
+    kept = [s for s in earlier if s.file not in replaced and (not mirror or s.file in listed)]
+    labels = [_labels(arrival, before.get(arrival.entry.image.file)) for arrival in good]
+    targets = tuple(dict.fromkeys(t for cells in (*(s.labels for s in kept), *labels) for t in cells))
+    # Earlier columns first, whatever order the rows come in.
+    targets = tuple(dict.fromkeys((*(earlier[0].labels if earlier else ()), *targets)))
+    drafts = [Sample(s.digest, s.file, s.split, {t: s.labels.get(t) for t in targets}, s.group) for s in kept]
+    for arrival, cells in zip(good, labels, strict=True):
+        entry = arrival.entry
+        drafts.append(Sample(arrival.digest, entry.image.file, "", {t: cells.get(t) for t in targets}, entry.group))
+    given = [None] * len(kept) + [arrival.entry.split for arrival in good]
+    splits, warnings = settle(_unsettled(drafts, given, earlier, mirror))
+    samples = [Sample(d.digest, d.file, split, d.labels, d.group) for d, split in zip(drafts, splits, strict=True)]
+    return sorted(samples, key=lambda sample: sample.file), (*warnings, *_contradictions(samples))
+
+
+def _labels(arrival: Arrival, before: Sample | None) -> dict[str, str | None]:
+    """The cells that the source gives, over what other sources said of the same bytes."""
+    cells: dict[str, str | None] = dict(before.labels) if before and before.digest == arrival.digest else {}
+    masks = {target: picture.file if picture else None for target, picture in arrival.entry.masks.items()}
+    return cells | dict(arrival.entry.labels) | masks
+
+
+def _unsettled(drafts: Sequence[Sample], given: Sequence[str | None], earlier: Sequence[Sample], mirror: bool) -> list[Unsettled]:
+    # In a mirror the source alone decides the splits that it gives.
+    source_gives = {split for split in given if split in ("val", "test")} if mirror else set()
+    stay = [sample for sample in earlier if sample.split not in source_gives]
+    by_file, by_digest = {s.file: s.split for s in stay}, {s.digest: s.split for s in stay}
+    targets = [target for target in (drafts[0].labels if drafts else ()) if _names_classes(drafts, target)]
+    before = [by_digest.get(draft.digest) or by_file.get(draft.file) for draft in drafts]
+    return [
+        Unsettled(draft.digest, said, held, draft.group, _classes(draft, targets))
+        for draft, said, held in zip(drafts, given, before, strict=True)
+    ]
+
+
+def _names_classes(samples: Sequence[Sample], target: str) -> bool:
+    """Whether a target's cells look like classes: not masks, and not a different text (a note, an id) in most rows."""
+    cells = [cell for sample in samples if (cell := sample.labels[target]) is not None]
+    return not is_mask_target(samples, target) and (len(set(cells)) <= 20 or len(set(cells)) <= len(cells) / 2)
+
+
+def _classes(sample: Sample, targets: Iterable[str]) -> frozenset[ClassName]:
+    return frozenset((t, name) for t in targets if (cell := sample.labels[t]) is not None for name in cell.split("|"))
+
+
+def _contradictions(samples: Sequence[Sample]) -> tuple[str, ...]:
+    seen: dict[tuple[str, str], Sample] = {}
+    found = []
+    for sample in samples:
+        for target, label in sample.labels.items():
+            first = seen.setdefault((target, sample.digest), sample)
+            if label and first.labels[target] and label != first.labels[target] and not label.startswith(MASKS):
+                found.append(f"{first.file} ({first.labels[target]}) and {sample.file} ({label})")
+    return (f"{len(found)} images have the bytes of another one but a different label, e.g. {found[0]}",) if found else ()
+
+
+def tally(earlier: Sequence[Sample], samples: Sequence[Sample], arrivals: Sequence[Arrival]) -> Mapping[str, int]:
+    """How many samples were added, updated, removed and unchanged."""
+    before, after = {s.file: s for s in earlier}, {s.file: s for s in samples}
+    touched = {arrival.entry.image.file for arrival in arrivals if arrival.changed}
+    kind = Counter(
+        "added" if file not in before else "updated" if file in touched or not _same(before[file], sample) else "unchanged"
+        for file, sample in after.items()
+    )
+    gone = len(before.keys() - after.keys())
+    return {"added": kind["added"], "updated": kind["updated"], "removed": gone, "unchanged": kind["unchanged"]}
+
+
+def _same(one: Sample, other: Sample) -> bool:
+    """Whether two samples say the same; a column that one of them lacks counts as empty."""
+    filled = [{target: label for target, label in sample.labels.items() if label} for sample in (one, other)]
+    return (one.digest, one.split, one.group, filled[0]) == (other.digest, other.split, other.group, filled[1])

@@ -1,0 +1,211 @@
+"""Which sample belongs to train, val or test. Pure: the same samples and history give the same splits in any order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+VAL_SHARE = 0.15
+TEST_SHARE = 0.15
+MIN_TRAIN = 5
+_PROTECTION = {"train": 0, "val": 1, "test": 2}
+
+ClassName = tuple[str, str]
+_EVERYTHING: ClassName = ("", "")
+
+
+@dataclass(frozen=True)
+class Unsettled:
+    """A sample whose split is asked for: what the source says, what an earlier ingest settled, and its classes.
+
+    `classes` are (target, class name) pairs.
+    """
+
+    digest: str
+    given: str | None = None
+    earlier: str | None = None
+    group: str | None = None
+    classes: frozenset[ClassName] = frozenset()
+
+
+@dataclass
+class _Unit:
+    """Samples that must share a split: those of a group, and those with the same bytes."""
+
+    key: str
+    rows: list[int] = field(default_factory=list)
+    choices: frozenset[str] = frozenset()
+    classes: Counter[ClassName] = field(default_factory=Counter)
+
+
+def settle(rows: Sequence[Unsettled]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The split of every row, and warnings in words.
+
+    Given and earlier splits are kept; what the source lacks is carved from train by a hash of the group or the digest.
+    Of two splits for the same bytes the more protected one wins (test, then val, then train).
+    """
+    lacking = frozenset({"val", "test"} - {row.given for row in rows})
+    splits = _protect(rows)
+    warnings = _overruled(rows, splits, lacking)
+    free = _carve(rows, _units(rows), lacking, splits)
+    warnings += _keep_small_classes(rows, free, splits)
+    _cover_classes(rows, free, splits)
+    settled = [split or "train" for split in splits]
+    return tuple(settled), (*warnings, *_straddling(rows, settled), *_empty(settled))
+
+
+def share(key: str) -> float:
+    """A number in [0, 1) that depends on the key alone."""
+    return int.from_bytes(hashlib.sha256(b"split:" + key.encode()).digest()[:8], "big") / 2**64
+
+
+def _known(row: Unsettled) -> str | None:
+    if row.given in ("val", "test"):
+        return row.given
+    return row.earlier
+
+
+def _protect(rows: Sequence[Unsettled]) -> list[str | None]:
+    """What is known of a row, or of any row with its bytes; None where the split is still open."""
+    strongest: dict[str, str] = {}
+    for row in rows:
+        if split := _known(row):
+            strongest[row.digest] = max(split, strongest.get(row.digest, split), key=_PROTECTION.__getitem__)
+    return [strongest.get(row.digest) for row in rows]
+
+
+def _overruled(rows: Sequence[Unsettled], splits: Sequence[str | None], lacking: frozenset[str]) -> list[str]:
+    moved = sum(1 for row, split in zip(rows, splits, strict=True) if row.given and split not in {None, row.given, *lacking})
+    return (
+        [
+            f"{moved} images are not in the split that the source gives them, because the same bytes are held out elsewhere "
+            "or were before: the most protected split wins (test, then val)"
+        ]
+        if moved
+        else []
+    )
+
+
+def _units(rows: Sequence[Unsettled]) -> list[_Unit]:
+    parent: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def root(node: tuple[str, str]) -> tuple[str, str]:
+        parent.setdefault(node, node)
+        while parent[node] != node:
+            parent[node] = node = parent[parent[node]]
+        return node
+
+    # Groups sort before digests, so the smaller root is a stable name: a group's where there is one.
+    for row in rows:
+        ends = [root(("digest", row.digest))] + ([root(("a group", row.group))] if row.group else [])
+        parent[max(ends)] = min(ends)
+    units: dict[tuple[str, str], _Unit] = {}
+    for index, row in enumerate(rows):
+        name = root(("digest", row.digest))
+        units.setdefault(name, _Unit(key=name[1])).rows.append(index)
+    return [units[name] for name in sorted(units)]
+
+
+def _carve(rows: Sequence[Unsettled], units: Iterable[_Unit], lacking: frozenset[str], splits: list[str | None]) -> list[_Unit]:
+    """Settle the open rows of every unit; return the units in which all were open: only these may be moved again."""
+    free = []
+    for unit in units:
+        open_rows = [index for index in unit.rows if splits[index] is None]
+        if not open_rows:
+            continue
+        unit.choices = frozenset.intersection(
+            *(lacking if rows[index].given else frozenset({"val", "test"}) for index in open_rows)
+        )
+        settled = [split for index in unit.rows if (split := splits[index])]
+        if settled:
+            wanted = max(settled, key=_PROTECTION.__getitem__)
+        else:
+            wanted = _by_hash(unit.key)
+            unit.classes = Counter(name for index in open_rows for name in _classes(rows[index]))
+            free.append(unit)
+        _put(open_rows, wanted if wanted in unit.choices else "train", splits)
+    return free
+
+
+def _by_hash(key: str) -> str:
+    position = share(key)
+    return "test" if position < TEST_SHARE else "val" if position < TEST_SHARE + VAL_SHARE else "train"
+
+
+def _put(indices: Iterable[int], split: str, splits: list[str | None]) -> None:
+    for index in indices:
+        splits[index] = split
+
+
+def _classes(row: Unsettled) -> frozenset[ClassName]:
+    return row.classes | {_EVERYTHING}
+
+
+def _count(rows: Sequence[Unsettled], splits: Sequence[str | None]) -> Mapping[str, Counter[ClassName]]:
+    counts: dict[str, Counter[ClassName]] = {"train": Counter(), "val": Counter(), "test": Counter()}
+    for row, split in zip(rows, splits, strict=True):
+        counts[split or "train"].update(_classes(row))
+    return counts
+
+
+def _keep_small_classes(rows: Sequence[Unsettled], free: Sequence[_Unit], splits: list[str | None]) -> list[str]:
+    """Take back to train what was carved from classes that would keep fewer than MIN_TRAIN samples there."""
+    train = _count(rows, splits)["train"]
+    pool, choices = train.copy(), Counter[ClassName]()
+    for unit in free:
+        if splits[unit.rows[0]] != "train":
+            pool.update(unit.classes)
+        for name in unit.classes:
+            choices[name] = max(choices[name], len(unit.choices))
+    small = {name for name, wanted in choices.items() if wanted and (train[name] < MIN_TRAIN or pool[name] < MIN_TRAIN + wanted)}
+    for unit in free:
+        if not small.isdisjoint(unit.classes):
+            _put(unit.rows, "train", splits)
+            unit.choices = frozenset()
+    return [
+        f"class {name!r} of {target} is too small to be split ({pool[target, name]} samples): all of it stays in train"
+        for target, name in sorted(small - {_EVERYTHING})
+    ]
+
+
+def _cover_classes(rows: Sequence[Unsettled], free: Sequence[_Unit], splits: list[str | None]) -> None:
+    """Give a carved split one unit of each class that chance left out of it, where train can spare it."""
+    counts = _count(rows, splits)
+    spare: dict[ClassName, list[_Unit]] = defaultdict(list)
+    for unit in sorted((u for u in free if splits[u.rows[0]] == "train" and u.choices), key=lambda u: (share(u.key), u.key)):
+        for name in unit.classes:
+            spare[name].append(unit)
+    for split in ("test", "val"):
+        for name in sorted(spare):
+            if counts[split][name]:
+                continue
+            for unit in spare[name]:
+                left = counts["train"]
+                if (
+                    splits[unit.rows[0]] == "train"
+                    and split in unit.choices
+                    and all(left[other] - lost >= MIN_TRAIN for other, lost in unit.classes.items())
+                ):
+                    _put(unit.rows, split, splits)
+                    counts["train"].subtract(unit.classes)
+                    counts[split].update(unit.classes)
+                    break
+
+
+def _straddling(rows: Sequence[Unsettled], splits: Sequence[str]) -> list[str]:
+    places: dict[str, set[str]] = defaultdict(set)
+    for row, split in zip(rows, splits, strict=True):
+        if row.group:
+            places[row.group].add(split)
+    apart = sorted(group for group, found in places.items() if len(found) > 1)
+    return [f"{len(apart)} groups lie in several splits because the source says so, e.g. {apart[0]!r}"] if apart else []
+
+
+def _empty(splits: Sequence[str]) -> list[str]:
+    return [
+        f"no sample is in {split}: the source gives none and train is too small to carve it from"
+        for split in ("val", "test")
+        if split not in splits
+    ]

@@ -1,0 +1,77 @@
+"""The manifest: the table of samples of a data version, as text and as values. Pure."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from flows.errors import AskedWrongly
+from flows.records import SPLITS, Sample
+
+NAME = "manifest.csv"
+QUARANTINE = "quarantine.csv"
+IMAGES = "images/"
+MASKS = "masks/"
+OWN_COLUMNS = ("digest", "file", "split", "group")
+
+
+def render(samples: Iterable[Sample]) -> str:
+    """The manifest as CSV text: a line a sample, sorted by file; equal samples give equal bytes."""
+    rows = sorted(samples, key=lambda sample: sample.file)
+    targets = tuple(rows[0].labels) if rows else ()
+    grouped = any(sample.group is not None for sample in rows)
+    header = ["digest", "file", "split", *(["group"] if grouped else []), *targets]
+    body = (
+        [row.digest, row.file, row.split, *([row.group or ""] if grouped else []), *(row.labels[t] or "" for t in targets)]
+        for row in rows
+    )
+    return table_text([header, *body])
+
+
+def parse(text: str) -> tuple[Sample, ...]:
+    """The samples of a manifest's text. Raises AskedWrongly where it is not a manifest."""
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    columns = reader.fieldnames or []
+    if not {"digest", "file", "split"} <= set(columns):
+        raise AskedWrongly(f"{NAME} has columns {list(columns)}; it needs digest, file, split. Restore it or ingest again.")
+    targets = [column for column in columns if column not in OWN_COLUMNS]
+    return tuple(_sample(row, targets) for row in reader)
+
+
+def table_text(rows: Iterable[Sequence[str]]) -> str:
+    """Rows as CSV text with plain newlines."""
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
+
+
+def is_mask_target(samples: Iterable[Sample], target: str) -> bool:
+    """Whether a target's cells are files under `masks/` rather than class names."""
+    cells = [cell for sample in samples if (cell := sample.labels.get(target)) is not None]
+    return bool(cells) and all(cell.startswith(MASKS) for cell in cells)
+
+
+def class_counts(samples: Sequence[Sample]) -> Mapping[str, Mapping[str, Mapping[str, int]]]:
+    """Samples by target, class and split; targets that are masks are left out."""
+    targets = samples[0].labels if samples else {}
+    return {target: _by_class(samples, target) for target in targets if not is_mask_target(samples, target)}
+
+
+def split_counts(samples: Iterable[Sample]) -> Mapping[str, int]:
+    """Samples by split, every split named."""
+    found = Counter(sample.split for sample in samples)
+    return {split: found[split] for split in SPLITS}
+
+
+def _by_class(samples: Iterable[Sample], target: str) -> dict[str, dict[str, int]]:
+    found = Counter((label, s.split) for s in samples if (label := s.labels[target]) is not None)
+    return {label: {split: found[label, split] for split in SPLITS} for label in sorted({label for label, _ in found})}
+
+
+def _sample(row: Mapping[str, str], targets: Sequence[str]) -> Sample:
+    if row["split"] not in SPLITS:
+        raise AskedWrongly(f"{NAME} gives {row['file']} the split {row['split']!r}; allowed: {', '.join(SPLITS)}")
+    labels = {target: row[target] or None for target in targets}
+    return Sample(row["digest"], row["file"], row["split"], labels, row.get("group") or None)

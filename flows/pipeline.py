@@ -1,0 +1,134 @@
+"""The Prefect flow: a table of contents of a retraining, its artifacts, hooks and deployments."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import flow, get_run_logger, serve, task
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, FlowRun, State
+from prefect.context import FlowRunContext
+from prefect.deployments.runner import RunnerDeployment
+from prefect.flows import Flow
+from prefect.types.entrypoint import EntrypointType
+from prefect.utilities.annotations import quote
+
+from flows import stages
+from flows.plan import Plan
+from flows.settings import prepare_process, read_settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Clock:
+    """Runs stages as Prefect tasks and keeps the seconds each took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.monotonic()
+
+    def stage(self, name: str, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """What `work` gives, run as the task `name`; values pass by reference, never copied or hashed by Prefect."""
+        started = time.monotonic()
+        run: Callable[..., R] = task(name=name, cache_policy=NO_CACHE, persist_result=False)(work)
+        result = run(*map(quote, args), **kwargs)
+        self.seconds[name] = round(time.monotonic() - started, 2)
+        return result
+
+    def finish(self) -> dict[str, float]:
+        """The seconds of every stage and their total."""
+        return {**self.seconds, "total": round(time.monotonic() - self._start, 2)}
+
+
+def stop_what_runs(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Stop the Ray job of a cancelled or crashed run and end its MLflow runs; runs in the serving process."""
+    settings = read_settings()
+    prepare_process(settings)
+    stages.stop_retraining(settings, str(flow_run.id))
+
+
+@flow(
+    name="retrain",
+    flow_run_name="retrain-{plan.name}",
+    on_cancellation=[stop_what_runs],
+    on_crashed=[stop_what_runs],
+    persist_result=False,
+    log_prints=False,
+)
+def retrain(plan: Plan, source: str | None = None) -> dict[str, Any]:
+    """Version the data, train every variant of the plan, and promote the best one if the evidence allows it.
+
+    `source` is a folder or an s3:// address to bring new images in from first; left out, the workspace's data is used as it is.
+    """
+    settings = read_settings()
+    prepare_process(settings)
+    clock = Clock()
+    with stages.open_desk(settings, plan, flow_run_id=_flow_run_id()) as desk, _progress(desk):
+        version = clock.stage("data", stages.version_data, desk, source)
+        agenda = clock.stage("plan", stages.make_agenda, desk, version)
+        trained = clock.stage("train", stages.train, desk, agenda)
+        scores = clock.stage("score", stages.score, desk, agenda, trained)
+        outcome = clock.stage("promote", stages.promote, desk, agenda, scores)
+        report = stages.close(desk, agenda, trained, scores, outcome, clock.finish())
+    _show(report)
+    return report
+
+
+def _flow_run_id() -> str:
+    context = FlowRunContext.get()
+    return str(context.flow_run.id) if context and context.flow_run else ""
+
+
+@contextmanager
+def _progress(desk: stages.Desk) -> Iterator[None]:
+    """Keep a progress artifact and the run's log in step with the training."""
+    logger = get_run_logger()
+    artifact = create_progress_artifact(progress=0.0, key=f"{_slug(desk.plan.name)}-progress", description="Epochs trained")
+
+    def tell(event: stages.Event) -> None:
+        if event.text:
+            logger.info(event.text)
+        if event.share is not None:
+            update_progress_artifact(artifact_id=artifact, progress=round(100 * event.share, 1))  # type: ignore[arg-type]
+
+    desk.listen(tell)
+    yield
+
+
+def _show(report: dict[str, Any]) -> None:
+    """Leave the leaderboard and the verdict where the Prefect UI shows them."""
+    name = _slug(report["name"])
+    create_table_artifact(
+        key=f"{name}-leaderboard", table=stages.leaderboard(report), description="Variants, best on validation first"
+    )
+    create_markdown_artifact(key=f"{name}-verdict", markdown=stages.verdict_text(report), description="Promoted or not, and why")
+
+
+def _slug(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeployment, RunnerDeployment]:
+    """The two deployments of a plan: `nightly` on the cron, and `on-demand` with the plan as its form; each runs one at a time."""
+    named = retrain.with_options(name=plan.name)
+    shared: dict[str, Any] = {
+        "parameters": {"plan": plan.model_dump(mode="json"), "source": source},
+        "concurrency_limit": ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
+        "entrypoint_type": EntrypointType.MODULE_PATH,
+        "tags": ["headstart"],
+    }
+    nightly = named.to_deployment("nightly", cron=cron, description=f"Retrain {plan.name} every night.", **shared)
+    by_hand = named.to_deployment("on-demand", description=f"Retrain {plan.name} now; the form is the plan.", **shared)
+    assert isinstance(nightly, RunnerDeployment), "called outside an event loop"
+    assert isinstance(by_hand, RunnerDeployment), "called outside an event loop"
+    return nightly, by_hand
+
+
+def serve_plans(plans: Sequence[Plan], cron: str, source: str | None) -> None:
+    """Serve the plans' deployments until interrupted; their schedules pause then."""
+    serve(*(deployment for plan in plans for deployment in deployments(plan, cron, source)))

@@ -1,0 +1,154 @@
+"""From a YAML file or a mapping to a Plan, or to words that say what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from flows.errors import AskedWrongly
+from flows.plan.form import FitGrid, Plan, Promotion, Target, WorkersSpec, suggestion
+
+_PARTS: Mapping[str, type[BaseModel]] = {"fit": FitGrid, "workers": WorkersSpec, "promotion": Promotion, "targets": Target}
+_EXAMPLE = "flows/plans/ holds examples"
+
+# pydantic's type of an error -> our words, filled from its context.
+_WORDS: Mapping[str, str] = {
+    "int_type": "should be a whole number",
+    "int_parsing": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_type": "should be a number",
+    "float_parsing": "should be a number",
+    "finite_number": "should be a finite number",
+    "string_type": "should be text",
+    "tuple_type": "should be a list",
+    "model_type": "should be a mapping of keys to values",
+    "greater_than": "should be greater than {gt:g}",
+    "greater_than_equal": "should be at least {ge:g}",
+    "less_than": "should be less than {lt:g}",
+    "less_than_equal": "should be at most {le:g}",
+    "literal_error": "should be {expected}",
+    "too_short": "should hold at least one value",
+    "string_too_short": "should not be empty",
+    "string_too_long": "should have at most {max_length} characters",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error, as the first of the two would be lost in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan of a YAML file; a relative weights file counts from the current directory, else from the plan's folder.
+
+    Raises AskedWrongly on a missing file, on wrong YAML (with line and column) and on a wrong plan.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise AskedWrongly(f"there is no plan {str(path)!r}; give the path of a YAML file ({_EXAMPLE})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise AskedWrongly(f"plan {str(path)!r} cannot be read: {error}; give the path of a YAML file ({_EXAMPLE})") from None
+    plan = parse_plan(_load(text, path), source=f"plan {str(path)!r}")
+    return plan.model_copy(update={"weights": _located(plan.weights, path.parent)})
+
+
+def parse_plan(mapping: object, *, source: str = "the plan") -> Plan:
+    """The plan of a mapping, as YAML or a form gives it; raises AskedWrongly that names every wrong field and what is allowed."""
+    if not isinstance(mapping, Mapping):
+        raise AskedWrongly(f"{source}: a mapping of keys to values is expected, got {_shown(mapping)}; {_EXAMPLE}")
+    try:
+        return Plan.model_validate(dict(mapping))
+    except ValidationError as error:
+        wrong = list(dict.fromkeys(_complaints(error, mapping)))
+    raise AskedWrongly(f"{source}: {wrong[0]}" if len(wrong) == 1 else "\n  - ".join([f"{source}:", *wrong]))
+
+
+def _load(text: str, path: Path) -> object:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        what = "; ".join(part for part in (error.context, error.problem) if part)
+        raise AskedWrongly(f"plan {str(path)!r} is not valid YAML{where}: {what}") from None
+    except yaml.YAMLError as error:
+        raise AskedWrongly(f"plan {str(path)!r} is not valid YAML: {error}") from None
+
+
+def _located(weights: str, folder: Path) -> str:
+    if weights in ("imagenet", "none"):
+        return weights
+    path = Path(weights).expanduser()
+    places = (path, folder / path)
+    return next((str(place.absolute()) for place in places if place.exists()), weights)
+
+
+def _complaints(error: ValidationError, data: Mapping[Any, Any]) -> Iterator[str]:
+    for one in error.errors(include_url=False):
+        keys, arms, value = _walk(one["loc"], data, missing=one["type"] == "missing")
+        # A number that may be a list fails as both: only the arm of the given kind has something to say.
+        if any(arm.startswith("tuple[") != isinstance(value, list | tuple) for arm in arms[:1]):
+            continue
+        # A list whose items are wrong is reported as too short as well.
+        if one["type"] == "too_short" and value:
+            continue
+        where = ".".join(str(key) for key in keys)
+        words = _words(one["type"], one.get("ctx", {}), one["msg"], one["input"], keys)
+        yield f"{where}: {words}" if where else words
+
+
+def _walk(loc: tuple[int | str, ...], data: Any, *, missing: bool) -> tuple[list[int | str], list[str], Any]:
+    """The keys of `loc` that are the person's own, the union arms in it, and the value where the first arm begins."""
+    keys: list[int | str] = []
+    arms: list[str] = []
+    value = data
+    for i, part in enumerate(loc):
+        here = value if not arms else None
+        if isinstance(part, int):
+            keys.append(part)
+            value = here[part] if isinstance(here, list | tuple) and part < len(here) else value
+        elif isinstance(here, Mapping) and part in here:
+            keys.append(part)
+            value = here[part]
+        elif missing and i == len(loc) - 1:
+            keys.append(part)
+        else:
+            arms.append(part)
+    return keys, arms, value
+
+
+def _words(kind: str, context: Mapping[str, Any], message: str, value: object, keys: list[int | str]) -> str:
+    model = _PARTS.get(str(keys[0]), Plan) if len(keys) > 1 else Plan
+    last = str(keys[-1]) if keys else ""
+    if kind == "extra_forbidden":
+        allowed = list(model.model_fields)
+        return f"unknown key {last!r}; {suggestion(last, allowed)}allowed: {', '.join(allowed)}"
+    if kind == "missing":
+        field = model.model_fields.get(last)
+        return f"missing; {field.description if field and field.description else 'give a value'}"
+    if kind == "string_pattern_mismatch":
+        return f"{_shown(value)} is not a name; allowed: letters, digits, '-' and '_', the first one a letter or a digit"
+    if "error" in context:
+        return str(context["error"])
+    hint = f" (put it in quotes: '{value}')" if kind == "string_type" and isinstance(value, int | float) else ""
+    return f"{_WORDS[kind].format(**context) if kind in _WORDS else message[:1].lower() + message[1:]}, got {_shown(value)}{hint}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "nothing"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

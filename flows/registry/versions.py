@@ -1,0 +1,202 @@
+"""Registering versions, moving aliases, and keeping the ledger of why."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flows.errors import AskedWrongly, HeadstartError
+from flows.records import ModelVersion, Verdict
+from flows.registry import ledger, program
+from flows.registry.catalog import Catalog
+from flows.registry.ledger import Entry
+from flows.tracking_server import asking
+
+LEDGER_TAG = "headstart.ledger."
+TAG_CHARS = 5000  # what MLflow's registry has always taken
+
+
+class Registry(Catalog):
+    """The registry, for changing too; `ledger_folder` keeps a copy of each model's ledger as a file.
+
+    Every call may be repeated after a crash and finishes what is left. Raises as Catalog does.
+    """
+
+    def __init__(self, address: str, ledger_folder: Path) -> None:
+        super().__init__(address)
+        self.ledger_folder = ledger_folder
+
+    @asking
+    def register(
+        self,
+        name: str,
+        *,
+        bundle: Path,
+        run_id: str,
+        work_key: str,
+        variant_id: str,
+        data_version: str,
+        git_commit: str,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str] | None = None,
+    ) -> ModelVersion:
+        """The version that holds a work's bundle: the one registered before, or a new one, which appears whole or not at all."""
+        for version in self.versions(name):
+            if version.tags.get("headstart.work_key") == work_key:
+                return version
+        marks = {
+            "headstart.work_key": work_key,
+            "headstart.variant_id": variant_id,
+            "headstart.data_version": data_version,
+            "headstart.run_id": run_id,
+            "headstart.git_commit": git_commit,
+        }
+        model_id = self._logged_model(name, bundle, run_id, marks)
+        try:
+            self._client.create_registered_model(name, description="Retrained and promoted by Headstart.")
+        except Exception as error:
+            if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
+                raise
+        told = marks | {"headstart.metrics": json.dumps(dict(metrics))[:TAG_CHARS], **(tags or {})}
+        made = self._client.create_model_version(name, source=f"models:/{model_id}", run_id=run_id, tags=told, model_id=model_id)
+        return self.find(name, str(made.version))
+
+    def _logged_model(self, name: str, bundle: Path, run_id: str, marks: Mapping[str, str]) -> str:
+        """The id of MLflow's model of a work, whole: one that an earlier try finished, or a new one."""
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+        experiment = self._client.get_run(run_id).info.experiment_id
+        known = self._client.search_logged_models([experiment], f"tags.`headstart.work_key` = '{marks['headstart.work_key']}'")
+        for model in known:
+            if model.status == LoggedModelStatus.READY:
+                return str(model.model_id)
+        model = self._client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=dict(marks))
+        with tempfile.TemporaryDirectory() as made:
+            folder = Path(made) / "model"
+            program.write_model(folder, bundle, run_id=run_id, model_id=model.model_id, facts=marks)
+            self._client.log_model_artifacts(model.model_id, str(folder))
+        self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+        return str(model.model_id)
+
+    @asking
+    def record(self, name: str, version: str, verdict: Verdict) -> Entry:
+        """The ledger's entry of a verdict on a version, kept as the version's tags and as a line of the file, once."""
+        judged, champion = self.find(name, version), self._aliases(name).get("champion")
+        entry = _entry("verdict", judged, verdict, champion, judged.version if verdict.promoted else champion)
+        self._keep(entry)
+        self._client.set_model_version_tag(name, judged.version, "headstart.verdict", _short_json(asdict(verdict)))
+        return entry
+
+    def _keep(self, entry: Entry) -> None:
+        tag = LEDGER_TAG + entry.id
+        if tag not in self.find(entry.name, entry.version).tags:
+            self._client.set_model_version_tag(entry.name, entry.version, tag, entry.to_json(TAG_CHARS))
+        ledger.append(self._ledger_file(entry.name), entry)
+
+    def _ledger_file(self, name: str) -> Path:
+        return self.ledger_folder / f"{name}.jsonl"
+
+    def history(self, name: str) -> list[dict[str, Any]]:
+        """Every verdict on and rollback of a model, oldest first, each with its `id`; the model's tags and the file together."""
+        return [json.loads(entry.to_json()) for entry in self._entries(name)]
+
+    def _entries(self, name: str) -> tuple[Entry, ...]:
+        versions = self.versions(name)
+        written = ledger.read(self._ledger_file(name))
+        if not versions and not written:
+            self.find(name, "champion")
+        tagged = [Entry.from_json(value) for v in versions for tag, value in v.tags.items() if tag.startswith(LEDGER_TAG)]
+        return ledger.merge([*tagged, *written])
+
+    @asking
+    def promote(self, name: str, version: str, verdict: Verdict) -> ModelVersion:
+        """The version as the champion, the one before it as `previous`; the verdict goes to the ledger first.
+
+        Raises AskedWrongly when the verdict does not promote, HeadstartError when the aliases read otherwise afterwards.
+        """
+        if not verdict.promoted:
+            raise AskedWrongly(f"version {version} of {name} can not become champion: its verdict is not to promote it")
+        judged = self.find(name, version)
+        before = self._aliases(name)
+        champion = before.get("champion")
+        if champion != judged.version:
+            self.record(name, judged.version, verdict)
+            self._move(name, {"previous": champion} if champion else {})
+        self._move(name, {"challenger": None} if before.get("challenger") == judged.version else {})
+        self._move(name, {"champion": judged.version})
+        return self.find(name, judged.version)
+
+    @asking
+    def set_challenger(self, name: str, version: str) -> ModelVersion:
+        """The version as the challenger: registered and judged, not promoted."""
+        self._move(name, {"challenger": self.find(name, version).version})
+        return self.find(name, version)
+
+    def _move(self, name: str, moves: Mapping[str, str | None]) -> None:
+        """Point each alias at its version, or nowhere, and read them again: MLflow knows no compare-and-set."""
+        for alias, version in moves.items():
+            if version is None:
+                self._client.delete_registered_model_alias(name, alias)
+            else:
+                self._client.set_registered_model_alias(name, alias, version)
+        found = self._aliases(name)
+        if wrong := {alias: found.get(alias) for alias, version in moves.items() if found.get(alias) != version}:
+            raise HeadstartError(f"another process moved the aliases of {name} just now: wanted {dict(moves)}, found {wrong}")
+
+    @asking
+    def rollback(self, name: str) -> ModelVersion:
+        """The previous champion as champion again; the version taken back is tagged withdrawn and the ledger says so.
+
+        Raises AskedWrongly when there is no previous champion.
+        """
+        champion, previous = self.find(name, "champion"), self.current(name).get("previous")
+        if previous == champion:  # an earlier promotion or rollback was cut short before its last step
+            self._move(name, {"previous": self._champion_before(name, champion.version)})
+            if self._entries(name)[-1].kind == "rollback":
+                return self.find(name, "champion")
+            previous = self.current(name).get("previous")
+        if previous is None:
+            raise AskedWrongly(f"{name} has no previous champion to go back to; version {champion.version} stays champion")
+        reasons = (f"version {champion.version} was taken back by hand; version {previous.version} is champion again",)
+        entry = _entry("rollback", champion, Verdict(False, reasons), champion.version, previous.version)
+        self._keep(entry)
+        self._client.set_model_version_tag(name, champion.version, "headstart.withdrawn", "true")
+        self._move(name, {"champion": previous.version})
+        self._move(name, {"previous": self._champion_before(name, previous.version)})
+        return self.find(name, "champion")
+
+    def _champion_before(self, name: str, version: str) -> str | None:
+        """Who was champion when the version was promoted, unless it was withdrawn since."""
+        usable = {v.version for v in self.versions(name) if v.tags.get("headstart.withdrawn") != "true"}
+        promotions = [e for e in self._entries(name) if e.promoted and e.version == version and e.champion_before in usable]
+        return promotions[-1].champion_before if promotions else None
+
+
+def _entry(kind: str, judged: ModelVersion, verdict: Verdict, before: str | None, after: str | None) -> Entry:
+    return Entry(
+        kind=kind,
+        name=judged.name,
+        version=judged.version,
+        time=time.time(),
+        promoted=verdict.promoted,
+        reasons=tuple(verdict.reasons),
+        champion_before=before,
+        champion_after=after,
+        data_version=judged.tags.get("headstart.data_version", ""),
+        variant_id=judged.tags.get("headstart.variant_id", ""),
+        work_key=judged.tags.get("headstart.work_key", ""),
+        figures=dict(verdict.figures),
+    )
+
+
+def _short_json(value: dict[str, Any]) -> str:
+    """JSON that a tag takes: figures go first, then the last reasons."""
+    while len(text := json.dumps(value)) > TAG_CHARS and (value["figures"] or value["reasons"]):
+        value = value | ({"figures": {}} if value["figures"] else {"reasons": value["reasons"][:-1]})
+    return text

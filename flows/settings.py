@@ -1,0 +1,110 @@
+"""Addresses and folders: from the environment, else from a running local stack, else embedded in the workspace."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from flows.errors import AskedWrongly
+
+# No tool phones home, and none of them chats on standard output.
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TQDM_DISABLE": "1",
+}
+
+
+class Settings(BaseSettings):
+    """Every setting, read from `HEADSTART_<NAME>`; what is left out is embedded under the workspace's `.headstart/`."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADSTART_", frozen=True, extra="ignore", env_ignore_empty=True)
+
+    workspace: Path = Path(".")
+    storage_root: Path | None = None
+    tracking_address: str | None = None
+    ray_address: str | None = None
+    prefect_address: str | None = None
+
+    @property
+    def storage(self) -> Path:
+        """The folder of finished work, scores, checkpoints and the embedded servers' files."""
+        return (self.storage_root or self.workspace / ".headstart").resolve()
+
+    @property
+    def tracking(self) -> str:
+        """The MLflow address: a server's, or a SQLite file's under the storage root."""
+        return self.tracking_address or f"sqlite:///{self.storage / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        """Where the embedded MLflow keeps artifacts."""
+        return self.storage / "artifacts"
+
+    @property
+    def stack_file(self) -> Path:
+        """Where a running local stack says its addresses."""
+        return self.storage / "stack.json"
+
+
+def read_settings(workspace: Path | None = None) -> Settings:
+    """The settings of a workspace (of `HEADSTART_WORKSPACE`, else the current folder, when none is named).
+
+    Raises AskedWrongly on a value of the wrong kind.
+    """
+    try:
+        settings = Settings() if workspace is None else Settings(workspace=workspace)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"HEADSTART_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}, got {e['input']!r}" for e in error.errors()
+        )
+        raise AskedWrongly(f"a setting is wrong: {wrong}") from None
+    settings = settings.model_copy(update={"workspace": settings.workspace.resolve()})
+    running = read_stack(settings)
+    left_out = {
+        name: value for name, value in running.items() if name in Settings.model_fields and getattr(settings, name) is None
+    }
+    return settings.model_copy(update=left_out)
+
+
+def read_stack(settings: Settings) -> dict[str, str]:
+    """What the running local stack of this storage root wrote down, or nothing where none runs."""
+    try:
+        stack: dict[str, str] = json.loads(settings.stack_file.read_text())
+        os.kill(int(stack["pid"]), 0)
+    except (OSError, ValueError, KeyError):
+        return {}
+    return stack
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """The environment variables that a process started for this workspace needs beside its parent's."""
+    env = dict(QUIET)
+    env["HEADSTART_WORKSPACE"] = str(settings.workspace)
+    env["HEADSTART_STORAGE_ROOT"] = str(settings.storage)
+    if settings.tracking_address:
+        env["HEADSTART_TRACKING_ADDRESS"] = settings.tracking_address
+    if settings.ray_address:
+        env["HEADSTART_RAY_ADDRESS"] = settings.ray_address
+    if settings.prefect_address:
+        env["PREFECT_API_URL"] = settings.prefect_address
+    elif "PREFECT_API_URL" not in os.environ:
+        env["PREFECT_HOME"] = str(settings.storage / "prefect")
+        env["PREFECT_SERVER_EPHEMERAL_ENABLED"] = "true"
+        env["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
+        env["PREFECT_SERVER_LOGGING_LEVEL"] = "ERROR"
+    return env
+
+
+def prepare_process(settings: Settings) -> None:
+    """Set this process's environment for the tools it will import; what the caller set already stays."""
+    for name, value in child_environment(settings).items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,29 @@
+"""The stages of a retraining: each takes frozen values, calls one room, and returns frozen values."""
+
+from flows.stages.agenda import ingest, make_agenda, preview, version_data
+from flows.stages.desk import Desk, Event, listening, open_desk, open_registry
+from flows.stages.report import close, describe_model, finished, leaderboard, verdict_text
+from flows.stages.serving import predict, stop_retraining
+from flows.stages.work import promote, score, train
+
+__all__ = [
+    "Desk",
+    "Event",
+    "close",
+    "describe_model",
+    "finished",
+    "ingest",
+    "leaderboard",
+    "listening",
+    "make_agenda",
+    "open_desk",
+    "open_registry",
+    "predict",
+    "preview",
+    "promote",
+    "score",
+    "stop_retraining",
+    "train",
+    "verdict_text",
+    "version_data",
+]

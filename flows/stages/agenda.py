@@ -1,0 +1,144 @@
+"""The data and plan stages: which data version, which works on it, and what is left of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows import plan as plans
+from flows.plan import Plan
+from flows.records import DataVersion, Weights, Work
+from flows.settings import Settings
+from flows.stages.desk import Desk
+
+
+@dataclass(frozen=True)
+class Agenda:
+    """What a plan asks for on one data version: its works in the plan's order, the measure that ranks, and its key."""
+
+    plan: Plan
+    version: DataVersion
+    works: tuple[Work, ...]
+    metric: str
+    key: str
+
+    def label(self, work: Work) -> str:
+        """The variant in words, as short as it is unmistakable in this plan."""
+        return plans.label(work.variant, [other.variant for other in self.works])
+
+    def is_done(self, settings: Settings, work: Work) -> bool:
+        """Whether the work's result is there."""
+        return (settings.storage / "work" / work.key / "result.json").is_file()
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """The classes of each target that the plan's variants learn."""
+        return {head.target: self.version.classes(head.target) for work in self.works for head in work.variant.heads}
+
+
+def ingest(
+    settings: Settings, source: str, *, mirror: bool = False, on_progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """What bringing a source in changed, and the data version that it made."""
+    from flows import dataset, landing
+
+    workspace = dataset.open_workspace(settings.workspace)
+    report = landing.ingest(source, workspace / "data", mirror=mirror, on_progress=on_progress)
+    version = dataset.record_version(workspace, f"Data from {source}")
+    return {
+        **{name: getattr(report, name) for name in ("added", "updated", "removed", "unchanged")},
+        "quarantined": [{"file": file, "reason": reason} for file, reason in report.quarantined],
+        "warnings": list(report.warnings),
+        "samples": len(version.samples),
+        "data_version": version.digest,
+        "revision": version.revision,
+    }
+
+
+def version_data(desk: Desk, source: str | None) -> DataVersion:
+    """The workspace's data version, with what is new at `source` brought in first."""
+    from flows import dataset
+
+    if source:
+        told = ingest(desk.settings, source)
+        desk.say(f"{source}: {told['added']} added, {told['updated']} updated, {len(told['quarantined'])} set aside")
+    version = dataset.read_version(desk.settings.workspace)
+    desk.say(f"Data version {version.digest[:12]}: {len(version.samples)} samples")
+    return version
+
+
+def plan_works(plan: Plan, version: DataVersion) -> Agenda:
+    """The works of a plan on a data version, with the weights found and checked.
+
+    Raises AskedWrongly on a plan that the data does not serve, WeightsError on a weights file that does not fit.
+    """
+    plans.check_data(plan, version)
+    variants = plans.expand(plan, version)
+    weights = {name: find_weights(plan.weights, name) for name in dict.fromkeys(v.backbone for v in variants)}
+    works = tuple(
+        Work(plans.work_key(v.variant_id, weights[v.backbone].digest, version.digest), v, weights[v.backbone]) for v in variants
+    )
+    key = plans.retraining_key(plan, version, {name: found.digest for name, found in weights.items()})
+    return Agenda(plan, version, works, plans.primary_metric(plan, version), key)
+
+
+def make_agenda(desk: Desk, version: DataVersion) -> Agenda:
+    """The works of the desk's plan; says how many are left."""
+    agenda = plan_works(desk.plan, version)
+    left = sum(not agenda.is_done(desk.settings, work) for work in agenda.works)
+    desk.say(f"{len(agenda.works)} variants, {left} left to train")
+    return agenda
+
+
+def find_weights(named: str, backbone: str) -> Weights:
+    """The first weights of a backbone: none, torchvision's ImageNet ones (downloaded once), or a file that fits it."""
+    if named == "none":
+        return Weights("none")
+    from heads import backbones
+
+    path = backbones.imagenet_weights(backbone) if named == "imagenet" else Path(named).absolute()
+    backbones.build_stages(backbone, path)
+    return Weights(backbones.weights_digest(path), path)
+
+
+def majority_classes(version: DataVersion) -> dict[str, str]:
+    """The most frequent class of each target in `train`; ties go to the first by name."""
+    found = {}
+    for target in version.targets:
+        counts = Counter(name for s in version.samples if s.split == "train" and (name := s.labels[target]) is not None)
+        if counts:
+            found[target] = min(counts, key=lambda name: (-counts[name], name))
+    return found
+
+
+def preview(settings: Settings, plan: Plan) -> dict[str, Any]:
+    """What a plan would run on the workspace's data version, and what of it is done; touches nothing."""
+    from flows import dataset
+
+    version = dataset.read_version(settings.workspace)
+    agenda = plan_works(plan, version)
+    rows = zip(agenda.works, plans.describe([work.variant for work in agenda.works]), strict=True)
+    variants = [
+        {
+            "variant_id": row.variant_id,
+            "label": row.label,
+            "backbone": row.backbone,
+            "heads": dict(row.heads),
+            "freeze": row.freeze,
+            "fit": dict(row.fit),
+            "epochs": work.variant.fit.epochs,
+            "done": agenda.is_done(settings, work),
+        }
+        for work, row in rows
+    ]
+    return {
+        "name": plan.name,
+        "data_version": version.digest,
+        "samples": len(version.samples),
+        "metric": agenda.metric,
+        "variants": variants,
+        "left": sum(not variant["done"] for variant in variants),
+    }

@@ -1,0 +1,132 @@
+"""What a retraining holds while it runs: its lock, its tools, its Ray cluster, and who listens to it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from flows import tracking
+from flows.cluster import Cluster, open_cluster
+from flows.errors import Busy
+from flows.plan import Plan
+from flows.registry import Registry
+from flows.settings import Settings
+
+# A nightly run and one by hand may meet: the second waits for the first, within reason.
+WAIT_SECONDS = 6 * 3600.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a watcher may show: words, the share of the training done, epochs (done, of) by variant."""
+
+    text: str = ""
+    share: float | None = None
+    epochs: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+Listener = Callable[[Event], None]
+_LISTENERS: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
+
+
+@contextlib.contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Hand every event of the retrainings in this block to `listener` too."""
+    token = _LISTENERS.set((*_LISTENERS.get(), listener))
+    try:
+        yield
+    finally:
+        _LISTENERS.reset(token)
+
+
+class Desk:
+    """The tools of one retraining, each opened when it is first needed; made by `open_desk`."""
+
+    def __init__(self, settings: Settings, plan: Plan, flow_run_id: str, held: contextlib.ExitStack) -> None:
+        self.settings, self.plan, self.flow_run_id = settings, plan, flow_run_id
+        self.tracker = tracking.Tracker(settings.tracking, settings.artifacts, plan.name)
+        self.registry = open_registry(settings)
+        self.parent_run_id: str | None = None
+        self._held, self._listeners = held, _LISTENERS.get()
+        self._cluster: Cluster | None = None
+
+    def tell(self, event: Event) -> None:
+        """Hand an event to whoever listened when the desk was opened, or since."""
+        for listener in self._listeners:
+            listener(event)
+
+    def say(self, text: str) -> None:
+        """Hand words to whoever listens."""
+        self.tell(Event(text))
+
+    def listen(self, listener: Listener) -> None:
+        """Hand every later event to `listener` too."""
+        self._listeners = (*self._listeners, listener)
+
+    def cluster(self) -> Cluster:
+        """The Ray cluster: the one that is named, else a local one, started now and ended with the desk."""
+        if self._cluster is None:
+            group = self.plan.workers.group()
+            opened = open_cluster(
+                self.settings.ray_address, self.settings.storage, num_cpus=group.count * group.cpus_per_worker, say=self.say
+            )
+            self._cluster = self._held.enter_context(opened)
+        return self._cluster
+
+
+@contextlib.contextmanager
+def open_desk(settings: Settings, plan: Plan, *, flow_run_id: str = "", wait_seconds: float = WAIT_SECONDS) -> Iterator[Desk]:
+    """A desk for the block; one a model name at a time, so a second one waits for the first.
+
+    A block that fails leaves no run that says RUNNING. Raises Unreachable when MLflow does not answer, Busy when the
+    wait is over.
+    """
+    tracking.check(settings.tracking)
+    with contextlib.ExitStack() as held:
+        desk = Desk(settings, plan, flow_run_id, held)
+        held.enter_context(_alone(desk, wait_seconds))
+        try:
+            yield desk
+        except BaseException as error:
+            if desk.parent_run_id:
+                with contextlib.suppress(Exception):  # the first error is the one to tell
+                    desk.tracker.close_retraining(desk.parent_run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+
+
+def open_registry(settings: Settings) -> Registry:
+    """The model registry of these settings."""
+    return Registry(settings.tracking, settings.storage / "ledger")
+
+
+@contextlib.contextmanager
+def _alone(desk: Desk, wait_seconds: float) -> Iterator[None]:
+    """Hold the model name; the lock dies with its process."""
+    name = desk.plan.name
+    file = desk.settings.storage / "locks" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait_seconds
+    with file.open("a+") as lock:
+        waiting = False
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                lock.seek(0)
+                holder = lock.read().strip() or "unknown"
+            if time.monotonic() >= deadline:
+                raise Busy(f"another retraining of {name!r} is at work ({holder}); wait until it ends, then run this again")
+            if not waiting:
+                desk.say(f"Waiting for another retraining of {name!r} ({holder})")
+            waiting = True
+            time.sleep(1)
+        lock.truncate(0)
+        lock.write(f"pid {os.getpid()}")
+        lock.flush()
+        yield

@@ -1,0 +1,158 @@
+"""The report of a retraining: the object behind `--json`, kept beside the work, and its tables and words."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from flows import job, tracking
+from flows import plan as plans
+from flows.plan import Plan
+from flows.records import ModelVersion, TrainResult
+from flows.registry import Registry
+from flows.settings import Settings
+from flows.stages.agenda import Agenda, plan_works
+from flows.stages.desk import Desk, open_registry
+from flows.stages.work import Outcome, Scores
+
+
+def close(
+    desk: Desk, agenda: Agenda, trained: TrainResult, scores: Scores, outcome: Outcome, seconds: dict[str, float]
+) -> dict[str, Any]:
+    """The report, after ending the parent run with it and keeping it for the next time the same is asked."""
+    from flows.pictures import leaderboard as draw_leaderboard
+
+    report = _report(agenda, trained, scores, outcome, seconds)
+    rows = leaderboard(report)
+    measures = {name: float(value) for name, value in report["holdout"].items()}
+    assert desk.parent_run_id is not None
+    names, values = [row["variant"] for row in rows], [row[agenda.metric] for row in rows]
+    chosen = next(i for i, row in enumerate(rows) if row["state"].startswith("candidate"))
+    pictures = {"leaderboard.png": draw_leaderboard(names, values, agenda.metric, chosen)}
+    desk.tracker.close_retraining(
+        desk.parent_run_id, "FINISHED", leaderboard=rows, verdict=outcome.verdict, metrics=measures, pictures=pictures
+    )
+    job.write_json(_file(desk.settings, agenda), report)
+    return report
+
+
+def finished(settings: Settings, plan: Plan) -> dict[str, Any] | None:
+    """The kept report of a retraining that has nothing left to do, or None.
+
+    Nothing is left when every variant is trained, the same rules have judged them, and the champion they left is still the
+    champion. Raises what `plan_works` raises, and Unreachable when MLflow does not answer.
+    """
+    from flows import dataset
+
+    started = time.monotonic()
+    tracking.check(settings.tracking)
+    agenda = plan_works(plan, dataset.read_version(settings.workspace))
+    kept = job.read_json(_file(settings, agenda))
+    if kept is None or not all(agenda.is_done(settings, work) for work in agenda.works):
+        return None
+    champion = open_registry(settings).current(plan.name).get("champion")
+    if (champion.version if champion else None) != kept["champion"]:
+        return None
+    report: dict[str, Any] = kept | {
+        "variants": [variant | {"reused": True} for variant in kept["variants"]],
+        "counts": kept["counts"] | {"trunk_forwards": 0, "variants_trained": 0, "variants_reused": len(kept["variants"])},
+        "seconds": {"total": round(time.monotonic() - started, 2)},
+    }
+    return report
+
+
+def leaderboard(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The variants, best on validation first, as rows with the same columns; the candidate is marked."""
+    metric = report["metric"]
+    ranked = sorted(report["variants"], key=lambda v: -v["metrics"].get(f"val/{metric}", -1.0))
+    return [
+        {
+            "variant": variant["label"],
+            metric: variant["metrics"].get(f"val/{metric}", float("nan")),
+            "loss": variant["metrics"].get(f"val/{metric.rpartition('/')[0]}/loss", float("nan")),
+            "trained parameters": variant["num_trained_parameters"],
+            "seconds": variant["seconds"],
+            "state": ("candidate, " if variant["variant_id"] == report["candidate"] else "")
+            + ("found done" if variant["reused"] else "trained"),
+        }
+        for variant in ranked
+    ]
+
+
+def verdict_text(report: dict[str, Any]) -> str:
+    """The verdict in words: what was decided, every reason, and who is champion now."""
+    verdict, model = report["verdict"], report["model"]
+    decided = "Promoted" if verdict["promoted"] else "Not promoted"
+    lines = [f"**{decided}**: variant {report['candidate']} of {report['name']}", ""]
+    lines += [*(f"- {reason}" for reason in verdict["reasons"]), ""]
+    holdout = ", ".join(f"{name} {value:.4f}" for name, value in report["holdout"].items())
+    if holdout:
+        lines.append(f"Candidate on the holdout: {holdout}")
+    champion = f"version {report['champion']}" if report["champion"] else "nobody yet"
+    candidate = f" (this candidate is version {model['version']})" if model else ""
+    lines.append(f"Champion of {report['name']}: {champion}{candidate}")
+    return "\n".join(lines)
+
+
+def describe_model(registry: Registry, name: str) -> dict[str, Any]:
+    """A registered model's champion, previous and challenger, or None in their place. Raises AskedWrongly on an unknown name."""
+    current = registry.current(name)
+    if not current:
+        registry.find(name, "champion")
+    return {"name": name} | {alias: _summary(current.get(alias)) for alias in ("champion", "previous", "challenger")}
+
+
+def _summary(version: ModelVersion | None) -> dict[str, Any] | None:
+    if version is None:
+        return None
+    told = {name: version.tags.get(f"headstart.{name}") for name in ("variant_id", "data_version", "run_id")}
+    return {"version": version.version, **told, "metrics": json.loads(version.tags.get("headstart.metrics", "{}"))}
+
+
+def _file(settings: Settings, agenda: Agenda) -> Path:
+    return settings.storage / "retrainings" / f"{agenda.key}.json"
+
+
+def _report(agenda: Agenda, trained: TrainResult, scores: Scores, outcome: Outcome, seconds: dict[str, float]) -> dict[str, Any]:
+    model = outcome.model
+    champion = model if model and "champion" in model.aliases else scores.champion
+    rows = plans.describe([v.variant for v in trained.variants])
+    return {
+        "name": agenda.plan.name,
+        "key": agenda.key,
+        "metric": agenda.metric,
+        "data_version": agenda.version.digest,
+        "variants": [
+            {
+                "variant_id": row.variant_id,
+                "label": row.label,
+                "backbone": row.backbone,
+                "heads": dict(row.heads),
+                "freeze": row.freeze,
+                "run_id": variant.run_id,
+                "reused": variant.reused,
+                "metrics": dict(variant.metrics),
+                "num_trained_parameters": variant.num_trained_parameters,
+                "seconds": variant.seconds,
+            }
+            for row, variant in zip(rows, trained.variants, strict=True)
+        ],
+        "candidate": scores.candidate.variant.variant_id,
+        "holdout": dict(scores.table.metrics),
+        "verdict": {
+            "promoted": outcome.verdict.promoted,
+            "reasons": list(outcome.verdict.reasons),
+            "figures": dict(outcome.verdict.figures),
+        },
+        "model": {"name": model.name, "version": model.version, "aliases": list(model.aliases)} if model else None,
+        "champion": champion.version if champion else None,
+        "counts": {
+            "samples": len(agenda.version.samples),
+            "trunk_forwards": trained.num_forwarded,
+            "variants_trained": sum(not v.reused for v in trained.variants),
+            "variants_reused": sum(v.reused for v in trained.variants),
+        },
+        "seconds": seconds | {"train": trained.seconds},
+    }

@@ -1,0 +1,107 @@
+"""Bring what the works leave on disk to MLflow: while they train, and whatever is missing at the end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.records import Work
+from flows.tracking.runs import Origin, Tracker
+from flows.tracking_server import check
+
+LOG = logging.getLogger(__name__)
+LONGEST_PAUSE_SECONDS = 60.0
+
+Draw = Callable[[Mapping[str, Any]], Mapping[str, bytes]]
+
+
+def follow(
+    tracker: Tracker,
+    parent: str,
+    works: Sequence[Work],
+    work_root: Path,
+    origin: Origin,
+    draw: Draw,
+    stop: threading.Event,
+    every_seconds: float = 1.0,
+) -> None:
+    """Return once `stop` is set or every work is logged; in between, runs begin, grow by epochs and end as the works do.
+
+    Meant for a thread beside the training: MLflow failing is logged, waited out and tried again, and never raised.
+    `draw` turns a `result.json` into pictures by file name.
+    """
+    seen: dict[str, int] = {}
+    done: set[str] = set()
+    failures = 0
+    while len(done) < len(works) and not stop.is_set():
+        try:
+            for work in _changed(works, work_root, seen, done):
+                if stop.is_set():
+                    return
+                change = _changed_at(work_root / work.key)
+                if _record(tracker, parent, work, work_root / work.key, origin, draw)[1]:
+                    done.add(work.key)
+                seen[work.key] = change
+            failures = 0
+        except Exception as error:  # whatever happens to a run, the training beside this thread goes on
+            failures += 1
+            LOG.warning("a run is not logged now, the training goes on and what is missing is filled in later: %s", error)
+        stop.wait(min(every_seconds * 2**failures, LONGEST_PAUSE_SECONDS))
+
+
+def fill_in(
+    tracker: Tracker, parent: str, works: Sequence[Work], work_root: Path, origin: Origin, draw: Draw
+) -> dict[str, str]:
+    """The run id of each work that has begun, once MLflow holds all that is on disk of it; only what is missing is logged.
+
+    Raises Unreachable when MLflow does not answer, HeadstartError when it fails.
+    """
+    check(tracker.address)
+    runs: dict[str, str] = {}
+    for work in works:
+        if _changed_at(work_root / work.key):
+            runs[work.key] = _record(tracker, parent, work, work_root / work.key, origin, draw)[0]
+    return runs
+
+
+def _record(tracker: Tracker, parent: str, work: Work, folder: Path, origin: Origin, draw: Draw) -> tuple[str, bool]:
+    """The work's run id, and whether the run is complete now."""
+    if complete := tracker.find_complete(work.key):
+        return complete, True
+    run_id = tracker.start_variant(parent, work, origin)
+    result = _read(folder / "result.json")
+    if result is None:
+        tracker.log_epochs(run_id, (_read(folder / "progress.json") or {"epochs": []})["epochs"])
+        return run_id, False
+    tracker.log_epochs(run_id, result["epochs"])
+    tracker.finish_variant(run_id, result, folder / "bundle", draw(result))
+    return run_id, True
+
+
+def _changed(works: Sequence[Work], work_root: Path, seen: Mapping[str, int], done: set[str]) -> Iterator[Work]:
+    for work in works:
+        if work.key not in done and _changed_at(work_root / work.key) > seen.get(work.key, 0):
+            yield work
+
+
+def _changed_at(folder: Path) -> int:
+    """Nanoseconds since 1970 when a work's progress or result last changed, 0 where it has not begun."""
+    moments = [0]
+    for name in ("progress.json", "result.json"):
+        try:
+            moments.append((folder / name).stat().st_mtime_ns)
+        except FileNotFoundError:
+            continue
+    return max(moments)
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
+    return content

@@ -1,0 +1,269 @@
+"""MLflow runs: a parent a retraining, a child a variant, written by the job's driver and filled in by the flow."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from flows.records import Verdict, Work
+from flows.tracking.text import as_json, flat, safe_name, summary
+from flows.tracking_server import asking, connect, experiment
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run
+    from mlflow.tracking import MlflowClient
+
+End = Literal["FINISHED", "FAILED", "KILLED"]
+PARENT = "mlflow.parentRunId"
+RUNNING = "attributes.status = 'RUNNING'"
+COUNTS = ("num_parameters", "num_trained_parameters", "num_forwarded", "seconds", "best_epoch")
+# MLflow takes no more than these in one call.
+NUM_PARAMS_AT_ONCE, NUM_METRICS_AT_ONCE = 100, 1000
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the runs of a retraining come from: they carry it as tags and as the dataset input."""
+
+    data_version: str
+    data_revision: str
+    data_source: str
+    git_commit: str | None = None
+    flow_run_id: str | None = None
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The fields that are known, each as `headstart.<field>`."""
+        tags = {f"headstart.{name}": value for name, value in asdict(self).items() if value}
+        return tags | ({"mlflow.source.git.commit": self.git_commit} if self.git_commit else {})
+
+
+class Tracker:
+    """The runs of one experiment (a plan's name); nothing is asked of MLflow before the first call.
+
+    Every call may be repeated and changes nothing then. Raises Unreachable when a server does not answer and
+    HeadstartError on any other failure of MLflow.
+    """
+
+    def __init__(self, address: str, artifacts: Path, name: str) -> None:
+        self.address, self.artifacts, self.name = address, artifacts, name
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        return connect(self.address)
+
+    @cached_property
+    def _experiment(self) -> str:
+        return experiment(self._client, self.name, None if self.address.startswith("http") else self.artifacts)
+
+    def _find(self, *conditions: str) -> Iterator[Run]:
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment], " and ".join(conditions), page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _run_tagged(self, tag: str, value: str) -> Run | None:
+        return next(self._find(_equals(tag, value)), None)
+
+    def _open(self, found: Run | None, name: str, tags: Mapping[str, str]) -> str:
+        """The run's id: a new one that has the tags from its first moment, or the one found, running again and tagged anew."""
+        if found is None:
+            run = self._client.create_run(self._experiment, start_time=_now_ms(), run_name=name, tags=dict(tags))
+            return str(run.info.run_id)
+        run_id = str(found.info.run_id)
+        for key, value in tags.items():
+            if found.data.tags.get(key) != value:
+                self._client.set_tag(run_id, key, value)
+        if found.info.status in ("KILLED", "FAILED"):
+            self._client.update_run(run_id, status="RUNNING")
+        return run_id
+
+    @asking
+    def start_retraining(self, key: str, origin: Origin, plan: Mapping[str, Any] | None = None) -> str:
+        """The id of the parent run of the retraining `key`: the one that was there, or a new one."""
+        found = self._run_tagged("headstart.retraining", key)
+        tags = origin.tags | {"headstart.kind": "retraining", "headstart.retraining": key}
+        run_id = self._open(found, f"retrain {key}", tags)
+        self._log_params(run_id, found, flat(plan or {}))
+        self._log_data(run_id, origin)
+        return run_id
+
+    @asking
+    def start_variant(self, parent: str, work: Work, origin: Origin) -> str:
+        """The id of the child run of a variant's work; one that is complete stays as and where it is."""
+        found = self._run_tagged("headstart.work_key", work.key)
+        if found is not None and _is_complete(found):
+            return str(found.info.run_id)
+        variant = work.variant
+        tags = origin.tags | {
+            PARENT: parent,
+            "headstart.kind": "variant",
+            "headstart.work_key": work.key,
+            "headstart.variant_id": variant.variant_id,
+            "headstart.weights": work.weights.digest,
+        }
+        designs = "+".join(dict.fromkeys(head.design for head in variant.heads))
+        run_id = self._open(found, f"{variant.backbone} {designs} {variant.freeze} {variant.variant_id[:6]}", tags)
+        spec = variant.model_dump(mode="json", exclude={"heads"})
+        spec["heads"] = {head.target: {"task": head.task, "design": head.design} for head in variant.heads}
+        self._log_params(run_id, found, flat(spec) | {"weights": work.weights.digest})
+        self._log_data(run_id, origin)
+        return run_id
+
+    def _log_params(self, run_id: str, found: Run | None, params: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        known = found.data.params if found else {}
+        missing = [Param(key, value) for key, value in params.items() if key not in known]
+        for first in range(0, len(missing), NUM_PARAMS_AT_ONCE):
+            self._client.log_batch(run_id, params=missing[first : first + NUM_PARAMS_AT_ONCE])
+
+    def _log_data(self, run_id: str, origin: Origin) -> None:
+        from mlflow.data.dataset_source_registry import resolve_dataset_source
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.entities import DatasetInput, InputTag
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a folder can be read by two classes of one name, it says
+            source = resolve_dataset_source(origin.data_source)
+        data = MetaDataset(source, name=self.name, digest=origin.data_version[:36])  # type: ignore[abstract]
+        tags = {"mlflow.data.context": "training", "dvc.md5": origin.data_version, "git.rev": origin.data_revision}
+        entry = DatasetInput(data._to_mlflow_entity(), [InputTag(key, value) for key, value in tags.items()])
+        self._client.log_inputs(run_id, [entry])
+
+    @asking
+    def log_epochs(self, run_id: str, epochs: Iterable[Mapping[str, Any]]) -> None:
+        """Log the epochs of a `progress.json` that the run does not hold yet, one step an epoch."""
+        last = self._client.get_run(run_id).data.metrics.get("epoch", -1)
+        for epoch in epochs:
+            if epoch["epoch"] > last:
+                about = {"phase": epoch["phase"], "epoch_seconds": epoch["seconds"], "epoch": epoch["epoch"]}
+                self._log_metrics(run_id, {**epoch["metrics"], **about}, epoch["epoch"])
+
+    def _log_metrics(self, run_id: str, measures: Mapping[str, float], step: int) -> None:
+        for first in range(0, len(measures), NUM_METRICS_AT_ONCE):
+            batch = metrics_at(dict(list(measures.items())[first : first + NUM_METRICS_AT_ONCE]), step)
+            self._client.log_batch(run_id, metrics=batch)
+
+    @asking
+    def finish_variant(self, run_id: str, result: Mapping[str, Any], bundle: Path, pictures: Mapping[str, bytes]) -> None:
+        """Log what a `result.json` says, its pictures and its bundle, and end the run, marked complete.
+
+        The run's last step (the number of epochs) holds the measures of the model as it was kept, of the best epoch.
+        """
+        run = self._client.get_run(run_id)
+        if not _is_complete(run):
+            measures = result["metrics"] | {name: result[name] for name in COUNTS if name in result}
+            self._log_metrics(run_id, measures, len(result["epochs"]))
+            self._log_files(run_id, {"result.json": as_json(result)}, "")
+            self._log_files(run_id, pictures, "pictures")
+            self._client.log_artifacts(run_id, str(bundle), "bundle")
+            self._client.set_tag(run_id, "headstart.complete", "true")
+        if run.info.status != "FINISHED":
+            self._client.set_terminated(run_id, "FINISHED")
+
+    def _log_files(self, run_id: str, files: Mapping[str, bytes], folder: str) -> None:
+        with tempfile.TemporaryDirectory() as made:
+            for name, content in files.items():
+                (Path(made) / name).write_bytes(content)
+            self._client.log_artifacts(run_id, made, folder or None)
+
+    @asking
+    def find_complete(self, work_key: str) -> str | None:
+        """The id of the child run that holds all there is of a work, or None."""
+        found = self._run_tagged("headstart.work_key", work_key)
+        whole = found is not None and _is_complete(found) and found.info.status == "FINISHED"
+        return str(found.info.run_id) if found and whole else None
+
+    @asking
+    def close_retraining(
+        self,
+        parent: str,
+        end: End,
+        *,
+        leaderboard: Sequence[Mapping[str, Any]] = (),
+        verdict: Verdict | None = None,
+        metrics: Mapping[str, float] | None = None,
+        pictures: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """End the parent run and those of its children that still run; what it found becomes artifacts, measures and its note."""
+        files, note = summary(leaderboard, verdict)
+        if files:
+            self._log_files(parent, files, "")
+            self._client.set_tag(parent, "mlflow.note.content", note[:5000])
+        if verdict is not None:
+            self._client.set_tag(parent, "headstart.promoted", str(verdict.promoted).lower())
+        if pictures:
+            self._log_files(parent, pictures, "pictures")
+        self._log_metrics(parent, metrics or {}, 0)
+        self._terminate(parent, end)
+
+    def _terminate(self, parent: str, end: End) -> None:
+        unfinished: End = "KILLED" if end == "KILLED" else "FAILED"
+        for child in list(self._find(_equals(PARENT, parent), RUNNING)):
+            self._client.set_terminated(child.info.run_id, "FINISHED" if _is_complete(child) else unfinished)
+        self._client.set_terminated(parent, end)
+
+    @asking
+    def repair(self, alive: Collection[str] = ()) -> tuple[str, ...]:
+        """The ids of the parent runs that said RUNNING though their retraining is gone, now KILLED with their children.
+
+        `alive` are the retraining keys that are at work.
+        """
+        kind = _equals("headstart.kind", "retraining")
+        running = list(self._find(kind, RUNNING))
+        gone = [run for run in running if run.data.tags.get("headstart.retraining") not in alive]
+        for run in gone:
+            self._terminate(run.info.run_id, "KILLED")
+        return tuple(str(run.info.run_id) for run in gone)
+
+    @asking
+    def stop_runs(self, flow_run_id: str) -> tuple[str, ...]:
+        """The ids of the parent runs of a flow run that still ran, now KILLED with their children."""
+        conditions = _equals("headstart.flow_run_id", flow_run_id), _equals("headstart.kind", "retraining"), RUNNING
+        stopped = [str(run.info.run_id) for run in self._find(*conditions)]
+        for run_id in stopped:
+            self._terminate(run_id, "KILLED")
+        return tuple(stopped)
+
+    @asking
+    def experiments(self) -> tuple[str, ...]:
+        """The names of all experiments at this address."""
+        return tuple(found.name for found in self._client.search_experiments())
+
+
+def stop_runs(address: str, flow_run_id: str) -> tuple[str, ...]:
+    """The ids of the parent runs of a flow run, of whatever plan, that still ran: now KILLED with their children."""
+    names = Tracker(address, Path(), "").experiments()
+    return tuple(run_id for name in names for run_id in Tracker(address, Path(), name).stop_runs(flow_run_id))
+
+
+def metrics_at(measures: Mapping[str, float], step: int) -> list[Metric]:
+    """MLflow's metrics of one step, taken now."""
+    from mlflow.entities import Metric
+
+    now = _now_ms()
+    return [Metric(safe_name(key), float(value), now, step) for key, value in measures.items()]
+
+
+def _equals(tag: str, value: str) -> str:
+    if "'" in value or "\\" in value:
+        raise ValueError(f"tag {tag} can not be searched for {value!r}: quotes and backslashes are not understood")
+    return f"tags.`{tag}` = '{value}'"
+
+
+def _is_complete(run: Run) -> bool:
+    return run.data.tags.get("headstart.complete") == "true"
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,61 @@
+"""What MLflow shows, as names, parameters and tables it takes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from flows.records import Verdict
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values as parameters named `a.b.c`; lists are written as JSON, what is None is left out."""
+    params: dict[str, str] = {}
+    for key, value in values.items():
+        name = f"{prefix}{safe_name(str(key))}"
+        if isinstance(value, Mapping):
+            params |= flat(value, f"{name}.")
+        elif value is not None:
+            params[name] = (json.dumps(value) if isinstance(value, (list, tuple)) else str(value))[:6000]
+    return params
+
+
+def safe_name(name: str) -> str:
+    """The name with what MLflow takes in none of its own replaced: `val/breed/f1_macro` stays as it is."""
+    return re.sub(r"[^/\w.\- :]", "_", name).replace("..", "__").strip("/")[:250] or "_"
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as a Markdown table, figures to four digits."""
+
+    def cell(value: Any) -> str:
+        text = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+        return text.replace("|", "\\|").replace("\n", " ")
+
+    lines = [columns, ["---"] * len(columns), *([cell(row.get(key)) for key in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def summary(leaderboard: Sequence[Mapping[str, Any]], verdict: Verdict | None) -> tuple[dict[str, bytes], str]:
+    """The files that tell what a retraining found, by name, and the same as a Markdown note."""
+    files: dict[str, bytes] = {}
+    note: list[str] = []
+    if verdict is not None:
+        files["verdict.json"] = as_json(asdict(verdict))
+        note.append("**Promoted.**" if verdict.promoted else "**Not promoted.**")
+        note += [f"- {reason}" for reason in verdict.reasons]
+    if leaderboard:
+        columns = list(dict.fromkeys(key for row in leaderboard for key in row))
+        rows = [[row.get(key) for key in columns] for row in leaderboard]
+        files["leaderboard.json"] = as_json({"columns": columns, "data": rows})
+        files["leaderboard.md"] = markdown_table(columns, leaderboard).encode()
+        note += ["", markdown_table(columns, leaderboard)]
+    return files, "\n".join(note)
+
+
+def as_json(value: Any) -> bytes:
+    """The value as indented JSON; what JSON does not know is written as its text."""
+    return json.dumps(value, indent=1, default=str).encode()

@@ -1,0 +1,167 @@
+"""The way to MLflow: find out that it answers, connect, and turn its errors into ours."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import logging
+import os
+import re
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+
+from flows.errors import AskedWrongly, HeadstartError, Unreachable
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+PROBE_SECONDS = 5.0
+SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
+# MLflow takes these from the environment only. Its own defaults hang for minutes on a dead server.
+CLIENT_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def check(address: str) -> None:
+    """Return when MLflow can be reached at `address`; a server is asked, and what is no address of MLflow is refused.
+
+    Raises Unreachable within 10 s when a server does not answer, and AskedWrongly on an address MLflow does not take.
+    """
+    scheme = address.partition(":")[0].partition("+")[0]
+    if scheme not in SCHEMES or "://" not in address:
+        raise AskedWrongly(
+            f"MLflow's address {address!r} is not understood: it keeps runs in a database. "
+            "Set HEADSTART_TRACKING_ADDRESS to sqlite:///<file>, postgresql+psycopg2://… or http(s)://<server>."
+        )
+    if scheme in ("http", "https"):
+        _probe(address)
+    elif (file := database_file(address)) and not _can_hold(file):
+        advice = "Free its folder, or set HEADSTART_TRACKING_ADDRESS."
+        raise Unreachable(f"MLflow's database {file} can not be made or written. {advice}")
+
+
+def _probe(address: str) -> None:
+    advice = "Start it (`headstart up` starts one), or set HEADSTART_TRACKING_ADDRESS to where it is."
+    try:
+        with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=PROBE_SECONDS):
+            return
+    except urllib.error.HTTPError as error:
+        with error:
+            raise Unreachable(f"{address} answers, but not as MLflow does (/health gave {error.code}). {advice}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise Unreachable(f"MLflow does not answer at {address} ({reason}). {advice}") from None
+
+
+def database_file(address: str) -> Path | None:
+    """The file of an embedded database, or None for any other address."""
+    kind, _, path = address.partition(":///")
+    return Path(path.partition("?")[0]) if kind.startswith("sqlite") and path else None
+
+
+def _can_hold(file: Path) -> bool:
+    if file.exists():
+        return file.is_file() and os.access(file, os.W_OK)
+    folder = next(parent for parent in file.absolute().parents if parent.exists())
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
+def connect(address: str) -> MlflowClient:
+    """A client of `address`, which becomes this process's MLflow address; an embedded database is made where it is missing."""
+    for name, value in CLIENT_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own imports and tables warn about SQLAlchemy
+        import mlflow
+
+        with _alone(database_file(address)):
+            # Creating a version looks its model up through the process-wide address, whatever the client's own.
+            mlflow.set_tracking_uri(address)
+            mlflow.set_registry_uri(address)
+            return mlflow.MlflowClient(address, address)
+
+
+@contextmanager
+def _alone(file: Path | None) -> Iterator[None]:
+    """MLflow makes its tables without a lock, and two processes that start at once would both try."""
+    if file is None:
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_name(file.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
+    """The id of the experiment called `name`: found, restored where someone deleted it, or made."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=str(artifacts / name) if artifacts else None))
+        except Exception:
+            found = client.get_experiment_by_name(name)  # made by another process just now
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+class Addressed(Protocol):
+    @property
+    def address(self) -> str: ...
+
+
+S = TypeVar("S", bound=Addressed)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def asking(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """The method, with what MLflow or the way to it raises turned into our errors."""
+
+    @functools.wraps(method)
+    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            ours = _ours(self.address, error)
+            if ours is error:
+                raise
+            raise ours from error
+
+    return call
+
+
+def _ours(address: str, error: Exception) -> Exception:
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, (HeadstartError, AskedWrongly)) or not isinstance(error, (MlflowException, OSError)):
+        return error
+    text = str(error).strip().splitlines()[0][:500] if str(error).strip() else type(error).__name__
+    if re.search(r"\b(401|403)\b", text) and address.startswith("http"):
+        advice = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+        return Unreachable(f"MLflow at {address} refused the credentials. {advice}")
+    if address.startswith("http") and ("failed with exception" in text or "Max retries" in text or "too many 5" in text):
+        return Unreachable(f"MLflow does not answer at {address} ({text}). Start it, or set HEADSTART_TRACKING_ADDRESS.")
+    return HeadstartError(f"MLflow at {address} failed: {text}")
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether MLflow says that what was asked for does not exist."""
+    return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"

@@ -1,0 +1,86 @@
+"""Any picture file as an upright RGB image, or a clear refusal. No torch here."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from heads.errors import ImageError
+
+MAX_PIXELS = 100_000_000
+EXIF_ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(source: Path | str | bytes | Image.Image, name: str | None = None) -> Image.Image:
+    """A picture from its file, its bytes or Pillow, as RGB and upright; transparency lies on white, animations give one frame.
+
+    The content tells the format, so a file needs no extension. Raises ImageError, naming the file or `name`, where it
+    is missing, cut short, of no known format, above 100 million pixels or of floating point.
+    """
+    title = name or (str(source) if isinstance(source, Path | str) else f"a picture given as {type(source).__name__}")
+    try:
+        with warnings.catch_warnings():
+            # What Pillow warns of (odd EXIF, several palettes) does not keep it from reading; sizes are checked below.
+            warnings.simplefilter("ignore")
+            if isinstance(source, Image.Image):
+                return _upright_rgb(source)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
+                return _upright_rgb(image)
+    except ImageError as error:
+        raise ImageError(f"{title}: {error}") from None
+    except FileNotFoundError:
+        raise ImageError(f"{title}: there is no such file") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{title}: is no image in a format that Pillow reads") from None
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes: struct.error, KeyError, SyntaxError ...
+        raise ImageError(f"{title}: does not decode as an image ({error or type(error).__name__})") from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    # Reading EPS starts Ghostscript, a whole language, on the file.
+    return tuple(name for name in Image.OPEN if name != "EPS")
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{width} x {height} px are more than {MAX_PIXELS:,} pixels; scale the picture down")
+    orientation = _orientation(image)
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bits(image)
+    elif image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    image = image.convert("RGB")
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(EXIF_ORIENTATION)
+    except Exception:  # A damaged EXIF block does not make the picture unreadable.
+        return None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A 16-bit grey image at 8 bits; Pillow's own conversion clips it to white."""
+    pixels = np.asarray(image)
+    if image.mode == "F" or pixels.min() < 0 or pixels.max() > 0xFFFF:
+        raise ImageError(f"pixels of mode {image.mode} have no known range; save the picture with 8 or 16 bits a channel")
+    return Image.fromarray(np.round(pixels / 257.0).astype(np.uint8))

@@ -1,0 +1,68 @@
+"""Measures of a model on a dataset over all ranks, and its predictions image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from heads.images import ImageDataset
+from heads.model import Model
+from heads.sampling import StepLoader
+from heads.spec import Precision
+from heads.tally import Tally, Total
+
+Confusion = dict[str, list[list[int]]]
+
+
+def evaluate(
+    model: Model, dataset: ImageDataset, *, device: torch.device | str, batch_size: int, precision: Precision = "fp32"
+) -> tuple[dict[str, float], Confusion]:
+    """Measures named `<target>/<measure>` and confusions (true, predicted) by target, over all ranks together."""
+    place = torch.device(device)
+    totals = measure(model.to(place), StepLoader(dataset, batch_size, place), precision)
+    return named_measures(totals), confusions(totals)
+
+
+def predict_table(
+    model: Model, dataset: ImageDataset, *, device: torch.device | str, batch_size: int
+) -> list[tuple[int, dict[str, Tensor]]]:
+    """For each image its index and, by target, its probabilities (C) on the CPU; all of them in this process."""
+    place, table = torch.device(device), []
+    model.to(place).eval()
+    with torch.no_grad():
+        for start in range(0, len(dataset), batch_size):
+            indices = range(start, min(start + batch_size, len(dataset)))
+            images = torch.stack([dataset[index][0] for index in indices]).to(place)
+            probabilities = {target: logits.float().softmax(dim=1).cpu() for target, logits in model(images).items()}
+            table += [(index, {target: rows[row] for target, rows in probabilities.items()}) for row, index in enumerate(indices)]
+    return table
+
+
+def measure(model: Model, loader: StepLoader, precision: Precision) -> dict[str, Total]:
+    """The totals of one pass over all ranks' data, by target; leaves the model in eval mode."""
+    tally = Tally()
+    model.eval()
+    with torch.no_grad():
+        for batch in loader:
+            with autocast(loader.device, precision):
+                logits = model(batch.images)
+            tally.add(logits, batch.labels, batch.weights)
+    return tally.totals()
+
+
+def named_measures(totals: Mapping[str, Total]) -> dict[str, float]:
+    """Measures named `<target>/<measure>`."""
+    return {f"{target}/{name}": x for target, total in totals.items() for name, x in total.measures().items()}
+
+
+def confusions(totals: Mapping[str, Total]) -> Confusion:
+    """Counts (true class, predicted class) by target."""
+    return {target: total.confusion.tolist() for target, total in totals.items()}
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Where a forward pass runs in bfloat16: asked for, or by `auto` on a GPU that has it."""
+    automatic = precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=automatic or precision == "bf16")

@@ -1,0 +1,208 @@
+"""From pictures to what a network sees: the preprocessing that training and consumers share, augmentation, the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset, get_worker_info
+
+from heads.backbones import BACKBONES
+from heads.decoding import decode
+from heads.spec import Augment
+
+__all__ = [
+    "ImageDataset",
+    "Preprocess",
+    "build_transform",
+    "crop_centre",
+    "decode",
+    "normalise",
+    "pixels_of",
+    "prepare",
+    "preprocess_for",
+    "resize",
+]
+
+# The longer side kept, in shorter sides: a centre crop reads less, and a strip of 1 x 30000 px scaled up whole would fill memory.
+MAX_ASPECT = 2
+# Up to here pictures are digits, icons and thumbnails that fill their frame: cutting the usual eighth off would cut strokes.
+MAX_TIGHT_SIZE_PX = 64
+IMAGENET_CROP_PX = 224
+DEFAULT_CACHE_BYTES = 256 * 2**20
+
+Transform = Callable[[Tensor, np.random.Generator], Tensor]
+Item = tuple[Tensor, dict[str, int], int]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Shorter side to `resize_px` (bilinear, antialiased), centre crop of `image_size_px`, then (x / 255 - mean) / std."""
+
+    image_size_px: int
+    resize_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.image_size_px <= self.resize_px:
+            raise ValueError(f"image_size_px {self.image_size_px} must be from 1 to resize_px {self.resize_px}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values; `from_json` reads them back."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Preprocess:
+        """The preprocessing that `to_json` wrote. Raises KeyError, TypeError or ValueError on anything else."""
+        mean, std = (tuple(float(x) for x in value[key]) for key in ("mean", "std"))
+        return cls(int(value["image_size_px"]), int(value["resize_px"]), mean, std)  # type: ignore[arg-type]
+
+
+def preprocess_for(backbone: str, image_size_px: int) -> Preprocess:
+    """The preprocessing a backbone's ImageNet weights were trained for, brought to another image size in px."""
+    weights = BACKBONES[backbone]
+    scaled = round(image_size_px * weights.resize / IMAGENET_CROP_PX)
+    resize_px = image_size_px if image_size_px <= MAX_TIGHT_SIZE_PX else scaled
+    return Preprocess.from_json(
+        {"image_size_px": image_size_px, "resize_px": resize_px, "mean": weights.mean, "std": weights.std}
+    )
+
+
+def pixels_of(image: Image.Image) -> Tensor:
+    """An RGB image as uint8 (1, 3, H, W)."""
+    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).unsqueeze(0)
+
+
+def resize(pixels: Tensor, preprocess: Preprocess) -> Tensor:
+    """Pixels (N, 3, H, W) with the shorter side brought to `resize_px`, as float whole numbers from 0 to 255.
+
+    In float on purpose: the same numbers then come from every processor, an exported program included, where uint8
+    arithmetic differs from one to the next (and does not exist on GPUs). Traceable by torch.export for any H and W.
+    """
+    height, width = pixels.shape[-2], pixels.shape[-1]
+    shorter = torch.sym_min(height, width)
+    kept_height, kept_width = torch.sym_min(height, MAX_ASPECT * shorter), torch.sym_min(width, MAX_ASPECT * shorter)
+    top, left = (height - kept_height) // 2, (width - kept_width) // 2
+    # Negative padding cuts. These very operations, since torch.export would tie a program with `narrow`, `contiguous` or
+    # `to` to the aspect of its example or to its device.
+    pixels = F.pad(pixels, (-left, left + kept_width - width, -top, top + kept_height - height))  # type: ignore[arg-type]
+    pixels = (pixels * 1.0).clone(memory_format=torch.contiguous_format)
+    size = (preprocess.resize_px * kept_height // shorter, preprocess.resize_px * kept_width // shorter)
+    return F.interpolate(pixels, size=size, mode="bilinear", antialias=True).round()  # type: ignore[arg-type]
+
+
+def crop_centre(resized: Tensor, preprocess: Preprocess) -> Tensor:
+    """The middle square of `image_size_px`."""
+    size = preprocess.image_size_px
+    top, left = (resized.shape[-2] - size) // 2, (resized.shape[-1] - size) // 2
+    return resized.narrow(-2, top, size).narrow(-1, left, size)
+
+
+def normalise(pixels: Tensor, preprocess: Preprocess) -> Tensor:
+    """Pixels (N, 3, H, W) of 0 to 255 as the float values a network takes."""
+    # By channel and plain numbers: a constant tensor would tie an exported program to the device it was made on.
+    channels = zip((pixels * 1.0).unbind(dim=-3), preprocess.mean, preprocess.std, strict=True)
+    return torch.stack([(channel - 255 * mean) / (255 * std) for channel, mean, std in channels], dim=-3)
+
+
+def prepare(image: Image.Image, preprocess: Preprocess) -> Tensor:
+    """An RGB image as a network input (3, S, S): the one way of evaluation and prediction."""
+    return normalise(crop_centre(resize(pixels_of(image), preprocess), preprocess), preprocess)[0]
+
+
+def build_transform(preprocess: Preprocess, augment: Augment) -> Transform:
+    """The way from resized pixels (1, 3, H, W) to a network input (3, S, S); `none` is what evaluation does."""
+    return partial({"none": _plain, "light": _light}[augment], preprocess)
+
+
+def _plain(preprocess: Preprocess, resized: Tensor, _: np.random.Generator) -> Tensor:
+    return normalise(crop_centre(resized, preprocess), preprocess)[0]
+
+
+def _light(preprocess: Preprocess, resized: Tensor, random: np.random.Generator) -> Tensor:
+    """The window of evaluation moved by up to 10 % of its side, scaled by 0.85 to 1.15, stretched by 8 %, slightly recoloured.
+
+    Not mirrored: a mirrored digit, letter, hand sign or left/right organ is another class or none, and Headstart cannot
+    know. What the window covers beyond the picture repeats its edge.
+    """
+    size = preprocess.image_size_px
+    scale, stretch = random.uniform(0.85, 1.15), random.uniform(-0.08, 0.08)
+    for dim, factor in ((-2, 1 - stretch / 2), (-1, 1 + stretch / 2)):
+        length, side = resized.shape[dim], round(size * scale * factor)
+        start = round((length - side) / 2 + size * random.uniform(-0.1, 0.1))
+        resized = resized.index_select(dim, torch.arange(start, start + side).clamp_(0, length - 1))
+    window = F.interpolate(resized, size=(size, size), mode="bilinear", antialias=True)
+    return normalise(_recolour(window.float(), random), preprocess)[0]
+
+
+def _recolour(pixels: Tensor, random: np.random.Generator) -> Tensor:
+    brightness, contrast, saturation = (float(x) for x in random.uniform(0.85, 1.15, size=3))
+    grey = pixels.mean(dim=1, keepdim=True)
+    pixels = torch.lerp(grey, pixels, saturation)
+    return torch.lerp(grey.mean(), pixels, contrast).mul_(brightness).clamp_(0, 255)
+
+
+class ImageDataset(Dataset[Item]):
+    """Images and their label numbers by target: item i is (float image (3, S, S), {target: label}, i).
+
+    A label of -1 is missing. Augmentation depends on (seed, epoch, i) alone, so it repeats exactly whatever the number
+    of workers. Decoded and resized pictures are kept in memory, up to `cache_bytes` over a loader's workers, since
+    every epoch reads them all again. An item raises ImageError where its file does not decode.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: Mapping[str, Sequence[int]],
+        preprocess: Preprocess,
+        augment: Augment = "none",
+        seed: int = 0,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> None:
+        for target, column in labels.items():
+            if len(column) != len(paths):
+                raise ValueError(f"target {target!r} has {len(column)} labels for {len(paths)} images")
+        self.paths = tuple(paths)
+        self.labels = {target: torch.tensor(column, dtype=torch.int64) for target, column in labels.items()}
+        self.preprocess = preprocess
+        self.seed = seed
+        self.cache_bytes = cache_bytes
+        # Shared memory: loader workers that outlive an epoch see the next one's number.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._transform = build_transform(preprocess, augment)
+        self._resized: dict[int, Tensor] = {}
+        self._cached_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose augmentation the next items have."""
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> Item:
+        random = np.random.default_rng((self.seed, int(self._epoch), index))
+        image = self._transform(self._resize(index), random)
+        return image, {target: int(column[index]) for target, column in self.labels.items()}, index
+
+    def _resize(self, index: int) -> Tensor:
+        if index in self._resized:
+            return self._resized[index]
+        resized = resize(pixels_of(decode(self.paths[index])), self.preprocess).to(torch.uint8)
+        worker = get_worker_info()
+        # Filled up and then left: an epoch reads each picture once, in a new order, so there is no telling which to drop.
+        if self._cached_bytes + resized.nbytes <= self.cache_bytes // (worker.num_workers if worker else 1):
+            self._resized[index] = resized
+            self._cached_bytes += resized.nbytes
+        return resized

@@ -1,0 +1,47 @@
+"""The processes that train one model together: plain torch.distributed where it is initialised, else one process."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def rank() -> int:
+    """This process's number among them, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def num_ranks() -> int:
+    """How many they are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sum of every rank's tensor, the same on all."""
+    if num_ranks() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def synchronise_gradients(model: nn.Module, device: torch.device) -> nn.Module:
+    """What to call for a forward pass whose backward pass leaves the mean over ranks of the gradients on each."""
+    if num_ranks() == 1:
+        return model
+    devices = [device] if device.type == "cuda" else None
+    # Buffers are averaged once an epoch (below): sent before every step they would be rank 0's alone.
+    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+
+def average_statistics(model: nn.Module) -> None:
+    """Replaces BatchNorm's running statistics by their mean over ranks, in modules that are in train mode; frozen ones stay."""
+    if num_ranks() == 1:
+        return
+    for module in model.modules():
+        if module.training:
+            for buffer in module.buffers(recurse=False):
+                if buffer.is_floating_point():
+                    buffer.copy_(sum_over_ranks(buffer) / num_ranks())

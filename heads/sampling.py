@@ -1,0 +1,140 @@
+"""Which images make which step on which rank, and the loader that brings them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from heads.classification import MISSING_LABEL
+from heads.errors import HeadsError
+from heads.images import ImageDataset
+from heads.ranks import num_ranks, rank
+
+MAX_LOADER_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Step:
+    """The images of a step over all ranks, and this rank's share of them, filled up to every rank's length.
+
+    `weights` is 1 for an image and 0 for what fills up.
+    """
+
+    everywhere: Tensor
+    here: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A step's images (N, 3, S, S), labels (N) and weights (N) on this rank, and how many labels all ranks hold, by target."""
+
+    images: Tensor
+    labels: dict[str, Tensor]
+    weights: Tensor
+    num_labels: dict[str, int]
+
+
+def shuffle(length: int, seed: int, epoch: int) -> Tensor:
+    """The numbers below `length` in the order of an epoch, the same on every rank."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(length, generator=generator)
+
+
+def split_steps(order: Tensor, batch_size: int, *, rank: int, num_ranks: int, least: int = 1) -> list[Step]:
+    """The steps that read `order` once, `batch_size` images each over all ranks, the last ones fewer.
+
+    No rank gets fewer than `least`: a rest too small for that joins the step before it, or is filled up where it is alone.
+    """
+    chunks = list(torch.split(order, batch_size))
+    if len(chunks) > 1 and len(chunks[-1]) < least * num_ranks:
+        chunks[-2:] = [torch.cat(chunks[-2:])]
+    return [_share(chunk, rank, num_ranks, least) for chunk in chunks]
+
+
+def _share(chunk: Tensor, rank: int, num_ranks: int, least: int) -> Step:
+    length = max(least, -(-len(chunk) // num_ranks))
+    own = chunk[rank::num_ranks]
+    filling = chunk[:1].expand(length - len(own))
+    return Step(chunk, torch.cat([own, filling]), torch.cat([torch.ones(len(own)), torch.zeros(len(filling))]))
+
+
+class _Batches(Sampler[list[int]]):
+    """The batches of the epoch at hand: it changes under a loader whose workers live on."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (step.here.tolist() for step in self.steps)
+
+
+class StepLoader:
+    """A dataset as batches of this rank's share of each step, on `device`.
+
+    `batch_size` is over all ranks. In training a rank gets two images a step at the least, since BatchNorm has no
+    statistics of one. Raises HeadsError on an empty dataset.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        batch_size: int,
+        device: torch.device,
+        *,
+        training: bool = False,
+        num_workers: int | None = None,
+    ) -> None:
+        if not len(dataset):
+            raise HeadsError(f"there are no images to {'train on' if training else 'evaluate'}; give at least one")
+        self.dataset, self.batch_size, self.device, self.training = dataset, batch_size, device, training
+        if num_workers is None:
+            # Measured on CPU: with a process a core already training, loader processes only take its time.
+            num_workers = min(MAX_LOADER_WORKERS, (os.cpu_count() or 1) // num_ranks()) if device.type == "cuda" else 0
+        self._batches = _Batches()
+        self._loader = DataLoader(
+            dataset,
+            batch_sampler=self._batches,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),
+        )
+        self._set_order(torch.arange(len(dataset)))
+
+    def __len__(self) -> int:
+        """Steps an epoch."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for step, (images, labels, _) in zip(self._batches.steps, self._loader, strict=True):
+            weights = step.weights.to(self.device, non_blocking=True)
+            num_labels = {target: self._count(target, step) for target in labels}
+            yield Batch(
+                self._move(images), {t: x.to(self.device, non_blocking=True) for t, x in labels.items()}, weights, num_labels
+            )
+
+    def set_epoch(self, epoch: int, seed: int) -> None:
+        """Chooses the order and the augmentation of an epoch."""
+        self.dataset.set_epoch(epoch)
+        self._set_order(shuffle(len(self.dataset), seed, epoch))
+
+    def _set_order(self, order: Tensor) -> None:
+        least = 2 if self.training else 1
+        self._batches.steps = split_steps(order, self.batch_size, rank=rank(), num_ranks=num_ranks(), least=least)
+
+    def _move(self, images: Tensor) -> Tensor:
+        if self.device.type != "cuda":
+            return images.to(self.device)
+        return images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+
+    def _count(self, target: str, step: Step) -> int:
+        return int((self.dataset.labels[target][step.everywhere] != MISSING_LABEL).sum())

@@ -1,0 +1,65 @@
+"""What the documents say is there: commands, files, links."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+import typer.main
+
+from flows.cli.verbs import app
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "infra").glob("*.md"))]
+COMMAND = typer.main.get_command(app)
+
+
+def _commands() -> list[tuple[str, list[str]]]:
+    """Every `headstart ...` line of a shell block, with the page it stands on."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```(?:sh|bash|console)\n(.*?)```", page.read_text(), re.S):
+            for line in block.splitlines():
+                words = line.split("#")[0].strip().removeprefix("$ ").split()
+                if words and words[0].endswith("headstart"):
+                    found.append((page.name, words[1:]))
+    return found
+
+
+@pytest.mark.parametrize(("page", "words"), _commands(), ids=lambda value: " ".join(value) if isinstance(value, list) else value)
+def test_every_command_in_the_documents_is_one_that_parses(page: str, words: list[str]) -> None:
+    command: click.Command = COMMAND
+    while isinstance(command, click.Group):
+        assert words, f"{page}: a verb is missing"
+        assert words[0] in command.commands, f"{page}: headstart has no verb {words[0]!r}"
+        command, words = command.commands[words[0]], words[1:]
+    command.make_parser(click.Context(command)).parse_args(list(words))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_every_make_target_in_the_documents_exists() -> None:
+    known = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    used = {word for page in PAGES for word in re.findall(r"`?make ([a-z]+)`?\b", page.read_text())}
+    assert used <= known
+
+
+def test_every_imported_distribution_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {
+        re.split(r"[\[<>=~ ]", line)[0].lower() for line in project["dependencies"] + project["optional-dependencies"]["flows"]
+    }
+    names = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn", "pydantic_settings": "pydantic-settings"}
+    code = "\n".join(path.read_text() for room in ("heads", "flows") for path in (ROOT / room).rglob("*.py"))
+    imported = {
+        m for pair in re.findall(r"^\s*(?:from ([a-zA-Z_]\w*)[\w.]* import|import ([a-zA-Z_]\w*))", code, re.M) for m in pair if m
+    }
+    import sys
+
+    outside = imported - set(sys.stdlib_module_names) - {"flows", "heads"}
+    assert {names.get(name, name).lower() for name in outside} <= declared

@@ -1,0 +1,260 @@
+"""The gate: ranking, the paired test, its intervals, and every rule of promotion."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+
+from flows.errors import AskedWrongly
+from flows.gate import Policy, choose, decide, mcnemar, paired_interval, rank, wilson_interval
+from flows.records import Scored, ScoreTable, TrainedVariant, Verdict
+from heads.spec import Fit, Head, Variant
+
+METRIC = "label/accuracy"
+
+
+def trained(accuracy: float | None, *, seed: int = 0, parameters: int = 10, trained_parameters: int = 5) -> TrainedVariant:
+    variant = Variant(backbone="resnet18", heads=(Head(target="label"),), fit=Fit(seed=seed))
+    metrics = {"train/loss": 0.1} if accuracy is None else {f"val/{METRIC}": accuracy}
+    return TrainedVariant(
+        key=f"key{seed}",
+        variant=variant,
+        reused=False,
+        metrics=metrics,
+        num_parameters=parameters,
+        num_trained_parameters=trained_parameters,
+        num_forwarded=1,
+        seconds=1.0,
+        folder=Path("work"),
+    )
+
+
+def table(right: list[bool], *, bundle: str = "new", version: str = "v1", truth: str = "cat", wrong: str = "dog") -> ScoreTable:
+    rows = tuple(Scored(f"d{i}", "label", truth, truth if ok else wrong, 0.9) for i, ok in enumerate(right))
+    return ScoreTable(bundle, version, rows, {METRIC: sum(right) / len(right) if right else math.nan})
+
+
+def pair(both: int, fixed: int, broken: int, neither: int) -> tuple[ScoreTable, ScoreTable]:
+    new = [True] * both + [True] * fixed + [False] * broken + [False] * neither
+    old = [True] * both + [False] * fixed + [True] * broken + [False] * neither
+    return table(new), table(old, bundle="old")
+
+
+def gate(candidate: ScoreTable, champion: ScoreTable | None, policy: Policy | None = None, **more: object) -> Verdict:
+    return decide(candidate, champion, policy or Policy(METRIC), majority={"label": "dog"}, **more)  # type: ignore[arg-type]
+
+
+def binomial_sum(num_fixed: int, num_broken: int) -> float:
+    n, k = num_fixed + num_broken, min(num_fixed, num_broken)
+    return min(1.0, 2 * math.fsum(math.comb(n, i) for i in range(k + 1)) / math.pow(2, n))
+
+
+def test_the_best_on_validation_is_the_candidate() -> None:
+    variants = [trained(0.8, seed=0), trained(0.9, seed=1), trained(0.85, seed=2)]
+    assert choose(variants, METRIC) is variants[1]
+    assert [v.key for v in rank(variants, METRIC).variants] == ["key1", "key2", "key0"]
+
+
+def test_a_tie_goes_to_fewer_trained_then_fewer_parameters_then_the_plans_order() -> None:
+    big, small = trained(0.9, seed=0, trained_parameters=100), trained(0.9, seed=1, trained_parameters=5, parameters=20)
+    smaller, later = trained(0.9, seed=2, parameters=15), trained(0.9, seed=3, parameters=15)
+    assert [v.key for v in rank([big, small, smaller, later], METRIC).variants] == ["key2", "key3", "key1", "key0"]
+
+
+def test_a_diverged_variant_is_excluded_with_the_reason() -> None:
+    ranking = rank([trained(math.nan, seed=0), trained(0.7, seed=1)], METRIC)
+    assert [v.key for v in ranking.variants] == ["key1"]
+    assert len(ranking.excluded) == 1
+    assert "is nan" in ranking.excluded[0]
+
+
+@pytest.mark.parametrize("variants", [[], [trained(None)], [trained(math.nan)]])
+def test_nothing_to_rank_is_refused(variants: list[TrainedVariant]) -> None:
+    with pytest.raises(AskedWrongly, match="val/label/accuracy"):
+        choose(variants, METRIC)
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_equals_the_direct_binomial_sum(num_fixed: int, num_broken: int) -> None:
+    assert mcnemar(num_fixed, num_broken) == pytest.approx(binomial_sum(num_fixed, num_broken), abs=1e-12)
+
+
+def test_wilson_intervals_match_the_published_ones() -> None:
+    # Newcombe 1998, Statist. Med. 17:857-872, table I.
+    for right, n, low, high in [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ]:
+        assert wilson_interval(right, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_the_paired_interval_matches_the_published_one() -> None:
+    # Cavo et al. 2012 (59, 6, 16, 80), Tango's interval as in Fagerland et al. 2017, Statistical Analysis of Contingency Tables.
+    assert paired_interval(6, 16, 161) == pytest.approx((-0.1240, -0.0054), abs=5e-5)
+
+
+@pytest.mark.parametrize(("num_fixed", "num_broken", "n"), [(9, 2, 298), (0, 3, 50), (5, 5, 20), (12, 0, 40), (1, 0, 6)])
+def test_the_paired_interval_holds_what_a_score_test_with_the_numerical_likelihood_accepts(
+    num_fixed: int, num_broken: int, n: int
+) -> None:
+    def distance(difference: float) -> float:
+        def loss(share: float) -> float:
+            cells = (
+                (num_fixed, share + difference),
+                (num_broken, share),
+                (n - num_fixed - num_broken, 1 - 2 * share - difference),
+            )
+            return -sum(count * math.log(max(p, 1e-300)) for count, p in cells if count)
+
+        bounds = (max(0.0, -difference), (1 - difference) / 2)
+        share = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
+        return abs(num_fixed - num_broken - n * difference) / math.sqrt(n * (2 * share + difference * (1 - difference)))
+
+    for end in paired_interval(num_fixed, num_broken, n):
+        if abs(end) < 1:
+            assert distance(end) == pytest.approx(1.959964, abs=1e-3)
+
+
+def test_the_paired_interval_covers_the_truth_at_about_its_level() -> None:
+    n, fixed, broken = 60, 0.12, 0.07
+    covered = 0.0
+    for b in range(n + 1):
+        for c in range(n + 1 - b):
+            ways = math.comb(n, b) * math.comb(n - b, c)
+            chance = ways * fixed**b * broken**c * (1 - fixed - broken) ** (n - b - c)
+            if chance > 1e-9:
+                low, high = paired_interval(b, c, n)
+                covered += chance * (low <= fixed - broken <= high)
+    assert 0.94 <= covered <= 0.97
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 30))
+def test_the_paired_interval_holds_the_estimate_and_mirrors(num_fixed: int, num_broken: int, others: int) -> None:
+    n = max(1, num_fixed + num_broken + others)
+    low, high = paired_interval(num_fixed, num_broken, n)
+    assert -1 <= low <= (num_fixed - num_broken) / n <= high <= 1
+    assert paired_interval(num_broken, num_fixed, n) == pytest.approx((-high, -low), abs=1e-6)
+
+
+def test_a_clear_gain_over_the_champion_is_promoted_with_its_numbers() -> None:
+    verdict = gate(*pair(270, 20, 2, 6), champion_name="version 3")
+    assert verdict.promoted
+    assert "against 0.913 of version 3: +0.060" in verdict.reasons[0]
+    assert "(20 fixed, 2 broken), exact McNemar p < 0.001, below alpha 0.05" in verdict.reasons[0]
+    assert "at least min_gain 0" in verdict.reasons[1]
+    figures = verdict.figures
+    assert figures["p_value"] == pytest.approx(binomial_sum(20, 2))
+    assert (figures["num_samples"], figures["num_fixed"], figures["num_broken"]) == (298, 20, 2)
+    assert figures["gain_low"] < figures["gain"] < figures["gain_high"]
+    assert figures["metric_gain"] == pytest.approx(18 / 298)
+
+
+def test_an_unproven_gain_is_not_promoted() -> None:
+    verdict = gate(*pair(278, 9, 2, 9), champion_name="version 3")
+    assert not verdict.promoted
+    assert "+0.023" in verdict.reasons[0]
+    assert "(9 fixed, 2 broken), exact McNemar p = 0.065, not below alpha 0.05" in verdict.reasons[0]
+
+
+def test_a_significant_loss_is_not_promoted() -> None:
+    verdict = gate(*pair(270, 2, 20, 6))
+    assert not verdict.promoted
+    assert "but for the worse" in verdict.reasons[0]
+    assert "less than min_gain" in verdict.reasons[1]
+
+
+def test_a_proven_gain_below_min_gain_is_not_promoted() -> None:
+    verdict = gate(*pair(270, 20, 2, 6), Policy(METRIC, min_gain=0.1))
+    assert not verdict.promoted
+    assert "less than min_gain 0.1" in verdict.reasons[1]
+
+
+def test_a_gain_of_exactly_min_gain_is_enough() -> None:
+    assert gate(*pair(80, 12, 2, 6), Policy(METRIC, min_gain=0.1)).promoted
+
+
+def test_a_first_model_must_beat_the_majority_class() -> None:
+    good = table([True] * 45 + [False] * 5)
+    verdict = decide(good, None, Policy(METRIC), majority={"label": "dog"})
+    assert verdict.promoted
+    assert "against 0.000 of always answering 'dog'" in verdict.reasons[0]
+    assert not decide(good, None, Policy(METRIC), majority={"label": "cat"}).promoted
+
+
+def test_a_first_model_that_answers_the_majority_class_is_not_promoted() -> None:
+    rows = tuple(Scored(f"d{i}", "label", "dog" if i < 30 else "cat", "dog", 0.9) for i in range(50))
+    verdict = gate(ScoreTable("new", "v1", rows, {METRIC: 0.6}), None)
+    assert not verdict.promoted
+    assert "(0 fixed, 0 broken), exact McNemar p = 1.000" in verdict.reasons[0]
+
+
+def test_the_champion_itself_is_not_promoted_again() -> None:
+    champion = table([True] * 9 + [False])
+    verdict = gate(champion, champion)
+    assert not verdict.promoted
+    assert "is the champion already" in verdict.reasons[0]
+
+
+def test_a_model_that_a_person_rolled_back_is_not_promoted() -> None:
+    verdict = gate(*pair(270, 20, 2, 6), withdrawn=True)
+    assert not verdict.promoted
+    assert "rolled this very model back" in verdict.reasons[0]
+
+
+def test_an_empty_holdout_proves_nothing() -> None:
+    verdict = gate(table([]), None)
+    assert not verdict.promoted
+    assert "no sample" in verdict.reasons[0]
+
+
+def test_a_holdout_too_small_for_any_challenger_is_said_so() -> None:
+    verdict = gate(*pair(56, 4, 0, 0))
+    assert not verdict.promoted
+    assert "misreads only 4 of 60 samples: even a model without a mistake would reach p = 0.125" in verdict.reasons[-1]
+
+
+@pytest.mark.parametrize(
+    ("champion", "words"),
+    [
+        (table([True] * 4, bundle="old", version="v0"), "data version 'v1', the champion on 'v0'"),
+        (table([True] * 3, bundle="old"), "different samples"),
+        (table([True] * 4, bundle="old", truth="bird"), "different samples"),
+    ],
+)
+def test_tables_of_other_samples_are_refused(champion: ScoreTable, words: str) -> None:
+    with pytest.raises(AskedWrongly, match=words):
+        gate(table([True] * 4), champion)
+
+
+def test_the_measures_own_target_is_tested() -> None:
+    def both(bundle: str, species_right: int) -> ScoreTable:
+        rows = [Scored(f"d{i}", "breed", "a", "a", 0.9) for i in range(40)]
+        rows += [Scored(f"d{i}", "species", "cat", "cat" if i < species_right else "dog", 0.9) for i in range(40)]
+        return ScoreTable(bundle, "v1", tuple(rows), {"breed/accuracy": 1.0, "species/f1_macro": species_right / 40})
+
+    verdict = decide(both("new", 36), both("old", 20), Policy("species/f1_macro"), majority={"species": "dog"})
+    assert verdict.promoted
+    assert verdict.figures["num_fixed"] == 16
+    assert "holdout species/f1_macro 0.900 against 0.500" in verdict.reasons[1]
+
+
+def test_a_measure_that_a_table_lacks_is_named() -> None:
+    with pytest.raises(AskedWrongly, match="'label/auroc'; it has: label/accuracy"):
+        gate(*pair(10, 5, 0, 0), Policy("label/auroc"))
+
+
+def test_equal_challengers_are_promoted_no_more_often_than_alpha() -> None:
+    random, nights, promoted = np.random.default_rng(0), 600, 0
+    for _ in range(nights):
+        easy = random.random(120) < 0.8  # both models read the same samples easily, as real ones do
+        new, old = (easy & (random.random(120) < 0.97) | (random.random(120) < 0.5) for _ in range(2))
+        promoted += gate(table(list(map(bool, new))), table(list(map(bool, old)), bundle="old")).promoted
+    assert promoted / nights <= 0.05

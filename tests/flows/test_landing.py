@@ -1,0 +1,412 @@
+"""Sources of every layout, brought into a data folder."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+from PIL import Image
+
+from flows.errors import AskedWrongly, Busy, Unreachable
+from flows.landing import IngestReport, ingest
+from flows.manifest import parse, split_counts
+from flows.records import Sample
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+SETS = {"pets3": (598, 298), "hymenoptera": (397, 34), "sign_digits": (2062, 250), "camvid": (701, 233)}
+
+
+def draw(path: Path, seed: int, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = hashlib.sha512(str(seed).encode()).digest() * 256
+    Image.frombytes(mode, size, noise[: size[0] * size[1] * len(mode)]).save(path)
+    return path
+
+
+def class_folders(root: Path, per_class: int = 20, classes: tuple[str, ...] = ("ant", "bee"), first: int = 0) -> Path:
+    for number, name in enumerate(classes):
+        for index in range(per_class):
+            draw(root / name / f"{first + index}.png", first + 1000 * number + index)
+    return root
+
+
+def samples(data: Path) -> dict[str, Sample]:
+    return {sample.file: sample for sample in parse((data / "manifest.csv").read_text())}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "workspace" / "data"
+
+
+def test_the_digits_are_the_same_bytes_everywhere(data: Path) -> None:
+    report = ingest("digits", data)
+    text = (data / "manifest.csv").read_text()
+    assert report == IngestReport(1797, 0, 0, 0, (), (), 1797)
+    assert hashlib.sha256(text.encode()).hexdigest() == "d41e4e14a8387a96f2c8ec32f7a769e367521702bb3655a793a9474bf20ebe5c"
+    with Image.open(data / "images/0/0000.bmp") as image:
+        assert (image.mode, image.size, image.getpixel((2, 0))) == ("L", (8, 8), 80)
+
+
+def test_ingesting_again_changes_nothing(data: Path) -> None:
+    ingest("digits", data)
+    before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
+    report = ingest("digits", data)
+    assert (report.unchanged, report.added, report.updated) == (1797, 0, 0)
+    assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_real_set_comes_in_whole(name: str, data: Path) -> None:
+    source = SHARED / name
+    if not source.is_dir():
+        pytest.skip(f"the set {name} is not beside this checkout")
+    report = ingest(str(source), data)
+    found = samples(data)
+    assert (report.num_samples, split_counts(found.values())["test"]) == SETS[name]
+    assert (report.quarantined, report.warnings) == ((), ())
+    assert all((data / file).is_file() for file in found)
+    assert all(
+        (data / cell).is_file() for s in found.values() for cell in s.labels.values() if cell and cell.startswith("masks/")
+    )
+    if name == "pets3":
+        assert tuple(next(iter(found.values())).labels) == ("breed", "species", "mask")
+        assert ingest(str(source), data).unchanged == report.num_samples
+
+
+def test_class_folders_become_a_target_called_label(tmp_path: Path, data: Path) -> None:
+    source = class_folders(tmp_path / "source")
+    (source / "README.md").write_text("words")
+    (source / ".hidden").mkdir()
+    draw(source / ".hidden" / "x.png", 9)
+    report = ingest(source, data)
+    found = samples(data)
+    assert report.num_samples == 40
+    assert found["images/ant/0.png"].labels == {"label": "ant"}
+    assert all(split_counts(found.values()).values())
+
+
+def test_split_folders_keep_their_splits_and_other_names_of_them(tmp_path: Path, data: Path) -> None:
+    for split, first in (("trainval", 0), ("valid", 100), ("test", 200)):
+        class_folders(tmp_path / "source" / split, 6, first=first)
+    ingest(tmp_path / "source", data)
+    assert split_counts(samples(data).values()) == {"train": 12, "val": 12, "test": 12}
+    assert samples(data)["images/valid/ant/100.png"].split == "val"
+
+
+def table_source(root: Path, lines: list[str], num_images: int = 24, images: str = "images") -> Path:
+    for index in range(num_images):
+        draw(root / images / f"{index}.png", index)
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_a_table_gives_targets_splits_groups_and_missing_labels(tmp_path: Path, data: Path) -> None:
+    lines = ["file,breed,species,split,group"]
+    lines += [f"{i}.png,{'ab'[i % 2]},{'' if i == 3 else 'xy'[i % 2]},{('train', 'val', 'test')[i % 3]},g{i}" for i in range(24)]
+    ingest(table_source(tmp_path / "source", lines), data)
+    found = samples(data)["images/3.png"]
+    assert (found.labels, found.split, found.group) == ({"breed": "b", "species": None}, "train", "g3")
+
+
+def test_a_parquet_table_reads_like_a_csv_one(tmp_path: Path, data: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    source = table_source(tmp_path / "source", ["file,x"])
+    (source / "labels.csv").unlink()
+    columns = {"file": [f"images/{i}.png" for i in range(24)], "count": [None if i == 3 else i % 2 for i in range(24)]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), source / "labels.parquet")
+    ingest(source, data)
+    assert samples(data)["images/3.png"].labels == {"count": None}
+    assert samples(data)["images/5.png"].labels == {"count": "1"}
+
+
+def test_a_column_of_image_paths_is_a_mask_target(tmp_path: Path, data: Path) -> None:
+    lines = ["file,kind,outline"] + [f"{i}.png,{'ab'[i % 2]},{'' if i == 3 else f'drawn/m{i}.png'}" for i in range(24)]
+    source = table_source(tmp_path / "source", lines)
+    for index in range(24):
+        draw(source / "drawn" / f"m{index}.png", index, mode="L")
+    ingest(source, data)
+    assert samples(data)["images/4.png"].labels == {"kind": "a", "outline": "masks/drawn/m4.png"}
+    assert samples(data)["images/3.png"].labels == {"kind": "b", "outline": None}
+    assert (data / "masks/drawn/m4.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"), [("images", "masks"), ("train", "trainannot"), ("train", "train_masks"), ("train/images", "train/masks")]
+)
+def test_pairs_of_the_same_stem_make_a_target_called_mask(tmp_path: Path, data: Path, images: str, masks: str) -> None:
+    for index in range(24):
+        draw(tmp_path / "source" / images / f"{index}.jpg", index)
+        draw(tmp_path / "source" / masks / f"{index}.png", index, mode="L")
+    ingest(tmp_path / "source", data)
+    found = samples(data)
+    assert len(found) == 24
+    assert all(sample.labels["mask"] and (data / sample.labels["mask"]).is_file() for sample in found.values())
+
+
+def test_a_bad_image_costs_one_line_in_the_quarantine(tmp_path: Path, data: Path) -> None:
+    source = class_folders(tmp_path / "source")
+    (source / "ant" / "torn.jpg").write_bytes(b"not an image")
+    whole = draw(source / "ant" / "cut.png", 77, (64, 64)).read_bytes()
+    (source / "ant" / "cut.png").write_bytes(whole[:-3000])
+    report = ingest(source, data, max_bad_share=0.1)
+    assert [file for file, _ in report.quarantined] == ["ant/cut.png", "ant/torn.jpg"]
+    assert report.quarantined[1][1] == "not an image of a known format"
+    assert "images/ant/torn.jpg" not in samples(data)
+    assert not (data / "images/ant/torn.jpg").exists()
+    listed = (data / "quarantine.csv").read_text()
+    assert listed.splitlines()[0] == "file,digest,reason"
+    assert hashlib.md5(b"not an image").hexdigest() in listed
+    ingest(source, data, max_bad_share=0.1)
+    assert (data / "quarantine.csv").read_text() == listed
+    shutil.rmtree(source / "ant")
+    draw(source / "ant" / "torn.jpg", 5)
+    ingest(source, data)
+    assert "torn" not in (data / "quarantine.csv").read_text()
+
+
+def test_a_mask_of_another_size_or_with_colours_sets_its_image_aside(tmp_path: Path, data: Path) -> None:
+    for index in range(60):
+        draw(tmp_path / "source/images" / f"{index}.png", index)
+        draw(tmp_path / "source/masks" / f"{index}.png", index, mode="L")
+    draw(tmp_path / "source/masks/1.png", 1, (8, 4), "L")
+    draw(tmp_path / "source/masks/2.png", 2)
+    report = ingest(tmp_path / "source", data)
+    reasons = dict(report.quarantined)
+    assert reasons.keys() == {"1.png", "2.png"}
+    assert "8x4" in reasons["1.png"]
+    assert "3 channels" in reasons["2.png"]
+
+
+def test_a_row_without_its_image_is_quarantined(tmp_path: Path, data: Path) -> None:
+    lines = ["file,kind"] + [f"{i}.png,{'ab'[i % 2]}" for i in range(25)]
+    report = ingest(table_source(tmp_path / "source", lines), data)
+    assert report.quarantined == (("24.png", "no such image in the source"),)
+
+
+def too_many_bad(root: Path) -> None:
+    class_folders(root)
+    for index in range(3):
+        (root / "ant" / f"torn{index}.jpg").write_bytes(b"no")
+
+
+def flat(root: Path) -> None:
+    for index in range(5):
+        draw(root / f"{index}.png", index)
+
+
+REFUSED = {
+    "a missing source": (lambda root: None, "not a folder"),
+    "an empty source": (lambda root: root.mkdir(), "empty"),
+    "no image at all": (lambda root: (root.mkdir(), (root / "notes.txt").write_text("x")), "empty"),
+    "one class only": (lambda root: class_folders(root, classes=("ant",)), "one class only.*ant"),
+    "one class in a table": (
+        lambda root: table_source(root, ["file,kind"] + [f"{i}.png,a" for i in range(24)]),
+        "one class only.*kind: a",
+    ),
+    "no layout": (flat, "<class>"),
+    "too many bad images": (too_many_bad, "3 of 43 images are bad"),
+    "a table without targets": (lambda root: table_source(root, ["file,split", "1.png,train"]), "no target"),
+    "a table without files": (lambda root: table_source(root, ["name,kind", "1.png,a"]), "no column 'file'"),
+    "an unknown split": (
+        lambda root: table_source(root, ["file,kind,split", "1.png,a,holdout", "2.png,b,train"]),
+        "holdout.*allowed",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_wrong_source_is_refused_and_nothing_changes(case: str, tmp_path: Path, data: Path) -> None:
+    make, words = REFUSED[case]
+    make(tmp_path / "source")
+    with pytest.raises(AskedWrongly, match=words):
+        ingest(str(tmp_path / "source"), data)
+    assert not data.exists()
+    ingest(class_folders(tmp_path / "good"), data)
+    before = tree(data)
+    with pytest.raises(AskedWrongly, match=words):
+        ingest(str(tmp_path / "source"), data, mirror=True)
+    assert tree(data) == before
+
+
+def test_new_images_are_added_changed_ones_updated_and_none_removed(tmp_path: Path, data: Path) -> None:
+    source = class_folders(tmp_path / "source")
+    ingest(source, data)
+    before = samples(data)
+    (source / "ant" / "1.png").unlink()
+    draw(source / "ant" / "2.png", 555)
+    draw(source / "bee" / "new.png", 556)
+    report = ingest(source, data)
+    after = samples(data)
+    assert (report.added, report.updated, report.removed, report.unchanged) == (1, 1, 0, 39)
+    assert after["images/ant/2.png"].digest == hashlib.md5((data / "images/ant/2.png").read_bytes()).hexdigest()
+    assert {file: sample.split for file, sample in before.items()}.items() <= {f: s.split for f, s in after.items()}.items()
+
+
+def test_only_a_mirror_removes(tmp_path: Path, data: Path) -> None:
+    source = class_folders(tmp_path / "source")
+    ingest(source, data)
+    (source / "ant" / "1.png").unlink()
+    report = ingest(source, data, mirror=True)
+    assert (report.removed, report.num_samples) == (1, 39)
+    assert not (data / "images/ant/1.png").exists()
+
+
+def test_a_lost_or_altered_working_file_is_brought_back(tmp_path: Path, data: Path) -> None:
+    source = class_folders(tmp_path / "source")
+    ingest(source, data)
+    before = tree(data)
+    (data / "images/ant/1.png").unlink()
+    (data / "images/ant/2.png").write_bytes(b"x")
+    assert ingest(source, data).updated == 2
+    assert tree(data) == before
+
+
+def test_another_source_adds_its_columns_and_leaves_the_rest_missing(tmp_path: Path, data: Path) -> None:
+    ingest(class_folders(tmp_path / "source"), data)
+    lines = ["file,kind"] + [f"{i}.png,{'ab'[i % 2]}" for i in range(24)]
+    ingest(table_source(tmp_path / "other", lines), data)
+    assert samples(data)["images/ant/1.png"].labels == {"label": "ant", "kind": None}
+    assert samples(data)["images/1.png"].labels == {"label": None, "kind": "b"}
+
+
+def test_more_images_of_one_known_class_are_welcome(tmp_path: Path, data: Path) -> None:
+    ingest(class_folders(tmp_path / "source"), data)
+    assert ingest(class_folders(tmp_path / "more", 3, ("bee",), first=500), data).added == 3
+
+
+def test_the_same_bytes_never_straddle_two_splits(tmp_path: Path, data: Path) -> None:
+    source = tmp_path / "source"
+    for split, first in (("train", 0), ("val", 100), ("test", 200)):
+        class_folders(source / split, 6, first=first)
+    shutil.copy(source / "train/ant/0.png", source / "test/ant/copy.png")
+    report = ingest(source, data)
+    assert samples(data)["images/train/ant/0.png"].split == "test"
+    assert any("same bytes" in warning for warning in report.warnings)
+
+
+def test_a_class_too_small_to_split_stays_in_train_and_is_named(tmp_path: Path, data: Path) -> None:
+    source = class_folders(tmp_path / "source")
+    class_folders(source, 4, ("wasp",), first=300)
+    report = ingest(source, data)
+    assert {sample.split for file, sample in samples(data).items() if "wasp" in file} == {"train"}
+    assert any("'wasp' of label is too small" in warning for warning in report.warnings)
+
+
+def test_two_writers_at_once_are_refused(tmp_path: Path, data: Path) -> None:
+    storage = data.parent / ".headstart"
+    storage.mkdir(parents=True)
+    with (storage / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(Busy, match="is writing the data"):
+            ingest(class_folders(tmp_path / "source"), data)
+
+
+def test_progress_counts_every_image(tmp_path: Path, data: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    ingest(class_folders(tmp_path / "source"), data, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(number, 40) for number in range(1, 41)]
+
+
+class Bucket(BaseHTTPRequestHandler):
+    """Just enough of S3: a bucket called `pets` that lists and gives objects, two to a page."""
+
+    objects: dict[str, bytes]
+    fetched: list[str]
+
+    def do_GET(self) -> None:
+        address = urlsplit(self.path)
+        query = parse_qs(address.query)
+        key = unquote(address.path).removeprefix("/pets/")
+        if not address.path.startswith("/pets"):
+            return self._answer(404, b"<Error><Code>NoSuchBucket</Code><Message>no such bucket</Message></Error>")
+        if "list-type" in query:
+            return self._answer(200, self._listing(query.get("prefix", [""])[0], int(query.get("continuation-token", ["0"])[0])))
+        self.fetched.append(key)
+        return self._answer(200, self.objects[key])
+
+    def do_HEAD(self) -> None:
+        key = unquote(urlsplit(self.path).path).removeprefix("/pets/")
+        self._answer(200, self.objects[key], body=False)
+
+    def _listing(self, prefix: str, start: int) -> bytes:
+        keys = sorted(key for key in self.objects if key.startswith(prefix))
+        items = "".join(
+            f"<Contents><Key>{key}</Key><ETag>{hashlib.md5(self.objects[key]).hexdigest()}</ETag><Size>{len(self.objects[key])}</Size></Contents>"
+            for key in keys[start : start + 2]
+        )
+        more = (
+            f"<IsTruncated>true</IsTruncated><NextContinuationToken>{start + 2}</NextContinuationToken>"
+            if start + 2 < len(keys)
+            else ""
+        )
+        return f"<ListBucketResult>{more}{items}</ListBucketResult>".encode()
+
+    def _answer(self, status: int, content: bytes, body: bool = True) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", hashlib.md5(content).hexdigest())
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Bucket]]:
+    handler = type("OneBucket", (Bucket,), {"objects": {}, "fetched": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
+    for name, value in (("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"), ("AWS_DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(name, value)
+    yield handler
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_bucket_is_listed_and_only_what_is_new_is_fetched(bucket: type[Bucket], tmp_path: Path, data: Path) -> None:
+    source = class_folders(tmp_path / "source", 7)
+    bucket.objects.update({f"in/{path.relative_to(source).as_posix()}": path.read_bytes() for path in source.rglob("*.png")})
+    bucket.objects["elsewhere/ant/1.png"] = b"no"
+    assert ingest("s3://pets/in", data).added == 14
+    bucket.fetched.clear()
+    image = io.BytesIO()
+    Image.new("RGB", (5, 5)).save(image, "png")
+    bucket.objects["in/bee/1.png"] = image.getvalue()
+    del bucket.objects["in/ant/2.png"]
+    report = ingest("s3://pets/in/", data, mirror=True)
+    assert (report.added, report.updated, report.removed, report.unchanged) == (0, 1, 1, 12)
+    assert bucket.fetched == ["in/bee/1.png"]
+    assert ingest("s3://pets/in", data).unchanged == 13
+
+
+def test_a_bucket_that_is_empty_or_missing_is_refused(bucket: type[Bucket], data: Path) -> None:
+    with pytest.raises(AskedWrongly, match="empty"):
+        ingest("s3://pets/nothing", data)
+    with pytest.raises(AskedWrongly, match="NoSuchBucket"):
+        ingest("s3://other/in", data)
+
+
+def test_an_s3_server_that_does_not_answer_is_named(bucket: type[Bucket], monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    with pytest.raises(Unreachable, match="AWS_ENDPOINT_URL_S3"):
+        ingest("s3://pets/in", data)

@@ -1,0 +1,70 @@
+"""Pictures: that they are drawn whatever the names and numbers, and are as large as a screen takes."""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flows import pictures
+
+
+def _size(png: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.format == "PNG"
+        assert len(set(image.convert("L").tobytes())) > 8, "the picture is blank"
+        return image.size
+
+
+def _epochs(num: int) -> list[dict[str, Any]]:
+    measures = {"train/loss": 0.5, "val/label/loss": 0.6, "val/label/accuracy": 0.9, "val/odd $name/accuracy": 0.8}
+    return [{"epoch": i, "phase": i // 2, "metrics": measures, "seconds": 1.0} for i in range(num)]
+
+
+@pytest.mark.parametrize("num_classes", [2, 10, 100])
+def test_a_confusion_matrix_fits_a_screen_with_two_or_a_hundred_classes(num_classes: int) -> None:
+    matrix = (np.eye(num_classes, dtype=int) * 9 + 1).tolist()
+    width, height = _size(pictures.confusion_matrix(matrix, [f"class {i}" for i in range(num_classes)], "label"))
+    assert 300 < height <= width < 2000
+
+
+def test_class_names_that_look_like_formulas_or_lack_a_glyph_are_drawn() -> None:
+    names = ["$\\frac{$", "猫", "a" * 200, "", "$5 & $6"]
+    _size(pictures.confusion_matrix(np.eye(5, dtype=int).tolist(), names, "$label"))
+
+
+def test_a_class_without_samples_does_not_divide_by_zero() -> None:
+    _size(pictures.confusion_matrix([[0, 0], [1, 2]], ["a", "b"], "label"))
+    _size(pictures.confusion_matrix([[0, 0], [0, 0]], ["a", "b"], "label"))
+
+
+@pytest.mark.parametrize("num_epochs", [0, 1, 40])
+def test_learning_curves_are_drawn_for_none_one_and_many_epochs(num_epochs: int) -> None:
+    width, height = _size(pictures.learning_curves(_epochs(num_epochs), 0))
+    assert height < width
+
+
+def test_a_measure_that_is_not_a_number_leaves_a_gap() -> None:
+    epochs = _epochs(3)
+    epochs[1]["metrics"] = {"train/loss": math.nan, "val/label/accuracy": math.inf}
+    _size(pictures.learning_curves(epochs, 2))
+
+
+def test_a_leaderboard_is_drawn_for_one_and_for_a_hundred_variants() -> None:
+    assert _size(pictures.leaderboard(["one"], [0.9], "val/label/accuracy", 0))[1] < 300
+    assert _size(pictures.leaderboard([f"v{i}" for i in range(100)], [math.nan] + [0.9] * 99, "val/label/accuracy"))[1] < 2500
+
+
+def test_a_variant_gets_curves_and_a_confusion_matrix_a_target() -> None:
+    result = {"epochs": _epochs(2), "best_epoch": 1, "confusion": {"a/b": [[1, 0], [0, 1]]}, "classes": {"a/b": ["x", "y"]}}
+    assert set(pictures.draw_variant(result)) == {"learning_curves.png", "confusion_a_b.png"}
+
+
+def test_drawing_needs_no_screen_and_no_global_figures() -> None:
+    pictures.leaderboard(["one"], [0.9], "loss")
+    assert "matplotlib.pyplot" not in sys.modules

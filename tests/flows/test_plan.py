@@ -1,0 +1,334 @@
+"""The plan: reading, words for what is wrong, expansion, and the keys of work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from flows.errors import AskedWrongly
+from flows.plan import (
+    FitGrid,
+    Plan,
+    check_data,
+    describe,
+    expand,
+    label,
+    parse_plan,
+    primary_metric,
+    read_plan,
+    retraining_key,
+    work_key,
+)
+from flows.records import DataVersion, Sample
+from heads.spec import BACKBONE_STAGES, Fit
+
+PLANS = Path(__file__).parents[2] / "flows" / "plans"
+
+
+def version(**columns: tuple[str | None, ...]) -> DataVersion:
+    """A data version of two samples a split; each column gives the labels a split cycles through."""
+    columns = columns or {"label": ("ant", "bee")}
+    samples = tuple(
+        Sample(f"{split}{i}", f"{split}{i}.png", split, {name: labels[i % len(labels)] for name, labels in columns.items()})
+        for split in ("train", "val", "test")
+        for i in range(2)
+    )
+    return DataVersion("d" * 32, "r1", samples, Path("data"), ())
+
+
+def plan(**fields: object) -> Plan:
+    return parse_plan({"name": "demo", **fields})
+
+
+def refusal(text: str, tmp_path: Path) -> str:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(AskedWrongly) as caught:
+        read_plan(path)
+    message = str(caught.value)
+    assert "Value error" not in message
+    assert "pydantic" not in message
+    return message
+
+
+@pytest.mark.parametrize("path", sorted(PLANS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_example_plans_are_valid(path: Path) -> None:
+    asked = read_plan(path)
+    assert expand(asked, version(breed=("a", "b")) if asked.targets else version())
+
+
+def test_the_demo_asks_for_four_variants() -> None:
+    asked = read_plan(PLANS / "demo.yaml")
+    variants = expand(asked, version())
+    assert asked.name == "digits"
+    assert len({v.backbone for v in variants}) == 2
+    assert len({v.heads[0].design for v in variants}) == 2
+    assert len(variants) == 4
+
+
+def test_a_plan_needs_no_more_than_a_name() -> None:
+    asked = plan()
+    assert (asked.backbones, asked.heads, asked.freeze, asked.weights) == (("mobilenet_v2",), ("linear",), ("all",), "imagenet")
+
+
+def test_one_value_stands_for_a_list_of_one() -> None:
+    lists = plan(backbones=["resnet18"], heads=["mlp"], freeze=["lp_ft"], targets=[{"column": "label"}], fit={"epochs": [3]})
+    plain = plan(backbones="resnet18", heads="mlp", freeze="lp_ft", targets="label", fit={"epochs": 3})
+    assert expand(lists, version()) == expand(plain, version())
+
+
+def test_left_out_freezing_without_weights_is_none() -> None:
+    assert plan(weights="none").freeze == ("none",)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: a\nfit: {epohcs: 3}", ["fit.epohcs", "did you mean 'epochs'?", "allowed: epochs, batch_size"]),
+        ("name: a\nfrezee: all", ["frezee", "did you mean 'freeze'?", "allowed: name, targets"]),
+        ("name: a\ntargets: [{colum: x}]", ["targets.0.colum", "did you mean 'column'?", "targets.0.column: missing"]),
+        ("name: a\nworkers: {gpus: 1}", ["workers.gpus", "allowed: count, gpus_per_worker, cpus_per_worker"]),
+        ("name: a\nbackbones: [mobilnet_v2]", ["'mobilnet_v2' is unknown", "did you mean 'mobilenet_v2'?", "resnet18"]),
+        ("name: a\nheads: [transformerz]", ["head design 'transformerz' is unknown", "allowed: linear, mlp"]),
+        ("name: a\nfreeze: ['upto:nosuch']", ["upto:nosuch", "mobilenet_v2 has no stage", "allowed: stem, stage1"]),
+        ("name: a\nfreeze: half", ["'half' is unknown", "upto:<stage>"]),
+        ("name: a\nbackbones: [resnet18, mobilenet_v2]\nfreeze: upto:layer2", ["mobilenet_v2 has no stage 'layer2'"]),
+        ("name: a\nweights: none\nfreeze: all", ["freeze 'all' with weights 'none'", "random"]),
+        ("name: a\nweights: none\nfreeze: [none, upto:stem]", ["freeze 'upto:stem' with weights 'none'"]),
+        ("name: a\nweights: imagnet", ["did you mean 'imagenet'?", "none, or a weights file"]),
+        ("name: a\nweights: champion", ["'champion' cannot be used yet", "allowed: imagenet, none"]),
+        ("name: a\nweights: s3://b/c.pth", ["cannot be used yet", "allowed: imagenet, none"]),
+        ("name: a\nweights: w.pth\nbackbones: [resnet18, resnet34]", ["'w.pth' is one file", "resnet18, resnet34"]),
+        ("name: a\nfit: {epochs: -1}", ["fit.epochs: should be greater than 0, got -1"]),
+        ("name: a\nfit: {epochs: [3, 0]}", ["fit.epochs.1: should be greater than 0, got 0"]),
+        ("name: a\nfit: {epochs: 2.5}", ["fit.epochs: should be a whole number, got 2.5"]),
+        ("name: a\nfit: {epochs: true}", ["fit.epochs: should be a number, not true or false"]),
+        ("name: a\nfit: {patience: {a: 1}}", ["fit.patience: should be a whole number, got {'a': 1}"]),
+        ("name: a\nfit: {learning_rate: []}", ["fit.learning_rate: should hold at least one value"]),
+        ("name: a\nfit: {learning_rate: .nan}", ["fit.learning_rate", "got nan"]),
+        ("name: a\nfit: {augment: heavy}", ["fit.augment: should be 'none' or 'light', got 'heavy'"]),
+        ("name: a\nfit: 3", ["fit: should be a mapping"]),
+        ("name: a\ntargets: [{column: x, task: segmentation}]", ["targets.0.task", "'classification'", "got 'segmentation'"]),
+        ("name: a\ntargets: [x, x]", ["named twice: x, x"]),
+        ("name: a\npromotion: {metric: breed/acuracy}", ["did you mean 'accuracy'?", "f1_macro"]),
+        ("name: a\npromotion: {metric: accuracy}", ["names no target; write <column>/accuracy"]),
+        ("backbones: [mobilenet_v2]", ["name: missing"]),
+        ("name: a b", ["'a b' is not a name", "letters, digits"]),
+        ("name: 2024", ["name: should be text, got 2024", "quotes"]),
+        ("name: [a", ["not valid YAML, line 1, column 9"]),
+        ("name: a\nfit:\n\tepochs: 3", ["not valid YAML, line 3, column 1"]),
+        ("name: a\nname: b", ["line 2, column 1", "'name' stands twice"]),
+        ("- name: a", ["a mapping of keys to values is expected"]),
+        ("", ["a mapping of keys to values is expected, got nothing"]),
+    ],
+)
+def test_a_wrong_plan_is_refused_with_words_that_help(text: str, words: list[str], tmp_path: Path) -> None:
+    message = refusal(text, tmp_path)
+    assert [word for word in words if word not in message] == []
+
+
+def test_every_fault_is_named_once(tmp_path: Path) -> None:
+    message = refusal("name: a\nfit: {batch_size: x, seed: [1, y]}\ntargets: [{column: x, task: z}]", tmp_path)
+    assert message.splitlines()[1:] == [
+        "  - targets.0.task: should be 'classification', got 'z'",
+        "  - fit.batch_size: should be a whole number, got 'x'",
+        "  - fit.seed.1: should be a whole number, got 'y'",
+    ]
+
+
+def test_a_missing_plan_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(AskedWrongly, match="there is no plan"):
+        read_plan(tmp_path / "nosuch.yaml")
+    with pytest.raises(AskedWrongly, match="cannot be read"):
+        read_plan(tmp_path)
+
+
+def test_a_relative_weights_file_counts_from_the_current_directory_then_from_the_plans_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    (there / "plan.yaml").write_text("name: a\nweights: w.pth")
+    monkeypatch.chdir(here)
+    assert read_plan(there / "plan.yaml").weights == "w.pth"
+    (there / "w.pth").touch()
+    assert read_plan(there / "plan.yaml").weights == str(there / "w.pth")
+    (here / "w.pth").touch()
+    assert read_plan(there / "plan.yaml").weights == str(here / "w.pth")
+
+
+def test_a_plan_survives_the_form() -> None:
+    asked = plan(targets="label", freeze=["all", "lp_ft"], fit={"learning_rate": [1e-3, "3e-4"], "patience": 2})
+    assert parse_plan(asked.model_dump(mode="json")) == asked
+    assert Plan.model_validate_json(asked.model_dump_json()) == asked
+
+
+def test_a_plan_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        plan().name = "other"  # type: ignore[misc]
+
+
+def test_every_field_of_the_form_says_what_it_is() -> None:
+    schema = Plan.model_json_schema()
+    for properties in (schema["properties"], *(part["properties"] for part in schema["$defs"].values())):
+        assert [name for name, field in properties.items() if not field.get("description")] == []
+    assert schema["properties"]["backbones"]["items"]["enum"] == list(BACKBONE_STAGES)
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "learning_rate", "weight_decay", "image_size_px", "seed", "patience"])
+@pytest.mark.parametrize("value", [-1, 0, 1e-9, 1, 31, 32, 1024, 1025, 2**31 - 1, 2**31])
+def test_the_grid_allows_exactly_what_a_fit_allows(name: str, value: float) -> None:
+    def allowed(model: type[Fit] | type[FitGrid], given: object) -> bool:
+        try:
+            model.model_validate({name: given})
+        except ValidationError:
+            return False
+        return True
+
+    assert allowed(FitGrid, value) == allowed(Fit, value) == allowed(FitGrid, [value])
+
+
+def test_the_grid_has_the_settings_and_defaults_of_a_fit() -> None:
+    assert FitGrid().model_dump() == Fit().model_dump()
+
+
+def test_a_grid_is_expanded_in_the_plans_order_and_each_variant_once() -> None:
+    asked = plan(
+        backbones=["resnet18", "mobilenet_v2"],
+        heads=["linear", "mlp", "linear"],
+        freeze=["all"],
+        fit={"learning_rate": [1e-3, 3e-4]},
+    )
+    found = [(v.backbone, v.heads[0].design, v.fit.learning_rate) for v in expand(asked, version())]
+    assert found == [(b, h, r) for b in ("resnet18", "mobilenet_v2") for h in ("linear", "mlp") for r in (1e-3, 3e-4)]
+
+
+def test_every_target_tries_every_design() -> None:
+    data = version(breed=("a", "b"), species=("cat", "dog"))
+    variants = expand(plan(targets=["species", "breed"], heads=["linear", "mlp"]), data)
+    assert [{h.target: h.design for h in v.heads} for v in variants] == [
+        {"breed": one, "species": other} for one in ("linear", "mlp") for other in ("linear", "mlp")
+    ]
+    assert label(variants[1], variants) == "mobilenet_v2 · breed linear + species mlp · all"
+
+
+def test_a_grid_that_is_too_large_is_refused_before_it_is_built() -> None:
+    asked = plan(heads=["linear", "mlp"], fit={"seed": list(range(10_000)), "epochs": [1, 2]})
+    with pytest.raises(AskedWrongly, match=r"40000 variants \(2 heads x 2 fit.epochs x 10000 fit.seed\); at most 512"):
+        expand(asked, version())
+
+
+def test_the_one_target_of_a_data_set_need_not_be_named() -> None:
+    assert expand(plan(), version())[0].heads[0].target == "label"
+    assert expand(plan(), version(breed=("a", "b"), mask=("m.png",)))[0].heads[0].target == "breed"
+
+
+@pytest.mark.parametrize(
+    ("fields", "columns", "words"),
+    [
+        ({}, {"breed": ("a", "b"), "species": ("c", "d")}, "its columns are breed, species; name them"),
+        ({}, {"mask": ("m.png",)}, "its columns are mask; only class labels can be trained yet"),
+        ({"targets": "mask"}, {"breed": ("a", "b"), "mask": ("m.png",)}, "'mask' holds masks, which cannot be trained yet"),
+        ({"targets": "colour"}, {"breed": ("a", "b")}, "no column 'colour'; allowed: breed"),
+        ({"targets": "bred"}, {"breed": ("a", "b")}, "did you mean 'breed'"),
+        ({"promotion": {"metric": "bred/f1_macro"}}, {"breed": ("a", "b")}, "did you mean 'breed'.*allowed: breed/f1_macro"),
+        ({}, {"label": ("ant",)}, "at least two classes in the train split; found: ant"),
+        ({}, {"label": (None,)}, "at least two classes in the train split; found: none"),
+    ],
+)
+def test_data_that_cannot_serve_the_plan_is_refused(
+    fields: dict[str, object], columns: dict[str, tuple[str | None, ...]], words: str
+) -> None:
+    with pytest.raises(AskedWrongly, match=words):
+        check_data(plan(**fields), version(**columns))
+
+
+def test_a_workspace_without_data_is_refused() -> None:
+    with pytest.raises(AskedWrongly, match="headstart data ingest"):
+        check_data(plan(), replace(version(), samples=()))
+
+
+def test_nothing_to_rank_on_and_unseen_classes_are_refused() -> None:
+    data = version()
+    with pytest.raises(AskedWrongly, match="no label in the val split"):
+        check_data(plan(), replace(data, samples=tuple(s for s in data.samples if s.split != "val")))
+    wasp = Sample("w", "w.png", "test", {"label": "wasp"})
+    with pytest.raises(AskedWrongly, match="the test split holds classes that train lacks: wasp"):
+        check_data(plan(), replace(data, samples=(*data.samples, wasp)))
+
+
+def test_good_data_serves_the_plan() -> None:
+    check_data(plan(), version())
+    check_data(plan(targets="breed", promotion={"metric": "breed/f1_macro"}), version(breed=("a", "b"), species=("c",)))
+
+
+def test_the_measure_is_the_plans_or_the_accuracy_of_its_first_target() -> None:
+    data = version(breed=("a", "b"), species=("c", "d"))
+    assert primary_metric(plan(targets=["species", "breed"]), data) == "species/accuracy"
+    assert primary_metric(plan(targets=["species", "breed"], promotion={"metric": "breed/f1_macro"}), data) == "breed/f1_macro"
+
+
+def test_formatting_does_not_change_the_identity_of_work(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("name: a\nbackbones: [resnet18]\nfit: {epochs: 3, learning_rate: [0.001, 3.0e-4]}\n")
+    (tmp_path / "b.yaml").write_text(
+        "# a comment\nfit:\n  learning_rate:\n  - 3e-4\n  - 1e-3\n  epochs: '3'\n  seed: 0\nworkers: {count: 2}\n"
+        "promotion: {metric: label/accuracy}\nbackbones: resnet18\nname: a\n"
+    )
+    one, other = read_plan(tmp_path / "a.yaml"), read_plan(tmp_path / "b.yaml")
+    assert {v.variant_id for v in expand(one, version())} == {v.variant_id for v in expand(other, version())}
+    assert retraining_key(one, version(), {"resnet18": "w"}) == retraining_key(other, version(), {"resnet18": "w"})
+
+
+def test_what_matters_changes_the_identity_of_a_retraining() -> None:
+    def key(asked: Plan, digest: str = "w", data: DataVersion | None = None) -> str:
+        return retraining_key(asked, data or version(), {"mobilenet_v2": digest})
+
+    keys = [
+        key(plan()),
+        key(plan(heads="mlp")),
+        key(plan(fit={"epochs": 3})),
+        key(plan(promotion={"alpha": 0.01})),
+        key(plan(promotion={"metric": "label/f1_macro"})),
+        key(parse_plan({"name": "other"})),
+        key(plan(), "x"),
+        key(plan(), data=replace(version(), digest="e" * 32)),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key(plan()) == key(plan(), data=replace(version(), revision="r2"))
+
+
+def test_work_is_keyed_by_variant_weights_and_data() -> None:
+    keys = {
+        work_key("v", "w", "d"),
+        work_key("v", "w", "e"),
+        work_key("v", "x", "d"),
+        work_key("u", "w", "d"),
+        work_key("vw", "", "d"),
+    }
+    assert len(keys) == 5
+    assert all(len(key) == 16 and int(key, 16) >= 0 for key in keys)
+    assert work_key("v", "w", "d") == work_key("v", "w", "d")
+
+
+def test_a_table_shows_only_the_fit_settings_that_differ() -> None:
+    variants = expand(plan(heads=["linear", "mlp"], fit={"learning_rate": [1e-3, 3e-4], "patience": [1, 2]}), version())
+    rows = describe(variants)
+    assert [row.variant_id for row in rows] == [v.variant_id for v in variants]
+    assert rows[0].fit == {"learning_rate": 1e-3, "patience": 1}
+    assert rows[3].label == "mobilenet_v2 · linear · all · learning_rate 0.0003 · patience 2"
+    assert label(variants[0], variants[:1]) == "mobilenet_v2 · linear · all"
+    assert len({row.label for row in rows}) == len(rows)
+
+
+def test_the_plan_and_the_gate_load_without_torch_or_servers() -> None:
+    code = (
+        "import sys, flows.plan, flows.gate; print([m for m in ('torch', 'prefect', 'ray', 'mlflow', 'dvc') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PLANS.parents[1])
+    assert done.stdout.strip() == "[]"

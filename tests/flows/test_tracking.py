@@ -1,0 +1,379 @@
+"""MLflow runs against real SQLite databases and a real server that is killed on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import tracking
+from flows.errors import AskedWrongly, HeadstartError, Unreachable
+from flows.records import Verdict, Weights, Work
+from flows.tracking import Origin, Tracker
+from heads.spec import Fit, Head, Variant
+
+VERSION = "3eaab9e1b6c9a3f2d1c0b9a8f7e6d5c4.dir"
+ORIGIN = Origin(VERSION, "rev1", "/data/objects", git_commit="c0ffee", flow_run_id="flow-1")
+MEASURE = "val/label/accuracy"
+
+
+def make_work(seed: int) -> Work:
+    variant = Variant(backbone="resnet18", heads=(Head(target="label"),), fit=Fit(epochs=3, seed=seed))
+    return Work(f"{seed:016x}", variant, Weights("none"))
+
+
+def make_epochs(num: int) -> list[dict[str, Any]]:
+    return [{"epoch": i, "phase": 0, "metrics": {MEASURE: i / 10, "train/loss": 1 - i / 10}, "seconds": 0.5} for i in range(num)]
+
+
+def write(file: Path, value: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    made = file.with_suffix(".part")
+    made.write_text(json.dumps(value))
+    made.rename(file)
+
+
+def progress(root: Path, work: Work, num_epochs: int) -> None:
+    write(root / work.key / "progress.json", {"work_key": work.key, "epochs": make_epochs(num_epochs)})
+
+
+def finish(root: Path, work: Work) -> None:
+    folder = root / work.key
+    (folder / "bundle").mkdir(parents=True)
+    (folder / "bundle" / "card.md").write_text("a card")
+    counts = {"num_parameters": 10, "num_trained_parameters": 2, "num_forwarded": 30, "seconds": 1.5, "best_epoch": 1}
+    confusion = {"confusion": {"label": [[1, 0], [0, 1]]}, "classes": {"label": ["a", "b"]}}
+    epochs = {"metrics": {MEASURE: 0.1, "train/loss": 0.9}, "epochs": make_epochs(3)}
+    write(folder / "result.json", {"work_key": work.key, "variant": work.variant.model_dump(mode="json"), **counts, **confusion, **epochs})
+
+
+def draw(result: Mapping[str, Any]) -> dict[str, bytes]:
+    return {"learning_curves.png": b"a picture of " + result["work_key"].encode()}
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/deep/er/mlflow.db"
+
+
+@pytest.fixture
+def tracker(address: str, tmp_path: Path) -> Tracker:
+    return Tracker(address, tmp_path / "artifacts", f"pets-{tmp_path.name}")
+
+
+def runs(tracker: Tracker) -> dict[str, Any]:
+    """Every run of the tracker's experiment by its name, as MLflow tells it."""
+    return {run.info.run_name: run for run in tracker._find()}
+
+
+def wait_for(said: Callable[[], Any], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not said():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_a_retraining_and_its_variant_say_where_they_come_from(tracker: Tracker) -> None:
+    parent = tracker.start_retraining("key1", ORIGIN, {"name": "pets", "fit": {"epochs": [1, 2]}, "weights": None})
+    child = tracker.start_variant(parent, make_work(1), ORIGIN)
+    run = tracker._client.get_run(child)
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert run.data.tags["headstart.data_version"] == VERSION
+    assert run.data.tags["headstart.git_commit"] == run.data.tags["mlflow.source.git.commit"] == "c0ffee"
+    assert run.data.tags["headstart.variant_id"] == make_work(1).variant.variant_id
+    assert run.data.params["fit.learning_rate"] == "0.001"
+    assert run.data.params["heads.label.design"] == "linear"
+    data = run.inputs.dataset_inputs[0]
+    assert (data.dataset.name, data.dataset.digest) == (tracker.name, VERSION)
+    assert {tag.key: tag.value for tag in data.tags}["mlflow.data.context"] == "training"
+    assert tracker._client.get_run(parent).data.params == {"name": "pets", "fit.epochs": "[1, 2]"}
+
+
+def test_starting_twice_gives_the_same_runs(tracker: Tracker) -> None:
+    parent = tracker.start_retraining("key1", ORIGIN)
+    child = tracker.start_variant(parent, make_work(1), ORIGIN)
+    again = Tracker(tracker.address, tracker.artifacts, tracker.name)
+    assert again.start_retraining("key1", replace(ORIGIN, flow_run_id="flow-2")) == parent
+    assert again.start_variant(parent, make_work(1), ORIGIN) == child
+    assert len(runs(tracker)) == 2
+    assert len(tracker._client.get_run(child).inputs.dataset_inputs) == 1
+    assert tracker._client.get_run(parent).data.tags["headstart.flow_run_id"] == "flow-2"
+
+
+def test_epochs_are_logged_once_however_often_they_are_given(tracker: Tracker) -> None:
+    run_id = tracker.start_variant(tracker.start_retraining("key1", ORIGIN), make_work(1), ORIGIN)
+    for num_epochs in (1, 1, 3, 2, 3):
+        tracker.log_epochs(run_id, make_epochs(num_epochs))
+    history = tracker._client.get_metric_history(run_id, MEASURE)
+    assert [(metric.step, metric.value) for metric in history] == [(0, 0.0), (1, 0.1), (2, 0.2)]
+
+
+def test_a_name_that_mlflow_does_not_take_is_replaced_not_refused(tracker: Tracker) -> None:
+    run_id = tracker.start_retraining("key1", ORIGIN, {"targets": {"a?b=c": 1}, "long": "x" * 9000})
+    tracker.log_epochs(run_id, [{"epoch": 0, "phase": 0, "seconds": 0.1, "metrics": {"val/größe (cm)/accuracy": float("nan")}}])
+    run = tracker._client.get_run(run_id)
+    assert "targets.a_b_c" in run.data.params
+    assert "val/größe _cm_/accuracy" in run.data.metrics
+
+
+def test_a_finished_variant_holds_measures_pictures_and_the_bundle(tracker: Tracker, tmp_path: Path) -> None:
+    work = make_work(1)
+    finish(tmp_path, work)
+    parent = tracker.start_retraining("key1", ORIGIN)
+    run_id = tracking.fill_in(tracker, parent, [work, make_work(2)], tmp_path, ORIGIN, draw)[work.key]
+    run = tracker._client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics[MEASURE] == 0.1, "the measures shown are those of the weights kept, not of the last epoch"
+    assert run.data.metrics["num_trained_parameters"] == 2
+    files = {f.path for folder in ("", "pictures", "bundle") for f in tracker._client.list_artifacts(run_id, folder)}
+    assert {"result.json", "pictures/learning_curves.png", "bundle/card.md"} <= files
+    assert len(runs(tracker)) == 2, "a work that has not begun has no run"
+
+
+def test_filling_in_again_changes_nothing(tracker: Tracker, tmp_path: Path) -> None:
+    finish(tmp_path, make_work(1))
+    parent = tracker.start_retraining("key1", ORIGIN)
+    first = tracking.fill_in(tracker, parent, [make_work(1)], tmp_path, ORIGIN, draw)
+    before = tracker._client.get_run(first[make_work(1).key])
+    other = tracker.start_retraining("key2", ORIGIN)
+    assert tracking.fill_in(tracker, other, [make_work(1)], tmp_path, ORIGIN, draw) == first
+    after = tracker._client.get_run(first[make_work(1).key])
+    assert after.to_dictionary() == before.to_dictionary()
+    assert after.data.tags["mlflow.parentRunId"] == parent
+
+
+def test_following_logs_while_works_train_and_ends_when_all_are_done(tracker: Tracker, tmp_path: Path) -> None:
+    works = [make_work(1), make_work(2)]
+    parent = tracker.start_retraining("key1", ORIGIN)
+    stop = threading.Event()
+    thread = threading.Thread(target=tracking.follow, args=(tracker, parent, works, tmp_path, ORIGIN, draw, stop, 0.05))
+    thread.start()
+    progress(tmp_path, works[0], 1)
+    wait_for(lambda: len(runs(tracker)) == 2)
+    progress(tmp_path, works[0], 2)
+    wait_for(lambda: any(run.data.metrics.get("epoch") == 1 for run in runs(tracker).values()))
+    finish(tmp_path, works[0])
+    finish(tmp_path, works[1])
+    thread.join(30)
+    assert not thread.is_alive()
+    assert sorted(run.info.status for run in runs(tracker).values()) == ["FINISHED", "FINISHED", "RUNNING"]
+
+
+def test_following_stops_when_told(tracker: Tracker, tmp_path: Path) -> None:
+    stop = threading.Event()
+    arguments = (tracker, "none", [make_work(1)], tmp_path, ORIGIN, draw, stop)
+    thread = threading.Thread(target=tracking.follow, args=arguments)
+    thread.start()
+    stop.set()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_a_closed_retraining_tells_its_leaderboard_and_verdict(tracker: Tracker) -> None:
+    parent = tracker.start_retraining("key1", ORIGIN)
+    child = tracker.start_variant(parent, make_work(1), ORIGIN)
+    rows = [{"variant": "a|b", MEASURE: 0.97123456, "run_id": child}]
+    verdict = Verdict(False, ("it is not better: 3 against 4 samples, p = 1.0",), {"p": 1.0})
+    for _ in range(2):
+        tracker.close_retraining(
+            parent, "FINISHED", leaderboard=rows, verdict=verdict, metrics={"label/accuracy": 0.9}, pictures={"board.png": b"png"}
+        )
+    run = tracker._client.get_run(parent)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["label/accuracy"] == 0.9
+    assert "3 against 4" in run.data.tags["mlflow.note.content"]
+    assert "a\\|b" in run.data.tags["mlflow.note.content"]
+    files = {file.path for folder in ("", "pictures") for file in tracker._client.list_artifacts(parent, folder)}
+    assert {"verdict.json", "leaderboard.json", "leaderboard.md", "pictures/board.png"} <= files
+    assert tracker._client.get_run(child).info.status == "FAILED", "no child outlives its parent"
+
+
+def test_runs_whose_retraining_is_gone_are_killed_and_go_on_when_it_returns(tracker: Tracker) -> None:
+    gone, alive = tracker.start_retraining("gone", ORIGIN), tracker.start_retraining("alive", ORIGIN)
+    child = tracker.start_variant(gone, make_work(1), ORIGIN)
+    assert tracker.repair(["alive"]) == (gone,)
+    assert [tracker._client.get_run(run).info.status for run in (gone, child, alive)] == ["KILLED", "KILLED", "RUNNING"]
+    assert tracker.repair(["alive"]) == ()
+    assert tracker.start_variant(tracker.start_retraining("gone", ORIGIN), make_work(1), ORIGIN) == child
+    assert [tracker._client.get_run(run).info.status for run in (gone, child)] == ["RUNNING", "RUNNING"]
+
+
+def test_stopping_a_flow_run_kills_its_runs_and_no_other(tracker: Tracker) -> None:
+    mine = tracker.start_retraining("mine", replace(ORIGIN, flow_run_id=tracker.name))
+    child = tracker.start_variant(mine, make_work(1), ORIGIN)
+    other = tracker.start_retraining("other", replace(ORIGIN, flow_run_id="another"))
+    assert tracking.stop_runs(tracker.address, tracker.name) == (mine,)
+    assert [tracker._client.get_run(run).info.status for run in (mine, child, other)] == ["KILLED", "KILLED", "RUNNING"]
+
+
+def test_an_experiment_that_someone_deleted_is_restored(tracker: Tracker) -> None:
+    parent = tracker.start_retraining("key1", ORIGIN)
+    tracker._client.delete_experiment(tracker._experiment)
+    again = Tracker(tracker.address, tracker.artifacts, tracker.name)
+    assert again.start_retraining("key1", ORIGIN)
+    assert again._client.get_experiment(tracker._experiment).lifecycle_stage == "active"
+    assert parent
+
+
+@pytest.mark.parametrize("wrong", ["", "mlruns", "file:///tmp/mlruns", "http:/x"])
+def test_an_address_that_mlflow_does_not_take_is_asked_wrongly(wrong: str) -> None:
+    with pytest.raises(AskedWrongly, match="HEADSTART_TRACKING_ADDRESS"):
+        tracking.check(wrong)
+
+
+def test_a_server_that_does_not_answer_is_found_within_ten_seconds() -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        started = time.monotonic()
+        silent, nobody = f"http://127.0.0.1:{deaf.getsockname()[1]}", "http://127.0.0.1:1"
+        for address in (nobody, silent):
+            with pytest.raises(Unreachable, match=f"{address}.*headstart up"):
+                tracking.check(address)
+        assert time.monotonic() - started < 10
+
+
+def test_a_database_that_can_not_be_made_is_unreachable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(Unreachable, match="mlflow.db"):
+        tracking.check(f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}")
+    tracking.check(f"sqlite:///{tmp_path / 'new' / 'folder' / 'mlflow.db'}")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_failure_of_mlflow_is_one_of_ours(tracker: Tracker) -> None:
+    with pytest.raises(HeadstartError, match="no-such-run"):
+        tracker.log_epochs("no-such-run", make_epochs(1))
+
+
+WRITER = """
+import json, sys
+from pathlib import Path
+from flows import tracking
+from flows.records import Weights, Work
+from heads.spec import Fit, Head, Variant
+address, artifacts, root, name, first, last = sys.argv[1:]
+origin = tracking.Origin("v", "r", "/data")
+works = [Work(f"{i:016x}", Variant(backbone="resnet18", heads=(Head(target="label"),), fit=Fit(seed=i)), Weights("none"))
+         for i in range(int(first), int(last))]
+tracker = tracking.Tracker(address, Path(artifacts), name)
+parent = tracker.start_retraining(f"key-{first}", origin)
+print(json.dumps(tracking.fill_in(tracker, parent, works, Path(root), origin, lambda result: {"a.png": b"a"})))
+"""
+
+
+def writer(tracker: Tracker, root: Path, first: int, last: int) -> subprocess.Popen[str]:
+    """Another process that fills in the works of the seeds first to last."""
+    command = [sys.executable, "-W", "ignore", "-c", WRITER, tracker.address, str(tracker.artifacts), str(root), tracker.name]
+    project = str(Path(__file__).parents[2])
+    env = os.environ | {"PYTHONPATH": project}
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*command, str(first), str(last)], stdout=pipe, stderr=pipe, text=True, env=env, cwd=root)
+
+
+def test_two_processes_make_a_missing_database_and_write_to_it_at_once(tmp_path: Path) -> None:
+    tracker = Tracker(f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}", tmp_path / "artifacts", "pets")
+    root = tmp_path / "work"
+    for seed in range(8):
+        finish(root, make_work(seed))
+    writers = [writer(tracker, root, 0, 4), writer(tracker, root, 4, 8)]
+    for process in writers:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert len(json.loads(out)) == 4, "standard output holds nothing but what was asked for"
+        assert err == "", "MLflow chatters on standard error"
+    found = runs(tracker)
+    assert len(list(tracker._find("tags.`headstart.kind` = 'variant'", "attributes.status = 'FINISHED'"))) == 8
+    assert len(found) == 10
+    assert {path.name for path in root.iterdir()} == {make_work(seed).key for seed in range(8)}, "nothing is left in the folder it ran in"
+
+
+def start_server(database: Path, port: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-W", "ignore", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    stores = ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(database.parent / "served")]
+    env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen([*command, *stores], stdout=quiet, stderr=quiet, env=env, cwd=database.parent, start_new_session=True)
+
+
+def kill(server: subprocess.Popen[bytes]) -> None:
+    """Kill the server with its worker: it leads a process group of its own."""
+    os.killpg(server.pid, signal.SIGKILL)
+    server.wait(30)
+
+
+def answers(address: str) -> bool:
+    try:
+        tracking.check(address)
+    except Unreachable:
+        return False
+    return True
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
+    """An address, and how to start and to kill the real server there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running: list[subprocess.Popen[bytes]] = []
+    address = f"http://127.0.0.1:{port}"
+
+    def start() -> None:
+        running.append(start_server(tmp_path / "mlflow.db", port))
+        wait_for(lambda: answers(address), 90)
+
+    def stop() -> None:
+        kill(running.pop())
+
+    yield address, start, stop
+    while running:
+        stop()
+
+
+@pytest.mark.slow
+def test_a_server_killed_in_the_middle_costs_no_training_and_no_run(
+    server: tuple[str, Callable[[], None], Callable[[], None]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    address, start, kill_server = server
+    works, root = [make_work(1), make_work(2)], tmp_path / "work"
+    start()
+    tracker = Tracker(address, tmp_path / "unused", "pets")
+    parent = tracker.start_retraining("key1", ORIGIN)
+    stop = threading.Event()
+    follower = threading.Thread(target=tracking.follow, args=(tracker, parent, works, root, ORIGIN, draw, stop, 0.1))
+    follower.start()
+    progress(root, works[0], 1)
+    wait_for(lambda: len(runs(tracker)) == 2)
+
+    kill_server()
+    finish(root, works[0])
+    progress(root, works[1], 2)
+    wait_for(lambda: "the training goes on" in caplog.text)
+    assert follower.is_alive()
+    stop.set()
+    follower.join(30)
+    assert not follower.is_alive()
+    with pytest.raises(Unreachable):
+        tracking.fill_in(tracker, parent, works, root, ORIGIN, draw)
+
+    finish(root, works[1])
+    start()
+    filled = tracking.fill_in(tracker, parent, works, root, ORIGIN, draw)
+    assert set(filled) == {work.key for work in works}
+    for run_id in filled.values():
+        run = tracker._client.get_run(run_id)
+        assert (run.info.status, run.data.metrics[MEASURE], run.data.metrics["epoch"]) == ("FINISHED", 0.1, 2)
+        assert [file.path for file in tracker._client.list_artifacts(run_id, "bundle")] == ["bundle/card.md"]
+    assert len(runs(tracker)) == 3

@@ -1,0 +1,120 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
+from torch import Tensor
+
+from heads.classification import DESIGNS, MISSING_LABEL, build_head, loss, measures
+from heads.spec import HEAD_DESIGNS
+
+
+def confusion_of(truths: list[int], guesses: list[int], num_classes: int) -> Tensor:
+    table = torch.zeros(num_classes, num_classes, dtype=torch.long)
+    for truth, guess in zip(truths, guesses, strict=True):
+        table[truth, guess] += 1
+    return table
+
+
+pairs = st.integers(2, 6).flatmap(
+    lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), min_size=1, max_size=40))
+)
+
+
+def test_the_designs_are_those_of_the_spec() -> None:
+    assert tuple(DESIGNS) == HEAD_DESIGNS["classification"]
+
+
+@given(pairs)
+@settings(max_examples=200, deadline=None)
+def test_measures_equal_those_of_scikit_learn(drawn: tuple[int, list[tuple[int, int]]]) -> None:
+    num_classes, rows = drawn
+    truths, guesses = map(list, zip(*rows, strict=True))
+    found = measures(confusion_of(truths, guesses, num_classes), loss_sum=3.0, count=len(rows))
+    macro = {"average": "macro", "zero_division": 0}
+    expected = {
+        "accuracy": accuracy_score(truths, guesses),
+        "f1_macro": f1_score(truths, guesses, **macro),
+        "precision_macro": precision_score(truths, guesses, **macro),
+        "recall_macro": recall_score(truths, guesses, **macro),
+        "loss": 3.0 / len(rows),
+    }
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_class_that_is_absent_from_truth_and_prediction_does_not_count() -> None:
+    assert measures(confusion_of([0, 1], [0, 1], 5), 0.0, 2)["f1_macro"] == 1.0
+
+
+def test_measures_of_no_samples_are_not_a_number() -> None:
+    assert all(math.isnan(value) for value in measures(torch.zeros(3, 3), 0.0, 0.0).values())
+
+
+def test_confusions_of_workers_add_up_to_the_measures_of_all() -> None:
+    one, two = confusion_of([0, 1, 2], [0, 2, 2], 3), confusion_of([2, 2], [1, 2], 3)
+    assert measures(one + two, 1.0, 5) == measures(confusion_of([0, 1, 2, 2, 2], [0, 2, 2, 1, 2], 3), 1.0, 5)
+
+
+@given(st.integers(1, 20), st.integers(2, 5), st.integers(0, 2**31 - 1))
+@settings(max_examples=50, deadline=None)
+def test_loss_equals_scikit_learns_where_labels_and_weights_count(size: int, num_classes: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(size, num_classes, generator=generator)
+    labels = torch.randint(MISSING_LABEL, num_classes, (size,), generator=generator)
+    weights = torch.randint(0, 2, (size,), generator=generator).float()
+    total, count = loss(logits, labels, weights)
+    counts = (labels != MISSING_LABEL) & (weights > 0)
+    assert count.item() == counts.sum().item()
+    if counts.any():
+        probabilities = logits[counts].double().softmax(dim=1).numpy()
+        expected = log_loss(labels[counts].numpy(), probabilities, labels=np.arange(num_classes), normalize=False)
+        assert total.item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_missing_labels_and_padding_get_no_gradient() -> None:
+    logits = torch.randn(4, 3, requires_grad=True)
+    total, _ = loss(logits, torch.tensor([0, MISSING_LABEL, 2, 1]), torch.tensor([1.0, 1.0, 0.0, 1.0]))
+    total.backward()
+    assert logits.grad is not None
+    assert (logits.grad.abs().sum(dim=1) > 0).tolist() == [True, False, False, True]
+
+
+def test_a_batch_without_any_label_has_a_loss_of_zero_and_a_gradient() -> None:
+    logits = torch.randn(2, 3, requires_grad=True)
+    total, count = loss(logits, torch.tensor([MISSING_LABEL, 1]), torch.tensor([1.0, 0.0]))
+    total.backward()
+    assert (total.item(), count.item()) == (0.0, 0.0)
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("size", [(1, 1), (3, 5)])
+def test_a_head_gives_logits_for_one_image_in_train_mode(design: str, size: tuple[int, int]) -> None:
+    head = build_head(design, 16, 3).train()
+    logits = head(torch.randn(1, 16, *size))
+    assert logits.shape == (1, 3)
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in head.parameters())
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_new_head_favours_no_class(design: str) -> None:
+    torch.manual_seed(0)
+    probabilities = build_head(design, 512, 4).eval()(torch.rand(8, 512, 2, 2) * 100).softmax(dim=1)
+    torch.testing.assert_close(probabilities, torch.full((8, 4), 0.25), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_head_does_not_care_how_loud_the_features_are(design: str) -> None:
+    head, features = build_head(design, 64, 3).eval(), torch.rand(2, 64, 3, 3)
+    torch.testing.assert_close(head(features * 50), head(features), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_sample_is_read_alike_alone_and_in_a_batch(design: str) -> None:
+    head, features = build_head(design, 64, 3).eval(), torch.rand(4, 64, 3, 3)
+    torch.testing.assert_close(head(features)[:1], head(features[:1]))

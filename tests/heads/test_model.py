@@ -1,0 +1,136 @@
+"""The contract of every backbone, head design and freeze policy, and what holds for models as such."""
+
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from heads.classification import loss
+from heads.freezing import Phase, apply_phase, compile_policy, frozen_digest, optimiser_groups
+from heads.model import Model, build_model, count_parameters
+from heads.spec import BACKBONE_STAGES, HEAD_DESIGNS, Fit, Head, Variant
+
+torch.set_num_threads(1)
+POLICIES = ("none", "all", "upto", "gradual", "lp_ft")
+CLASSES = {"label": ("a", "b", "c"), "kind.of": ("x", "y")}
+DESIGNS = {"label": "mlp", "kind.of": "linear"}
+
+
+def variant_of(backbone: str, freeze: str = "none", seed: int = 0) -> Variant:
+    stages = BACKBONE_STAGES[backbone]
+    freeze = f"upto:{stages[len(stages) // 2]}" if freeze == "upto" else freeze
+    heads = tuple(Head(target=target, design=design) for target, design in DESIGNS.items())
+    return Variant(backbone=backbone, heads=heads, freeze=freeze, fit=Fit(epochs=6, seed=seed))
+
+
+def test_the_contract_covers_every_head_design() -> None:
+    assert set(DESIGNS.values()) == set(HEAD_DESIGNS["classification"])
+
+
+def images_of(height: int, width: int, count: int = 2) -> Tensor:
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module", params=list(BACKBONE_STAGES))
+def backbone(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def model(backbone: str) -> Model:
+    """A backbone with a head of every design: one target each."""
+    return build_model(variant_of(backbone), CLASSES, None)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (45, 67)])
+def test_logits_have_one_row_an_image_and_one_column_a_class(model: Model, height: int, width: int) -> None:
+    apply_phase(model.eval(), Phase(0, 1, 0))
+    with torch.no_grad():
+        logits = model(images_of(height, width))
+        alone = model(images_of(height, width)[:1])
+    assert {target: tuple(found.shape) for target, found in logits.items()} == {"label": (2, 3), "kind.of": (2, 2)}
+    torch.testing.assert_close(alone["label"], logits["label"][:1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_only_what_is_due_gets_gradients_and_moves(model: Model, backbone: str, policy: str) -> None:
+    variant = variant_of(backbone, policy)
+    for phase in _first_and_last(compile_policy(variant)):
+        apply_phase(model, phase)
+        optimiser = torch.optim.AdamW(optimiser_groups(model, phase, variant.fit))
+        before, heads_before = frozen_digest(model, phase), _copies(model.heads)
+        _step(model, optimiser)
+        assert frozen_digest(model, phase) == before
+        frozen, thawed = model.backbone[: phase.num_frozen_stages], model.backbone[phase.num_frozen_stages :]
+        assert all(p.grad is None and not p.requires_grad for p in frozen.parameters())
+        assert all(p.grad is not None for p in chain(thawed.parameters(), model.heads.parameters()))
+        assert all(not torch.equal(old, new) for old, new in zip(heads_before, model.heads.parameters(), strict=True))
+
+
+def _first_and_last(phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    return phases if len(phases) == 1 else (phases[0], phases[-1])
+
+
+def _copies(module: torch.nn.Module) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in module.parameters()]
+
+
+def _step(model: Model, optimiser: torch.optim.Optimizer) -> None:
+    model.train()
+    model.zero_grad(set_to_none=True)
+    logits = model(images_of(33, 33))
+    labels = {"label": torch.tensor([0, 2]), "kind.of": torch.tensor([1, 0])}
+    total = sum((loss(logits[target], labels[target], torch.ones(2))[0] for target in model.targets), torch.zeros(()))
+    total.backward()
+    optimiser.step()
+
+
+def equal_states(one: Model, other: Model) -> bool:
+    left, right = one.state_dict(), other.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_a_model_is_equal_wherever_it_is_built_and_leaves_the_random_state_alone() -> None:
+    variant = variant_of("squeezenet1_1", seed=7)
+    torch.manual_seed(1)
+    one = build_model(variant, CLASSES, None)
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(drawn, torch.rand(1))
+    assert equal_states(one, build_model(variant, CLASSES, None))
+
+
+def test_another_seed_makes_another_model() -> None:
+    one, other = (build_model(variant_of("squeezenet1_1", seed=seed), CLASSES, None) for seed in (0, 1))
+    assert not torch.equal(one.backbone[0][0].weight, other.backbone[0][0].weight)
+    assert not torch.equal(one.heads["head0"][-1].weight, other.heads["head0"][-1].weight)
+
+
+def test_a_head_starts_the_same_beside_other_heads_and_on_given_weights(tmp_path: Path) -> None:
+    two = variant_of("squeezenet1_1")
+    alone = two.model_copy(update={"heads": two.heads[1:]})
+    file = tmp_path / "weights.pth"
+    state = build_model(two, CLASSES, None).backbone.state_dict()
+    torch.save({f"features.{key.partition('.')[2]}": torch.ones_like(value) for key, value in state.items()}, file)
+    beside, by_itself = build_model(two, CLASSES, None), build_model(alone, CLASSES, file)
+    assert torch.equal(beside.heads["head1"][-1].weight, by_itself.heads["head0"][-1].weight)
+    assert by_itself.backbone[0][0].weight.unique().item() == 1
+
+
+@pytest.mark.parametrize("target", ["kind.of", "keys", "", "a/b c", "größe", "training"])
+def test_a_target_may_hold_any_characters(target: str) -> None:
+    variant = Variant(backbone="squeezenet1_1", heads=(Head(target=target),))
+    model = build_model(variant, {target: ("a", "b")}, None)
+    assert list(model.eval()(images_of(32, 32))) == [target]
+    assert model.targets == (target,)
+
+
+def test_parameters_are_counted_in_all_and_trained() -> None:
+    variant = variant_of("resnet18")
+    model = build_model(variant, CLASSES, None)
+    backbone, heads = 11_176_512, (512 * 256 + 256) + (256 * 3 + 3) + (512 * 2 + 2)
+    assert count_parameters(model) == (backbone + heads, backbone + heads)
+    apply_phase(model, Phase(0, 1, 5))
+    assert count_parameters(model) == (backbone + heads, heads)

@@ -1,0 +1,26 @@
+"""The walls that only a fresh process shows: what comes along when a room is imported."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "torchvision", "prefect", "ray", "mlflow", "dvc", "boto3", "sklearn", "matplotlib", "pandas")
+
+
+def _loaded_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys\nprint(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "room", ["heads.spec", "flows.records", "flows.plan", "flows.gate", "flows.settings", "flows.cli", "flows.cli.verbs"]
+)
+def test_a_light_room_brings_nothing_heavy_along(room: str) -> None:
+    assert _loaded_after(f"import {room}").isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("room", ["heads.bundle", "heads.loop"])
+def test_heads_brings_no_part_of_the_pipeline_along(room: str) -> None:
+    assert _loaded_after(f"import {room}").isdisjoint({"flows", "prefect", "ray", "mlflow", "dvc", "boto3", "sklearn", "pandas"})
