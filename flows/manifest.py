@@ -14,6 +14,7 @@ NAME = "manifest.csv"
 QUARANTINE = "quarantine.csv"
 IMAGES = "images/"
 MASKS = "masks/"
+_MEND = "Remove the data folder, then run `headstart data checkout HEAD`."
 OWN_COLUMNS = ("digest", "file", "split", "group")
 
 
@@ -35,16 +36,14 @@ def parse(text: str) -> tuple[Sample, ...]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     columns = reader.fieldnames or []
     if not {"digest", "file", "split"} <= set(columns):
-        raise AskedWrongly(f"{NAME} has columns {list(columns)}; it needs digest, file, split. Restore it or ingest again.")
+        raise AskedWrongly(f"{NAME} has columns {list(columns)}; it needs digest, file, split. {_MEND}")
     targets = [column for column in columns if column not in OWN_COLUMNS]
     return tuple(_sample(row, targets) for row in reader)
 
 
 def table_text(rows: Iterable[Sequence[str]]) -> str:
     """Rows as CSV text with plain newlines."""
-    out = io.StringIO(newline="")
-    csv.writer(out, lineterminator="\n").writerows(rows)
-    return out.getvalue()
+    return "".join(",".join(map(_quoted, row)) + "\n" for row in rows)
 
 
 def is_mask_target(samples: Iterable[Sample], target: str) -> bool:
@@ -65,6 +64,11 @@ def split_counts(samples: Iterable[Sample]) -> Mapping[str, int]:
     return {split: found[split] for split in SPLITS}
 
 
+def _quoted(cell: str) -> str:
+    # By hand, since the csv module leaves a lone carriage return bare and then reads it as the end of the line.
+    return '"' + cell.replace('"', '""') + '"' if any(mark in cell for mark in ',"\r\n') else cell
+
+
 def _by_class(samples: Iterable[Sample], target: str) -> dict[str, dict[str, int]]:
     found = Counter((label, s.split) for s in samples if (label := s.labels[target]) is not None)
     return {label: {split: found[label, split] for split in SPLITS} for label in sorted({label for label, _ in found})}
@@ -72,6 +76,6 @@ def _by_class(samples: Iterable[Sample], target: str) -> dict[str, dict[str, int
 
 def _sample(row: Mapping[str, str], targets: Sequence[str]) -> Sample:
     if row["split"] not in SPLITS:
-        raise AskedWrongly(f"{NAME} gives {row['file']} the split {row['split']!r}; allowed: {', '.join(SPLITS)}")
+        raise AskedWrongly(f"{NAME} gives {row['file']} the split {row['split']!r}; allowed: {', '.join(SPLITS)}. {_MEND}")
     labels = {target: row[target] or None for target in targets}
     return Sample(row["digest"], row["file"], row["split"], labels, row.get("group") or None)

@@ -120,8 +120,8 @@ def leaderboard(names: Sequence[str], values: Sequence[float], measure: str, cho
     room = (high - start) or 1.0
     axes.set_xlim(start, high + 0.12 * room)
     for place, (_, value) in enumerate(shown):
-        bold = "bold" if place == chosen else "normal"
-        axes.text(max(widths[place], start) + 0.01 * room, place, f"{value:.4f}", va="center", fontsize=8, color=INK, fontweight=bold)
+        bold, end = "bold" if place == chosen else "normal", max(widths[place], start) + 0.01 * room
+        axes.text(end, place, f"{value:.4f}", va="center", fontsize=8, color=INK, fontweight=bold)
     left_out = f", the first {len(shown)} of {len(names)}" if len(shown) < len(names) else ""
     cut = f" (bars start at {start:.2f})" if start > 0 else ""
     _title(axes, f"{measure}{left_out}{cut}")

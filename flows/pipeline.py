@@ -114,7 +114,7 @@ def _slug(name: str) -> str:
 
 
 def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeployment, RunnerDeployment]:
-    """The two deployments of a plan: `nightly` on the cron, and `on-demand` with the plan as its form; each runs one at a time."""
+    """A plan's two deployments: `nightly` on the cron, `on-demand` with the plan as its form; each runs one at a time."""
     named = retrain.with_options(name=plan.name)
     shared: dict[str, Any] = {
         "parameters": {"plan": plan.model_dump(mode="json"), "source": source},

@@ -39,6 +39,7 @@ MAX_TIGHT_SIZE_PX = 64
 IMAGENET_CROP_PX = 224
 DEFAULT_CACHE_BYTES = 256 * 2**20
 
+Length = int | torch.SymInt
 Transform = Callable[[Tensor, np.random.Generator], Tensor]
 Item = tuple[Tensor, dict[str, int], int]
 
@@ -93,20 +94,23 @@ def resize(pixels: Tensor, preprocess: Preprocess) -> Tensor:
     height, width = pixels.shape[-2], pixels.shape[-1]
     shorter = torch.sym_min(height, width)
     kept_height, kept_width = torch.sym_min(height, MAX_ASPECT * shorter), torch.sym_min(width, MAX_ASPECT * shorter)
-    top, left = (height - kept_height) // 2, (width - kept_width) // 2
-    # Negative padding cuts. These very operations, since torch.export would tie a program with `narrow`, `contiguous` or
-    # `to` to the aspect of its example or to its device.
-    pixels = F.pad(pixels, (-left, left + kept_width - width, -top, top + kept_height - height))  # type: ignore[arg-type]
-    pixels = (pixels * 1.0).clone(memory_format=torch.contiguous_format)
+    pixels = _cut_middle(pixels, kept_height, kept_width) * 1.0
+    # Neither `to` nor `contiguous`: an exported program would be tied to a device, or to the aspect of its example.
+    pixels = pixels.clone(memory_format=torch.contiguous_format)
     size = (preprocess.resize_px * kept_height // shorter, preprocess.resize_px * kept_width // shorter)
     return F.interpolate(pixels, size=size, mode="bilinear", antialias=True).round()  # type: ignore[arg-type]
 
 
 def crop_centre(resized: Tensor, preprocess: Preprocess) -> Tensor:
     """The middle square of `image_size_px`."""
-    size = preprocess.image_size_px
-    top, left = (resized.shape[-2] - size) // 2, (resized.shape[-1] - size) // 2
-    return resized.narrow(-2, top, size).narrow(-1, left, size)
+    return _cut_middle(resized, preprocess.image_size_px, preprocess.image_size_px)
+
+
+def _cut_middle(pixels: Tensor, kept_height: Length, kept_width: Length) -> Tensor:
+    height, width = pixels.shape[-2], pixels.shape[-1]
+    top, left = (height - kept_height) // 2, (width - kept_width) // 2
+    # By negative padding, since torch.export would tie a program with a slice to pictures that need the cut, or need none.
+    return F.pad(pixels, (-left, left + kept_width - width, -top, top + kept_height - height))  # type: ignore[arg-type]
 
 
 def normalise(pixels: Tensor, preprocess: Preprocess) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -165,9 +164,8 @@ class _Training:
             raise HeadsError(f"phase {phase} of freeze policy {self.variant.freeze!r} leaves nothing to train")
         self.optimiser = torch.optim.AdamW([dict(group) for group in groups])
         self.rates = [group["lr"] for group in groups]
-        # The last phase's wrapper hooks into the same parameters, and lies in a reference cycle.
+        # The last phase's wrapper hooks into the same parameters: it has to go before the next one comes.
         self.forward: nn.Module = self.model
-        gc.collect()
         self.forward = synchronise_gradients(self.model, self.device)
 
     def _train_epoch(self, index: int) -> dict[str, Total]:

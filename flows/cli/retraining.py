@@ -55,11 +55,8 @@ def show(report: dict[str, Any]) -> None:
         markup=False,
         soft_wrap=True,
     )
-    if report["model"]:
-        name = report["model"]["name"]
-        screen.out.print(
-            f"\nNext:\n  headstart predict {name}@champion IMAGE...\n  headstart models show {name}\n"
-            f"  headstart models pull {name}@champion DEST\n  headstart up {report['plan_file'] or 'PLAN'}    (Prefect and MLflow in the browser)",
-            markup=False,
-            soft_wrap=True,
-        )
+    if report["champion"]:
+        name = report["name"]
+        verbs = [f"predict {name}@champion IMAGE...", f"models show {name}", f"models pull {name}@champion DEST"]
+        lines = [f"  headstart {verb}" for verb in verbs] + ["  headstart up PLAN    (Prefect and MLflow in the browser)"]
+        screen.out.print("\n".join(["", "Next:", *lines]), markup=False, soft_wrap=True)

@@ -57,14 +57,19 @@ def plan(plan_file: PlanFile, workspace: Workspace = None, as_json: AsJson = Fal
     outlook = stages.preview(_settings(workspace), asked)
     if as_json:
         return screen.show_json(outlook)
-    screen.show_table(
-        f"{outlook['name']} on data {screen.short(outlook['data_version'])}: {outlook['samples']} samples",
-        ["variant", "backbone", "heads", "freeze", "fit", "state"],
+    rows = [
         [
-            [v["variant_id"], v["backbone"], v["heads"], v["freeze"], v["fit"], "done" if v["done"] else "to train"]
-            for v in outlook["variants"]
-        ],
-    )
+            v["variant_id"],
+            v["backbone"],
+            " + ".join(f"{target} {design}" for target, design in v["heads"].items()),
+            v["freeze"],
+            ", ".join(f"{name} {value}" for name, value in v["fit"].items()) or "as in the plan",
+            "done" if v["done"] else f"{v['epochs']} epochs to train",
+        ]
+        for v in outlook["variants"]
+    ]
+    title = f"{outlook['name']} on data {screen.short(outlook['data_version'])}: {outlook['samples']} samples"
+    screen.show_table(title, ["variant", "backbone", "heads", "freeze", "fit", "state"], rows)
     return screen.note(
         f"{outlook['left']} of {len(outlook['variants'])} variants are left to train. Next: headstart retrain {plan_file}"
     )

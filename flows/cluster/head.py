@@ -117,7 +117,7 @@ def _start(folder: Path, num_cpus: float) -> dict[str, Any]:
     _make_token(folder)
     # Ray's sockets lie under it, and a socket's path may have 107 characters: so not under the storage.
     home = Path(tempfile.mkdtemp(prefix="headstart-ray-"))
-    record = {
+    record: dict[str, Any] = {
         "address": f"http://127.0.0.1:{dashboard}",
         "gcs_address": f"127.0.0.1:{gcs}",
         "home": str(home),

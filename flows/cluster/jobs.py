@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import secrets
 import shlex
 import time
@@ -28,7 +29,7 @@ SILENCE_SECONDS = 60.0
 STOP_SECONDS = 60.0
 
 # A worker environment's names that come from the person's own; their values are never logged.
-PASSED_ON = ("MLFLOW_", "AWS_", "HEADSTART_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "TORCH_HOME", "NCCL_", "GLOO_")
+PASSED_ON = ("MLFLOW_", "AWS_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "TORCH_HOME", "NCCL_", "GLOO_")
 
 Text = Callable[[str], None]
 
@@ -61,9 +62,10 @@ def run_job(
     """The outcome of the job that `folder` describes (`job.json`), as it wrote it (`outcome.json`).
 
     A running job of the same key is joined. A driver that died without a word is started again, twice at most; the program
-    itself goes on where its files say. `on_start` gets each submission id. Raises AskedWrongly or HeadstartError with the
-    job's own message (`error.json`), or when it was stopped.
+    itself goes on where its files say. `env` None is what `worker_environment` takes of this process's own; `on_start` gets
+    each submission id. Raises AskedWrongly or HeadstartError with the job's own message (`error.json`), or when it was stopped.
     """
+    given = worker_environment(os.environ) if env is None else env
     metadata = {"job_key": key, "name": name, "flow_run_id": flow_run_id, "folder": str(folder.absolute())}
     submission = find(cluster, key)
     if submission is None:
@@ -71,7 +73,7 @@ def run_job(
             (folder / stale).unlink(missing_ok=True)
     for attempt in range(RESUBMISSIONS + 1):
         if submission is None:
-            submission = submit(cluster, folder / "job.json", metadata=metadata, env=env or {})
+            submission = submit(cluster, folder / "job.json", metadata=metadata, env=given)
         if on_start:
             on_start(submission.submission_id)
         ended = watch(cluster, submission.submission_id, on_log)
@@ -150,7 +152,7 @@ def find_by_flow_run(cluster: Cluster, flow_run_id: str) -> tuple[Submission, ..
 
 
 def find_orphans(cluster: Cluster, name: str, job_key: str) -> tuple[Submission, ...]:
-    """The running submissions for this model name of another key: only one retraining a name is at work, so nobody waits for them."""
+    """The running submissions for this model name of another key: one retraining a name is at work, so nobody waits for them."""
     wanted = {submission.submission_id for submission in _running(cluster, "job_key", job_key)}
     return tuple(submission for submission in _running(cluster, "name", name) if submission.submission_id not in wanted)
 

@@ -26,7 +26,7 @@ def join(workers: Workers) -> None:
     import ray
 
     ray.init()
-    total = ray.cluster_resources()
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for resource, each in (("CPU", workers.cpus_per_worker), ("GPU", workers.gpus_per_worker)):
         if workers.count * each > total.get(resource, 0):
             raise AskedWrongly(
@@ -40,10 +40,11 @@ def run_group(member: Member, config: dict[str, Any], *, workers: Workers, name:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    class Trainer(TorchTrainer):  # type: ignore[misc]
+    class Trainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
             # A later Ray that knows no such method never calls it: the group then only starts slower.
-            return [c for c in super()._create_default_callbacks() if type(c).__name__ not in IDLE_CALLBACKS]
+            callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+            return [each for each in callbacks if type(each).__name__ not in IDLE_CALLBACKS]
 
     resources: dict[str, float] = {"CPU": workers.cpus_per_worker}
     if workers.gpus_per_worker:

@@ -14,6 +14,7 @@ from flows.manifest import NAME, class_counts, split_counts
 from flows.records import DataVersion, Sample
 from flows.workspace import DATA, STORAGE, writing
 
+_MIN_DIGEST = 7
 _IGNORED = (f"/{DATA}", f"/{STORAGE}/")
 _NO_DATA = "bring some in with `headstart data ingest SOURCE`"
 
@@ -127,13 +128,15 @@ def history(workspace: Path) -> list[VersionRecord]:
 
 
 def checkout(workspace: Path, revision: str) -> DataVersion:
-    """The version at a git revision, put into `data/` and `data.dvc`; nothing is committed.
+    """The version at a git revision, or of a digest in the history, put into `data/` and `data.dvc`; nothing is committed.
 
     Raises AskedWrongly where the revision does not exist or holds no data, or `data/` has changes that no version holds;
     HeadstartError where the objects can be had from nowhere. Then everything is as it was.
     """
     workspace = open_workspace(workspace)
-    name = resolve(workspace, revision)
+    versions = revisions(workspace) if len(revision) >= _MIN_DIGEST else []
+    name = next((v.name for v in versions if parse_pointer(v.text, v.name).digest.startswith(revision)), None)
+    name = name or resolve(workspace, revision)
     text = committed_text(workspace, name)
     if text is None:
         raise AskedWrongly(f"revision {revision!r} has no {DATA_FILE}; `headstart data history` lists those that do")
@@ -151,18 +154,20 @@ def checkout(workspace: Path, revision: str) -> DataVersion:
 
 
 def restore(workspace: Path) -> bool:
-    """Whether `data/` holds the version of `data.dvc`, or later changes; fetched where it is missing, as in a fresh clone.
+    """Whether `data/` is fit to build on: it holds the version of `data.dvc`, or changes made on top of a version.
 
-    False where there is no version yet, or its objects can be had from nowhere.
+    Where it is missing (a fresh clone) or holds another recorded version (after a git pull), the version of `data.dvc` is
+    fetched first. False where there is no version yet, or its objects can be had from nowhere.
     """
     workspace = open_workspace(workspace)
-    if (workspace / DATA / NAME).exists():
-        return True
+    copy = workspace / DATA / NAME
     if not (workspace / DATA_FILE).exists():
         return False
     store = open_store(workspace)
     if not store.is_within_reach():
-        return False
+        return copy.exists()
+    if copy.exists() and not _is_another_version(store, md5_of(copy)):
+        return True
     with writing(workspace):
         try:
             store.bring()
@@ -170,7 +175,7 @@ def restore(workspace: Path) -> bool:
             raise
         except HeadstartError:
             return False
-    return (workspace / DATA / NAME).exists()
+    return copy.exists()
 
 
 def status(workspace: Path) -> Status:
@@ -200,6 +205,15 @@ def locate(version: DataVersion, sample: Sample) -> Path:
 def _is_committed(workspace: Path) -> bool:
     pointer = workspace / DATA_FILE
     return pointer.exists() and committed_text(workspace) == pointer.read_text()
+
+
+def _is_another_version(store: Store, manifest: str) -> bool:
+    """Whether a manifest of this md5 belongs to a version of the history other than the one that `data.dvc` names."""
+    pointer = store.pointer
+    if store.manifest(pointer.digest) == manifest:
+        return False
+    others = {parse_pointer(revision.text, revision.name).digest for revision in revisions(store.workspace)}
+    return any(store.manifest(digest) == manifest for digest in others)
 
 
 def _splits(store: Store, digest: str) -> Mapping[str, int]:

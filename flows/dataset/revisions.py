@@ -74,6 +74,8 @@ def commit(workspace: Path, files: Sequence[str], message: str) -> None:
 
 def _run(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(["git", "-C", str(workspace), *arguments], capture_output=True, text=True, check=False)
+        return subprocess.run(
+            ["git", "-C", str(workspace), *arguments], capture_output=True, text=True, errors="replace", check=False
+        )
     except FileNotFoundError:
         raise HeadstartError("git is not installed; a workspace keeps its data versions in git") from None

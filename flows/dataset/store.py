@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -116,6 +117,10 @@ class Store:
         """The md5 of every file of a version by its path in `data/`. Raises AskedWrongly where it is not on this machine."""
         return json_listing(self._text(digest, digest))
 
+    def manifest(self, digest: str) -> str | None:
+        """The md5 of a version's manifest, or None where the version is not on this machine."""
+        return self.listing(digest).get(NAME) if find(digest, self.folders) else None
+
     def samples(self, digest: str) -> tuple[Sample, ...]:
         """The samples of a version, from its manifest as recorded. Raises AskedWrongly where it is not on this machine."""
         md5 = self.listing(digest).get(NAME)
@@ -132,7 +137,7 @@ class Store:
                 f"the files of data version {version} are not on this machine (looked in {', '.join(map(str, self.folders))}); "
                 "run `headstart data ingest SOURCE` with the source they came from, or `dvc pull`"
             )
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode()
 
     def _lacks(self, digest: str, folders: tuple[Path, ...]) -> bool:
         path = find(digest, folders)
@@ -201,17 +206,20 @@ def _opened(workspace: Path) -> Iterator[Repo]:
 @contextmanager
 def _in_our_words(workspace: Path) -> Iterator[Any]:
     """Keep DVC off standard output, and turn what it raises into our errors."""
-    from dvc.exceptions import DvcException
     from dvc.lock import LockError
 
     logging.getLogger("dvc").setLevel(logging.CRITICAL)
     logging.getLogger("dvc_data").setLevel(logging.CRITICAL)
     logging.getLogger("dvc_objects").setLevel(logging.CRITICAL)
     try:
-        with redirect_stdout(io.StringIO()):
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     except LockError as error:
         raise Busy(f"another DVC command is at work in {workspace}; wait until it ends, then run this again") from error
-    except DvcException as error:
+    except HeadstartError:
+        raise
+    # Beside its own family DVC lets through what the disk, the network and the S3 client raise.
+    except Exception as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise HeadstartError(f"DVC failed in {workspace}: {error}{cause}. `data.dvc` is as it was; run this again") from error

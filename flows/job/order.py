@@ -26,7 +26,7 @@ class Tracking:
     artifacts: Path
     name: str
     parent: str
-    origin: Mapping[str, str | None]
+    origin: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,10 @@ def _follow(job: Job, stop: threading.Event) -> None:
         return
     try:
         from flows import tracking
-        from flows.tracking.pictures import draw
+        from flows.pictures import draw_variant
 
         order = job.tracking
         tracker = tracking.Tracker(order.address, order.artifacts, order.name)
-        tracking.follow(tracker, order.parent, job.works, job.work_root, tracking.Origin(**order.origin), draw, stop)
+        tracking.follow(tracker, order.parent, job.works, job.work_root, tracking.Origin(**order.origin), draw_variant, stop)
     except Exception as error:
         LOG.warning("the runs are not followed, the training goes on: %s", error)

@@ -78,7 +78,7 @@ def _read_holdout(job: Job, path: Path) -> list[Row]:
 
 def _measure(rows: Sequence[Row]) -> dict[str, float]:
     """`<target>/<measure>` from whole counts; a class that only one side knows counts as one that was missed."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for target in dict.fromkeys(row[1] for row in rows):
         mine = [row for row in rows if row[1] == target]
         names = sorted({name for row in mine for name in row[2:4]})

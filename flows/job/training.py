@@ -20,7 +20,15 @@ from heads.model import build_model, count_parameters
 from heads.spec import Fit
 
 # Another try would end the same way; all else (a lost process, its neighbours' broken connections) is tried again.
-FINAL_ERRORS = (*ASKED_WRONGLY, ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError)
+FINAL_ERRORS: tuple[type[Exception], ...] = (
+    *ASKED_WRONGLY,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ImportError,
+)
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -103,9 +111,7 @@ class _Member:
         model = build_model(variant, self.job.classes, work.weights.path)
         if self.leads:
             self._mark_span()
-        outcome = loop.train(
-            model, variant, train_set, val_set, device=self.device, resume=resume, on_epoch=self._on_epoch(work)
-        )
+        outcome = loop.train(model, variant, train_set, val_set, device=self.device, resume=resume, on_epoch=self._on_epoch(work))
         if self.leads:
             self._mark_span()
             self._keep(work, model, preprocess, outcome)

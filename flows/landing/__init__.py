@@ -62,7 +62,7 @@ def ingest(
             _refuse_bad(arrivals, max_bad_share)
             samples, notes = merge(earlier, arrivals, mirror)
             _refuse_one_class(arrivals, samples)
-            bad = tuple((a.entry.image.file.removeprefix(IMAGES), a.fault) for a in arrivals if a.fault)
+            bad = tuple((_printable(a.entry.image.file.removeprefix(IMAGES)), a.fault) for a in arrivals if a.fault)
             report = IngestReport(
                 **tally(earlier, samples, arrivals),
                 quarantined=bad,
@@ -89,13 +89,13 @@ def _list(source: str | Path, storage: Path, data: Path) -> Listing:
 
 
 def _read_samples(path: Path) -> tuple[Sample, ...]:
-    return parse(path.read_text(encoding="utf-8")) if path.exists() else ()
+    return parse(path.read_bytes().decode()) if path.exists() else ()
 
 
 def _refuse_bad(arrivals: Sequence[Arrival], max_bad_share: float) -> None:
     bad = [arrival for arrival in arrivals if arrival.fault]
     if len(bad) > max_bad_share * len(arrivals):
-        shown = "; ".join(f"{arrival.entry.image.file.removeprefix(IMAGES)}: {arrival.fault}" for arrival in bad[:5])
+        shown = "; ".join(f"{_printable(arrival.entry.image.file.removeprefix(IMAGES))}: {arrival.fault}" for arrival in bad[:5])
         raise AskedWrongly(
             f"{len(bad)} of {len(arrivals)} images are bad ({len(bad) / len(arrivals):.1%}), more than the {max_bad_share:.0%} "
             f"allowed; nothing was changed. {shown}{'; ...' if len(bad) > 5 else ''}"
@@ -117,6 +117,10 @@ def _refuse_one_class(arrivals: Sequence[Arrival], samples: Sequence[Sample]) ->
         raise AskedWrongly(f"the source holds one class only ({held}); at least two are needed to learn from. {UNDERSTOOD}")
 
 
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def _quarantine(data: Path, arrivals: Sequence[Arrival], mirror: bool) -> str:
     """The quarantine list as text: the bad of this source, and of others where nothing newer is known; empty if none."""
     rows = {a.entry.image.file: (a.digest, a.fault) for a in arrivals if a.fault}
@@ -125,11 +129,11 @@ def _quarantine(data: Path, arrivals: Sequence[Arrival], mirror: bool) -> str:
         listed = {arrival.entry.image.file for arrival in arrivals}
         old = {
             row["file"]: (row["digest"], row["reason"])
-            for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
+            for row in csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
             if row["file"] not in listed
         }
         rows = {**old, **rows}
-    lines = [(file.encode("utf-8", "backslashreplace").decode(), *rows[file]) for file in sorted(rows)]
+    lines = [(_printable(file), *rows[file]) for file in sorted(rows)]
     return table_text([("file", "digest", "reason"), *lines]) if lines else ""
 
 

@@ -88,11 +88,11 @@ def _bring_up_to_date(client: Any, bucket: str, wanted: Mapping[str, tuple[str, 
 @contextmanager
 def _errors_in_our_words(address: str) -> Iterator[None]:
     from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+    from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, NoCredentialsError
 
     try:
         yield
-    except HTTPClientError as error:
+    except (ConnectionError, HTTPClientError) as error:
         raise Unreachable(f"the S3 server of {address!r} does not answer: {error}. Check AWS_ENDPOINT_URL_S3") from error
     except NoCredentialsError as error:
         raise AskedWrongly(f"no S3 credentials for {address!r}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
@@ -73,12 +73,24 @@ def scan(root: Path) -> Listing:
         raise AskedWrongly(f"source {str(root)!r} is empty: it holds no image ({', '.join(sorted(IMAGE_ENDINGS))}). {UNDERSTOOD}")
     table = next((root / name for name in TABLES if PurePosixPath(name) in files), None)
     if table is not None:
-        return _table(root, table, images)
+        listing = _table(root, table, images)
+        return Listing(_once(listing.entries), listing.warnings)
     for read in (_pairs, _split_folders, _class_folders):
         entries = read(root, images)
         if entries:
-            return Listing(tuple(entries), _left_out(images, entries, root))
+            return Listing(_once(entries), _left_out(images, entries, root))
     raise AskedWrongly(f"source {str(root)!r} has {len(images)} images, e.g. {images[0]}, in no layout understood. {UNDERSTOOD}")
+
+
+def _once(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """The entries, with a fault on each that would take the name of one before it."""
+    seen: set[str] = set()
+    found = []
+    for entry in entries:
+        taken = entry.image.file in seen
+        seen.add(entry.image.file)
+        found.append(replace(entry, fault="another image of the source has the same name") if taken else entry)
+    return tuple(found)
 
 
 def _walk(root: Path) -> list[PurePosixPath]:

@@ -24,8 +24,9 @@ def merge(earlier: Sequence[Sample], arrivals: Sequence[Arrival], mirror: bool) 
     targets = tuple(dict.fromkeys((*(earlier[0].labels if earlier else ()), *targets)))
     drafts = [Sample(s.digest, s.file, s.split, {t: s.labels.get(t) for t in targets}, s.group) for s in kept]
     for arrival, cells in zip(good, labels, strict=True):
-        entry = arrival.entry
-        drafts.append(Sample(arrival.digest, entry.image.file, "", {t: cells.get(t) for t in targets}, entry.group))
+        entry, old = arrival.entry, before.get(arrival.entry.image.file)
+        group = entry.group or (old.group if old and old.digest == arrival.digest else None)
+        drafts.append(Sample(arrival.digest, entry.image.file, "", {t: cells.get(t) for t in targets}, group))
     given = [None] * len(kept) + [arrival.entry.split for arrival in good]
     splits, warnings = settle(_unsettled(drafts, given, earlier, mirror))
     samples = [Sample(d.digest, d.file, split, d.labels, d.group) for d, split in zip(drafts, splits, strict=True)]

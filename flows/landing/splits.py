@@ -78,14 +78,12 @@ def _protect(rows: Sequence[Unsettled]) -> list[str | None]:
 
 def _overruled(rows: Sequence[Unsettled], splits: Sequence[str | None], lacking: frozenset[str]) -> list[str]:
     moved = sum(1 for row, split in zip(rows, splits, strict=True) if row.given and split not in {None, row.given, *lacking})
-    return (
-        [
-            f"{moved} images are not in the split that the source gives them, because the same bytes are held out elsewhere "
-            "or were before: the most protected split wins (test, then val)"
-        ]
-        if moved
-        else []
-    )
+    if not moved:
+        return []
+    return [
+        f"{moved} images are not in the split that the source gives them, because the same bytes are held out elsewhere "
+        "or were before: the most protected split wins (test, then val)"
+    ]
 
 
 def _units(rows: Sequence[Unsettled]) -> list[_Unit]:

@@ -122,8 +122,7 @@ class Catalog:
         from mlflow.artifacts import download_artifacts
 
         source = self._client.get_model_version_download_uri(version.name, version.version).rstrip("/")
-        arrived = Path(download_artifacts(f"{source}/{BUNDLE_FOLDER}", dst_path=str(folder), tracking_uri=self.address))
-        return arrived
+        return Path(download_artifacts(f"{source}/{BUNDLE_FOLDER}", dst_path=str(folder), tracking_uri=self.address))
 
 
 def _ranges(versions: list[ModelVersion]) -> str:

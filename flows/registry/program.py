@@ -37,8 +37,9 @@ def write_program(dest: Path, program: nn.Module, *, run_id: str, model_id: str,
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # of the exporter, about its own insides
         num_classes = int(program(torch.from_numpy(example)).shape[1])
-        images = TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), name="images")
-        probabilities = TensorSpec(np.dtype("float32"), (-1, num_classes), name="probabilities")
+        # Unnamed: MLflow hands a named input over in a dict, which its own PyTorch flavour then refuses.
+        images = TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3))
+        probabilities = TensorSpec(np.dtype("float32"), (-1, num_classes))
         model = Model(run_id=run_id, model_id=model_id)
         mlflow.pytorch.save_model(
             program,

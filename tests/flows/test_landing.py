@@ -158,6 +158,13 @@ def test_pairs_of_the_same_stem_make_a_target_called_mask(tmp_path: Path, data: 
     assert all(sample.labels["mask"] and (data / sample.labels["mask"]).is_file() for sample in found.values())
 
 
+def test_two_rows_for_one_image_keep_the_first(tmp_path: Path, data: Path) -> None:
+    lines = ["file,kind"] + [f"{i}.png,{'ab'[i % 2]}" for i in range(24)] + ["images/5.png,a"]
+    report = ingest(table_source(tmp_path / "source", lines), data)
+    assert report.quarantined == (("5.png", "another image of the source has the same name"),)
+    assert (report.num_samples, samples(data)["images/5.png"].labels["kind"]) == (24, "b")
+
+
 def test_a_bad_image_costs_one_line_in_the_quarantine(tmp_path: Path, data: Path) -> None:
     source = class_folders(tmp_path / "source")
     (source / "ant" / "torn.jpg").write_bytes(b"not an image")

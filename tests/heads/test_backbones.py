@@ -101,6 +101,12 @@ def test_pretrained_stages_equal_the_features_of_torchvision(name: str) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_statistics_of_random_weights_follow_within_some_dozen_steps(name: str) -> None:
+    norms = [module for module in build_stages(name, None).modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} <= {0.1}
+
+
 def test_stages_of_a_group_have_one_resolution_and_depth() -> None:
     stages, features, shapes = build_stages("mobilenet_v2", None).eval(), torch.zeros(1, 3, 224, 224), []
     with torch.no_grad():

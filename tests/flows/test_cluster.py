@@ -1,0 +1,232 @@
+"""The Ray room without training: a real local head, taken over from a killed command, and trivial jobs on it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import BytesIO
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows import cluster, job
+from flows.cluster import api, head, jobs, processes
+from flows.errors import AskedWrongly, Busy, HeadstartError, Unreachable
+from flows.records import DataVersion, Sample, Workers
+
+ROOT = Path(__file__).parents[2]
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+
+OPEN_AND_STAY = """
+import sys, time
+from pathlib import Path
+from flows.cluster import open_cluster
+with open_cluster(None, Path(sys.argv[1])) as cluster:
+    print(cluster.address, flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head under test, where its storage is, and the address under which the killed command had started it."""
+
+    cluster: cluster.Cluster
+    storage: Path
+    first_address: str
+
+    @property
+    def mark(self) -> str:
+        return str(json.loads((self.storage / "ray" / "cluster.json").read_text())["home"])
+
+
+@contextlib.contextmanager
+def _command(storage: Path, seconds: float) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Another command that holds the storage's cluster for so long, and the address it says."""
+    arguments = [sys.executable, "-c", OPEN_AND_STAY, str(storage), str(seconds)]
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    storage = tmp_path_factory.mktemp("storage")
+    with _command(storage, 600) as (process, address):
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    with cluster.open_cluster(None, storage, num_cpus=2) as opened:
+        yield Head(opened, storage, address)
+
+
+def _order(storage: Path, key: str) -> job.Job:
+    version = DataVersion("d1", "r1", (Sample("0" * 32, "a.png", "test", {"label": "a"}),), storage / "data", ())
+    return job.Job("score", key, "tiny", storage, version, {"label": ("a", "b")}, Workers())
+
+
+def test_the_head_that_a_killed_command_left_is_taken_over(local: Head) -> None:
+    assert local.cluster.owned
+    assert local.cluster.address == local.first_address
+
+
+def test_every_port_of_the_head_is_on_the_loopback(local: Head) -> None:
+    listening = set()
+    for process in processes.members(local.mark):
+        with contextlib.suppress(psutil.Error):
+            listening |= {c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    assert listening
+    assert listening <= set(LOOPBACK)
+
+
+def test_the_head_refuses_whoever_has_no_token(local: Head) -> None:
+    with pytest.raises(AskedWrongly, match="refuses our token"):
+        api.call(replace(local.cluster, token=None), "GET", "/api/jobs/")
+    assert (local.storage / "ray" / "token").stat().st_mode & 0o777 == 0o600
+    assert str(local.cluster.token) not in repr(local.cluster)
+
+
+def test_a_second_command_shares_the_head_and_leaves_it_running(local: Head) -> None:
+    with _command(local.storage, 0) as (process, address):
+        assert process.wait(30) == 0
+    assert address == local.cluster.address
+    assert api.answers(local.cluster)
+
+
+def test_the_address_of_the_storages_own_head_needs_no_token_of_the_person(local: Head) -> None:
+    with cluster.open_cluster(local.cluster.address, local.storage) as opened:
+        assert not opened.owned
+        assert jobs.find(opened, "nothing") is None
+    assert api.answers(local.cluster)
+
+
+def test_a_group_larger_than_a_head_in_use_is_refused(local: Head) -> None:
+    with (
+        _command(local.storage, 60),
+        pytest.raises(Busy, match="500"),
+        cluster.open_cluster(None, local.storage, num_cpus=500),
+    ):
+        pass
+    assert api.answers(local.cluster)
+
+
+def test_a_job_runs_our_two_packages_and_gives_its_outcome(local: Head) -> None:
+    order = _order(local.storage, "k1")
+    lines: list[str] = []
+    outcome = cluster.run_job(local.cluster, job.begin(order), key=order.key, name="tiny", on_log=lines.append)
+    assert outcome == {"scores": {}}
+    assert any("flows.job" in line for line in lines)
+
+
+def test_a_job_that_cannot_succeed_says_why_and_is_not_tried_again(local: Head) -> None:
+    order = replace(_order(local.storage, "k2"), bundles=(local.storage / "no-bundle",))
+    started: list[str] = []
+    with pytest.raises(HeadstartError, match="no-bundle"):
+        cluster.run_job(local.cluster, job.begin(order), key=order.key, name="tiny", on_start=started.append)
+    assert len(started) == 1
+
+
+def test_a_stopped_job_is_found_before_and_confirmed_as_stopped_after(local: Head) -> None:
+    order = _order(local.storage, "k3")
+    metadata = {"job_key": "k3", "name": "tiny", "flow_run_id": "f3", "folder": str(order.folder)}
+    submission = cluster.submit(local.cluster, job.begin(order) / "job.json", metadata=metadata, env={})
+    assert cluster.find(local.cluster, "k3").submission_id == submission.submission_id  # type: ignore[union-attr]
+    assert [s.submission_id for s in cluster.find_by_flow_run(local.cluster, "f3")] == [submission.submission_id]
+    assert cluster.stop(local.cluster, submission.submission_id).status == "STOPPED"
+    assert cluster.find(local.cluster, "k3") is None
+    assert cluster.find_by_flow_run(local.cluster, "f3") == ()
+
+
+def test_an_unknown_job_is_named(local: Head) -> None:
+    with pytest.raises(HeadstartError, match="knows no job nothing"):
+        cluster.watch(local.cluster, "nothing")
+
+
+def test_the_last_to_leave_ends_the_heads_processes_and_no_other(tmp_path: Path, local: Head) -> None:
+    decoy = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, processes.MARK: "other"})
+    try:
+        with cluster.open_cluster(None, tmp_path) as second:
+            mark = json.loads((tmp_path / "ray" / "cluster.json").read_text())["home"]
+            assert second.address != local.cluster.address
+            assert processes.members(mark)
+        assert not processes.members(mark)
+        assert not Path(mark).exists()
+        assert not (tmp_path / "ray" / "cluster.json").exists()
+        assert decoy.poll() is None
+        assert api.answers(local.cluster)
+    finally:
+        decoy.kill()
+        decoy.wait()
+
+
+def test_a_package_holds_our_code_and_nothing_else() -> None:
+    with zipfile.ZipFile(BytesIO(jobs._pack_code())) as package:
+        names = package.namelist()
+    assert {"flows/job/__main__.py", "heads/loop.py"} <= set(names)
+    assert {Path(name).suffix for name in names} <= {".py", ".yaml"}
+    assert jobs._pack_code() == jobs._pack_code()
+
+
+def test_too_little_memory_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "MIN_MEMORY_BYTES", 2**60)
+    with pytest.raises(AskedWrongly, match="GiB"), cluster.open_cluster(None, tmp_path):
+        pass
+    assert not (tmp_path / "ray" / "cluster.json").exists()
+
+
+def test_running_out_of_ports_is_refused() -> None:
+    with pytest.raises(AskedWrongly, match="free ports"):
+        processes.free_ports(70_000)
+
+
+def test_an_address_of_another_form_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AskedWrongly, match="http://host:8265"), cluster.open_cluster("ray://here:10001", tmp_path):
+        pass
+
+
+def test_an_address_where_nobody_listens_is_unreachable(tmp_path: Path) -> None:
+    (port,) = processes.free_ports(1)
+    with pytest.raises(Unreachable, match=str(port)), cluster.open_cluster(f"http://127.0.0.1:{port}", tmp_path):
+        pass
+
+
+def test_an_address_that_stays_silent_is_unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert api.CONNECT_SECONDS < 10
+    monkeypatch.setattr(api, "CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port, begun = silent.getsockname()[1], time.monotonic()
+        with pytest.raises(Unreachable), cluster.open_cluster(f"http://127.0.0.1:{port}", tmp_path):
+            pass
+    assert time.monotonic() - begun < 5
+
+
+def test_a_server_that_is_not_ray_is_told_apart(tmp_path: Path) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with (
+            pytest.raises(Unreachable, match="not Ray"),
+            cluster.open_cluster(f"http://127.0.0.1:{server.server_port}", tmp_path),
+        ):
+            pass
+        server.shutdown()

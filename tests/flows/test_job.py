@@ -1,0 +1,241 @@
+"""The program on the cluster: one undisturbed training, and one whose worker and driver are killed on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from flows import cluster, job
+from flows.cluster import processes
+from flows.errors import AskedWrongly
+from flows.job import order as orders
+from flows.records import DataVersion, Sample, Weights, Work, Workers
+from heads import bundle
+from heads.spec import Fit, Head, Variant
+
+CLASSES = {"label": ("green", "red")}
+EPOCHS = 8
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cluster, and how to know its processes."""
+
+    cluster: cluster.Cluster
+    mark: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A job carried to its end: the order, the outcome, what was read of it half-way, and its submissions."""
+
+    order: job.Job
+    outcome: dict[str, Any]
+    submissions: tuple[str, ...]
+    seen: dict[str, Any]
+    repair_seconds: dict[str, float]
+
+
+def _version(folder: Path) -> DataVersion:
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    samples = []
+    for number in range(60):
+        pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        pixels[..., number % 2] //= 3
+        file = folder / f"{number}.png"
+        Image.fromarray(pixels).save(file)
+        split = "train" if number < 36 else "val" if number < 46 else "test"
+        digest = hashlib.md5(file.read_bytes()).hexdigest()
+        samples.append(Sample(digest, file.name, split, {"label": CLASSES["label"][number % 2]}))
+    return DataVersion("d" * 32, "r" * 40, tuple(samples), folder, ())
+
+
+def _order(storage: Path, version: DataVersion, *backbones: str, **fit: Any) -> job.Job:
+    works = []
+    for backbone in backbones:
+        settings = Fit(**{"epochs": EPOCHS, "batch_size": 6, "image_size_px": 32, **fit})
+        variant = Variant(backbone=backbone, heads=(Head(target="label"),), freeze="none", fit=settings)
+        works.append(Work(f"work-{variant.variant_id}", variant, Weights("none")))
+    key = f"{storage.name}-{'-'.join(backbones)}"
+    return job.Job("train", key, "tiny", storage, version, CLASSES, Workers(count=2), works=tuple(works))
+
+
+def _run(place: Place, order: job.Job, disturb: Callable[[], dict[str, Any]] | None = None) -> Run:
+    submissions: list[str] = []
+    seen: dict[str, Any] = {}
+    repairs: dict[str, float] = {}
+
+    def run_disturbance() -> None:
+        assert disturb is not None
+        found = disturb()
+        repairs.update(found.pop("repairs"))
+        seen.update(found)
+
+    thread = threading.Thread(target=run_disturbance, daemon=True)
+    if disturb:
+        thread.start()
+    outcome = cluster.run_job(place.cluster, job.begin(order), key=order.key, name="tiny", on_start=submissions.append)
+    if disturb:
+        thread.join(10)
+    return Run(order, outcome, tuple(submissions), seen, repairs)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    storage = tmp_path_factory.mktemp("cluster")
+    with cluster.open_cluster(None, storage, num_cpus=2) as opened:
+        yield Place(opened, json.loads((storage / "ray" / "cluster.json").read_text())["home"])
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory: pytest.TempPathFactory) -> DataVersion:
+    return _version(tmp_path_factory.mktemp("data") / "images")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place: Place, version: DataVersion, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return _run(place, _order(tmp_path_factory.mktemp("undisturbed"), version, "mobilenet_v3_small", "squeezenet1_1"))
+
+
+@pytest.fixture(scope="module")
+def disturbed(place: Place, version: DataVersion, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A worker is killed in the midst of the first variant, the driver in the midst of the second."""
+    order = _order(tmp_path_factory.mktemp("disturbed"), version, "mobilenet_v3_small", "squeezenet1_1")
+    first, second = order.works
+
+    def disturb() -> dict[str, Any]:
+        before = _wait_for_epochs(order, first, 3)
+        _kill(place, lambda p: p.name().startswith("ray::RayTrain"))
+        killed = time.monotonic()
+        _wait_for_epochs(order, first, len(before) + 1)
+        worker_seconds = time.monotonic() - killed
+        seen = _wait_for_epochs(order, second, 3)
+        _kill(place, lambda p: "flows.job" in p.cmdline())
+        killed = time.monotonic()
+        _wait_for_epochs(order, second, len(seen) + 1)
+        repairs = {"worker": worker_seconds, "driver": time.monotonic() - killed}
+        return {"first": before, "second": seen, "repairs": repairs}
+
+    return _run(place, order, disturb)
+
+
+def _wait_for_epochs(order: job.Job, work: Work, count: int) -> list[dict[str, Any]]:
+    """The epochs in a work's progress once there are so many."""
+    end_at = time.monotonic() + 300
+    while time.monotonic() < end_at:
+        epochs: list[dict[str, Any]] = orders.read_json(order.work_root / work.key / "progress.json", {"epochs": []})["epochs"]
+        if len(epochs) >= count:
+            return epochs
+        time.sleep(0.01)
+    raise TimeoutError(work.key)
+
+
+def _kill(place: Place, wanted: Callable[[psutil.Process], bool]) -> None:
+    victim = next(p for p in processes.members(place.mark) if wanted(p))
+    os.kill(victim.pid, signal.SIGKILL)
+
+
+def _digests(run: Run) -> list[str]:
+    return [
+        hashlib.sha256((run.order.work_root / w.key / "bundle" / "weights.safetensors").read_bytes()).hexdigest()
+        for w in run.order.works
+    ]
+
+
+def _result(run: Run, number: int) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((run.order.work_root / run.order.works[number].key / "result.json").read_text())
+    return result
+
+
+@pytest.mark.slow
+def test_one_job_trains_every_variant(undisturbed: Run) -> None:
+    order, outcome = undisturbed.order, undisturbed.outcome
+    assert outcome["trained"] == [work.key for work in order.works]
+    assert outcome["reused"] == []
+    assert outcome["num_forwarded"] == 2 * EPOCHS * (36 + 10)
+    assert 0 < outcome["seconds"] < 300
+    assert len(undisturbed.submissions) == 1
+    assert orders.epochs_done(order.storage, order.works) == {work.key: EPOCHS for work in order.works}
+    for work in order.works:
+        trained = orders.read_trained(order.storage, work, reused=False)
+        assert trained.metrics["val/label/accuracy"] >= 0.5
+        assert trained.num_parameters == trained.num_trained_parameters > 0
+        loaded = bundle.load(trained.bundle)
+        assert loaded.variant == work.variant
+        assert loaded.predict([order.version.data / "0.png"])[0]["label"].label in CLASSES["label"]
+
+
+@pytest.mark.slow
+def test_a_finished_job_leaves_no_checkpoints_to_resume_from(undisturbed: Run) -> None:
+    assert list((undisturbed.order.storage / "ray" / "train").glob("*/checkpoint_*")) == []
+
+
+@pytest.mark.slow
+def test_the_same_job_again_trains_nothing(place: Place, undisturbed: Run) -> None:
+    order = undisturbed.order
+    before = [(order.work_root / work.key / "result.json").stat().st_mtime_ns for work in order.works]
+    again = _run(place, order)
+    assert again.outcome == {"trained": [], "reused": [work.key for work in order.works], "num_forwarded": 0, "seconds": 0.0}
+    assert [(order.work_root / work.key / "result.json").stat().st_mtime_ns for work in order.works] == before
+
+
+@pytest.mark.slow
+def test_the_holdout_is_scored_sample_by_sample(place: Place, undisturbed: Run) -> None:
+    train = undisturbed.order
+    work = train.works[0]
+    order = replace(train, kind="score", key="s1", works=(), bundles=(train.work_root / work.key / "bundle",))
+    outcome = cluster.run_job(place.cluster, job.begin(order), key=order.key, name="tiny")
+    table = orders.read_scores(Path(outcome["scores"][str(order.bundles[0])]))
+    holdout = {s.digest: s.labels["label"] for s in train.version.samples if s.split == "test"}
+    assert {row.digest: row.truth for row in table.rows} == holdout
+    hits = sum(row.truth == row.predicted for row in table.rows)
+    assert table.metrics["label/accuracy"] == pytest.approx(hits / len(holdout))
+    assert table.bundle_digest == bundle.digest(order.bundles[0])
+
+
+@pytest.mark.slow
+def test_a_training_outlives_a_killed_worker_and_a_killed_driver(disturbed: Run, undisturbed: Run) -> None:
+    assert len(disturbed.submissions) == 2
+    assert disturbed.outcome["trained"] == undisturbed.outcome["trained"]
+    assert disturbed.outcome["num_forwarded"] == undisturbed.outcome["num_forwarded"]
+    print("seconds to the next epoch after a kill:", disturbed.repair_seconds)  # noqa: T201
+
+
+@pytest.mark.slow
+def test_it_ends_with_the_very_weights_of_an_undisturbed_one(disturbed: Run, undisturbed: Run) -> None:
+    assert _digests(disturbed) == _digests(undisturbed)
+    for number in range(2):
+        assert _result(disturbed, number)["metrics"] == _result(undisturbed, number)["metrics"]
+        assert _result(disturbed, number)["confusion"] == _result(undisturbed, number)["confusion"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "seen"), [(0, "first"), (1, "second")], ids=["killed worker", "killed driver"])
+def test_it_went_on_from_its_last_checkpoint(disturbed: Run, number: int, seen: str) -> None:
+    # An epoch's seconds are never the same twice: those of before the kill were kept, not trained again. The last may be lost.
+    before, after = disturbed.seen[seen], _result(disturbed, number)["epochs"]
+    assert len(before) >= 3
+    assert [epoch["seconds"] for epoch in after[: len(before) - 1]] == [epoch["seconds"] for epoch in before[:-1]]
+
+
+@pytest.mark.slow
+def test_a_training_that_diverges_says_so_once(place: Place, version: DataVersion, tmp_path: Path) -> None:
+    order = _order(tmp_path / "diverging", version, "squeezenet1_1", learning_rate=9.9)
+    started: list[str] = []
+    with pytest.raises(AskedWrongly, match="learning_rate"):
+        cluster.run_job(place.cluster, job.begin(order), key=order.key, name="tiny", on_start=started.append)
+    assert len(started) == 1

@@ -1,0 +1,55 @@
+"""The manifest as text and as values."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.errors import AskedWrongly
+from flows.manifest import class_counts, is_mask_target, parse, render, split_counts
+from flows.records import SPLITS, Sample
+
+CELL = st.one_of(st.none(), st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=6))
+FILES = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=8)
+SAMPLES = st.lists(
+    st.builds(
+        Sample,
+        digest=st.text("0123456789abcdef", min_size=32, max_size=32),
+        file=FILES.map("images/{}".format),
+        split=st.sampled_from(SPLITS),
+        labels=st.fixed_dictionaries({"breed": CELL, "mask": CELL}),
+        group=CELL,
+    ),
+    unique_by=lambda sample: sample.file,
+)
+
+
+@given(SAMPLES)
+def test_what_is_written_is_read_back(samples: list[Sample]) -> None:
+    assert parse(render(samples)) == tuple(sorted(samples, key=lambda sample: sample.file))
+
+
+@given(SAMPLES)
+def test_the_order_of_samples_does_not_change_a_byte(samples: list[Sample]) -> None:
+    assert render(samples) == render(reversed(samples))
+
+
+def test_the_text_is_plain_csv_without_a_group_column_where_there_are_no_groups() -> None:
+    rows = [Sample("b" * 32, "images/b.jpg", "val", {"label": None}), Sample("a" * 32, "images/a.jpg", "train", {"label": "x,y"})]
+    assert render(rows) == f'digest,file,split,label\n{"a" * 32},images/a.jpg,train,"x,y"\n{"b" * 32},images/b.jpg,val,\n'
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "digest,file,split,label\na,images/a.jpg,holdout,x\n"])
+def test_a_damaged_manifest_is_refused(text: str) -> None:
+    with pytest.raises(AskedWrongly, match=r"manifest\.csv"):
+        parse(text)
+
+
+def test_counts_name_every_split_and_leave_masks_out() -> None:
+    labels = {"label": "a", "mask": "masks/1.png"}
+    rows = [Sample("1" * 32, "images/1.png", "train", labels), Sample("2" * 32, "images/2.png", "test", labels | {"mask": None})]
+    assert split_counts(rows) == {"train": 1, "val": 0, "test": 1}
+    assert class_counts(rows) == {"label": {"a": {"train": 1, "val": 0, "test": 1}}}
+    assert is_mask_target(rows, "mask")
+    assert not is_mask_target(rows, "label")

@@ -1,0 +1,325 @@
+"""The registry against a real SQLite database, with a real bundle, and a consumer that has MLflow, torch and numpy only."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from flows.errors import AskedWrongly, HeadstartError
+from flows.records import ModelVersion, Verdict, Weights, Work
+from flows.registry import Registry, ledger
+from flows.registry.ledger import Entry
+from flows.tracking import Origin, Tracker
+from heads import bundle as bundles
+from heads.errors import BundleError
+from heads.images import preprocess_for
+from heads.model import build_model
+from heads.spec import Fit, Head, Variant
+
+VARIANT = Variant(backbone="squeezenet1_1", heads=(Head(target="label"),), fit=Fit(image_size_px=48))
+CLASSES = {"label": ("ant", "bee", "wasp")}
+YES = Verdict(True, ("it is better: 12 against 2 samples, p = 0.013",), {"p": 0.013})
+NO = Verdict(False, ("it is not better: 3 against 4 samples, p = 1.0",), {"p": 1.0})
+
+
+@dataclass
+class Place:
+    """A registry and what is registered in it: a bundle, and a run for each work."""
+
+    address: str
+    bundle: Path
+    tracker: Tracker
+    folder: Path
+
+    def registry(self, ledger_folder: str = "ledger") -> Registry:
+        return Registry(self.address, self.folder / ledger_folder)
+
+    def register(self, name: str, work_key: str) -> ModelVersion:
+        """A version of `work_key`; the program itself is exported once and its model shared by all works."""
+        parent = self.tracker.start_retraining("key", ORIGIN)
+        run_id = self.tracker.start_variant(parent, Work(work_key, VARIANT, Weights("none")), ORIGIN)
+        return self.registry().register(
+            name,
+            bundle=self.bundle,
+            run_id=run_id,
+            work_key=work_key,
+            variant_id=VARIANT.variant_id,
+            data_version="v1",
+            git_commit="c0ffee",
+            metrics={"label/accuracy": 0.9},
+        )
+
+
+# Images, height, width: square, of the network's own size, wide, tall, and a strip that is cut.
+SHAPES = ((1, 60, 60), (2, 48, 48), (1, 48, 100), (5, 131, 77), (2, 20, 300))
+ORIGIN = Origin("v1", "rev1", "/data/objects")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("registry")
+    address = f"sqlite:///{folder / 'mlflow.db'}"
+    model = build_model(VARIANT, CLASSES, None)
+    preprocess = preprocess_for("squeezenet1_1", 48)
+    bundle = bundles.save(folder / "bundle", model=model, variant=VARIANT, classes=CLASSES, preprocess=preprocess, facts={})
+    return Place(address, bundle, Tracker(address, folder / "artifacts", "pets"), folder)
+
+
+@pytest.fixture(scope="module")
+def first(place: Place) -> ModelVersion:
+    """Version 1 of `digits`, exported for real, and champion."""
+    made = place.register("digits", "work1")
+    return place.registry().promote("digits", made.version, YES)
+
+
+@pytest.fixture
+def name(place: Place, first: ModelVersion, request: pytest.FixtureRequest) -> str:
+    """A model of its own for the test, whose versions share the one exported program."""
+    return str(request.node.name)
+
+
+def add(place: Place, first: ModelVersion, name: str, work_key: str) -> ModelVersion:
+    """Another version, made from the model that is exported already: exporting each would cost seconds."""
+    client = place.registry()._client
+    source = str(client.get_model_version("digits", first.version).source)
+    if not place.registry().versions(name):
+        client.create_registered_model(name)
+    tags = {"headstart.work_key": work_key, "headstart.data_version": f"data-{work_key}", "headstart.variant_id": "v"}
+    made = client.create_model_version(name, source, tags=tags)
+    return place.registry().find(name, str(made.version))
+
+
+def aliases(place: Place, name: str) -> dict[str, str]:
+    return {alias: version.version for alias, version in place.registry().current(name).items()}
+
+
+def test_a_registered_version_says_where_it_comes_from(place: Place, first: ModelVersion) -> None:
+    assert (first.name, first.version, first.aliases) == ("digits", "1", ("champion",))
+    assert first.tags["headstart.data_version"] == "v1"
+    assert first.tags["headstart.variant_id"] == VARIANT.variant_id
+    assert first.tags["headstart.git_commit"] == "c0ffee"
+    assert json.loads(first.tags["headstart.metrics"]) == {"label/accuracy": 0.9}
+    assert json.loads(first.tags["headstart.verdict"])["promoted"] is True
+    run = place.tracker._client.get_run(first.tags["headstart.run_id"])
+    assert run.outputs is not None
+    assert len(run.outputs.model_outputs) == 1
+
+
+def test_registering_the_same_work_again_gives_the_same_version(place: Place, first: ModelVersion) -> None:
+    assert place.register("digits", "work1") == first
+    assert len(place.registry().versions("digits")) == 1
+
+
+def test_a_crash_between_the_model_and_its_version_makes_no_second_model(place: Place, first: ModelVersion, name: str) -> None:
+    run = place.tracker._client.get_run(first.tags["headstart.run_id"])
+    assert place.register(name, "work1").version == "1", "the same work under a name that has no version of it yet"
+    assert len(place.tracker._client.search_logged_models([run.info.experiment_id])) == 1
+
+
+def test_no_file_of_the_registered_model_is_a_pickle(place: Place, first: ModelVersion) -> None:
+    folder = Path(place.registry()._client.get_model_version_download_uri("digits", first.version))
+    files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    assert {"MLmodel", "data/model.pt2", "bundle/weights.safetensors", "bundle/SHA256SUMS"} <= files
+    assert not [file for file in files if file.endswith((".pkl", ".pickle", ".pth", ".pt"))]
+    requirements = (folder / "requirements.txt").read_text().split()
+    assert sorted(line.partition("==")[0] for line in requirements) == ["mlflow", "numpy", "torch"]
+
+
+CONSUMER = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"heads", "flows", "torchvision", "ray", "prefect", "dvc", "boto3", "safetensors", "PIL"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+import mlflow, numpy
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/digits@champion")
+for file in sys.argv[2:]:
+    numpy.save(file + ".out.npy", model.predict(numpy.load(file)))
+"""
+
+
+def test_the_champion_in_plain_mlflow_reads_as_the_bundle_does(place: Place, first: ModelVersion, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    batches = [random.integers(0, 256, (num, height, width, 3), dtype=np.uint8) for num, height, width in SHAPES]
+    files = [str(tmp_path / f"{number}.npy") for number in range(len(batches))]
+    for file, batch in zip(files, batches, strict=True):
+        np.save(file, batch)
+    environment = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "DO_NOT_TRACK": "1", "HOME": str(tmp_path)}
+    command = [sys.executable, "-W", "ignore", "-c", CONSUMER, place.address, *files]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    bundle = bundles.load(place.bundle)
+    for file, batch in zip(files, batches, strict=True):
+        found = np.load(file + ".out.npy")
+        wanted = [[told["label"].probabilities[label] for label in CLASSES["label"]] for told in bundle.predict(list(batch))]
+        assert found.sum(axis=1) == pytest.approx(np.ones(len(batch)), abs=1e-5)
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_a_pulled_bundle_is_the_one_registered(place: Place, first: ModelVersion, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for which, dest in (("champion", tmp_path / "new" / "bundle"), ("1", tmp_path / "empty")):
+        assert place.registry().pull("digits", which, dest) == place.registry().find("digits", "1")
+        assert bundles.digest(dest) == bundles.digest(place.bundle)
+        assert [path.name for path in dest.parent.iterdir() if path.name.startswith(".")] == [], "no half download is left behind"
+
+
+def test_a_folder_that_holds_something_is_not_pulled_over(place: Place, first: ModelVersion, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    for taken in (tmp_path, tmp_path / "mine"):
+        with pytest.raises(AskedWrongly, match="in the way"):
+            place.registry().pull("digits", "champion", taken)
+
+
+def test_a_changed_byte_in_the_registry_is_not_pulled(place: Place, first: ModelVersion, tmp_path: Path) -> None:
+    folder = Path(place.registry()._client.get_model_version_download_uri("digits", first.version))
+    card = folder / "bundle" / "card.md"
+    good = card.read_bytes()
+    card.write_bytes(good + b"!")
+    try:
+        with pytest.raises(BundleError, match=r"card\.md"):
+            place.registry().pull("digits", "champion", tmp_path / "dest")
+    finally:
+        card.write_bytes(good)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_or_alias_that_is_not_there_is_answered_with_what_is(place: Place, first: ModelVersion, tmp_path: Path) -> None:
+    with pytest.raises(AskedWrongly, match=r"'cats'.*digits"):
+        place.registry().pull("cats", "champion", tmp_path / "dest")
+    for which in ("challenger", "99"):
+        with pytest.raises(AskedWrongly, match=rf"'{which}'.*1.*champion"):
+            place.registry().pull("digits", which, tmp_path / "dest")
+    with pytest.raises(AskedWrongly, match="quotes"):
+        place.registry().versions("it's")
+    assert place.registry().versions("cats") == []
+    assert place.registry().current("cats") == {}
+
+
+def test_promotion_moves_the_champion_and_keeps_the_previous(place: Place, first: ModelVersion, name: str) -> None:
+    registry = place.registry()
+    for key in ("a", "b"):
+        add(place, first, name, key)
+    assert registry.promote(name, "1", YES).aliases == ("champion",)
+    assert aliases(place, name) == {"champion": "1"}
+    registry.set_challenger(name, "2")
+    registry.promote(name, "2", YES)
+    assert aliases(place, name) == {"champion": "2", "previous": "1"}
+    registry.promote(name, "2", YES)
+    assert aliases(place, name) == {"champion": "2", "previous": "1"}, "again is as once"
+    assert len(registry.history(name)) == 2
+    told = next(model for model in registry.models() if model["name"] == name)
+    assert told == {"name": name, "champion": "2", "previous": "1", "challenger": None, "versions": 2}
+
+
+def test_only_a_verdict_to_promote_moves_the_champion(place: Place, first: ModelVersion, name: str) -> None:
+    add(place, first, name, "a")
+    with pytest.raises(AskedWrongly, match="verdict"):
+        place.registry().promote(name, "1", NO)
+    place.registry().record(name, "1", NO)
+    place.registry().set_challenger(name, "1")
+    assert aliases(place, name) == {"challenger": "1"}
+    assert json.loads(place.registry().find(name, "1").tags["headstart.verdict"])["promoted"] is False
+
+
+def test_a_promotion_cut_short_is_finished_by_the_next(place: Place, first: ModelVersion, name: str) -> None:
+    registry = place.registry()
+    for key in ("a", "b"):
+        add(place, first, name, key)
+    registry.promote(name, "1", YES)
+    registry.record(name, "2", YES)
+    registry._move(name, {"previous": "1"})
+    registry.promote(name, "2", YES)
+    assert aliases(place, name) == {"champion": "2", "previous": "1"}
+    assert len(registry.history(name)) == 2
+
+
+def test_going_back_takes_the_previous_and_marks_the_one_withdrawn(place: Place, first: ModelVersion, name: str) -> None:
+    registry = place.registry()
+    for version, key in enumerate(("a", "b", "c"), start=1):
+        add(place, first, name, key)
+        registry.promote(name, str(version), YES)
+    assert registry.rollback(name).version == "2"
+    assert aliases(place, name) == {"champion": "2", "previous": "1"}
+    assert registry.find(name, "3").tags["headstart.withdrawn"] == "true"
+    assert registry.rollback(name).version == "1"
+    assert aliases(place, name) == {"champion": "1"}
+    with pytest.raises(AskedWrongly, match="no previous"):
+        registry.rollback(name)
+    told = [(e["kind"], e["version"], e["champion_after"]) for e in registry.history(name)]
+    assert told[-2:] == [("rollback", "3", "2"), ("rollback", "2", "1")]
+
+
+def test_a_rollback_cut_short_is_finished_by_the_next_and_goes_back_once(place: Place, first: ModelVersion, name: str) -> None:
+    registry = place.registry()
+    for version, key in enumerate(("a", "b", "c"), start=1):
+        add(place, first, name, key)
+        registry.promote(name, str(version), YES)
+    registry.rollback(name)
+    registry._move(name, {"previous": "2"})
+    assert registry.rollback(name).version == "2"
+    assert aliases(place, name) == {"champion": "2", "previous": "1"}
+    assert "headstart.withdrawn" not in registry.find(name, "2").tags
+
+
+def test_the_ledger_keeps_every_verdict_once_and_survives_either_copy(place: Place, first: ModelVersion, name: str) -> None:
+    for key in ("a", "b"):
+        add(place, first, name, key)
+    registry = place.registry()
+    registry.promote(name, "1", YES)
+    for _ in range(2):
+        entry = registry.record(name, "2", NO)
+    assert (entry.champion_before, entry.champion_after, entry.data_version) == ("1", "1", "data-b")
+    told = registry.history(name)
+    assert [(e["version"], e["promoted"]) for e in told] == [("1", True), ("2", False)]
+    assert [e["reasons"] for e in told] == [list(YES.reasons), list(NO.reasons)]
+    assert place.registry("elsewhere").history(name) == told, "the registry holds all of it"
+    file = place.folder / "ledger" / f"{name}.jsonl"
+    assert len(file.read_text().splitlines()) == 2
+    assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == [e["id"] for e in told]
+
+
+def test_the_ledger_of_an_unknown_model_says_what_is_known(place: Place, first: ModelVersion) -> None:
+    with pytest.raises(AskedWrongly, match="digits"):
+        place.registry().history("cats")
+
+
+def entry(version: str, **changes: Any) -> Entry:
+    told: dict[str, Any] = {"kind": "verdict", "name": "m", "version": version, "time": 1.0, "promoted": True, "reasons": ()}
+    told |= {"champion_before": None, "champion_after": version, "data_version": "d", "variant_id": "v", "work_key": "w"}
+    return Entry(**told | changes)
+
+
+def test_a_line_cut_short_by_a_crash_costs_no_other_line(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "m.jsonl"
+    ledger.append(file, entry("1"))
+    with file.open("a") as torn:
+        torn.write('{"kind": "verd')
+    ledger.append(file, entry("2"))
+    ledger.append(file, entry("2", time=9.0))
+    assert [e.version for e in ledger.read(file)] == ["1", "2"]
+
+
+def test_an_entry_too_long_for_a_tag_loses_figures_and_last_reasons_first() -> None:
+    long = entry("1", reasons=("why",) + ("x" * 1000,) * 9, figures={f"f{i}": 0.5 for i in range(900)})
+    short = Entry.from_json(long.to_json(5000))
+    assert len(long.to_json(5000)) <= 5000
+    assert (short.reasons[0], len(short.reasons), short.figures) == ("why", 5, {})
+    assert Entry.from_json(long.to_json()) == long
+
+
+def test_a_registry_that_fails_says_so_in_our_words(place: Place, first: ModelVersion) -> None:
+    registry, work = place.registry(), {"variant_id": "v", "data_version": "d", "git_commit": "c"}
+    with pytest.raises(HeadstartError, match="no-such-run"):
+        registry.register("digits", bundle=place.bundle, run_id="no-such-run", work_key="w9", metrics={}, tags=None, **work)

@@ -1,0 +1,138 @@
+"""Splits: given ones kept, the rest carved by hash, stable as the data grows."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.landing.splits import MIN_TRAIN, Unsettled, settle
+
+CLASSES = st.sampled_from("abc").map(lambda name: frozenset({("label", name)}))
+GROUPS = st.one_of(st.none(), st.sampled_from([f"g{number}" for number in range(12)]))
+GIVEN = st.sampled_from([None, "train", "val", "test"])
+DIGESTS = st.integers(0, 200).map("{:032x}".format)
+ANY_ROWS = st.lists(st.builds(Unsettled, digest=DIGESTS, given=GIVEN, group=GROUPS, classes=CLASSES), max_size=80)
+PLAIN_ROWS = st.lists(st.builds(Unsettled, digest=DIGESTS, group=GROUPS, classes=CLASSES), max_size=80)
+
+
+def numbered(count: int, name: str = "a", first: int = 0, **said: str | None) -> list[Unsettled]:
+    return [Unsettled(f"{first + i:032x}", classes=frozenset({("label", name)}), **said) for i in range(count)]
+
+
+def places(rows: list[Unsettled], key: str) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for row, split in zip(rows, settle(rows)[0], strict=True):
+        found[getattr(row, key)].add(split)
+    return found
+
+
+@given(ANY_ROWS)
+def test_identical_bytes_never_straddle_two_splits(rows: list[Unsettled]) -> None:
+    assert all(len(splits) == 1 for splits in places(rows, "digest").values())
+
+
+@given(PLAIN_ROWS)
+def test_a_carved_group_stays_whole(rows: list[Unsettled]) -> None:
+    assert all(len(splits) == 1 for group, splits in places(rows, "group").items() if group)
+
+
+@given(ANY_ROWS, st.randoms())
+def test_the_order_of_samples_changes_nothing(rows: list[Unsettled], random: object) -> None:
+    mixed = list(rows)
+    random.shuffle(mixed)  # type: ignore[attr-defined]
+    there = Counter(zip(rows, settle(rows)[0], strict=True))
+    assert Counter(zip(mixed, settle(mixed)[0], strict=True)) == there
+
+
+@given(ANY_ROWS, PLAIN_ROWS)
+def test_a_sample_keeps_its_split_as_the_data_grows(rows: list[Unsettled], more: list[Unsettled]) -> None:
+    first = settle(rows)[0]
+    settled = [replace(row, earlier=split) for row, split in zip(rows, first, strict=True)]
+    held = {row.digest: row.earlier for row in settled}
+    grown = settle([*settled, *(replace(row, earlier=held.get(row.digest)) for row in more)])[0]
+    assert grown[: len(rows)] == first
+
+
+@given(ANY_ROWS)
+def test_given_holdouts_are_kept_or_made_safer_and_never_trained_on(rows: list[Unsettled]) -> None:
+    for row, split in zip(rows, settle(rows)[0], strict=True):
+        if row.given in ("val", "test"):
+            assert split in (row.given, "test")
+
+
+@given(PLAIN_ROWS)
+def test_carving_leaves_each_class_enough_to_train_on(rows: list[Unsettled]) -> None:
+    train: Counter[str] = Counter()
+    every: Counter[str] = Counter()
+    for row, split in zip(rows, settle(rows)[0], strict=True):
+        name = next(iter(row.classes))[1]
+        every[name] += 1
+        train[name] += split == "train"
+    assert all(train[name] >= min(MIN_TRAIN, every[name]) for name in every)
+
+
+def test_about_fifteen_percent_go_to_each_of_val_and_test() -> None:
+    shares = Counter(settle(numbered(4000))[0])
+    assert 540 < shares["val"] < 660
+    assert 540 < shares["test"] < 660
+
+
+def test_only_what_the_source_lacks_is_carved() -> None:
+    rows = numbered(400, given="train") + numbered(50, first=1000, given="test")
+    splits = settle(rows)[0]
+    assert set(splits[:400]) == {"train", "val"}
+    assert set(splits[400:]) == {"test"}
+    full = rows + numbered(50, first=2000, given="val")
+    assert settle(full)[0] == tuple(row.given for row in full)
+
+
+def test_a_digest_goes_to_the_same_split_whatever_else_comes() -> None:
+    small, large = settle(numbered(300))[0], settle(numbered(600))[0]
+    assert large[:300] == small
+
+
+def test_a_small_class_stays_in_train_and_only_its_later_samples_may_be_carved() -> None:
+    rows = numbered(100) + numbered(6, "b", first=500)
+    splits, warnings = settle(rows)
+    assert set(splits[100:]) == {"train"}
+    assert warnings == ("class 'b' of label is too small to be split (6 samples): all of it stays in train",)
+    settled = [replace(row, earlier=split) for row, split in zip(rows, splits, strict=True)]
+    grown, warnings = settle(settled + numbered(60, "b", first=600))
+    assert grown[:106] == splits
+    assert set(grown[106:]) == {"train", "val", "test"}
+    assert warnings == ()
+
+
+def test_a_class_that_chance_left_out_of_a_split_is_put_into_it() -> None:
+    for first in range(0, 4000, 100):
+        splits = settle(numbered(9, first=first) + numbered(9, "b", first=first + 50))[0]
+        for part in (splits[:9], splits[9:]):
+            spare = part.count("train") > MIN_TRAIN
+            assert part == ("train",) * 9 or not spare or set(part) == {"train", "val", "test"}
+
+
+def test_new_members_follow_their_group() -> None:
+    rows = [Unsettled(f"{number:032x}", earlier="test" if number == 0 else None, group="one") for number in range(4)]
+    assert settle(rows + numbered(50, first=900, earlier="train"))[0][:4] == ("test",) * 4
+
+
+def test_a_set_too_small_to_be_split_says_what_is_empty() -> None:
+    splits, warnings = settle(numbered(3))
+    assert set(splits) == {"train"}
+    assert [warning for warning in warnings if "no sample is in" in warning] == list(warnings[-2:])
+
+
+def test_a_conflict_of_given_splits_goes_to_the_most_protected_and_is_told() -> None:
+    one = "f" * 32
+    rows = [
+        Unsettled(one, given="train"),
+        Unsettled(one, given="val"),
+        *numbered(9, given="train"),
+        *numbered(9, first=50, given="test"),
+    ]
+    splits, warnings = settle(rows)
+    assert splits[:2] == ("val", "val")
+    assert any("most protected" in warning for warning in warnings)

@@ -1,0 +1,282 @@
+"""A bundle is written whole, refused when a byte differs, and predicts the same loaded, exported and anywhere."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.export import Dim
+
+from heads import bundle
+from heads.bundle import Bundle, Prediction
+from heads.errors import BundleError, HeadsError, ImageError
+from heads.images import ImageDataset, decode, preprocess_for
+from heads.loop import predict_table
+from heads.model import Model, build_model
+from heads.spec import Fit, Head, Variant
+
+ROOT = Path(__file__).parents[2]
+PHOTOS = ROOT.parent / "shared" / "data" / "pets3" / "images"
+CLASSES = {"kind": ("cat", "dog", "öx"), "a.b": ("no", "yes")}
+FACTS = {"data_version": "abc.dir", "weights_digest": "none", "metrics": {"val/kind/accuracy": 0.75}}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_model(variant: Variant) -> Model:
+    """A model whose heads tell pictures apart: as built they are near zero, and every probability near even."""
+    model = build_model(variant, CLASSES, None)
+    with torch.no_grad():
+        for parameter in model.heads.parameters():
+            parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(0))
+    return model
+
+
+def variant_of(backbone: str = "mobilenet_v3_small", image_size_px: int = 96) -> Variant:
+    heads = (Head(target="kind"), Head(target="a.b", design="mlp"))
+    return Variant(backbone=backbone, heads=heads, fit=Fit(image_size_px=image_size_px))
+
+
+def write(dest: Path, variant: Variant | None = None) -> Path:
+    variant = variant or variant_of()
+    preprocess = preprocess_for(variant.backbone, variant.fit.image_size_px)
+    return bundle.save(dest, model=make_model(variant), variant=variant, classes=CLASSES, preprocess=preprocess, facts=FACTS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("bundles") / "bundle")
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    (tmp_path / "bundle").mkdir()
+    for file in folder.iterdir():
+        (tmp_path / "bundle" / file.name).write_bytes(file.read_bytes())
+    return tmp_path / "bundle"
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> Bundle:
+    return bundle.load(folder)
+
+
+def picture(width: int, height: int, seed: int) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def test_what_is_loaded_is_what_was_saved(folder: Path, loaded: Bundle) -> None:
+    assert sorted(file.name for file in folder.iterdir()) == sorted((*bundle.FILES, "SHA256SUMS"))
+    assert [file.name for file in folder.parent.iterdir()] == ["bundle"]
+    assert loaded.variant == variant_of()
+    assert dict(loaded.classes) == CLASSES
+    assert loaded.preprocess == preprocess_for("mobilenet_v3_small", 96)
+    assert loaded.facts == FACTS
+    original = make_model(variant_of()).state_dict()
+    assert all(torch.equal(original[name], tensor) for name, tensor in loaded.model.state_dict().items())
+    card = (folder / "card.md").read_text()
+    assert "abc.dir" in card
+    assert "| val/kind/accuracy | 0.7500 |" in card
+    assert "öx" in card
+
+
+def test_equal_models_make_equal_bytes_and_one_digest_names_them(folder: Path, tmp_path: Path) -> None:
+    again = write(tmp_path / "again")
+    assert bundle.digest(again) == bundle.digest(folder) == hashlib.sha256((folder / "SHA256SUMS").read_bytes()).hexdigest()
+    checked = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=again, capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_saving_again_takes_the_place_of_what_was_there(copy: Path) -> None:
+    (copy / "rubbish").write_text("x")
+    write(copy)
+    bundle.verify(copy)
+    assert [file.name for file in copy.parent.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("name", bundle.FILES)
+def test_a_changed_byte_is_refused_by_the_files_name(copy: Path, name: str) -> None:
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(BundleError, match=name):
+        bundle.load(copy)
+    with pytest.raises(BundleError, match=name):
+        bundle.verify(copy)
+
+
+@pytest.mark.parametrize("name", [*bundle.FILES, "SHA256SUMS"])
+def test_a_missing_file_is_refused_by_its_name(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(BundleError, match=name):
+        bundle.load(copy)
+
+
+def test_an_extra_file_an_odd_list_and_no_bundle_at_all_are_refused(copy: Path, tmp_path: Path) -> None:
+    (copy / "extra.py").write_text("print()")
+    with pytest.raises(BundleError, match=r"extra\.py"):
+        bundle.load(copy)
+    (copy / "extra.py").unlink()
+    (copy / "SHA256SUMS").write_text("0" * 64 + "  ../elsewhere\n")
+    with pytest.raises(BundleError, match="elsewhere"):
+        bundle.load(copy)
+    (copy / "SHA256SUMS").write_bytes(b"\xff\x00")
+    with pytest.raises(BundleError):
+        bundle.load(copy)
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(BundleError, match="SHA256SUMS cannot be read"):
+            bundle.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("variant.json", {"format": 99}, "format 99"),
+        ("variant.json", {"format": 1, "variant": {"backbone": "vgg"}, "facts": {}}, "vgg"),
+        ("classes.json", {"kind": ["cat"], "a.b": ["no", "yes"]}, "size mismatch"),
+        ("classes.json", ["cat"], "no bundle that Headstart wrote"),
+        ("preprocess.json", {"image_size_px": 96}, "mean"),
+        ("weights.safetensors", "no weights", "no bundle that Headstart wrote"),
+    ],
+)
+def test_contents_that_fit_their_digests_but_no_bundle_are_refused(copy: Path, name: str, content: object, words: str) -> None:
+    data = json.dumps(content).encode()
+    old = hashlib.sha256((copy / name).read_bytes()).hexdigest()
+    (copy / name).write_bytes(data)
+    sums = (copy / "SHA256SUMS").read_text()
+    (copy / "SHA256SUMS").write_text(sums.replace(old, hashlib.sha256(data).hexdigest()))
+    with pytest.raises(BundleError, match=words):
+        bundle.load(copy)
+
+
+def test_paths_bytes_pillow_images_and_arrays_predict_alike(loaded: Bundle, tmp_path: Path) -> None:
+    image = picture(120, 100, seed=1)
+    file = tmp_path / "0f3a"
+    image.save(file, "PNG")
+    answers = loaded.predict([file, str(file), file.read_bytes(), image, np.asarray(image)], batch_size=2)
+    assert all(answer == answers[0] for answer in answers)
+    prediction = answers[0]["kind"]
+    assert prediction.label == max(prediction.probabilities, key=prediction.probabilities.__getitem__)
+    assert prediction.probability == prediction.probabilities[prediction.label]
+    assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert list(answers[0]) == ["kind", "a.b"]
+    assert list(prediction.probabilities) == list(CLASSES["kind"])
+    assert repr(Prediction("cat", 0.5, {"cat": 0.5})) == "Prediction(label='cat', probability=0.5)"
+    assert len(repr(loaded)) < 1000
+    assert loaded.predict([]) == []
+    assert len(loaded.predict(np.stack([np.asarray(image)] * 3))) == 3
+
+
+def test_predictions_are_what_training_measured(loaded: Bundle, tmp_path: Path) -> None:
+    files = [tmp_path / f"{seed}.jpg" for seed in range(5)]
+    for seed, file in enumerate(files):
+        picture(150 - seed, 110, seed).save(file)
+    dataset = ImageDataset(files, {target: [0] * 5 for target in CLASSES}, loaded.preprocess)
+    table = predict_table(loaded.model, dataset, device="cpu", batch_size=5)
+    for (_, rows), answer in zip(table, loaded.predict(files, batch_size=5), strict=True):
+        for target in CLASSES:
+            assert list(answer[target].probabilities.values()) == rows[target].tolist()
+
+
+def test_one_bad_image_is_named(loaded: Bundle, tmp_path: Path) -> None:
+    good, bad = picture(20, 20, 0), tmp_path / "bad.jpg"
+    bad.write_bytes(b"x")
+    with pytest.raises(ImageError, match=r"bad\.jpg"):
+        loaded.predict([good, bad])
+    with pytest.raises(ImageError, match=r"images\[1\].*float64 \(4, 4, 3\)"):
+        loaded.predict([good, np.zeros((4, 4, 3))])
+    with pytest.raises(ImageError, match=r"images\[1\]"):
+        loaded.predict([good, b"x"])
+    with pytest.raises(ImageError, match=r"images\[0\] is a int"):
+        loaded.predict([3])  # type: ignore[list-item]
+    for single in ("cat.jpg", good, np.asarray(good)):
+        with pytest.raises(HeadsError, match="takes a list"):
+            loaded.predict(single)  # type: ignore[arg-type]
+
+
+def exported(made: Bundle, size: tuple[int, int]) -> torch.nn.Module:
+    # As MLflow exports an example batch whose signature has -1 for batch, height and width.
+    shapes = ({0: Dim.AUTO, 1: Dim.AUTO, 2: Dim.AUTO},)
+    example = torch.zeros((2, *size, 3), dtype=torch.uint8)
+    program = torch.export.export(bundle.export_program(made), (example,), dynamic_shapes=shapes)
+    # A device written into the program would keep it from running on another.
+    assert not [node for node in program.graph.nodes if "device" in node.kwargs]
+    return program.module()
+
+
+@pytest.fixture(scope="module", params=[(32, 32), (40, 100)], ids=str)
+def program(loaded: Bundle, request: pytest.FixtureRequest) -> torch.nn.Module:
+    return exported(loaded, request.param)
+
+
+def probabilities(answers: list[dict[str, Prediction]]) -> np.ndarray:
+    return np.array([[x for prediction in answer.values() for x in prediction.probabilities.values()] for answer in answers])
+
+
+@pytest.mark.parametrize(
+    ("count", "size"), [(1, (120, 90)), (2, (90, 120)), (5, (32, 32)), (1, (400, 30)), (3, (301, 299)), (1, (1, 1))]
+)
+def test_the_exported_program_gives_what_predict_gives_at_any_size(
+    loaded: Bundle, program: torch.nn.Module, count: int, size: tuple[int, int]
+) -> None:
+    images = np.stack([np.asarray(picture(*size, seed)) for seed in range(count)])
+    given = program(torch.from_numpy(images)).detach().numpy()
+    assert given.shape == (count, 5)
+    assert np.abs(given - probabilities(loaded.predict(images))).max() < 1e-4
+    assert np.ptp(given) > 0.05
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="the photographs of pets3 are not beside this checkout")
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_exported_program_reads_photographs_as_predict_does(loaded: Bundle, program: torch.nn.Module, count: int) -> None:
+    photos = [np.asarray(decode(file)) for file in sorted(PHOTOS.iterdir())[:count]]
+    height, width = min(x.shape[0] for x in photos), min(x.shape[1] for x in photos)
+    images = np.stack([x[:height, :width] for x in photos])
+    given = program(torch.from_numpy(images)).detach().numpy()
+    assert np.abs(given - probabilities(loaded.predict(images))).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size"),
+    [("resnet18", (64, 64)), ("squeezenet1_1", (8, 8)), ("shufflenet_v2_x1_0", (50, 90)), ("convnext_tiny", (300, 20))],
+)
+def test_every_family_of_backbones_exports_from_an_example_of_any_size(
+    backbone: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    made = bundle.load(write(tmp_path / "bundle", variant_of(backbone, image_size_px=64)))
+    program = exported(made, size)
+    for width, height in ((70, 50), (64, 64), (8, 8), (300, 20)):
+        images = np.stack([np.asarray(picture(width, height, seed)) for seed in range(3)])
+        given = program(torch.from_numpy(images)).detach().numpy()
+        assert np.abs(given - probabilities(made.predict(images))).max() < 1e-4
+
+
+def test_a_consumer_needs_nothing_of_the_pipeline_and_no_network(folder: Path, tmp_path: Path) -> None:
+    picture(40, 40, 0).save(tmp_path / "a.png")
+    consume = f"""
+import socket, sys
+def refuse(*arguments): raise AssertionError("the network was opened")
+socket.socket.connect = refuse
+import heads.bundle
+print(heads.bundle.load({str(folder)!r}).predict([{str(tmp_path / "a.png")!r}]))
+foreign = {{"ray", "mlflow", "prefect", "dvc", "boto3", "flows", "scipy", "sklearn", "pandas"}} & set(sys.modules)
+assert not foreign, foreign
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", consume], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[{'kind': Prediction(label=")
