@@ -30,6 +30,10 @@ def _when(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
+def _decision(entry: dict[str, Any]) -> str:
+    return "rolled back" if entry["kind"] == "rollback" else "promoted" if entry["promoted"] else "not promoted"
+
+
 @app.command("list")
 def list_models(workspace: Workspace = None, as_json: AsJson = False) -> None:
     """List the registered models and who their champion is."""
@@ -68,10 +72,7 @@ def history(name: Name, workspace: Workspace = None, as_json: AsJson = False) ->
     entries = _registry(workspace).history(name)
     if as_json:
         return screen.show_json({"name": name, "history": entries})
-    rows = [
-        [_when(e["time"]), e["version"], "promoted" if e["promoted"] else e.get("kind", "kept"), "\n".join(e["reasons"])]
-        for e in entries
-    ]
+    rows = [[_when(e["time"]), e["version"], _decision(e), "\n".join(e["reasons"])] for e in entries]
     return screen.show_table(f"Ledger of {name}", ["time", "version", "verdict", "reasons"], rows)
 
 

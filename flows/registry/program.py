@@ -9,12 +9,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.errors import HeadstartError
+
 if TYPE_CHECKING:
     from torch import nn
 
 BUNDLE_FOLDER = "bundle"
-# Two images of unlike height and width: the exporter takes sizes that are one or equal for fixed.
-EXAMPLE_SHAPE = (2, 40, 56, 3)
+# More than one image, as the exporter takes a size of one for fixed; square, as it ties the program to the aspect otherwise.
+EXAMPLE_SHAPE = (2, 32, 32, 3)
+TRIAL_SHAPES = ((1, 48, 30, 3), (3, 41, 90, 3), (2, 36, 36, 3))
 
 
 def write_model(dest: Path, bundle: Path, *, run_id: str, model_id: str, facts: Mapping[str, Any]) -> None:
@@ -54,3 +57,24 @@ def write_program(dest: Path, program: nn.Module, *, run_id: str, model_id: str,
     # The program was exported on the CPU and can not move: left alone, MLflow would want it on a GPU where there is one.
     model.flavors["python_function"]["config"] = {"device": "cpu"}
     model.save(dest / "MLmodel")
+    _try_out(dest, program)
+
+
+def _try_out(folder: Path, program: nn.Module) -> None:
+    """Load the model as a consumer does; HeadstartError where it does not read images of any size as the program itself does."""
+    import mlflow.pyfunc
+    import numpy as np
+    import torch
+
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        loaded = mlflow.pyfunc.load_model(str(folder))
+        for shape in TRIAL_SHAPES:
+            images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+            wanted = program(torch.from_numpy(images)).numpy()
+            try:
+                distance = float(np.abs(loaded.predict(images) - wanted).max())
+            except Exception as error:
+                raise HeadstartError(f"the exported model does not take a batch of {shape}: {error}") from error
+            if not distance < 1e-4:
+                raise HeadstartError(f"the exported model is off by {distance:.2g} on a batch of {shape}; at most 0.0001 is right")

@@ -46,16 +46,22 @@ def ingest(
     from flows import dataset, landing
 
     workspace = dataset.open_workspace(settings.workspace)
+    # A fresh clone, or one that pulled, holds other data than `data.dvc` names: what is new is new beside the latter.
+    built_upon = dataset.restore(workspace)
     report = landing.ingest(source, workspace / "data", mirror=mirror, on_progress=on_progress)
     version = dataset.record_version(workspace, f"Data from {source}")
     return {
         **{name: getattr(report, name) for name in ("added", "updated", "removed", "unchanged")},
         "quarantined": [{"file": file, "reason": reason} for file, reason in report.quarantined],
-        "warnings": list(report.warnings),
+        "warnings": [*report.warnings, *([] if built_upon else _unreachable(workspace))],
         "samples": len(version.samples),
         "data_version": version.digest,
         "revision": version.revision,
     }
+
+
+def _unreachable(workspace: Path) -> list[str]:
+    return ["the data version that data.dvc named cannot be had here; this one was made from the source alone"] if (workspace / "data.dvc").exists() else []
 
 
 def version_data(desk: Desk, source: str | None) -> DataVersion:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows.errors import AskedWrongly
 from flows.manifest import class_counts, is_mask_target, parse, render, split_counts
 from flows.records import SPLITS, Sample
 
+# A busy machine is no fault of the code.
+UNHURRIED = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 CELL = st.one_of(st.none(), st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=6))
 FILES = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=8)
 SAMPLES = st.lists(
@@ -25,11 +27,13 @@ SAMPLES = st.lists(
 )
 
 
+@UNHURRIED
 @given(SAMPLES)
 def test_what_is_written_is_read_back(samples: list[Sample]) -> None:
     assert parse(render(samples)) == tuple(sorted(samples, key=lambda sample: sample.file))
 
 
+@UNHURRIED
 @given(SAMPLES)
 def test_the_order_of_samples_does_not_change_a_byte(samples: list[Sample]) -> None:
     assert render(samples) == render(reversed(samples))

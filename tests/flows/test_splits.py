@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows.landing.splits import MIN_TRAIN, Unsettled, settle
 
+# A busy machine is no fault of the code.
+UNHURRIED = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 CLASSES = st.sampled_from("abc").map(lambda name: frozenset({("label", name)}))
 GROUPS = st.one_of(st.none(), st.sampled_from([f"g{number}" for number in range(12)]))
 GIVEN = st.sampled_from([None, "train", "val", "test"])
@@ -29,16 +31,19 @@ def places(rows: list[Unsettled], key: str) -> dict[str, set[str]]:
     return found
 
 
+@UNHURRIED
 @given(ANY_ROWS)
 def test_identical_bytes_never_straddle_two_splits(rows: list[Unsettled]) -> None:
     assert all(len(splits) == 1 for splits in places(rows, "digest").values())
 
 
+@UNHURRIED
 @given(PLAIN_ROWS)
 def test_a_carved_group_stays_whole(rows: list[Unsettled]) -> None:
     assert all(len(splits) == 1 for group, splits in places(rows, "group").items() if group)
 
 
+@UNHURRIED
 @given(ANY_ROWS, st.randoms())
 def test_the_order_of_samples_changes_nothing(rows: list[Unsettled], random: object) -> None:
     mixed = list(rows)
@@ -47,6 +52,7 @@ def test_the_order_of_samples_changes_nothing(rows: list[Unsettled], random: obj
     assert Counter(zip(mixed, settle(mixed)[0], strict=True)) == there
 
 
+@UNHURRIED
 @given(ANY_ROWS, PLAIN_ROWS)
 def test_a_sample_keeps_its_split_as_the_data_grows(rows: list[Unsettled], more: list[Unsettled]) -> None:
     first = settle(rows)[0]
@@ -56,6 +62,7 @@ def test_a_sample_keeps_its_split_as_the_data_grows(rows: list[Unsettled], more:
     assert grown[: len(rows)] == first
 
 
+@UNHURRIED
 @given(ANY_ROWS)
 def test_given_holdouts_are_kept_or_made_safer_and_never_trained_on(rows: list[Unsettled]) -> None:
     for row, split in zip(rows, settle(rows)[0], strict=True):
@@ -63,6 +70,7 @@ def test_given_holdouts_are_kept_or_made_safer_and_never_trained_on(rows: list[U
             assert split in (row.given, "test")
 
 
+@UNHURRIED
 @given(PLAIN_ROWS)
 def test_carving_leaves_each_class_enough_to_train_on(rows: list[Unsettled]) -> None:
     train: Counter[str] = Counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from flows import tracking
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
 from flows.records import Verdict, Weights, Work
 from flows.tracking import Origin, Tracker
+from flows.tracking_server import database_file
 from heads.spec import Fit, Head, Variant
 
 VERSION = "3eaab9e1b6c9a3f2d1c0b9a8f7e6d5c4.dir"
@@ -328,8 +330,10 @@ def answers(address: str) -> bool:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
-    """An address, and how to start and to kill the real server there."""
+def server(tracker: Tracker, tmp_path: Path) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
+    """An address, and how to start and to kill the real server there; its database is a copy, as making one takes seconds."""
+    tracker.start_retraining("other", ORIGIN)
+    shutil.copy(str(database_file(tracker.address)), tmp_path / "mlflow.db")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
