@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from heads.card import write_card
 from heads.errors import BundleError, HeadsError, ImageError
+from heads.evaluation import place_model
 from heads.images import Preprocess, crop_centre, decode, normalise, prepare, resize
 from heads.model import Model, build_model
 from heads.spec import Variant
@@ -68,7 +69,8 @@ class Bundle:
         device = next(self.model.parameters()).device
         self.model.eval()
         with torch.inference_mode():
-            pixels = torch.stack([prepare(_open(picture, name), self.preprocess) for picture, name in batch]).to(device)
+            pixels = torch.stack([prepare(_open(picture, name), self.preprocess) for picture, name in batch])
+            pixels = pixels.to(device, memory_format=torch.channels_last)
             rows = {target: logits.float().softmax(dim=1).tolist() for target, logits in self.model(pixels).items()}
         return [
             {target: _prediction(names, rows[target][number]) for target, names in self.classes.items()}
@@ -135,7 +137,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise BundleError(f"{path} is no bundle that Headstart wrote: {type(error).__name__}: {error}") from error
-    return Bundle(model.to(device).eval(), variant, classes, preprocess, description["facts"])
+    return Bundle(place_model(model, torch.device(device)).eval(), variant, classes, preprocess, description["facts"])
 
 
 class Program(nn.Module):

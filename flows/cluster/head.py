@@ -223,7 +223,7 @@ def _cluster(folder: Path, record: dict[str, Any]) -> Cluster:
 
 
 def _is_alive(folder: Path, record: dict[str, Any]) -> bool:
-    return bool(processes.members(record["home"])) and answers(_cluster(folder, record), timeout_seconds=10)
+    return bool(processes.members(record["home"])) and answers(_cluster(folder, record), timeout_seconds=30)
 
 
 def _users(record: dict[str, Any]) -> list[dict[str, float]]:

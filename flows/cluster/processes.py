@@ -16,6 +16,7 @@ from flows.errors import AskedWrongly
 # Every process of a cluster inherits it, since all descend from the one that started the head.
 MARK = "HEADSTART_CLUSTER"
 GRACE_SECONDS = 1.0
+KILL_SECONDS = 20.0
 
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess, OSError)
 
@@ -32,13 +33,14 @@ def members(mark: str) -> list[psutil.Process]:
 
 
 def end(mark: str) -> None:
-    """Ends all processes of this mark: asks, then kills, and returns when none is left."""
+    """Ends all processes of this mark: asks, then kills, and returns when none is left, or none that can be killed."""
     processes = members(mark)
     for process in processes:
         with contextlib.suppress(*_GONE):
             process.terminate()
     _wait(processes, GRACE_SECONDS)
-    while left := members(mark):
+    end_at = time.monotonic() + KILL_SECONDS
+    while (left := members(mark)) and time.monotonic() < end_at:
         for process in left:
             with contextlib.suppress(*_GONE):
                 process.kill()

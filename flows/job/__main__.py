@@ -35,8 +35,6 @@ def main(job_file: Path) -> int:
         traceback.print_exc()
         order.write_error(job, error)
         return 1
-    if (job.folder / "error.json").exists():
-        return 1
     order.write_json(job.folder / "outcome.json", outcome)
     return 0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from flows.job.order import Job, is_finished, locate, read, read_json, write_err
 from flows.job.runs import following
 from flows.records import Work
 from heads import bundle, loop
+from heads.errors import HeadsError
 from heads.images import ImageDataset, Preprocess, preprocess_for
 from heads.model import build_model, count_parameters
 from heads.spec import Fit
@@ -40,12 +43,12 @@ def train(job: Job) -> dict[str, Any]:
     if not all(is_finished(job.work_root, work.key) for work in job.works):
         workers.join(job.workers)
         storage = job.storage / "ray" / "train"
+        threading.Thread(target=_end_at_error, args=(job,), name="error", daemon=True).start()
         with following(job):
             workers.run_group(
                 train_works, {"job_file": str(job.folder / "job.json")}, workers=job.workers, name=job.key, storage=storage
             )
-        if not (job.folder / "error.json").exists():
-            workers.forget_group(job.key, storage)
+        workers.forget_group(job.key, storage)
     results = [read_json(job.work_root / key / "result.json", {}) for key in todo]
     span = read_json(job.folder / "span.json", {"first": 0.0, "last": 0.0})
     return {
@@ -54,6 +57,13 @@ def train(job: Job) -> dict[str, Any]:
         "num_forwarded": sum(result.get("num_forwarded", 0) for result in results),
         "seconds": round(span["last"] - span["first"], 3),
     }
+
+
+def _end_at_error(job: Job) -> None:
+    # A group that failed for good would be started again only to return at once: with its driver, it ends now.
+    while not (job.folder / "error.json").exists():
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def train_works(config: Mapping[str, Any]) -> None:
@@ -65,7 +75,7 @@ def train_works(config: Mapping[str, Any]) -> None:
         _Member(job).run()
     except FINAL_ERRORS as error:
         write_error(job, error)
-        # The others wait for this one in a collective: only a failure of the group ends them. It starts again and returns above.
+        # The others wait for this one in a collective: only an end of the whole group frees them.
         raise
 
 
@@ -91,8 +101,12 @@ class _Member:
             checkpoint = workers.last_checkpoint(Path(folder))
             half_done = read_json(checkpoint / "work.json", {}).get("work_key") if checkpoint else None
             for work, done in zip(self.job.works, finished, strict=True):
-                if not done:
+                if done:
+                    continue
+                try:
                     self._train(work, checkpoint / "state.pt" if checkpoint and half_done == work.key else None)
+                except HeadsError as error:
+                    raise type(error)(f"{_title(work)}: {error}") from error
 
     def _agree_on_finished(self) -> list[bool]:
         # Rank 0 looks, for all: a result that appears between two looks would part the ranks' ways.
@@ -185,6 +199,13 @@ class _Member:
         file = self.job.folder / "span.json"
         now = time.time()
         write_json(file, {"first": read_json(file, {"first": now})["first"], "last": now})
+
+
+def _title(work: Work) -> str:
+    variant = work.variant
+    return (
+        f"variant {variant.variant_id} ({variant.backbone}, {'+'.join(head.design for head in variant.heads)}, {variant.freeze})"
+    )
 
 
 def _epoch_row(epoch: loop.Epoch) -> dict[str, Any]:

@@ -77,4 +77,6 @@ def _try_out(folder: Path, program: nn.Module) -> None:
             except Exception as error:
                 raise HeadstartError(f"the exported model does not take a batch of {shape}: {error}") from error
             if not distance < 1e-4:
-                raise HeadstartError(f"the exported model is off by {distance:.2g} on a batch of {shape}; at most 0.0001 is right")
+                raise HeadstartError(
+                    f"the exported model is off by {distance:.2g} on a batch of {shape}; at most 0.0001 is right"
+                )

@@ -14,6 +14,8 @@ from flows.records import DataVersion, Weights, Work
 from flows.settings import Settings
 from flows.stages.desk import Desk
 
+LOST = "the data version that data.dvc named could not be had here; the new one holds this source alone"
+
 
 @dataclass(frozen=True)
 class Agenda:
@@ -47,21 +49,19 @@ def ingest(
 
     workspace = dataset.open_workspace(settings.workspace)
     # A fresh clone, or one that pulled, holds other data than `data.dvc` names: what is new is new beside the latter.
-    built_upon = dataset.restore(workspace)
+    pointer = workspace / "data.dvc"
+    before = pointer.read_text() if pointer.exists() and not dataset.restore(workspace) else None
     report = landing.ingest(source, workspace / "data", mirror=mirror, on_progress=on_progress)
     version = dataset.record_version(workspace, f"Data from {source}")
+    lost = before is not None and pointer.read_text() != before
     return {
         **{name: getattr(report, name) for name in ("added", "updated", "removed", "unchanged")},
         "quarantined": [{"file": file, "reason": reason} for file, reason in report.quarantined],
-        "warnings": [*report.warnings, *([] if built_upon else _unreachable(workspace))],
+        "warnings": [*report.warnings, *([LOST] if lost else [])],
         "samples": len(version.samples),
         "data_version": version.digest,
         "revision": version.revision,
     }
-
-
-def _unreachable(workspace: Path) -> list[str]:
-    return ["the data version that data.dvc named cannot be had here; this one was made from the source alone"] if (workspace / "data.dvc").exists() else []
 
 
 def version_data(desk: Desk, source: str | None) -> DataVersion:

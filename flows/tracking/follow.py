@@ -53,9 +53,7 @@ def follow(
         stop.wait(min(every_seconds * 2**failures, LONGEST_PAUSE_SECONDS))
 
 
-def fill_in(
-    tracker: Tracker, parent: str, works: Sequence[Work], work_root: Path, origin: Origin, draw: Draw
-) -> dict[str, str]:
+def fill_in(tracker: Tracker, parent: str, works: Sequence[Work], work_root: Path, origin: Origin, draw: Draw) -> dict[str, str]:
     """The run id of each work that has begun, once MLflow holds all that is on disk of it; only what is missing is logged.
 
     Raises Unreachable when MLflow does not answer, HeadstartError when it fails.

@@ -21,7 +21,7 @@ backbones: [shufflenet_v2_x1_0]
 weights: none
 heads: [linear, mlp]
 freeze: [none]
-fit: {epochs: 5, batch_size: 64, learning_rate: 0.003, image_size_px: 32, seed: 0}
+fit: {epochs: 4, batch_size: 64, learning_rate: 0.003, image_size_px: 32, seed: 0}
 workers: {count: 2}
 """
 

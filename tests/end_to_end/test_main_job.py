@@ -29,7 +29,7 @@ def resumed(digits: Workspace) -> dict[str, Any]:
     def half_way() -> bool:
         assert flow.poll() is None, "the retraining ended before it could be killed"
         epochs = {p["variant"]: n for p, n in _progress(digits.storage)}
-        return epochs.get(first) == 5 and 1 <= epochs.get(second, 0) < 4
+        return epochs.get(first) == 4 and epochs.get(second, 0) == 1
 
     wait_for("the second variant in training", half_way, 300)
     os.kill(flow.pid, signal.SIGKILL)
@@ -57,8 +57,9 @@ def _rows(digits: Workspace, query: str) -> list[Any]:
 def test_after_a_kill_the_next_retraining_finishes_what_is_left_and_promotes_one_version(
     digits: Workspace, resumed: dict[str, Any]
 ) -> None:
-    assert {v["variant_id"]: v["reused"] for v in resumed["variants"]} == {resumed["first"]: True, resumed["second"]: False}
-    assert resumed["counts"]["variants_trained"] == 1
+    # The Ray job outlives the flow: the next one joins it, or finds that it has finished meanwhile.
+    assert next(v["reused"] for v in resumed["variants"] if v["variant_id"] == resumed["first"])
+    assert resumed["counts"]["variants_trained"] <= 1
     assert resumed["verdict"]["promoted"], resumed["verdict"]
     assert resumed["holdout"]["label/accuracy"] > 0.8
     assert resumed["model"]["version"] == "1"
@@ -71,7 +72,7 @@ def test_every_epoch_of_every_variant_is_in_mlflow_once_and_no_run_is_left_runni
     assert _rows(digits, "select count(*) from runs where status != 'FINISHED'") == [(0,)]
     for variant in resumed["variants"]:
         query = f"select step from metrics where run_uuid = '{variant['run_id']}' and key = 'train/loss' order by step"
-        assert [step for (step,) in _rows(digits, query)] == [0, 1, 2, 3, 4]
+        assert [step for (step,) in _rows(digits, query)] == [0, 1, 2, 3]
 
 
 def test_a_third_retraining_trains_and_registers_nothing(digits: Workspace, resumed: dict[str, Any]) -> None:
@@ -137,9 +138,20 @@ def _environment(folder: Path, *names: str) -> Path:
     venv.create(folder, symlinks=True)
     constraints = folder / "constraints.txt"
     lock = (ROOT / "infra" / "requirements.lock").read_text()
-    constraints.write_text("\n".join(line.rstrip(" \\") for line in lock.splitlines() if "==" in line and not line.startswith(" ")))
+    constraints.write_text(
+        "\n".join(line.rstrip(" \\") for line in lock.splitlines() if "==" in line and not line.startswith(" "))
+    )
     uv = Path(sys.executable).with_name("uv")
-    command = [str(uv), "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), "--constraints", str(constraints)]
+    command = [
+        str(uv),
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        str(folder / "bin" / "python"),
+        "--constraints",
+        str(constraints),
+    ]
     subprocess.run([*command, *names], check=True)
     return folder / "bin" / "python"
 

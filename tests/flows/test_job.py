@@ -74,14 +74,14 @@ def _order(storage: Path, version: DataVersion, *backbones: str, **fit: Any) -> 
     return job.Job("train", key, "tiny", storage, version, CLASSES, Workers(count=2), works=tuple(works))
 
 
-def _run(place: Place, order: job.Job, disturb: Callable[[], dict[str, Any]] | None = None) -> Run:
+def _run(place: Place, order: job.Job, disturb: Callable[[list[str]], dict[str, Any]] | None = None) -> Run:
     submissions: list[str] = []
     seen: dict[str, Any] = {}
     repairs: dict[str, float] = {}
 
     def run_disturbance() -> None:
         assert disturb is not None
-        found = disturb()
+        found = disturb(submissions)
         repairs.update(found.pop("repairs"))
         seen.update(found)
 
@@ -117,7 +117,7 @@ def disturbed(place: Place, version: DataVersion, tmp_path_factory: pytest.TempP
     order = _order(tmp_path_factory.mktemp("disturbed"), version, "mobilenet_v3_small", "squeezenet1_1")
     first, second = order.works
 
-    def disturb() -> dict[str, Any]:
+    def disturb(submissions: list[str]) -> dict[str, Any]:
         before = _wait_for_epochs(order, first, 3)
         _kill(place, lambda p: p.name().startswith("ray::RayTrain"))
         killed = time.monotonic()
@@ -126,7 +126,10 @@ def disturbed(place: Place, version: DataVersion, tmp_path_factory: pytest.TempP
         seen = _wait_for_epochs(order, second, 3)
         _kill(place, lambda p: "flows.job" in p.cmdline())
         killed = time.monotonic()
-        _wait_for_epochs(order, second, len(seen) + 1)
+        # The workers go on for a moment until Ray ends them.
+        while len(submissions) < 2:
+            time.sleep(0.05)
+        _wait_for_epochs(order, second, len(_wait_for_epochs(order, second, 3)) + 1)
         repairs = {"worker": worker_seconds, "driver": time.monotonic() - killed}
         return {"first": before, "second": seen, "repairs": repairs}
 
