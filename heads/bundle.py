@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -145,11 +146,14 @@ class Program(nn.Module):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
-        self.model, self.preprocess, self.targets = bundle.model, bundle.preprocess, tuple(bundle.classes)
+        # A copy in plain layout: torch.export.save stores weights that are channels last, but warns of them.
+        self.model = copy.deepcopy(bundle.model).to(memory_format=torch.contiguous_format)
+        self.preprocess, self.targets = bundle.preprocess, tuple(bundle.classes)
 
     def forward(self, images: Tensor) -> Tensor:
         resized = resize(images.permute(0, 3, 1, 2), self.preprocess)
-        logits = self.model(normalise(crop_centre(resized, self.preprocess), self.preprocess))
+        pixels = normalise(crop_centre(resized, self.preprocess), self.preprocess)
+        logits = self.model(pixels.clone(memory_format=torch.channels_last))
         return torch.cat([logits[target].softmax(dim=1) for target in self.targets], dim=1)
 
 

@@ -1,6 +1,7 @@
 """A bundle is written whole, refused when a byte differs, and predicts the same loaded, exported and anywhere."""
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -214,7 +215,10 @@ def exported(made: Bundle, size: tuple[int, int]) -> torch.nn.Module:
     program = torch.export.export(bundle.export_program(made), (example,), dynamic_shapes=shapes)
     # A device written into the program would keep it from running on another.
     assert not [node for node in program.graph.nodes if "device" in node.kwargs]
-    return program.module()
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    buffer.seek(0)
+    return torch.export.load(buffer).module()
 
 
 @pytest.fixture(scope="module", params=[(32, 32), (40, 100)], ids=str)
