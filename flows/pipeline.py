@@ -71,6 +71,11 @@ def retrain(plan: Plan, source: str | None = None) -> dict[str, Any]:
     with stages.open_desk(settings, plan, flow_run_id=_flow_run_id()) as desk, _progress(desk):
         version = clock.stage("data", stages.version_data, desk, source)
         agenda = clock.stage("plan", stages.make_agenda, desk, version)
+        if kept := clock.stage("recall", stages.recall, desk.settings, agenda):
+            desk.tell(stages.Event("Nothing is left to do", share=1.0))
+            report = kept | {"seconds": clock.finish()}
+            _show(report)
+            return report
         trained = clock.stage("train", stages.train, desk, agenda)
         scores = clock.stage("score", stages.score, desk, agenda, trained)
         outcome = clock.stage("promote", stages.promote, desk, agenda, scores)

@@ -105,6 +105,9 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 def prepare_process(settings: Settings) -> None:
-    """Set this process's environment for the tools it will import; what the caller set already stays."""
+    """Set this process's environment for the tools it will import; what the caller chose of them stays."""
     for name, value in child_environment(settings).items():
-        os.environ.setdefault(name, value)
+        if name.startswith("HEADSTART_"):  # these settings have heard the environment already
+            os.environ[name] = value
+        else:
+            os.environ.setdefault(name, value)

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from flows import cluster
@@ -33,24 +34,46 @@ def run(settings: Settings, plans: Sequence[Plan], *, cron: str, source: str | N
             f"a stack of {settings.storage} runs already (pid {running['pid']}); end it with Ctrl-C, or name another --workspace"
         )
     settings.storage.mkdir(parents=True, exist_ok=True)
+    for sign in (signal.SIGINT, signal.SIGTERM):  # a shell starts what runs in its background deaf to Ctrl-C
+        signal.signal(sign, signal.default_int_handler)
     num_cpus = max((plan.workers.count * plan.workers.cpus_per_worker for plan in plans), default=0)
     with ExitStack() as held:
-        tracking = settings.tracking_address or held.enter_context(_mlflow(settings, say))
-        prefect = settings.prefect_address or held.enter_context(_prefect(settings, say))
+        servers = [_mlflow(settings)] if not settings.tracking_address else []
+        servers += [_prefect(settings)] if not settings.prefect_address else []
+        for server in servers:
+            say(f"Starting {server.name} (log: {server.log})")
+            held.enter_context(_running(server, settings))
         ray = held.enter_context(cluster.open_cluster(settings.ray_address, settings.storage, num_cpus=num_cpus, say=say))
+        for server in servers:
+            _wait_healthy(server)
         # Retrainings of this storage find its Ray, and the token that opens it, by themselves.
-        found = {"tracking_address": tracking, "prefect_address": prefect}
+        found = {server.setting: server.address for server in servers}
+        settings = settings.model_copy(update=found)
         held.enter_context(_written(settings.stack_file, {"pid": str(os.getpid()), **found}))
-        say(f"Prefect  {prefect.removesuffix('/api')}\nMLflow   {tracking}\nRay      {ray.address}")
-        os.environ.update(child_environment(settings.model_copy(update=found)))
+        prefect = str(settings.prefect_address).removesuffix("/api")
+        say(f"Prefect  {prefect}\nMLflow   {settings.tracking}\nRay      {ray.address}")
+        os.environ.update(child_environment(settings))
         from flows import pipeline
 
         pipeline.serve_plans(plans, cron, source)
 
 
-@contextmanager
-def _mlflow(settings: Settings, say: Callable[[str], None]) -> Iterator[str]:
-    port = _port(5000)
+@dataclass
+class Server:
+    """A server to start: what it is called, where it answers, and the setting that its address fills."""
+
+    name: str
+    setting: str
+    address: str
+    health: str
+    command: list[str]
+    env: dict[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+
+def _mlflow(settings: Settings) -> Server:
+    address = f"http://127.0.0.1:{_port(5000)}"
     # Not proxied: a run written without the server and one written through it keep their artifacts at the same paths.
     command = [
         "mlflow",
@@ -60,60 +83,54 @@ def _mlflow(settings: Settings, say: Callable[[str], None]) -> Iterator[str]:
         "--default-artifact-root",
         settings.artifacts.as_uri(),
     ]
-    command += ["--no-serve-artifacts", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with _server(
-        "MLflow", command, f"http://127.0.0.1:{port}/health", settings, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, say
-    ):
-        yield f"http://127.0.0.1:{port}"
+    command += ["--no-serve-artifacts", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--workers", "1"]
+    env = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return Server(
+        "MLflow", "tracking_address", address, f"{address}/health", command, env, settings.storage / "logs" / "mlflow.log"
+    )
 
 
-@contextmanager
-def _prefect(settings: Settings, say: Callable[[str], None]) -> Iterator[str]:
+def _prefect(settings: Settings) -> Server:
     port = _port(4200)
     address = f"http://127.0.0.1:{port}/api"
     command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with _server(
-        "Prefect", command, f"{address}/health", settings, {"PREFECT_API_URL": address, "PREFECT_UI_API_URL": address}, say
-    ):
-        yield address
+    env = {"PREFECT_API_URL": address, "PREFECT_UI_API_URL": address}
+    return Server(
+        "Prefect", "prefect_address", address, f"{address}/health", command, env, settings.storage / "logs" / "prefect.log"
+    )
 
 
 @contextmanager
-def _server(
-    name: str, command: Sequence[str], health: str, settings: Settings, env: Mapping[str, str], say: Callable[[str], None]
-) -> Iterator[None]:
-    """A server in a process group of its own (Ctrl-C is ours to pass on), healthy; stopped on the way out."""
-    log = settings.storage / "logs" / f"{name.lower()}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    say(f"Starting {name} (log: {log})")
-    with log.open("ab") as sink:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command],
+def _running(server: Server, settings: Settings) -> Iterator[None]:
+    """The server in a process group of its own (Ctrl-C is ours to pass on); stopped on the way out."""
+    server.log.parent.mkdir(parents=True, exist_ok=True)
+    with server.log.open("ab") as sink:
+        server.process = subprocess.Popen(
+            [sys.executable, "-m", *server.command],
             stdout=sink,
             stderr=sink,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env={**os.environ, **child_environment(settings), **env},
+            env={**os.environ, **child_environment(settings), **server.env},
         )
     try:
-        _wait_healthy(name, process, health, log)
         yield
     finally:
-        _stop(process)
+        _stop(server.process)
 
 
-def _wait_healthy(name: str, process: subprocess.Popen[bytes], health: str, log: Path) -> None:
+def _wait_healthy(server: Server) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
-        if process.poll() is not None:
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            raise HeadstartError(f"{name} ended with status {process.returncode} while starting; the end of its log:\n{tail}")
+        if server.process and server.process.poll() is not None:
+            tail = "\n".join(server.log.read_text(errors="replace").splitlines()[-15:])
+            raise HeadstartError(f"{server.name} ended with status {server.process.returncode}; the end of its log:\n{tail}")
         try:
-            with urllib.request.urlopen(health, timeout=2):
+            with urllib.request.urlopen(server.health, timeout=2):
                 return
         except OSError:
             time.sleep(0.3)
-    raise HeadstartError(f"{name} did not answer at {health} within {READY_SECONDS} s; see {log}")
+    raise HeadstartError(f"{server.name} did not answer at {server.health} within {READY_SECONDS} s; see {server.log}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from flows.records import Workers
 from heads.spec import BACKBONE_STAGES, HEAD_DESIGNS, Augment, Precision, Task, Value, frozen_through
@@ -76,6 +76,8 @@ class Target(Value):
 class FitGrid(Value):
     """How variants are trained; a list of numbers tries each of them."""
 
+    model_config = ConfigDict(title="Fit")
+
     epochs: Counts = Field(10, description="Passes over the training samples.")
     batch_size: Counts = Field(32, description="Samples in a step, over all workers together.")
     learning_rate: Rates = Field(1e-3, description="The highest learning rate (AdamW, cosine schedule).")
@@ -94,6 +96,8 @@ class FitGrid(Value):
 
 class WorkersSpec(Value):
     """The worker group that trains."""
+
+    model_config = ConfigDict(title="Workers")
 
     count: Annotated[int, Field(ge=1, le=1024), Number] = Field(1, description="Number of workers.")
     gpus_per_worker: Annotated[float, Field(ge=0, le=64), Number] = Field(0, description="GPUs for each worker; 0: on the CPU.")

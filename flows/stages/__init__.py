@@ -2,7 +2,7 @@
 
 from flows.stages.agenda import ingest, make_agenda, preview, version_data
 from flows.stages.desk import Desk, Event, listening, open_desk, open_registry
-from flows.stages.report import close, describe_model, finished, leaderboard, verdict_text
+from flows.stages.report import close, describe_model, finished, leaderboard, recall, verdict_text
 from flows.stages.serving import predict, stop_retraining
 from flows.stages.work import promote, score, train
 
@@ -21,6 +21,7 @@ __all__ = [
     "predict",
     "preview",
     "promote",
+    "recall",
     "score",
     "stop_retraining",
     "train",

@@ -41,24 +41,32 @@ def close(
 def finished(settings: Settings, plan: Plan) -> dict[str, Any] | None:
     """The kept report of a retraining that has nothing left to do, or None.
 
-    Nothing is left when every variant is trained, the same rules have judged them, and the champion they left is still the
-    champion. Raises what `plan_works` raises, and Unreachable when MLflow does not answer.
+    Raises what `plan_works` raises, and Unreachable when MLflow does not answer.
     """
     from flows import dataset
 
     started = time.monotonic()
     tracking.check(settings.tracking)
-    agenda = plan_works(plan, dataset.read_version(settings.workspace))
+    report = recall(settings, plan_works(plan, dataset.read_version(settings.workspace)))
+    return report and report | {"seconds": {"total": round(time.monotonic() - started, 2)}}
+
+
+def recall(settings: Settings, agenda: Agenda) -> dict[str, Any] | None:
+    """The kept report of this agenda if nothing of it is left to do, or None.
+
+    Nothing is left when every variant is trained, the same rules have judged them, and the champion they left is still the
+    champion. Its `seconds` are none.
+    """
     kept = job.read_json(_file(settings, agenda))
     if kept is None or not all(agenda.is_done(settings, work) for work in agenda.works):
         return None
-    champion = open_registry(settings).current(plan.name).get("champion")
+    champion = open_registry(settings).current(agenda.plan.name).get("champion")
     if (champion.version if champion else None) != kept["champion"]:
         return None
     report: dict[str, Any] = kept | {
         "variants": [variant | {"reused": True} for variant in kept["variants"]],
         "counts": kept["counts"] | {"trunk_forwards": 0, "variants_trained": 0, "variants_reused": len(kept["variants"])},
-        "seconds": {"total": round(time.monotonic() - started, 2)},
+        "seconds": {},
     }
     return report
 

@@ -179,6 +179,7 @@ def _showing_epochs(desk: Desk, agenda: Agenda) -> Iterator[None]:
     finally:
         stop.set()
         thread.join(5)
+    desk.tell(Event(share=1.0))
 
 
 def _score_bundles(desk: Desk, agenda: Agenda, bundles: list[Path]) -> list[ScoreTable]:
