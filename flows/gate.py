@@ -107,12 +107,16 @@ def decide(
     A first model must beat always answering `majority[target]`; a later one must gain `min_gain` in the measure and win the
     paired test on the accuracy of the measure's target. `withdrawn`: a person rolled this very model back. Each distinct
     image counts once. Figures: `gain` is the paired difference of accuracies, `gain_low` to `gain_high` its 95 % interval,
-    `metric_gain` the difference in the plan's measure. Raises AskedWrongly on tables of other samples or another data version.
+    `metric_gain` the difference in the plan's measure. A champion that does not predict the measure's target stays. Raises
+    AskedWrongly on tables of other samples or another data version.
     """
     target = policy.metric.rpartition("/")[0]
     before = _rows(champion, target) if champion else {}
     after = _rows(candidate, target)
     if champion:
+        if after and not before:
+            reason = f"{champion_name} does not predict {target!r}, so the two cannot be compared; give this plan another name"
+            return Verdict(False, (reason,))
         _refuse_other_samples(candidate, champion, after, before)
         if candidate.bundle_digest == champion.bundle_digest:
             return Verdict(False, (f"the candidate is the champion already ({champion_name})",))

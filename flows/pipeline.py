@@ -14,8 +14,10 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.context import FlowRunContext
 from prefect.deployments.runner import RunnerDeployment
 from prefect.flows import Flow
+from prefect.schedules import Cron
 from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.annotations import quote
+from tzlocal import get_localzone_name
 
 from flows import stages
 from flows.plan import Plan
@@ -119,7 +121,7 @@ def _slug(name: str) -> str:
 
 
 def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeployment, RunnerDeployment]:
-    """A plan's two deployments: `nightly` on the cron, `on-demand` with the plan as its form; each runs one at a time."""
+    """A plan's two deployments, each running one at a time: `nightly` on the cron, in local time, and `on-demand`."""
     named = retrain.with_options(name=plan.name)
     shared: dict[str, Any] = {
         "parameters": {"plan": plan.model_dump(mode="json"), "source": source},
@@ -127,7 +129,9 @@ def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeploy
         "entrypoint_type": EntrypointType.MODULE_PATH,
         "tags": ["headstart"],
     }
-    nightly = named.to_deployment("nightly", cron=cron, description=f"Retrain {plan.name} every night.", **shared)
+    # Prefect takes a cron without a zone for one in UTC.
+    schedule = Cron(cron, timezone=get_localzone_name())
+    nightly = named.to_deployment("nightly", schedule=schedule, description=f"Retrain {plan.name} every night.", **shared)
     by_hand = named.to_deployment("on-demand", description=f"Retrain {plan.name} now; the form is the plan.", **shared)
     assert isinstance(nightly, RunnerDeployment), "called outside an event loop"
     assert isinstance(by_hand, RunnerDeployment), "called outside an event loop"

@@ -94,12 +94,23 @@ class TrainedVariant:
 
 
 @dataclass(frozen=True)
+class FailedVariant:
+    """A variant that would fail the same way every time, with the reason."""
+
+    key: str
+    variant: Variant
+    reason: str
+    run_id: str | None = None
+
+
+@dataclass(frozen=True)
 class TrainResult:
-    """What a training job gives: every variant of the plan, finished; `seconds` from the first batch to the last."""
+    """What a training job gives: the plan's variants, finished or failed; `seconds` from the first batch to the last."""
 
     variants: tuple[TrainedVariant, ...]
     num_forwarded: int
     seconds: float
+    failed: tuple[FailedVariant, ...] = ()
 
 
 @dataclass(frozen=True)

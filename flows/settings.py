@@ -6,10 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from flows.errors import AskedWrongly
 
 # No tool phones home, and none of them chats on standard output.
 QUIET = {
@@ -45,6 +42,11 @@ class Settings(BaseSettings):
         return self.tracking_address or f"sqlite:///{self.storage / 'mlflow.db'}"
 
     @property
+    def prefect(self) -> str | None:
+        """The Prefect server's address, Prefect's own variable first; None: one without a standing server."""
+        return os.environ.get("PREFECT_API_URL") or self.prefect_address
+
+    @property
     def artifacts(self) -> Path:
         """Where the embedded MLflow keeps artifacts."""
         return self.storage / "artifacts"
@@ -56,17 +58,8 @@ class Settings(BaseSettings):
 
 
 def read_settings(workspace: Path | None = None) -> Settings:
-    """The settings of a workspace (of `HEADSTART_WORKSPACE`, else the current folder, when none is named).
-
-    Raises AskedWrongly on a value of the wrong kind.
-    """
-    try:
-        settings = Settings() if workspace is None else Settings(workspace=workspace)
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"HEADSTART_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}, got {e['input']!r}" for e in error.errors()
-        )
-        raise AskedWrongly(f"a setting is wrong: {wrong}") from None
+    """The settings of a workspace (of `HEADSTART_WORKSPACE`, else the current folder, when none is named)."""
+    settings = Settings() if workspace is None else Settings(workspace=workspace)
     settings = settings.model_copy(update={"workspace": settings.workspace.resolve()})
     running = read_stack(settings)
     left_out = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,24 +16,29 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows import cluster
+from flows import cluster, stages
 from flows.errors import AskedWrongly, HeadstartError
 from flows.plan import Plan
 from flows.settings import Settings, child_environment, read_stack
 
 READY_SECONDS = 120
 STOP_SECONDS = 15
+# Minute, hour, day, month, weekday.
+CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 
 
 def run(settings: Settings, plans: Sequence[Plan], *, cron: str, source: str | None, say: Callable[[str], None]) -> None:
     """Start what has no address yet, serve the plans until interrupted, then stop exactly what was started.
 
-    Raises AskedWrongly when a stack of this storage root runs already.
+    Raises AskedWrongly when a stack of this storage root runs already, on a wrong cron and on what `check_reach` finds.
     """
     if running := read_stack(settings):
         raise AskedWrongly(
             f"a stack of {settings.storage} runs already (pid {running['pid']}); end it with Ctrl-C, or name another --workspace"
         )
+    _check_cron(cron)
+    for plan in plans:
+        stages.check_reach(settings, plan, prefect=settings.prefect_address)
     settings.storage.mkdir(parents=True, exist_ok=True)
     for sign in (signal.SIGINT, signal.SIGTERM):  # a shell starts what runs in its background deaf to Ctrl-C
         signal.signal(sign, signal.default_int_handler)
@@ -56,6 +62,17 @@ def run(settings: Settings, plans: Sequence[Plan], *, cron: str, source: str | N
         from flows import pipeline
 
         pipeline.serve_plans(plans, cron, source)
+
+
+def _check_cron(cron: str) -> None:
+    """Refuse what is no cron at a glance; Prefect, which reads it later, has the last word."""
+    fields = cron.split()
+    numbers = [[int(number) for number in re.findall(r"\d+", field.partition("/")[0])] for field in fields]
+    within = all(low <= n <= high for found, (low, high) in zip(numbers, CRON_RANGES, strict=False) for n in found)
+    if len(fields) != len(CRON_RANGES) or not within or not re.fullmatch(r"[\w*/,#\- ]+", " ".join(fields)):
+        raise AskedWrongly(
+            f"--cron {cron!r} is no cron: five fields are expected (minute, hour, day, month, weekday), such as '0 2 * * *'"
+        )
 
 
 @dataclass

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
 
@@ -39,8 +40,10 @@ CLIENT_SETTINGS = {
 def check(address: str) -> None:
     """Return when MLflow can be reached at `address`; a server is asked, and what is no address of MLflow is refused.
 
-    Raises Unreachable within 10 s when a server does not answer, and AskedWrongly on an address MLflow does not take.
+    Raises Unreachable within 10 s when a server does not answer, and AskedWrongly on an address MLflow does not take or
+    that holds a password.
     """
+    _refuse_password(address)
     scheme = address.partition(":")[0].partition("+")[0]
     if scheme not in SCHEMES or "://" not in address:
         raise AskedWrongly(
@@ -52,6 +55,14 @@ def check(address: str) -> None:
     elif (file := database_file(address)) and not _can_hold(file):
         advice = "Free its folder, or set HEADSTART_TRACKING_ADDRESS."
         raise Unreachable(f"MLflow's database {file} can not be made or written. {advice}")
+
+
+def _refuse_password(address: str) -> None:
+    if urlsplit(address).password:
+        raise AskedWrongly(
+            "HEADSTART_TRACKING_ADDRESS holds a password, which would enter logs and job files; leave it out and give it in "
+            "MLFLOW_TRACKING_PASSWORD, for a database in its own place (~/.pgpass, ~/.my.cnf)"
+        )
 
 
 def _probe(address: str) -> None:
@@ -81,7 +92,11 @@ def _can_hold(file: Path) -> bool:
 
 
 def connect(address: str) -> MlflowClient:
-    """A client of `address`, which becomes this process's MLflow address; an embedded database is made where it is missing."""
+    """A client of `address`, which becomes this process's MLflow address; an embedded database is made where it is missing.
+
+    Raises AskedWrongly on an address that holds a password.
+    """
+    _refuse_password(address)
     for name, value in CLIENT_SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -38,7 +38,7 @@ def decode(source: Path | str | bytes | Image.Image, name: str | None = None) ->
             warnings.simplefilter("ignore")
             if isinstance(source, Image.Image):
                 return _upright_rgb(source)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats()) as image:
                 return _upright_rgb(image)
     except ImageError as error:
         raise ImageError(f"{title}: {error}") from None
@@ -51,7 +51,8 @@ def decode(source: Path | str | bytes | Image.Image, name: str | None = None) ->
 
 
 @cache
-def _formats() -> tuple[str, ...]:
+def formats() -> tuple[str, ...]:
+    """The formats that may be opened, by Pillow's names: all that it reads but EPS."""
     Image.init()
     # Reading EPS starts Ghostscript, a whole language, on the file.
     return tuple(name for name in Image.OPEN if name != "EPS")

@@ -9,6 +9,10 @@ class WeightsError(HeadsError):
     """A weights file that is missing, of another architecture, or holds pickled code."""
 
 
+class TrainingDiverged(HeadsError):
+    """A training whose loss is no number any more: it would end the same way every time."""
+
+
 class ImageError(HeadsError):
     """An image that does not decode."""
 

@@ -97,8 +97,8 @@ def _groups(part: nn.Module, rate: float, weight_decay: float) -> list[Parameter
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in part.named_parameters():
-        # By name as well: ConvNeXt's per-channel `layer_scale` has three dimensions.
-        is_matrix = name.rpartition(".")[2] == "weight" and parameter.ndim >= 2
+        # By name as well: ConvNeXt's per-channel `layer_scale` has three dimensions. Attention's is called `in_proj_weight`.
+        is_matrix = name.endswith("weight") and parameter.ndim >= 2
         (decayed if is_matrix else plain).append(parameter)
     return [
         {"params": decayed, "lr": rate, "weight_decay": weight_decay},

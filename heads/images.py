@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset, get_worker_info
 
-from heads.backbones import BACKBONES
+from heads.backbones import BACKBONES, Interpolation
 from heads.decoding import decode
 from heads.spec import Augment
 
@@ -36,8 +36,8 @@ __all__ = [
 MAX_ASPECT = 2
 # Up to here pictures are digits, icons and thumbnails that fill their frame: cutting the usual eighth off would cut strokes.
 MAX_TIGHT_SIZE_PX = 64
-IMAGENET_CROP_PX = 224
 DEFAULT_CACHE_BYTES = 256 * 2**20
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 
 Length = int | torch.SymInt
 Transform = Callable[[Tensor, np.random.Generator], Tensor]
@@ -46,38 +46,42 @@ Item = tuple[Tensor, dict[str, int], int]
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Shorter side to `resize_px` (bilinear, antialiased), centre crop of `image_size_px`, then (x / 255 - mean) / std."""
+    """Shorter side to `resize_px` (antialiased), centre crop of `image_size_px`, then (x / 255 - mean) / std."""
 
     image_size_px: int
     resize_px: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         if not 1 <= self.image_size_px <= self.resize_px:
             raise ValueError(f"image_size_px {self.image_size_px} must be from 1 to resize_px {self.resize_px}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation {self.interpolation!r} is unknown; allowed: {', '.join(INTERPOLATIONS)}")
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; `from_json` reads them back."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        fields = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        # Left out where it is bilinear: so were bundles written before there was a choice.
+        return {key: value for key, value in fields.items() if (key, value) != ("interpolation", "bilinear")}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Preprocess:
         """The preprocessing that `to_json` wrote. Raises KeyError, TypeError or ValueError on anything else."""
         mean, std = (tuple(float(x) for x in value[key]) for key in ("mean", "std"))
-        return cls(int(value["image_size_px"]), int(value["resize_px"]), mean, std)  # type: ignore[arg-type]
+        interpolation = value.get("interpolation", "bilinear")
+        return cls(int(value["image_size_px"]), int(value["resize_px"]), mean, std, interpolation)  # type: ignore[arg-type]
 
 
 def preprocess_for(backbone: str, image_size_px: int) -> Preprocess:
     """The preprocessing a backbone's ImageNet weights were trained for, brought to another image size in px."""
     weights = BACKBONES[backbone]
-    scaled = round(image_size_px * weights.resize / IMAGENET_CROP_PX)
+    scaled = round(image_size_px * weights.resize / weights.image_size_px)
     resize_px = image_size_px if image_size_px <= MAX_TIGHT_SIZE_PX else scaled
-    return Preprocess.from_json(
-        {"image_size_px": image_size_px, "resize_px": resize_px, "mean": weights.mean, "std": weights.std}
-    )
+    return Preprocess(image_size_px, resize_px, weights.mean, weights.std, weights.interpolation)
 
 
 def pixels_of(image: Image.Image) -> Tensor:
@@ -98,7 +102,9 @@ def resize(pixels: Tensor, preprocess: Preprocess) -> Tensor:
     # Neither `to` nor `contiguous`: an exported program would be tied to a device, or to the aspect of its example.
     pixels = pixels.clone(memory_format=torch.contiguous_format)
     size = (preprocess.resize_px * kept_height // shorter, preprocess.resize_px * kept_width // shorter)
-    return F.interpolate(pixels, size=size, mode="bilinear", antialias=True).round()  # type: ignore[arg-type]
+    resized = F.interpolate(pixels, size=size, mode=preprocess.interpolation, antialias=True)  # type: ignore[arg-type]
+    # Bicubic overshoots at edges, bilinear never leaves the range.
+    return (resized.clamp(0, 255) if preprocess.interpolation == "bicubic" else resized).round()
 
 
 def crop_centre(resized: Tensor, preprocess: Preprocess) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from heads import checkpoint
 from heads.checkpoint import Best, Epoch, Progress, weights_of
-from heads.errors import HeadsError
+from heads.errors import HeadsError, TrainingDiverged
 from heads.evaluation import Confusion, autocast, confusions, evaluate, measure, named_measures, place_model, predict_table
 from heads.freezing import apply_phase, compile_policy, optimiser_groups
 from heads.images import ImageDataset
@@ -60,8 +60,8 @@ def train(
     process of an initialised torch.distributed group, else in this one alone. After each epoch `on_epoch` is called on
     every rank with the epoch and a function that saves a checkpoint to a file; `resume` is such a file, and going on
     from it gives what an uninterrupted training gives, on a CPU bit for bit. Early stopping (`fit.patience`) counts
-    epochs of the last phase only. Raises HeadsError where the loss is no number any more, or the checkpoint is not
-    this variant's.
+    epochs of the last phase only. Raises TrainingDiverged, on every rank alike, where the loss is no number any more, and
+    HeadsError where the checkpoint is not this variant's.
     """
     place, size = torch.device(device), variant.fit.batch_size
     train_loader = StepLoader(train_set, size, place, training=True, num_workers=num_loader_workers)
@@ -193,7 +193,7 @@ class _Training:
     def _check_finite(self, index: int, totals: Mapping[str, Total]) -> None:
         for target, total in totals.items():
             if not math.isfinite(total.loss_sum):
-                raise HeadsError(
+                raise TrainingDiverged(
                     f"training diverged in epoch {index}: the loss of {target!r} is {total.loss_sum}; "
                     f"lower learning_rate, now {self.variant.fit.learning_rate:g}"
                 )

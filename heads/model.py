@@ -52,7 +52,7 @@ def build_model(variant: Variant, classes: Mapping[str, Sequence[str]], weights:
     What is random in it depends on the variant's seed alone, and the random state of the caller is left as it was.
     Raises WeightsError where `weights` is no file of torchvision's weights for the backbone.
     """
-    channels = BACKBONES[variant.backbone].channels
+    channels = BACKBONES[variant.backbone].channels[-1]
     with _seeded(f"{variant.fit.seed}"):
         backbone = build_stages(variant.backbone, weights)
     heads = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
@@ -14,17 +14,61 @@ Augment = Literal["none", "light"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 # Stage names of each backbone, front to back; `heads.backbones` builds exactly these.
+STEM_AND_4 = ("stem", "stage1", "stage2", "stage3", "stage4")
+STEM_7_TOP = ("stem", "stage1", "stage2", "stage3", "stage4", "stage5", "stage6", "stage7", "top")
+RESNET = ("stem", "layer1", "layer2", "layer3", "layer4")
 BACKBONE_STAGES: Mapping[str, tuple[str, ...]] = {
-    "resnet18": ("stem", "layer1", "layer2", "layer3", "layer4"),
-    "resnet34": ("stem", "layer1", "layer2", "layer3", "layer4"),
-    "resnet50": ("stem", "layer1", "layer2", "layer3", "layer4"),
-    "mobilenet_v2": ("stem", "stage1", "stage2", "stage3", "stage4", "stage5", "stage6", "stage7", "top"),
+    "resnet18": RESNET,
+    "resnet34": RESNET,
+    "resnet50": RESNET,
+    "mobilenet_v2": STEM_7_TOP,
     "mobilenet_v3_small": ("stem", "stage1", "stage2", "stage3", "stage4", "top"),
     "mobilenet_v3_large": ("stem", "stage1", "stage2", "stage3", "stage4", "stage5", "top"),
     "squeezenet1_1": ("stem", "stage1", "stage2", "stage3"),
-    "efficientnet_b0": ("stem", "stage1", "stage2", "stage3", "stage4", "stage5", "stage6", "stage7", "top"),
+    "efficientnet_b0": STEM_7_TOP,
     "shufflenet_v2_x1_0": ("stem", "stage2", "stage3", "stage4", "top"),
-    "convnext_tiny": ("stem", "stage1", "stage2", "stage3", "stage4"),
+    "convnext_tiny": STEM_AND_4,
+    "alexnet": ("stem", "stage1", "stage2"),
+    "vgg11": STEM_AND_4,
+    "vgg11_bn": STEM_AND_4,
+    "vgg16": STEM_AND_4,
+    "vgg16_bn": STEM_AND_4,
+    "resnet101": RESNET,
+    "resnext50_32x4d": RESNET,
+    "wide_resnet50_2": RESNET,
+    "inception_v3": ("stem", "stage1", "stage2", "stage3"),
+    "googlenet": ("stem", "stage1", "stage2", "stage3"),
+    "densenet121": STEM_AND_4,
+    "mnasnet1_0": STEM_7_TOP,
+    "efficientnet_b3": STEM_7_TOP,
+    "efficientnet_v2_s": ("stem", "stage1", "stage2", "stage3", "stage4", "stage5", "stage6", "top"),
+    "regnet_y_400mf": STEM_AND_4,
+    "regnet_y_8gf": STEM_AND_4,
+    "convnext_base": STEM_AND_4,
+    "vit_b_16": STEM_AND_4,
+    "vit_b_32": STEM_AND_4,
+    "swin_t": STEM_AND_4,
+    "swin_v2_t": STEM_AND_4,
+    "maxvit_t": STEM_AND_4,
+}
+
+
+class ImageSizes(NamedTuple):
+    """The sides of a square image in pixels that a backbone takes: every `step` from `least` to `most`."""
+
+    least: int = 32
+    most: int = 1024
+    step: int = 1
+
+
+# Under its least size a network has no features left. Vision transformers cut images into whole patches; MaxViT's windows and
+# grids, and so its weights, are made for one size.
+IMAGE_SIZES: Mapping[str, ImageSizes] = {name: ImageSizes() for name in BACKBONE_STAGES} | {
+    "alexnet": ImageSizes(least=63),
+    "inception_v3": ImageSizes(least=75),
+    "vit_b_16": ImageSizes(step=16),
+    "vit_b_32": ImageSizes(step=32),
+    "maxvit_t": ImageSizes(least=224, most=224),
 }
 
 HEAD_DESIGNS: Mapping[Task, tuple[str, ...]] = {"classification": ("linear", "mlp")}
@@ -89,6 +133,11 @@ class Variant(Value):
             raise ValueError(f"a variant needs one head for each target, once; got targets {targets}")
         return self
 
+    @model_validator(mode="after")
+    def _fitting_size(self) -> Variant:
+        check_image_size(self.backbone, self.fit.image_size_px)
+        return self
+
     @property
     def variant_id(self) -> str:
         """Twelve hex digits of the sha256 of the canonical spec."""
@@ -111,3 +160,17 @@ def frozen_through(freeze: str, backbone: str) -> str | None:
     if stage not in stages:
         raise ValueError(f"freeze 'upto:{stage}': {backbone} has no stage {stage!r}; allowed: {', '.join(stages)}")
     return stage
+
+
+def check_image_size(backbone: str, image_size_px: int) -> None:
+    """Nothing where the backbone takes square images of this side; else raises ValueError, with what is allowed."""
+    least, most, step = IMAGE_SIZES[backbone]
+    given = f"image_size_px {image_size_px}"
+    if least == most != image_size_px:
+        raise ValueError(f"{given} does not fit {backbone}, whose weights are made for one size; allowed: {least}")
+    if image_size_px < least:
+        raise ValueError(f"{given} is under the least size of {backbone}; allowed: {least} to {most}")
+    if (rest := (image_size_px - least) % step) or image_size_px > most:
+        nearest = [size for size in (image_size_px - rest, image_size_px - rest + step) if size <= most] or [most]
+        every = f"every {step} px from {least} to {most}" if step > 1 else f"{least} to {most}"
+        raise ValueError(f"{given} does not fit {backbone}; allowed: {every}; nearest: {' or '.join(map(str, nearest))}")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+
+WRONG_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
 def main() -> None:
     """Run the command; a wrong request ends with status 2, a failure with 1, each with one message."""
-    from flows.cli.verbs import app
+    try:
+        from flows.cli.verbs import app
+    except ModuleNotFoundError as error:
+        if error.name in ("flows", "heads"):
+            raise
+        sys.exit(_say(f"this installation is a consumer's and lacks {error.name}; install 'headstart[flows]' for the command", 2))
     from flows.errors import ASKED_WRONGLY, HeadstartError
 
     try:
@@ -16,8 +24,19 @@ def main() -> None:
         sys.exit(_say(error, 2))
     except HeadstartError as error:
         sys.exit(_say(error, 1))
+    except OSError as error:
+        sys.exit(_say(*_of_the_disk(error)))
     except KeyboardInterrupt:
         sys.exit(_say("stopped; the same command goes on where this one was", 130))
+
+
+def _of_the_disk(error: OSError) -> tuple[str, int]:
+    """What to say of a file that cannot be had, and whether another path or permission would mend it."""
+    where = f"{error.filename}: " if error.filename else ""
+    advice = "name a place that can be read and written (--workspace, HEADSTART_STORAGE_ROOT), or mend its permissions"
+    if isinstance(error, WRONG_PLACE) or error.errno in (errno.EROFS, errno.ENAMETOOLONG):
+        return f"{where}{error.strerror}; {advice}", 2
+    return f"{where}{error.strerror or error}; the same command goes on where this one was once that is mended", 1
 
 
 def _say(error: object, status: int) -> int:

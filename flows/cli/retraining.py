@@ -17,12 +17,13 @@ def run(settings: Settings, plan: Plan, source: str | None) -> dict[str, Any]:
     """The report of a retraining: the finished one's where nothing is left to do, else of a flow run in this process."""
     if source is None and (report := stages.finished(settings, plan)) is not None:
         return report
+    stages.check_reach(settings, plan, prefect=settings.prefect)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    where = f"at {settings.prefect_address}" if settings.prefect_address else "without a standing server"
+    where = f"at {settings.prefect}" if settings.prefect else "without a standing server"
     screen.note(f"Retraining {plan.name}; Prefect {where}")
-    from flows import pipeline
+    with stages.warming(settings, plan), screen.progress_bars() as bars, stages.listening(_Bars(bars)):
+        from flows import pipeline
 
-    with screen.progress_bars() as bars, stages.listening(_Bars(bars)):
         return pipeline.retrain(plan, source)
 
 

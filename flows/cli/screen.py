@@ -9,17 +9,18 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 # Piped into a file, a table keeps its columns whole.
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 def show_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object on standard output."""
-    out.print(json.dumps(value, indent=2, default=str), soft_wrap=True, markup=False)
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -30,7 +31,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
         numeric = bool(filled) and all(isinstance(row[index], int | float) for row in filled)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in filled:
-        table.add_row(*[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row])
+        table.add_row(*[f"{cell:.4f}" if isinstance(cell, float) else escape(str(cell)) for cell in row])
     out.print(table)
 
 
@@ -41,7 +42,7 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """Say something that a person should look at."""
-    err.print(f"[yellow]warning[/yellow] {text}", soft_wrap=True)
+    err.print(f"[yellow]warning[/yellow] {escape(text)}", soft_wrap=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli import data, models, screen
+from flows.errors import AskedWrongly
 from flows.settings import Settings, prepare_process, read_settings
 
 app = typer.Typer(
@@ -21,7 +22,8 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 
-PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan: a YAML file such as flows/plans/demo.yaml.")]
+PLAN = typer.Argument(metavar="PLAN", help="A plan: a YAML file such as flows/plans/demo.yaml.")
+PlanFile = Annotated[Path, PLAN]
 Workspace = Annotated[Path | None, typer.Option("--workspace", "-w", help="Another workspace than the current folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 Source = Annotated[str | None, typer.Option(help="A folder or s3:// prefix to bring new images in from first.")]
@@ -48,11 +50,24 @@ def init(
 
 
 @app.command()
-def plan(plan_file: PlanFile, workspace: Workspace = None, as_json: AsJson = False) -> None:
-    """Say what a plan would run, what is done already, and what is left; touches nothing."""
+def plan(
+    plan_file: Annotated[Path | None, PLAN] = None,
+    workspace: Workspace = None,
+    as_json: AsJson = False,
+    backbones: Annotated[bool, typer.Option("--backbones", help="List the backbones that a plan may name.")] = False,
+) -> None:
+    """Say what a plan would run, what is done already, and what is left; touches nothing.
+
+    Without a plan: headstart plan --backbones
+    """
     from flows import stages
+    from flows.cli import listing
     from flows.plan import read_plan
 
+    if backbones:
+        return listing.show(as_json)
+    if plan_file is None:
+        raise AskedWrongly("no plan was named; give the path of a YAML file, or --backbones for what a plan may name")
     asked = read_plan(plan_file)
     outlook = stages.preview(_settings(workspace), asked)
     if as_json:
@@ -64,7 +79,7 @@ def plan(plan_file: PlanFile, workspace: Workspace = None, as_json: AsJson = Fal
             " + ".join(f"{target} {design}" for target, design in v["heads"].items()),
             v["freeze"],
             ", ".join(f"{name} {value}" for name, value in v["fit"].items()) or "as in the plan",
-            "done" if v["done"] else f"{v['epochs']} epochs to train",
+            "failed before" if v["failed"] else "done" if v["done"] else f"{v['epochs']} epochs to train",
         ]
         for v in outlook["variants"]
     ]

@@ -204,11 +204,12 @@ def _tail(home: Path, num_lines: int = 25) -> str:
 
 
 def _make_token(folder: Path) -> None:
-    path = folder / "token"
+    path, new = folder / "token", folder / "token.new"
     if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(32))
+        new.replace(path)
 
 
 def _token(folder: Path, address: str) -> str | None:

@@ -28,8 +28,10 @@ POLL_SECONDS = 0.5
 SILENCE_SECONDS = 60.0
 STOP_SECONDS = 60.0
 
-# A worker environment's names that come from the person's own; their values are never logged.
+# A worker environment's names that come from the person's own. Ray writes a job's environment to its logs and shows it on its
+# dashboard, so credentials stay out: a local head has inherited them, a cluster's nodes hold their own.
 PASSED_ON = ("MLFLOW_", "AWS_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "TORCH_HOME", "NCCL_", "GLOO_")
+CREDENTIALS = ("ACCESS_KEY", "PASSWORD", "SECRET", "TOKEN")
 
 Text = Callable[[str], None]
 
@@ -61,13 +63,13 @@ def run_job(
 ) -> dict[str, Any]:
     """The outcome of the job that `folder` describes (`job.json`), as it wrote it (`outcome.json`).
 
-    A running job of the same key is joined. A driver that died without a word is started again, twice at most; the program
+    A running job of the same folder is joined. A driver that died without a word is started again, twice at most; the program
     itself goes on where its files say. `env` None is what `worker_environment` takes of this process's own; `on_start` gets
     each submission id. Raises AskedWrongly or HeadstartError with the job's own message (`error.json`), or when it was stopped.
     """
     given = worker_environment(os.environ) if env is None else env
     metadata = {"job_key": key, "name": name, "flow_run_id": flow_run_id, "folder": str(folder.absolute())}
-    submission = find(cluster, key)
+    submission = find(cluster, folder)
     if submission is None:
         for stale in ("outcome.json", "error.json", "todo.json", "span.json"):
             (folder / stale).unlink(missing_ok=True)
@@ -141,9 +143,9 @@ def stop(cluster: Cluster, submission_id: str) -> Submission:
     return submission
 
 
-def find(cluster: Cluster, job_key: str) -> Submission | None:
-    """The running submission of this job key."""
-    return next(iter(_running(cluster, "job_key", job_key)), None)
+def find(cluster: Cluster, folder: Path) -> Submission | None:
+    """The running submission of the job in this folder."""
+    return next(iter(_running(cluster, "folder", str(folder.absolute()))), None)
 
 
 def find_by_flow_run(cluster: Cluster, flow_run_id: str) -> tuple[Submission, ...]:
@@ -151,15 +153,19 @@ def find_by_flow_run(cluster: Cluster, flow_run_id: str) -> tuple[Submission, ..
     return _running(cluster, "flow_run_id", flow_run_id)
 
 
-def find_orphans(cluster: Cluster, name: str, job_key: str) -> tuple[Submission, ...]:
-    """The running submissions for this model name of another key: one retraining a name is at work, so nobody waits for them."""
-    wanted = {submission.submission_id for submission in _running(cluster, "job_key", job_key)}
-    return tuple(submission for submission in _running(cluster, "name", name) if submission.submission_id not in wanted)
+def find_orphans(cluster: Cluster, name: str, folder: Path) -> tuple[Submission, ...]:
+    """The running submissions for this model name from other folders beside this one, which nobody waits for.
+
+    One retraining a name is at work in a storage; other storages may use the same cluster, and theirs are left alone.
+    """
+    mine = folder.absolute()
+    return tuple(s for s in _running(cluster, "name", name) if s.folder.parent == mine.parent and s.folder != mine)
 
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that workers need of a person's environment: addresses and credentials of the tools they call."""
-    return {name: value for name, value in environ.items() if name.startswith(PASSED_ON)}
+    """The variables that workers need of a person's environment, without credentials."""
+    passed_on = {name: value for name, value in environ.items() if name.startswith(PASSED_ON)}
+    return {name: value for name, value in passed_on.items() if not any(word in name for word in CREDENTIALS)}
 
 
 def _running(cluster: Cluster, name: str, value: str) -> tuple[Submission, ...]:

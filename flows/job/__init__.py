@@ -3,13 +3,27 @@
 What is imported from here is for those who order such a job; the program's own parts load torch and Ray only in it.
 """
 
-from flows.job.order import Job, Tracking, begin, epochs_done, read_json, read_scores, read_trained, scores_file, write_json
+from flows.job.order import (
+    Job,
+    Tracking,
+    begin,
+    epochs_done,
+    is_finished,
+    read_failure,
+    read_json,
+    read_scores,
+    read_trained,
+    scores_file,
+    write_json,
+)
 
 __all__ = [
     "Job",
     "Tracking",
     "begin",
     "epochs_done",
+    "is_finished",
+    "read_failure",
     "read_json",
     "read_scores",
     "read_trained",

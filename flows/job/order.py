@@ -119,8 +119,14 @@ def locate(version: DataVersion, sample: Sample) -> Path:
 
 
 def is_finished(work_root: Path, key: str) -> bool:
-    """Whether a work has its result; that file is written last."""
-    return (work_root / key / "result.json").is_file()
+    """Whether a work has its result, or a failure that another try would only repeat; that file is written last."""
+    return any((work_root / key / name).is_file() for name in ("result.json", "failure.json"))
+
+
+def read_failure(storage: Path, work: Work) -> str | None:
+    """Why a work failed for good, or None where it did not."""
+    failure = read_json(storage / "work" / work.key / "failure.json")
+    return None if failure is None else str(failure["reason"])
 
 
 def epochs_done(storage: Path, works: Iterable[Work]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from flows.job.order import Job, is_finished, locate, read, read_json, write_err
 from flows.job.runs import following
 from flows.records import Work
 from heads import bundle, loop
-from heads.errors import HeadsError
+from heads.errors import HeadsError, TrainingDiverged
 from heads.images import ImageDataset, Preprocess, preprocess_for
 from heads.model import build_model, count_parameters
 from heads.spec import Fit
@@ -35,7 +35,7 @@ FINAL_ERRORS: tuple[type[Exception], ...] = (
 
 
 def train(job: Job) -> dict[str, Any]:
-    """The outcome of a training job, every work finished. Runs in the job's driver."""
+    """The outcome of a training job, every work finished or failed for good. Runs in the job's driver."""
     todo = read_json(job.folder / "todo.json")
     if todo is None:
         todo = [work.key for work in job.works if not is_finished(job.work_root, work.key)]
@@ -105,6 +105,9 @@ class _Member:
                     continue
                 try:
                     self._train(work, checkpoint / "state.pt" if checkpoint and half_done == work.key else None)
+                except TrainingDiverged as error:
+                    # All ranks see the same sums: they give this work up, and go on to the next, together.
+                    self._give_up(work, error)
                 except HeadsError as error:
                     raise type(error)(f"{_title(work)}: {error}") from error
 
@@ -193,6 +196,12 @@ class _Member:
             "classes": classes,
         }
         write_json(folder / "result.json", result)
+
+    def _give_up(self, work: Work, error: TrainingDiverged) -> None:
+        if self.leads:
+            folder = self.job.work_root / work.key
+            epochs = read_json(folder / "progress.json", {"epochs": []})["epochs"]
+            write_json(folder / "failure.json", {"work_key": work.key, "reason": str(error), "epochs": epochs})
 
     def _mark_span(self) -> None:
         # Written again and again, so that it outlives any process: from the job's first batch to its last so far.

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from os import cpu_count
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from flows.landing.layouts import Entry
+from heads.decoding import decode, formats
+from heads.errors import ImageError
 
 Progress = Callable[[int, int], None]
 
@@ -39,7 +41,6 @@ def receive(
     digests = frozenset(known.values())
     with warnings.catch_warnings(), ThreadPoolExecutor(max(2, cpu_count() or 2)) as pool:
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         for arrival in pool.map(lambda entry: _receive(entry, data, incoming, known, digests), entries):
             arrivals.append(arrival)
             if on_progress:
@@ -74,20 +75,22 @@ def _reason(error: Exception) -> str:
     """The fault in words that are the same at every run, without addresses in memory or folders."""
     if isinstance(error, UnicodeEncodeError):
         return "its name is not valid UTF-8"
+    if isinstance(error, ImageError):
+        return str(error).removeprefix("image: ")
     if isinstance(error, UnidentifiedImageError):
-        return "not an image of a known format"
+        return "its mask is no image in a format that Pillow reads"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
 
 
 def _check(image: bytes, masks: Sequence[bytes]) -> None:
-    with Image.open(io.BytesIO(image)) as opened:
-        # What training does with it, so that what passes here does not fail there.
-        size = ImageOps.exif_transpose(opened).convert("RGB").size
-        stored = opened.size
+    # What training does with it, so that what passes here does not fail there.
+    size = decode(image, "image").size
     for content in masks:
-        with Image.open(io.BytesIO(content)) as mask:
+        with Image.open(io.BytesIO(image), formats=formats()) as opened:
+            stored = opened.size
+        with Image.open(io.BytesIO(content), formats=formats()) as mask:
             mask.load()
             bands = len(mask.getbands())
             if bands != 1:

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from flows.records import Workers
-from heads.spec import BACKBONE_STAGES, HEAD_DESIGNS, Augment, Precision, Task, Value, frozen_through
+from heads.spec import BACKBONE_STAGES, HEAD_DESIGNS, Augment, Precision, Task, Value, check_image_size, frozen_through
 
 MEASURES = ("accuracy", "f1_macro", "precision_macro", "recall_macro")
-WEIGHTS = "imagenet, none, or a weights file (.pth, .pt or .safetensors)"
+WEIGHTS = "imagenet, none, or a weights file (.pth or .pt)"
 # Every policy that some backbone understands: what the form offers.
 POLICIES = ("none", "all", "gradual", "lp_ft", *dict.fromkeys(f"upto:{s}" for stages in BACKBONE_STAGES.values() for s in stages))
 DESIGNS = tuple(dict.fromkeys(design for designs in HEAD_DESIGNS.values() for design in designs))
@@ -182,6 +182,13 @@ class Plan(Value):
         if value not in ("imagenet", "none") and not Path(value).suffix and "/" not in value:
             raise ValueError(f"weights {value!r} are unknown; {suggestion(value, ('imagenet', 'none'))}allowed: {WEIGHTS}")
         return value
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        for backbone in self.backbones:
+            for size in self.fit.grid()["image_size_px"]:
+                check_image_size(backbone, size)
+        return self
 
     @model_validator(mode="after")
     def _freezing_fits(self) -> Self:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from flows.errors import AskedWrongly
-from flows.plan.form import FitGrid, Plan, Promotion, Target, WorkersSpec, suggestion
+from flows.plan.form import WEIGHTS, FitGrid, Plan, Promotion, Target, WorkersSpec, suggestion
 
 _PARTS: Mapping[str, type[BaseModel]] = {"fit": FitGrid, "workers": WorkersSpec, "promotion": Promotion, "targets": Target}
 _EXAMPLE = "flows/plans/ holds examples"
@@ -53,7 +53,7 @@ class _Loader(yaml.SafeLoader):
 def read_plan(path: Path) -> Plan:
     """The plan of a YAML file; a relative weights file counts from the current directory, else from the plan's folder.
 
-    Raises AskedWrongly on a missing file, on wrong YAML (with line and column) and on a wrong plan.
+    Raises AskedWrongly on a missing file (the weights file too), on wrong YAML (with line and column) and on a wrong plan.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -92,8 +92,12 @@ def _located(weights: str, folder: Path) -> str:
     if weights in ("imagenet", "none"):
         return weights
     path = Path(weights).expanduser()
-    places = (path, folder / path)
-    return next((str(place.absolute()) for place in places if place.exists()), weights)
+    places = [place.absolute() for place in dict.fromkeys((path, folder / path))]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        looked = " and ".join(dict.fromkeys(f"{place} ({'a folder' if place.is_dir() else 'not there'})" for place in places))
+        raise AskedWrongly(f"weights: there is no file {weights!r}: {looked}; allowed: {WEIGHTS}")
+    return str(found)
 
 
 def _complaints(error: ValidationError, data: Mapping[Any, Any]) -> Iterator[str]:

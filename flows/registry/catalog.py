@@ -63,11 +63,12 @@ class Catalog:
     @asking
     def versions(self, name: str) -> list[ModelVersion]:
         """The versions of a model, oldest first; none where the name is unknown."""
+        _refuse_no_name(name)
         aliases = self._aliases(name)
         found: list[Any] = []
         token = None
         while True:
-            page = self._client.search_model_versions(f"name = '{_quotable(name)}'", page_token=token)
+            page = self._client.search_model_versions(f"name = '{name}'", page_token=token)
             found += page
             token = page.token
             if not token:
@@ -129,7 +130,6 @@ def _ranges(versions: list[ModelVersion]) -> str:
     return f"{versions[0].version} to {versions[-1].version}" if len(versions) > 1 else versions[0].version
 
 
-def _quotable(name: str) -> str:
-    if "'" in name or "\\" in name:
-        raise AskedWrongly(f"a model's name holds neither quotes nor backslashes; got {name!r}")
-    return name
+def _refuse_no_name(name: str) -> None:
+    if not name or any(sign in name for sign in "'\\/:"):
+        raise AskedWrongly(f"{name!r} is no model's name: it has letters, digits, '-' and '_'; write NAME@champion or NAME@3")

@@ -1,7 +1,8 @@
 """The stages of a retraining: each takes frozen values, calls one room, and returns frozen values."""
 
 from flows.stages.agenda import ingest, make_agenda, preview, version_data
-from flows.stages.desk import Desk, Event, listening, open_desk, open_registry
+from flows.stages.desk import Desk, Event, listening, open_desk, open_registry, warming
+from flows.stages.reach import check_reach
 from flows.stages.report import close, describe_model, finished, leaderboard, recall, verdict_text
 from flows.stages.serving import predict, stop_retraining
 from flows.stages.work import promote, score, train
@@ -9,6 +10,7 @@ from flows.stages.work import promote, score, train
 __all__ = [
     "Desk",
     "Event",
+    "check_reach",
     "close",
     "describe_model",
     "finished",
@@ -27,4 +29,5 @@ __all__ = [
     "train",
     "verdict_text",
     "version_data",
+    "warming",
 ]

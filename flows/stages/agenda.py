@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows import job
 from flows import plan as plans
 from flows.plan import Plan
 from flows.records import DataVersion, Weights, Work
@@ -32,8 +33,8 @@ class Agenda:
         return plans.label(work.variant, [other.variant for other in self.works])
 
     def is_done(self, settings: Settings, work: Work) -> bool:
-        """Whether the work's result is there."""
-        return (settings.storage / "work" / work.key / "result.json").is_file()
+        """Whether the work has its result, or a failure that another try would only repeat."""
+        return job.is_finished(settings.storage / "work", work.key)
 
     @property
     def classes(self) -> dict[str, tuple[str, ...]]:
@@ -137,6 +138,7 @@ def preview(settings: Settings, plan: Plan) -> dict[str, Any]:
             "fit": dict(row.fit),
             "epochs": work.variant.fit.epochs,
             "done": agenda.is_done(settings, work),
+            "failed": job.read_failure(settings.storage, work),
         }
         for work, row in rows
     ]

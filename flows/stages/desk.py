@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from flows import tracking
+from flows import dataset, tracking
 from flows.cluster import Cluster, open_cluster
-from flows.errors import Busy
+from flows.errors import Busy, HeadstartError
 from flows.plan import Plan
 from flows.registry import Registry
 from flows.settings import Settings
@@ -99,8 +100,35 @@ def open_desk(settings: Settings, plan: Plan, *, flow_run_id: str = "", wait_sec
             raise
 
 
+@contextlib.contextmanager
+def warming(settings: Settings, plan: Plan) -> Iterator[None]:
+    """Start the local Ray beside whatever else the block has to start; a desk in the block joins it."""
+    if settings.ray_address:
+        yield
+        return
+    group = plan.workers.group()
+    with contextlib.ExitStack() as held:
+
+        def warm() -> None:
+            with contextlib.suppress(HeadstartError):  # the desk meets the same error, and tells it
+                held.enter_context(open_cluster(None, settings.storage, num_cpus=group.count * group.cpus_per_worker))
+
+        thread = threading.Thread(target=warm, name="warm")
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+
+
 def open_registry(settings: Settings) -> Registry:
-    """The model registry of these settings."""
+    """The model registry of these settings.
+
+    Raises AskedWrongly where they name no registry and the folder is no workspace, Unreachable when MLflow does not answer.
+    """
+    tracking.check(settings.tracking)
+    if settings.tracking_address is None and settings.storage_root is None:
+        dataset.open_workspace(settings.workspace)
     return Registry(settings.tracking, settings.storage / "ledger")
 
 

@@ -95,6 +95,8 @@ def verdict_text(report: dict[str, Any]) -> str:
     decided = "Promoted" if verdict["promoted"] else "Not promoted"
     lines = [f"**{decided}**: variant {report['candidate']} of {report['name']}", ""]
     lines += [*(f"- {reason}" for reason in verdict["reasons"]), ""]
+    if report["failed"]:
+        lines += [*(f"Failed and left out: {one['label']}: {one['reason']}" for one in report["failed"]), ""]
     holdout = ", ".join(f"{name} {value:.4f}" for name, value in report["holdout"].items())
     if holdout:
         lines.append(f"Candidate on the holdout: {holdout}")
@@ -123,29 +125,33 @@ def _file(settings: Settings, agenda: Agenda) -> Path:
     return settings.storage / "retrainings" / f"{agenda.key}.json"
 
 
+def _naming(row: plans.VariantRow) -> dict[str, Any]:
+    names = {"variant_id": row.variant_id, "label": row.label, "backbone": row.backbone}
+    return names | {"heads": dict(row.heads), "freeze": row.freeze}
+
+
 def _report(agenda: Agenda, trained: TrainResult, scores: Scores, outcome: Outcome, seconds: dict[str, float]) -> dict[str, Any]:
     model = outcome.model
     champion = model if model and "champion" in model.aliases else scores.champion
-    rows = plans.describe([v.variant for v in trained.variants])
+    rows = {row.variant_id: row for row in plans.describe([work.variant for work in agenda.works])}
     return {
         "name": agenda.plan.name,
         "key": agenda.key,
         "metric": agenda.metric,
         "data_version": agenda.version.digest,
         "variants": [
-            {
-                "variant_id": row.variant_id,
-                "label": row.label,
-                "backbone": row.backbone,
-                "heads": dict(row.heads),
-                "freeze": row.freeze,
+            _naming(rows[variant.variant.variant_id])
+            | {
                 "run_id": variant.run_id,
                 "reused": variant.reused,
                 "metrics": dict(variant.metrics),
                 "num_trained_parameters": variant.num_trained_parameters,
                 "seconds": variant.seconds,
             }
-            for row, variant in zip(rows, trained.variants, strict=True)
+            for variant in trained.variants
+        ],
+        "failed": [
+            _naming(rows[one.variant.variant_id]) | {"run_id": one.run_id, "reason": one.reason} for one in trained.failed
         ],
         "candidate": scores.candidate.variant.variant_id,
         "holdout": dict(scores.table.metrics),

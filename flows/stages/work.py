@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flows import cluster, job, tracking
-from flows.records import ModelVersion, ScoreTable, TrainedVariant, TrainResult, Verdict
+from flows.errors import AskedWrongly
+from flows.records import FailedVariant, ModelVersion, ScoreTable, TrainedVariant, TrainResult, Verdict
 from flows.stages.agenda import Agenda, majority_classes
 from flows.stages.desk import Desk, Event
 
@@ -36,11 +37,16 @@ class Outcome:
 
 
 def train(desk: Desk, agenda: Agenda) -> TrainResult:
-    """Every variant of the agenda, finished, with its MLflow run; only what is left is trained, in one Ray job."""
+    """Every variant of the agenda, finished or failed, with its MLflow run; only what is left is trained, in one Ray job.
+
+    Raises AskedWrongly where all of them failed.
+    """
+    left = {work.key for work in agenda.works if not agenda.is_done(desk.settings, work)}
+    if left:
+        cluster.check(desk.settings.ray_address, desk.settings.storage, desk.plan.workers.group())
     desk.tracker.repair()
     origin = _origin(desk, agenda)
     desk.parent_run_id = desk.tracker.start_retraining(agenda.key, origin, desk.plan.model_dump(mode="json"))
-    left = {work.key for work in agenda.works if not agenda.is_done(desk.settings, work)}
     seconds = 0.0
     if left:
         order = job.Job(
@@ -62,9 +68,25 @@ def train(desk: Desk, agenda: Agenda) -> TrainResult:
 
     work_root = desk.settings.storage / "work"
     runs = tracking.fill_in(desk.tracker, desk.parent_run_id, agenda.works, work_root, origin, draw_variant)
-    found = [job.read_trained(desk.settings.storage, work, reused=work.key not in left) for work in agenda.works]
+    failed = _failed(desk, agenda, runs)
+    gone = {one.key for one in failed}
+    storage = desk.settings.storage
+    found = [job.read_trained(storage, work, reused=work.key not in left) for work in agenda.works if work.key not in gone]
     variants = tuple(replace(variant, run_id=runs.get(variant.key)) for variant in found)
-    return TrainResult(variants, sum(v.num_forwarded for v in variants if not v.reused), seconds)
+    return TrainResult(variants, sum(v.num_forwarded for v in variants if not v.reused), seconds, failed)
+
+
+def _failed(desk: Desk, agenda: Agenda, runs: Mapping[str, str]) -> tuple[FailedVariant, ...]:
+    """The variants that failed for good, told; raises AskedWrongly where there are no others."""
+    found = []
+    for work in agenda.works:
+        if reason := job.read_failure(desk.settings.storage, work):
+            desk.say(f"Warning: {agenda.label(work)} failed and is left out of the ranking: {reason}")
+            found.append(FailedVariant(work.key, work.variant, reason, runs.get(work.key)))
+    if len(found) == len(agenda.works):
+        reasons = "; ".join(f"{agenda.label(work)}: {one.reason}" for work, one in zip(agenda.works, found, strict=True))
+        raise AskedWrongly(f"every variant of the plan failed, so nothing can be ranked: {reasons}")
+    return tuple(found)
 
 
 def score(desk: Desk, agenda: Agenda, trained: TrainResult) -> Scores:
@@ -76,7 +98,7 @@ def score(desk: Desk, agenda: Agenda, trained: TrainResult) -> Scores:
     target = agenda.metric.rpartition("/")[0]
     if not any(s.split == "test" and s.labels[target] is not None for s in agenda.version.samples):
         empty = ScoreTable("", agenda.version.digest, (), {})
-        return Scores(candidate, empty, None, None)
+        return Scores(candidate, empty, champion, None)
     bundles = [candidate.bundle, *([_bundle_of(desk, champion)] if champion else [])]
     desk.say("Scoring the candidate" + (f" and champion {champion.version}" if champion else "") + " on the holdout")
     tables = _score_bundles(desk, agenda, bundles)
@@ -137,7 +159,7 @@ def _origin(desk: Desk, agenda: Agenda) -> tracking.Origin:
 def _run(desk: Desk, order: job.Job) -> dict[str, Any]:
     """The outcome of a job; one of the same key that still runs is joined, others of this name have no owner and are stopped."""
     ray = desk.cluster()
-    for orphan in cluster.find_orphans(ray, desk.plan.name, order.key):
+    for orphan in cluster.find_orphans(ray, desk.plan.name, order.folder):
         desk.say(f"Stopping {orphan.submission_id}, which a crash left behind")
         cluster.stop(ray, orphan.submission_id)
     submitted: list[str] = []

@@ -71,6 +71,10 @@ def _record(tracker: Tracker, parent: str, work: Work, folder: Path, origin: Ori
     if complete := tracker.find_complete(work.key):
         return complete, True
     run_id = tracker.start_variant(parent, work, origin)
+    if failure := _read(folder / "failure.json"):
+        tracker.log_epochs(run_id, failure["epochs"])
+        tracker.fail_variant(run_id, failure["reason"])
+        return run_id, True
     result = _read(folder / "result.json")
     if result is None:
         tracker.log_epochs(run_id, (_read(folder / "progress.json") or {"epochs": []})["epochs"])
@@ -87,9 +91,9 @@ def _changed(works: Sequence[Work], work_root: Path, seen: Mapping[str, int], do
 
 
 def _changed_at(folder: Path) -> int:
-    """Nanoseconds since 1970 when a work's progress or result last changed, 0 where it has not begun."""
+    """Nanoseconds since 1970 when a work's progress, result or failure last changed, 0 where it has not begun."""
     moments = [0]
-    for name in ("progress.json", "result.json"):
+    for name in ("progress.json", "result.json", "failure.json"):
         try:
             moments.append((folder / name).stat().st_mtime_ns)
         except FileNotFoundError:

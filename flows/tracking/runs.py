@@ -171,6 +171,13 @@ class Tracker:
         if run.info.status != "FINISHED":
             self._client.set_terminated(run_id, "FINISHED")
 
+    @asking
+    def fail_variant(self, run_id: str, reason: str) -> None:
+        """End a run as FAILED for good, with the reason as its note, and marked complete: there will be no more of it."""
+        self._client.set_tag(run_id, "mlflow.note.content", f"Failed: {reason}"[:5000])
+        self._client.set_terminated(run_id, "FAILED")
+        self._client.set_tag(run_id, "headstart.complete", "true")
+
     def _log_files(self, run_id: str, files: Mapping[str, bytes], folder: str) -> None:
         with tempfile.TemporaryDirectory() as made:
             for name, content in files.items():
@@ -181,7 +188,7 @@ class Tracker:
     def find_complete(self, work_key: str) -> str | None:
         """The id of the child run that holds all there is of a work, or None."""
         found = self._run_tagged("headstart.work_key", work_key)
-        whole = found is not None and _is_complete(found) and found.info.status == "FINISHED"
+        whole = found is not None and _is_complete(found) and found.info.status in ("FINISHED", "FAILED")
         return str(found.info.run_id) if found and whole else None
 
     @asking

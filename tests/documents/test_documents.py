@@ -1,12 +1,14 @@
 """What the documents say is there: commands, files, links."""
 
 import re
+import sys
 import tomllib
 from pathlib import Path
 
 import click
 import pytest
 import typer.main
+import yaml
 
 from flows.cli.verbs import app
 
@@ -49,17 +51,22 @@ def test_every_make_target_in_the_documents_exists() -> None:
     assert used <= known
 
 
+def test_the_plan_of_the_example_deployments_is_the_demo() -> None:
+    example = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())
+    demo = yaml.safe_load((ROOT / "flows" / "plans" / "demo.yaml").read_text())
+    assert [deployment["parameters"] for deployment in example["deployments"]] == [{"plan": demo}] * 2
+
+
 def test_every_imported_distribution_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {
         re.split(r"[\[<>=~ ]", line)[0].lower() for line in project["dependencies"] + project["optional-dependencies"]["flows"]
     }
-    names = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn", "pydantic_settings": "pydantic-settings", "botocore": "boto3"}
+    names = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn", "botocore": "boto3"}
+    names["pydantic_settings"] = "pydantic-settings"
     code = "\n".join(path.read_text() for room in ("heads", "flows") for path in (ROOT / room).rglob("*.py"))
     imported = {
         m for pair in re.findall(r"^\s*(?:from ([a-zA-Z_]\w*)[\w.]* import|import ([a-zA-Z_]\w*))", code, re.M) for m in pair if m
     }
-    import sys
-
     outside = imported - set(sys.stdlib_module_names) - {"flows", "heads"}
     assert {names.get(name, name).lower() for name in outside} <= declared

@@ -110,7 +110,7 @@ def test_a_second_command_shares_the_head_and_leaves_it_running(local: Head) -> 
 def test_the_address_of_the_storages_own_head_needs_no_token_of_the_person(local: Head) -> None:
     with cluster.open_cluster(local.cluster.address, local.storage) as opened:
         assert not opened.owned
-        assert jobs.find(opened, "nothing") is None
+        assert jobs.find(opened, local.storage / "nothing") is None
     assert api.answers(local.cluster)
 
 
@@ -144,11 +144,37 @@ def test_a_stopped_job_is_found_before_and_confirmed_as_stopped_after(local: Hea
     order = _order(local.storage, "k3")
     metadata = {"job_key": "k3", "name": "tiny", "flow_run_id": "f3", "folder": str(order.folder)}
     submission = cluster.submit(local.cluster, job.begin(order) / "job.json", metadata=metadata, env={})
-    assert cluster.find(local.cluster, "k3").submission_id == submission.submission_id  # type: ignore[union-attr]
+    assert cluster.find(local.cluster, order.folder).submission_id == submission.submission_id  # type: ignore[union-attr]
     assert [s.submission_id for s in cluster.find_by_flow_run(local.cluster, "f3")] == [submission.submission_id]
     assert cluster.stop(local.cluster, submission.submission_id).status == "STOPPED"
-    assert cluster.find(local.cluster, "k3") is None
+    assert cluster.find(local.cluster, order.folder) is None
     assert cluster.find_by_flow_run(local.cluster, "f3") == ()
+
+
+def test_jobs_of_another_storage_on_a_shared_cluster_are_neither_joined_nor_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, old, theirs = (tmp_path / name for name in ("a/jobs/train-k", "a/jobs/train-old", "b/jobs/train-k"))
+    listed = [
+        {"submission_id": folder.as_posix(), "status": "RUNNING", "metadata": {"name": "tiny", "folder": str(folder)}}
+        for folder in (theirs, old, mine)
+    ]
+    monkeypatch.setattr(jobs, "call", lambda *_: listed)
+    shared = cluster.Cluster("http://shared:8265", owned=False)
+    assert jobs.find(shared, mine) == jobs.Submission(mine.as_posix(), "RUNNING", mine)
+    assert [s.folder for s in jobs.find_orphans(shared, "tiny", mine)] == [old]
+
+
+def test_credentials_never_enter_a_jobs_environment() -> None:
+    secret = (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
+    )
+    plain = {"AWS_ENDPOINT_URL_S3": "http://s3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "9", "NCCL_DEBUG": "INFO"}
+    assert jobs.worker_environment({**plain, **dict.fromkeys(secret, "hidden"), "HOME": "/"}) == plain
 
 
 def test_an_unknown_job_is_named(local: Head) -> None:

@@ -234,6 +234,15 @@ def test_tables_of_other_samples_are_refused(champion: ScoreTable, words: str) -
         gate(table([True] * 4), champion)
 
 
+def test_a_champion_of_another_target_stays_and_the_reason_says_what_to_do() -> None:
+    rows = tuple(Scored(f"d{i}", "species", "cat", "cat", 0.9) for i in range(20))
+    for champion in (ScoreTable("old", "v1", rows, {"species/accuracy": 1.0}), ScoreTable("old", "v1", (), {})):
+        verdict = gate(table([True] * 20), champion, champion_name="champion 3")
+        assert not verdict.promoted
+        assert "champion 3 does not predict 'label'" in verdict.reasons[0]
+        assert "another name" in verdict.reasons[0]
+
+
 def test_the_measures_own_target_is_tested() -> None:
     def both(bundle: str, species_right: int) -> ScoreTable:
         rows = [Scored(f"d{i}", "breed", "a", "a", 0.9) for i in range(40)]

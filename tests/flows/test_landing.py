@@ -172,7 +172,7 @@ def test_a_bad_image_costs_one_line_in_the_quarantine(tmp_path: Path, data: Path
     (source / "ant" / "cut.png").write_bytes(whole[:-3000])
     report = ingest(source, data, max_bad_share=0.1)
     assert [file for file, _ in report.quarantined] == ["ant/cut.png", "ant/torn.jpg"]
-    assert report.quarantined[1][1] == "not an image of a known format"
+    assert report.quarantined[1][1] == "is no image in a format that Pillow reads"
     assert "images/ant/torn.jpg" not in samples(data)
     assert not (data / "images/ant/torn.jpg").exists()
     listed = (data / "quarantine.csv").read_text()
@@ -184,6 +184,15 @@ def test_a_bad_image_costs_one_line_in_the_quarantine(tmp_path: Path, data: Path
     draw(source / "ant" / "torn.jpg", 5)
     ingest(source, data)
     assert "torn" not in (data / "quarantine.csv").read_text()
+
+
+def test_what_training_cannot_read_is_set_aside_before_it(tmp_path: Path, data: Path) -> None:
+    source = class_folders(tmp_path / "source", per_class=40)
+    Image.new("F", (8, 8), 0.5).save(source / "ant" / "float.tif")
+    (source / "bee" / "program.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    reasons = dict(ingest(source, data).quarantined)
+    assert reasons["ant/float.tif"].startswith("pixels of mode F have no known range")
+    assert reasons["bee/program.jpg"] == "is no image in a format that Pillow reads", "PostScript is a language, never run"
 
 
 def test_a_mask_of_another_size_or_with_colours_sets_its_image_aside(tmp_path: Path, data: Path) -> None:

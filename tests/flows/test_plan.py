@@ -98,6 +98,12 @@ def test_left_out_freezing_without_weights_is_none() -> None:
         ("name: a\nfreeze: ['upto:nosuch']", ["upto:nosuch", "mobilenet_v2 has no stage", "allowed: stem, stage1"]),
         ("name: a\nfreeze: half", ["'half' is unknown", "upto:<stage>"]),
         ("name: a\nbackbones: [resnet18, mobilenet_v2]\nfreeze: upto:layer2", ["mobilenet_v2 has no stage 'layer2'"]),
+        (
+            "name: a\nbackbones: [resnet18, alexnet]\nfit: {image_size_px: [224, 48]}",
+            ["size_px 48", "alexnet; allowed: 63 to 1024"],
+        ),
+        ("name: a\nbackbones: vit_b_16\nfit: {image_size_px: 230}", ["every 16 px from 32 to 1024; nearest: 224 or 240"]),
+        ("name: a\nbackbones: maxvit_t\nfit: {image_size_px: 256}", ["one size; allowed: 224"]),
         ("name: a\nweights: none\nfreeze: all", ["freeze 'all' with weights 'none'", "random"]),
         ("name: a\nweights: none\nfreeze: [none, upto:stem]", ["freeze 'upto:stem' with weights 'none'"]),
         ("name: a\nweights: imagnet", ["did you mean 'imagenet'?", "none, or a weights file"]),

@@ -22,7 +22,7 @@ from flows import tracking
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
 from flows.records import Verdict, Weights, Work
 from flows.tracking import Origin, Tracker
-from flows.tracking_server import database_file
+from flows.tracking_server import connect, database_file
 from heads.spec import Fit, Head, Variant
 
 VERSION = "3eaab9e1b6c9a3f2d1c0b9a8f7e6d5c4.dir"
@@ -236,6 +236,13 @@ def test_an_experiment_that_someone_deleted_is_restored(tracker: Tracker) -> Non
 def test_an_address_that_mlflow_does_not_take_is_asked_wrongly(wrong: str) -> None:
     with pytest.raises(AskedWrongly, match="HEADSTART_TRACKING_ADDRESS"):
         tracking.check(wrong)
+
+
+@pytest.mark.parametrize("ask", [tracking.check, connect])
+def test_an_address_with_a_password_is_refused_without_repeating_it(ask: Callable[[str], object]) -> None:
+    with pytest.raises(AskedWrongly, match="MLFLOW_TRACKING_PASSWORD") as refused:
+        ask("https://me:hidden@mlflow.example")
+    assert "hidden" not in str(refused.value)
 
 
 def test_a_server_that_does_not_answer_is_found_within_ten_seconds() -> None:

@@ -1,16 +1,28 @@
 import hashlib
 import pickle
+import re
+from dataclasses import dataclass
+from math import log2
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models.vision_transformer import interpolate_embeddings
 
-from heads import backbones
-from heads.backbones import BACKBONES, build_stages, imagenet_weights, weights_digest
+from heads.backbones import (
+    BACKBONES,
+    build_stages,
+    count_costs,
+    imagenet_weights,
+    tokens_to_map,
+    weights,
+    weights_digest,
+)
+from heads.backbones.costs import build_skeleton
 from heads.errors import WeightsError
-from heads.spec import BACKBONE_STAGES
+from heads.spec import BACKBONE_STAGES, IMAGE_SIZES, check_image_size
 
 WEIGHTS = Path(__file__).parents[2].parent / "shared" / "weights"
 PRETRAINED = {
@@ -21,71 +33,137 @@ PRETRAINED = {
 torch.set_num_threads(1)
 
 
-def classify(name: str, model: nn.Module, features: Tensor) -> Tensor:
-    """The logits of torchvision's own classifier on a feature map."""
-    if name == "squeezenet1_1":
-        return torch.flatten(model.classifier(features), 1)
-    pooled = features.mean(dim=(2, 3))
-    if name == "convnext_tiny":
-        return model.classifier(pooled[:, :, None, None])
-    return (model.fc if hasattr(model, "fc") else model.classifier)(pooled)
+def size_of(name: str) -> tuple[int, int]:
+    """A small size that torchvision's own model takes: odd where it can be."""
+    least = 224 if BACKBONES[name].layout == "tokens" else IMAGE_SIZES[name].least
+    return (least, least) if least == 224 else (least + 38, least + 33)
 
 
-def torchvision_model(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    return BACKBONES[name].build().eval()
-
-
-def shake_statistics(model: nn.Module) -> None:
-    """Statistics other than zero and one, so that a norm left out or misplaced shows."""
+def randomise(model: nn.Module) -> None:
+    """Storage and values for a skeleton, such that a layer left out, misplaced or taken twice shows."""
     for module in model.modules():
+        for key, parameter in list(module.named_parameters(recurse=False)):
+            noise, fan_in = torch.randn(parameter.shape), max(1, parameter.numel() // max(1, len(parameter)))
+            matrix, scale = parameter.ndim >= 2 and "scale" not in key, key in ("weight", "layer_scale")
+            setattr(module, key, nn.Parameter(noise / fan_in**0.5 if matrix else 0.1 * noise + scale))
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.2)
             module.running_var.uniform_(0.5, 2)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("weights")
+def torchvision_model(name: str) -> nn.Module:
+    """torchvision's own model with random weights; its classifier gives back what it is given."""
+    torch.manual_seed(0)
+    model = build_skeleton(name).eval()
+    setattr(model, BACKBONES[name].classifier[0].removesuffix("."), nn.Identity())
+    randomise(model)
+    return model
+
+
+def given_to_classifier(name: str, model: nn.Module, features: Tensor) -> Tensor:
+    """What torchvision's own forward makes of the last features."""
+    if name in ("squeezenet1_1", "maxvit_t"):
+        return features
+    if name.startswith(("alexnet", "vgg")):
+        return model.avgpool(features)
+    return features[:, 0] if features.ndim == 3 else features.mean(dim=(2, 3))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A model of torchvision, cut into stages that share its modules."""
+
+    name: str
+    model: nn.Module
+    parameters: dict[str, nn.Parameter]
+    stages: list[nn.Module]
+
+
+@pytest.fixture(scope="module", params=list(BACKBONES))
+def cut(request: pytest.FixtureRequest) -> Cut:
+    model = torchvision_model(request.param)
+    return Cut(request.param, model, dict(model.named_parameters()), BACKBONES[request.param].split(model))
 
 
 def test_the_table_holds_the_backbones_of_the_spec() -> None:
     assert list(BACKBONES) == list(BACKBONE_STAGES)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_stages_in_a_row_equal_the_features_of_torchvision(name: str, folder: Path) -> None:
-    model = torchvision_model(name)
-    shake_statistics(model)
-    path = folder / f"{name}.pth"
-    torch.save(model.state_dict(), path)
-    stages = build_stages(name, path).eval()
-    images = torch.randn(2, 3, 70, 65, generator=torch.Generator().manual_seed(1))
+def test_stages_in_a_row_equal_the_features_of_torchvision_and_leave_their_inputs_alone(cut: Cut) -> None:
+    images = torch.randn(1 if size_of(cut.name)[0] == 224 else 2, 3, *size_of(cut.name))
     with torch.no_grad():
-        features = stages(images)
-        expected = model(images)
-        found = classify(name, model, features)
-    assert features.shape[:2] == (2, BACKBONES[name].channels)
-    assert tuple(stage for stage, _ in stages.named_children()) == BACKBONE_STAGES[name]
-    torch.testing.assert_close(found, expected, atol=1e-5 * max(1, expected.abs().max().item()), rtol=0)
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_every_feature_parameter_is_in_one_stage_and_in_torchvisions_order(name: str) -> None:
-    model = torchvision_model(name)
-    wanted = [p.shape for key, p in model.named_parameters() if not key.startswith(BACKBONES[name].classifier)]
-    assert [p.shape for p in build_stages(name, None).parameters()] == wanted
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_no_stage_changes_what_it_was_given(name: str) -> None:
-    features = torch.randn(1, 3, 64, 64)
-    for stage_name, stage in build_stages(name, None).eval().named_children():
-        before = features.clone()
-        with torch.no_grad():
+        expected, features = cut.model(images), images
+        for stage_name, stage in zip(BACKBONE_STAGES[cut.name], cut.stages, strict=True):
+            before = features.clone()
             after = stage(features)
-        assert torch.equal(features, before), f"{stage_name} writes into its input"
-        features = after
+            assert torch.equal(features, before), f"{stage_name} writes into its input"
+            features = after
+    found = given_to_classifier(cut.name, cut.model, features)
+    assert expected.std() > 1e-3
+    atol = 1e-5 * max(1, expected.abs().max().item())
+    torch.testing.assert_close(found.flatten(1), expected.flatten(1), atol=atol, rtol=0)
+
+
+def test_every_feature_parameter_is_in_one_stage(cut: Cut) -> None:
+    wanted = [id(p) for key, p in cut.parameters.items() if not key.startswith(BACKBONES[cut.name].classifier)]
+    assert sorted(id(p) for stage in cut.stages for p in stage.parameters()) == sorted(wanted)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_costs_are_those_that_torchvision_publishes_and_shapes_those_of_the_table(name: str) -> None:
+    backbone, costs = BACKBONES[name], count_costs(name)
+    dropped = [p.shape for key, p in build_skeleton(name).named_parameters() if key.startswith(backbone.classifier)]
+    published, own = backbone.imagenet.meta["num_params"], sum(cost.parameters for cost in costs)
+    # torchvision counts Inception's auxiliary head too.
+    assert own + sum(shape.numel() for shape in dropped) == published - (3_326_696 if name == "inception_v3" else 0)
+    # SqueezeNet's classifier is a convolution of its last map.
+    positions = costs[-1].shape[-1] ** 2 if name == "squeezenet1_1" else 1
+    multiply_adds = sum(cost.multiply_adds for cost in costs) + sum(s.numel() * positions for s in dropped if len(s) > 1)
+    assert multiply_adds / 1e9 == pytest.approx(backbone.imagenet.meta["_ops"], rel=0.01, abs=1e-3)
+    assert [cost.stage for cost in costs] == list(BACKBONE_STAGES[name])
+    if backbone.layout == "tokens":
+        tokens = 1 + (backbone.image_size_px // backbone.strides[-1]) ** 2
+        assert [cost.shape for cost in costs] == [(tokens, depth) for depth in backbone.channels]
+    else:
+        assert [cost.shape[0] for cost in costs] == list(backbone.channels)
+        assert [2 ** round(log2(backbone.image_size_px / cost.shape[1])) for cost in costs] == list(backbone.strides)
+
+
+# Rounded strides make 223 px as good as 224 to MaxViT.
+@pytest.mark.parametrize(
+    ("name", "size"), [("alexnet", 62), ("inception_v3", 74), ("maxvit_t", 192), ("maxvit_t", 256), ("maxvit_t", 448)]
+)
+def test_a_size_under_the_least_or_beside_the_only_one_would_fail_in_the_network(name: str, size: int) -> None:
+    stages = nn.Sequential(*BACKBONES[name].split(build_skeleton(name).to("meta").eval()))
+    with pytest.raises(RuntimeError, match=r"too small|greater than|shape"):
+        stages(torch.empty(2, 3, size, size, device="meta"))
+
+
+@pytest.mark.parametrize("size", [64, 96, 160])
+def test_position_embeddings_of_another_size_are_those_of_torchvision(size: int) -> None:
+    def tiny(image_size: int) -> nn.Module:
+        return models.VisionTransformer(image_size, 16, 12, 2, 32, 64).eval()
+
+    own, other = tiny(96), tiny(size)
+    randomise(own)
+    own.heads = other.heads = nn.Identity()
+    other.load_state_dict(interpolate_embeddings(size, 16, own.state_dict()))
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        found = nn.Sequential(*BACKBONES["vit_b_16"].split(own))(images)
+        torch.testing.assert_close(found[:, 0], other(images), atol=1e-5, rtol=0)
+
+
+def test_images_that_leave_a_rest_of_a_patch_are_refused() -> None:
+    stem = BACKBONES["vit_b_16"].split(models.VisionTransformer(32, 16, 12, 2, 32, 64))[0]
+    assert stem(torch.zeros(2, 3, 32, 48)).shape == (2, 7, 32)
+    with pytest.raises(ValueError, match="32 x 40 px cannot be cut into patches of 16 px"):
+        stem(torch.zeros(2, 3, 32, 40))
+
+
+def test_tokens_become_a_map_in_reading_order_without_the_class_token() -> None:
+    tokens = torch.arange(7)[None, :, None].expand(2, 7, 5)
+    assert tokens_to_map(tokens, 2, 3)[1, 4].tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
@@ -93,18 +171,43 @@ def test_pretrained_stages_equal_the_features_of_torchvision(name: str) -> None:
     path = PRETRAINED[name]
     if not path.is_file():
         pytest.skip(f"{path} is not there")
-    model = torchvision_model(name)
+    model = BACKBONES[name].build().eval()
     model.load_state_dict(torch.load(path, weights_only=True))
+    model.classifier = nn.Identity()
     images = torch.randn(2, 3, 96, 96)
     with torch.no_grad():
-        found, expected = classify(name, model, build_stages(name, path).eval()(images)), model(images)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        found = given_to_classifier(name, model, build_stages(name, path).eval()(images))
+        torch.testing.assert_close(found.flatten(1), model(images), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+def as_published(name: str) -> dict[str, Tensor]:
+    """The keys of torchvision's published file, auxiliary heads and old names included; each tensor of one number."""
+    auxiliary = {"aux_logits": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    with torch.device("meta"):
+        model = models.get_model(name, **auxiliary)
+    state = {}
+    for index, (key, value) in enumerate(model.state_dict().items()):
+        key = re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key)
+        key = re.sub(r"(encoder_layer_\d+\.mlp\.)([03])", lambda m: f"{m[1]}linear_{1 if m[2] == '0' else 2}", key)
+        state[key] = torch.full((1,) * value.ndim, index % 97, dtype=value.dtype).expand(value.shape)
+    return state
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "densenet121", "mnasnet1_0", "vit_b_32", "swin_v2_t"])
+def test_the_published_file_is_taken_whatever_else_it_holds_and_calls_otherwise(name: str, tmp_path: Path) -> None:
+    state = as_published(name)
+    torch.save({key: value for key, value in state.items() if "num_batches" not in key}, tmp_path / "published.pth")
+    found = [p.flatten()[0].item() for p in build_stages(name, tmp_path / "published.pth").parameters()]
+    kept = {key for key, _ in build_skeleton(name).named_parameters() if not key.startswith(BACKBONES[name].classifier)}
+    wanted = [v.flatten()[0].item() for key, v in state.items() if weights._renamed(key) in kept]
+    assert sorted(found) == sorted(wanted)
+    assert len(set(found)) > 50
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "mnasnet1_0", "maxvit_t"])
 def test_statistics_of_random_weights_follow_within_some_dozen_steps(name: str) -> None:
     norms = [module for module in build_stages(name, None).modules() if isinstance(module, nn.BatchNorm2d)]
-    assert {norm.momentum for norm in norms} <= {0.1}
+    assert {norm.momentum for norm in norms} == {0.1}
 
 
 def test_stages_of_a_group_have_one_resolution_and_depth() -> None:
@@ -243,12 +346,27 @@ def test_imagenet_weights_out_of_reach_say_where_to_put_the_file(tmp_path: Path,
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_preprocessing_is_that_of_the_imagenet_weights(name: str) -> None:
-    backbone = BACKBONES[name]
-    assert backbone.resize in (236, 256)
+    backbone, own = BACKBONES[name], BACKBONES[name].imagenet.transforms()
+    assert own.crop_size == [backbone.image_size_px]
+    assert backbone.image_size_px <= backbone.resize <= 1.16 * backbone.image_size_px
     assert backbone.mean == (0.485, 0.456, 0.406)
     assert backbone.std == (0.229, 0.224, 0.225)
+    # EfficientNet-B0 stays as its first variants were trained.
+    assert backbone.interpolation == ("bilinear" if name == "efficientnet_b0" else own.interpolation.value)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_default_size_and_the_least_are_allowed_and_less_is_refused_in_words(name: str) -> None:
+    least, most, step = IMAGE_SIZES[name]
+    for size in (BACKBONES[name].image_size_px, 224, least, most):
+        check_image_size(name, size)
+    with pytest.raises(ValueError, match=rf"image_size_px {least - 1} .*{name}.*allowed: {least}"):
+        check_image_size(name, least - 1)
+    if step > 1:
+        with pytest.raises(ValueError, match=rf"every {step} px from {least} to 1024; nearest: {7 * step} or {8 * step}"):
+            check_image_size(name, 7 * step + 1)
 
 
 def test_the_architecture_of_every_file_is_recognised() -> None:
     for name in BACKBONES:
-        assert backbones._architecture_of(backbones._shapes(name)) == name
+        assert weights._architecture_of(weights._shapes(name)) == name

@@ -122,13 +122,14 @@ def test_a_thawed_backbone_moves_at_its_own_rate(model: Model) -> None:
     assert {rates[id(p)] for p in model.heads.parameters()} == {0.01}
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "squeezenet1_1", "convnext_tiny"])
+@pytest.mark.parametrize("backbone", ["resnet18", "squeezenet1_1", "convnext_tiny", "vit_b_32"])
 def test_only_weight_matrices_and_filters_decay(backbone: str) -> None:
     model = build_model(variant_of("none", backbone=backbone), CLASSES, None)
     phase = Phase(0, 1, 0)
     groups = optimiser_groups(model, phase, Fit(weight_decay=0.05))
     decayed = {id(p) for group in groups if group["weight_decay"] == 0.05 for p in group["params"]}
     expected = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    expected |= {id(m.in_proj_weight) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     assert decayed == expected
     assert {group["weight_decay"] for group in groups} == {0.05, 0.0}
 

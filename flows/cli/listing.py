@@ -1,0 +1,70 @@
+"""The backbones that a plan may name, with what each costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flows.cli import screen
+from heads.spec import IMAGE_SIZES
+
+COLUMNS = ["backbone", "parameters", "GFLOPs", "px", "least", "stages", "ImageNet weights"]
+
+
+def show(as_json: bool) -> None:
+    """Print every backbone: a table, or all that the table knows as one JSON object."""
+    found = describe_backbones()
+    if as_json:
+        return screen.show_json({"backbones": found})
+    screen.show_table("Backbones", COLUMNS, [_row(backbone) for backbone in found])
+    return screen.note(
+        "Parameters and GFLOPs (multiply-adds) are those of the stages, without ImageNet's classifier, for one image of the default "
+        "size (px). Vision transformers and MaxViT take some sizes only; --json tells which, and the cost of each stage."
+    )
+
+
+def describe_backbones() -> list[dict[str, Any]]:
+    """Every backbone in the table's order, with its sizes, stages, costs, weights and preprocessing as JSON values."""
+    from heads.backbones import BACKBONES, count_costs
+
+    return [
+        {
+            "name": name,
+            "parameters": sum(cost.parameters for cost in count_costs(name)),
+            "multiply_adds": sum(cost.multiply_adds for cost in count_costs(name)),
+            "image_size_px": backbone.image_size_px,
+            "allowed_image_sizes_px": IMAGE_SIZES[name]._asdict(),
+            "features": backbone.layout,
+            "stages": [
+                {
+                    "name": cost.stage,
+                    "channels": channels,
+                    "stride": stride,
+                    "parameters": cost.parameters,
+                    "multiply_adds": cost.multiply_adds,
+                }
+                for cost, channels, stride in zip(count_costs(name), backbone.channels, backbone.strides, strict=True)
+            ],
+            "weights": {"name": backbone.imagenet.name, "url": backbone.imagenet.url, "sha256": backbone.imagenet_digest},
+            "preprocess": {
+                "resize_px": backbone.resize,
+                "interpolation": backbone.interpolation,
+                "mean": backbone.mean,
+                "std": backbone.std,
+            },
+        }
+        for name, backbone in BACKBONES.items()
+    ]
+
+
+def _row(backbone: dict[str, Any]) -> list[object]:
+    first, *_, last = names = [stage["name"] for stage in backbone["stages"]]
+    weights = backbone["weights"]
+    return [
+        backbone["name"],
+        f"{backbone['parameters'] / 1e6:8.2f} M",
+        f"{backbone['multiply_adds'] / 1e9:6.2f}",
+        backbone["image_size_px"],
+        backbone["allowed_image_sizes_px"]["least"],
+        " ".join(names) if len(names) < 6 else f"{first} {names[1]} … {names[-2]} {last}",
+        f"{weights['name']} {weights['sha256']}",
+    ]

@@ -1,0 +1,18 @@
+"""The closed table of backbones: torchvision's networks without their classifiers, cut into named stages."""
+
+from heads.backbones.costs import StageCost, count_costs
+from heads.backbones.table import BACKBONES, Backbone, Interpolation
+from heads.backbones.tokens import tokens_to_map
+from heads.backbones.weights import build_stages, imagenet_weights, weights_digest
+
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "Interpolation",
+    "StageCost",
+    "build_stages",
+    "count_costs",
+    "imagenet_weights",
+    "tokens_to_map",
+    "weights_digest",
+]

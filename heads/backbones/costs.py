@@ -1,0 +1,67 @@
+"""What a stage costs: parameters and multiply-adds, counted on tensors without storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from heads.backbones.table import BACKBONES
+from heads.spec import BACKBONE_STAGES
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """A stage at the backbone's default size: its parameters, its multiply-adds for one image, the shape it gives."""
+
+    stage: str
+    parameters: int
+    multiply_adds: int
+    shape: tuple[int, ...]
+
+
+@cache
+def count_costs(name: str) -> tuple[StageCost, ...]:
+    """The costs of every stage of a backbone, front to back, for one image of its default size.
+
+    Multiply-adds are those of convolutions and matrix products, half of what is often called FLOPs.
+    """
+    backbone, costs = BACKBONES[name], []
+    stages = backbone.split(build_skeleton(name).to("meta").eval())
+    features = torch.zeros(1, 3, backbone.image_size_px, backbone.image_size_px, device="meta")
+    for stage_name, stage in zip(BACKBONE_STAGES[name], stages, strict=True):
+        features, multiply_adds = _run(stage, features)
+        parameters = sum(parameter.numel() for parameter in stage.parameters())
+        costs.append(StageCost(stage_name, parameters, multiply_adds, tuple(features.shape[1:])))
+    return tuple(costs)
+
+
+def _run(stage: nn.Module, features: Tensor) -> tuple[Tensor, int]:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        given: Tensor = stage(features)
+    return given, counter.get_total_flops() // 2
+
+
+def build_skeleton(name: str) -> nn.Module:
+    """torchvision's model with its parameters' shapes but no storage for them, quick to make; buffers are real."""
+    with _ParametersWithoutStorage():
+        return BACKBONES[name].build()
+
+
+class _ParametersWithoutStorage(TorchFunctionMode):
+    """Layers make their parameters by `torch.empty`. All of them on the meta device would not do: RegNet computes with tensors
+    how wide its layers are."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func is torch.empty:
+            given["device"] = "meta"
+        return func(*args, **given)

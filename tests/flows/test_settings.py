@@ -1,0 +1,48 @@
+"""Settings: where they come from, and what a process started for a workspace is told."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from flows.settings import child_environment, prepare_process, read_settings
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HEADSTART_", "PREFECT_"))}
+    monkeypatch.setattr(os, "environ", kept)
+
+
+def test_what_is_left_out_is_embedded_under_the_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = read_settings()
+    assert settings.workspace == tmp_path
+    assert settings.tracking == f"sqlite:///{tmp_path}/.headstart/mlflow.db"
+
+
+def test_a_workspace_that_is_named_stands_above_the_environments_in_this_process_and_its_children(tmp_path: Path) -> None:
+    os.environ["HEADSTART_WORKSPACE"] = str(tmp_path / "other")
+    settings = read_settings(tmp_path / "mine")
+    prepare_process(settings)
+    assert read_settings().workspace == tmp_path / "mine"
+    assert child_environment(settings)["HEADSTART_WORKSPACE"] == str(tmp_path / "mine")
+
+
+def test_what_the_caller_chose_of_another_tool_stays(tmp_path: Path) -> None:
+    os.environ["PREFECT_API_URL"] = "http://elsewhere:4200/api"
+    prepare_process(read_settings(tmp_path))
+    assert os.environ["PREFECT_API_URL"] == "http://elsewhere:4200/api"
+    assert "PREFECT_HOME" not in os.environ
+
+
+def test_a_running_stack_is_found_and_one_that_is_gone_is_not(tmp_path: Path) -> None:
+    file = tmp_path / ".headstart" / "stack.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"pid": str(os.getpid()), "tracking_address": "http://127.0.0.1:5000"}))
+    assert read_settings(tmp_path).tracking == "http://127.0.0.1:5000"
+    file.write_text(json.dumps({"pid": str(2**22 + 1), "tracking_address": "http://127.0.0.1:5000"}))
+    assert read_settings(tmp_path).tracking.startswith("sqlite:///")
