@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 
 WRONG_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
@@ -18,6 +19,8 @@ def main() -> None:
         sys.exit(_say(f"this installation is a consumer's and lacks {error.name}; install 'headstart[flows]' for the command", 2))
     from flows.errors import ASKED_WRONGLY, HeadstartError
 
+    # Ended kindly (by a service manager, `timeout`, a container's end) it stops what it started, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(prog_name="headstart")
     except ASKED_WRONGLY as error:

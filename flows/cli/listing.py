@@ -17,8 +17,8 @@ def show(as_json: bool) -> None:
         return screen.show_json({"backbones": found})
     screen.show_table("Backbones", COLUMNS, [_row(backbone) for backbone in found])
     return screen.note(
-        "Parameters and GFLOPs (multiply-adds) are those of the stages, without ImageNet's classifier, for one image of the default "
-        "size (px). Vision transformers and MaxViT take some sizes only; --json tells which, and the cost of each stage."
+        "Parameters and GFLOPs (multiply-adds) are those of the stages, without ImageNet's classifier, for one image of the "
+        "default size (px). Vision transformers and MaxViT take some sizes only; --json tells which, and the cost of each stage."
     )
 
 

@@ -26,14 +26,15 @@ def check(address: str | None, storage: Path, workers: Workers) -> None:
         find_cluster(address, storage)
         return
     cpus, gpus = max(MIN_CPUS, os.cpu_count() or 1), local_gpus(os.environ)
-    if (asked := workers.count * workers.cpus_per_worker) > cpus:
+    # A worker is a process: a share of a CPU each does not make it any smaller.
+    if (asked := workers.count * max(1, workers.cpus_per_worker)) > cpus:
         raise AskedWrongly(
-            f"workers: {workers.count} x {workers.cpus_per_worker:g} CPUs are {asked:g}, and a local Ray on this machine of "
+            f"workers: {workers.count} of {workers.cpus_per_worker:g} CPUs need {asked:g}, and a local Ray on this machine of "
             f"{os.cpu_count()} gives at most {cpus}: lower workers.count or workers.cpus_per_worker, {ELSEWHERE}"
         )
     if gpus is not None and (asked := workers.count * workers.gpus_per_worker) > gpus:
         raise AskedWrongly(
-            f"workers: {workers.count} x {workers.gpus_per_worker:g} GPUs are {asked:g}, and this machine has {gpus}: "
+            f"workers: {workers.count} of {workers.gpus_per_worker:g} GPUs need {asked:g}, and this machine has {gpus}: "
             f"lower workers.gpus_per_worker (0 trains on the CPU), {ELSEWHERE}"
         )
     needed = MIN_MEMORY_BYTES + max(0, workers.count - 2) * WORKER_BYTES

@@ -110,7 +110,7 @@ def warming(settings: Settings, plan: Plan) -> Iterator[None]:
     with contextlib.ExitStack() as held:
 
         def warm() -> None:
-            with contextlib.suppress(HeadstartError):  # the desk meets the same error, and tells it
+            with contextlib.suppress(HeadstartError, OSError):  # the desk meets the same error, and tells it
                 held.enter_context(open_cluster(None, settings.storage, num_cpus=group.count * group.cpus_per_worker))
 
         thread = threading.Thread(target=warm, name="warm")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 from flows import cluster, dataset, tracking
-from flows.errors import Unreachable
+from flows.errors import AskedWrongly, Unreachable
 from flows.plan import Plan
 from flows.settings import Settings
 from flows.stages.agenda import find_weights
@@ -15,17 +17,29 @@ PROBE_SECONDS = 5.0
 
 
 def check_reach(settings: Settings, plan: Plan, *, prefect: str | None) -> None:
-    """Return where there is a workspace, every address answers, the weights fit, and the plan's workers can be had.
+    """Return where a workspace can be written, every address answers, the weights fit, and the plan's workers can be had.
 
     `prefect` is the address of a standing server. Raises AskedWrongly, Unreachable and WeightsError, each within seconds.
     """
     dataset.open_workspace(settings.workspace)
+    _check_storage(settings.storage)
     tracking.check(settings.tracking)
     if prefect:
         _check_prefect(prefect)
     cluster.check(settings.ray_address, settings.storage, plan.workers.group())
     for backbone in dict.fromkeys(plan.backbones):
         find_weights(plan.weights, backbone)
+
+
+def _check_storage(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise AskedWrongly(
+            f"the storage folder {folder} can not be written ({error.strerror}): mend that, or set HEADSTART_STORAGE_ROOT"
+        ) from None
 
 
 def _check_prefect(address: str) -> None:

@@ -4,34 +4,38 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+from flows.cli import listing
 from heads.spec import BACKBONE_STAGES
 
 
-def _headstart(*words: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from flows.cli import main; sys.argv[0] = 'headstart'; main()"
-    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
-
-
-def test_every_backbone_is_listed_with_its_stages_costs_sizes_and_weights() -> None:
-    done = _headstart("plan", "--backbones", "--json")
-    assert done.returncode == 0, done.stderr
-    found = {backbone["name"]: backbone for backbone in json.loads(done.stdout)["backbones"]}
+def test_every_backbone_is_listed_with_its_stages_costs_sizes_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    listing.show(as_json=True)
+    found = {backbone["name"]: backbone for backbone in json.loads(capsys.readouterr().out)["backbones"]}
     assert {name: tuple(stage["name"] for stage in b["stages"]) for name, b in found.items()} == dict(BACKBONE_STAGES)
     resnet = found["resnet18"]
     assert (resnet["parameters"], resnet["image_size_px"], resnet["features"]) == (11_176_512, 224, "map")
     assert round(resnet["multiply_adds"] / 1e9, 2) == 1.81
     assert resnet["weights"]["sha256"] == "f37072fd"
+    assert resnet["stages"][1] == {
+        "name": "layer1",
+        "channels": 64,
+        "stride": 4,
+        "parameters": 147_968,
+        "multiply_adds": 4 * 56**2 * 64 * 64 * 9,
+    }
     assert found["inception_v3"]["allowed_image_sizes_px"] == {"least": 75, "most": 1024, "step": 1}
 
 
-def test_the_table_has_a_line_a_backbone() -> None:
-    done = _headstart("plan", "--backbones")
-    assert done.returncode == 0, done.stderr
-    lines = [line.split("│")[1].strip() for line in done.stdout.splitlines() if line.startswith("│")]
+def test_the_table_has_a_line_a_backbone(capsys: pytest.CaptureFixture[str]) -> None:
+    listing.show(as_json=False)
+    lines = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     assert lines == list(BACKBONE_STAGES)
 
 
 def test_neither_a_plan_nor_the_list_is_a_wrong_request() -> None:
-    done = _headstart("plan")
+    code = "import sys; from flows.cli import main; sys.argv = ['headstart', 'plan']; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "no plan was named" in done.stderr

@@ -154,6 +154,14 @@ def test_position_embeddings_of_another_size_are_those_of_torchvision(size: int)
         torch.testing.assert_close(found[:, 0], other(images), atol=1e-5, rtol=0)
 
 
+def test_a_vision_transformer_exports_for_any_number_of_images() -> None:
+    model = models.VisionTransformer(32, 16, 12, 2, 32, 64).eval()
+    stages = nn.Sequential(*BACKBONES["vit_b_16"].split(model))
+    program = torch.export.export(stages, (torch.zeros(2, 3, 48, 48),), dynamic_shapes=({0: torch.export.Dim.AUTO},)).module()
+    images = torch.randn(5, 3, 48, 48)
+    torch.testing.assert_close(program(images), stages(images), atol=1e-5, rtol=0)
+
+
 def test_images_that_leave_a_rest_of_a_patch_are_refused() -> None:
     stem = BACKBONES["vit_b_16"].split(models.VisionTransformer(32, 16, 12, 2, 32, 64))[0]
     assert stem(torch.zeros(2, 3, 32, 48)).shape == (2, 7, 32)
