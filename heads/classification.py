@@ -11,6 +11,8 @@ from torch.nn import functional as F
 MISSING_LABEL = -1
 HIDDEN_CHANNELS = 256
 DROPOUT = 0.2
+COSINE_SCALE = 10.0
+COSINE_SPREAD = 0.1
 
 
 class PooledNorm(nn.Module):
@@ -31,6 +33,61 @@ class PooledNorm(nn.Module):
         return normed
 
 
+class AttentionPool(nn.Module):
+    """Feature maps (N, C, H, W) to normalised descriptors (N, C): the mean over positions, weighted by a learned query.
+
+    Attention pooling after Ilse et al., "Attention-based Deep Multiple Instance Learning", ICML 2018, with the dot product of
+    the query and each position's normalised features as its score. A query of zeros weighs all alike: it starts as PooledNorm.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, elementwise_affine=False)
+        self.query = nn.Parameter(torch.zeros(channels))
+
+    def weigh(self, features: Tensor) -> Tensor:
+        """The weight of each position, (N, H, W): 0 or more, 1 in sum over a map."""
+        keys: Tensor = self.norm(features.permute(0, 2, 3, 1))
+        scores = (keys * self.query).sum(dim=-1) / self.query.numel() ** 0.5
+        weights: Tensor = scores.flatten(1).softmax(dim=1).reshape(scores.shape)
+        return weights
+
+    def forward(self, features: Tensor) -> Tensor:
+        normed: Tensor = self.norm((features * self.weigh(features).unsqueeze(1)).sum(dim=(2, 3)))
+        return normed
+
+
+class AttentionHead(nn.Sequential):
+    """Attention pooling and a linear classifier."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__(AttentionPool(channels), _classifier(channels, num_classes))
+
+    def attention(self, features: Tensor) -> Tensor:
+        """Where the head looks in feature maps (N, C, H, W): weights (N, H, W) that sum to 1 over a map."""
+        pool = self[0]
+        assert isinstance(pool, AttentionPool)
+        return pool.weigh(features)
+
+
+class CosineClassifier(nn.Module):
+    """Descriptors (N, C) to logits: their cosine with each class's prototype, times a learned scale (an inverse temperature).
+
+    After Gidaris & Komodakis, "Dynamic Few-Shot Visual Learning without Forgetting", CVPR 2018. The prototypes start close to
+    one random direction, so that a new head favours no class.
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        directions = torch.randn(1, channels) + COSINE_SPREAD * torch.randn(num_classes, channels)
+        self.weight = nn.Parameter(F.normalize(directions, dim=1))
+        self.log_scale = nn.Parameter(torch.tensor(COSINE_SCALE).log())
+
+    def forward(self, descriptors: Tensor) -> Tensor:
+        cosines = F.linear(F.normalize(descriptors, dim=1), F.normalize(self.weight, dim=1))
+        return cosines * self.log_scale.exp()
+
+
 def _linear(channels: int, num_classes: int) -> nn.Sequential:
     return nn.Sequential(PooledNorm(channels), _classifier(channels, num_classes))
 
@@ -45,6 +102,10 @@ def _mlp(channels: int, num_classes: int) -> nn.Sequential:
     )
 
 
+def _cosine(channels: int, num_classes: int) -> nn.Sequential:
+    return nn.Sequential(PooledNorm(channels), CosineClassifier(channels, num_classes))
+
+
 def _classifier(channels: int, num_classes: int) -> nn.Linear:
     layer = nn.Linear(channels, num_classes)
     nn.init.normal_(layer.weight, std=1e-3)
@@ -52,7 +113,12 @@ def _classifier(channels: int, num_classes: int) -> nn.Linear:
     return layer
 
 
-DESIGNS: dict[str, Callable[[int, int], nn.Sequential]] = {"linear": _linear, "mlp": _mlp}
+DESIGNS: dict[str, Callable[[int, int], nn.Sequential]] = {
+    "linear": _linear,
+    "mlp": _mlp,
+    "attention": AttentionHead,
+    "cosine": _cosine,
+}
 
 
 def build_head(design: str, channels: int, num_classes: int) -> nn.Module:

@@ -27,7 +27,7 @@ BACKBONE_STAGES: Mapping[str, tuple[str, ...]] = {
     "convnext_tiny": ("stem", "stage1", "stage2", "stage3", "stage4"),
 }
 
-HEAD_DESIGNS: Mapping[Task, tuple[str, ...]] = {"classification": ("linear", "mlp")}
+HEAD_DESIGNS: Mapping[Task, tuple[str, ...]] = {"classification": ("linear", "mlp", "attention", "cosine")}
 FREEZE_POLICIES = ("none", "all", "upto:<stage>", "gradual", "lp_ft")
 
 

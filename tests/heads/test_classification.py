@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
 from torch import Tensor
+from torch.nn import functional as F
 
-from heads.classification import DESIGNS, MISSING_LABEL, build_head, loss, measures
+from heads.classification import DESIGNS, MISSING_LABEL, AttentionHead, PooledNorm, build_head, loss, measures
 from heads.spec import HEAD_DESIGNS
 
 
@@ -118,3 +119,26 @@ def test_a_head_does_not_care_how_loud_the_features_are(design: str) -> None:
 def test_a_sample_is_read_alike_alone_and_in_a_batch(design: str) -> None:
     head, features = build_head(design, 64, 3).eval(), torch.rand(4, 64, 3, 3)
     torch.testing.assert_close(head(features)[:1], head(features[:1]))
+
+
+def test_attention_starts_as_the_mean_and_says_where_it_looks() -> None:
+    head, features = AttentionHead(8, 3).eval(), torch.rand(2, 8, 4, 6)
+    torch.testing.assert_close(head.attention(features), torch.full((2, 4, 6), 1 / 24))
+    torch.testing.assert_close(head[0](features), PooledNorm(8)(features))
+    with torch.no_grad():
+        head[0].query[5] = 30.0
+    features[0, 5, 2, 3] = 50.0
+    weights = head.attention(features)
+    torch.testing.assert_close(weights.sum(dim=(1, 2)), torch.ones(2))
+    assert weights[0].argmax().item() == 2 * 6 + 3
+    pooled = torch.einsum("nhw,nchw->nc", weights, features)
+    torch.testing.assert_close(head(features), head[1](F.layer_norm(pooled, (8,))))
+
+
+def test_cosine_logits_are_scaled_cosines_that_learn_their_scale() -> None:
+    head, features = build_head("cosine", 8, 3).eval(), torch.rand(2, 8, 1, 1)
+    descriptors, prototypes = F.layer_norm(features[..., 0, 0], (8,)), head[1].weight.detach()
+    expected = [[10 * F.cosine_similarity(row, prototype, dim=0) for prototype in prototypes] for row in descriptors]
+    torch.testing.assert_close(head(features), torch.tensor(expected))
+    head(features)[0, 0].backward()
+    assert head[1].log_scale.grad

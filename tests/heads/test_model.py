@@ -14,8 +14,8 @@ from heads.spec import BACKBONE_STAGES, HEAD_DESIGNS, Fit, Head, Variant
 
 torch.set_num_threads(1)
 POLICIES = ("none", "all", "upto", "gradual", "lp_ft")
-CLASSES = {"label": ("a", "b", "c"), "kind.of": ("x", "y")}
-DESIGNS = {"label": "mlp", "kind.of": "linear"}
+CLASSES = {"label": ("a", "b", "c"), "kind.of": ("x", "y"), "look": ("x", "y"), "like": ("x", "y", "z")}
+DESIGNS = {"label": "mlp", "kind.of": "linear", "look": "attention", "like": "cosine"}
 
 
 def variant_of(backbone: str, freeze: str = "none", seed: int = 0) -> Variant:
@@ -50,8 +50,9 @@ def test_logits_have_one_row_an_image_and_one_column_a_class(model: Model, heigh
     with torch.no_grad():
         logits = model(images_of(height, width))
         alone = model(images_of(height, width)[:1])
-    assert {target: tuple(found.shape) for target, found in logits.items()} == {"label": (2, 3), "kind.of": (2, 2)}
-    torch.testing.assert_close(alone["label"], logits["label"][:1], atol=1e-5, rtol=1e-4)
+    assert {target: tuple(found.shape) for target, found in logits.items()} == {t: (2, len(CLASSES[t])) for t in CLASSES}
+    for target, found in logits.items():
+        torch.testing.assert_close(alone[target], found[:1], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -80,8 +81,9 @@ def _copies(module: torch.nn.Module) -> list[Tensor]:
 def _step(model: Model, optimiser: torch.optim.Optimizer) -> None:
     model.train()
     model.zero_grad(set_to_none=True)
-    logits = model(images_of(33, 33))
-    labels = {"label": torch.tensor([0, 2]), "kind.of": torch.tensor([1, 0])}
+    # Wide enough that every backbone leaves two positions: among one, attention has nothing to learn.
+    logits = model(images_of(33, 65))
+    labels = {target: torch.tensor([0, len(names) - 1]) for target, names in CLASSES.items()}
     total = sum((loss(logits[target], labels[target], torch.ones(2))[0] for target in model.targets), torch.zeros(()))
     total.backward()
     optimiser.step()
@@ -110,7 +112,7 @@ def test_another_seed_makes_another_model() -> None:
 
 def test_a_head_starts_the_same_beside_other_heads_and_on_given_weights(tmp_path: Path) -> None:
     two = variant_of("squeezenet1_1")
-    alone = two.model_copy(update={"heads": two.heads[1:]})
+    alone = two.model_copy(update={"heads": two.heads[1:2]})
     file = tmp_path / "weights.pth"
     state = build_model(two, CLASSES, None).backbone.state_dict()
     torch.save({f"features.{key.partition('.')[2]}": torch.ones_like(value) for key, value in state.items()}, file)
@@ -130,7 +132,8 @@ def test_a_target_may_hold_any_characters(target: str) -> None:
 def test_parameters_are_counted_in_all_and_trained() -> None:
     variant = variant_of("resnet18")
     model = build_model(variant, CLASSES, None)
-    backbone, heads = 11_176_512, (512 * 256 + 256) + (256 * 3 + 3) + (512 * 2 + 2)
+    mlp, linear, attention, cosine = (512 * 256 + 256) + (256 * 3 + 3), 512 * 2 + 2, 512 + 512 * 2 + 2, 512 * 3 + 1
+    backbone, heads = 11_176_512, mlp + linear + attention + cosine
     assert count_parameters(model) == (backbone + heads, backbone + heads)
     apply_phase(model, Phase(0, 1, 5))
     assert count_parameters(model) == (backbone + heads, heads)
