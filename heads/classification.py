@@ -134,29 +134,3 @@ def loss(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tenso
     """
     entropies = F.cross_entropy(logits.float(), labels, ignore_index=MISSING_LABEL, reduction="none")
     return (entropies * weights).sum(), (weights * (labels != MISSING_LABEL)).sum()
-
-
-def measures(confusion: Tensor, loss_sum: float, count: float) -> dict[str, float]:
-    """Accuracy, macro F1, precision and recall, and mean loss, from a confusion (true class, predicted class) of counts.
-
-    As scikit-learn has them with zero_division=0: means go over the classes that occur in truth or prediction. Every
-    measure of no samples is NaN.
-    """
-    table = confusion.double()
-    hits, truths, guesses = table.diagonal(), table.sum(dim=1), table.sum(dim=0)
-    present = (truths + guesses) > 0
-    return {
-        "accuracy": _ratio(hits.sum(), table.sum()).item(),
-        "f1_macro": _zero_divided(2 * hits, truths + guesses)[present].mean().item(),
-        "precision_macro": _zero_divided(hits, guesses)[present].mean().item(),
-        "recall_macro": _zero_divided(hits, truths)[present].mean().item(),
-        "loss": _ratio(torch.tensor(loss_sum), torch.tensor(count)).item(),
-    }
-
-
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    return part.double() / whole.double()
-
-
-def _zero_divided(parts: Tensor, wholes: Tensor) -> Tensor:
-    return torch.where(wholes > 0, parts / wholes.clamp(min=1), 0.0)

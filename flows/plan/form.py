@@ -12,7 +12,19 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_
 from flows.records import Workers
 from heads.spec import BACKBONE_STAGES, HEAD_DESIGNS, Augment, Precision, Task, Value, frozen_through
 
-MEASURES = ("accuracy", "f1_macro", "precision_macro", "recall_macro")
+# Those that promotion may go by: a higher one is better.
+MEASURES = (
+    "accuracy",
+    "top5",
+    "f1_macro",
+    "f1_micro",
+    "f1_weighted",
+    "precision_macro",
+    "recall_macro",
+    "auroc",
+    "average_precision",
+)
+LOWER_IS_BETTER = ("loss", "ece", "brier")
 WEIGHTS = "imagenet, none, or a weights file (.pth, .pt or .safetensors)"
 # Every policy that some backbone understands: what the form offers.
 POLICIES = ("none", "all", "gradual", "lp_ft", *dict.fromkeys(f"upto:{s}" for stages in BACKBONE_STAGES.values() for s in stages))
@@ -120,6 +132,8 @@ class Promotion(Value):
     def _known_measure(cls, value: str | None) -> str | None:
         if value is not None:
             column, _, measure = value.rpartition("/")
+            if measure in LOWER_IS_BETTER:
+                raise ValueError(f"metric {value!r} is better the lower it is, and cannot rank; allowed: {', '.join(MEASURES)}")
             _known("measure", measure, MEASURES)
             if not column:
                 raise ValueError(f"metric {value!r} names no target; write <column>/{measure}")

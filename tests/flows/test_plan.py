@@ -116,6 +116,7 @@ def test_left_out_freezing_without_weights_is_none() -> None:
         ("name: a\ntargets: [{column: x, task: segmentation}]", ["targets.0.task", "'classification'", "got 'segmentation'"]),
         ("name: a\ntargets: [x, x]", ["named twice: x, x"]),
         ("name: a\npromotion: {metric: breed/acuracy}", ["did you mean 'accuracy'?", "f1_macro"]),
+        ("name: a\npromotion: {metric: breed/ece}", ["'breed/ece' is better the lower it is", "allowed: accuracy, top5"]),
         ("name: a\npromotion: {metric: accuracy}", ["names no target; write <column>/accuracy"]),
         ("backbones: [mobilenet_v2]", ["name: missing"]),
         ("name: a b", ["'a b' is not a name", "letters, digits"]),
@@ -261,6 +262,15 @@ def test_nothing_to_rank_on_and_unseen_classes_are_refused() -> None:
     wasp = Sample("w", "w.png", "test", {"label": "wasp"})
     with pytest.raises(AskedWrongly, match="the test split holds classes that train lacks: wasp"):
         check_data(plan(), replace(data, samples=(*data.samples, wasp)))
+
+
+def test_top5_cannot_promote_where_there_are_no_more_than_five_classes() -> None:
+    asked = plan(promotion={"metric": "label/top5"})
+    with pytest.raises(AskedWrongly, match="top5 needs more than five classes, and 'label' has 2"):
+        check_data(asked, version())
+    six = (Sample(name, name, "train", {"label": name}) for name in "cdef")
+    data = version(label=("a", "b"))
+    check_data(asked, replace(data, samples=(*data.samples, *six)))
 
 
 def test_good_data_serves_the_plan() -> None:

@@ -1,62 +1,17 @@
-import math
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
-from torch import Tensor
+from sklearn.metrics import log_loss
 from torch.nn import functional as F
 
-from heads.classification import DESIGNS, MISSING_LABEL, AttentionHead, PooledNorm, build_head, loss, measures
+from heads.classification import DESIGNS, MISSING_LABEL, AttentionHead, PooledNorm, build_head, loss
 from heads.spec import HEAD_DESIGNS
-
-
-def confusion_of(truths: list[int], guesses: list[int], num_classes: int) -> Tensor:
-    table = torch.zeros(num_classes, num_classes, dtype=torch.long)
-    for truth, guess in zip(truths, guesses, strict=True):
-        table[truth, guess] += 1
-    return table
-
-
-pairs = st.integers(2, 6).flatmap(
-    lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), min_size=1, max_size=40))
-)
 
 
 def test_the_designs_are_those_of_the_spec() -> None:
     assert tuple(DESIGNS) == HEAD_DESIGNS["classification"]
-
-
-@given(pairs)
-@settings(max_examples=200, deadline=None)
-def test_measures_equal_those_of_scikit_learn(drawn: tuple[int, list[tuple[int, int]]]) -> None:
-    num_classes, rows = drawn
-    truths, guesses = map(list, zip(*rows, strict=True))
-    found = measures(confusion_of(truths, guesses, num_classes), loss_sum=3.0, count=len(rows))
-    macro = {"average": "macro", "zero_division": 0}
-    expected = {
-        "accuracy": accuracy_score(truths, guesses),
-        "f1_macro": f1_score(truths, guesses, **macro),
-        "precision_macro": precision_score(truths, guesses, **macro),
-        "recall_macro": recall_score(truths, guesses, **macro),
-        "loss": 3.0 / len(rows),
-    }
-    assert found == pytest.approx(expected, abs=1e-6)
-
-
-def test_a_class_that_is_absent_from_truth_and_prediction_does_not_count() -> None:
-    assert measures(confusion_of([0, 1], [0, 1], 5), 0.0, 2)["f1_macro"] == 1.0
-
-
-def test_measures_of_no_samples_are_not_a_number() -> None:
-    assert all(math.isnan(value) for value in measures(torch.zeros(3, 3), 0.0, 0.0).values())
-
-
-def test_confusions_of_workers_add_up_to_the_measures_of_all() -> None:
-    one, two = confusion_of([0, 1, 2], [0, 2, 2], 3), confusion_of([2, 2], [1, 2], 3)
-    assert measures(one + two, 1.0, 5) == measures(confusion_of([0, 1, 2, 2, 2], [0, 2, 2, 1, 2], 3), 1.0, 5)
 
 
 @given(st.integers(1, 20), st.integers(2, 5), st.integers(0, 2**31 - 1))
