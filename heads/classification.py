@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from heads.spec import Fit
 
 MISSING_LABEL = -1
 HIDDEN_CHANNELS = 256
 DROPOUT = 0.2
 COSINE_SCALE = 10.0
 COSINE_SPREAD = 0.1
+FOCAL_GAMMA = 2.0
 
 
 class PooledNorm(nn.Module):
@@ -126,11 +130,56 @@ def build_head(design: str, channels: int, num_classes: int) -> nn.Module:
     return DESIGNS[design](channels, num_classes)
 
 
-def loss(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The weighted sum of cross entropies in nats, and the sum of weights it is over: both scalars, divide once reduced.
+@dataclass(frozen=True, eq=False)
+class Criterion:
+    """What a training minimises for one target: cross entropy in nats, or what the fit settings make of it.
+
+    `gamma` above 0 makes it focal: each class's term times (1 - its probability) ** gamma. `class_weights` multiply the
+    terms of their classes (0 for classes beyond them); `label_smoothing` spreads that share of a label evenly over all classes.
+    """
+
+    gamma: float = 0.0
+    label_smoothing: float = 0.0
+    class_weights: Tensor | None = None
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each sample (N), 0 where the label is missing."""
+        num_classes, smoothing, weights = logits.shape[1], self.label_smoothing, self.class_weights
+        if weights is not None:
+            weights = F.pad(weights, (0, num_classes - len(weights)))
+        if not self.gamma:
+            return F.cross_entropy(
+                logits, labels, weights, ignore_index=MISSING_LABEL, reduction="none", label_smoothing=smoothing
+            )
+        logs = logits.log_softmax(dim=1)
+        truths = F.one_hot(labels.clamp(min=0), num_classes) * (1 - smoothing) + smoothing / num_classes
+        terms = truths * -logs * (-torch.expm1(logs)) ** self.gamma
+        return (terms if weights is None else terms * weights).sum(dim=1) * (labels != MISSING_LABEL)
+
+
+PLAIN = Criterion()
+
+
+def criterion_of(fit: Fit, labels: Tensor, device: torch.device) -> Criterion:
+    """The criterion, on `device`, of a target whose labels in the whole train split are `labels`.
+
+    Balanced class weights are inverse to how often a class occurs there, with a mean of 1 over its labels (scikit-learn's
+    `balanced`; 0 for a class that never occurs). Focal is that of Lin et al., "Focal Loss for Dense Object Detection", ICCV
+    2017, with their gamma of 2; smoothing that of Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016.
+    """
+    weights = None
+    if fit.class_weights == "balanced":
+        counts = labels[labels != MISSING_LABEL].bincount().double()
+        shares = counts.sum() / ((counts > 0).sum() * counts)
+        weights = torch.where(counts > 0, shares, 0.0).float().to(device)
+    return Criterion(FOCAL_GAMMA if fit.loss == "focal" else 0.0, fit.label_smoothing, weights)
+
+
+def loss(logits: Tensor, labels: Tensor, weights: Tensor, criterion: Criterion = PLAIN) -> tuple[Tensor, Tensor]:
+    """The weighted sum of losses, and the sum of weights it is over: both scalars, divide once reduced.
 
     A label of -1 is missing and a weight of 0 is padding: neither counts, and where nothing counts the sum is 0 and
-    still has a gradient (of zeros).
+    still has a gradient (of zeros). Class weights are in the sum alone: over the train split they have a mean of 1.
     """
-    entropies = F.cross_entropy(logits.float(), labels, ignore_index=MISSING_LABEL, reduction="none")
-    return (entropies * weights).sum(), (weights * (labels != MISSING_LABEL)).sum()
+    losses = criterion.losses(logits.float(), labels)
+    return (losses * weights).sum(), (weights * (labels != MISSING_LABEL)).sum()

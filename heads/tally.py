@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from heads import measures
-from heads.classification import MISSING_LABEL, loss
+from heads.classification import MISSING_LABEL, PLAIN, Criterion, loss
 from heads.ranks import rows_of_ranks, sum_over_ranks
 
 
@@ -32,9 +32,13 @@ class Total:
 
 
 class Tally:
-    """Sums and counts by target, and on request each sample's scores; missing labels and images of weight 0 count for nothing."""
+    """Sums and counts by target, and on request each sample's scores; missing labels and images of weight 0 count for nothing.
 
-    def __init__(self, *, keeps_scores: bool = False) -> None:
+    Losses are plain cross entropy in nats, or what `criteria` say by target.
+    """
+
+    def __init__(self, criteria: Mapping[str, Criterion] | None = None, *, keeps_scores: bool = False) -> None:
+        self._criteria = criteria or {}
         self._sums: dict[str, Tensor] = {}
         self._scores: dict[str, list[Tensor]] | None = {} if keeps_scores else None
 
@@ -42,7 +46,7 @@ class Tally:
         """Takes in a batch and gives its summed losses by target, with gradients."""
         losses = {}
         for target, scores in logits.items():
-            losses[target], count = loss(scores, labels[target], weights)
+            losses[target], count = loss(scores, labels[target], weights, self._criteria.get(target, PLAIN))
             row = torch.cat(
                 [torch.stack([losses[target].detach().double(), count.double()]), _confuse(scores, labels[target], weights)]
             )

@@ -112,6 +112,8 @@ def test_left_out_freezing_without_weights_is_none() -> None:
         ("name: a\nfit: {learning_rate: []}", ["fit.learning_rate: should hold at least one value"]),
         ("name: a\nfit: {learning_rate: .nan}", ["fit.learning_rate", "got nan"]),
         ("name: a\nfit: {augment: heavy}", ["fit.augment: should be 'none' or 'light', got 'heavy'"]),
+        ("name: a\nfit: {loss: hinge}", ["fit.loss: should be 'cross_entropy' or 'focal', got 'hinge'"]),
+        ("name: a\nfit: {label_smoothing: 1}", ["fit.label_smoothing: should be less than 1, got 1"]),
         ("name: a\nfit: 3", ["fit: should be a mapping"]),
         ("name: a\ntargets: [{column: x, task: segmentation}]", ["targets.0.task", "'classification'", "got 'segmentation'"]),
         ("name: a\ntargets: [x, x]", ["named twice: x, x"]),
@@ -324,6 +326,13 @@ def test_work_is_keyed_by_variant_weights_and_data() -> None:
     assert len(keys) == 5
     assert all(len(key) == 16 and int(key, 16) >= 0 for key in keys)
     assert work_key("v", "w", "d") == work_key("v", "w", "d")
+
+
+def test_a_fit_setting_that_came_later_leaves_the_ids_of_finished_work_alone() -> None:
+    variant = expand(plan(), version())[0]
+    assert variant.variant_id == "f20751a39c51"
+    changed = [expand(plan(fit=fit), version())[0] for fit in ({"loss": "focal"}, {"label_smoothing": 0.1}, {"epochs": 11})]
+    assert len({variant.variant_id, *(v.variant_id for v in changed)}) == 4
 
 
 def test_a_table_shows_only_the_fit_settings_that_differ() -> None:

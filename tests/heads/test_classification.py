@@ -1,13 +1,17 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
+from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 
-from heads.classification import DESIGNS, MISSING_LABEL, AttentionHead, PooledNorm, build_head, loss
-from heads.spec import HEAD_DESIGNS
+from heads.classification import DESIGNS, MISSING_LABEL, AttentionHead, Criterion, PooledNorm, build_head, criterion_of, loss
+from heads.spec import HEAD_DESIGNS, Fit
 
 
 def test_the_designs_are_those_of_the_spec() -> None:
@@ -28,6 +32,61 @@ def test_loss_equals_scikit_learns_where_labels_and_weights_count(size: int, num
         probabilities = logits[counts].double().softmax(dim=1).numpy()
         expected = log_loss(labels[counts].numpy(), probabilities, labels=np.arange(num_classes), normalize=False)
         assert total.item() == pytest.approx(expected, abs=1e-4)
+
+
+def drawn_batch(num_classes: int = 4) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(30, num_classes, generator=generator) * 3, torch.randint(0, num_classes, (30,), generator=generator)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_smoothed_and_balanced_losses_are_torchs_own_and_the_whole_train_split_weighs_one(smoothing: float) -> None:
+    logits, labels = drawn_batch()
+    labels[0] = MISSING_LABEL
+    counts = torch.bincount(labels[1:], minlength=4)
+    weights = 29 / (4 * counts)
+    criterion = criterion_of(Fit(label_smoothing=smoothing, class_weights="balanced"), labels, torch.device("cpu"))
+    total, count = loss(logits, labels, torch.ones(30), criterion)
+    expected = F.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing, ignore_index=MISSING_LABEL)
+    torch.testing.assert_close(total / count, expected)
+    unsmoothed = criterion_of(Fit(label_smoothing=smoothing), labels, torch.device("cpu"))
+    expected = F.cross_entropy(logits, labels, label_smoothing=smoothing, ignore_index=MISSING_LABEL)
+    torch.testing.assert_close(loss(logits, labels, torch.ones(30), unsmoothed)[0] / 29, expected)
+
+
+def test_focal_loss_of_two_classes_is_torchvisions() -> None:
+    logits, labels = drawn_batch(2)
+    total, _ = loss(logits, labels, torch.ones(30), criterion_of(Fit(loss="focal"), labels, torch.device("cpu")))
+    expected = sigmoid_focal_loss(logits[:, 1] - logits[:, 0], labels.float(), alpha=-1, gamma=2, reduction="sum")
+    torch.testing.assert_close(total, expected)
+
+
+@pytest.mark.parametrize("fit", [Fit(loss="focal"), Fit(loss="focal", label_smoothing=0.2, class_weights="balanced")])
+def test_focal_loss_is_what_a_plain_loop_gives_padding_and_missing_labels_apart(fit: Fit) -> None:
+    logits, labels = drawn_batch()
+    labels[3], weights = MISSING_LABEL, torch.ones(30)
+    weights[7] = 0
+    expected = 0.0
+    for row, label, weight in zip(logits.double().softmax(dim=1).tolist(), labels.tolist(), weights.tolist(), strict=True):
+        for number, p in enumerate(row):
+            share = (1 - fit.label_smoothing) * (number == label) + fit.label_smoothing / 4
+            balance = 29 / (4 * labels.eq(number).sum().item()) if fit.class_weights == "balanced" else 1
+            expected -= weight * (label >= 0) * share * balance * (1 - p) ** 2 * math.log(p)
+    total, count = loss(logits, labels, weights, criterion_of(fit, labels, torch.device("cpu")))
+    assert count == 28
+    assert total.item() == pytest.approx(expected, rel=1e-5)
+    # A sure hit is beyond single precision: no infinite gradient.
+    sure = torch.tensor([[200.0, 0, 0, 0]], requires_grad=True)
+    loss(sure, torch.tensor([0]), torch.ones(1), Criterion(2.0))[0].backward()
+    assert sure.grad is not None
+    assert sure.grad.isfinite().all()
+
+
+def test_a_class_that_train_lacks_weighs_nothing() -> None:
+    criterion = criterion_of(Fit(class_weights="balanced"), torch.tensor([0, 0, 2, MISSING_LABEL]), torch.device("cpu"))
+    assert criterion.class_weights is not None
+    assert criterion.class_weights.tolist() == [0.75, 0, 1.5]
+    assert loss(torch.zeros(1, 4), torch.tensor([3]), torch.ones(1), criterion)[0] == 0
 
 
 def test_missing_labels_and_padding_get_no_gradient() -> None:
