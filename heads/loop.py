@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from heads import checkpoint
 from heads.checkpoint import Best, Epoch, Progress, weights_of
+from heads.classification import criterion_of
 from heads.errors import HeadsError, TrainingDiverged
 from heads.evaluation import Confusion, autocast, confusions, evaluate, measure, named_measures, place_model, predict_table
 from heads.freezing import apply_phase, compile_policy, optimiser_groups
@@ -56,7 +57,8 @@ def train(
 ) -> Outcome:
     """Trains `model` in place, leaves the best epoch's weights in it, and gives the outcome.
 
-    Best is the highest mean of the targets' validation accuracies, then the lowest validation loss. Runs alike in every
+    Best is the highest mean of the targets' validation accuracies, then the lowest validation loss. `train/loss` is what
+    the fit settings minimise, a validation loss always the plain cross entropy, so that variants compare. Runs alike in every
     process of an initialised torch.distributed group, else in this one alone. After each epoch `on_epoch` is called on
     every rank with the epoch and a function that saves a checkpoint to a file; `resume` is such a file, and going on
     from it gives what an uninterrupted training gives, on a CPU bit for bit. Early stopping (`fit.patience`) counts
@@ -82,6 +84,8 @@ class _Training:
         self.device = train_loader.device
         self.model = place_model(model, self.device)
         self.phases = compile_policy(variant)
+        labels = train_loader.dataset.labels
+        self.criteria = {target: criterion_of(variant.fit, column, self.device) for target, column in labels.items()}
         self.epochs: list[Epoch] = []
         self.best: Best | None = None
         self._enter(0)
@@ -167,7 +171,7 @@ class _Training:
         self.forward = synchronise_gradients(self.model, self.device)
 
     def _train_epoch(self, index: int) -> dict[str, Total]:
-        tally = Tally()
+        tally = Tally(self.criteria)
         self.model.train()
         for number, batch in enumerate(self.train_loader):
             factor = self._rate_factor(index, number)

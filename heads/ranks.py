@@ -27,6 +27,15 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return total
 
 
+def rows_of_ranks(rows: Tensor) -> Tensor:
+    """Every rank's rows under one another, the same on all; each has as many."""
+    if num_ranks() == 1:
+        return rows
+    found = [torch.empty_like(rows) for _ in range(num_ranks())]
+    dist.all_gather(found, rows.contiguous())
+    return torch.cat(found)
+
+
 def synchronise_gradients(model: nn.Module, device: torch.device) -> nn.Module:
     """What to call for a forward pass whose backward pass leaves the mean over ranks of the gradients on each."""
     if num_ranks() == 1:

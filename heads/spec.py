@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator,
 Task = Literal["classification"]
 Augment = Literal["none", "light"]
 Precision = Literal["auto", "fp32", "bf16"]
+Loss = Literal["cross_entropy", "focal"]
+ClassWeights = Literal["none", "balanced"]
 
 # Stage names of each backbone, front to back; `heads.backbones` builds exactly these.
 STEM_AND_4 = ("stem", "stage1", "stage2", "stage3", "stage4")
@@ -71,7 +73,12 @@ IMAGE_SIZES: Mapping[str, ImageSizes] = {name: ImageSizes() for name in BACKBONE
     "maxvit_t": ImageSizes(least=224, most=224),
 }
 
-HEAD_DESIGNS: Mapping[Task, tuple[str, ...]] = {"classification": ("linear", "mlp")}
+HEAD_DESIGNS: Mapping[Task, tuple[str, ...]] = {"classification": ("linear", "mlp", "attention", "cosine")}
+# What Fit held at first. A later field enters a variant's hash only where it differs from its default, so that finished work
+# keeps its id: such a default means what was done before the field came, and never changes.
+FIRST_FIT_FIELDS = frozenset(
+    ("epochs", "batch_size", "learning_rate", "weight_decay", "image_size_px", "augment", "seed", "precision", "patience")
+)
 FREEZE_POLICIES = ("none", "all", "upto:<stage>", "gradual", "lp_ft")
 
 
@@ -108,6 +115,9 @@ class Fit(Value):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Precision = "auto"
     patience: PositiveInt | None = None
+    loss: Loss = "cross_entropy"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: ClassWeights = "none"
 
 
 class Variant(Value):
@@ -141,7 +151,10 @@ class Variant(Value):
     @property
     def variant_id(self) -> str:
         """Twelve hex digits of the sha256 of the canonical spec."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        spec = self.model_dump(mode="json")
+        told = FIRST_FIT_FIELDS | self.fit.model_dump(exclude_defaults=True).keys()
+        spec["fit"] = {name: value for name, value in spec["fit"].items() if name in told}
+        text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -10,9 +10,32 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from flows.records import Workers
-from heads.spec import BACKBONE_STAGES, HEAD_DESIGNS, Augment, Precision, Task, Value, check_image_size, frozen_through
+from heads.spec import (
+    BACKBONE_STAGES,
+    HEAD_DESIGNS,
+    Augment,
+    ClassWeights,
+    Loss,
+    Precision,
+    Task,
+    Value,
+    check_image_size,
+    frozen_through,
+)
 
-MEASURES = ("accuracy", "f1_macro", "precision_macro", "recall_macro")
+# Those that promotion may go by: a higher one is better.
+MEASURES = (
+    "accuracy",
+    "top5",
+    "f1_macro",
+    "f1_micro",
+    "f1_weighted",
+    "precision_macro",
+    "recall_macro",
+    "auroc",
+    "average_precision",
+)
+LOWER_IS_BETTER = ("loss", "ece", "brier")
 WEIGHTS = "imagenet, none, or a weights file (.pth or .pt)"
 # Every policy that some backbone understands: what the form offers.
 POLICIES = ("none", "all", "gradual", "lp_ft", *dict.fromkeys(f"upto:{s}" for stages in BACKBONE_STAGES.values() for s in stages))
@@ -87,6 +110,9 @@ class FitGrid(Value):
     seed: Seeds = Field(0, description="Seed of every random choice.")
     precision: Precision = Field("auto", description="Arithmetic: auto is bf16 on a GPU that has it, else fp32.")
     patience: Counts | None = Field(None, description="Stop after so many epochs without a better validation; empty: never.")
+    loss: Loss = Field("cross_entropy", description="What training minimises; focal (gamma 2) dwells on what is still misread.")
+    label_smoothing: Decays = Field(0.0, description="Share of each label that is spread over all classes in training.")
+    class_weights: ClassWeights = Field("none", description="balanced: rare classes count more, by inverse frequency in train.")
 
     def grid(self) -> dict[str, tuple[Any, ...]]:
         """Every setting of `heads.spec.Fit` with the values to try."""
@@ -120,6 +146,8 @@ class Promotion(Value):
     def _known_measure(cls, value: str | None) -> str | None:
         if value is not None:
             column, _, measure = value.rpartition("/")
+            if measure in LOWER_IS_BETTER:
+                raise ValueError(f"metric {value!r} is better the lower it is, and cannot rank; allowed: {', '.join(MEASURES)}")
             _known("measure", measure, MEASURES)
             if not column:
                 raise ValueError(f"metric {value!r} names no target; write <column>/{measure}")

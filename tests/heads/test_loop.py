@@ -22,6 +22,7 @@ from heads.errors import HeadsError
 from heads.freezing import Phase, frozen_digest
 from heads.images import ImageDataset, preprocess_for
 from heads.loop import Epoch, Outcome, evaluate, predict_table, train
+from heads.measures import from_scores
 from heads.model import Model, build_model
 from heads.sampling import shuffle, split_steps
 from heads.spec import Fit, Head, Variant
@@ -228,6 +229,12 @@ def test_a_table_of_predictions_agrees_with_the_evaluation(uninterrupted: tuple[
         if (truth := int(val_set.labels["kind"][index])) >= 0:
             confusion[truth, rows["kind"].argmax()] += 1
     assert confusion.tolist() == uninterrupted[1].confusion["kind"]
+    labels = val_set.labels["kind"]
+    scores = torch.stack([rows["kind"] for _, rows in table])[labels >= 0]
+    expected = from_scores(scores, labels[labels >= 0])
+    assert set(expected) == {"auroc", "average_precision", "ece", "brier"}
+    measured = evaluate(uninterrupted[0], val_set, device="cpu", batch_size=4)[0]
+    assert {name: measured[f"kind/{name}"] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(
