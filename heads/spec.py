@@ -29,6 +29,10 @@ BACKBONE_STAGES: Mapping[str, tuple[str, ...]] = {
 
 HEAD_DESIGNS: Mapping[Task, tuple[str, ...]] = {"classification": ("linear", "mlp")}
 FREEZE_POLICIES = ("none", "all", "upto:<stage>", "gradual", "lp_ft")
+# What every variant's id tells of its fit; a setting that came later counts only where it is not its default.
+FIRST_FIT_SETTINGS = frozenset(
+    ["epochs", "batch_size", "learning_rate", "weight_decay", "image_size_px", "augment", "seed", "precision", "patience"]
+)
 
 
 class Value(BaseModel):
@@ -64,6 +68,8 @@ class Fit(Value):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Precision = "auto"
     patience: PositiveInt | None = None
+    # Each backbone stage learns at this factor of the next one's rate; the last at the full one.
+    stage_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class Variant(Value):
@@ -91,8 +97,11 @@ class Variant(Value):
 
     @property
     def variant_id(self) -> str:
-        """Twelve hex digits of the sha256 of the canonical spec."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """Twelve hex digits of the sha256 of the canonical spec; a new setting left at its default does not change it."""
+        spec = self.model_dump(mode="json")
+        default = Fit().model_dump(mode="json")
+        spec["fit"] = {name: x for name, x in spec["fit"].items() if name in FIRST_FIT_SETTINGS or x != default[name]}
+        text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -54,11 +54,13 @@ Size = Annotated[int, Field(ge=32, le=1024)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Rate = Annotated[float, Field(gt=0, lt=10)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Counts = Annotated[Count | Annotated[tuple[Count, ...], Some], Number]
 Sizes = Annotated[Size | Annotated[tuple[Size, ...], Some], Number]
 Seeds = Annotated[Seed | Annotated[tuple[Seed, ...], Some], Number]
 Rates = Annotated[Rate | Annotated[tuple[Rate, ...], Some], Number]
 Decays = Annotated[Decay | Annotated[tuple[Decay, ...], Some], Number]
+Shares = Annotated[Share | Annotated[tuple[Share, ...], Some], Number]
 
 # `enum` makes the form offer a choice; the words of a refusal are ours, below.
 Backbones = Annotated[tuple[Annotated[str, Field(json_schema_extra={"enum": list(BACKBONE_STAGES)})], ...], Some, Listed]
@@ -87,6 +89,7 @@ class FitGrid(Value):
     seed: Seeds = Field(0, description="Seed of every random choice.")
     precision: Precision = Field("auto", description="Arithmetic: auto is bf16 on a GPU that has it, else fp32.")
     patience: Counts | None = Field(None, description="Stop after so many epochs without a better validation; empty: never.")
+    stage_decay: Shares = Field(1.0, description="A backbone stage's rate as a share of the next stage's; 1: all alike.")
 
     def grid(self) -> dict[str, tuple[Any, ...]]:
         """Every setting of `heads.spec.Fit` with the values to try."""
