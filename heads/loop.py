@@ -10,7 +10,6 @@ from time import perf_counter
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 
 from heads import checkpoint
 from heads.checkpoint import Best, Epoch, Progress, weights_of
@@ -19,16 +18,14 @@ from heads.evaluation import Confusion, autocast, confusions, evaluate, measure,
 from heads.freezing import apply_phase, compile_policy, optimiser_groups
 from heads.images import ImageDataset
 from heads.model import Model
-from heads.ranks import average_statistics, num_ranks, rank, synchronise_gradients
+from heads.optimiser import build_optimiser, clip_gradients
+from heads.ranks import average_statistics, num_ranks, rank, synchronise_gradients, synchronising
 from heads.sampling import Batch, StepLoader
+from heads.schedule import Score, rate_factor
 from heads.spec import Variant
 from heads.tally import Tally, Total
 
 __all__ = ["Epoch", "Outcome", "evaluate", "predict_table", "train"]
-
-MAX_GRADIENT_NORM = 1.0
-WARM_UP_SHARE = 0.1
-MAX_WARM_UP_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,8 @@ def train(
     this variant's.
     """
     place, size = torch.device(device), variant.fit.batch_size
-    train_loader = StepLoader(train_set, size, place, training=True, num_workers=num_loader_workers)
+    accumulate = variant.fit.accumulate
+    train_loader = StepLoader(train_set, size, place, training=True, num_workers=num_loader_workers, accumulate=accumulate)
     val_loader = StepLoader(val_set, size, place, num_workers=num_loader_workers)
     training = _Training(model, variant, train_loader, val_loader)
     if resume:
@@ -114,7 +112,7 @@ class _Training:
             metrics=_train_metrics(trained) | {f"val/{name}": x for name, x in named_measures(measured).items()},
             seconds=perf_counter() - start,
             num_forwarded=len(self.train_loader.dataset) + len(self.val_loader.dataset),
-            learning_rate=self._rate_factor(index, len(self.train_loader) - 1) * self.variant.fit.learning_rate,
+            learning_rate=self._rate_factor(index, self.train_loader.num_updates - 1) * self.variant.fit.learning_rate,
         )
         self.epochs.append(epoch)
         if self.best is None or _score(epoch) > _score(self.epochs[self.best.index]):
@@ -160,7 +158,7 @@ class _Training:
         groups = optimiser_groups(self.model, self.phases[phase], self.variant.fit)
         if not groups:
             raise HeadsError(f"phase {phase} of freeze policy {self.variant.freeze!r} leaves nothing to train")
-        self.optimiser = torch.optim.AdamW([dict(group) for group in groups])
+        self.optimiser = build_optimiser(self.variant.fit, groups)
         self.rates = [group["lr"] for group in groups]
         # The last phase's wrapper hooks into the same parameters: it has to go before the next one comes.
         self.forward: nn.Module = self.model
@@ -170,25 +168,25 @@ class _Training:
         tally = Tally()
         self.model.train()
         for number, batch in enumerate(self.train_loader):
-            factor = self._rate_factor(index, number)
-            for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
-                group["lr"] = rate * factor
-            with autocast(self.device, self.variant.fit.precision):
-                logits = self.forward(batch.images)
-            self.optimiser.zero_grad(set_to_none=True)
-            _mean_loss(tally.add(logits, batch.labels, batch.weights), batch).backward()  # type: ignore[no-untyped-call]
-            clip_grad_norm_((p for group in self.optimiser.param_groups for p in group["params"]), MAX_GRADIENT_NORM)
-            self.optimiser.step()
+            with synchronising(self.forward, now=batch.updates):
+                with autocast(self.device, self.variant.fit.precision):
+                    logits = self.forward(batch.images)
+                _mean_loss(tally.add(logits, batch.labels, batch.weights), batch).backward()  # type: ignore[no-untyped-call]
+            if batch.updates:
+                self._update(self._rate_factor(index, number // self.variant.fit.accumulate))
         average_statistics(self.model)
         return tally.totals()
 
-    def _rate_factor(self, epoch: int, step: int) -> float:
-        """A cosine over all epochs, times a short linear warm-up where a phase begins: new parameters, a new optimiser."""
-        num_steps, phase = len(self.train_loader), self.phases[self.phase]
-        position = epoch * num_steps + step
-        warm_up = min(MAX_WARM_UP_STEPS, math.ceil(phase.num_epochs * num_steps * WARM_UP_SHARE))
-        ramp = min(1.0, (position - phase.first_epoch * num_steps + 1) / warm_up)
-        return ramp * 0.5 * (1 + math.cos(math.pi * position / (self.variant.fit.epochs * num_steps)))
+    def _update(self, factor: float) -> None:
+        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        clip_gradients(self.optimiser, self.variant.fit.gradient_clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def _rate_factor(self, epoch: int, update: int) -> float:
+        scores = [_score(done) for done in self.epochs[:epoch]]
+        return rate_factor(self.variant.fit, self.phases[self.phase], epoch, update, self.train_loader.num_updates, scores)
 
     def _check_finite(self, index: int, totals: Mapping[str, Total]) -> None:
         for target, total in totals.items():
@@ -210,7 +208,7 @@ def _train_metrics(totals: Mapping[str, Total]) -> dict[str, float]:
     return {"train/loss": sum(total.loss_sum / max(1, total.count) for total in totals.values()), **accuracies}
 
 
-def _score(epoch: Epoch) -> tuple[float, float]:
+def _score(epoch: Epoch) -> Score:
     """What makes an epoch the best: the mean of the targets' validation accuracies, then the lower mean loss."""
     accuracies, losses = (
         [x for name, x in epoch.metrics.items() if name.startswith("val/") and name.endswith(end) and math.isfinite(x)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -34,6 +36,13 @@ def synchronise_gradients(model: nn.Module, device: torch.device) -> nn.Module:
     devices = [device] if device.type == "cuda" else None
     # Buffers are averaged once an epoch (below): sent before every step they would be rank 0's alone.
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+
+def synchronising(forward: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """Around a forward and backward pass of `synchronise_gradients`' module: whether ranks exchange gradients or sum up."""
+    if now or not isinstance(forward, DistributedDataParallel):
+        return nullcontext()
+    return forward.no_sync()
 
 
 def average_statistics(model: nn.Module) -> None:

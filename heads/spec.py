@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator,
 
 Task = Literal["classification"]
 Augment = Literal["none", "light"]
+Optimiser = Literal["adamw", "sgd"]
+Schedule = Literal["cosine", "step", "plateau", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 # Stage names of each backbone, front to back; `heads.backbones` builds exactly these.
@@ -68,6 +70,14 @@ class Fit(Value):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Precision = "auto"
     patience: PositiveInt | None = None
+    optimiser: Optimiser = "adamw"
+    schedule: Schedule = "cosine"
+    # Below 1 a share of each phase, from 1 on epochs; None: a tenth of the phase, at most a hundred updates.
+    warmup: Annotated[float, Field(ge=0, lt=1000)] | None = None
+    # The greatest norm of all gradients together; 0: any.
+    gradient_clip: Annotated[float, Field(ge=0, lt=1e6)] = 1.0
+    # Batches whose gradients make one update, as one batch so many times as large would: but BatchNorm sees each alone.
+    accumulate: PositiveInt = 1
     # Each backbone stage learns at this factor of the next one's rate; the last at the full one.
     stage_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 

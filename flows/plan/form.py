@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from flows.records import Workers
-from heads.spec import BACKBONE_STAGES, HEAD_DESIGNS, Augment, Precision, Task, Value, frozen_through
+from heads.spec import BACKBONE_STAGES, HEAD_DESIGNS, Augment, Optimiser, Precision, Schedule, Task, Value, frozen_through
 
 MEASURES = ("accuracy", "f1_macro", "precision_macro", "recall_macro")
 WEIGHTS = "imagenet, none, or a weights file (.pth, .pt or .safetensors)"
@@ -60,7 +60,11 @@ Sizes = Annotated[Size | Annotated[tuple[Size, ...], Some], Number]
 Seeds = Annotated[Seed | Annotated[tuple[Seed, ...], Some], Number]
 Rates = Annotated[Rate | Annotated[tuple[Rate, ...], Some], Number]
 Decays = Annotated[Decay | Annotated[tuple[Decay, ...], Some], Number]
+WarmUp = Annotated[float, Field(ge=0, lt=1000)]
+Norm = Annotated[float, Field(ge=0, lt=1e6)]
 Shares = Annotated[Share | Annotated[tuple[Share, ...], Some], Number]
+WarmUps = Annotated[WarmUp | Annotated[tuple[WarmUp, ...], Some], Number]
+Norms = Annotated[Norm | Annotated[tuple[Norm, ...], Some], Number]
 
 # `enum` makes the form offer a choice; the words of a refusal are ours, below.
 Backbones = Annotated[tuple[Annotated[str, Field(json_schema_extra={"enum": list(BACKBONE_STAGES)})], ...], Some, Listed]
@@ -82,13 +86,24 @@ class FitGrid(Value):
 
     epochs: Counts = Field(10, description="Passes over the training samples.")
     batch_size: Counts = Field(32, description="Samples in a step, over all workers together.")
-    learning_rate: Rates = Field(1e-3, description="The highest learning rate (AdamW, cosine schedule).")
-    weight_decay: Decays = Field(1e-4, description="AdamW's weight decay.")
+    learning_rate: Rates = Field(1e-3, description="The highest learning rate.")
+    weight_decay: Decays = Field(1e-4, description="The optimiser's weight decay.")
     image_size_px: Sizes = Field(224, description="Side of the square that the model sees, in pixels.")
     augment: Augment = Field("light", description="How training images are varied.")
     seed: Seeds = Field(0, description="Seed of every random choice.")
     precision: Precision = Field("auto", description="Arithmetic: auto is bf16 on a GPU that has it, else fp32.")
     patience: Counts | None = Field(None, description="Stop after so many epochs without a better validation; empty: never.")
+    optimiser: Optimiser = Field("adamw", description="adamw, or sgd with Nesterov's momentum of 0.9.")
+    schedule: Schedule = Field(
+        "cosine",
+        description="How the learning rate falls: cosine to nothing, step (a tenth at 1/2 and 3/4 of all epochs), plateau "
+        "(a tenth after two epochs without a better validation), or constant.",
+    )
+    warmup: WarmUps | None = Field(
+        None, description="Linear warm-up: below 1 a share of a phase, from 1 on epochs; empty: a tenth, at most 100 updates."
+    )
+    gradient_clip: Norms = Field(1.0, description="Greatest norm of all gradients together; 0: any.")
+    accumulate: Counts = Field(1, description="Batches whose gradients make one update, as a batch so many times larger would.")
     stage_decay: Shares = Field(1.0, description="A backbone stage's rate as a share of the next stage's; 1: all alike.")
 
     def grid(self) -> dict[str, tuple[Any, ...]]:

@@ -256,6 +256,7 @@ def test_shuffles_differ_by_epoch_and_seed() -> None:
 # Without BatchNorm and dropout two ranks compute what one does, to rounding; with them each rank has its own.
 PLAIN = variant_of("squeezenet1_1", "lp_ft", "linear", epochs=3)
 NORMED = variant_of(freeze="upto:stage1", epochs=1)
+SUMMED = variant_of("squeezenet1_1", "none", "linear", epochs=2, batch_size=4, accumulate=3, optimiser="sgd")
 
 
 def test_two_processes_measure_and_train_as_one_does(pictures: Path, tmp_path: Path) -> None:
@@ -281,6 +282,7 @@ def test_two_processes_measure_and_train_as_one_does(pictures: Path, tmp_path: P
     _, outcome = run(PLAIN, pictures)
     assert first["num_forwarded"] == outcome.num_forwarded
     assert first["epochs"] == [pytest.approx(epoch.metrics, rel=1e-3) for epoch in outcome.epochs]
+    assert first["summed"] == [pytest.approx(epoch.metrics, rel=1e-3) for epoch in run(SUMMED, pictures)[1].epochs]
 
 
 def be_a_rank(rank: int, pictures: Path, shared: Path) -> None:
@@ -294,11 +296,13 @@ def be_a_rank(rank: int, pictures: Path, shared: Path) -> None:
     before = frozen_digest(normed, Phase(0, 1, 2))
     train(normed, NORMED, *datasets(pictures, NORMED), device="cpu", on_epoch=lambda *_: None)
     assert frozen_digest(normed, Phase(0, 1, 2)) == before
+    summed, summed_outcome = run(SUMMED, pictures)
     found = {
         "evaluated": evaluated,
         "epochs": [epoch.metrics for epoch in outcome.epochs],
         "num_forwarded": outcome.num_forwarded,
-        "digests": [digest_of(trained), digest_of(normed)],
+        "summed": [epoch.metrics for epoch in summed_outcome.epochs],
+        "digests": [digest_of(trained), digest_of(normed), digest_of(summed)],
     }
     (shared / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
