@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from heads import checkpoint
+from heads.averaging import Average
 from heads.checkpoint import Best, Epoch, Progress, weights_of
 from heads.errors import HeadsError
 from heads.evaluation import Confusion, autocast, confusions, evaluate, measure, named_measures, place_model, predict_table
@@ -30,7 +31,10 @@ __all__ = ["Epoch", "Outcome", "evaluate", "predict_table", "train"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished training: every epoch, and measures and validation confusions (true, predicted) of the best one."""
+    """A finished training: every epoch, and measures and validation confusions (true, predicted) of the best one.
+
+    `ended` says why there were no more epochs.
+    """
 
     epochs: tuple[Epoch, ...]
     best_epoch: int
@@ -38,6 +42,7 @@ class Outcome:
     confusion: Confusion
     num_forwarded: int
     stopped_early: bool
+    ended: str
 
 
 def train(
@@ -80,18 +85,34 @@ class _Training:
         self.device = train_loader.device
         self.model = place_model(model, self.device)
         self.phases = compile_policy(variant)
+        decay = variant.fit.ema
+        self.average = Average(self.model, decay) if decay else None
         self.epochs: list[Epoch] = []
         self.best: Best | None = None
         self._enter(0)
 
     @property
     def is_finished(self) -> bool:
-        """Whether all epochs are done, or the last phase has brought nothing better for `patience` epochs."""
-        patience = self.variant.fit.patience
-        if len(self.epochs) >= self.variant.fit.epochs or not patience or self.best is None:
-            return len(self.epochs) >= self.variant.fit.epochs
-        since = max(self.best.index + 1, self.phases[-1].first_epoch)
-        return len(self.epochs) - since >= patience
+        """Whether the training has ended."""
+        return self._why_ended() is not None
+
+    @property
+    def kept(self) -> Model:
+        """What is evaluated, and kept where it is the best: the weights' running average, where there is one."""
+        return self.average.model if self.average else self.model
+
+    def _why_ended(self) -> str | None:
+        """That all epochs are done, or that the last phase has brought nothing better for `patience` epochs; else None."""
+        fit, num_epochs = self.variant.fit, len(self.epochs)
+        if num_epochs >= fit.epochs:
+            return f"all {fit.epochs} epochs are done"
+        if fit.patience and self.best and num_epochs - max(self.best.index + 1, self.phases[-1].first_epoch) >= fit.patience:
+            best, _ = _score(self.epochs[self.best.index])
+            return (
+                f"stopped after {num_epochs} of {fit.epochs} epochs: none of the last {fit.patience} validated better than "
+                f"epoch {self.best.index} (mean accuracy {best:.4f}), and patience is {fit.patience}"
+            )
+        return None
 
     def run_epoch(self) -> Epoch:
         """The next epoch, trained and validated."""
@@ -103,7 +124,7 @@ class _Training:
         torch.manual_seed((self.variant.fit.seed * 1_000_003 + index) * 1_009 + rank())
         self.train_loader.set_epoch(index, self.variant.fit.seed)
         trained = self._train_epoch(index)
-        measured = measure(self.model, self.val_loader, self.variant.fit.precision)
+        measured = measure(self.kept, self.val_loader, self.variant.fit.precision)
         for totals in (trained, measured):
             self._check_finite(index, totals)
         epoch = Epoch(
@@ -116,13 +137,15 @@ class _Training:
         )
         self.epochs.append(epoch)
         if self.best is None or _score(epoch) > _score(self.epochs[self.best.index]):
-            self.best = Best(index, confusions(measured), weights_of(self.model))
-        return epoch
+            self.best = Best(index, confusions(measured), weights_of(self.kept))
+        self.epochs[-1] = replace(epoch, ended=self._why_ended())
+        return self.epochs[-1]
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint of what the last epoch left."""
         assert self.best is not None
-        progress = Progress(tuple(self.epochs), self.best, weights_of(self.model), self.optimiser.state_dict())
+        average = weights_of(self.average.model) if self.average else None
+        progress = Progress(tuple(self.epochs), self.best, weights_of(self.model), self.optimiser.state_dict(), average)
         checkpoint.save(path, self.variant, progress)
 
     def restore(self, path: Path) -> None:
@@ -132,6 +155,8 @@ class _Training:
         try:
             self.model.load_state_dict(progress.model)
             self.optimiser.load_state_dict(progress.optimiser)
+            if self.average:
+                self.average.model.load_state_dict(progress.average or progress.model)
         except (RuntimeError, ValueError, KeyError) as error:
             raise HeadsError(
                 f"{path} does not fit the model, whose classes may have changed; train without it: {error}"
@@ -141,6 +166,8 @@ class _Training:
     def finish(self) -> Outcome:
         """The outcome, with the best epoch's weights in the model."""
         assert self.best is not None
+        ended = self._why_ended()
+        assert ended is not None
         self.model.load_state_dict(self.best.weights)
         self.model.eval()
         return Outcome(
@@ -150,11 +177,14 @@ class _Training:
             confusion=self.best.confusion,
             num_forwarded=sum(epoch.num_forwarded for epoch in self.epochs),
             stopped_early=len(self.epochs) < self.variant.fit.epochs,
+            ended=ended,
         )
 
     def _enter(self, phase: int) -> None:
         self.phase = phase
         apply_phase(self.model, self.phases[phase])
+        if self.average:
+            self.average.follow(self.model)
         groups = optimiser_groups(self.model, self.phases[phase], self.variant.fit)
         if not groups:
             raise HeadsError(f"phase {phase} of freeze policy {self.variant.freeze!r} leaves nothing to train")
@@ -173,16 +203,21 @@ class _Training:
                     logits = self.forward(batch.images)
                 _mean_loss(tally.add(logits, batch.labels, batch.weights), batch).backward()  # type: ignore[no-untyped-call]
             if batch.updates:
-                self._update(self._rate_factor(index, number // self.variant.fit.accumulate))
+                self._update(index, number // self.variant.fit.accumulate)
         average_statistics(self.model)
+        if self.average:
+            self.average.synchronise(self.model)
         return tally.totals()
 
-    def _update(self, factor: float) -> None:
+    def _update(self, epoch: int, update: int) -> None:
+        factor = self._rate_factor(epoch, update)
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         clip_gradients(self.optimiser, self.variant.fit.gradient_clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(epoch * self.train_loader.num_updates + update)
 
     def _rate_factor(self, epoch: int, update: int) -> float:
         scores = [_score(done) for done in self.epochs[:epoch]]

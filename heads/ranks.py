@@ -45,12 +45,15 @@ def synchronising(forward: nn.Module, now: bool) -> AbstractContextManager[None]
     return forward.no_sync()
 
 
-def average_statistics(model: nn.Module) -> None:
-    """Replaces BatchNorm's running statistics by their mean over ranks, in modules that are in train mode; frozen ones stay."""
+def average_statistics(model: nn.Module, like: nn.Module | None = None) -> None:
+    """Replaces BatchNorm's running statistics by their mean over ranks, in modules in train mode; frozen ones stay.
+
+    With `like`, a model of the same build, its modes decide.
+    """
     if num_ranks() == 1:
         return
-    for module in model.modules():
-        if module.training:
+    for module, judged in zip(model.modules(), (like or model).modules(), strict=True):
+        if judged.training:
             for buffer in module.buffers(recurse=False):
                 if buffer.is_floating_point():
                     buffer.copy_(sum_over_ranks(buffer) / num_ranks())

@@ -78,6 +78,8 @@ class Fit(Value):
     gradient_clip: Annotated[float, Field(ge=0, lt=1e6)] = 1.0
     # Batches whose gradients make one update, as one batch so many times as large would: but BatchNorm sees each alone.
     accumulate: PositiveInt = 1
+    # How much of itself a running average of the weights keeps at an update; it is what is evaluated and kept. 0: none.
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     # Each backbone stage learns at this factor of the next one's rate; the last at the full one.
     stage_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 

@@ -188,6 +188,7 @@ class _Member:
             "num_forwarded": outcome.num_forwarded,
             "seconds": round(sum(epoch.seconds for epoch in outcome.epochs), 3),
             "best_epoch": outcome.best_epoch,
+            "ended": outcome.ended,
             "epochs": [_epoch_row(epoch) for epoch in outcome.epochs],
             "confusion": outcome.confusion,
             "classes": classes,
@@ -209,4 +210,5 @@ def _title(work: Work) -> str:
 
 
 def _epoch_row(epoch: loop.Epoch) -> dict[str, Any]:
-    return {"epoch": epoch.index, "phase": epoch.phase, "metrics": dict(epoch.metrics), "seconds": epoch.seconds}
+    row = {"epoch": epoch.index, "phase": epoch.phase, "metrics": dict(epoch.metrics), "seconds": epoch.seconds}
+    return row | ({"ended": epoch.ended} if epoch.ended else {})

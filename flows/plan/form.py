@@ -104,6 +104,7 @@ class FitGrid(Value):
     )
     gradient_clip: Norms = Field(1.0, description="Greatest norm of all gradients together; 0: any.")
     accumulate: Counts = Field(1, description="Batches whose gradients make one update, as a batch so many times larger would.")
+    ema: Decays = Field(0.0, description="Decay of a running average of the weights, which is then the model kept; 0: none.")
     stage_decay: Shares = Field(1.0, description="A backbone stage's rate as a share of the next stage's; 1: all alike.")
 
     def grid(self) -> dict[str, tuple[Any, ...]]:

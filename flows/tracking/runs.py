@@ -167,6 +167,8 @@ class Tracker:
             self._log_files(run_id, {"result.json": as_json(result)}, "")
             self._log_files(run_id, pictures, "pictures")
             self._client.log_artifacts(run_id, str(bundle), "bundle")
+            if "ended" in result:
+                self._client.set_tag(run_id, "headstart.ended", result["ended"])
             self._client.set_tag(run_id, "headstart.complete", "true")
         if run.info.status != "FINISHED":
             self._client.set_terminated(run_id, "FINISHED")

@@ -5,15 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from heads.loop import Outcome
+from heads.averaging import Average
+from heads.checkpoint import weights_of
+from heads.freezing import Phase, apply_phase, frozen_digest
+from heads.loop import Outcome, evaluate
 from heads.model import Model, build_model
 from heads.spec import Variant
-from tests.heads.test_loop import CLASSES, _one_thread, pictures, run, same, variant_of, without_seconds
+from tests.heads.test_loop import CLASSES, _one_thread, datasets, pictures, run, same, variant_of, without_seconds
 
 __all__ = ["_one_thread", "pictures"]
 
 # Without BatchNorm and dropout, so that what is equal on paper is equal to rounding.
 PLAIN = {"backbone": "squeezenet1_1", "freeze": "none", "design": "linear", "augment": "none", "epochs": 2}
+FROZEN_NAMES = ("backbone.stem.", "backbone.layer1.")
 
 
 def assert_resumes(variant: Variant, pictures: Path, saves: Path, after: int) -> tuple[Model, Outcome]:
@@ -77,3 +81,43 @@ def test_clipping_bounds_the_step_and_may_be_off(pictures: Path) -> None:
     # Nesterov's first step is 1 + momentum times as long.
     assert moved(0.01) == pytest.approx(0.01 * 0.01 * 1.9, rel=1e-2)
     assert moved(0) > 10 * moved(0.01)
+
+
+def test_an_average_follows_weights_and_statistics_and_copies_counts_and_frozen_stages() -> None:
+    model = build_model(variant_of("resnet18", "none", "linear"), CLASSES, None)
+    apply_phase(model, Phase(0, 1, 2))
+    average, start = Average(model, 0.6), weights_of(model)
+    for number in (0, 1, 50):
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                tensor.add_(1)
+        average.update(number)
+    found = average.model.state_dict()
+    # Forgets by 1/10, 2/11 and then the decay: what is added, 1, 2 and 3, is weighed so.
+    expected = ((0.9 * 1) * (2 / 11) + (9 / 11) * 2) * 0.6 + 0.4 * 3
+    moved = [name for name in start if start[name].is_floating_point() and not name.startswith(FROZEN_NAMES)]
+    assert any("running_var" in name for name in moved)
+    for name in moved:
+        assert torch.allclose(found[name], start[name] + expected, atol=1e-5), name
+    frozen, later = model.backbone[0].state_dict(), average.model.backbone[0].state_dict()
+    assert not any(torch.equal(later[name], tensor) for name, tensor in frozen.items()), "frozen stages are copied once"
+    average.follow(model)
+    assert all(torch.equal(average.model.backbone[0].state_dict()[name], tensor) for name, tensor in frozen.items())
+    assert int(found["backbone.layer4.layer4.1.bn2.num_batches_tracked"]) == 3
+
+
+def test_the_average_is_what_is_evaluated_and_kept_and_it_resumes_to_the_bit(pictures: Path, tmp_path: Path) -> None:
+    variant = variant_of(ema=0.7, epochs=4)
+    model, outcome = assert_resumes(variant, pictures, tmp_path, after=2)
+    assert_resumes(variant, pictures, tmp_path, after=0)
+    metrics, confusion = evaluate(model, datasets(pictures, variant)[1], device="cpu", batch_size=6)
+    assert confusion == outcome.confusion
+    assert metrics["kind/loss"] == pytest.approx(outcome.metrics["val/kind/loss"], rel=1e-5)
+    plain, _ = run(variant_of(epochs=4), pictures)
+    assert not same(model, plain)
+
+
+def test_with_an_average_a_frozen_backbone_stays_equal_to_the_bit(pictures: Path) -> None:
+    variant = variant_of(freeze="upto:stage2", epochs=1, ema=0.9)
+    before = frozen_digest(build_model(variant, CLASSES, None), Phase(0, 1, 3))
+    assert frozen_digest(run(variant, pictures)[0], Phase(0, 1, 3)) == before

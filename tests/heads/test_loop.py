@@ -106,6 +106,7 @@ def test_training_learns_and_its_outcome_adds_up(uninterrupted: tuple[Model, Out
     assert outcome.epochs[-1].metrics["train/loss"] < outcome.epochs[0].metrics["train/loss"]
     assert outcome.num_forwarded == 4 * (NUM_TRAIN + NUM_VAL)
     assert not outcome.stopped_early
+    assert outcome.ended == "all 4 epochs are done"
     assert outcome.metrics == outcome.epochs[outcome.best_epoch].metrics
     assert {"train/loss", "train/kind/accuracy", "val/kind/f1_macro", "val/a.b/c/accuracy", "val/a.b/c/loss"} <= set(
         outcome.metrics
@@ -187,6 +188,9 @@ def test_patience_ends_a_training_that_brings_nothing_better(pictures: Path) -> 
     variant = variant_of("squeezenet1_1", "all", "linear", learning_rate=1e-9, epochs=8, patience=2)
     _, outcome = run(variant, pictures)
     assert outcome.stopped_early
+    assert outcome.ended == outcome.epochs[-1].ended
+    assert "none of the last 2 validated better than epoch" in outcome.ended
+    assert all(epoch.ended is None for epoch in outcome.epochs[:-1])
     assert len(outcome.epochs) == outcome.best_epoch + 3
     assert outcome.num_forwarded == len(outcome.epochs) * (NUM_TRAIN + NUM_VAL)
     late = variant_of("squeezenet1_1", "lp_ft", "linear", learning_rate=1e-9, epochs=9, patience=1)
@@ -255,7 +259,7 @@ def test_shuffles_differ_by_epoch_and_seed() -> None:
 
 # Without BatchNorm and dropout two ranks compute what one does, to rounding; with them each rank has its own.
 PLAIN = variant_of("squeezenet1_1", "lp_ft", "linear", epochs=3)
-NORMED = variant_of(freeze="upto:stage1", epochs=1)
+NORMED = variant_of(freeze="upto:stage1", epochs=1, ema=0.5)
 SUMMED = variant_of("squeezenet1_1", "none", "linear", epochs=2, batch_size=4, accumulate=3, optimiser="sgd")
 
 
