@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictBool, field_validator, model_validator
 
 Task = Literal["classification"]
-Augment = Literal["none", "light"]
+Augment = Literal["none", "light", "medium", "strong"]
 Optimiser = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "step", "plateau", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -78,6 +78,8 @@ class Fit(Value):
     gradient_clip: Annotated[float, Field(ge=0, lt=1e6)] = 1.0
     # Batches whose gradients make one update, as one batch so many times as large would: but BatchNorm sees each alone.
     accumulate: PositiveInt = 1
+    # Whether training images are also seen mirrored, left for right.
+    flip: StrictBool = False
     # How much of itself a running average of the weights keeps at an update; it is what is evaluated and kept. 0: none.
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     # Each backbone stage learns at this factor of the next one's rate; the last at the full one.

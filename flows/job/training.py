@@ -134,8 +134,8 @@ class _Member:
         """The split's images; works that see them the same way share one, and the decoded pictures it keeps in memory."""
         fit: Fit = work.variant.fit
         targets = tuple(head.target for head in work.variant.heads)
-        augment = fit.augment if split == "train" else "none"
-        key = (split, targets, preprocess, augment, fit.seed)
+        augment, flip = (fit.augment, fit.flip) if split == "train" else ("none", False)
+        key = (split, targets, preprocess, augment, flip, fit.seed)
         if key not in self._images:
             for old in [k for k in self._images if k[0] == split]:
                 del self._images[old]
@@ -143,7 +143,7 @@ class _Member:
             numbers = {target: {name: i for i, name in enumerate(self.job.classes[target])} for target in targets}
             labels = {target: [numbers[target].get(s.labels[target] or "", -1) for s in samples] for target in targets}
             paths = [locate(self.job.version, s) for s in samples]
-            self._images[key] = ImageDataset(paths, labels, preprocess, augment, fit.seed)
+            self._images[key] = ImageDataset(paths, labels, preprocess, augment, fit.seed, flip=flip)
         return self._images[key]
 
     def _on_epoch(self, work: Work) -> Callable[[loop.Epoch, Callable[[Path], None]], None]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, field_validator, model_validator
 
 from flows.records import Workers
 from heads.spec import BACKBONE_STAGES, HEAD_DESIGNS, Augment, Optimiser, Precision, Schedule, Task, Value, frozen_through
@@ -89,7 +89,7 @@ class FitGrid(Value):
     learning_rate: Rates = Field(1e-3, description="The highest learning rate.")
     weight_decay: Decays = Field(1e-4, description="The optimiser's weight decay.")
     image_size_px: Sizes = Field(224, description="Side of the square that the model sees, in pixels.")
-    augment: Augment = Field("light", description="How training images are varied.")
+    augment: Augment = Field("light", description="How far training images are varied.")
     seed: Seeds = Field(0, description="Seed of every random choice.")
     precision: Precision = Field("auto", description="Arithmetic: auto is bf16 on a GPU that has it, else fp32.")
     patience: Counts | None = Field(None, description="Stop after so many epochs without a better validation; empty: never.")
@@ -104,6 +104,7 @@ class FitGrid(Value):
     )
     gradient_clip: Norms = Field(1.0, description="Greatest norm of all gradients together; 0: any.")
     accumulate: Counts = Field(1, description="Batches whose gradients make one update, as a batch so many times larger would.")
+    flip: StrictBool = Field(False, description="Whether training images are also seen mirrored, left for right.")
     ema: Decays = Field(0.0, description="Decay of a running average of the weights, which is then the model kept; 0: none.")
     stage_decay: Shares = Field(1.0, description="A backbone stage's rate as a share of the next stage's; 1: all alike.")
 
