@@ -21,7 +21,8 @@ FORMAT = 1
 class Epoch:
     """A finished epoch: measures named `train/...` and `val/...`, wall seconds, images forwarded over all ranks, last rate.
 
-    `ended` is why the training ends with it, or None.
+    `num_frozen_stages` were frozen in it. With freeze policy `adaptive`, `movements` is how far each stage's weights moved
+    and `decisions` what was decided after it and why. `ended` is why the training ends with it, or None.
     """
 
     index: int
@@ -30,6 +31,9 @@ class Epoch:
     seconds: float
     num_forwarded: int
     learning_rate: float
+    num_frozen_stages: int = 0
+    movements: tuple[float, ...] = ()
+    decisions: tuple[str, ...] = ()
     ended: str | None = None
 
 

@@ -41,7 +41,8 @@ def compile_policy(variant: Variant) -> tuple[Phase, ...]:
     """The phases of a variant's freeze policy, in order, that together cover its epochs."""
     epochs, stages = variant.fit.epochs, BACKBONE_STAGES[variant.backbone]
     match variant.freeze:
-        case "none":
+        # `adaptive` begins with all stages thawed; `heads.adaptive` decides on the way.
+        case "none" | "adaptive":
             return (Phase(0, epochs, 0),)
         case "all":
             return (Phase(0, epochs, len(stages)),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -12,18 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from heads import checkpoint
+from heads.adaptive import AdaptiveFreezing, Movements
 from heads.averaging import Average
 from heads.checkpoint import Best, Epoch, Progress, weights_of
 from heads.errors import HeadsError
 from heads.evaluation import Confusion, autocast, confusions, evaluate, measure, named_measures, place_model, predict_table
-from heads.freezing import apply_phase, compile_policy, optimiser_groups
+from heads.freezing import Phase, apply_phase, compile_policy, optimiser_groups
 from heads.images import ImageDataset
 from heads.model import Model
 from heads.optimiser import build_optimiser, clip_gradients
 from heads.ranks import average_statistics, num_ranks, rank, synchronise_gradients, synchronising
 from heads.sampling import Batch, StepLoader
 from heads.schedule import Score, rate_factor
-from heads.spec import Variant
+from heads.spec import BACKBONE_STAGES, Variant
+from heads.stopping import why_ended
 from heads.tally import Tally, Total
 
 __all__ = ["Epoch", "Outcome", "evaluate", "predict_table", "train"]
@@ -84,11 +86,16 @@ class _Training:
         self.variant, self.train_loader, self.val_loader = variant, train_loader, val_loader
         self.device = train_loader.device
         self.model = place_model(model, self.device)
-        self.phases = compile_policy(variant)
+        # What is decided on the way adds to `phases`; the rate, its warm-up and patience go by the policy's own.
+        self.policy = compile_policy(variant)
+        self.phases = list(self.policy)
+        self.adaptive = AdaptiveFreezing(BACKBONE_STAGES[variant.backbone]) if variant.freeze == "adaptive" else None
         decay = variant.fit.ema
         self.average = Average(self.model, decay) if decay else None
         self.epochs: list[Epoch] = []
         self.best: Best | None = None
+        self.optimiser: torch.optim.Optimizer
+        self.phase = -1
         self._enter(0)
 
     @property
@@ -102,27 +109,21 @@ class _Training:
         return self.average.model if self.average else self.model
 
     def _why_ended(self) -> str | None:
-        """That all epochs are done, or that the last phase has brought nothing better for `patience` epochs; else None."""
-        fit, num_epochs = self.variant.fit, len(self.epochs)
-        if num_epochs >= fit.epochs:
-            return f"all {fit.epochs} epochs are done"
-        if fit.patience and self.best and num_epochs - max(self.best.index + 1, self.phases[-1].first_epoch) >= fit.patience:
-            best, _ = _score(self.epochs[self.best.index])
-            return (
-                f"stopped after {num_epochs} of {fit.epochs} epochs: none of the last {fit.patience} validated better than "
-                f"epoch {self.best.index} (mean accuracy {best:.4f}), and patience is {fit.patience}"
-            )
-        return None
+        if self.best is None:
+            return None
+        score = _score(self.epochs[self.best.index])
+        return why_ended(self.variant.fit, self.policy[-1], len(self.epochs), self.best.index, score)
 
     def run_epoch(self) -> Epoch:
         """The next epoch, trained and validated."""
         start, index = perf_counter(), len(self.epochs)
-        phase = max(number for number, phase in enumerate(self.phases) if phase.first_epoch <= index)
+        phase = _phase_number(self.phases, index)
         if phase != self.phase:
             self._enter(phase)
         # Drawn anew each epoch, so that dropout after a resume is what it would have been.
         torch.manual_seed((self.variant.fit.seed * 1_000_003 + index) * 1_009 + rank())
         self.train_loader.set_epoch(index, self.variant.fit.seed)
+        movements = Movements(self.model) if self.adaptive else None
         trained = self._train_epoch(index)
         measured = measure(self.kept, self.val_loader, self.variant.fit.precision)
         for totals in (trained, measured):
@@ -134,11 +135,14 @@ class _Training:
             seconds=perf_counter() - start,
             num_forwarded=len(self.train_loader.dataset) + len(self.val_loader.dataset),
             learning_rate=self._rate_factor(index, self.train_loader.num_updates - 1) * self.variant.fit.learning_rate,
+            num_frozen_stages=self.phases[phase].num_frozen_stages,
+            movements=movements.measure() if movements else (),
         )
         self.epochs.append(epoch)
         if self.best is None or _score(epoch) > _score(self.epochs[self.best.index]):
             self.best = Best(index, confusions(measured), weights_of(self.kept))
-        self.epochs[-1] = replace(epoch, ended=self._why_ended())
+        ended = self._why_ended()
+        self.epochs[-1] = replace(epoch, ended=ended, decisions=() if ended else self._decide(epoch))
         return self.epochs[-1]
 
     def save(self, path: Path) -> None:
@@ -151,6 +155,8 @@ class _Training:
     def restore(self, path: Path) -> None:
         """Goes back to a checkpoint. Raises HeadsError where it is not of this variant and its classes."""
         progress = checkpoint.load(path, self.variant)
+        for epoch in progress.epochs:
+            self._decide(epoch)
         self._enter(progress.epochs[-1].phase)
         try:
             self.model.load_state_dict(progress.model)
@@ -180,7 +186,19 @@ class _Training:
             ended=ended,
         )
 
+    def _decide(self, epoch: Epoch) -> tuple[str, ...]:
+        """What adaptive freezing decides after an epoch: a new phase, where it is anything."""
+        if not self.adaptive:
+            return ()
+        decisions = self.adaptive.decide(epoch.index, epoch.movements, _score(epoch))
+        if decisions:
+            first = epoch.index + 1
+            self.phases.append(Phase(first, self.variant.fit.epochs - first, self.adaptive.num_frozen))
+        return decisions
+
     def _enter(self, phase: int) -> None:
+        # Stages that adaptive freezing leaves as they are go on with what the optimiser knows of them.
+        known = self.optimiser.state if self.adaptive and self.phase >= 0 else {}
         self.phase = phase
         apply_phase(self.model, self.phases[phase])
         if self.average:
@@ -189,6 +207,7 @@ class _Training:
         if not groups:
             raise HeadsError(f"phase {phase} of freeze policy {self.variant.freeze!r} leaves nothing to train")
         self.optimiser = build_optimiser(self.variant.fit, groups)
+        self.optimiser.state.update({p: known[p] for group in groups for p in group["params"] if p in known})
         self.rates = [group["lr"] for group in groups]
         # The last phase's wrapper hooks into the same parameters: it has to go before the next one comes.
         self.forward: nn.Module = self.model
@@ -221,7 +240,8 @@ class _Training:
 
     def _rate_factor(self, epoch: int, update: int) -> float:
         scores = [_score(done) for done in self.epochs[:epoch]]
-        return rate_factor(self.variant.fit, self.phases[self.phase], epoch, update, self.train_loader.num_updates, scores)
+        phase = self.policy[_phase_number(self.policy, epoch)]
+        return rate_factor(self.variant.fit, phase, epoch, update, self.train_loader.num_updates, scores)
 
     def _check_finite(self, index: int, totals: Mapping[str, Total]) -> None:
         for target, total in totals.items():
@@ -230,6 +250,10 @@ class _Training:
                     f"training diverged in epoch {index}: the loss of {target!r} is {total.loss_sum}; "
                     f"lower learning_rate, now {self.variant.fit.learning_rate:g}"
                 )
+
+
+def _phase_number(phases: Sequence[Phase], epoch: int) -> int:
+    return max(number for number, phase in enumerate(phases) if phase.first_epoch <= epoch)
 
 
 def _mean_loss(sums: Mapping[str, Tensor], batch: Batch) -> Tensor:

@@ -29,6 +29,13 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return total
 
 
+def agree(values: Tensor) -> Tensor:
+    """Rank 0's tensor, on every rank."""
+    if num_ranks() > 1:
+        dist.broadcast(values, src=0)
+    return values
+
+
 def synchronise_gradients(model: nn.Module, device: torch.device) -> nn.Module:
     """What to call for a forward pass whose backward pass leaves the mean over ranks of the gradients on each."""
     if num_ranks() == 1:

@@ -30,7 +30,7 @@ BACKBONE_STAGES: Mapping[str, tuple[str, ...]] = {
 }
 
 HEAD_DESIGNS: Mapping[Task, tuple[str, ...]] = {"classification": ("linear", "mlp")}
-FREEZE_POLICIES = ("none", "all", "upto:<stage>", "gradual", "lp_ft")
+FREEZE_POLICIES = ("none", "all", "upto:<stage>", "gradual", "lp_ft", "adaptive")
 # What every variant's id tells of its fit; a setting that came later counts only where it is not its default.
 FIRST_FIT_SETTINGS = frozenset(
     ["epochs", "batch_size", "learning_rate", "weight_decay", "image_size_px", "augment", "seed", "precision", "patience"]

@@ -211,4 +211,5 @@ def _title(work: Work) -> str:
 
 def _epoch_row(epoch: loop.Epoch) -> dict[str, Any]:
     row = {"epoch": epoch.index, "phase": epoch.phase, "metrics": dict(epoch.metrics), "seconds": epoch.seconds}
+    row |= {"num_frozen_stages": epoch.num_frozen_stages, "decisions": list(epoch.decisions)}
     return row | ({"ended": epoch.ended} if epoch.ended else {})

@@ -10,12 +10,26 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, field_validator, model_validator
 
 from flows.records import Workers
-from heads.spec import BACKBONE_STAGES, HEAD_DESIGNS, Augment, Optimiser, Precision, Schedule, Task, Value, frozen_through
+from heads.spec import (
+    BACKBONE_STAGES,
+    FREEZE_POLICIES,
+    HEAD_DESIGNS,
+    Augment,
+    Optimiser,
+    Precision,
+    Schedule,
+    Task,
+    Value,
+    frozen_through,
+)
 
 MEASURES = ("accuracy", "f1_macro", "precision_macro", "recall_macro")
 WEIGHTS = "imagenet, none, or a weights file (.pth, .pt or .safetensors)"
 # Every policy that some backbone understands: what the form offers.
-POLICIES = ("none", "all", "gradual", "lp_ft", *dict.fromkeys(f"upto:{s}" for stages in BACKBONE_STAGES.values() for s in stages))
+POLICIES = (
+    *(policy for policy in FREEZE_POLICIES if ":" not in policy),
+    *dict.fromkeys(f"upto:{stage}" for stages in BACKBONE_STAGES.values() for stage in stages),
+)
 DESIGNS = tuple(dict.fromkeys(design for designs in HEAD_DESIGNS.values() for design in designs))
 
 
@@ -163,7 +177,7 @@ class Plan(Value):
     freeze: Policies = Field(
         ("all",),
         description="Freeze policies to try: none, all, gradual (thaw stage by stage), lp_ft (heads first, then everything), "
-        "upto:<stage>. Left out with weights none: none.",
+        "adaptive (freeze stages that have stopped moving), upto:<stage>. Left out with weights none: none.",
     )
     fit: FitGrid = Field(FitGrid(), description="Fit settings; lists make a grid.")
     workers: WorkersSpec = Field(WorkersSpec(), description="The worker group.")
@@ -211,7 +225,7 @@ class Plan(Value):
             if self.weights == "none" and (policy == "all" or policy.startswith("upto:")):
                 raise ValueError(
                     f"freeze {policy!r} with weights 'none' would keep random features for ever; "
-                    "use freeze none, gradual or lp_ft, or give weights"
+                    "use freeze none, gradual, lp_ft or adaptive, or give weights"
                 )
         if self.weights not in ("imagenet", "none") and len(set(self.backbones)) > 1:
             raise ValueError(

@@ -262,6 +262,8 @@ PLAIN = variant_of("squeezenet1_1", "lp_ft", "linear", epochs=3)
 NORMED = variant_of(freeze="upto:stage1", epochs=1, ema=0.5)
 SUMMED = variant_of("squeezenet1_1", "none", "linear", epochs=2, batch_size=4, accumulate=3, optimiser="sgd")
 
+ADAPTIVE = variant_of("squeezenet1_1", freeze="adaptive", schedule="step", epochs=4, warmup=0, ema=0.5)
+
 
 def test_two_processes_measure_and_train_as_one_does(pictures: Path, tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
@@ -301,12 +303,15 @@ def be_a_rank(rank: int, pictures: Path, shared: Path) -> None:
     train(normed, NORMED, *datasets(pictures, NORMED), device="cpu", on_epoch=lambda *_: None)
     assert frozen_digest(normed, Phase(0, 1, 2)) == before
     summed, summed_outcome = run(SUMMED, pictures)
+    adaptive, adaptive_outcome = run(ADAPTIVE, pictures)
+    assert any(epoch.num_frozen_stages for epoch in adaptive_outcome.epochs)
     found = {
         "evaluated": evaluated,
         "epochs": [epoch.metrics for epoch in outcome.epochs],
         "num_forwarded": outcome.num_forwarded,
         "summed": [epoch.metrics for epoch in summed_outcome.epochs],
-        "digests": [digest_of(trained), digest_of(normed), digest_of(summed)],
+        "digests": [digest_of(trained), digest_of(normed), digest_of(summed), digest_of(adaptive)],
+        "decisions": [epoch.decisions for epoch in adaptive_outcome.epochs],
     }
     (shared / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
