@@ -147,6 +147,7 @@ class Tracker:
         for epoch in epochs:
             if epoch["epoch"] > last:
                 about = {"phase": epoch["phase"], "epoch_seconds": epoch["seconds"], "epoch": epoch["epoch"]}
+                about |= {name: epoch[name] for name in ("num_frozen_stages",) if name in epoch}
                 self._log_metrics(run_id, {**epoch["metrics"], **about}, epoch["epoch"])
 
     def _log_metrics(self, run_id: str, measures: Mapping[str, float], step: int) -> None:
