@@ -7,10 +7,12 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictBool, field_validator, model_validator
 
 Task = Literal["classification"]
-Augment = Literal["none", "light"]
+Augment = Literal["none", "light", "medium", "strong"]
+Optimiser = Literal["adamw", "sgd"]
+Schedule = Literal["cosine", "step", "plateau", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
 Loss = Literal["cross_entropy", "focal"]
 ClassWeights = Literal["none", "balanced"]
@@ -79,7 +81,7 @@ HEAD_DESIGNS: Mapping[Task, tuple[str, ...]] = {"classification": ("linear", "ml
 FIRST_FIT_FIELDS = frozenset(
     ("epochs", "batch_size", "learning_rate", "weight_decay", "image_size_px", "augment", "seed", "precision", "patience")
 )
-FREEZE_POLICIES = ("none", "all", "upto:<stage>", "gradual", "lp_ft")
+FREEZE_POLICIES = ("none", "all", "upto:<stage>", "gradual", "lp_ft", "adaptive")
 
 
 class Value(BaseModel):
@@ -115,6 +117,20 @@ class Fit(Value):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Precision = "auto"
     patience: PositiveInt | None = None
+    optimiser: Optimiser = "adamw"
+    schedule: Schedule = "cosine"
+    # Below 1 a share of each phase, from 1 on epochs; None: a tenth of the phase, at most a hundred updates.
+    warmup: Annotated[float, Field(ge=0, lt=1000)] | None = None
+    # The greatest norm of all gradients together; 0: any.
+    gradient_clip: Annotated[float, Field(ge=0, lt=1e6)] = 1.0
+    # Batches whose gradients make one update, as one batch so many times as large would: but BatchNorm sees each alone.
+    accumulate: PositiveInt = 1
+    # Whether training images are also seen mirrored, left for right.
+    flip: StrictBool = False
+    # How much of itself a running average of the weights keeps at an update; it is what is evaluated and kept. 0: none.
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    # Each backbone stage learns at this factor of the next one's rate; the last at the full one.
+    stage_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     loss: Loss = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_weights: ClassWeights = "none"

@@ -117,9 +117,12 @@ def test_left_out_freezing_without_weights_is_none() -> None:
         ("name: a\nfit: {patience: {a: 1}}", ["fit.patience: should be a whole number, got {'a': 1}"]),
         ("name: a\nfit: {learning_rate: []}", ["fit.learning_rate: should hold at least one value"]),
         ("name: a\nfit: {learning_rate: .nan}", ["fit.learning_rate", "got nan"]),
-        ("name: a\nfit: {augment: heavy}", ["fit.augment: should be 'none' or 'light', got 'heavy'"]),
         ("name: a\nfit: {loss: hinge}", ["fit.loss: should be 'cross_entropy' or 'focal', got 'hinge'"]),
         ("name: a\nfit: {label_smoothing: 1}", ["fit.label_smoothing: should be less than 1, got 1"]),
+        ("name: a\nfit: {augment: heavy}", ["fit.augment: should be 'none', 'light', 'medium' or 'strong', got 'heavy'"]),
+        ("name: a\nfit: {optimiser: adam}", ["fit.optimiser: should be 'adamw' or 'sgd', got 'adam'"]),
+        ("name: a\nfit: {flip: 3}", ["fit.flip", "got 3"]),
+        ("name: a\nfit: {ema: 1}", ["fit.ema: should be less than 1, got 1"]),
         ("name: a\nfit: 3", ["fit: should be a mapping"]),
         ("name: a\ntargets: [{column: x, task: segmentation}]", ["targets.0.task", "'classification'", "got 'segmentation'"]),
         ("name: a\ntargets: [x, x]", ["named twice: x, x"]),
@@ -190,7 +193,7 @@ def test_every_field_of_the_form_says_what_it_is() -> None:
     assert schema["properties"]["backbones"]["items"]["enum"] == list(BACKBONE_STAGES)
 
 
-@pytest.mark.parametrize("name", ["epochs", "batch_size", "learning_rate", "weight_decay", "image_size_px", "seed", "patience"])
+@pytest.mark.parametrize("name", [name for name in Fit.model_fields if name not in ("augment", "precision")])
 @pytest.mark.parametrize("value", [-1, 0, 1e-9, 1, 31, 32, 1024, 1025, 2**31 - 1, 2**31])
 def test_the_grid_allows_exactly_what_a_fit_allows(name: str, value: float) -> None:
     def allowed(model: type[Fit] | type[FitGrid], given: object) -> bool:
