@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from heads.spec import BACKBONE_STAGES
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -22,11 +24,17 @@ MEASURES = ("loss", "accuracy", "f1_macro")
 NUM_CLASSES_WITH_COUNTS = 20
 NUM_CLASSES_WITH_NAMES = 120
 NUM_BARS = 60
+NUM_EPOCHS_WITH_GAPS = 60
 
 
 def draw_variant(result: Mapping[str, Any]) -> dict[str, bytes]:
-    """The pictures of a `result.json` by file name: learning curves, and a confusion matrix a target."""
+    """The pictures of a `result.json` by file name: learning curves, a freeze map, and a confusion matrix a target."""
     pictures = {"learning_curves.png": learning_curves(result["epochs"], result.get("best_epoch"))}
+    # Results of before this picture do not say what was frozen.
+    if "variant" in result and all("num_frozen_stages" in epoch for epoch in result["epochs"]):
+        variant = result["variant"]
+        frozen = [epoch["num_frozen_stages"] for epoch in result["epochs"]]
+        pictures["freeze_map.png"] = freeze_map(frozen, BACKBONE_STAGES[variant["backbone"]], variant["freeze"])
     for target, matrix in result["confusion"].items():
         name = re.sub(r"[^\w.\-]", "_", target)
         pictures[f"confusion_{name}.png"] = confusion_matrix(matrix, result["classes"][target], target)
@@ -100,6 +108,30 @@ def learning_curves(epochs: Sequence[Mapping[str, Any]], best_epoch: int | None 
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if 0 < len(lines) <= 12:
             axes.legend(frameon=False, fontsize=7)
+    return _png(figure)
+
+
+def freeze_map(num_frozen_stages: Sequence[int], stages: Sequence[str], policy: str) -> bytes:
+    """A row a stage, the last on top, and a column an epoch: blue where the stage trained, grey where it was frozen."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.ticker import MaxNLocator
+
+    frozen = np.array([[index < count for count in num_frozen_stages] for index in range(len(stages))], dtype=float)
+    num_epochs = len(num_frozen_stages)
+    figure = _figure(min(max(4.4, 2.0 + 0.35 * num_epochs), 12.0), 1.3 + 0.3 * len(stages))
+    axes = figure.add_subplot()
+    if num_epochs:
+        edges = [place - 0.5 for place in range(num_epochs + 1)], [place - 0.5 for place in range(len(stages) + 1)]
+        colours = ListedColormap([COLOURS[0], GRID])
+        width = 1.0 if num_epochs <= NUM_EPOCHS_WITH_GAPS else 0.0
+        axes.pcolormesh(*edges, frozen, cmap=colours, vmin=0, vmax=1, edgecolors="white", linewidth=width)
+    share = f"{1 - frozen.mean():.0%}" if frozen.size else "none"
+    axes.set_yticks(range(len(stages)), [_plain(name, 22) for name in stages], fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.tick_params(length=0, labelcolor=INK, labelsize=8)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("epoch", color=QUIET)
+    _title(axes, f"freeze {policy}: blue trains ({share}), grey is frozen")
     return _png(figure)
 
 

@@ -19,7 +19,11 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Epoch:
-    """A finished epoch: measures named `train/...` and `val/...`, wall seconds, images forwarded over all ranks, last rate."""
+    """A finished epoch: measures named `train/...` and `val/...`, wall seconds, images forwarded over all ranks, last rate.
+
+    `num_frozen_stages` were frozen in it. With freeze policy `adaptive`, `movements` is how far each stage's weights moved
+    and `decisions` what was decided after it and why. `ended` is why the training ends with it, or None.
+    """
 
     index: int
     phase: int
@@ -27,11 +31,15 @@ class Epoch:
     seconds: float
     num_forwarded: int
     learning_rate: float
+    num_frozen_stages: int = 0
+    movements: tuple[float, ...] = ()
+    decisions: tuple[str, ...] = ()
+    ended: str | None = None
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best epoch so far, its confusions (true class, predicted class) by target, and the model's weights then, on the CPU."""
+    """The best epoch so far, its confusions (true class, predicted class) by target, and the weights kept of it, on the CPU."""
 
     index: int
     confusion: dict[str, list[list[int]]]
@@ -40,12 +48,13 @@ class Best:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a training goes on from."""
+    """What a training goes on from; `average` is the running average of its weights, where it has one."""
 
     epochs: tuple[Epoch, ...]
     best: Best
     model: dict[str, Tensor]
     optimiser: dict[str, Any]
+    average: dict[str, Tensor] | None = None
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -55,7 +64,7 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 def save(path: Path, variant: Variant, progress: Progress) -> None:
     """Writes the progress of a variant's training; the file appears whole or not at all."""
-    # The best weights are left out where they are the model's own, which halves the file while training improves.
+    # The best weights are left out where they are those of now, which halves the file while training improves.
     is_best = progress.best.index == progress.epochs[-1].index
     state = {
         "format": FORMAT,
@@ -64,6 +73,7 @@ def save(path: Path, variant: Variant, progress: Progress) -> None:
         "best": {**vars(progress.best), "weights": None if is_best else progress.best.weights},
         "model": progress.model,
         "optimiser": progress.optimiser,
+        "average": progress.average,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -80,11 +90,11 @@ def load(path: Path, variant: Variant) -> Progress:
         raise HeadsError(
             f"{path} is a checkpoint of variant {state['variant_id']}, not of {variant.variant_id}; resume each from its own"
         )
-    best = state["best"]
+    best, average = state["best"], state.get("average")
     if best["weights"] is None:
-        best["weights"] = {name: tensor.clone() for name, tensor in state["model"].items()}
+        best["weights"] = {name: tensor.clone() for name, tensor in (average or state["model"]).items()}
     epochs = tuple(Epoch(**epoch) for epoch in state["epochs"])
-    return Progress(epochs, Best(**best), state["model"], state["optimiser"])
+    return Progress(epochs, Best(**best), state["model"], state["optimiser"], average)
 
 
 def _read(path: Path) -> dict[str, Any]:

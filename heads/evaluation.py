@@ -49,7 +49,7 @@ def place_model(model: Model, device: torch.device) -> Model:
 
 def measure(model: Model, loader: StepLoader, precision: Precision) -> dict[str, Total]:
     """The totals of one pass over all ranks' data, by target; leaves the model in eval mode."""
-    tally = Tally()
+    tally = Tally(keeps_scores=True)
     model.eval()
     with torch.no_grad():
         for batch in loader:

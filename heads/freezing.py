@@ -41,7 +41,8 @@ def compile_policy(variant: Variant) -> tuple[Phase, ...]:
     """The phases of a variant's freeze policy, in order, that together cover its epochs."""
     epochs, stages = variant.fit.epochs, BACKBONE_STAGES[variant.backbone]
     match variant.freeze:
-        case "none":
+        # `adaptive` begins with all stages thawed; `heads.adaptive` decides on the way.
+        case "none" | "adaptive":
             return (Phase(0, epochs, 0),)
         case "all":
             return (Phase(0, epochs, len(stages)),)
@@ -85,11 +86,17 @@ def apply_phase(model: Model, phase: Phase) -> None:
 def optimiser_groups(model: Model, phase: Phase, fit: Fit) -> list[ParameterGroup]:
     """The trained parameters by learning rate and weight decay: backbone before heads, empty groups left out.
 
-    Frozen parameters are in none; norms, biases and per-channel scales are not decayed.
+    Frozen parameters are in none; norms, biases and per-channel scales are not decayed. With `fit.stage_decay` below 1
+    each stage has its own rate, that factor of the next stage's, the last one the backbone's: discriminative
+    fine-tuning (Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification", ACL 2018).
     """
     thawed = model.backbone[phase.num_frozen_stages :]
+    # Where all stages learn alike they share their groups.
+    parts = [thawed] if fit.stage_decay == 1 else list(thawed)
     backbone_rate = fit.learning_rate * phase.backbone_rate_factor
-    groups = [*_groups(thawed, backbone_rate, fit.weight_decay), *_groups(model.heads, fit.learning_rate, fit.weight_decay)]
+    rates = [backbone_rate * fit.stage_decay**distance for distance in reversed(range(len(parts)))]
+    groups = [group for part, rate in zip(parts, rates, strict=True) for group in _groups(part, rate, fit.weight_decay)]
+    groups += _groups(model.heads, fit.learning_rate, fit.weight_decay)
     return [group for group in groups if group["params"]]
 
 

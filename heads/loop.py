@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 
 from heads import checkpoint
+from heads.adaptive import AdaptiveFreezing, Movements
+from heads.averaging import Average
 from heads.checkpoint import Best, Epoch, Progress, weights_of
+from heads.classification import criterion_of
 from heads.errors import HeadsError, TrainingDiverged
 from heads.evaluation import Confusion, autocast, confusions, evaluate, measure, named_measures, place_model, predict_table
-from heads.freezing import apply_phase, compile_policy, optimiser_groups
+from heads.freezing import Phase, apply_phase, compile_policy, optimiser_groups
 from heads.images import ImageDataset
 from heads.model import Model
-from heads.ranks import average_statistics, num_ranks, rank, synchronise_gradients
+from heads.optimiser import build_optimiser, clip_gradients
+from heads.ranks import average_statistics, num_ranks, rank, synchronise_gradients, synchronising
 from heads.sampling import Batch, StepLoader
-from heads.spec import Variant
+from heads.schedule import Score, rate_factor
+from heads.spec import BACKBONE_STAGES, Variant
+from heads.stopping import why_ended
 from heads.tally import Tally, Total
 
 __all__ = ["Epoch", "Outcome", "evaluate", "predict_table", "train"]
 
-MAX_GRADIENT_NORM = 1.0
-WARM_UP_SHARE = 0.1
-MAX_WARM_UP_STEPS = 100
-
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished training: every epoch, and measures and validation confusions (true, predicted) of the best one."""
+    """A finished training: every epoch, and measures and validation confusions (true, predicted) of the best one.
+
+    `ended` says why there were no more epochs.
+    """
 
     epochs: tuple[Epoch, ...]
     best_epoch: int
@@ -41,6 +45,7 @@ class Outcome:
     confusion: Confusion
     num_forwarded: int
     stopped_early: bool
+    ended: str
 
 
 def train(
@@ -56,7 +61,8 @@ def train(
 ) -> Outcome:
     """Trains `model` in place, leaves the best epoch's weights in it, and gives the outcome.
 
-    Best is the highest mean of the targets' validation accuracies, then the lowest validation loss. Runs alike in every
+    Best is the highest mean of the targets' validation accuracies, then the lowest validation loss. `train/loss` is what
+    the fit settings minimise, a validation loss always the plain cross entropy, so that variants compare. Runs alike in every
     process of an initialised torch.distributed group, else in this one alone. After each epoch `on_epoch` is called on
     every rank with the epoch and a function that saves a checkpoint to a file; `resume` is such a file, and going on
     from it gives what an uninterrupted training gives, on a CPU bit for bit. Early stopping (`fit.patience`) counts
@@ -64,7 +70,8 @@ def train(
     HeadsError where the checkpoint is not this variant's.
     """
     place, size = torch.device(device), variant.fit.batch_size
-    train_loader = StepLoader(train_set, size, place, training=True, num_workers=num_loader_workers)
+    accumulate = variant.fit.accumulate
+    train_loader = StepLoader(train_set, size, place, training=True, num_workers=num_loader_workers, accumulate=accumulate)
     val_loader = StepLoader(val_set, size, place, num_workers=num_loader_workers)
     training = _Training(model, variant, train_loader, val_loader)
     if resume:
@@ -81,31 +88,48 @@ class _Training:
         self.variant, self.train_loader, self.val_loader = variant, train_loader, val_loader
         self.device = train_loader.device
         self.model = place_model(model, self.device)
-        self.phases = compile_policy(variant)
+        labels = train_loader.dataset.labels
+        self.criteria = {target: criterion_of(variant.fit, column, self.device) for target, column in labels.items()}
+        # What is decided on the way adds to `phases`; the rate, its warm-up and patience go by the policy's own.
+        self.policy = compile_policy(variant)
+        self.phases = list(self.policy)
+        self.adaptive = AdaptiveFreezing(BACKBONE_STAGES[variant.backbone]) if variant.freeze == "adaptive" else None
+        decay = variant.fit.ema
+        self.average = Average(self.model, decay) if decay else None
         self.epochs: list[Epoch] = []
         self.best: Best | None = None
+        self.optimiser: torch.optim.Optimizer
+        self.phase = -1
         self._enter(0)
 
     @property
     def is_finished(self) -> bool:
-        """Whether all epochs are done, or the last phase has brought nothing better for `patience` epochs."""
-        patience = self.variant.fit.patience
-        if len(self.epochs) >= self.variant.fit.epochs or not patience or self.best is None:
-            return len(self.epochs) >= self.variant.fit.epochs
-        since = max(self.best.index + 1, self.phases[-1].first_epoch)
-        return len(self.epochs) - since >= patience
+        """Whether the training has ended."""
+        return self._why_ended() is not None
+
+    @property
+    def kept(self) -> Model:
+        """What is evaluated, and kept where it is the best: the weights' running average, where there is one."""
+        return self.average.model if self.average else self.model
+
+    def _why_ended(self) -> str | None:
+        if self.best is None:
+            return None
+        score = _score(self.epochs[self.best.index])
+        return why_ended(self.variant.fit, self.policy[-1], len(self.epochs), self.best.index, score)
 
     def run_epoch(self) -> Epoch:
         """The next epoch, trained and validated."""
         start, index = perf_counter(), len(self.epochs)
-        phase = max(number for number, phase in enumerate(self.phases) if phase.first_epoch <= index)
+        phase = _phase_number(self.phases, index)
         if phase != self.phase:
             self._enter(phase)
         # Drawn anew each epoch, so that dropout after a resume is what it would have been.
         torch.manual_seed((self.variant.fit.seed * 1_000_003 + index) * 1_009 + rank())
         self.train_loader.set_epoch(index, self.variant.fit.seed)
+        movements = Movements(self.model) if self.adaptive else None
         trained = self._train_epoch(index)
-        measured = measure(self.model, self.val_loader, self.variant.fit.precision)
+        measured = measure(self.kept, self.val_loader, self.variant.fit.precision)
         for totals in (trained, measured):
             self._check_finite(index, totals)
         epoch = Epoch(
@@ -114,26 +138,35 @@ class _Training:
             metrics=_train_metrics(trained) | {f"val/{name}": x for name, x in named_measures(measured).items()},
             seconds=perf_counter() - start,
             num_forwarded=len(self.train_loader.dataset) + len(self.val_loader.dataset),
-            learning_rate=self._rate_factor(index, len(self.train_loader) - 1) * self.variant.fit.learning_rate,
+            learning_rate=self._rate_factor(index, self.train_loader.num_updates - 1) * self.variant.fit.learning_rate,
+            num_frozen_stages=self.phases[phase].num_frozen_stages,
+            movements=movements.measure() if movements else (),
         )
         self.epochs.append(epoch)
         if self.best is None or _score(epoch) > _score(self.epochs[self.best.index]):
-            self.best = Best(index, confusions(measured), weights_of(self.model))
-        return epoch
+            self.best = Best(index, confusions(measured), weights_of(self.kept))
+        ended = self._why_ended()
+        self.epochs[-1] = replace(epoch, ended=ended, decisions=() if ended else self._decide(epoch))
+        return self.epochs[-1]
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint of what the last epoch left."""
         assert self.best is not None
-        progress = Progress(tuple(self.epochs), self.best, weights_of(self.model), self.optimiser.state_dict())
+        average = weights_of(self.average.model) if self.average else None
+        progress = Progress(tuple(self.epochs), self.best, weights_of(self.model), self.optimiser.state_dict(), average)
         checkpoint.save(path, self.variant, progress)
 
     def restore(self, path: Path) -> None:
         """Goes back to a checkpoint. Raises HeadsError where it is not of this variant and its classes."""
         progress = checkpoint.load(path, self.variant)
+        for epoch in progress.epochs:
+            self._decide(epoch)
         self._enter(progress.epochs[-1].phase)
         try:
             self.model.load_state_dict(progress.model)
             self.optimiser.load_state_dict(progress.optimiser)
+            if self.average:
+                self.average.model.load_state_dict(progress.average or progress.model)
         except (RuntimeError, ValueError, KeyError) as error:
             raise HeadsError(
                 f"{path} does not fit the model, whose classes may have changed; train without it: {error}"
@@ -143,6 +176,8 @@ class _Training:
     def finish(self) -> Outcome:
         """The outcome, with the best epoch's weights in the model."""
         assert self.best is not None
+        ended = self._why_ended()
+        assert ended is not None
         self.model.load_state_dict(self.best.weights)
         self.model.eval()
         return Outcome(
@@ -152,43 +187,65 @@ class _Training:
             confusion=self.best.confusion,
             num_forwarded=sum(epoch.num_forwarded for epoch in self.epochs),
             stopped_early=len(self.epochs) < self.variant.fit.epochs,
+            ended=ended,
         )
 
+    def _decide(self, epoch: Epoch) -> tuple[str, ...]:
+        """What adaptive freezing decides after an epoch: a new phase, where it is anything."""
+        if not self.adaptive:
+            return ()
+        decisions = self.adaptive.decide(epoch.index, epoch.movements, _score(epoch))
+        if decisions:
+            first = epoch.index + 1
+            self.phases.append(Phase(first, self.variant.fit.epochs - first, self.adaptive.num_frozen))
+        return decisions
+
     def _enter(self, phase: int) -> None:
+        # Stages that adaptive freezing leaves as they are go on with what the optimiser knows of them.
+        known = self.optimiser.state if self.adaptive and self.phase >= 0 else {}
         self.phase = phase
         apply_phase(self.model, self.phases[phase])
+        if self.average:
+            self.average.follow(self.model)
         groups = optimiser_groups(self.model, self.phases[phase], self.variant.fit)
         if not groups:
             raise HeadsError(f"phase {phase} of freeze policy {self.variant.freeze!r} leaves nothing to train")
-        self.optimiser = torch.optim.AdamW([dict(group) for group in groups])
+        self.optimiser = build_optimiser(self.variant.fit, groups)
+        self.optimiser.state.update({p: known[p] for group in groups for p in group["params"] if p in known})
         self.rates = [group["lr"] for group in groups]
         # The last phase's wrapper hooks into the same parameters: it has to go before the next one comes.
         self.forward: nn.Module = self.model
         self.forward = synchronise_gradients(self.model, self.device)
 
     def _train_epoch(self, index: int) -> dict[str, Total]:
-        tally = Tally()
+        tally = Tally(self.criteria)
         self.model.train()
         for number, batch in enumerate(self.train_loader):
-            factor = self._rate_factor(index, number)
-            for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
-                group["lr"] = rate * factor
-            with autocast(self.device, self.variant.fit.precision):
-                logits = self.forward(batch.images)
-            self.optimiser.zero_grad(set_to_none=True)
-            _mean_loss(tally.add(logits, batch.labels, batch.weights), batch).backward()  # type: ignore[no-untyped-call]
-            clip_grad_norm_((p for group in self.optimiser.param_groups for p in group["params"]), MAX_GRADIENT_NORM)
-            self.optimiser.step()
+            with synchronising(self.forward, now=batch.updates):
+                with autocast(self.device, self.variant.fit.precision):
+                    logits = self.forward(batch.images)
+                _mean_loss(tally.add(logits, batch.labels, batch.weights), batch).backward()  # type: ignore[no-untyped-call]
+            if batch.updates:
+                self._update(index, number // self.variant.fit.accumulate)
         average_statistics(self.model)
+        if self.average:
+            self.average.synchronise(self.model)
         return tally.totals()
 
-    def _rate_factor(self, epoch: int, step: int) -> float:
-        """A cosine over all epochs, times a short linear warm-up where a phase begins: new parameters, a new optimiser."""
-        num_steps, phase = len(self.train_loader), self.phases[self.phase]
-        position = epoch * num_steps + step
-        warm_up = min(MAX_WARM_UP_STEPS, math.ceil(phase.num_epochs * num_steps * WARM_UP_SHARE))
-        ramp = min(1.0, (position - phase.first_epoch * num_steps + 1) / warm_up)
-        return ramp * 0.5 * (1 + math.cos(math.pi * position / (self.variant.fit.epochs * num_steps)))
+    def _update(self, epoch: int, update: int) -> None:
+        factor = self._rate_factor(epoch, update)
+        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        clip_gradients(self.optimiser, self.variant.fit.gradient_clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(epoch * self.train_loader.num_updates + update)
+
+    def _rate_factor(self, epoch: int, update: int) -> float:
+        scores = [_score(done) for done in self.epochs[:epoch]]
+        phase = self.policy[_phase_number(self.policy, epoch)]
+        return rate_factor(self.variant.fit, phase, epoch, update, self.train_loader.num_updates, scores)
 
     def _check_finite(self, index: int, totals: Mapping[str, Total]) -> None:
         for target, total in totals.items():
@@ -197,6 +254,10 @@ class _Training:
                     f"training diverged in epoch {index}: the loss of {target!r} is {total.loss_sum}; "
                     f"lower learning_rate, now {self.variant.fit.learning_rate:g}"
                 )
+
+
+def _phase_number(phases: Sequence[Phase], epoch: int) -> int:
+    return max(number for number, phase in enumerate(phases) if phase.first_epoch <= epoch)
 
 
 def _mean_loss(sums: Mapping[str, Tensor], batch: Batch) -> Tensor:
@@ -210,7 +271,7 @@ def _train_metrics(totals: Mapping[str, Total]) -> dict[str, float]:
     return {"train/loss": sum(total.loss_sum / max(1, total.count) for total in totals.values()), **accuracies}
 
 
-def _score(epoch: Epoch) -> tuple[float, float]:
+def _score(epoch: Epoch) -> Score:
     """What makes an epoch the best: the mean of the targets' validation accuracies, then the lower mean loss."""
     accuracies, losses = (
         [x for name, x in epoch.metrics.items() if name.startswith("val/") and name.endswith(end) and math.isfinite(x)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -27,6 +29,22 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return total
 
 
+def rows_of_ranks(rows: Tensor) -> Tensor:
+    """Every rank's rows under one another, the same on all; each has as many."""
+    if num_ranks() == 1:
+        return rows
+    found = [torch.empty_like(rows) for _ in range(num_ranks())]
+    dist.all_gather(found, rows.contiguous())
+    return torch.cat(found)
+
+
+def agree(values: Tensor) -> Tensor:
+    """Rank 0's tensor, on every rank."""
+    if num_ranks() > 1:
+        dist.broadcast(values, src=0)
+    return values
+
+
 def synchronise_gradients(model: nn.Module, device: torch.device) -> nn.Module:
     """What to call for a forward pass whose backward pass leaves the mean over ranks of the gradients on each."""
     if num_ranks() == 1:
@@ -36,12 +54,22 @@ def synchronise_gradients(model: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
-def average_statistics(model: nn.Module) -> None:
-    """Replaces BatchNorm's running statistics by their mean over ranks, in modules that are in train mode; frozen ones stay."""
+def synchronising(forward: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """Around a forward and backward pass of `synchronise_gradients`' module: whether ranks exchange gradients or sum up."""
+    if now or not isinstance(forward, DistributedDataParallel):
+        return nullcontext()
+    return forward.no_sync()
+
+
+def average_statistics(model: nn.Module, like: nn.Module | None = None) -> None:
+    """Replaces BatchNorm's running statistics by their mean over ranks, in modules in train mode; frozen ones stay.
+
+    With `like`, a model of the same build, its modes decide.
+    """
     if num_ranks() == 1:
         return
-    for module in model.modules():
-        if module.training:
+    for module, judged in zip(model.modules(), (like or model).modules(), strict=True):
+        if judged.training:
             for buffer in module.buffers(recurse=False):
                 if buffer.is_floating_point():
                     buffer.copy_(sum_over_ranks(buffer) / num_ranks())

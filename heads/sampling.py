@@ -32,12 +32,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Batch:
-    """A step's images (N, 3, S, S), labels (N) and weights (N) on this rank, and how many labels all ranks hold, by target."""
+    """A step's images (N, 3, S, S), labels (N) and weights (N) on this rank.
+
+    `num_labels` is how many labels, by target, all ranks hold in all the batches that make one update together; `updates`
+    is whether this is the last of them.
+    """
 
     images: Tensor
     labels: dict[str, Tensor]
     weights: Tensor
     num_labels: dict[str, int]
+    updates: bool
 
 
 def shuffle(length: int, seed: int, epoch: int) -> Tensor:
@@ -80,8 +85,9 @@ class _Batches(Sampler[list[int]]):
 class StepLoader:
     """A dataset as batches of this rank's share of each step, on `device`.
 
-    `batch_size` is over all ranks. In training a rank gets two images a step at the least, since BatchNorm has no
-    statistics of one. Raises HeadsError on an empty dataset.
+    `batch_size` is over all ranks; `accumulate` batches make one update together, at an epoch's end maybe fewer. In
+    training a rank gets two images a step at the least, since BatchNorm has no statistics of one. Raises HeadsError on
+    an empty dataset.
     """
 
     def __init__(
@@ -92,10 +98,12 @@ class StepLoader:
         *,
         training: bool = False,
         num_workers: int | None = None,
+        accumulate: int = 1,
     ) -> None:
         if not len(dataset):
             raise HeadsError(f"there are no images to {'train on' if training else 'evaluate'}; give at least one")
         self.dataset, self.batch_size, self.device, self.training = dataset, batch_size, device, training
+        self.accumulate = accumulate
         if num_workers is None:
             # Measured on CPU: with a process a core already training, loader processes only take its time.
             num_workers = min(MAX_LOADER_WORKERS, (os.cpu_count() or 1) // num_ranks()) if device.type == "cuda" else 0
@@ -114,12 +122,23 @@ class StepLoader:
         """Steps an epoch."""
         return len(self._batches)
 
+    @property
+    def num_updates(self) -> int:
+        """Updates an epoch."""
+        return -(-len(self) // self.accumulate)
+
     def __iter__(self) -> Iterator[Batch]:
-        for step, (images, labels, _) in zip(self._batches.steps, self._loader, strict=True):
-            weights = step.weights.to(self.device, non_blocking=True)
-            num_labels = {target: self._count(target, step) for target in labels}
+        num_labels: dict[str, int] = {}
+        for number, (step, (images, labels, _)) in enumerate(zip(self._batches.steps, self._loader, strict=True)):
+            if number % self.accumulate == 0:
+                together = torch.cat([step.everywhere for step in self._batches.steps[number : number + self.accumulate]])
+                num_labels = {target: self._count(target, together) for target in labels}
             yield Batch(
-                self._move(images), {t: x.to(self.device, non_blocking=True) for t, x in labels.items()}, weights, num_labels
+                images=self._move(images),
+                labels={t: x.to(self.device, non_blocking=True) for t, x in labels.items()},
+                weights=step.weights.to(self.device, non_blocking=True),
+                num_labels=num_labels,
+                updates=(number + 1) % self.accumulate == 0 or number + 1 == len(self),
             )
 
     def set_epoch(self, epoch: int, seed: int) -> None:
@@ -134,5 +153,5 @@ class StepLoader:
     def _move(self, images: Tensor) -> Tensor:
         return images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
 
-    def _count(self, target: str, step: Step) -> int:
-        return int((self.dataset.labels[target][step.everywhere] != MISSING_LABEL).sum())
+    def _count(self, target: str, indices: Tensor) -> int:
+        return int((self.dataset.labels[target][indices] != MISSING_LABEL).sum())

@@ -7,11 +7,15 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictBool, field_validator, model_validator
 
 Task = Literal["classification"]
-Augment = Literal["none", "light"]
+Augment = Literal["none", "light", "medium", "strong"]
+Optimiser = Literal["adamw", "sgd"]
+Schedule = Literal["cosine", "step", "plateau", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
+Loss = Literal["cross_entropy", "focal"]
+ClassWeights = Literal["none", "balanced"]
 
 # Stage names of each backbone, front to back; `heads.backbones` builds exactly these.
 STEM_AND_4 = ("stem", "stage1", "stage2", "stage3", "stage4")
@@ -71,8 +75,13 @@ IMAGE_SIZES: Mapping[str, ImageSizes] = {name: ImageSizes() for name in BACKBONE
     "maxvit_t": ImageSizes(least=224, most=224),
 }
 
-HEAD_DESIGNS: Mapping[Task, tuple[str, ...]] = {"classification": ("linear", "mlp")}
-FREEZE_POLICIES = ("none", "all", "upto:<stage>", "gradual", "lp_ft")
+HEAD_DESIGNS: Mapping[Task, tuple[str, ...]] = {"classification": ("linear", "mlp", "attention", "cosine")}
+# What Fit held at first. A later field enters a variant's hash only where it differs from its default, so that finished work
+# keeps its id: such a default means what was done before the field came, and never changes.
+FIRST_FIT_FIELDS = frozenset(
+    ("epochs", "batch_size", "learning_rate", "weight_decay", "image_size_px", "augment", "seed", "precision", "patience")
+)
+FREEZE_POLICIES = ("none", "all", "upto:<stage>", "gradual", "lp_ft", "adaptive")
 
 
 class Value(BaseModel):
@@ -108,6 +117,23 @@ class Fit(Value):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Precision = "auto"
     patience: PositiveInt | None = None
+    optimiser: Optimiser = "adamw"
+    schedule: Schedule = "cosine"
+    # Below 1 a share of each phase, from 1 on epochs; None: a tenth of the phase, at most a hundred updates.
+    warmup: Annotated[float, Field(ge=0, lt=1000)] | None = None
+    # The greatest norm of all gradients together; 0: any.
+    gradient_clip: Annotated[float, Field(ge=0, lt=1e6)] = 1.0
+    # Batches whose gradients make one update, as one batch so many times as large would: but BatchNorm sees each alone.
+    accumulate: PositiveInt = 1
+    # Whether training images are also seen mirrored, left for right.
+    flip: StrictBool = False
+    # How much of itself a running average of the weights keeps at an update; it is what is evaluated and kept. 0: none.
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    # Each backbone stage learns at this factor of the next one's rate; the last at the full one.
+    stage_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    loss: Loss = "cross_entropy"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: ClassWeights = "none"
 
 
 class Variant(Value):
@@ -141,7 +167,10 @@ class Variant(Value):
     @property
     def variant_id(self) -> str:
         """Twelve hex digits of the sha256 of the canonical spec."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        spec = self.model_dump(mode="json")
+        told = FIRST_FIT_FIELDS | self.fit.model_dump(exclude_defaults=True).keys()
+        spec["fit"] = {name: value for name, value in spec["fit"].items() if name in told}
+        text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

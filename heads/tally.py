@@ -1,4 +1,4 @@
-"""What one pass over a dataset adds up: sums and counts, reduced over ranks only once, divided only then."""
+"""What one pass over a dataset adds up: sums, counts and scores, brought together over ranks only once, divided only then."""
 
 from __future__ import annotations
 
@@ -8,43 +8,68 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from heads.classification import MISSING_LABEL, loss, measures
-from heads.ranks import sum_over_ranks
+from heads import measures
+from heads.classification import MISSING_LABEL, PLAIN, Criterion, loss
+from heads.ranks import rows_of_ranks, sum_over_ranks
 
 
 @dataclass(frozen=True)
 class Total:
-    """One target's confusion (true class, predicted class) of counts, and its summed loss in nats over `count` labels."""
+    """One target's confusion (true class, predicted class) of counts, and its summed loss in nats over `count` labels.
+
+    `scores`, where they were kept, hold a row for each label: the true class, then every class's probability.
+    """
 
     confusion: Tensor
     loss_sum: float
     count: int
+    scores: Tensor | None = None
 
     def measures(self) -> dict[str, float]:
         """Every measure of the target, by name."""
-        return measures(self.confusion, self.loss_sum, self.count)
+        counted = measures.from_counts(self.confusion, self.loss_sum, self.count)
+        return counted if self.scores is None else counted | measures.from_scores(self.scores[:, 1:], self.scores[:, 0].long())
 
 
 class Tally:
-    """Sums and counts by target; missing labels and images of weight 0 count for nothing."""
+    """Sums and counts by target, and on request each sample's scores; missing labels and images of weight 0 count for nothing.
 
-    def __init__(self) -> None:
+    Losses are plain cross entropy in nats, or what `criteria` say by target.
+    """
+
+    def __init__(self, criteria: Mapping[str, Criterion] | None = None, *, keeps_scores: bool = False) -> None:
+        self._criteria = criteria or {}
         self._sums: dict[str, Tensor] = {}
+        self._scores: dict[str, list[Tensor]] | None = {} if keeps_scores else None
 
     def add(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
         """Takes in a batch and gives its summed losses by target, with gradients."""
         losses = {}
         for target, scores in logits.items():
-            losses[target], count = loss(scores, labels[target], weights)
+            losses[target], count = loss(scores, labels[target], weights, self._criteria.get(target, PLAIN))
             row = torch.cat(
                 [torch.stack([losses[target].detach().double(), count.double()]), _confuse(scores, labels[target], weights)]
             )
             self._sums[target] = self._sums[target] + row if target in self._sums else row
+            if self._scores is not None:
+                self._scores.setdefault(target, []).append(_score(scores, labels[target], weights))
         return losses
 
     def totals(self) -> dict[str, Total]:
         """The totals over all ranks, by target; every rank must ask."""
-        return {target: _total(sum_over_ranks(row).cpu()) for target, row in self._sums.items()}
+        return {target: _total(sum_over_ranks(row).cpu(), self._scores_of(target)) for target, row in self._sums.items()}
+
+    def _scores_of(self, target: str) -> Tensor | None:
+        if self._scores is None:
+            return None
+        rows = rows_of_ranks(torch.cat(self._scores[target])).cpu()
+        return rows[rows[:, 0] != MISSING_LABEL]
+
+
+def _score(scores: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    # What does not count stays in as if it had no label, so that every rank has as many rows.
+    truths = torch.where(weights > 0, labels, MISSING_LABEL).float()
+    return torch.cat([truths[:, None], scores.detach().float().softmax(dim=1)], dim=1)
 
 
 def _confuse(scores: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -54,7 +79,7 @@ def _confuse(scores: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     return torch.zeros(num_classes**2, dtype=torch.float64, device=scores.device).index_add_(0, cells, counted)
 
 
-def _total(row: Tensor) -> Total:
+def _total(row: Tensor, scores: Tensor | None) -> Total:
     table = row[2:].round().long()
     num_classes = round(len(table) ** 0.5)
-    return Total(table.reshape(num_classes, num_classes), float(row[0]), int(row[1]))
+    return Total(table.reshape(num_classes, num_classes), float(row[0]), int(row[1]), scores)

@@ -15,6 +15,8 @@ from flows.records import DataVersion, Sample, Scored, ScoreTable, TrainedVarian
 from heads.spec import Variant
 
 Kind = Literal["train", "score"]
+# Raised when score tables gain measures: older ones are made again.
+SCORES_FORMAT = 2
 SPLITS_OF: Mapping[Kind, tuple[str, ...]] = {"train": ("train", "val"), "score": ("test",)}
 
 
@@ -152,7 +154,7 @@ def read_trained(storage: Path, work: Work, *, reused: bool) -> TrainedVariant:
 
 def scores_file(storage: Path, bundle_digest: str, data_version: str) -> Path:
     """Where the score table of a bundle on a data version's holdout lies."""
-    return storage / "scores" / f"{bundle_digest[:16]}-{data_version}.json"
+    return storage / "scores" / f"{bundle_digest[:16]}-{data_version}-{SCORES_FORMAT}.json"
 
 
 def read_scores(file: Path) -> ScoreTable:

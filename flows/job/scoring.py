@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from flows.cluster import workers
 from flows.job.order import Job, locate, scores_file, write_json
 from heads import bundle as bundles
-from heads.classification import measures
+from heads import measures
 
 # Below it a second process takes longer to start than the first to finish.
 MIN_SHARD_IMAGES = 1000
@@ -20,8 +19,8 @@ LEAST_PROBABILITY = 1e-12
 
 # (digest, file, truth by target)
 Item = tuple[str, str, Mapping[str, str | None]]
-# (digest, target, truth, predicted, probability, probability of the truth)
-Row = tuple[str, str, str, str, float, float]
+# (digest, target, truth, predicted, probability, every class's probability)
+Row = tuple[str, str, str, str, float, Mapping[str, float]]
 
 
 def score(job: Job) -> dict[str, Any]:
@@ -55,8 +54,7 @@ def score_shard(path: str, items: Sequence[Item], uses_gpu: bool, num_threads: i
         for target, prediction in predictions.items():
             truth = truths.get(target)
             if truth is not None:
-                of_truth = prediction.probabilities.get(truth, 0.0)
-                rows.append((digest, target, truth, prediction.label, prediction.probability, of_truth))
+                rows.append((digest, target, truth, prediction.label, prediction.probability, prediction.probabilities))
     return rows
 
 
@@ -70,18 +68,20 @@ def _read_holdout(job: Job, path: Path) -> list[Row]:
         workers.join(job.workers)
         shards = [(str(path), items[i::num_shards], uses_gpu, num_threads) for i in range(num_shards)]
         rows = [row for shard in workers.map_shards(score_shard, shards, workers=job.workers) for row in shard]
-    return sorted(rows)
+    return sorted(rows, key=lambda row: row[:5])
 
 
 def _measure(rows: Sequence[Row]) -> dict[str, float]:
-    """`<target>/<measure>` from whole counts; a class that only one side knows counts as one that was missed."""
+    """`<target>/<measure>`, those of validation; a class that the bundle does not know is one that it never predicts."""
     metrics: dict[str, float] = {}
     for target in dict.fromkeys(row[1] for row in rows):
         mine = [row for row in rows if row[1] == target]
-        names = sorted({name for row in mine for name in row[2:4]})
-        confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
-        for row in mine:
-            confusion[names.index(row[2]), names.index(row[3])] += 1
-        loss_sum = -sum(math.log(max(row[5], LEAST_PROBABILITY)) for row in mine)
-        metrics |= {f"{target}/{name}": value for name, value in measures(confusion, loss_sum, len(mine)).items()}
+        names = sorted({name for row in mine for name in (row[2], *row[5])})
+        number = {name: index for index, name in enumerate(names)}
+        probabilities = torch.tensor([[row[5].get(name, 0.0) for name in names] for row in mine], dtype=torch.float64)
+        truths, guesses = torch.tensor([[number[row[2]], number[row[3]]] for row in mine]).unbind(dim=1)
+        confusion = torch.bincount(truths * len(names) + guesses, minlength=len(names) ** 2).reshape(len(names), len(names))
+        loss_sum = -probabilities.gather(1, truths[:, None]).clamp(min=LEAST_PROBABILITY).log().sum().item()
+        found = measures.from_counts(confusion, loss_sum, len(mine)) | measures.from_scores(probabilities, truths)
+        metrics |= {f"{target}/{name}": value for name, value in found.items()}
     return metrics

@@ -137,8 +137,8 @@ class _Member:
         """The split's images; works that see them the same way share one, and the decoded pictures it keeps in memory."""
         fit: Fit = work.variant.fit
         targets = tuple(head.target for head in work.variant.heads)
-        augment = fit.augment if split == "train" else "none"
-        key = (split, targets, preprocess, augment, fit.seed)
+        augment, flip = (fit.augment, fit.flip) if split == "train" else ("none", False)
+        key = (split, targets, preprocess, augment, flip, fit.seed)
         if key not in self._images:
             for old in [k for k in self._images if k[0] == split]:
                 del self._images[old]
@@ -146,7 +146,7 @@ class _Member:
             numbers = {target: {name: i for i, name in enumerate(self.job.classes[target])} for target in targets}
             labels = {target: [numbers[target].get(s.labels[target] or "", -1) for s in samples] for target in targets}
             paths = [locate(self.job.version, s) for s in samples]
-            self._images[key] = ImageDataset(paths, labels, preprocess, augment, fit.seed)
+            self._images[key] = ImageDataset(paths, labels, preprocess, augment, fit.seed, flip=flip)
         return self._images[key]
 
     def _on_epoch(self, work: Work) -> Callable[[loop.Epoch, Callable[[Path], None]], None]:
@@ -191,6 +191,7 @@ class _Member:
             "num_forwarded": outcome.num_forwarded,
             "seconds": round(sum(epoch.seconds for epoch in outcome.epochs), 3),
             "best_epoch": outcome.best_epoch,
+            "ended": outcome.ended,
             "epochs": [_epoch_row(epoch) for epoch in outcome.epochs],
             "confusion": outcome.confusion,
             "classes": classes,
@@ -218,4 +219,6 @@ def _title(work: Work) -> str:
 
 
 def _epoch_row(epoch: loop.Epoch) -> dict[str, Any]:
-    return {"epoch": epoch.index, "phase": epoch.phase, "metrics": dict(epoch.metrics), "seconds": epoch.seconds}
+    row = {"epoch": epoch.index, "phase": epoch.phase, "metrics": dict(epoch.metrics), "seconds": epoch.seconds}
+    row |= {"num_frozen_stages": epoch.num_frozen_stages, "decisions": list(epoch.decisions)}
+    return row | ({"ended": epoch.ended} if epoch.ended else {})

@@ -69,7 +69,9 @@ def check_data(plan: Plan, version: DataVersion) -> None:
                     f"target {column!r}: the {split} split holds classes that train lacks: {', '.join(unseen)}; "
                     "add training samples of them or mend the labels"
                 )
-    primary_metric(plan, version)
+    column, _, measure = primary_metric(plan, version).rpartition("/")
+    if measure == "top5" and (num_classes := len(version.classes(column))) <= 5:
+        raise AskedWrongly(f"promotion.metric: top5 needs more than five classes, and {column!r} has {num_classes}; use accuracy")
 
 
 def primary_metric(plan: Plan, version: DataVersion) -> str:

@@ -7,15 +7,44 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, field_validator, model_validator
 
 from flows.records import Workers
-from heads.spec import BACKBONE_STAGES, HEAD_DESIGNS, Augment, Precision, Task, Value, check_image_size, frozen_through
+from heads.spec import (
+    BACKBONE_STAGES,
+    FREEZE_POLICIES,
+    HEAD_DESIGNS,
+    Augment,
+    ClassWeights,
+    Loss,
+    Optimiser,
+    Precision,
+    Schedule,
+    Task,
+    Value,
+    check_image_size,
+    frozen_through,
+)
 
-MEASURES = ("accuracy", "f1_macro", "precision_macro", "recall_macro")
+# Those that promotion may go by: a higher one is better.
+MEASURES = (
+    "accuracy",
+    "top5",
+    "f1_macro",
+    "f1_micro",
+    "f1_weighted",
+    "precision_macro",
+    "recall_macro",
+    "auroc",
+    "average_precision",
+)
+LOWER_IS_BETTER = ("loss", "ece", "brier")
 WEIGHTS = "imagenet, none, or a weights file (.pth or .pt)"
 # Every policy that some backbone understands: what the form offers.
-POLICIES = ("none", "all", "gradual", "lp_ft", *dict.fromkeys(f"upto:{s}" for stages in BACKBONE_STAGES.values() for s in stages))
+POLICIES = (
+    *(policy for policy in FREEZE_POLICIES if ":" not in policy),
+    *dict.fromkeys(f"upto:{stage}" for stages in BACKBONE_STAGES.values() for stage in stages),
+)
 DESIGNS = tuple(dict.fromkeys(design for designs in HEAD_DESIGNS.values() for design in designs))
 
 
@@ -54,11 +83,17 @@ Size = Annotated[int, Field(ge=32, le=1024)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Rate = Annotated[float, Field(gt=0, lt=10)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Counts = Annotated[Count | Annotated[tuple[Count, ...], Some], Number]
 Sizes = Annotated[Size | Annotated[tuple[Size, ...], Some], Number]
 Seeds = Annotated[Seed | Annotated[tuple[Seed, ...], Some], Number]
 Rates = Annotated[Rate | Annotated[tuple[Rate, ...], Some], Number]
 Decays = Annotated[Decay | Annotated[tuple[Decay, ...], Some], Number]
+WarmUp = Annotated[float, Field(ge=0, lt=1000)]
+Norm = Annotated[float, Field(ge=0, lt=1e6)]
+Shares = Annotated[Share | Annotated[tuple[Share, ...], Some], Number]
+WarmUps = Annotated[WarmUp | Annotated[tuple[WarmUp, ...], Some], Number]
+Norms = Annotated[Norm | Annotated[tuple[Norm, ...], Some], Number]
 
 # `enum` makes the form offer a choice; the words of a refusal are ours, below.
 Backbones = Annotated[tuple[Annotated[str, Field(json_schema_extra={"enum": list(BACKBONE_STAGES)})], ...], Some, Listed]
@@ -80,13 +115,30 @@ class FitGrid(Value):
 
     epochs: Counts = Field(10, description="Passes over the training samples.")
     batch_size: Counts = Field(32, description="Samples in a step, over all workers together.")
-    learning_rate: Rates = Field(1e-3, description="The highest learning rate (AdamW, cosine schedule).")
-    weight_decay: Decays = Field(1e-4, description="AdamW's weight decay.")
+    learning_rate: Rates = Field(1e-3, description="The highest learning rate.")
+    weight_decay: Decays = Field(1e-4, description="The optimiser's weight decay.")
     image_size_px: Sizes = Field(224, description="Side of the square that the model sees, in pixels.")
-    augment: Augment = Field("light", description="How training images are varied.")
+    augment: Augment = Field("light", description="How far training images are varied.")
     seed: Seeds = Field(0, description="Seed of every random choice.")
     precision: Precision = Field("auto", description="Arithmetic: auto is bf16 on a GPU that has it, else fp32.")
     patience: Counts | None = Field(None, description="Stop after so many epochs without a better validation; empty: never.")
+    optimiser: Optimiser = Field("adamw", description="adamw, or sgd with Nesterov's momentum of 0.9.")
+    schedule: Schedule = Field(
+        "cosine",
+        description="How the learning rate falls: cosine to nothing, step (a tenth at 1/2 and 3/4 of all epochs), plateau "
+        "(a tenth after two epochs without a better validation), or constant.",
+    )
+    warmup: WarmUps | None = Field(
+        None, description="Linear warm-up: below 1 a share of a phase, from 1 on epochs; empty: a tenth, at most 100 updates."
+    )
+    gradient_clip: Norms = Field(1.0, description="Greatest norm of all gradients together; 0: any.")
+    accumulate: Counts = Field(1, description="Batches whose gradients make one update, as a batch so many times larger would.")
+    flip: StrictBool = Field(False, description="Whether training images are also seen mirrored, left for right.")
+    ema: Decays = Field(0.0, description="Decay of a running average of the weights, which is then the model kept; 0: none.")
+    stage_decay: Shares = Field(1.0, description="A backbone stage's rate as a share of the next stage's; 1: all alike.")
+    loss: Loss = Field("cross_entropy", description="What training minimises; focal (gamma 2) dwells on what is still misread.")
+    label_smoothing: Decays = Field(0.0, description="Share of each label that is spread over all classes in training.")
+    class_weights: ClassWeights = Field("none", description="balanced: rare classes count more, by inverse frequency in train.")
 
     def grid(self) -> dict[str, tuple[Any, ...]]:
         """Every setting of `heads.spec.Fit` with the values to try."""
@@ -120,6 +172,8 @@ class Promotion(Value):
     def _known_measure(cls, value: str | None) -> str | None:
         if value is not None:
             column, _, measure = value.rpartition("/")
+            if measure in LOWER_IS_BETTER:
+                raise ValueError(f"metric {value!r} is better the lower it is, and cannot rank; allowed: {', '.join(MEASURES)}")
             _known("measure", measure, MEASURES)
             if not column:
                 raise ValueError(f"metric {value!r} names no target; write <column>/{measure}")
@@ -143,7 +197,7 @@ class Plan(Value):
     freeze: Policies = Field(
         ("all",),
         description="Freeze policies to try: none, all, gradual (thaw stage by stage), lp_ft (heads first, then everything), "
-        "upto:<stage>. Left out with weights none: none.",
+        "adaptive (freeze stages that have stopped moving), upto:<stage>. Left out with weights none: none.",
     )
     fit: FitGrid = Field(FitGrid(), description="Fit settings; lists make a grid.")
     workers: WorkersSpec = Field(WorkersSpec(), description="The worker group.")
@@ -198,7 +252,7 @@ class Plan(Value):
             if self.weights == "none" and (policy == "all" or policy.startswith("upto:")):
                 raise ValueError(
                     f"freeze {policy!r} with weights 'none' would keep random features for ever; "
-                    "use freeze none, gradual or lp_ft, or give weights"
+                    "use freeze none, gradual, lp_ft or adaptive, or give weights"
                 )
         if self.weights not in ("imagenet", "none") and len(set(self.backbones)) > 1:
             raise ValueError(

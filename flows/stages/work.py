@@ -208,9 +208,9 @@ def _score_bundles(desk: Desk, agenda: Agenda, bundles: list[Path]) -> list[Scor
     from heads.bundle import digest
 
     files = [job.scores_file(desk.settings.storage, digest(bundle), agenda.version.digest) for bundle in bundles]
-    missing = [bundle for bundle, file in zip(bundles, files, strict=True) if not file.exists()]
+    missing = {file.name: bundle for bundle, file in zip(bundles, files, strict=True) if not file.exists()}
     if missing:
-        key = hashlib.sha256("".join([agenda.version.digest, *map(digest, missing)]).encode()).hexdigest()[:16]
+        key = hashlib.sha256("".join(missing).encode()).hexdigest()[:16]
         order = job.Job(
             kind="score",
             key=key,
@@ -219,7 +219,7 @@ def _score_bundles(desk: Desk, agenda: Agenda, bundles: list[Path]) -> list[Scor
             version=agenda.version,
             classes=agenda.classes,
             workers=desk.plan.workers.group(),
-            bundles=tuple(missing),
+            bundles=tuple(missing.values()),
         )
         _run(desk, order)
     return [job.read_scores(file) for file in files]

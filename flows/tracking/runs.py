@@ -147,6 +147,7 @@ class Tracker:
         for epoch in epochs:
             if epoch["epoch"] > last:
                 about = {"phase": epoch["phase"], "epoch_seconds": epoch["seconds"], "epoch": epoch["epoch"]}
+                about |= {name: epoch[name] for name in ("num_frozen_stages",) if name in epoch}
                 self._log_metrics(run_id, {**epoch["metrics"], **about}, epoch["epoch"])
 
     def _log_metrics(self, run_id: str, measures: Mapping[str, float], step: int) -> None:
@@ -167,6 +168,8 @@ class Tracker:
             self._log_files(run_id, {"result.json": as_json(result)}, "")
             self._log_files(run_id, pictures, "pictures")
             self._client.log_artifacts(run_id, str(bundle), "bundle")
+            if "ended" in result:
+                self._client.set_tag(run_id, "headstart.ended", result["ended"])
             self._client.set_tag(run_id, "headstart.complete", "true")
         if run.info.status != "FINISHED":
             self._client.set_terminated(run_id, "FINISHED")

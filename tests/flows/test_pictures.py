@@ -55,6 +55,28 @@ def test_a_measure_that_is_not_a_number_leaves_a_gap() -> None:
     _size(pictures.learning_curves(epochs, 2))
 
 
+@pytest.mark.parametrize("num_frozen", [[0], [5, 5, 2, 0, 1], [], [3] * 200])
+def test_a_freeze_map_is_drawn_for_none_one_and_many_epochs(num_frozen: list[int]) -> None:
+    width, height = _size(pictures.freeze_map(num_frozen, ["stem", "layer1", "layer2", "layer3", "layer4"], "adaptive"))
+    assert 200 < height < width < 1500
+
+
+def test_a_freeze_map_is_blue_where_a_stage_trains_and_grey_where_it_is_frozen() -> None:
+    png = pictures.freeze_map([2, 0], ["stem", "top"], "lp_ft")
+    with Image.open(io.BytesIO(png)) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    blue, grey = ((pixels == np.array(colour)).all(axis=2) for colour in ((0x25, 0x63, 0xEB), (0xE4, 0xE7, 0xEB)))
+    assert blue.sum() == pytest.approx(grey.sum(), rel=0.1)
+    assert np.nonzero(grey)[1].max() < np.nonzero(blue)[1].min(), "epoch 0 is frozen, epoch 1 trains"
+
+
+def test_a_variant_is_drawn_with_its_freeze_map_where_its_epochs_tell_of_it() -> None:
+    epochs = [{**epoch, "num_frozen_stages": 1} for epoch in _epochs(2)]
+    result = {"epochs": epochs, "confusion": {}, "classes": {}, "variant": {"backbone": "resnet18", "freeze": "adaptive"}}
+    assert set(pictures.draw_variant(result)) == {"learning_curves.png", "freeze_map.png"}
+    assert set(pictures.draw_variant({**result, "epochs": _epochs(2)})) == {"learning_curves.png"}
+
+
 def test_a_leaderboard_is_drawn_for_one_and_for_a_hundred_variants() -> None:
     assert _size(pictures.leaderboard(["one"], [0.9], "val/label/accuracy", 0))[1] < 300
     assert _size(pictures.leaderboard([f"v{i}" for i in range(100)], [math.nan] + [0.9] * 99, "val/label/accuracy"))[1] < 2500

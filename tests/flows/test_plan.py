@@ -117,11 +117,17 @@ def test_left_out_freezing_without_weights_is_none() -> None:
         ("name: a\nfit: {patience: {a: 1}}", ["fit.patience: should be a whole number, got {'a': 1}"]),
         ("name: a\nfit: {learning_rate: []}", ["fit.learning_rate: should hold at least one value"]),
         ("name: a\nfit: {learning_rate: .nan}", ["fit.learning_rate", "got nan"]),
-        ("name: a\nfit: {augment: heavy}", ["fit.augment: should be 'none' or 'light', got 'heavy'"]),
+        ("name: a\nfit: {loss: hinge}", ["fit.loss: should be 'cross_entropy' or 'focal', got 'hinge'"]),
+        ("name: a\nfit: {label_smoothing: 1}", ["fit.label_smoothing: should be less than 1, got 1"]),
+        ("name: a\nfit: {augment: heavy}", ["fit.augment: should be 'none', 'light', 'medium' or 'strong', got 'heavy'"]),
+        ("name: a\nfit: {optimiser: adam}", ["fit.optimiser: should be 'adamw' or 'sgd', got 'adam'"]),
+        ("name: a\nfit: {flip: 3}", ["fit.flip", "got 3"]),
+        ("name: a\nfit: {ema: 1}", ["fit.ema: should be less than 1, got 1"]),
         ("name: a\nfit: 3", ["fit: should be a mapping"]),
         ("name: a\ntargets: [{column: x, task: segmentation}]", ["targets.0.task", "'classification'", "got 'segmentation'"]),
         ("name: a\ntargets: [x, x]", ["named twice: x, x"]),
         ("name: a\npromotion: {metric: breed/acuracy}", ["did you mean 'accuracy'?", "f1_macro"]),
+        ("name: a\npromotion: {metric: breed/ece}", ["'breed/ece' is better the lower it is", "allowed: accuracy, top5"]),
         ("name: a\npromotion: {metric: accuracy}", ["names no target; write <column>/accuracy"]),
         ("backbones: [mobilenet_v2]", ["name: missing"]),
         ("name: a b", ["'a b' is not a name", "letters, digits"]),
@@ -187,7 +193,7 @@ def test_every_field_of_the_form_says_what_it_is() -> None:
     assert schema["properties"]["backbones"]["items"]["enum"] == list(BACKBONE_STAGES)
 
 
-@pytest.mark.parametrize("name", ["epochs", "batch_size", "learning_rate", "weight_decay", "image_size_px", "seed", "patience"])
+@pytest.mark.parametrize("name", [name for name in Fit.model_fields if name not in ("augment", "precision")])
 @pytest.mark.parametrize("value", [-1, 0, 1e-9, 1, 31, 32, 1024, 1025, 2**31 - 1, 2**31])
 def test_the_grid_allows_exactly_what_a_fit_allows(name: str, value: float) -> None:
     def allowed(model: type[Fit] | type[FitGrid], given: object) -> bool:
@@ -269,6 +275,15 @@ def test_nothing_to_rank_on_and_unseen_classes_are_refused() -> None:
         check_data(plan(), replace(data, samples=(*data.samples, wasp)))
 
 
+def test_top5_cannot_promote_where_there_are_no_more_than_five_classes() -> None:
+    asked = plan(promotion={"metric": "label/top5"})
+    with pytest.raises(AskedWrongly, match="top5 needs more than five classes, and 'label' has 2"):
+        check_data(asked, version())
+    six = (Sample(name, name, "train", {"label": name}) for name in "cdef")
+    data = version(label=("a", "b"))
+    check_data(asked, replace(data, samples=(*data.samples, *six)))
+
+
 def test_good_data_serves_the_plan() -> None:
     check_data(plan(), version())
     check_data(plan(targets="breed", promotion={"metric": "breed/f1_macro"}), version(breed=("a", "b"), species=("c",)))
@@ -320,6 +335,13 @@ def test_work_is_keyed_by_variant_weights_and_data() -> None:
     assert len(keys) == 5
     assert all(len(key) == 16 and int(key, 16) >= 0 for key in keys)
     assert work_key("v", "w", "d") == work_key("v", "w", "d")
+
+
+def test_a_fit_setting_that_came_later_leaves_the_ids_of_finished_work_alone() -> None:
+    variant = expand(plan(), version())[0]
+    assert variant.variant_id == "f20751a39c51"
+    changed = [expand(plan(fit=fit), version())[0] for fit in ({"loss": "focal"}, {"label_smoothing": 0.1}, {"epochs": 11})]
+    assert len({variant.variant_id, *(v.variant_id for v in changed)}) == 4
 
 
 def test_a_table_shows_only_the_fit_settings_that_differ() -> None:

@@ -57,7 +57,7 @@ def finish(root: Path, work: Work) -> None:
     counts = {"num_parameters": 10, "num_trained_parameters": 2, "num_forwarded": 30, "seconds": 1.5, "best_epoch": 1}
     confusion = {"confusion": {"label": [[1, 0], [0, 1]]}, "classes": {"label": ["a", "b"]}}
     epochs = {"metrics": {MEASURE: 0.1, "train/loss": 0.9}, "epochs": make_epochs(3)}
-    about = {"work_key": work.key, "variant": work.variant.model_dump(mode="json")}
+    about = {"work_key": work.key, "ended": "all 3 epochs are done", "variant": work.variant.model_dump(mode="json")}
     write(folder / "result.json", {**about, **counts, **confusion, **epochs})
 
 
@@ -142,6 +142,7 @@ def test_a_finished_variant_holds_measures_pictures_and_the_bundle(tracker: Trac
     assert run.info.status == "FINISHED"
     assert run.data.metrics[MEASURE] == 0.1, "the measures shown are those of the weights kept, not of the last epoch"
     assert run.data.metrics["num_trained_parameters"] == 2
+    assert run.data.tags["headstart.ended"] == "all 3 epochs are done"
     files = {f.path for folder in ("", "pictures", "bundle") for f in tracker._client.list_artifacts(run_id, folder)}
     assert {"result.json", "pictures/learning_curves.png", "bundle/card.md"} <= files
     assert len(runs(tracker)) == 2, "a work that has not begun has no run"

@@ -45,8 +45,10 @@ def make_model(variant: Variant) -> Model:
     return model
 
 
-def variant_of(backbone: str = "mobilenet_v3_small", image_size_px: int = 96) -> Variant:
-    heads = (Head(target="kind"), Head(target="a.b", design="mlp"))
+def variant_of(
+    backbone: str = "mobilenet_v3_small", image_size_px: int = 96, designs: tuple[str, str] = ("linear", "mlp")
+) -> Variant:
+    heads = tuple(Head(target=target, design=design) for target, design in zip(("kind", "a.b"), designs, strict=True))
     return Variant(backbone=backbone, heads=heads, fit=Fit(image_size_px=image_size_px))
 
 
@@ -260,7 +262,7 @@ def test_the_exported_program_reads_photographs_as_predict_does(loaded: Bundle, 
 def test_every_family_of_backbones_exports_from_an_example_of_any_size(
     backbone: str, size: tuple[int, int], tmp_path: Path
 ) -> None:
-    made = bundle.load(write(tmp_path / "bundle", variant_of(backbone, image_size_px=64)))
+    made = bundle.load(write(tmp_path / "bundle", variant_of(backbone, 64, ("attention", "cosine"))))
     program = exported(made, size)
     for width, height in ((70, 50), (64, 64), (8, 8), (300, 20)):
         images = np.stack([np.asarray(picture(width, height, seed)) for seed in range(3)])

@@ -5,57 +5,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
+from sklearn.metrics import log_loss
 from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 
-from heads.classification import DESIGNS, MISSING_LABEL, build_head, loss, measures
-from heads.spec import HEAD_DESIGNS
-
-
-def confusion_of(truths: list[int], guesses: list[int], num_classes: int) -> Tensor:
-    table = torch.zeros(num_classes, num_classes, dtype=torch.long)
-    for truth, guess in zip(truths, guesses, strict=True):
-        table[truth, guess] += 1
-    return table
-
-
-pairs = st.integers(2, 6).flatmap(
-    lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), min_size=1, max_size=40))
-)
+from heads.classification import DESIGNS, MISSING_LABEL, AttentionHead, Criterion, PooledNorm, build_head, criterion_of, loss
+from heads.spec import HEAD_DESIGNS, Fit
 
 
 def test_the_designs_are_those_of_the_spec() -> None:
     assert tuple(DESIGNS) == HEAD_DESIGNS["classification"]
-
-
-@given(pairs)
-@settings(max_examples=200, deadline=None)
-def test_measures_equal_those_of_scikit_learn(drawn: tuple[int, list[tuple[int, int]]]) -> None:
-    num_classes, rows = drawn
-    truths, guesses = map(list, zip(*rows, strict=True))
-    found = measures(confusion_of(truths, guesses, num_classes), loss_sum=3.0, count=len(rows))
-    macro = {"average": "macro", "zero_division": 0}
-    expected = {
-        "accuracy": accuracy_score(truths, guesses),
-        "f1_macro": f1_score(truths, guesses, **macro),
-        "precision_macro": precision_score(truths, guesses, **macro),
-        "recall_macro": recall_score(truths, guesses, **macro),
-        "loss": 3.0 / len(rows),
-    }
-    assert found == pytest.approx(expected, abs=1e-6)
-
-
-def test_a_class_that_is_absent_from_truth_and_prediction_does_not_count() -> None:
-    assert measures(confusion_of([0, 1], [0, 1], 5), 0.0, 2)["f1_macro"] == 1.0
-
-
-def test_measures_of_no_samples_are_not_a_number() -> None:
-    assert all(math.isnan(value) for value in measures(torch.zeros(3, 3), 0.0, 0.0).values())
-
-
-def test_confusions_of_workers_add_up_to_the_measures_of_all() -> None:
-    one, two = confusion_of([0, 1, 2], [0, 2, 2], 3), confusion_of([2, 2], [1, 2], 3)
-    assert measures(one + two, 1.0, 5) == measures(confusion_of([0, 1, 2, 2, 2], [0, 2, 2, 1, 2], 3), 1.0, 5)
 
 
 @given(st.integers(1, 20), st.integers(2, 5), st.integers(0, 2**31 - 1))
@@ -72,6 +32,61 @@ def test_loss_equals_scikit_learns_where_labels_and_weights_count(size: int, num
         probabilities = logits[counts].double().softmax(dim=1).numpy()
         expected = log_loss(labels[counts].numpy(), probabilities, labels=np.arange(num_classes), normalize=False)
         assert total.item() == pytest.approx(expected, abs=1e-4)
+
+
+def drawn_batch(num_classes: int = 4) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(30, num_classes, generator=generator) * 3, torch.randint(0, num_classes, (30,), generator=generator)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_smoothed_and_balanced_losses_are_torchs_own_and_the_whole_train_split_weighs_one(smoothing: float) -> None:
+    logits, labels = drawn_batch()
+    labels[0] = MISSING_LABEL
+    counts = torch.bincount(labels[1:], minlength=4)
+    weights = 29 / (4 * counts)
+    criterion = criterion_of(Fit(label_smoothing=smoothing, class_weights="balanced"), labels, torch.device("cpu"))
+    total, count = loss(logits, labels, torch.ones(30), criterion)
+    expected = F.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing, ignore_index=MISSING_LABEL)
+    torch.testing.assert_close(total / count, expected)
+    unsmoothed = criterion_of(Fit(label_smoothing=smoothing), labels, torch.device("cpu"))
+    expected = F.cross_entropy(logits, labels, label_smoothing=smoothing, ignore_index=MISSING_LABEL)
+    torch.testing.assert_close(loss(logits, labels, torch.ones(30), unsmoothed)[0] / 29, expected)
+
+
+def test_focal_loss_of_two_classes_is_torchvisions() -> None:
+    logits, labels = drawn_batch(2)
+    total, _ = loss(logits, labels, torch.ones(30), criterion_of(Fit(loss="focal"), labels, torch.device("cpu")))
+    expected = sigmoid_focal_loss(logits[:, 1] - logits[:, 0], labels.float(), alpha=-1, gamma=2, reduction="sum")
+    torch.testing.assert_close(total, expected)
+
+
+@pytest.mark.parametrize("fit", [Fit(loss="focal"), Fit(loss="focal", label_smoothing=0.2, class_weights="balanced")])
+def test_focal_loss_is_what_a_plain_loop_gives_padding_and_missing_labels_apart(fit: Fit) -> None:
+    logits, labels = drawn_batch()
+    labels[3], weights = MISSING_LABEL, torch.ones(30)
+    weights[7] = 0
+    expected = 0.0
+    for row, label, weight in zip(logits.double().softmax(dim=1).tolist(), labels.tolist(), weights.tolist(), strict=True):
+        for number, p in enumerate(row):
+            share = (1 - fit.label_smoothing) * (number == label) + fit.label_smoothing / 4
+            balance = 29 / (4 * labels.eq(number).sum().item()) if fit.class_weights == "balanced" else 1
+            expected -= weight * (label >= 0) * share * balance * (1 - p) ** 2 * math.log(p)
+    total, count = loss(logits, labels, weights, criterion_of(fit, labels, torch.device("cpu")))
+    assert count == 28
+    assert total.item() == pytest.approx(expected, rel=1e-5)
+    # A sure hit is beyond single precision: no infinite gradient.
+    sure = torch.tensor([[200.0, 0, 0, 0]], requires_grad=True)
+    loss(sure, torch.tensor([0]), torch.ones(1), Criterion(2.0))[0].backward()
+    assert sure.grad is not None
+    assert sure.grad.isfinite().all()
+
+
+def test_a_class_that_train_lacks_weighs_nothing() -> None:
+    criterion = criterion_of(Fit(class_weights="balanced"), torch.tensor([0, 0, 2, MISSING_LABEL]), torch.device("cpu"))
+    assert criterion.class_weights is not None
+    assert criterion.class_weights.tolist() == [0.75, 0, 1.5]
+    assert loss(torch.zeros(1, 4), torch.tensor([3]), torch.ones(1), criterion)[0] == 0
 
 
 def test_missing_labels_and_padding_get_no_gradient() -> None:
@@ -118,3 +133,26 @@ def test_a_head_does_not_care_how_loud_the_features_are(design: str) -> None:
 def test_a_sample_is_read_alike_alone_and_in_a_batch(design: str) -> None:
     head, features = build_head(design, 64, 3).eval(), torch.rand(4, 64, 3, 3)
     torch.testing.assert_close(head(features)[:1], head(features[:1]))
+
+
+def test_attention_starts_as_the_mean_and_says_where_it_looks() -> None:
+    head, features = AttentionHead(8, 3).eval(), torch.rand(2, 8, 4, 6)
+    torch.testing.assert_close(head.attention(features), torch.full((2, 4, 6), 1 / 24))
+    torch.testing.assert_close(head[0](features), PooledNorm(8)(features))
+    with torch.no_grad():
+        head[0].query[5] = 30.0
+    features[0, 5, 2, 3] = 50.0
+    weights = head.attention(features)
+    torch.testing.assert_close(weights.sum(dim=(1, 2)), torch.ones(2))
+    assert weights[0].argmax().item() == 2 * 6 + 3
+    pooled = torch.einsum("nhw,nchw->nc", weights, features)
+    torch.testing.assert_close(head(features), head[1](F.layer_norm(pooled, (8,))))
+
+
+def test_cosine_logits_are_scaled_cosines_that_learn_their_scale() -> None:
+    head, features = build_head("cosine", 8, 3).eval(), torch.rand(2, 8, 1, 1)
+    descriptors, prototypes = F.layer_norm(features[..., 0, 0], (8,)), head[1].weight.detach()
+    expected = [[10 * F.cosine_similarity(row, prototype, dim=0) for prototype in prototypes] for row in descriptors]
+    torch.testing.assert_close(head(features), torch.tensor(expected))
+    head(features)[0, 0].backward()
+    assert head[1].log_scale.grad

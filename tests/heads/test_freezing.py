@@ -122,6 +122,22 @@ def test_a_thawed_backbone_moves_at_its_own_rate(model: Model) -> None:
     assert {rates[id(p)] for p in model.heads.parameters()} == {0.01}
 
 
+def test_with_stage_decay_each_stage_learns_at_that_factor_of_the_next_ones_rate(model: Model) -> None:
+    fit, phase = Fit(learning_rate=0.01, stage_decay=0.5), Phase(1, 1, 2, backbone_rate_factor=0.1)
+    apply_phase(model, phase)
+    groups = optimiser_groups(model, phase, fit)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    found = [{rates[id(p)] for p in stage.parameters()} for stage in list(model.backbone)[2:]]
+    assert found == [{0.01 * 0.1 * 0.5**distance} for distance in (3, 2, 1, 0)]
+    assert {rates[id(p)] for p in model.heads.parameters()} == {0.01}
+    assert len(rates) == sum(len(group["params"]) for group in groups)
+    assert set(rates) == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+def test_stages_that_learn_alike_share_their_groups(model: Model) -> None:
+    assert len(optimiser_groups(model, Phase(0, 1, 0), Fit())) == 4
+
+
 @pytest.mark.parametrize("backbone", ["resnet18", "squeezenet1_1", "convnext_tiny", "vit_b_32"])
 def test_only_weight_matrices_and_filters_decay(backbone: str) -> None:
     model = build_model(variant_of("none", backbone=backbone), CLASSES, None)

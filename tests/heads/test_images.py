@@ -11,6 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from heads import decoding
+from heads.augmentation import STRENGTHS, Geometry, apply_geometry, draw_geometry
 from heads.errors import ImageError
 from heads.images import ImageDataset, Preprocess, build_transform, decode, pixels_of, prepare, preprocess_for, resize
 from heads.spec import BACKBONE_STAGES
@@ -204,25 +205,74 @@ def test_an_item_is_an_image_its_labels_and_its_index(files: list[Path]) -> None
     assert torch.equal(image, prepare(decode(files[4]), PREPROCESS))
 
 
-def test_augmentation_repeats_by_seed_epoch_and_index_and_changes_with_each(files: list[Path]) -> None:
-    first, second = dataset(files, "light"), dataset(files, "light")
+@pytest.mark.parametrize("augment", ["light", "medium", "strong"])
+def test_augmentation_repeats_by_seed_epoch_and_index_and_changes_with_each(files: list[Path], augment: str) -> None:
+    first, second = dataset(files, augment), dataset(files, augment)
     assert torch.equal(first[3][0], second[3][0])
     before = first[3][0]
     first.set_epoch(1)
     assert not torch.equal(first[3][0], before)
     first.set_epoch(0)
     assert torch.equal(first[3][0], before)
-    assert not torch.equal(ImageDataset(files, {}, PREPROCESS, "light", seed=8)[3][0], before)
+    assert not torch.equal(ImageDataset(files, {}, PREPROCESS, augment, seed=8)[3][0], before)
 
 
-def test_light_augmentation_never_mirrors_and_stays_near_the_picture() -> None:
+@pytest.mark.parametrize("augment", ["light", "medium", "strong"])
+def test_augmentation_never_mirrors_unasked_and_stays_near_the_picture(augment: str) -> None:
     ramp = np.repeat(np.linspace(0, 255, 36).astype(np.uint8)[None, :, None], 36, axis=0).repeat(3, axis=2)
     resized = resize(pixels_of(Image.fromarray(ramp)), PREPROCESS).to(torch.uint8)
-    transform, random = build_transform(PREPROCESS, "light"), np.random.default_rng(0)
+    transform, random = build_transform(PREPROCESS, augment), np.random.default_rng(0)
     for _ in range(200):
         image = transform(resized, random)
-        assert (image[:, :, 20:].mean() - image[:, :, :12].mean()) > 0.5
+        # Erasing hides a part of the ramp, so that its slope may nearly vanish.
+        assert (image[:, :, 20:].mean() - image[:, :, :12].mean()) > {"light": 0.5, "medium": 0.4, "strong": -0.3}[augment]
         assert image.isfinite().all()
+
+
+@pytest.mark.parametrize("augment", ["none", "light", "medium", "strong"])
+def test_a_flip_mirrors_about_every_second_picture(augment: str) -> None:
+    resized = resize(pixels_of(picture(36, 36)), PREPROCESS).to(torch.uint8)
+    resized[..., :18] //= 4
+    transform, random = build_transform(PREPROCESS, augment, flip=True), np.random.default_rng(0)
+    images = [transform(resized, random) for _ in range(100)]
+    mirrored = [bool(image[..., :16].mean() > image[..., 16:].mean()) for image in images]
+    assert 30 < sum(mirrored) < 70
+
+
+def test_stronger_augmentation_takes_pictures_further() -> None:
+    resized = resize(pixels_of(picture(48, 40)), PREPROCESS).to(torch.uint8)
+    plain = build_transform(PREPROCESS, "none")(resized, np.random.default_rng(0))
+    far = []
+    for augment in ("light", "medium", "strong"):
+        transform, random = build_transform(PREPROCESS, augment), np.random.default_rng(1)
+        far.append(np.mean([(transform(resized, random) - plain).abs().mean().item() for _ in range(100)]))
+    assert far == sorted(far)
+    assert far[2] > 1.5 * far[0]
+
+
+@pytest.mark.parametrize("augment", ["light", "medium", "strong"])
+def test_a_geometry_shows_the_same_place_of_a_picture_and_of_its_mask(augment: str) -> None:
+    rows, columns = np.mgrid[-1:1:96j, -1.2:0.8:130j]
+    mask = torch.from_numpy(((np.hypot(rows, columns) < 0.5) * 2 + (rows > columns)).astype(np.uint8))[None, None]
+    layers = torch.cat([(mask == value).float() * 255 for value in range(4)], dim=1)
+    random = np.random.default_rng(3)
+    for _ in range(20):
+        geometry = draw_geometry(96, 130, 64, STRENGTHS[augment], True, random)
+        seen = apply_geometry(mask, geometry, 64, "nearest")
+        assert seen.shape == (1, 1, 64, 64)
+        assert set(seen.unique().tolist()) <= {0, 1, 2, 3}, "a mask keeps its values"
+        picture_of_it = apply_geometry(layers, geometry, 64, "bilinear").argmax(dim=1, keepdim=True)
+        assert (picture_of_it == seen).float().mean() > 0.97
+
+
+def test_a_picture_is_turned_without_being_sheared() -> None:
+    square = torch.zeros(1, 1, 60, 120)
+    square[..., 20:40, 50:70] = 255
+    turned = apply_geometry(square, Geometry(0, 60, 30, 60, degrees=45.0), 60, "bilinear") / 255
+    assert turned.sum() == pytest.approx(400, rel=0.02), "its area stays"
+    assert turned[0, 0, 30 - 13, 30] > 0.5
+    assert turned[0, 0, 30, 30 + 12] > 0.5
+    assert turned[0, 0, 30 - 9, 30 - 9] < 0.5
 
 
 def test_the_cache_changes_no_value_and_holds_no_more_than_it_may(files: list[Path]) -> None:

@@ -22,6 +22,7 @@ from heads.errors import HeadsError
 from heads.freezing import Phase, frozen_digest
 from heads.images import ImageDataset, preprocess_for
 from heads.loop import Epoch, Outcome, evaluate, predict_table, train
+from heads.measures import from_scores
 from heads.model import Model, build_model
 from heads.sampling import shuffle, split_steps
 from heads.spec import Fit, Head, Variant
@@ -106,6 +107,7 @@ def test_training_learns_and_its_outcome_adds_up(uninterrupted: tuple[Model, Out
     assert outcome.epochs[-1].metrics["train/loss"] < outcome.epochs[0].metrics["train/loss"]
     assert outcome.num_forwarded == 4 * (NUM_TRAIN + NUM_VAL)
     assert not outcome.stopped_early
+    assert outcome.ended == "all 4 epochs are done"
     assert outcome.metrics == outcome.epochs[outcome.best_epoch].metrics
     assert {"train/loss", "train/kind/accuracy", "val/kind/f1_macro", "val/a.b/c/accuracy", "val/a.b/c/loss"} <= set(
         outcome.metrics
@@ -187,6 +189,9 @@ def test_patience_ends_a_training_that_brings_nothing_better(pictures: Path) -> 
     variant = variant_of("squeezenet1_1", "all", "linear", learning_rate=1e-9, epochs=8, patience=2)
     _, outcome = run(variant, pictures)
     assert outcome.stopped_early
+    assert outcome.ended == outcome.epochs[-1].ended
+    assert "none of the last 2 validated better than epoch" in outcome.ended
+    assert all(epoch.ended is None for epoch in outcome.epochs[:-1])
     assert len(outcome.epochs) == outcome.best_epoch + 3
     assert outcome.num_forwarded == len(outcome.epochs) * (NUM_TRAIN + NUM_VAL)
     late = variant_of("squeezenet1_1", "lp_ft", "linear", learning_rate=1e-9, epochs=9, patience=1)
@@ -228,6 +233,12 @@ def test_a_table_of_predictions_agrees_with_the_evaluation(uninterrupted: tuple[
         if (truth := int(val_set.labels["kind"][index])) >= 0:
             confusion[truth, rows["kind"].argmax()] += 1
     assert confusion.tolist() == uninterrupted[1].confusion["kind"]
+    labels = val_set.labels["kind"]
+    scores = torch.stack([rows["kind"] for _, rows in table])[labels >= 0]
+    expected = from_scores(scores, labels[labels >= 0])
+    assert set(expected) == {"auroc", "average_precision", "ece", "brier"}
+    measured = evaluate(uninterrupted[0], val_set, device="cpu", batch_size=4)[0]
+    assert {name: measured[f"kind/{name}"] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +265,10 @@ def test_shuffles_differ_by_epoch_and_seed() -> None:
 
 # Without BatchNorm and dropout two ranks compute what one does, to rounding; with them each rank has its own.
 PLAIN = variant_of("squeezenet1_1", "lp_ft", "linear", epochs=3)
-NORMED = variant_of(freeze="upto:stage1", epochs=1)
+NORMED = variant_of(freeze="upto:stage1", epochs=1, ema=0.5)
+SUMMED = variant_of("squeezenet1_1", "none", "linear", epochs=2, batch_size=4, accumulate=3, optimiser="sgd")
+
+ADAPTIVE = variant_of("squeezenet1_1", freeze="adaptive", schedule="step", epochs=4, warmup=0, ema=0.5)
 
 
 def test_two_processes_measure_and_train_as_one_does(pictures: Path, tmp_path: Path) -> None:
@@ -280,6 +294,7 @@ def test_two_processes_measure_and_train_as_one_does(pictures: Path, tmp_path: P
     _, outcome = run(PLAIN, pictures)
     assert first["num_forwarded"] == outcome.num_forwarded
     assert first["epochs"] == [pytest.approx(epoch.metrics, rel=1e-3) for epoch in outcome.epochs]
+    assert first["summed"] == [pytest.approx(epoch.metrics, rel=1e-3) for epoch in run(SUMMED, pictures)[1].epochs]
 
 
 def be_a_rank(rank: int, pictures: Path, shared: Path) -> None:
@@ -293,11 +308,16 @@ def be_a_rank(rank: int, pictures: Path, shared: Path) -> None:
     before = frozen_digest(normed, Phase(0, 1, 2))
     train(normed, NORMED, *datasets(pictures, NORMED), device="cpu", on_epoch=lambda *_: None)
     assert frozen_digest(normed, Phase(0, 1, 2)) == before
+    summed, summed_outcome = run(SUMMED, pictures)
+    adaptive, adaptive_outcome = run(ADAPTIVE, pictures)
+    assert any(epoch.num_frozen_stages for epoch in adaptive_outcome.epochs)
     found = {
         "evaluated": evaluated,
         "epochs": [epoch.metrics for epoch in outcome.epochs],
         "num_forwarded": outcome.num_forwarded,
-        "digests": [digest_of(trained), digest_of(normed)],
+        "summed": [epoch.metrics for epoch in summed_outcome.epochs],
+        "digests": [digest_of(trained), digest_of(normed), digest_of(summed), digest_of(adaptive)],
+        "decisions": [epoch.decisions for epoch in adaptive_outcome.epochs],
     }
     (shared / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()

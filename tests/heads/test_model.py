@@ -14,8 +14,8 @@ from heads.spec import BACKBONE_STAGES, HEAD_DESIGNS, IMAGE_SIZES, Fit, Head, Va
 
 torch.set_num_threads(1)
 POLICIES = ("none", "all", "upto", "gradual", "lp_ft")
-CLASSES = {"label": ("a", "b", "c"), "kind.of": ("x", "y")}
-DESIGNS = {"label": "mlp", "kind.of": "linear"}
+CLASSES = {"label": ("a", "b", "c"), "kind.of": ("x", "y"), "look": ("x", "y"), "like": ("x", "y", "z")}
+DESIGNS = {"label": "mlp", "kind.of": "linear", "look": "attention", "like": "cosine"}
 
 
 def variant_of(backbone: str, freeze: str = "none", seed: int = 0) -> Variant:
@@ -44,23 +44,28 @@ def model(backbone: str) -> Model:
     return build_model(variant_of(backbone), CLASSES, None)
 
 
+def images_beyond_least(backbone: str) -> Tensor:
+    """Images neither square nor even where patches allow it; of more positions than one, or attention had nothing to learn."""
+    least, most, step = IMAGE_SIZES[backbone]
+    if least == most:
+        return images_of(least, least)
+    return images_of(least + 13, least + 35) if step == 1 else images_of(least, least + step)
+
+
 @pytest.mark.parametrize("is_least", [True, False])
 def test_logits_have_one_row_an_image_and_one_column_a_class(model: Model, backbone: str, is_least: bool) -> None:
-    least, most, step = IMAGE_SIZES[backbone]
-    if not is_least and least == most:
-        pytest.skip(f"{backbone} takes one size")
-    # Neither square nor even, where patches allow it.
-    larger = (least + 13, least + 35) if step == 1 else (least, least + step)
-    images = images_of(least, least) if is_least else images_of(*larger)
+    least = IMAGE_SIZES[backbone].least
+    images = images_of(least, least) if is_least else images_beyond_least(backbone)
     apply_phase(model.eval(), Phase(0, 1, 0))
     with torch.no_grad():
         logits = model(images)
         alone = model(images[:1])
-    assert {target: tuple(found.shape) for target, found in logits.items()} == {"label": (2, 3), "kind.of": (2, 2)}
-    torch.testing.assert_close(alone["label"], logits["label"][:1], atol=1e-5, rtol=1e-4)
+    assert {target: tuple(found.shape) for target, found in logits.items()} == {t: (2, len(CLASSES[t])) for t in CLASSES}
+    for target, found in logits.items():
+        torch.testing.assert_close(alone[target], found[:1], atol=1e-5, rtol=1e-4)
 
 
-def test_only_what_is_due_gets_gradients_and_moves_whatever_the_policy(model: Model, backbone: str) -> None:
+def test_only_what_is_due_gets_gradients_whatever_the_policy(model: Model, backbone: str) -> None:
     variants = [variant_of(backbone, policy) for policy in POLICIES]
     # Policies share phases: each length of the frozen prefix is tried once.
     phases = {phase.num_frozen_stages: (v, phase) for v in variants for phase in _first_and_last(compile_policy(v))}
@@ -71,12 +76,13 @@ def test_only_what_is_due_gets_gradients_and_moves_whatever_the_policy(model: Mo
         # Plain descent: AdamW's state of the large networks would cost more time than all else here.
         optimiser = torch.optim.SGD(optimiser_groups(model, phase, variant.fit))
         before, heads_before = frozen_digest(model, phase), _copies(model.heads)
-        _step(model, optimiser, images_of(IMAGE_SIZES[backbone].least, IMAGE_SIZES[backbone].least))
+        _step(model, optimiser, images_beyond_least(backbone))
         assert frozen_digest(model, phase) == before
         frozen, thawed = model.backbone[: phase.num_frozen_stages], model.backbone[phase.num_frozen_stages :]
         assert all(p.grad is None and not p.requires_grad for p in frozen.parameters())
         assert all(p.grad is not None for p in chain(thawed.parameters(), model.heads.parameters()))
-        assert all(not torch.equal(old, new) for old, new in zip(heads_before, model.heads.parameters(), strict=True))
+        assert all(bool(p.grad.any()) for p in model.heads.parameters() if p.grad is not None)
+        assert any(not torch.equal(old, new) for old, new in zip(heads_before, model.heads.parameters(), strict=True))
 
 
 def _first_and_last(phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
@@ -91,7 +97,7 @@ def _step(model: Model, optimiser: torch.optim.Optimizer, images: Tensor) -> Non
     model.train()
     model.zero_grad(set_to_none=True)
     logits = model(images)
-    labels = {"label": torch.tensor([0, 2]), "kind.of": torch.tensor([1, 0])}
+    labels = {target: torch.tensor([0, len(names) - 1]) for target, names in CLASSES.items()}
     total = sum((loss(logits[target], labels[target], torch.ones(2))[0] for target in model.targets), torch.zeros(()))
     total.backward()
     optimiser.step()
@@ -120,7 +126,7 @@ def test_another_seed_makes_another_model() -> None:
 
 def test_a_head_starts_the_same_beside_other_heads_and_on_given_weights(tmp_path: Path) -> None:
     two = variant_of("squeezenet1_1")
-    alone = two.model_copy(update={"heads": two.heads[1:]})
+    alone = two.model_copy(update={"heads": two.heads[1:2]})
     file = tmp_path / "weights.pth"
     state = build_model(two, CLASSES, None).backbone.state_dict()
     torch.save({f"features.{key.partition('.')[2]}": torch.ones_like(value) for key, value in state.items()}, file)
@@ -140,7 +146,8 @@ def test_a_target_may_hold_any_characters(target: str) -> None:
 def test_parameters_are_counted_in_all_and_trained() -> None:
     variant = variant_of("resnet18")
     model = build_model(variant, CLASSES, None)
-    backbone, heads = 11_176_512, (512 * 256 + 256) + (256 * 3 + 3) + (512 * 2 + 2)
+    mlp, linear, attention, cosine = (512 * 256 + 256) + (256 * 3 + 3), 512 * 2 + 2, 512 + 512 * 2 + 2, 512 * 3 + 1
+    backbone, heads = 11_176_512, mlp + linear + attention + cosine
     assert count_parameters(model) == (backbone + heads, backbone + heads)
     apply_phase(model, Phase(0, 1, 5))
     assert count_parameters(model) == (backbone + heads, heads)

@@ -1,0 +1,123 @@
+"""How training pictures are varied: by geometry, which masks would share, and by colour, which is the picture's alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from heads.spec import Augment
+
+Sampling = Literal["bilinear", "nearest"]
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How far pictures are varied, each within plus or minus its number.
+
+    `scale` and `stretch` are of the window's side, `shift` of its side too, `degrees` turn it, `colour` is of brightness,
+    contrast and saturation. `erased` is the largest share of the window that grey noise covers, in half of the pictures
+    (Zhong et al., "Random Erasing Data Augmentation", AAAI 2020).
+    """
+
+    scale: float
+    shift: float
+    stretch: float
+    colour: float
+    degrees: float = 0.0
+    erased: float = 0.0
+
+
+# None of them mirrors: a mirrored digit, letter, hand sign or left/right organ is another class or none, and Headstart
+# cannot know; `fit.flip` says that it may.
+STRENGTHS: Mapping[Augment, Strength] = {
+    "light": Strength(scale=0.15, shift=0.1, stretch=0.08, colour=0.15),
+    "medium": Strength(scale=0.25, shift=0.15, stretch=0.15, colour=0.3, degrees=10.0),
+    "strong": Strength(scale=0.4, shift=0.2, stretch=0.25, colour=0.5, degrees=20.0, erased=0.25),
+}
+ERASED_SHARE_OF_PICTURES = 0.5
+MIN_ERASED = 0.02
+MIRRORED_SHARE_OF_PICTURES = 0.5
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Which window of a picture the network sees: the picture turned about its middle, then rows and columns, then mirrored."""
+
+    top: int
+    num_rows: int
+    left: int
+    num_columns: int
+    degrees: float = 0.0
+    mirrored: bool = False
+
+
+def draw_geometry(height: int, width: int, size: int, strength: Strength, flip: bool, random: np.random.Generator) -> Geometry:
+    """The window of evaluation, a middle square of `size`, moved, scaled, stretched and turned within the strength."""
+    scale = random.uniform(1 - strength.scale, 1 + strength.scale)
+    stretch = random.uniform(-strength.stretch, strength.stretch)
+    top, num_rows = _draw_span(height, round(size * scale * (1 - stretch / 2)), size, strength.shift, random)
+    left, num_columns = _draw_span(width, round(size * scale * (1 + stretch / 2)), size, strength.shift, random)
+    degrees = float(random.uniform(-strength.degrees, strength.degrees)) if strength.degrees else 0.0
+    return Geometry(top, num_rows, left, num_columns, degrees, draw_mirrored(flip, random))
+
+
+def _draw_span(length: int, side: int, size: int, shift: float, random: np.random.Generator) -> tuple[int, int]:
+    return round((length - side) / 2 + size * random.uniform(-shift, shift)), side
+
+
+def draw_mirrored(flip: bool, random: np.random.Generator) -> bool:
+    """Whether a picture is mirrored, left for right: one in two where it may be."""
+    return flip and random.uniform() < MIRRORED_SHARE_OF_PICTURES
+
+
+def apply_geometry(pixels: Tensor, geometry: Geometry, size: int, sampling: Sampling) -> Tensor:
+    """The window of (1, C, H, W) as (1, C, size, size); what it covers beyond the picture repeats the edge.
+
+    The same geometry on a picture (bilinear) and on its mask (nearest, so that values stay what they are) shows the same
+    place.
+    """
+    if geometry.degrees:
+        pixels = _turn(pixels, geometry.degrees, sampling)
+    for dim, start, side in ((-2, geometry.top, geometry.num_rows), (-1, geometry.left, geometry.num_columns)):
+        pixels = pixels.index_select(dim, torch.arange(start, start + side).clamp_(0, pixels.shape[dim] - 1))
+    if sampling == "bilinear":
+        pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+    else:
+        pixels = F.interpolate(pixels, size=(size, size), mode="nearest-exact")
+    return pixels.flip(-1) if geometry.mirrored else pixels
+
+
+def _turn(pixels: Tensor, degrees: float, sampling: Sampling) -> Tensor:
+    height, width = pixels.shape[-2:]
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    # In grid_sample's coordinates either side is two long, hence the aspect.
+    turn = torch.tensor([[[cosine, -sine * height / width, 0.0], [sine * width / height, cosine, 0.0]]])
+    grid = F.affine_grid(turn, [1, 1, height, width], align_corners=False)
+    turned = F.grid_sample(pixels.float(), grid, mode=sampling, padding_mode="border", align_corners=False)
+    return turned.round_().to(pixels.dtype)
+
+
+def recolour(pixels: Tensor, strength: Strength, random: np.random.Generator) -> Tensor:
+    """Pixels (1, 3, H, W) of 0 to 255, their brightness, contrast and saturation varied and, in `strong`, a part erased."""
+    brightness, contrast, saturation = (float(x) for x in random.uniform(1 - strength.colour, 1 + strength.colour, size=3))
+    grey = pixels.mean(dim=1, keepdim=True)
+    pixels = torch.lerp(grey, pixels, saturation)
+    pixels = torch.lerp(grey.mean(), pixels, contrast).mul_(brightness).clamp_(0, 255)
+    if strength.erased and random.uniform() < ERASED_SHARE_OF_PICTURES:
+        _erase(pixels, random.uniform(MIN_ERASED, strength.erased), random)
+    return pixels
+
+
+def _erase(pixels: Tensor, share: float, random: np.random.Generator) -> None:
+    size, aspect = pixels.shape[-1], math.exp(random.uniform(-1, 1))
+    height, width = (min(size, max(1, round(size * math.sqrt(share * ratio)))) for ratio in (aspect, 1 / aspect))
+    top, left = int(random.integers(size - height + 1)), int(random.integers(size - width + 1))
+    noise = random.integers(0, 256, (1, 3, height, width)).astype(np.float32)
+    pixels[..., top : top + height, left : left + width] = torch.from_numpy(noise)

@@ -1,0 +1,98 @@
+"""Measures of classification from whole counts and from every sample's probabilities; divided once, here."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NUM_BINS = 15
+TOP = 5
+
+
+def from_counts(confusion: Tensor, loss_sum: float, count: float) -> dict[str, float]:
+    """What a confusion (true class, predicted class) of counts tells, and the mean loss over `count` labels.
+
+    As scikit-learn has them with zero_division=0: macro means go over the classes that occur in truth or prediction,
+    weighted ones by how often a class occurs in truth. Micro F1 is the accuracy where each sample has one label. Every
+    measure of no samples is NaN.
+    """
+    table = confusion.double()
+    hits, truths, guesses = table.diagonal(), table.sum(dim=1), table.sum(dim=0)
+    present = (truths + guesses) > 0
+    f1 = _zero_divided(2 * hits, truths + guesses)
+    accuracy = (hits.sum() / table.sum()).item()
+    return {
+        "accuracy": accuracy,
+        "f1_macro": f1[present].mean().item(),
+        "f1_micro": accuracy,
+        "f1_weighted": ((f1 * truths).sum() / truths.sum()).item(),
+        "precision_macro": _zero_divided(hits, guesses)[present].mean().item(),
+        "recall_macro": _zero_divided(hits, truths)[present].mean().item(),
+        # To single precision, that of the losses it sums: what lies below is noise, and would pass for progress.
+        "loss": (torch.tensor(loss_sum).double() / torch.tensor(count).double()).item(),
+    }
+
+
+def from_scores(probabilities: Tensor, truths: Tensor) -> dict[str, float]:
+    """What probabilities (N, C) and true classes (N) tell, by name; a measure that is not defined on them is left out.
+
+    - `top5`, where there are more than five classes: the share of samples whose true class is among the five likeliest.
+    - `auroc` and `average_precision`: the mean of each class against the rest, over the classes that occur in truth (and for
+      auroc are not all of it).
+    - `ece`: expected calibration error of the likeliest class in 15 bins of equal width (Guo et al., "On Calibration of Modern
+      Neural Networks", ICML 2017), binned as torchmetrics does: closed below, certainty in a bin of its own.
+    - `brier`: the mean squared distance to the truth (Brier 1950), halved for two classes as scikit-learn does.
+    """
+    if not len(truths):
+        return {}
+    probabilities = probabilities.double()
+    num_classes = probabilities.shape[1]
+    truth_table = torch.nn.functional.one_hot(truths, num_classes).bool()
+    curves = [_curve(*column) for column in zip(probabilities.unbind(1), truth_table.unbind(1), strict=True)]
+    found = {
+        "top5": [_in_top(probabilities, truths)] if num_classes > TOP else [],
+        "auroc": [_area(hits, misses) for hits, misses in curves if hits[-1] and misses[-1]],
+        "average_precision": [_average_precision(hits, misses) for hits, misses in curves if hits[-1]],
+        "ece": [_calibration_error(probabilities, truths)],
+        "brier": [(probabilities - truth_table.double()).square().sum(dim=1).mean() / (2 if num_classes == 2 else 1)],
+    }
+    return {name: torch.stack(values).mean().item() for name, values in found.items() if values}
+
+
+def _zero_divided(parts: Tensor, wholes: Tensor) -> Tensor:
+    return torch.where(wholes > 0, parts / wholes.clamp(min=1), 0.0)
+
+
+def _in_top(probabilities: Tensor, truths: Tensor) -> Tensor:
+    own = probabilities.gather(1, truths[:, None])
+    later = torch.arange(probabilities.shape[1], device=truths.device) > truths[:, None]
+    # Of equal probabilities the later class goes first, as in scikit-learn.
+    before = (probabilities > own) | ((probabilities == own) & later)
+    return (before.sum(dim=1) < TOP).double().mean()
+
+
+def _curve(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """How many positives and negatives score at least each distinct score, highest first."""
+    ordered, order = scores.sort(descending=True)
+    hits = positive[order].double().cumsum(dim=0)
+    misses = torch.arange(1, len(hits) + 1, dtype=hits.dtype, device=hits.device) - hits
+    ends = torch.cat([ordered[1:] != ordered[:-1], ordered.new_ones(1, dtype=torch.bool)])
+    return hits[ends], misses[ends]
+
+
+def _area(hits: Tensor, misses: Tensor) -> Tensor:
+    start = hits.new_zeros(1)
+    return torch.trapezoid(torch.cat([start, hits]), torch.cat([start, misses])) / (hits[-1] * misses[-1])
+
+
+def _average_precision(hits: Tensor, misses: Tensor) -> Tensor:
+    gained = hits.diff(prepend=hits.new_zeros(1))
+    return (gained * hits / (hits + misses)).sum() / hits[-1]
+
+
+def _calibration_error(probabilities: Tensor, truths: Tensor) -> Tensor:
+    confidences, guesses = probabilities.max(dim=1)
+    edges = torch.linspace(0, 1, NUM_BINS + 1, dtype=confidences.dtype, device=confidences.device)
+    bins = torch.bucketize(confidences, edges, right=True) - 1
+    gaps = torch.zeros_like(edges).index_add_(0, bins, (guesses == truths).double() - confidences)
+    return gaps.abs().sum() / len(truths)

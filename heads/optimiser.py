@@ -1,0 +1,29 @@
+"""From a variant's fit settings to the optimiser that trains it, and the updates it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+
+from heads.freezing import ParameterGroup
+from heads.spec import Fit
+
+NESTEROV_MOMENTUM = 0.9
+
+
+def build_optimiser(fit: Fit, groups: Iterable[ParameterGroup]) -> torch.optim.Optimizer:
+    """The fit's optimiser over these parameter groups: AdamW, or SGD with Nesterov's momentum."""
+    given = [dict(group) for group in groups]
+    if fit.optimiser == "sgd":
+        return torch.optim.SGD(given, lr=fit.learning_rate, momentum=NESTEROV_MOMENTUM, nesterov=True)
+    return torch.optim.AdamW(given)
+
+
+def clip_gradients(optimiser: torch.optim.Optimizer, max_norm: float) -> None:
+    """Scales the gradients of all trained parameters together down to this norm; 0 leaves them as they are."""
+    if max_norm:
+        parameters: list[nn.Parameter] = [p for group in optimiser.param_groups for p in group["params"]]
+        clip_grad_norm_(parameters, max_norm)

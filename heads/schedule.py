@@ -1,0 +1,61 @@
+"""What the learning rate is multiplied by, update by update: a schedule times a warm-up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from heads.freezing import Phase
+from heads.spec import Fit
+
+DEFAULT_WARM_UP_SHARE = 0.1
+MAX_DEFAULT_WARM_UP_UPDATES = 100
+# Divided by ten at a half and three quarters of the way, as ResNets are trained (He et al., "Deep Residual Learning for
+# Image Recognition", CVPR 2016, section 4.2), and also where validation stays as it is for this many epochs.
+STEP_FACTOR = 0.1
+STEP_MILESTONES = (0.5, 0.75)
+PLATEAU_EPOCHS = 2
+
+Score = tuple[float, float]
+
+
+def rate_factor(fit: Fit, phase: Phase, epoch: int, update: int, num_updates: int, scores: Sequence[Score]) -> float:
+    """The factor at an update of an epoch of `num_updates`; `scores` are those of the epochs before it, greater is better.
+
+    The warm-up is linear and starts anew with a phase of the freeze policy: new parameters, a new optimiser. So does
+    `plateau`; the other schedules run over all epochs. Nothing is remembered, so a resumed training needs no state.
+    """
+    position = epoch * num_updates + update
+    warm_up = num_warm_up_updates(fit, phase, num_updates)
+    ramp = min(1.0, (position - phase.first_epoch * num_updates + 1) / max(1, warm_up))
+    match fit.schedule:
+        case "cosine":
+            return ramp * 0.5 * (1 + math.cos(math.pi * position / (fit.epochs * num_updates)))
+        case "step":
+            passed = sum(position >= milestone * fit.epochs * num_updates for milestone in STEP_MILESTONES)
+            return ramp * STEP_FACTOR**passed
+        case "plateau":
+            return ramp * STEP_FACTOR ** num_plateaus(scores[phase.first_epoch :])
+        case "constant":
+            return ramp
+
+
+def num_warm_up_updates(fit: Fit, phase: Phase, num_updates: int) -> int:
+    """Over how many updates a phase warms up: `fit.warmup` of its epochs (below 1 a share of them, from 1 on so many)."""
+    length = phase.num_epochs * num_updates
+    if fit.warmup is None:
+        return min(MAX_DEFAULT_WARM_UP_UPDATES, math.ceil(length * DEFAULT_WARM_UP_SHARE))
+    return min(length, math.ceil(fit.warmup * (length if fit.warmup < 1 else num_updates)))
+
+
+def num_plateaus(scores: Sequence[Score]) -> int:
+    """How often `PLATEAU_EPOCHS` epochs in a row brought nothing better than the best before them."""
+    best, since, found = None, 0, 0
+    for score in scores:
+        if best is None or score > best:
+            best, since = score, 0
+            continue
+        since += 1
+        if since == PLATEAU_EPOCHS:
+            since, found = 0, found + 1
+    return found
