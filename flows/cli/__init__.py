@@ -6,6 +6,8 @@ import errno
 import signal
 import sys
 
+INTERRUPTED = 130
+STOPPED = "stopped; the same command goes on where this one was"
 WRONG_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
@@ -29,8 +31,10 @@ def main() -> None:
         sys.exit(_say(error, 1))
     except OSError as error:
         sys.exit(_say(*_of_the_disk(error)))
+    except SystemExit as end:  # the parser's own way to end: what Ctrl-C broke off it leaves without a word
+        sys.exit(_say(STOPPED, INTERRUPTED) if end.code == INTERRUPTED else end.code)
     except KeyboardInterrupt:
-        sys.exit(_say("stopped; the same command goes on where this one was", 130))
+        sys.exit(_say(STOPPED, INTERRUPTED))
 
 
 def _of_the_disk(error: OSError) -> tuple[str, int]:
