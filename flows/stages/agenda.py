@@ -10,6 +10,7 @@ from typing import Any
 
 from flows import job
 from flows import plan as plans
+from flows.errors import AskedWrongly
 from flows.plan import Plan
 from flows.records import DataVersion, Weights, Work
 from flows.settings import Settings
@@ -109,6 +110,15 @@ def find_weights(named: str, backbone: str) -> Weights:
     path = backbones.imagenet_weights(backbone) if named == "imagenet" else Path(named).absolute()
     backbones.build_stages(backbone, path)
     return Weights(backbones.weights_digest(path), path)
+
+
+def failures(settings: Settings, agenda: Agenda) -> dict[str, str]:
+    """Why works failed for good, by work key. Raises AskedWrongly where all of them did."""
+    reasons = {work.key: reason for work in agenda.works if (reason := job.read_failure(settings.storage, work))}
+    if len(reasons) == len(agenda.works):
+        told = "; ".join(f"{agenda.label(work)}: {reasons[work.key]}" for work in agenda.works)
+        raise AskedWrongly(f"every variant of the plan failed, so nothing can be ranked: {told}")
+    return reasons
 
 
 def majority_classes(version: DataVersion) -> dict[str, str]:

@@ -13,7 +13,7 @@ from flows.plan import Plan
 from flows.records import ModelVersion, TrainResult
 from flows.registry import Registry
 from flows.settings import Settings
-from flows.stages.agenda import Agenda, plan_works
+from flows.stages.agenda import Agenda, failures, plan_works
 from flows.stages.desk import Desk, open_registry
 from flows.stages.work import Outcome, Scores
 
@@ -41,13 +41,15 @@ def close(
 def finished(settings: Settings, plan: Plan) -> dict[str, Any] | None:
     """The kept report of a retraining that has nothing left to do, or None.
 
-    Raises what `plan_works` raises, and Unreachable when MLflow does not answer.
+    Raises what `plan_works` and `failures` raise, and Unreachable when MLflow does not answer.
     """
     from flows import dataset
 
     started = time.monotonic()
     tracking.check(settings.tracking)
-    report = recall(settings, plan_works(plan, dataset.read_version(settings.workspace)))
+    agenda = plan_works(plan, dataset.read_version(settings.workspace))
+    failures(settings, agenda)
+    report = recall(settings, agenda)
     return report and report | {"seconds": {"total": round(time.monotonic() - started, 2)}}
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from flows import cluster, job, tracking
-from flows.errors import AskedWrongly
 from flows.records import FailedVariant, ModelVersion, ScoreTable, TrainedVariant, TrainResult, Verdict
-from flows.stages.agenda import Agenda, majority_classes
+from flows.stages.agenda import Agenda, failures, majority_classes
 from flows.stages.desk import Desk, Event
 
 
@@ -78,15 +77,11 @@ def train(desk: Desk, agenda: Agenda) -> TrainResult:
 
 def _failed(desk: Desk, agenda: Agenda, runs: Mapping[str, str]) -> tuple[FailedVariant, ...]:
     """The variants that failed for good, told; raises AskedWrongly where there are no others."""
-    found = []
-    for work in agenda.works:
-        if reason := job.read_failure(desk.settings.storage, work):
-            desk.say(f"Warning: {agenda.label(work)} failed and is left out of the ranking: {reason}")
-            found.append(FailedVariant(work.key, work.variant, reason, runs.get(work.key)))
-    if len(found) == len(agenda.works):
-        reasons = "; ".join(f"{agenda.label(work)}: {one.reason}" for work, one in zip(agenda.works, found, strict=True))
-        raise AskedWrongly(f"every variant of the plan failed, so nothing can be ranked: {reasons}")
-    return tuple(found)
+    reasons = failures(desk.settings, agenda)
+    gone = [work for work in agenda.works if work.key in reasons]
+    for work in gone:
+        desk.say(f"Warning: {agenda.label(work)} failed and is left out of the ranking: {reasons[work.key]}")
+    return tuple(FailedVariant(work.key, work.variant, reasons[work.key], runs.get(work.key)) for work in gone)
 
 
 def score(desk: Desk, agenda: Agenda, trained: TrainResult) -> Scores:

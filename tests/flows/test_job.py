@@ -20,7 +20,6 @@ from PIL import Image
 
 from flows import cluster, job
 from flows.cluster import processes
-from flows.errors import AskedWrongly
 from flows.job import order as orders
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from heads import bundle
@@ -236,9 +235,18 @@ def test_it_went_on_from_its_last_checkpoint(disturbed: Run, number: int, seen: 
 
 
 @pytest.mark.slow
-def test_a_training_that_diverges_says_so_once(place: Place, version: DataVersion, tmp_path: Path) -> None:
-    order = _order(tmp_path / "diverging", version, "squeezenet1_1", learning_rate=9.9)
-    started: list[str] = []
-    with pytest.raises(AskedWrongly, match="learning_rate"):
-        cluster.run_job(place.cluster, job.begin(order), key=order.key, name="tiny", on_start=started.append)
-    assert len(started) == 1
+def test_a_variant_that_diverges_is_given_up_with_its_reason_and_the_others_go_on(
+    place: Place, version: DataVersion, tmp_path: Path
+) -> None:
+    wild = _order(tmp_path / "diverging", version, "squeezenet1_1", learning_rate=9.9, epochs=2)
+    tame = _order(tmp_path / "diverging", version, "squeezenet1_1", epochs=2)
+    order = replace(wild, works=(*wild.works, *tame.works))
+    run = _run(place, order)
+    assert run.outcome["trained"] == [work.key for work in order.works]
+    assert len(run.submissions) == 1
+    reason = job.read_failure(order.storage, wild.works[0])
+    assert reason is not None
+    assert "lower learning_rate, now 9.9" in reason
+    assert orders.read_trained(order.storage, tame.works[0], reused=False).metrics["val/label/accuracy"] >= 0
+    assert job.read_failure(order.storage, tame.works[0]) is None
+    assert _run(place, order).outcome["trained"] == [], "another try would only diverge again"

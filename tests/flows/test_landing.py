@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -163,6 +164,12 @@ def test_two_rows_for_one_image_keep_the_first(tmp_path: Path, data: Path) -> No
     report = ingest(table_source(tmp_path / "source", lines), data)
     assert report.quarantined == (("5.png", "another image of the source has the same name"),)
     assert (report.num_samples, samples(data)["images/5.png"].labels["kind"]) == (24, "b")
+
+
+def test_a_pipe_among_the_images_is_set_aside_instead_of_waited_for(tmp_path: Path, data: Path) -> None:
+    source = class_folders(tmp_path / "source")
+    os.mkfifo(source / "ant" / "pipe.png")
+    assert ingest(source, data).quarantined == (("ant/pipe.png", "it is no regular file"),)
 
 
 def test_a_bad_image_costs_one_line_in_the_quarantine(tmp_path: Path, data: Path) -> None:

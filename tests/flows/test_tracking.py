@@ -148,6 +148,21 @@ def test_a_finished_variant_holds_measures_pictures_and_the_bundle(tracker: Trac
     assert len(runs(tracker)) == 2, "a work that has not begun has no run"
 
 
+def test_a_variant_that_failed_for_good_ends_failed_with_its_reason_once(tracker: Tracker, tmp_path: Path) -> None:
+    work = make_work(1)
+    progress(tmp_path, work, 1)
+    parent = tracker.start_retraining("key1", ORIGIN)
+    begun = tracking.fill_in(tracker, parent, [work], tmp_path, ORIGIN, draw)
+    write(tmp_path / work.key / "failure.json", {"work_key": work.key, "reason": "it diverged", "epochs": make_epochs(2)})
+    assert tracking.fill_in(tracker, parent, [work], tmp_path, ORIGIN, draw) == begun
+    run = tracker._client.get_run(begun[work.key])
+    assert (run.info.status, run.data.metrics["epoch"]) == ("FAILED", 1)
+    assert run.data.tags["mlflow.note.content"] == "Failed: it diverged"
+    tracking.fill_in(tracker, tracker.start_retraining("key2", ORIGIN), [work], tmp_path, ORIGIN, draw)
+    again = tracker._client.get_run(begun[work.key])
+    assert again.to_dictionary() == run.to_dictionary()
+
+
 def test_filling_in_again_changes_nothing(tracker: Tracker, tmp_path: Path) -> None:
     finish(tmp_path, make_work(1))
     parent = tracker.start_retraining("key1", ORIGIN)

@@ -313,6 +313,20 @@ def test_a_file_of_something_else_is_refused(content: bytes, tmp_path: Path) -> 
         build_stages("squeezenet1_1", tmp_path / "image.pth")
 
 
+def test_a_damaged_safetensors_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "damaged.safetensors").write_bytes(b"PK" * 500)
+    with pytest.raises(WeightsError, match=r"damaged\.safetensors could not be read"):
+        build_stages("squeezenet1_1", tmp_path / "damaged.safetensors")
+
+
+def test_weights_that_are_not_finite_are_refused_by_their_keys(tmp_path: Path) -> None:
+    state = torchvision_model("squeezenet1_1").state_dict()
+    state["features.0.bias"] = torch.full((64,), float("nan"))
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(WeightsError, match=r"nan\.pth holds numbers that are not finite in features\.0\.bias; give another file"):
+        build_stages("squeezenet1_1", tmp_path / "nan.pth")
+
+
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     torch.save(models.squeezenet1_1().state_dict(), tmp_path / "whole.pth")
     (tmp_path / "half.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:100_000])

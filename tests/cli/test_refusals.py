@@ -1,0 +1,202 @@
+"""Wrong requests, as the command answers them: status 2, one message that says what to do, within seconds, nothing changed."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from PIL import Image
+
+from flows import cli, dataset, stages
+from flows.settings import read_settings
+
+DEAD = "http://127.0.0.1:9"
+PLAN = "name: tiny\nbackbones: [resnet18]\nweights: none\n"
+
+
+class Answer(NamedTuple):
+    status: object
+    out: str
+    err: str
+
+
+Ask = Callable[..., Answer]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with two classes of twenty pictures."""
+    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("workspace") / "tiny"
+    for number in range(40):
+        file = source / ("dark", "light")[number % 2] / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40), (number, 200 * (number % 2), 7)).save(file)
+    dataset.init_workspace(folder)
+    stages.ingest(read_settings(folder), str(source))
+    (folder / "plan.yaml").write_text(PLAN)
+    return folder
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Ask]:
+    """The command in this process, in a folder and with some environment."""
+    before = signal.getsignal(signal.SIGTERM)
+    for name in (
+        "HEADSTART_WORKSPACE",
+        "HEADSTART_STORAGE_ROOT",
+        "HEADSTART_TRACKING_ADDRESS",
+        "PREFECT_API_URL",
+        "PREFECT_HOME",
+    ):
+        monkeypatch.setenv(name, "")  # so that what the command sets is undone
+        monkeypatch.delenv(name)
+
+    def run(folder: Path, *words: str, **env: str) -> Answer:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["headstart", *words])
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return Answer(end.value.code, *capsys.readouterr())
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def stranger() -> Iterator[str]:
+    """The address of a server that answers everything with a page of its own."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path.startswith("/api/") else 404)
+            self.end_headers()
+            self.wfile.write(b"<html>hello</html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def refused(answer: Answer, *words: str) -> None:
+    """The answer is a refusal in one message that has these words."""
+    assert answer.status == 2, answer
+    assert answer.out == ""
+    assert answer.err.startswith("headstart: ")
+    assert "Traceback" not in answer.err
+    assert [word for word in words if word not in answer.err] == [], answer.err
+
+
+def left_behind(folder: Path) -> set[str]:
+    """Runs, locks, works, versions and servers that a refusal must not leave."""
+    made = {path.relative_to(folder).as_posix() for path in (folder / ".headstart").rglob("*") if path.is_file()}
+    return {name for name in made if not name.startswith(".headstart/remote/") and name != ".headstart/lock"}
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ({"HEADSTART_TRACKING_ADDRESS": DEAD}, ("MLflow does not answer", DEAD, "HEADSTART_TRACKING_ADDRESS")),
+        ({"HEADSTART_TRACKING_ADDRESS": "mlruns"}, ("'mlruns' is not understood", "sqlite:///")),
+        ({"HEADSTART_RAY_ADDRESS": DEAD}, ("Ray at", DEAD, "does not answer", "HEADSTART_RAY_ADDRESS")),
+        ({"HEADSTART_RAY_ADDRESS": "ray://127.0.0.1:10001"}, ("ray://127.0.0.1:10001", "http://host:8265")),
+        ({"HEADSTART_PREFECT_ADDRESS": f"{DEAD}/api"}, ("Prefect does not answer", DEAD, "HEADSTART_PREFECT_ADDRESS")),
+        ({"PREFECT_API_URL": f"{DEAD}/api"}, ("Prefect does not answer", DEAD)),
+        ({"HEADSTART_STORAGE_ROOT": "/dev/null/x"}, ("/dev/null/x", "can not be")),
+        ({"HEADSTART_STORAGE_ROOT": "/proc/x", "HEADSTART_TRACKING_ADDRESS": "sqlite:////tmp/never-made.db"}, ("/proc/x",)),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_an_address_that_does_not_serve_is_told_before_anything_starts(
+    workspace: Path, ask: Ask, env: dict[str, str], words: tuple[str, ...]
+) -> None:
+    refused(ask(workspace, "retrain", "plan.yaml", **env), *words)
+    assert left_behind(workspace) == set()
+
+
+@pytest.mark.parametrize("setting", ["HEADSTART_TRACKING_ADDRESS", "HEADSTART_RAY_ADDRESS", "HEADSTART_PREFECT_ADDRESS"])
+def test_an_address_of_something_else_is_told_apart(workspace: Path, ask: Ask, stranger: str, setting: str) -> None:
+    address = f"{stranger}/api" if "PREFECT" in setting else stranger
+    refused(ask(workspace, "retrain", "plan.yaml", **{setting: address}), "answers, but", stranger)
+    assert left_behind(workspace) == set()
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("workers: {count: 1000}", ("1000", "lower workers.count", "HEADSTART_RAY_ADDRESS")),
+        ("workers: {count: 1000, cpus_per_worker: 0.1}", ("1000", "lower workers.count")),
+        ("workers: {gpus_per_worker: 1}", ("1 GPUs", "has 0", "workers.gpus_per_worker")),
+        ("targets: [{column: labl}]", ("'labl'", "did you mean 'label'?")),
+        ("weights: nowhere/x.pth", ("nowhere/x.pth", "not there", "imagenet, none")),
+        ("weights: data", ("'data'", "are unknown")),
+        ("weights: ./data", ("'./data'", "a folder")),
+        ("colour: red", ("unknown key 'colour'", "allowed: name")),
+    ],
+)
+def test_a_plan_that_cannot_run_is_refused(workspace: Path, ask: Ask, tmp_path: Path, lines: str, words: tuple[str, ...]) -> None:
+    plan = tmp_path / "plan.yaml"
+    key = lines.partition(":")[0]
+    plan.write_text("\n".join([*(line for line in PLAN.splitlines() if not line.startswith(key)), lines]))
+    refused(ask(workspace, "retrain", str(plan), CUDA_VISIBLE_DEVICES=""), *words)
+    assert left_behind(workspace) == set()
+
+
+def test_a_stack_is_refused_before_its_first_server(workspace: Path, ask: Ask) -> None:
+    refused(ask(workspace, "up", "plan.yaml", "--cron", "0 25 * * *"), "'0 25 * * *'", "five fields")
+    refused(ask(workspace, "up", "plan.yaml", "--cron", "nightly"), "'nightly'", "0 2 * * *")
+    refused(ask(workspace, "up", "plan.yaml", HEADSTART_RAY_ADDRESS=DEAD), "Ray at", DEAD)
+    assert left_behind(workspace) == set()
+
+
+@pytest.mark.parametrize("words", [["models", "list"], ["models", "pull", "a@champion", "b"], ["predict", "a@champion", "."]])
+def test_outside_a_workspace_nothing_is_made(tmp_path: Path, ask: Ask, words: list[str]) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    refused(ask(tmp_path, *words), "is no workspace", "headstart init")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("name", ["@champion", "a/b@1", "it's@1"])
+def test_what_is_no_models_name_is_said(workspace: Path, ask: Ask, tmp_path: Path, name: str) -> None:
+    address = f"sqlite:///{tmp_path}/mlflow.db"
+    refused(
+        ask(workspace, "models", "pull", name, str(tmp_path / "new"), HEADSTART_TRACKING_ADDRESS=address), "is no model's name"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_in_the_way_is_one_message(tmp_path: Path, ask: Ask) -> None:
+    (tmp_path / "file").write_text("")
+    refused(ask(tmp_path, "init", "file"), "file", "File exists", "--workspace")
+
+
+def _fail(error: BaseException, *_: object) -> None:
+    raise error
+
+
+def test_a_full_disk_is_a_failure_in_one_message(workspace: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "preview", partial(_fail, OSError(errno.ENOSPC, "No space left on device", "big")))
+    answer = ask(workspace, "plan", "plan.yaml")
+    assert (answer.status, answer.out) == (1, "")
+    assert answer.err.startswith("headstart: big: No space left on device")
+
+
+def test_ctrl_c_says_how_to_go_on(workspace: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "preview", partial(_fail, KeyboardInterrupt()))
+    answer = ask(workspace, "plan", "plan.yaml")
+    assert answer.status == 130
+    assert "headstart: stopped; the same command goes on" in answer.err
+    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler, "a kind end from outside is one too"
