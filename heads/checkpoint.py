@@ -40,12 +40,13 @@ class Best:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a training goes on from."""
+    """What a training goes on from; `balance` are the log variances that weigh the heads, where they are learned."""
 
     epochs: tuple[Epoch, ...]
     best: Best
     model: dict[str, Tensor]
     optimiser: dict[str, Any]
+    balance: dict[str, Tensor]
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -64,6 +65,7 @@ def save(path: Path, variant: Variant, progress: Progress) -> None:
         "best": {**vars(progress.best), "weights": None if is_best else progress.best.weights},
         "model": progress.model,
         "optimiser": progress.optimiser,
+        "balance": progress.balance,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -84,7 +86,7 @@ def load(path: Path, variant: Variant) -> Progress:
     if best["weights"] is None:
         best["weights"] = {name: tensor.clone() for name, tensor in state["model"].items()}
     epochs = tuple(Epoch(**epoch) for epoch in state["epochs"])
-    return Progress(epochs, Best(**best), state["model"], state["optimiser"])
+    return Progress(epochs, Best(**best), state["model"], state["optimiser"], state.get("balance", {}))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from heads import checkpoint
+from heads.balancing import Balance
 from heads.checkpoint import Best, Epoch, Progress, weights_of
 from heads.classification import criterion_of
 from heads.errors import HeadsError
@@ -20,8 +21,8 @@ from heads.evaluation import Confusion, autocast, confusions, evaluate, measure,
 from heads.freezing import apply_phase, compile_policy, optimiser_groups
 from heads.images import ImageDataset
 from heads.model import Model
-from heads.ranks import average_statistics, num_ranks, rank, synchronise_gradients
-from heads.sampling import Batch, StepLoader
+from heads.ranks import average_statistics, rank, synchronise_gradients
+from heads.sampling import StepLoader
 from heads.spec import Variant
 from heads.tally import Tally, Total
 
@@ -86,6 +87,7 @@ class _Training:
         self.phases = compile_policy(variant)
         labels = train_loader.dataset.labels
         self.criteria = {target: criterion_of(variant.fit, column, self.device) for target, column in labels.items()}
+        self.balance = Balance(model.targets, learned=variant.fit.head_weights == "uncertainty").to(self.device)
         self.epochs: list[Epoch] = []
         self.best: Best | None = None
         self._enter(0)
@@ -115,7 +117,9 @@ class _Training:
         epoch = Epoch(
             index=index,
             phase=phase,
-            metrics=_train_metrics(trained) | {f"val/{name}": x for name, x in named_measures(measured).items()},
+            metrics=_train_metrics(trained)
+            | {f"train/{target}/head_weight": x for target, x in self.balance.weights().items()}
+            | {f"val/{name}": x for name, x in named_measures(measured).items()},
             seconds=perf_counter() - start,
             num_forwarded=len(self.train_loader.dataset) + len(self.val_loader.dataset),
             learning_rate=self._rate_factor(index, len(self.train_loader) - 1) * self.variant.fit.learning_rate,
@@ -128,7 +132,9 @@ class _Training:
     def save(self, path: Path) -> None:
         """Writes a checkpoint of what the last epoch left."""
         assert self.best is not None
-        progress = Progress(tuple(self.epochs), self.best, weights_of(self.model), self.optimiser.state_dict())
+        progress = Progress(
+            tuple(self.epochs), self.best, weights_of(self.model), self.optimiser.state_dict(), weights_of(self.balance)
+        )
         checkpoint.save(path, self.variant, progress)
 
     def restore(self, path: Path) -> None:
@@ -137,6 +143,7 @@ class _Training:
         self._enter(progress.epochs[-1].phase)
         try:
             self.model.load_state_dict(progress.model)
+            self.balance.load_state_dict(progress.balance)
             self.optimiser.load_state_dict(progress.optimiser)
         except (RuntimeError, ValueError, KeyError) as error:
             raise HeadsError(
@@ -164,6 +171,8 @@ class _Training:
         groups = optimiser_groups(self.model, self.phases[phase], self.variant.fit)
         if not groups:
             raise HeadsError(f"phase {phase} of freeze policy {self.variant.freeze!r} leaves nothing to train")
+        if noises := list(self.balance.parameters()):
+            groups.append({"params": noises, "lr": self.variant.fit.learning_rate, "weight_decay": 0.0})
         self.optimiser = torch.optim.AdamW([dict(group) for group in groups])
         self.rates = [group["lr"] for group in groups]
         # The last phase's wrapper hooks into the same parameters: it has to go before the next one comes.
@@ -180,7 +189,8 @@ class _Training:
             with autocast(self.device, self.variant.fit.precision):
                 logits = self.forward(batch.images)
             self.optimiser.zero_grad(set_to_none=True)
-            _mean_loss(tally.add(logits, batch.labels, batch.weights), batch).backward()  # type: ignore[no-untyped-call]
+            self.balance(tally.add(logits, batch.labels, batch.weights), batch.num_labels).backward()
+            self.balance.average_gradients()
             clip_grad_norm_((p for group in self.optimiser.param_groups for p in group["params"]), MAX_GRADIENT_NORM)
             self.optimiser.step()
         average_statistics(self.model)
@@ -201,12 +211,6 @@ class _Training:
                     f"training diverged in epoch {index}: the loss of {target!r} is {total.loss_sum}; "
                     f"lower learning_rate, now {self.variant.fit.learning_rate:g}"
                 )
-
-
-def _mean_loss(sums: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    # Over the labels of all ranks; gradients are averaged over ranks afterwards, hence the factor.
-    means = [loss * (num_ranks() / max(1, batch.num_labels[target])) for target, loss in sums.items()]
-    return torch.stack(means).sum()
 
 
 def _train_metrics(totals: Mapping[str, Total]) -> dict[str, float]:

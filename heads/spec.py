@@ -14,6 +14,7 @@ Augment = Literal["none", "light"]
 Precision = Literal["auto", "fp32", "bf16"]
 Loss = Literal["cross_entropy", "focal"]
 ClassWeights = Literal["none", "balanced"]
+HeadWeights = Literal["equal", "uncertainty"]
 
 # Stage names of each backbone, front to back; `heads.backbones` builds exactly these.
 BACKBONE_STAGES: Mapping[str, tuple[str, ...]] = {
@@ -74,6 +75,7 @@ class Fit(Value):
     loss: Loss = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_weights: ClassWeights = "none"
+    head_weights: HeadWeights = "equal"
 
 
 class Variant(Value):

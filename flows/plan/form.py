@@ -10,7 +10,18 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from flows.records import Workers
-from heads.spec import BACKBONE_STAGES, HEAD_DESIGNS, Augment, ClassWeights, Loss, Precision, Task, Value, frozen_through
+from heads.spec import (
+    BACKBONE_STAGES,
+    HEAD_DESIGNS,
+    Augment,
+    ClassWeights,
+    HeadWeights,
+    Loss,
+    Precision,
+    Task,
+    Value,
+    frozen_through,
+)
 
 # Those that promotion may go by: a higher one is better.
 MEASURES = (
@@ -102,6 +113,9 @@ class FitGrid(Value):
     loss: Loss = Field("cross_entropy", description="What training minimises; focal (gamma 2) dwells on what is still misread.")
     label_smoothing: Decays = Field(0.0, description="Share of each label that is spread over all classes in training.")
     class_weights: ClassWeights = Field("none", description="balanced: rare classes count more, by inverse frequency in train.")
+    head_weights: HeadWeights = Field(
+        "equal", description="How losses of several heads add up; uncertainty: weights are learned."
+    )
 
     def grid(self) -> dict[str, tuple[Any, ...]]:
         """Every setting of `heads.spec.Fit` with the values to try."""
