@@ -20,6 +20,7 @@ from heads.errors import HeadsError
 from heads.evaluation import Confusion, autocast, confusions, evaluate, measure, named_measures, place_model, predict_table
 from heads.freezing import apply_phase, compile_policy, optimiser_groups
 from heads.images import ImageDataset
+from heads.mixing import draw_mix
 from heads.model import Model
 from heads.ranks import average_statistics, rank, synchronise_gradients
 from heads.sampling import StepLoader
@@ -186,10 +187,11 @@ class _Training:
             factor = self._rate_factor(index, number)
             for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
                 group["lr"] = rate * factor
+            mix = draw_mix(self.variant.fit, batch.images, epoch=index, step=number)
             with autocast(self.device, self.variant.fit.precision):
-                logits = self.forward(batch.images)
+                logits = self.forward(mix.images(batch.images) if mix else batch.images)
             self.optimiser.zero_grad(set_to_none=True)
-            self.balance(tally.add(logits, batch.labels, batch.weights), batch.num_labels).backward()
+            self.balance(tally.add(logits, batch.labels, batch.weights, mix), batch.num_labels).backward()
             self.balance.average_gradients()
             clip_grad_norm_((p for group in self.optimiser.param_groups for p in group["params"]), MAX_GRADIENT_NORM)
             self.optimiser.step()

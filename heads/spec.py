@@ -76,6 +76,8 @@ class Fit(Value):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_weights: ClassWeights = "none"
     head_weights: HeadWeights = "equal"
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
+    cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
 
 
 class Variant(Value):

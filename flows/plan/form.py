@@ -77,11 +77,13 @@ Size = Annotated[int, Field(ge=32, le=1024)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Rate = Annotated[float, Field(gt=0, lt=10)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Alpha = Annotated[float, Field(ge=0, le=10)]
 Counts = Annotated[Count | Annotated[tuple[Count, ...], Some], Number]
 Sizes = Annotated[Size | Annotated[tuple[Size, ...], Some], Number]
 Seeds = Annotated[Seed | Annotated[tuple[Seed, ...], Some], Number]
 Rates = Annotated[Rate | Annotated[tuple[Rate, ...], Some], Number]
 Decays = Annotated[Decay | Annotated[tuple[Decay, ...], Some], Number]
+Alphas = Annotated[Alpha | Annotated[tuple[Alpha, ...], Some], Number]
 
 # `enum` makes the form offer a choice; the words of a refusal are ours, below.
 Backbones = Annotated[tuple[Annotated[str, Field(json_schema_extra={"enum": list(BACKBONE_STAGES)})], ...], Some, Listed]
@@ -116,6 +118,8 @@ class FitGrid(Value):
     head_weights: HeadWeights = Field(
         "equal", description="How losses of several heads add up; uncertainty: weights are learned."
     )
+    mixup: Alphas = Field(0.0, description="Blend training images in pairs, by shares from Beta(mixup, mixup); 0: off.")
+    cutmix: Alphas = Field(0.0, description="Patch training images with others, by shares from Beta(cutmix, cutmix); 0: off.")
 
     def grid(self) -> dict[str, tuple[Any, ...]]:
         """Every setting of `heads.spec.Fit` with the values to try."""

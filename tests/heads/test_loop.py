@@ -144,7 +144,7 @@ def test_going_on_after_any_epoch_gives_the_bits_of_an_uninterrupted_training(
 
 
 def test_what_weighs_the_heads_is_trained_kept_and_left_out_of_the_model(pictures: Path, tmp_path: Path) -> None:
-    variant = variant_of("squeezenet1_1", "lp_ft", "cosine", epochs=3, head_weights="uncertainty")
+    variant = variant_of("squeezenet1_1", "lp_ft", "cosine", epochs=3, head_weights="uncertainty", mixup=0.3, cutmix=1)
     model, outcome = run(variant, pictures, saves=tmp_path)
     weights = [[epoch.metrics[f"train/{target}/head_weight"] for target in CLASSES] for epoch in outcome.epochs]
     assert all(0 < weight != 1 for row in weights for weight in row)
