@@ -48,12 +48,14 @@ class Best:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a training goes on from; `average` is the running average of its weights, where it has one."""
+    """What a training goes on from; `average` is the running average of its weights, where it has one, and `balance` the log
+    variances that weigh its heads, where they are learned."""
 
     epochs: tuple[Epoch, ...]
     best: Best
     model: dict[str, Tensor]
     optimiser: dict[str, Any]
+    balance: dict[str, Tensor]
     average: dict[str, Tensor] | None = None
 
 
@@ -73,6 +75,7 @@ def save(path: Path, variant: Variant, progress: Progress) -> None:
         "best": {**vars(progress.best), "weights": None if is_best else progress.best.weights},
         "model": progress.model,
         "optimiser": progress.optimiser,
+        "balance": progress.balance,
         "average": progress.average,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +97,7 @@ def load(path: Path, variant: Variant) -> Progress:
     if best["weights"] is None:
         best["weights"] = {name: tensor.clone() for name, tensor in (average or state["model"]).items()}
     epochs = tuple(Epoch(**epoch) for epoch in state["epochs"])
-    return Progress(epochs, Best(**best), state["model"], state["optimiser"], average)
+    return Progress(epochs, Best(**best), state["model"], state["optimiser"], state.get("balance", {}), average)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,21 +9,23 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from heads import checkpoint
 from heads.adaptive import AdaptiveFreezing, Movements
 from heads.averaging import Average
+from heads.balancing import Balance
 from heads.checkpoint import Best, Epoch, Progress, weights_of
 from heads.classification import criterion_of
 from heads.errors import HeadsError, TrainingDiverged
 from heads.evaluation import Confusion, autocast, confusions, evaluate, measure, named_measures, place_model, predict_table
 from heads.freezing import Phase, apply_phase, compile_policy, optimiser_groups
 from heads.images import ImageDataset
+from heads.mixing import draw_mix
 from heads.model import Model
 from heads.optimiser import build_optimiser, clip_gradients
-from heads.ranks import average_statistics, num_ranks, rank, synchronise_gradients, synchronising
-from heads.sampling import Batch, StepLoader
+from heads.ranks import average_statistics, rank, synchronise_gradients, synchronising
+from heads.sampling import StepLoader
 from heads.schedule import Score, rate_factor
 from heads.spec import BACKBONE_STAGES, Variant
 from heads.stopping import why_ended
@@ -90,6 +92,7 @@ class _Training:
         self.model = place_model(model, self.device)
         labels = train_loader.dataset.labels
         self.criteria = {target: criterion_of(variant.fit, column, self.device) for target, column in labels.items()}
+        self.balance = Balance(model.targets, learned=variant.fit.head_weights == "uncertainty").to(self.device)
         # What is decided on the way adds to `phases`; the rate, its warm-up and patience go by the policy's own.
         self.policy = compile_policy(variant)
         self.phases = list(self.policy)
@@ -135,7 +138,9 @@ class _Training:
         epoch = Epoch(
             index=index,
             phase=phase,
-            metrics=_train_metrics(trained) | {f"val/{name}": x for name, x in named_measures(measured).items()},
+            metrics=_train_metrics(trained)
+            | {f"train/{target}/head_weight": x for target, x in self.balance.weights().items()}
+            | {f"val/{name}": x for name, x in named_measures(measured).items()},
             seconds=perf_counter() - start,
             num_forwarded=len(self.train_loader.dataset) + len(self.val_loader.dataset),
             learning_rate=self._rate_factor(index, self.train_loader.num_updates - 1) * self.variant.fit.learning_rate,
@@ -152,8 +157,14 @@ class _Training:
     def save(self, path: Path) -> None:
         """Writes a checkpoint of what the last epoch left."""
         assert self.best is not None
-        average = weights_of(self.average.model) if self.average else None
-        progress = Progress(tuple(self.epochs), self.best, weights_of(self.model), self.optimiser.state_dict(), average)
+        progress = Progress(
+            epochs=tuple(self.epochs),
+            best=self.best,
+            model=weights_of(self.model),
+            optimiser=self.optimiser.state_dict(),
+            balance=weights_of(self.balance),
+            average=weights_of(self.average.model) if self.average else None,
+        )
         checkpoint.save(path, self.variant, progress)
 
     def restore(self, path: Path) -> None:
@@ -164,6 +175,7 @@ class _Training:
         self._enter(progress.epochs[-1].phase)
         try:
             self.model.load_state_dict(progress.model)
+            self.balance.load_state_dict(progress.balance)
             self.optimiser.load_state_dict(progress.optimiser)
             if self.average:
                 self.average.model.load_state_dict(progress.average or progress.model)
@@ -210,6 +222,8 @@ class _Training:
         groups = optimiser_groups(self.model, self.phases[phase], self.variant.fit)
         if not groups:
             raise HeadsError(f"phase {phase} of freeze policy {self.variant.freeze!r} leaves nothing to train")
+        if noises := list(self.balance.parameters()):
+            groups.append({"params": noises, "lr": self.variant.fit.learning_rate, "weight_decay": 0.0})
         self.optimiser = build_optimiser(self.variant.fit, groups)
         self.optimiser.state.update({p: known[p] for group in groups for p in group["params"] if p in known})
         self.rates = [group["lr"] for group in groups]
@@ -221,10 +235,12 @@ class _Training:
         tally = Tally(self.criteria)
         self.model.train()
         for number, batch in enumerate(self.train_loader):
+            mix = draw_mix(self.variant.fit, batch.images, epoch=index, step=number)
             with synchronising(self.forward, now=batch.updates):
                 with autocast(self.device, self.variant.fit.precision):
-                    logits = self.forward(batch.images)
-                _mean_loss(tally.add(logits, batch.labels, batch.weights), batch).backward()  # type: ignore[no-untyped-call]
+                    logits = self.forward(mix.images(batch.images) if mix else batch.images)
+                sums = tally.add(logits, batch.labels, batch.weights, mix)
+                self.balance(sums, batch.num_labels, updates=batch.updates).backward()
             if batch.updates:
                 self._update(index, number // self.variant.fit.accumulate)
         average_statistics(self.model)
@@ -236,6 +252,7 @@ class _Training:
         factor = self._rate_factor(epoch, update)
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
+        self.balance.average_gradients()
         clip_gradients(self.optimiser, self.variant.fit.gradient_clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -258,12 +275,6 @@ class _Training:
 
 def _phase_number(phases: Sequence[Phase], epoch: int) -> int:
     return max(number for number, phase in enumerate(phases) if phase.first_epoch <= epoch)
-
-
-def _mean_loss(sums: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    # Over the labels of all ranks; gradients are averaged over ranks afterwards, hence the factor.
-    means = [loss * (num_ranks() / max(1, batch.num_labels[target])) for target, loss in sums.items()]
-    return torch.stack(means).sum()
 
 
 def _train_metrics(totals: Mapping[str, Total]) -> dict[str, float]:

@@ -16,6 +16,7 @@ Schedule = Literal["cosine", "step", "plateau", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
 Loss = Literal["cross_entropy", "focal"]
 ClassWeights = Literal["none", "balanced"]
+HeadWeights = Literal["equal", "uncertainty"]
 
 # Stage names of each backbone, front to back; `heads.backbones` builds exactly these.
 STEM_AND_4 = ("stem", "stage1", "stage2", "stage3", "stage4")
@@ -134,6 +135,9 @@ class Fit(Value):
     loss: Loss = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_weights: ClassWeights = "none"
+    head_weights: HeadWeights = "equal"
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
+    cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
 
 
 class Variant(Value):

@@ -16,6 +16,7 @@ from heads.spec import (
     HEAD_DESIGNS,
     Augment,
     ClassWeights,
+    HeadWeights,
     Loss,
     Optimiser,
     Precision,
@@ -84,6 +85,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Rate = Annotated[float, Field(gt=0, lt=10)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Alpha = Annotated[float, Field(ge=0, le=10)]
 Counts = Annotated[Count | Annotated[tuple[Count, ...], Some], Number]
 Sizes = Annotated[Size | Annotated[tuple[Size, ...], Some], Number]
 Seeds = Annotated[Seed | Annotated[tuple[Seed, ...], Some], Number]
@@ -94,6 +96,7 @@ Norm = Annotated[float, Field(ge=0, lt=1e6)]
 Shares = Annotated[Share | Annotated[tuple[Share, ...], Some], Number]
 WarmUps = Annotated[WarmUp | Annotated[tuple[WarmUp, ...], Some], Number]
 Norms = Annotated[Norm | Annotated[tuple[Norm, ...], Some], Number]
+Alphas = Annotated[Alpha | Annotated[tuple[Alpha, ...], Some], Number]
 
 # `enum` makes the form offer a choice; the words of a refusal are ours, below.
 Backbones = Annotated[tuple[Annotated[str, Field(json_schema_extra={"enum": list(BACKBONE_STAGES)})], ...], Some, Listed]
@@ -139,6 +142,11 @@ class FitGrid(Value):
     loss: Loss = Field("cross_entropy", description="What training minimises; focal (gamma 2) dwells on what is still misread.")
     label_smoothing: Decays = Field(0.0, description="Share of each label that is spread over all classes in training.")
     class_weights: ClassWeights = Field("none", description="balanced: rare classes count more, by inverse frequency in train.")
+    head_weights: HeadWeights = Field(
+        "equal", description="How losses of several heads add up; uncertainty: weights are learned."
+    )
+    mixup: Alphas = Field(0.0, description="Blend training images in pairs, by shares from Beta(mixup, mixup); 0: off.")
+    cutmix: Alphas = Field(0.0, description="Patch training images with others, by shares from Beta(cutmix, cutmix); 0: off.")
 
     def grid(self) -> dict[str, tuple[Any, ...]]:
         """Every setting of `heads.spec.Fit` with the values to try."""

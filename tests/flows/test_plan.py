@@ -340,8 +340,11 @@ def test_work_is_keyed_by_variant_weights_and_data() -> None:
 def test_a_fit_setting_that_came_later_leaves_the_ids_of_finished_work_alone() -> None:
     variant = expand(plan(), version())[0]
     assert variant.variant_id == "f20751a39c51"
-    changed = [expand(plan(fit=fit), version())[0] for fit in ({"loss": "focal"}, {"label_smoothing": 0.1}, {"epochs": 11})]
-    assert len({variant.variant_id, *(v.variant_id for v in changed)}) == 4
+    changed = [
+        expand(plan(fit=fit), version())[0]
+        for fit in ({"loss": "focal"}, {"mixup": 0.2}, {"label_smoothing": 0.1}, {"epochs": 11})
+    ]
+    assert len({variant.variant_id, *(v.variant_id for v in changed)}) == 5
 
 
 def test_a_table_shows_only_the_fit_settings_that_differ() -> None:

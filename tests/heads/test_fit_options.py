@@ -53,10 +53,11 @@ def test_a_plateau_lowers_the_rate_and_resumes_to_the_bit(pictures: Path, tmp_pa
     assert rates[-1] < 0.06
 
 
-def test_accumulated_batches_train_as_one_batch_so_many_times_larger_does(pictures: Path) -> None:
+@pytest.mark.parametrize("weights", ["equal", "uncertainty"])
+def test_accumulated_batches_train_as_one_batch_so_many_times_larger_does(pictures: Path, weights: str) -> None:
     # 23 images: three groups of three batches of two, and a last one of two and three.
-    small = variant_of(**PLAIN, optimiser="sgd", learning_rate=0.05, batch_size=2, accumulate=3)
-    large = variant_of(**PLAIN, optimiser="sgd", learning_rate=0.05, batch_size=6)
+    small = variant_of(**PLAIN, optimiser="sgd", learning_rate=0.05, batch_size=2, accumulate=3, head_weights=weights)
+    large = variant_of(**PLAIN, optimiser="sgd", learning_rate=0.05, batch_size=6, head_weights=weights)
     (one, first), (other, second) = run(small, pictures), run(large, pictures)
     assert nearly_equal(one, other)
     assert not nearly_equal(one, build_model(large, CLASSES, None))
@@ -67,6 +68,18 @@ def test_accumulated_batches_train_as_one_batch_so_many_times_larger_does(pictur
 
 def test_accumulation_resumes_to_the_bit_with_batchnorm_too(pictures: Path, tmp_path: Path) -> None:
     assert_resumes(variant_of(batch_size=3, accumulate=4, freeze="none", epochs=3), pictures, tmp_path, after=1)
+
+
+@pytest.mark.parametrize("settings", [{"freeze": "lp_ft", "optimiser": "sgd"}, {"freeze": "adaptive", "schedule": "step"}])
+def test_learned_head_weights_and_mixing_resume_to_the_bit_with_accumulation_and_an_average(
+    pictures: Path, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    options = {"head_weights": "uncertainty", "mixup": 0.3, "cutmix": 1, "batch_size": 4, "accumulate": 3, "ema": 0.5}
+    variant = variant_of("squeezenet1_1", **settings, **options, epochs=4, warmup=0)
+    _, outcome = assert_resumes(variant, pictures, tmp_path, after=2)
+    assert outcome.epochs[-1].phase > 0
+    weights = [tuple(epoch.metrics[f"train/{target}/head_weight"] for target in CLASSES) for epoch in outcome.epochs]
+    assert len(set(weights)) == len(weights)
 
 
 def test_clipping_bounds_the_step_and_may_be_off(pictures: Path) -> None:
