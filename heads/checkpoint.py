@@ -48,13 +48,15 @@ class Best:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a training goes on from; `average` is the running average of its weights, where it has one."""
+    """What a training goes on from; `average` is the running average of its weights and `scaler` that of float16's
+    gradients, where it has one."""
 
     epochs: tuple[Epoch, ...]
     best: Best
     model: dict[str, Tensor]
     optimiser: dict[str, Any]
     average: dict[str, Tensor] | None = None
+    scaler: dict[str, Any] | None = None
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -74,6 +76,7 @@ def save(path: Path, variant: Variant, progress: Progress) -> None:
         "model": progress.model,
         "optimiser": progress.optimiser,
         "average": progress.average,
+        "scaler": progress.scaler,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -94,7 +97,7 @@ def load(path: Path, variant: Variant) -> Progress:
     if best["weights"] is None:
         best["weights"] = {name: tensor.clone() for name, tensor in (average or state["model"]).items()}
     epochs = tuple(Epoch(**epoch) for epoch in state["epochs"])
-    return Progress(epochs, Best(**best), state["model"], state["optimiser"], average)
+    return Progress(epochs, Best(**best), state["model"], state["optimiser"], average, state.get("scaler"))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -15,12 +15,13 @@ from heads import checkpoint
 from heads.adaptive import AdaptiveFreezing, Movements
 from heads.averaging import Average
 from heads.checkpoint import Best, Epoch, Progress, weights_of
+from heads.compiling import Compiled
 from heads.errors import HeadsError
 from heads.evaluation import Confusion, autocast, confusions, evaluate, measure, named_measures, place_model, predict_table
 from heads.freezing import Phase, apply_phase, compile_policy, optimiser_groups
 from heads.images import ImageDataset
 from heads.model import Model
-from heads.optimiser import build_optimiser, clip_gradients
+from heads.optimiser import build_optimiser, build_scaler, update_weights
 from heads.ranks import average_statistics, num_ranks, rank, synchronise_gradients, synchronising
 from heads.sampling import Batch, StepLoader
 from heads.schedule import Score, rate_factor
@@ -68,9 +69,11 @@ def train(
     this variant's.
     """
     place, size = torch.device(device), variant.fit.batch_size
-    accumulate = variant.fit.accumulate
-    train_loader = StepLoader(train_set, size, place, training=True, num_workers=num_loader_workers, accumulate=accumulate)
-    val_loader = StepLoader(val_set, size, place, num_workers=num_loader_workers)
+    accumulate, last = variant.fit.accumulate, variant.fit.channels_last
+    train_loader = StepLoader(
+        train_set, size, place, training=True, num_workers=num_loader_workers, accumulate=accumulate, channels_last=last
+    )
+    val_loader = StepLoader(val_set, size, place, num_workers=num_loader_workers, channels_last=last)
     training = _Training(model, variant, train_loader, val_loader)
     if resume:
         training.restore(resume)
@@ -85,7 +88,8 @@ class _Training:
     def __init__(self, model: Model, variant: Variant, train_loader: StepLoader, val_loader: StepLoader) -> None:
         self.variant, self.train_loader, self.val_loader = variant, train_loader, val_loader
         self.device = train_loader.device
-        self.model = place_model(model, self.device)
+        self.model = place_model(model, self.device, channels_last=variant.fit.channels_last)
+        self.scaler = build_scaler(variant.fit, self.device)
         # What is decided on the way adds to `phases`; the rate, its warm-up and patience go by the policy's own.
         self.policy = compile_policy(variant)
         self.phases = list(self.policy)
@@ -148,8 +152,14 @@ class _Training:
     def save(self, path: Path) -> None:
         """Writes a checkpoint of what the last epoch left."""
         assert self.best is not None
-        average = weights_of(self.average.model) if self.average else None
-        progress = Progress(tuple(self.epochs), self.best, weights_of(self.model), self.optimiser.state_dict(), average)
+        progress = Progress(
+            epochs=tuple(self.epochs),
+            best=self.best,
+            model=weights_of(self.model),
+            optimiser=self.optimiser.state_dict(),
+            average=weights_of(self.average.model) if self.average else None,
+            scaler=self.scaler.state_dict(),
+        )
         checkpoint.save(path, self.variant, progress)
 
     def restore(self, path: Path) -> None:
@@ -161,6 +171,7 @@ class _Training:
         try:
             self.model.load_state_dict(progress.model)
             self.optimiser.load_state_dict(progress.optimiser)
+            self.scaler.load_state_dict(progress.scaler or self.scaler.state_dict())
             if self.average:
                 self.average.model.load_state_dict(progress.average or progress.model)
         except (RuntimeError, ValueError, KeyError) as error:
@@ -211,7 +222,7 @@ class _Training:
         self.rates = [group["lr"] for group in groups]
         # The last phase's wrapper hooks into the same parameters: it has to go before the next one comes.
         self.forward: nn.Module = self.model
-        self.forward = synchronise_gradients(self.model, self.device)
+        self.forward = synchronise_gradients(Compiled(self.model) if self.variant.fit.compile else self.model, self.device)
 
     def _train_epoch(self, index: int) -> dict[str, Total]:
         tally = Tally()
@@ -220,7 +231,8 @@ class _Training:
             with synchronising(self.forward, now=batch.updates):
                 with autocast(self.device, self.variant.fit.precision):
                     logits = self.forward(batch.images)
-                _mean_loss(tally.add(logits, batch.labels, batch.weights), batch).backward()  # type: ignore[no-untyped-call]
+                loss = _mean_loss(tally.add(logits, batch.labels, batch.weights), batch)
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             if batch.updates:
                 self._update(index, number // self.variant.fit.accumulate)
         average_statistics(self.model)
@@ -232,9 +244,7 @@ class _Training:
         factor = self._rate_factor(epoch, update)
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        clip_gradients(self.optimiser, self.variant.fit.gradient_clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        update_weights(self.optimiser, self.scaler, self.variant.fit.gradient_clip)
         if self.average:
             self.average.update(epoch * self.train_loader.num_updates + update)
 
