@@ -48,8 +48,8 @@ class Best:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a training goes on from; `average` is the running average of its weights, where it has one, and `balance` the log
-    variances that weigh its heads, where they are learned."""
+    """What a training goes on from, each where it has one: `balance` are the log variances that weigh its heads, `average` the
+    running average of its weights, `scaler` the state of what scales float16's gradients."""
 
     epochs: tuple[Epoch, ...]
     best: Best
@@ -57,6 +57,7 @@ class Progress:
     optimiser: dict[str, Any]
     balance: dict[str, Tensor]
     average: dict[str, Tensor] | None = None
+    scaler: dict[str, Any] | None = None
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -77,6 +78,7 @@ def save(path: Path, variant: Variant, progress: Progress) -> None:
         "optimiser": progress.optimiser,
         "balance": progress.balance,
         "average": progress.average,
+        "scaler": progress.scaler,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -97,7 +99,15 @@ def load(path: Path, variant: Variant) -> Progress:
     if best["weights"] is None:
         best["weights"] = {name: tensor.clone() for name, tensor in (average or state["model"]).items()}
     epochs = tuple(Epoch(**epoch) for epoch in state["epochs"])
-    return Progress(epochs, Best(**best), state["model"], state["optimiser"], state.get("balance", {}), average)
+    return Progress(
+        epochs=epochs,
+        best=Best(**best),
+        model=state["model"],
+        optimiser=state["optimiser"],
+        balance=state.get("balance", {}),
+        average=average,
+        scaler=state.get("scaler"),
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -17,13 +17,14 @@ from heads.averaging import Average
 from heads.balancing import Balance
 from heads.checkpoint import Best, Epoch, Progress, weights_of
 from heads.classification import criterion_of
+from heads.compiling import Compiled
 from heads.errors import HeadsError, TrainingDiverged
 from heads.evaluation import Confusion, autocast, confusions, evaluate, measure, named_measures, place_model, predict_table
 from heads.freezing import Phase, apply_phase, compile_policy, optimiser_groups
 from heads.images import ImageDataset
 from heads.mixing import draw_mix
 from heads.model import Model
-from heads.optimiser import build_optimiser, clip_gradients
+from heads.optimiser import build_optimiser, build_scaler, update_weights
 from heads.ranks import average_statistics, rank, synchronise_gradients, synchronising
 from heads.sampling import StepLoader
 from heads.schedule import Score, rate_factor
@@ -72,9 +73,11 @@ def train(
     HeadsError where the checkpoint is not this variant's.
     """
     place, size = torch.device(device), variant.fit.batch_size
-    accumulate = variant.fit.accumulate
-    train_loader = StepLoader(train_set, size, place, training=True, num_workers=num_loader_workers, accumulate=accumulate)
-    val_loader = StepLoader(val_set, size, place, num_workers=num_loader_workers)
+    accumulate, last = variant.fit.accumulate, variant.fit.channels_last
+    train_loader = StepLoader(
+        train_set, size, place, training=True, num_workers=num_loader_workers, accumulate=accumulate, channels_last=last
+    )
+    val_loader = StepLoader(val_set, size, place, num_workers=num_loader_workers, channels_last=last)
     training = _Training(model, variant, train_loader, val_loader)
     if resume:
         training.restore(resume)
@@ -89,10 +92,11 @@ class _Training:
     def __init__(self, model: Model, variant: Variant, train_loader: StepLoader, val_loader: StepLoader) -> None:
         self.variant, self.train_loader, self.val_loader = variant, train_loader, val_loader
         self.device = train_loader.device
-        self.model = place_model(model, self.device)
+        self.model = place_model(model, self.device, channels_last=variant.fit.channels_last)
         labels = train_loader.dataset.labels
         self.criteria = {target: criterion_of(variant.fit, column, self.device) for target, column in labels.items()}
         self.balance = Balance(model.targets, learned=variant.fit.head_weights == "uncertainty").to(self.device)
+        self.scaler = build_scaler(variant.fit, self.device)
         # What is decided on the way adds to `phases`; the rate, its warm-up and patience go by the policy's own.
         self.policy = compile_policy(variant)
         self.phases = list(self.policy)
@@ -164,6 +168,7 @@ class _Training:
             optimiser=self.optimiser.state_dict(),
             balance=weights_of(self.balance),
             average=weights_of(self.average.model) if self.average else None,
+            scaler=self.scaler.state_dict(),
         )
         checkpoint.save(path, self.variant, progress)
 
@@ -177,6 +182,7 @@ class _Training:
             self.model.load_state_dict(progress.model)
             self.balance.load_state_dict(progress.balance)
             self.optimiser.load_state_dict(progress.optimiser)
+            self.scaler.load_state_dict(progress.scaler or self.scaler.state_dict())
             if self.average:
                 self.average.model.load_state_dict(progress.average or progress.model)
         except (RuntimeError, ValueError, KeyError) as error:
@@ -229,7 +235,7 @@ class _Training:
         self.rates = [group["lr"] for group in groups]
         # The last phase's wrapper hooks into the same parameters: it has to go before the next one comes.
         self.forward: nn.Module = self.model
-        self.forward = synchronise_gradients(self.model, self.device)
+        self.forward = synchronise_gradients(Compiled(self.model) if self.variant.fit.compile else self.model, self.device)
 
     def _train_epoch(self, index: int) -> dict[str, Total]:
         tally = Tally(self.criteria)
@@ -240,7 +246,8 @@ class _Training:
                 with autocast(self.device, self.variant.fit.precision):
                     logits = self.forward(mix.images(batch.images) if mix else batch.images)
                 sums = tally.add(logits, batch.labels, batch.weights, mix)
-                self.balance(sums, batch.num_labels, updates=batch.updates).backward()
+                loss = self.balance(sums, batch.num_labels, updates=batch.updates)
+                self.scaler.scale(loss).backward()
             if batch.updates:
                 self._update(index, number // self.variant.fit.accumulate)
         average_statistics(self.model)
@@ -252,10 +259,9 @@ class _Training:
         factor = self._rate_factor(epoch, update)
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
+        # Before they are unscaled: what overflowed on one rank is then skipped on all.
         self.balance.average_gradients()
-        clip_gradients(self.optimiser, self.variant.fit.gradient_clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        update_weights(self.optimiser, self.scaler, self.variant.fit.gradient_clip)
         if self.average:
             self.average.update(epoch * self.train_loader.num_updates + update)
 

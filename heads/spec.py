@@ -13,7 +13,7 @@ Task = Literal["classification"]
 Augment = Literal["none", "light", "medium", "strong"]
 Optimiser = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "step", "plateau", "constant"]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Loss = Literal["cross_entropy", "focal"]
 ClassWeights = Literal["none", "balanced"]
 HeadWeights = Literal["equal", "uncertainty"]
@@ -128,6 +128,10 @@ class Fit(Value):
     accumulate: PositiveInt = 1
     # Whether training images are also seen mirrored, left for right.
     flip: StrictBool = False
+    # Weights and images laid out channels last: faster on every device that was measured.
+    channels_last: StrictBool = True
+    # Whether torch.compile translates the training's forward pass; it pays on a GPU and many epochs, not on a CPU.
+    compile: StrictBool = False
     # How much of itself a running average of the weights keeps at an update; it is what is evaluated and kept. 0: none.
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     # Each backbone stage learns at this factor of the next one's rate; the last at the full one.

@@ -121,6 +121,7 @@ def test_left_out_freezing_without_weights_is_none() -> None:
         ("name: a\nfit: {label_smoothing: 1}", ["fit.label_smoothing: should be less than 1, got 1"]),
         ("name: a\nfit: {augment: heavy}", ["fit.augment: should be 'none', 'light', 'medium' or 'strong', got 'heavy'"]),
         ("name: a\nfit: {optimiser: adam}", ["fit.optimiser: should be 'adamw' or 'sgd', got 'adam'"]),
+        ("name: a\nfit: {precision: fp16}", ["fit.precision fp16 needs GPUs", "use precision auto, fp32 or bf16"]),
         ("name: a\nfit: {flip: 3}", ["fit.flip", "got 3"]),
         ("name: a\nfit: {ema: 1}", ["fit.ema: should be less than 1, got 1"]),
         ("name: a\nfit: 3", ["fit: should be a mapping"]),

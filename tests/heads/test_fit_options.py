@@ -7,6 +7,7 @@ import torch
 
 from heads.averaging import Average
 from heads.checkpoint import weights_of
+from heads.errors import HeadsError
 from heads.freezing import Phase, apply_phase, frozen_digest
 from heads.loop import Outcome, evaluate
 from heads.model import Model, build_model
@@ -134,3 +135,31 @@ def test_with_an_average_a_frozen_backbone_stays_equal_to_the_bit(pictures: Path
     variant = variant_of(freeze="upto:stage2", epochs=1, ema=0.9)
     before = frozen_digest(build_model(variant, CLASSES, None), Phase(0, 1, 3))
     assert frozen_digest(run(variant, pictures)[0], Phase(0, 1, 3)) == before
+
+
+def test_float16_is_refused_without_a_gpu(pictures: Path) -> None:
+    with pytest.raises(HeadsError, match="precision fp16 needs a CUDA GPU, but this is cpu; use auto, fp32 or bf16"):
+        run(variant_of(precision="fp16"), pictures)
+
+
+def test_channels_first_trains_the_same_to_rounding(pictures: Path) -> None:
+    settings = {**PLAIN, "epochs": 1, "optimiser": "sgd"}
+    (one, _), (other, _) = (run(variant_of(**settings, channels_last=last), pictures) for last in (False, True))
+    assert nearly_equal(one, other)
+    assert next(one.parameters()).is_contiguous()
+
+
+def test_where_torch_compile_fails_it_is_said_what_to_do(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise type("Unsupported", (RuntimeError,), {"__module__": "torch._dynamo.exc"})("no compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda forward: fail)
+    with pytest.raises(HeadsError, match=r"torch.compile failed \(no compiler\); train with compile: false"):
+        run(variant_of(**PLAIN, compile=True), pictures)
+
+
+def test_a_compiled_forward_pass_trains_the_models_own_weights(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda forward: forward)
+    (one, first), (other, second) = (run(variant_of(compile=on, epochs=2), pictures) for on in (False, True))
+    assert same(one, other)
+    assert without_seconds(first) == without_seconds(second)
