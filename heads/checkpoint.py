@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from heads.errors import HeadsError
+from heads.schedule import Score
 from heads.spec import Variant
 
 FORMAT = 1
@@ -35,6 +37,15 @@ class Epoch:
     movements: tuple[float, ...] = ()
     decisions: tuple[str, ...] = ()
     ended: str | None = None
+
+    @property
+    def score(self) -> Score:
+        """What makes an epoch the best: the mean of the targets' validation accuracies, then the lower mean loss."""
+        accuracies, losses = (
+            [x for name, x in self.metrics.items() if name.startswith("val/") and name.endswith(end) and math.isfinite(x)]
+            for end in ("/accuracy", "/loss")
+        )
+        return sum(accuracies) / max(1, len(accuracies)), -sum(losses) / max(1, len(losses))
 
 
 @dataclass(frozen=True)

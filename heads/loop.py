@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -18,19 +17,19 @@ from heads.balancing import Balance
 from heads.checkpoint import Best, Epoch, Progress, weights_of
 from heads.classification import criterion_of
 from heads.compiling import Compiled
-from heads.errors import HeadsError, TrainingDiverged
+from heads.errors import HeadsError
 from heads.evaluation import Confusion, autocast, confusions, evaluate, measure, named_measures, place_model, predict_table
-from heads.freezing import Phase, apply_phase, compile_policy, optimiser_groups
+from heads.freezing import Phase, apply_phase, compile_policy, optimiser_groups, phase_number
 from heads.images import ImageDataset
 from heads.mixing import draw_mix
 from heads.model import Model
 from heads.optimiser import build_optimiser, build_scaler, update_weights
 from heads.ranks import average_statistics, rank, synchronise_gradients, synchronising
 from heads.sampling import StepLoader
-from heads.schedule import Score, rate_factor
+from heads.schedule import rate_factor
 from heads.spec import BACKBONE_STAGES, Variant
-from heads.stopping import why_ended
-from heads.tally import Tally, Total
+from heads.stopping import check_finite, why_ended
+from heads.tally import Tally, Total, train_measures
 
 __all__ = ["Epoch", "Outcome", "evaluate", "predict_table", "train"]
 
@@ -122,13 +121,13 @@ class _Training:
     def _why_ended(self) -> str | None:
         if self.best is None:
             return None
-        score = _score(self.epochs[self.best.index])
+        score = self.epochs[self.best.index].score
         return why_ended(self.variant.fit, self.policy[-1], len(self.epochs), self.best.index, score)
 
     def run_epoch(self) -> Epoch:
         """The next epoch, trained and validated."""
         start, index = perf_counter(), len(self.epochs)
-        phase = _phase_number(self.phases, index)
+        phase = phase_number(self.phases, index)
         if phase != self.phase:
             self._enter(phase)
         # Drawn anew each epoch, so that dropout after a resume is what it would have been.
@@ -138,11 +137,11 @@ class _Training:
         trained = self._train_epoch(index)
         measured = measure(self.kept, self.val_loader, self.variant.fit.precision)
         for totals in (trained, measured):
-            self._check_finite(index, totals)
+            check_finite(self.variant.fit, index, totals)
         epoch = Epoch(
             index=index,
             phase=phase,
-            metrics=_train_metrics(trained)
+            metrics=train_measures(trained)
             | {f"train/{target}/head_weight": x for target, x in self.balance.weights().items()}
             | {f"val/{name}": x for name, x in named_measures(measured).items()},
             seconds=perf_counter() - start,
@@ -152,7 +151,7 @@ class _Training:
             movements=movements.measure() if movements else (),
         )
         self.epochs.append(epoch)
-        if self.best is None or _score(epoch) > _score(self.epochs[self.best.index]):
+        if self.best is None or epoch.score > self.epochs[self.best.index].score:
             self.best = Best(index, confusions(measured), weights_of(self.kept))
         ended = self._why_ended()
         self.epochs[-1] = replace(epoch, ended=ended, decisions=() if ended else self._decide(epoch))
@@ -212,7 +211,7 @@ class _Training:
         """What adaptive freezing decides after an epoch: a new phase, where it is anything."""
         if not self.adaptive:
             return ()
-        decisions = self.adaptive.decide(epoch.index, epoch.movements, _score(epoch))
+        decisions = self.adaptive.decide(epoch.index, epoch.movements, epoch.score)
         if decisions:
             first = epoch.index + 1
             self.phases.append(Phase(first, self.variant.fit.epochs - first, self.adaptive.num_frozen))
@@ -266,32 +265,6 @@ class _Training:
             self.average.update(epoch * self.train_loader.num_updates + update)
 
     def _rate_factor(self, epoch: int, update: int) -> float:
-        scores = [_score(done) for done in self.epochs[:epoch]]
-        phase = self.policy[_phase_number(self.policy, epoch)]
+        scores = [done.score for done in self.epochs[:epoch]]
+        phase = self.policy[phase_number(self.policy, epoch)]
         return rate_factor(self.variant.fit, phase, epoch, update, self.train_loader.num_updates, scores)
-
-    def _check_finite(self, index: int, totals: Mapping[str, Total]) -> None:
-        for target, total in totals.items():
-            if not math.isfinite(total.loss_sum):
-                raise TrainingDiverged(
-                    f"training diverged in epoch {index}: the loss of {target!r} is {total.loss_sum}; "
-                    f"lower learning_rate, now {self.variant.fit.learning_rate:g}"
-                )
-
-
-def _phase_number(phases: Sequence[Phase], epoch: int) -> int:
-    return max(number for number, phase in enumerate(phases) if phase.first_epoch <= epoch)
-
-
-def _train_metrics(totals: Mapping[str, Total]) -> dict[str, float]:
-    accuracies = {f"train/{target}/accuracy": total.measures()["accuracy"] for target, total in totals.items()}
-    return {"train/loss": sum(total.loss_sum / max(1, total.count) for total in totals.values()), **accuracies}
-
-
-def _score(epoch: Epoch) -> Score:
-    """What makes an epoch the best: the mean of the targets' validation accuracies, then the lower mean loss."""
-    accuracies, losses = (
-        [x for name, x in epoch.metrics.items() if name.startswith("val/") and name.endswith(end) and math.isfinite(x)]
-        for end in ("/accuracy", "/loss")
-    )
-    return sum(accuracies) / max(1, len(accuracies)), -sum(losses) / max(1, len(losses))

@@ -77,6 +77,12 @@ class Tally:
         return rows[rows[:, 0] != MISSING_LABEL]
 
 
+def train_measures(totals: Mapping[str, Total]) -> dict[str, float]:
+    """What is told of an epoch's training: `train/loss`, the sum of the targets' means, and `train/<target>/accuracy`."""
+    accuracies = {f"train/{target}/accuracy": total.measures()["accuracy"] for target, total in totals.items()}
+    return {"train/loss": sum(total.loss_sum / max(1, total.count) for total in totals.values()), **accuracies}
+
+
 def _score(scores: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     # What does not count stays in as if it had no label, so that every rank has as many rows.
     truths = torch.where(weights > 0, labels, MISSING_LABEL).float()
