@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from heads.errors import HeadsError
+from heads.schedule import Score
 from heads.spec import Variant
 
 FORMAT = 1
@@ -36,6 +38,15 @@ class Epoch:
     decisions: tuple[str, ...] = ()
     ended: str | None = None
 
+    @property
+    def score(self) -> Score:
+        """What makes an epoch the best: the mean of the targets' validation accuracies, then the lower mean loss."""
+        accuracies, losses = (
+            [x for name, x in self.metrics.items() if name.startswith("val/") and name.endswith(end) and math.isfinite(x)]
+            for end in ("/accuracy", "/loss")
+        )
+        return sum(accuracies) / max(1, len(accuracies)), -sum(losses) / max(1, len(losses))
+
 
 @dataclass(frozen=True)
 class Best:
@@ -48,13 +59,16 @@ class Best:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a training goes on from; `average` is the running average of its weights, where it has one."""
+    """What a training goes on from, each where it has one: `balance` are the log variances that weigh its heads, `average` the
+    running average of its weights, `scaler` the state of what scales float16's gradients."""
 
     epochs: tuple[Epoch, ...]
     best: Best
     model: dict[str, Tensor]
     optimiser: dict[str, Any]
+    balance: dict[str, Tensor]
     average: dict[str, Tensor] | None = None
+    scaler: dict[str, Any] | None = None
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -73,7 +87,9 @@ def save(path: Path, variant: Variant, progress: Progress) -> None:
         "best": {**vars(progress.best), "weights": None if is_best else progress.best.weights},
         "model": progress.model,
         "optimiser": progress.optimiser,
+        "balance": progress.balance,
         "average": progress.average,
+        "scaler": progress.scaler,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -94,7 +110,15 @@ def load(path: Path, variant: Variant) -> Progress:
     if best["weights"] is None:
         best["weights"] = {name: tensor.clone() for name, tensor in (average or state["model"]).items()}
     epochs = tuple(Epoch(**epoch) for epoch in state["epochs"])
-    return Progress(epochs, Best(**best), state["model"], state["optimiser"], average)
+    return Progress(
+        epochs=epochs,
+        best=Best(**best),
+        model=state["model"],
+        optimiser=state["optimiser"],
+        balance=state.get("balance", {}),
+        average=average,
+        scaler=state.get("scaler"),
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from heads.errors import HeadsError
 from heads.images import ImageDataset
 from heads.model import Model
 from heads.sampling import StepLoader
@@ -40,10 +41,11 @@ def predict_table(
     return table
 
 
-def place_model(model: Model, device: torch.device) -> Model:
+def place_model(model: Model, device: torch.device, *, channels_last: bool = True) -> Model:
     """The model itself on `device`, its weights laid out channels last: up to three times as fast, on a CPU too."""
     model.to(device)
-    model.to(memory_format=torch.channels_last)
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
     return model
 
 
@@ -70,6 +72,13 @@ def confusions(totals: Mapping[str, Total]) -> Confusion:
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Where a forward pass runs in bfloat16: asked for, or by `auto` on a GPU that has it."""
+    """Where a forward pass runs in half precision: in the one asked for, or by `auto` in bfloat16 on a GPU that has it.
+
+    Raises HeadsError on float16 elsewhere than on CUDA, where gradients would vanish unscaled and nothing is gained.
+    """
+    if precision == "fp16":
+        if device.type != "cuda":
+            raise HeadsError(f"precision fp16 needs a CUDA GPU, but this is {device.type}; use auto, fp32 or bf16")
+        return torch.autocast(device.type, torch.float16)
     automatic = precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
     return torch.autocast(device.type, torch.bfloat16, enabled=automatic or precision == "bf16")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TypedDict
@@ -71,6 +71,11 @@ def _lp_ft(epochs: int, num_stages: int) -> tuple[Phase, ...]:
         Phase(probing, epochs - probing, 0, LP_FT_BACKBONE_RATE_FACTOR),
     )
     return tuple(phase for phase in phases if phase.num_epochs)
+
+
+def phase_number(phases: Sequence[Phase], epoch: int) -> int:
+    """The number of the phase that an epoch belongs to."""
+    return max(number for number, phase in enumerate(phases) if phase.first_epoch <= epoch)
 
 
 def apply_phase(model: Model, phase: Phase) -> None:

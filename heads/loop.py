@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from heads import checkpoint
 from heads.adaptive import AdaptiveFreezing, Movements
 from heads.averaging import Average
+from heads.balancing import Balance
 from heads.checkpoint import Best, Epoch, Progress, weights_of
 from heads.classification import criterion_of
-from heads.errors import HeadsError, TrainingDiverged
+from heads.compiling import Compiled
+from heads.errors import HeadsError
 from heads.evaluation import Confusion, autocast, confusions, evaluate, measure, named_measures, place_model, predict_table
-from heads.freezing import Phase, apply_phase, compile_policy, optimiser_groups
+from heads.freezing import Phase, apply_phase, compile_policy, optimiser_groups, phase_number
 from heads.images import ImageDataset
+from heads.mixing import draw_mix
 from heads.model import Model
-from heads.optimiser import build_optimiser, clip_gradients
-from heads.ranks import average_statistics, num_ranks, rank, synchronise_gradients, synchronising
-from heads.sampling import Batch, StepLoader
-from heads.schedule import Score, rate_factor
+from heads.optimiser import build_optimiser, build_scaler, update_weights
+from heads.ranks import average_statistics, rank, synchronise_gradients, synchronising
+from heads.sampling import StepLoader
+from heads.schedule import rate_factor
 from heads.spec import BACKBONE_STAGES, Variant
-from heads.stopping import why_ended
-from heads.tally import Tally, Total
+from heads.stopping import check_finite, why_ended
+from heads.tally import Tally, Total, train_measures
 
 __all__ = ["Epoch", "Outcome", "evaluate", "predict_table", "train"]
 
@@ -70,9 +72,11 @@ def train(
     HeadsError where the checkpoint is not this variant's.
     """
     place, size = torch.device(device), variant.fit.batch_size
-    accumulate = variant.fit.accumulate
-    train_loader = StepLoader(train_set, size, place, training=True, num_workers=num_loader_workers, accumulate=accumulate)
-    val_loader = StepLoader(val_set, size, place, num_workers=num_loader_workers)
+    accumulate, last = variant.fit.accumulate, variant.fit.channels_last
+    train_loader = StepLoader(
+        train_set, size, place, training=True, num_workers=num_loader_workers, accumulate=accumulate, channels_last=last
+    )
+    val_loader = StepLoader(val_set, size, place, num_workers=num_loader_workers, channels_last=last)
     training = _Training(model, variant, train_loader, val_loader)
     if resume:
         training.restore(resume)
@@ -87,9 +91,11 @@ class _Training:
     def __init__(self, model: Model, variant: Variant, train_loader: StepLoader, val_loader: StepLoader) -> None:
         self.variant, self.train_loader, self.val_loader = variant, train_loader, val_loader
         self.device = train_loader.device
-        self.model = place_model(model, self.device)
+        self.model = place_model(model, self.device, channels_last=variant.fit.channels_last)
         labels = train_loader.dataset.labels
         self.criteria = {target: criterion_of(variant.fit, column, self.device) for target, column in labels.items()}
+        self.balance = Balance(model.targets, learned=variant.fit.head_weights == "uncertainty").to(self.device)
+        self.scaler = build_scaler(variant.fit, self.device)
         # What is decided on the way adds to `phases`; the rate, its warm-up and patience go by the policy's own.
         self.policy = compile_policy(variant)
         self.phases = list(self.policy)
@@ -115,13 +121,13 @@ class _Training:
     def _why_ended(self) -> str | None:
         if self.best is None:
             return None
-        score = _score(self.epochs[self.best.index])
+        score = self.epochs[self.best.index].score
         return why_ended(self.variant.fit, self.policy[-1], len(self.epochs), self.best.index, score)
 
     def run_epoch(self) -> Epoch:
         """The next epoch, trained and validated."""
         start, index = perf_counter(), len(self.epochs)
-        phase = _phase_number(self.phases, index)
+        phase = phase_number(self.phases, index)
         if phase != self.phase:
             self._enter(phase)
         # Drawn anew each epoch, so that dropout after a resume is what it would have been.
@@ -131,11 +137,13 @@ class _Training:
         trained = self._train_epoch(index)
         measured = measure(self.kept, self.val_loader, self.variant.fit.precision)
         for totals in (trained, measured):
-            self._check_finite(index, totals)
+            check_finite(self.variant.fit, index, totals)
         epoch = Epoch(
             index=index,
             phase=phase,
-            metrics=_train_metrics(trained) | {f"val/{name}": x for name, x in named_measures(measured).items()},
+            metrics=train_measures(trained)
+            | {f"train/{target}/head_weight": x for target, x in self.balance.weights().items()}
+            | {f"val/{name}": x for name, x in named_measures(measured).items()},
             seconds=perf_counter() - start,
             num_forwarded=len(self.train_loader.dataset) + len(self.val_loader.dataset),
             learning_rate=self._rate_factor(index, self.train_loader.num_updates - 1) * self.variant.fit.learning_rate,
@@ -143,7 +151,7 @@ class _Training:
             movements=movements.measure() if movements else (),
         )
         self.epochs.append(epoch)
-        if self.best is None or _score(epoch) > _score(self.epochs[self.best.index]):
+        if self.best is None or epoch.score > self.epochs[self.best.index].score:
             self.best = Best(index, confusions(measured), weights_of(self.kept))
         ended = self._why_ended()
         self.epochs[-1] = replace(epoch, ended=ended, decisions=() if ended else self._decide(epoch))
@@ -152,8 +160,15 @@ class _Training:
     def save(self, path: Path) -> None:
         """Writes a checkpoint of what the last epoch left."""
         assert self.best is not None
-        average = weights_of(self.average.model) if self.average else None
-        progress = Progress(tuple(self.epochs), self.best, weights_of(self.model), self.optimiser.state_dict(), average)
+        progress = Progress(
+            epochs=tuple(self.epochs),
+            best=self.best,
+            model=weights_of(self.model),
+            optimiser=self.optimiser.state_dict(),
+            balance=weights_of(self.balance),
+            average=weights_of(self.average.model) if self.average else None,
+            scaler=self.scaler.state_dict(),
+        )
         checkpoint.save(path, self.variant, progress)
 
     def restore(self, path: Path) -> None:
@@ -164,7 +179,9 @@ class _Training:
         self._enter(progress.epochs[-1].phase)
         try:
             self.model.load_state_dict(progress.model)
+            self.balance.load_state_dict(progress.balance)
             self.optimiser.load_state_dict(progress.optimiser)
+            self.scaler.load_state_dict(progress.scaler or self.scaler.state_dict())
             if self.average:
                 self.average.model.load_state_dict(progress.average or progress.model)
         except (RuntimeError, ValueError, KeyError) as error:
@@ -194,7 +211,7 @@ class _Training:
         """What adaptive freezing decides after an epoch: a new phase, where it is anything."""
         if not self.adaptive:
             return ()
-        decisions = self.adaptive.decide(epoch.index, epoch.movements, _score(epoch))
+        decisions = self.adaptive.decide(epoch.index, epoch.movements, epoch.score)
         if decisions:
             first = epoch.index + 1
             self.phases.append(Phase(first, self.variant.fit.epochs - first, self.adaptive.num_frozen))
@@ -210,21 +227,26 @@ class _Training:
         groups = optimiser_groups(self.model, self.phases[phase], self.variant.fit)
         if not groups:
             raise HeadsError(f"phase {phase} of freeze policy {self.variant.freeze!r} leaves nothing to train")
+        if noises := list(self.balance.parameters()):
+            groups.append({"params": noises, "lr": self.variant.fit.learning_rate, "weight_decay": 0.0})
         self.optimiser = build_optimiser(self.variant.fit, groups)
         self.optimiser.state.update({p: known[p] for group in groups for p in group["params"] if p in known})
         self.rates = [group["lr"] for group in groups]
         # The last phase's wrapper hooks into the same parameters: it has to go before the next one comes.
         self.forward: nn.Module = self.model
-        self.forward = synchronise_gradients(self.model, self.device)
+        self.forward = synchronise_gradients(Compiled(self.model) if self.variant.fit.compile else self.model, self.device)
 
     def _train_epoch(self, index: int) -> dict[str, Total]:
         tally = Tally(self.criteria)
         self.model.train()
         for number, batch in enumerate(self.train_loader):
+            mix = draw_mix(self.variant.fit, batch.images, epoch=index, step=number)
             with synchronising(self.forward, now=batch.updates):
                 with autocast(self.device, self.variant.fit.precision):
-                    logits = self.forward(batch.images)
-                _mean_loss(tally.add(logits, batch.labels, batch.weights), batch).backward()  # type: ignore[no-untyped-call]
+                    logits = self.forward(mix.images(batch.images) if mix else batch.images)
+                sums = tally.add(logits, batch.labels, batch.weights, mix)
+                loss = self.balance(sums, batch.num_labels, updates=batch.updates)
+                self.scaler.scale(loss).backward()
             if batch.updates:
                 self._update(index, number // self.variant.fit.accumulate)
         average_statistics(self.model)
@@ -236,45 +258,13 @@ class _Training:
         factor = self._rate_factor(epoch, update)
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        clip_gradients(self.optimiser, self.variant.fit.gradient_clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        # Before they are unscaled: what overflowed on one rank is then skipped on all.
+        self.balance.average_gradients()
+        update_weights(self.optimiser, self.scaler, self.variant.fit.gradient_clip)
         if self.average:
             self.average.update(epoch * self.train_loader.num_updates + update)
 
     def _rate_factor(self, epoch: int, update: int) -> float:
-        scores = [_score(done) for done in self.epochs[:epoch]]
-        phase = self.policy[_phase_number(self.policy, epoch)]
+        scores = [done.score for done in self.epochs[:epoch]]
+        phase = self.policy[phase_number(self.policy, epoch)]
         return rate_factor(self.variant.fit, phase, epoch, update, self.train_loader.num_updates, scores)
-
-    def _check_finite(self, index: int, totals: Mapping[str, Total]) -> None:
-        for target, total in totals.items():
-            if not math.isfinite(total.loss_sum):
-                raise TrainingDiverged(
-                    f"training diverged in epoch {index}: the loss of {target!r} is {total.loss_sum}; "
-                    f"lower learning_rate, now {self.variant.fit.learning_rate:g}"
-                )
-
-
-def _phase_number(phases: Sequence[Phase], epoch: int) -> int:
-    return max(number for number, phase in enumerate(phases) if phase.first_epoch <= epoch)
-
-
-def _mean_loss(sums: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    # Over the labels of all ranks; gradients are averaged over ranks afterwards, hence the factor.
-    means = [loss * (num_ranks() / max(1, batch.num_labels[target])) for target, loss in sums.items()]
-    return torch.stack(means).sum()
-
-
-def _train_metrics(totals: Mapping[str, Total]) -> dict[str, float]:
-    accuracies = {f"train/{target}/accuracy": total.measures()["accuracy"] for target, total in totals.items()}
-    return {"train/loss": sum(total.loss_sum / max(1, total.count) for total in totals.values()), **accuracies}
-
-
-def _score(epoch: Epoch) -> Score:
-    """What makes an epoch the best: the mean of the targets' validation accuracies, then the lower mean loss."""
-    accuracies, losses = (
-        [x for name, x in epoch.metrics.items() if name.startswith("val/") and name.endswith(end) and math.isfinite(x)]
-        for end in ("/accuracy", "/loss")
-    )
-    return sum(accuracies) / max(1, len(accuracies)), -sum(losses) / max(1, len(losses))

@@ -22,8 +22,17 @@ def build_optimiser(fit: Fit, groups: Iterable[ParameterGroup]) -> torch.optim.O
     return torch.optim.AdamW(given)
 
 
-def clip_gradients(optimiser: torch.optim.Optimizer, max_norm: float) -> None:
-    """Scales the gradients of all trained parameters together down to this norm; 0 leaves them as they are."""
+def build_scaler(fit: Fit, device: torch.device) -> torch.amp.GradScaler:
+    """What keeps float16 gradients from vanishing; for the other precisions it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=fit.precision == "fp16")
+
+
+def update_weights(optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler, max_norm: float) -> None:
+    """One update by the gradients of all trained parameters, together clipped to this norm (0: not at all), then dropped."""
+    scaler.unscale_(optimiser)
     if max_norm:
         parameters: list[nn.Parameter] = [p for group in optimiser.param_groups for p in group["params"]]
         clip_grad_norm_(parameters, max_norm)
+    scaler.step(optimiser)
+    scaler.update()
+    optimiser.zero_grad(set_to_none=True)

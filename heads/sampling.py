@@ -99,11 +99,13 @@ class StepLoader:
         training: bool = False,
         num_workers: int | None = None,
         accumulate: int = 1,
+        channels_last: bool = True,
     ) -> None:
         if not len(dataset):
             raise HeadsError(f"there are no images to {'train on' if training else 'evaluate'}; give at least one")
         self.dataset, self.batch_size, self.device, self.training = dataset, batch_size, device, training
         self.accumulate = accumulate
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if num_workers is None:
             # Measured on CPU: with a process a core already training, loader processes only take its time.
             num_workers = min(MAX_LOADER_WORKERS, (os.cpu_count() or 1) // num_ranks()) if device.type == "cuda" else 0
@@ -151,7 +153,7 @@ class StepLoader:
         self._batches.steps = split_steps(order, self.batch_size, rank=rank(), num_ranks=num_ranks(), least=least)
 
     def _move(self, images: Tensor) -> Tensor:
-        return images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        return images.to(self.device, non_blocking=True, memory_format=self._memory_format)
 
     def _count(self, target: str, indices: Tensor) -> int:
         return int((self.dataset.labels[target][indices] != MISSING_LABEL).sum())

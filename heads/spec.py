@@ -13,9 +13,10 @@ Task = Literal["classification"]
 Augment = Literal["none", "light", "medium", "strong"]
 Optimiser = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "step", "plateau", "constant"]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Loss = Literal["cross_entropy", "focal"]
 ClassWeights = Literal["none", "balanced"]
+HeadWeights = Literal["equal", "uncertainty"]
 
 # Stage names of each backbone, front to back; `heads.backbones` builds exactly these.
 STEM_AND_4 = ("stem", "stage1", "stage2", "stage3", "stage4")
@@ -127,6 +128,10 @@ class Fit(Value):
     accumulate: PositiveInt = 1
     # Whether training images are also seen mirrored, left for right.
     flip: StrictBool = False
+    # Weights and images laid out channels last: faster on every device that was measured.
+    channels_last: StrictBool = True
+    # Whether torch.compile translates the training's forward pass; it pays on a GPU and many epochs, not on a CPU.
+    compile: StrictBool = False
     # How much of itself a running average of the weights keeps at an update; it is what is evaluated and kept. 0: none.
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     # Each backbone stage learns at this factor of the next one's rate; the last at the full one.
@@ -134,6 +139,9 @@ class Fit(Value):
     loss: Loss = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_weights: ClassWeights = "none"
+    head_weights: HeadWeights = "equal"
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
+    cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
 
 
 class Variant(Value):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
+from heads.errors import TrainingDiverged
 from heads.freezing import Phase
 from heads.schedule import Score
 from heads.spec import Fit
+from heads.tally import Total
 
 
 def why_ended(fit: Fit, last_phase: Phase, num_epochs: int, best_index: int, best_score: Score) -> str | None:
@@ -17,3 +22,13 @@ def why_ended(fit: Fit, last_phase: Phase, num_epochs: int, best_index: int, bes
             f"epoch {best_index} (mean accuracy {best_score[0]:.4f}), and patience is {fit.patience}"
         )
     return None
+
+
+def check_finite(fit: Fit, epoch: int, totals: Mapping[str, Total]) -> None:
+    """Nothing where every target's loss is a number; else raises TrainingDiverged."""
+    for target, total in totals.items():
+        if not math.isfinite(total.loss_sum):
+            raise TrainingDiverged(
+                f"training diverged in epoch {epoch}: the loss of {target!r} is {total.loss_sum}; "
+                f"lower learning_rate, now {fit.learning_rate:g}"
+            )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from heads import measures
 from heads.classification import MISSING_LABEL, PLAIN, Criterion, loss
+from heads.mixing import Mix
 from heads.ranks import rows_of_ranks, sum_over_ranks
 
 
@@ -42,11 +43,21 @@ class Tally:
         self._sums: dict[str, Tensor] = {}
         self._scores: dict[str, list[Tensor]] | None = {} if keeps_scores else None
 
-    def add(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
-        """Takes in a batch and gives its summed losses by target, with gradients."""
+    def add(
+        self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], weights: Tensor, mix: Mix | None = None
+    ) -> dict[str, Tensor]:
+        """Takes in a batch and gives its summed losses by target, with gradients.
+
+        Of images that were mixed, every label still counts once: by its share for its own image, by the rest for the image
+        that it went into. Confusions tell what was predicted of an image against its own label, mixed or not.
+        """
         losses = {}
         for target, scores in logits.items():
-            losses[target], count = loss(scores, labels[target], weights, self._criteria.get(target, PLAIN))
+            criterion = self._criteria.get(target, PLAIN)
+            losses[target], count = loss(scores, labels[target], weights, criterion)
+            if mix:
+                rest, _ = loss(scores, labels[target][mix.partners], weights[mix.partners], criterion)
+                losses[target] = mix.share * losses[target] + (1 - mix.share) * rest
             row = torch.cat(
                 [torch.stack([losses[target].detach().double(), count.double()]), _confuse(scores, labels[target], weights)]
             )
@@ -64,6 +75,12 @@ class Tally:
             return None
         rows = rows_of_ranks(torch.cat(self._scores[target])).cpu()
         return rows[rows[:, 0] != MISSING_LABEL]
+
+
+def train_measures(totals: Mapping[str, Total]) -> dict[str, float]:
+    """What is told of an epoch's training: `train/loss`, the sum of the targets' means, and `train/<target>/accuracy`."""
+    accuracies = {f"train/{target}/accuracy": total.measures()["accuracy"] for target, total in totals.items()}
+    return {"train/loss": sum(total.loss_sum / max(1, total.count) for total in totals.values()), **accuracies}
 
 
 def _score(scores: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

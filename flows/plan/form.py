@@ -16,6 +16,7 @@ from heads.spec import (
     HEAD_DESIGNS,
     Augment,
     ClassWeights,
+    HeadWeights,
     Loss,
     Optimiser,
     Precision,
@@ -84,6 +85,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Rate = Annotated[float, Field(gt=0, lt=10)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Alpha = Annotated[float, Field(ge=0, le=10)]
 Counts = Annotated[Count | Annotated[tuple[Count, ...], Some], Number]
 Sizes = Annotated[Size | Annotated[tuple[Size, ...], Some], Number]
 Seeds = Annotated[Seed | Annotated[tuple[Seed, ...], Some], Number]
@@ -94,6 +96,7 @@ Norm = Annotated[float, Field(ge=0, lt=1e6)]
 Shares = Annotated[Share | Annotated[tuple[Share, ...], Some], Number]
 WarmUps = Annotated[WarmUp | Annotated[tuple[WarmUp, ...], Some], Number]
 Norms = Annotated[Norm | Annotated[tuple[Norm, ...], Some], Number]
+Alphas = Annotated[Alpha | Annotated[tuple[Alpha, ...], Some], Number]
 
 # `enum` makes the form offer a choice; the words of a refusal are ours, below.
 Backbones = Annotated[tuple[Annotated[str, Field(json_schema_extra={"enum": list(BACKBONE_STAGES)})], ...], Some, Listed]
@@ -120,7 +123,7 @@ class FitGrid(Value):
     image_size_px: Sizes = Field(224, description="Side of the square that the model sees, in pixels.")
     augment: Augment = Field("light", description="How far training images are varied.")
     seed: Seeds = Field(0, description="Seed of every random choice.")
-    precision: Precision = Field("auto", description="Arithmetic: auto is bf16 on a GPU that has it, else fp32.")
+    precision: Precision = Field("auto", description="Arithmetic: auto is bf16 on a GPU that has it, else fp32; fp16 needs GPUs.")
     patience: Counts | None = Field(None, description="Stop after so many epochs without a better validation; empty: never.")
     optimiser: Optimiser = Field("adamw", description="adamw, or sgd with Nesterov's momentum of 0.9.")
     schedule: Schedule = Field(
@@ -134,11 +137,18 @@ class FitGrid(Value):
     gradient_clip: Norms = Field(1.0, description="Greatest norm of all gradients together; 0: any.")
     accumulate: Counts = Field(1, description="Batches whose gradients make one update, as a batch so many times larger would.")
     flip: StrictBool = Field(False, description="Whether training images are also seen mirrored, left for right.")
+    channels_last: StrictBool = Field(True, description="Lay weights and images out channels last, which is mostly faster.")
+    compile: StrictBool = Field(False, description="Train through torch.compile: minutes to start, then faster on a GPU.")
     ema: Decays = Field(0.0, description="Decay of a running average of the weights, which is then the model kept; 0: none.")
     stage_decay: Shares = Field(1.0, description="A backbone stage's rate as a share of the next stage's; 1: all alike.")
     loss: Loss = Field("cross_entropy", description="What training minimises; focal (gamma 2) dwells on what is still misread.")
     label_smoothing: Decays = Field(0.0, description="Share of each label that is spread over all classes in training.")
     class_weights: ClassWeights = Field("none", description="balanced: rare classes count more, by inverse frequency in train.")
+    head_weights: HeadWeights = Field(
+        "equal", description="How losses of several heads add up; uncertainty: weights are learned."
+    )
+    mixup: Alphas = Field(0.0, description="Blend training images in pairs, by shares from Beta(mixup, mixup); 0: off.")
+    cutmix: Alphas = Field(0.0, description="Patch training images with others, by shares from Beta(cutmix, cutmix); 0: off.")
 
     def grid(self) -> dict[str, tuple[Any, ...]]:
         """Every setting of `heads.spec.Fit` with the values to try."""
@@ -242,6 +252,14 @@ class Plan(Value):
         for backbone in self.backbones:
             for size in self.fit.grid()["image_size_px"]:
                 check_image_size(backbone, size)
+        return self
+
+    @model_validator(mode="after")
+    def _precision_fits(self) -> Self:
+        if self.fit.precision == "fp16" and not self.workers.gpus_per_worker:
+            raise ValueError(
+                "fit.precision fp16 needs GPUs, but workers.gpus_per_worker is 0; use precision auto, fp32 or bf16, or give GPUs"
+            )
         return self
 
     @model_validator(mode="after")

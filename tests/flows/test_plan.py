@@ -121,6 +121,7 @@ def test_left_out_freezing_without_weights_is_none() -> None:
         ("name: a\nfit: {label_smoothing: 1}", ["fit.label_smoothing: should be less than 1, got 1"]),
         ("name: a\nfit: {augment: heavy}", ["fit.augment: should be 'none', 'light', 'medium' or 'strong', got 'heavy'"]),
         ("name: a\nfit: {optimiser: adam}", ["fit.optimiser: should be 'adamw' or 'sgd', got 'adam'"]),
+        ("name: a\nfit: {precision: fp16}", ["fit.precision fp16 needs GPUs", "use precision auto, fp32 or bf16"]),
         ("name: a\nfit: {flip: 3}", ["fit.flip", "got 3"]),
         ("name: a\nfit: {ema: 1}", ["fit.ema: should be less than 1, got 1"]),
         ("name: a\nfit: 3", ["fit: should be a mapping"]),
@@ -341,8 +342,11 @@ def test_work_is_keyed_by_variant_weights_and_data() -> None:
 def test_a_fit_setting_that_came_later_leaves_the_ids_of_finished_work_alone() -> None:
     variant = expand(plan(), version())[0]
     assert variant.variant_id == "f20751a39c51"
-    changed = [expand(plan(fit=fit), version())[0] for fit in ({"loss": "focal"}, {"label_smoothing": 0.1}, {"epochs": 11})]
-    assert len({variant.variant_id, *(v.variant_id for v in changed)}) == 4
+    changed = [
+        expand(plan(fit=fit), version())[0]
+        for fit in ({"loss": "focal"}, {"mixup": 0.2}, {"label_smoothing": 0.1}, {"epochs": 11})
+    ]
+    assert len({variant.variant_id, *(v.variant_id for v in changed)}) == 5
 
 
 def test_a_table_shows_only_the_fit_settings_that_differ() -> None:

@@ -7,6 +7,7 @@ import torch
 
 from heads.averaging import Average
 from heads.checkpoint import weights_of
+from heads.errors import HeadsError
 from heads.freezing import Phase, apply_phase, frozen_digest
 from heads.loop import Outcome, evaluate
 from heads.model import Model, build_model
@@ -53,10 +54,11 @@ def test_a_plateau_lowers_the_rate_and_resumes_to_the_bit(pictures: Path, tmp_pa
     assert rates[-1] < 0.06
 
 
-def test_accumulated_batches_train_as_one_batch_so_many_times_larger_does(pictures: Path) -> None:
+@pytest.mark.parametrize("weights", ["equal", "uncertainty"])
+def test_accumulated_batches_train_as_one_batch_so_many_times_larger_does(pictures: Path, weights: str) -> None:
     # 23 images: three groups of three batches of two, and a last one of two and three.
-    small = variant_of(**PLAIN, optimiser="sgd", learning_rate=0.05, batch_size=2, accumulate=3)
-    large = variant_of(**PLAIN, optimiser="sgd", learning_rate=0.05, batch_size=6)
+    small = variant_of(**PLAIN, optimiser="sgd", learning_rate=0.05, batch_size=2, accumulate=3, head_weights=weights)
+    large = variant_of(**PLAIN, optimiser="sgd", learning_rate=0.05, batch_size=6, head_weights=weights)
     (one, first), (other, second) = run(small, pictures), run(large, pictures)
     assert nearly_equal(one, other)
     assert not nearly_equal(one, build_model(large, CLASSES, None))
@@ -67,6 +69,18 @@ def test_accumulated_batches_train_as_one_batch_so_many_times_larger_does(pictur
 
 def test_accumulation_resumes_to_the_bit_with_batchnorm_too(pictures: Path, tmp_path: Path) -> None:
     assert_resumes(variant_of(batch_size=3, accumulate=4, freeze="none", epochs=3), pictures, tmp_path, after=1)
+
+
+@pytest.mark.parametrize("settings", [{"freeze": "lp_ft", "optimiser": "sgd"}, {"freeze": "adaptive", "schedule": "step"}])
+def test_learned_head_weights_and_mixing_resume_to_the_bit_with_accumulation_and_an_average(
+    pictures: Path, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    options = {"head_weights": "uncertainty", "mixup": 0.3, "cutmix": 1, "batch_size": 4, "accumulate": 3, "ema": 0.5}
+    variant = variant_of("squeezenet1_1", **settings, **options, epochs=4, warmup=0)
+    _, outcome = assert_resumes(variant, pictures, tmp_path, after=2)
+    assert outcome.epochs[-1].phase > 0
+    weights = [tuple(epoch.metrics[f"train/{target}/head_weight"] for target in CLASSES) for epoch in outcome.epochs]
+    assert len(set(weights)) == len(weights)
 
 
 def test_clipping_bounds_the_step_and_may_be_off(pictures: Path) -> None:
@@ -121,3 +135,31 @@ def test_with_an_average_a_frozen_backbone_stays_equal_to_the_bit(pictures: Path
     variant = variant_of(freeze="upto:stage2", epochs=1, ema=0.9)
     before = frozen_digest(build_model(variant, CLASSES, None), Phase(0, 1, 3))
     assert frozen_digest(run(variant, pictures)[0], Phase(0, 1, 3)) == before
+
+
+def test_float16_is_refused_without_a_gpu(pictures: Path) -> None:
+    with pytest.raises(HeadsError, match="precision fp16 needs a CUDA GPU, but this is cpu; use auto, fp32 or bf16"):
+        run(variant_of(precision="fp16"), pictures)
+
+
+def test_channels_first_trains_the_same_to_rounding(pictures: Path) -> None:
+    settings = {**PLAIN, "epochs": 1, "optimiser": "sgd"}
+    (one, _), (other, _) = (run(variant_of(**settings, channels_last=last), pictures) for last in (False, True))
+    assert nearly_equal(one, other)
+    assert next(one.parameters()).is_contiguous()
+
+
+def test_where_torch_compile_fails_it_is_said_what_to_do(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise type("Unsupported", (RuntimeError,), {"__module__": "torch._dynamo.exc"})("no compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda forward: fail)
+    with pytest.raises(HeadsError, match=r"torch.compile failed \(no compiler\); train with compile: false"):
+        run(variant_of(**PLAIN, compile=True), pictures)
+
+
+def test_a_compiled_forward_pass_trains_the_models_own_weights(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda forward: forward)
+    (one, first), (other, second) = (run(variant_of(compile=on, epochs=2), pictures) for on in (False, True))
+    assert same(one, other)
+    assert without_seconds(first) == without_seconds(second)

@@ -144,6 +144,19 @@ def test_going_on_after_any_epoch_gives_the_bits_of_an_uninterrupted_training(
     assert outcome.confusion == uninterrupted[1].confusion
 
 
+def test_what_weighs_the_heads_is_trained_kept_and_left_out_of_the_model(pictures: Path, tmp_path: Path) -> None:
+    variant = variant_of("squeezenet1_1", "lp_ft", "cosine", epochs=3, head_weights="uncertainty", mixup=0.3, cutmix=1)
+    model, outcome = run(variant, pictures, saves=tmp_path)
+    weights = [[epoch.metrics[f"train/{target}/head_weight"] for target in CLASSES] for epoch in outcome.epochs]
+    assert all(0 < weight != 1 for row in weights for weight in row)
+    assert weights[0] != weights[1] != weights[2]
+    assert model.state_dict().keys() == build_model(variant, CLASSES, None).state_dict().keys()
+    for epoch in (0, 1):
+        other, resumed = run(variant, pictures, resume=tmp_path / f"{epoch}.pt")
+        assert same(model, other)
+        assert without_seconds(resumed) == without_seconds(outcome)
+
+
 def test_a_checkpoint_of_another_variant_or_none_at_all_is_refused(
     uninterrupted: tuple[Model, Outcome, Path], pictures: Path, tmp_path: Path
 ) -> None:
@@ -264,9 +277,20 @@ def test_shuffles_differ_by_epoch_and_seed() -> None:
 
 
 # Without BatchNorm and dropout two ranks compute what one does, to rounding; with them each rank has its own.
-PLAIN = variant_of("squeezenet1_1", "lp_ft", "linear", epochs=3)
+PLAIN = variant_of(
+    "squeezenet1_1",
+    "lp_ft",
+    "linear",
+    epochs=3,
+    loss="focal",
+    label_smoothing=0.1,
+    class_weights="balanced",
+    head_weights="uncertainty",
+)
 NORMED = variant_of(freeze="upto:stage1", epochs=1, ema=0.5)
-SUMMED = variant_of("squeezenet1_1", "none", "linear", epochs=2, batch_size=4, accumulate=3, optimiser="sgd")
+SUMMED = variant_of(
+    "squeezenet1_1", "none", "linear", epochs=2, batch_size=4, accumulate=3, optimiser="sgd", head_weights="uncertainty"
+)
 
 ADAPTIVE = variant_of("squeezenet1_1", freeze="adaptive", schedule="step", epochs=4, warmup=0, ema=0.5)
 

@@ -1,0 +1,32 @@
+"""A model whose forward pass torch.compile has translated, and that says what to do where it cannot."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from heads.errors import HeadsError
+from heads.model import Model
+
+
+class Compiled(nn.Module):
+    """The model's own parameters and modes, its forward pass compiled at the first call, which takes up to minutes.
+
+    Raises HeadsError where torch.compile fails, as where no C++ compiler is installed.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+        self._call = torch.compile(model.forward)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        try:
+            return self._call(images)
+        except RuntimeError as error:
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                reason = str(error).strip().splitlines()[0]
+                raise HeadsError(
+                    f"torch.compile failed ({reason}); train with compile: false, or install a C++ compiler"
+                ) from error
+            raise
