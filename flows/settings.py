@@ -8,6 +8,9 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+# Who a server works for: one whose owner was killed is ended by the next command (`flows.stack.end_orphans`).
+OWNER = "HEADSTART_OWNER"
+
 # No tool phones home, and none of them chats on standard output.
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -81,6 +84,7 @@ def read_stack(settings: Settings) -> dict[str, str]:
 def child_environment(settings: Settings) -> dict[str, str]:
     """The environment variables that a process started for this workspace needs beside its parent's."""
     env = dict(QUIET)
+    env[OWNER] = str(os.getpid())
     env["HEADSTART_WORKSPACE"] = str(settings.workspace)
     env["HEADSTART_STORAGE_ROOT"] = str(settings.storage)
     if settings.tracking_address:

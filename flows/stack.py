@@ -16,10 +16,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from flows import cluster, stages
 from flows.errors import AskedWrongly, HeadstartError
 from flows.plan import Plan
-from flows.settings import Settings, child_environment, read_stack
+from flows.settings import OWNER, Settings, child_environment, read_stack
 
 READY_SECONDS = 120
 STOP_SECONDS = 15
@@ -40,6 +42,7 @@ def run(settings: Settings, plans: Sequence[Plan], *, cron: str, source: str | N
     for plan in plans:
         stages.check_reach(settings, plan, prefect=settings.prefect_address)
     settings.storage.mkdir(parents=True, exist_ok=True)
+    end_orphans(settings)
     for sign in (signal.SIGINT, signal.SIGTERM):  # a shell starts what runs in its background deaf to Ctrl-C
         signal.signal(sign, signal.default_int_handler)
     num_cpus = max((plan.workers.count * plan.workers.cpus_per_worker for plan in plans), default=0)
@@ -73,6 +76,34 @@ def _check_cron(cron: str) -> None:
         raise AskedWrongly(
             f"--cron {cron!r} is no cron: five fields are expected (minute, hour, day, month, weekday), such as '0 2 * * *'"
         )
+
+
+def end_orphans(settings: Settings) -> list[int]:
+    """The pids of this storage's Prefect and MLflow servers whose owner was killed, ended now."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            env = process.environ()
+            if env.get("HEADSTART_STORAGE_ROOT") != str(settings.storage) or not _is_server(process.cmdline()):
+                continue
+            if not _lives(int(env[OWNER]), process.create_time()):
+                process.terminate()
+                found.append(process.pid)
+        except (psutil.Error, KeyError, ValueError, OSError):
+            continue
+    return found
+
+
+def _is_server(words: list[str]) -> bool:
+    return "mlflow" in words or any(word == "prefect" or word.startswith("prefect.server") for word in words)
+
+
+def _lives(owner: int, since: float) -> bool:
+    """Whether the process that had this pid before `since` (seconds since 1970) is alive, and not another of its pid."""
+    try:
+        return bool(psutil.Process(owner).create_time() <= since + 1)
+    except psutil.Error:
+        return False
 
 
 @dataclass

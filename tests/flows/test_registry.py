@@ -201,7 +201,7 @@ def test_a_name_or_alias_that_is_not_there_is_answered_with_what_is(place: Place
     for which in ("challenger", "99"):
         with pytest.raises(AskedWrongly, match=rf"'{which}'.*1.*champion"):
             place.registry().pull("digits", which, tmp_path / "dest")
-    with pytest.raises(AskedWrongly, match="quotes"):
+    with pytest.raises(AskedWrongly, match="is no model's name"):
         place.registry().versions("it's")
     assert place.registry().versions("cats") == []
     assert place.registry().current("cats") == {}
