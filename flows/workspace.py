@@ -1,17 +1,21 @@
-"""Where things lie in a workspace, and the lock that its writers take."""
+"""Where things lie in a workspace, by name and by digest, and the lock that its writers take."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.errors import Busy
+from flows.errors import AskedWrongly, Busy
+from flows.records import DataVersion, Sample
 
 DATA = "data"
 STORAGE = ".headstart"
+# Files that are taken for pictures where a folder is named.
+IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 @contextmanager
@@ -35,3 +39,31 @@ def writing(workspace: Path) -> Iterator[Path]:
         lock.write(f"pid {os.getpid()}")
         lock.flush()
         yield storage
+
+
+def find(digest: str, folders: tuple[Path, ...]) -> Path | None:
+    """The file of a digest in the first folder that has it."""
+    places = (folder / digest[:2] / digest[2:] for folder in folders)
+    return next((place for place in places if place.is_file()), None)
+
+
+def md5_of(path: Path) -> str:
+    """The md5 of a file's bytes."""
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def locate(version: DataVersion, sample: Sample) -> Path:
+    """A file that holds the sample's bytes: in the cache, on a remote that is a folder, or else in the working copy.
+
+    Raises AskedWrongly where it is in none of them.
+    """
+    found = find(sample.digest, version.objects)
+    if found is not None:
+        return found
+    copy = version.data / sample.file
+    if copy.is_file() and md5_of(copy) == sample.digest:
+        return copy
+    raise AskedWrongly(
+        f"image {sample.file} (md5 {sample.digest}) of data version {version.digest} is neither in the DVC cache, "
+        f"nor on a remote that is a folder, nor in {version.data}; run `dvc pull`, or ingest again"
+    )

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.dataset.revisions import DATA_FILE, commit, committed_text, git, holder, resolve, revisions
-from flows.dataset.store import Store, find, init_store, md5_of, open_store, parse_pointer
+from flows.dataset.store import Store, init_store, open_store, parse_pointer
 from flows.errors import AskedWrongly, Busy, HeadstartError
 from flows.manifest import NAME, class_counts, split_counts
-from flows.records import DataVersion, Sample
-from flows.workspace import DATA, STORAGE, writing
+from flows.records import DataVersion
+from flows.workspace import DATA, STORAGE, md5_of, writing
 
 _MIN_DIGEST = 7
 _IGNORED = (f"/{DATA}", f"/{STORAGE}/")
@@ -183,23 +183,6 @@ def status(workspace: Path) -> Status:
     version = read_version(workspace)
     dirty = open_store(version.data.parent).is_dirty()
     return Status(version, dirty, split_counts(version.samples), class_counts(version.samples))
-
-
-def locate(version: DataVersion, sample: Sample) -> Path:
-    """A file that holds the sample's bytes: in the cache, on a remote that is a folder, or else in the working copy.
-
-    Raises AskedWrongly where it is in none of them.
-    """
-    found = find(sample.digest, version.objects)
-    if found is not None:
-        return found
-    copy = version.data / sample.file
-    if copy.is_file() and md5_of(copy) == sample.digest:
-        return copy
-    raise AskedWrongly(
-        f"image {sample.file} (md5 {sample.digest}) of data version {version.digest} is neither in the DVC cache, "
-        f"nor on a remote that is a folder, nor in {version.data}; run `dvc pull`, or ingest again"
-    )
 
 
 def _is_committed(workspace: Path) -> bool:

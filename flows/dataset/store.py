@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import logging
@@ -19,7 +18,7 @@ from flows.dataset.revisions import DATA_FILE
 from flows.errors import AskedWrongly, Busy, HeadstartError
 from flows.manifest import NAME, parse
 from flows.records import Sample
-from flows.workspace import DATA, STORAGE
+from flows.workspace import DATA, STORAGE, find, md5_of
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -176,17 +175,6 @@ def parse_pointer(text: str, name: str) -> Pointer:
     except (yaml.YAMLError, KeyError, TypeError, ValueError):
         pass
     raise AskedWrongly(f"{name} is not a DVC file of one folder (a merge conflict?); restore it with git checkout -- {DATA_FILE}")
-
-
-def find(digest: str, folders: tuple[Path, ...]) -> Path | None:
-    """The file of a digest in the first folder that has it."""
-    places = (folder / digest[:2] / digest[2:] for folder in folders)
-    return next((place for place in places if place.is_file()), None)
-
-
-def md5_of(path: Path) -> str:
-    """The md5 of a file's bytes."""
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def json_listing(text: str) -> Mapping[str, str]:

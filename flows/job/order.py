@@ -111,15 +111,6 @@ def read(job_file: Path) -> Job:
     )
 
 
-def locate(version: DataVersion, sample: Sample) -> Path:
-    """The file that holds a sample: by its digest, else in the working copy."""
-    for folder in version.objects:
-        path = folder / sample.digest[:2] / sample.digest[2:]
-        if path.exists():
-            return path
-    return version.data / sample.file
-
-
 def is_finished(work_root: Path, key: str) -> bool:
     """Whether a work has its result, or a failure that another try would only repeat; that file is written last."""
     return any((work_root / key / name).is_file() for name in ("result.json", "failure.json"))

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from flows.cluster import workers
-from flows.job.order import Job, locate, scores_file, write_json
+from flows.job.order import Job, scores_file, write_json
+from flows.workspace import locate
 from heads import bundle as bundles
 from heads import measures
 

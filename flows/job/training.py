@@ -13,9 +13,10 @@ from typing import Any
 
 from flows.cluster import workers
 from flows.errors import ASKED_WRONGLY
-from flows.job.order import Job, is_finished, locate, read, read_json, write_error, write_json
+from flows.job.order import Job, is_finished, read, read_json, write_error, write_json
 from flows.job.runs import following
 from flows.records import Work
+from flows.workspace import locate
 from heads import bundle, loop
 from heads.errors import HeadsError, TrainingDiverged
 from heads.images import ImageDataset, Preprocess, preprocess_for

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from flows.errors import AskedWrongly
 from flows.landing.tables import TABLES, read_table
 from flows.manifest import IMAGES, MASKS
+from flows.workspace import IMAGE_ENDINGS
 
-IMAGE_ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 SPLIT_NAMES: Mapping[str, str] = {
     "train": "train",
     "trainval": "train",
@@ -72,7 +72,7 @@ def scan(root: Path) -> Listing:
     files = _walk(root)
     images = [file for file in files if file.suffix.lower() in IMAGE_ENDINGS]
     if not images:
-        raise AskedWrongly(f"source {str(root)!r} is empty: it holds no image ({', '.join(sorted(IMAGE_ENDINGS))}). {UNDERSTOOD}")
+        raise AskedWrongly(f"source {str(root)!r} is empty: it holds no image ({', '.join(IMAGE_ENDINGS)}). {UNDERSTOOD}")
     table = next((root / name for name in TABLES if PurePosixPath(name) in files), None)
     if table is not None:
         listing = _table(root, table, images)

@@ -11,8 +11,7 @@ from flows import cluster, tracking
 from flows.errors import AskedWrongly
 from flows.settings import Settings
 from flows.stages.desk import open_registry
-
-IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+from flows.workspace import IMAGE_ENDINGS
 
 
 def predict(settings: Settings, model: str, files: Sequence[Path]) -> list[dict[str, Any]]:
@@ -43,9 +42,9 @@ def _images(file: Path) -> list[Path]:
         raise AskedWrongly(f"{file} does not exist: name images, or folders of images")
     if not file.is_dir():
         return [file]
-    found = sorted(path for path in file.rglob("*") if path.suffix.lower() in IMAGES)
+    found = sorted(path for path in file.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
     if not found:
-        raise AskedWrongly(f"{file} holds no image ({', '.join(IMAGES)})")
+        raise AskedWrongly(f"{file} holds no image ({', '.join(IMAGE_ENDINGS)})")
     return found
 
 

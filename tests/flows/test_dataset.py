@@ -16,6 +16,7 @@ from flows.errors import AskedWrongly, HeadstartError
 from flows.landing import ingest
 from flows.landing.digits import bitmap
 from flows.manifest import split_counts
+from flows.workspace import locate
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,7 +120,7 @@ def test_a_fresh_clone_that_ingests_the_same_stays_clean_and_has_its_objects(mad
     version = dataset.record_version(clone, "again")
     assert git(clone, "status", "--porcelain") == ""
     assert version.revision == git(workspace, "rev-parse", "HEAD").strip()
-    assert all(dataset.locate(version, sample).is_relative_to(clone / ".dvc/cache") for sample in version.samples[:20])
+    assert all(locate(version, sample).is_relative_to(clone / ".dvc/cache") for sample in version.samples[:20])
 
 
 def test_only_data_dvc_is_committed_whatever_else_is_staged(workspace: Path) -> None:
@@ -211,14 +212,14 @@ def test_a_sample_is_found_in_cache_remote_or_working_copy_and_nowhere_else(work
     version = dataset.read_version(workspace)
     sample = version.samples[0]
     cache, remote = version.objects
-    assert dataset.locate(version, sample).is_relative_to(cache)
+    assert locate(version, sample).is_relative_to(cache)
     shutil.rmtree(cache)
-    assert dataset.locate(version, sample).is_relative_to(remote)
+    assert locate(version, sample).is_relative_to(remote)
     shutil.rmtree(remote)
-    assert dataset.locate(version, sample) == version.data / sample.file
+    assert locate(version, sample) == version.data / sample.file
     (version.data / sample.file).write_bytes(b"another image")
     with pytest.raises(AskedWrongly, match=sample.digest):
-        dataset.locate(version, sample)
+        locate(version, sample)
 
 
 def test_what_is_no_workspace_or_has_no_data_is_refused_with_what_to_do(tmp_path: Path) -> None:
