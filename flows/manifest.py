@@ -1,4 +1,4 @@
-"""The manifest: the table of samples of a data version, as text and as values. Pure."""
+"""The manifest: the tables of samples and of masks of a data version, as text and as values. Pure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from flows.errors import AskedWrongly
-from flows.records import SPLITS, Sample
+from flows.records import SPLITS, Mask, Sample
 
 NAME = "manifest.csv"
+MASK_TABLE = "masks.csv"
 QUARANTINE = "quarantine.csv"
 IMAGES = "images/"
 MASKS = "masks/"
@@ -41,6 +42,31 @@ def parse(text: str) -> tuple[Sample, ...]:
     return tuple(_sample(row, targets) for row in reader)
 
 
+def render_masks(masks: Mapping[str, Mask]) -> str:
+    """The mask files as CSV text, a line each, sorted by file: its md5 and how many pixels have each value, ascending."""
+    lines = [(file, masks[file].digest, _pixels_text(masks[file].pixels)) for file in sorted(masks)]
+    return table_text([("file", "digest", "pixels"), *lines])
+
+
+def parse_masks(text: str) -> dict[str, Mask]:
+    """The mask files of a table's text, by name. Raises AskedWrongly where it is not such a table."""
+    try:
+        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        return {row["file"]: Mask(row["digest"], _pixels(row["pixels"])) for row in rows}
+    except (KeyError, ValueError, AttributeError, csv.Error) as error:
+        raise AskedWrongly(f"{MASK_TABLE} is damaged ({error}); it needs file, digest, pixels. {_MEND}") from None
+
+
+def mask_files(samples: Iterable[Sample]) -> frozenset[str]:
+    """The mask files that samples name."""
+    return frozenset(cell for sample in samples for cell in sample.labels.values() if cell and cell.startswith(MASKS))
+
+
+def split_labels(cell: str) -> tuple[str, ...]:
+    """The labels of a multi-label cell, each once, sorted, without blanks around them: 'b| a' gives a and b."""
+    return tuple(sorted({label for part in cell.split("|") if (label := part.strip())}))
+
+
 def table_text(rows: Iterable[Sequence[str]]) -> str:
     """Rows as CSV text with plain newlines."""
     return "".join(",".join(map(_quoted, row)) + "\n" for row in rows)
@@ -67,6 +93,14 @@ def split_counts(samples: Iterable[Sample]) -> Mapping[str, int]:
 def _quoted(cell: str) -> str:
     # By hand, since the csv module leaves a lone carriage return bare and then reads it as the end of the line.
     return '"' + cell.replace('"', '""') + '"' if any(mark in cell for mark in ',"\r\n') else cell
+
+
+def _pixels_text(pixels: Mapping[int, int]) -> str:
+    return " ".join(f"{value}:{pixels[value]}" for value in sorted(pixels))
+
+
+def _pixels(text: str) -> dict[int, int]:
+    return {int(value): int(count) for value, _, count in (pair.partition(":") for pair in text.split())}
 
 
 def _by_class(samples: Iterable[Sample], target: str) -> dict[str, dict[str, int]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from heads.spec import Variant
+from heads.spec import Task, Variant
 
 SPLITS = ("train", "val", "test")
 
@@ -23,11 +23,20 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Mask:
+    """A mask file: md5 of its bytes, and how many of its pixels have each value."""
+
+    digest: str
+    pixels: Mapping[int, int]
+
+
+@dataclass(frozen=True)
 class DataVersion:
     """The content hash in `data.dvc`, the git revision that holds it, and the samples in it.
 
-    `objects` are the folders laid out as `<2 hex>/<30 hex>` that hold files by md5 (the DVC cache first, then a
-    remote that is a folder); `data` is the working copy.
+    `masks` are the mask files by their name in the data folder, which is what cells of mask targets hold. `objects` are the
+    folders laid out as `<2 hex>/<30 hex>` that hold files by md5 (the DVC cache first, then a remote that is a folder);
+    `data` is the working copy.
     """
 
     digest: str
@@ -35,6 +44,7 @@ class DataVersion:
     samples: tuple[Sample, ...]
     data: Path
     objects: tuple[Path, ...]
+    masks: Mapping[str, Mask] = field(default_factory=dict)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -115,23 +125,34 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Scored:
-    """One target of one holdout sample as one model read it."""
+    """One target of one holdout sample as one model read it.
+
+    A class: truth, what was predicted and its probability. Labels (`multilabel`): both as `a|b` in sorted order, and every
+    label's probability in `probabilities`. A mask: its file and '', and in `pixels` the count of each (true value, predicted
+    value), ignored values left out; `probability` is then the share of pixels that are right.
+    """
 
     digest: str
     target: str
     truth: str
     predicted: str
     probability: float
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    pixels: tuple[tuple[str, str, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """A model's predictions on the holdout of one data version, and its measures there named `<target>/<measure>`."""
+    """A model's predictions on the holdout of one data version, and its measures there named `<target>/<measure>`.
+
+    `tasks` tells the task of each target, a class where it is not named.
+    """
 
     bundle_digest: str
     data_version: str
     rows: tuple[Scored, ...]
     metrics: Mapping[str, float]
+    tasks: Mapping[str, Task] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -57,13 +57,27 @@ def locate(version: DataVersion, sample: Sample) -> Path:
 
     Raises AskedWrongly where it is in none of them.
     """
-    found = find(sample.digest, version.objects)
+    return _locate(version, "image", sample.file, sample.digest)
+
+
+def locate_mask(version: DataVersion, file: str) -> Path:
+    """A file that holds a mask's bytes, given its name in the data folder: where `locate` looks for images.
+
+    Raises AskedWrongly where it is nowhere, or the version knows no such mask.
+    """
+    if file not in version.masks:
+        raise AskedWrongly(f"data version {version.digest} knows no mask {file}; ingest again with the source it came from")
+    return _locate(version, "mask", file, version.masks[file].digest)
+
+
+def _locate(version: DataVersion, kind: str, file: str, digest: str) -> Path:
+    found = find(digest, version.objects)
     if found is not None:
         return found
-    copy = version.data / sample.file
-    if copy.is_file() and md5_of(copy) == sample.digest:
+    copy = version.data / file
+    if copy.is_file() and md5_of(copy) == digest:
         return copy
     raise AskedWrongly(
-        f"image {sample.file} (md5 {sample.digest}) of data version {version.digest} is neither in the DVC cache, "
+        f"{kind} {file} (md5 {digest}) of data version {version.digest} is neither in the DVC cache, "
         f"nor on a remote that is a folder, nor in {version.data}; run `dvc pull`, or ingest again"
     )

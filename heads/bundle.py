@@ -24,8 +24,23 @@ from heads.card import write_card
 from heads.errors import BundleError, HeadsError, ImageError
 from heads.evaluation import place_model
 from heads.images import Preprocess, crop_centre, decode, normalise, prepare, resize
-from heads.model import Model, build_model
+from heads.kinds import KINDS
+from heads.model import Model, build_model, upsample
+from heads.predictions import Answer, Labels, MaskPrediction, Prediction, answer
 from heads.spec import Variant
+
+__all__ = [
+    "Answer",
+    "Bundle",
+    "Labels",
+    "MaskPrediction",
+    "Prediction",
+    "digest",
+    "export_program",
+    "load",
+    "save",
+    "verify",
+]
 
 FORMAT = 1
 SUMS = "SHA256SUMS"
@@ -34,27 +49,22 @@ FILES = ("weights.safetensors", "variant.json", "classes.json", "preprocess.json
 Picture = Path | str | bytes | Image.Image | np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """One target's answer: the likeliest class, its probability, and every class's."""
-
-    label: str
-    probability: float
-    probabilities: Mapping[str, float] = field(repr=False)
-
-
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A verified model with all it takes to predict; `facts` say where it comes from."""
+    """A verified model with all it takes to predict; `facts` say where it comes from.
+
+    `thresholds` are, by target of label sets, the probabilities from which on each class is meant.
+    """
 
     model: Model = field(repr=False)
     variant: Variant
     classes: Mapping[str, tuple[str, ...]]
     preprocess: Preprocess
     facts: Mapping[str, Any]
+    thresholds: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
 
-    def predict(self, images: Sequence[Picture], batch_size: int = 32) -> list[dict[str, Prediction]]:
-        """For each image, in order, a prediction by target.
+    def predict(self, images: Sequence[Picture], batch_size: int = 32) -> list[dict[str, Answer]]:
+        """For each image, in order, an answer by target: a Prediction, Labels, or a MaskPrediction of the image's own size.
 
         An image is a file's path, a file's bytes, a Pillow image, or an array of uint8 (H, W, 3) in RGB. Raises
         ImageError, naming the image, where one does not decode; nothing is predicted then.
@@ -64,19 +74,25 @@ class Bundle:
         if batch_size < 1:
             raise HeadsError(f"batch_size is {batch_size}; it must be 1 or more")
         named = ((picture, f"images[{index}]") for index, picture in enumerate(images))
-        return [prediction for batch in _batches(named, batch_size) for prediction in self._predict_batch(batch)]
+        return [answers for batch in _batches(named, batch_size) for answers in self._predict_batch(batch)]
 
-    def _predict_batch(self, batch: list[tuple[Picture, str]]) -> list[dict[str, Prediction]]:
+    def _predict_batch(self, batch: list[tuple[Picture, str]]) -> list[dict[str, Answer]]:
         device = next(self.model.parameters()).device
         self.model.eval()
         with torch.inference_mode():
-            pixels = torch.stack([prepare(_open(picture, name), self.preprocess) for picture, name in batch])
-            pixels = pixels.to(device, memory_format=torch.channels_last)
-            rows = {target: logits.float().softmax(dim=1).tolist() for target, logits in self.model(pixels).items()}
-        return [
-            {target: _prediction(names, rows[target][number]) for target, names in self.classes.items()}
-            for number in range(len(batch))
-        ]
+            pictures = [_open(picture, name) for picture, name in batch]
+            pixels = torch.stack([prepare(picture, self.preprocess) for picture in pictures])
+            logits = self.model(pixels.to(device, memory_format=torch.channels_last))
+            rows = [{target: found[row] for target, found in logits.items()} for row in range(len(pictures))]
+            return [self._read(picture, row) for picture, row in zip(pictures, rows, strict=True)]
+
+    def _read(self, picture: Image.Image, logits: Mapping[str, Tensor]) -> dict[str, Answer]:
+        return {
+            head.target: answer(
+                head, self.classes[head.target], logits[head.target], picture.size, self.thresholds.get(head.target)
+            )
+            for head in self.variant.heads
+        }
 
 
 def save(
@@ -87,14 +103,19 @@ def save(
     classes: Mapping[str, Sequence[str]],
     preprocess: Preprocess,
     facts: Mapping[str, Any],
+    thresholds: Mapping[str, Sequence[float]] | None = None,
 ) -> Path:
     """Writes a bundle to the folder `dest`, which appears whole by rename, in place of one that was there; gives `dest`.
 
-    `facts` are JSON values that say where weights and data come from; `metrics` among them becomes the card's table.
+    `thresholds` are those of `Bundle`. `facts` are JSON values that say where weights and data come from; `metrics` among
+    them becomes the card's table.
     Equal arguments give equal bytes.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     description = {"format": FORMAT, "variant_id": variant.variant_id, "variant": variant.model_dump(mode="json"), "facts": facts}
+    if thresholds:
+        named = {target: dict(zip(classes[target], found, strict=True)) for target, found in thresholds.items()}
+        description["thresholds"] = named
     contents = {
         "weights.safetensors": safetensors.torch.save(weights),
         "variant.json": _json_bytes(description),
@@ -132,17 +153,25 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
         variant = Variant.model_validate(description["variant"])
         classes = {target: tuple(names) for target, names in json.loads(contents["classes.json"]).items()}
         preprocess = Preprocess.from_json(json.loads(contents["preprocess.json"]))
+        thresholds = {
+            target: tuple(float(found[name]) for name in classes[target])
+            for target, found in description.get("thresholds", {}).items()
+        }
         model = build_model(variant, classes, None)
         model.load_state_dict(safetensors.torch.load(contents["weights.safetensors"]))
     except BundleError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise BundleError(f"{path} is no bundle that Headstart wrote: {type(error).__name__}: {error}") from error
-    return Bundle(place_model(model, torch.device(device)).eval(), variant, classes, preprocess, description["facts"])
+    placed = place_model(model, torch.device(device)).eval()
+    return Bundle(placed, variant, classes, preprocess, description["facts"], thresholds)
 
 
 class Program(nn.Module):
-    """Pictures (N, H, W, 3) of uint8 to probabilities (N, C), the targets' classes side by side in classes.json's order."""
+    """Pictures (N, H, W, 3) of uint8 to probabilities (N, C), the targets' classes side by side in classes.json's order.
+
+    With a mask among the targets they are (N, C, H, W), those of the other targets the same at every pixel.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
@@ -153,8 +182,20 @@ class Program(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         resized = resize(images.permute(0, 3, 1, 2), self.preprocess)
         pixels = normalise(crop_centre(resized, self.preprocess), self.preprocess)
-        logits = self.model(pixels.clone(memory_format=torch.channels_last))
-        return torch.cat([logits[target].softmax(dim=1) for target in self.targets], dim=1)
+        features = self.model.look(pixels.clone(memory_format=torch.channels_last))
+        height, width = images.shape[1], images.shape[2]
+        side = self.preprocess.image_size_px
+        logits = self.model.read(features, (side, side))
+        dense = any(found.ndim == 4 for found in logits.values())
+        parts = []
+        for target in self.targets:
+            found = logits[target]
+            if found.ndim == 4:
+                found = upsample(found, (height, width))
+            probabilities = KINDS[self.model.tasks[target]].activate(found)
+            spread = dense and probabilities.ndim == 2
+            parts.append(probabilities[:, :, None, None].expand(-1, -1, height, width) if spread else probabilities)
+        return torch.cat(parts, dim=1)
 
 
 def export_program(bundle: Bundle) -> nn.Module:
@@ -174,11 +215,6 @@ def _open(picture: Picture, name: str) -> Image.Image:
         return decode(Image.fromarray(picture), name)
     given = f"array of {picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
     raise ImageError(f"{name} is a {given}; give a path, a file's bytes, a Pillow image or an array of uint8 (H, W, 3)")
-
-
-def _prediction(names: Sequence[str], row: Sequence[float]) -> Prediction:
-    best = max(range(len(row)), key=row.__getitem__)
-    return Prediction(names[best], row[best], dict(zip(names, row, strict=True)))
 
 
 def _batches(named: Iterator[tuple[Picture, str]], size: int) -> Iterator[list[tuple[Picture, str]]]:

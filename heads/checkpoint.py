@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
 from dataclasses import asdict, dataclass
@@ -12,17 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heads.errors import HeadsError
+from heads.errors import CheckpointError
 from heads.schedule import Score
 from heads.spec import Variant
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Epoch:
     """A finished epoch: measures named `train/...` and `val/...`, wall seconds, images forwarded over all ranks, last rate.
 
+    `score` makes an epoch the best: the mean of the targets' primary validation measures, then the lower mean loss.
     `num_frozen_stages` were frozen in it. With freeze policy `adaptive`, `movements` is how far each stage's weights moved
     and `decisions` what was decided after it and why. `ended` is why the training ends with it, or None.
     """
@@ -33,27 +33,23 @@ class Epoch:
     seconds: float
     num_forwarded: int
     learning_rate: float
+    score: Score
     num_frozen_stages: int = 0
     movements: tuple[float, ...] = ()
     decisions: tuple[str, ...] = ()
     ended: str | None = None
 
-    @property
-    def score(self) -> Score:
-        """What makes an epoch the best: the mean of the targets' validation accuracies, then the lower mean loss."""
-        accuracies, losses = (
-            [x for name, x in self.metrics.items() if name.startswith("val/") and name.endswith(end) and math.isfinite(x)]
-            for end in ("/accuracy", "/loss")
-        )
-        return sum(accuracies) / max(1, len(accuracies)), -sum(losses) / max(1, len(losses))
-
 
 @dataclass(frozen=True)
 class Best:
-    """The best epoch so far, its confusions (true class, predicted class) by target, and the weights kept of it, on the CPU."""
+    """The best epoch so far, and the weights kept of it, on the CPU.
+
+    By target its confusions (true class, predicted class) and the thresholds tuned in it, of the tasks that have such.
+    """
 
     index: int
     confusion: dict[str, list[list[int]]]
+    thresholds: dict[str, list[float]]
     weights: dict[str, Tensor]
 
 
@@ -98,12 +94,15 @@ def save(path: Path, variant: Variant, progress: Progress) -> None:
 
 
 def load(path: Path, variant: Variant) -> Progress:
-    """The progress that `save` wrote. Raises HeadsError where the file is missing, damaged, pickled code or another variant's."""
+    """The progress that `save` wrote.
+
+    Raises CheckpointError where the file is missing, damaged, pickled code, of another format or another variant's.
+    """
     state = _read(path)
     if state.get("format") != FORMAT:
-        raise HeadsError(f"{path} is no checkpoint of format {FORMAT}; train without it")
+        raise CheckpointError(f"{path} is no checkpoint of format {FORMAT}; train without it")
     if state["variant_id"] != variant.variant_id:
-        raise HeadsError(
+        raise CheckpointError(
             f"{path} is a checkpoint of variant {state['variant_id']}, not of {variant.variant_id}; resume each from its own"
         )
     best, average = state["best"], state.get("average")
@@ -125,11 +124,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise HeadsError(f"there is no checkpoint {path}") from None
+        raise CheckpointError(f"there is no checkpoint {path}") from None
     except pickle.UnpicklingError as error:
-        raise HeadsError(f"{path} is refused: it holds more than tensors and plain values, or is damaged") from error
+        raise CheckpointError(f"{path} is refused: it holds more than tensors and plain values, or is damaged") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise HeadsError(f"{path} is damaged or no checkpoint: {error}") from error
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {error}") from error
     if not isinstance(state, dict):
-        raise HeadsError(f"{path} is no checkpoint: it holds a {type(state).__name__}")
+        raise CheckpointError(f"{path} is no checkpoint: it holds a {type(state).__name__}")
     return state

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.spec import Fit
+from heads import measures as sample_measures
+from heads.backbones import Backbone
+from heads.labels import MISSING_LABEL
+from heads.spec import Activation, Fit, Head
 
-MISSING_LABEL = -1
-HIDDEN_CHANNELS = 256
-DROPOUT = 0.2
+PRIMARY = "accuracy"
 COSINE_SCALE = 10.0
 COSINE_SPREAD = 0.1
 FOCAL_GAMMA = 2.0
@@ -102,42 +104,57 @@ class CosineClassifier(nn.Module):
         return cosines * self.log_scale.exp()
 
 
-def _linear(channels: int, num_classes: int) -> nn.Sequential:
-    return nn.Sequential(PooledNorm(channels), _classifier(channels, num_classes))
+def _linear(fit: Fit, channels: int, num_outputs: int) -> nn.Sequential:
+    return nn.Sequential(PooledNorm(channels), _classifier(channels, num_outputs))
 
 
-def _mlp(channels: int, num_classes: int) -> nn.Sequential:
-    return nn.Sequential(
-        PooledNorm(channels),
-        nn.Linear(channels, HIDDEN_CHANNELS),
-        nn.GELU(),
-        nn.Dropout(DROPOUT),
-        _classifier(HIDDEN_CHANNELS, num_classes),
-    )
+def _mlp(fit: Fit, channels: int, num_outputs: int) -> nn.Sequential:
+    widths = [channels, *[fit.mlp_width] * fit.mlp_depth]
+    hidden = [
+        layer
+        for before, after in pairwise(widths)
+        for layer in (nn.Linear(before, after), ACTIVATIONS[fit.mlp_activation](), nn.Dropout(fit.mlp_dropout))
+    ]
+    return nn.Sequential(PooledNorm(channels), *hidden, _classifier(fit.mlp_width, num_outputs))
 
 
-def _cosine(channels: int, num_classes: int) -> nn.Sequential:
-    return nn.Sequential(PooledNorm(channels), CosineClassifier(channels, num_classes))
+def _attention(fit: Fit, channels: int, num_outputs: int) -> nn.Sequential:
+    return AttentionHead(channels, num_outputs)
 
 
-def _classifier(channels: int, num_classes: int) -> nn.Linear:
-    layer = nn.Linear(channels, num_classes)
+def _cosine(fit: Fit, channels: int, num_outputs: int) -> nn.Sequential:
+    return nn.Sequential(PooledNorm(channels), CosineClassifier(channels, num_outputs))
+
+
+def _classifier(channels: int, num_outputs: int) -> nn.Linear:
+    layer = nn.Linear(channels, num_outputs)
     nn.init.normal_(layer.weight, std=1e-3)
     nn.init.zeros_(layer.bias)
     return layer
 
 
-DESIGNS: dict[str, Callable[[int, int], nn.Sequential]] = {
+ACTIVATIONS: Mapping[Activation, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
+DESIGNS: Mapping[str, Callable[[Fit, int, int], nn.Sequential]] = {
     "linear": _linear,
     "mlp": _mlp,
-    "attention": AttentionHead,
+    "attention": _attention,
     "cosine": _cosine,
 }
 
 
-def build_head(design: str, channels: int, num_classes: int) -> nn.Module:
-    """A head from feature maps (N, `channels`, H, W) or tokens (N, 1 + L, `channels`) to logits (N, `num_classes`)."""
-    return DESIGNS[design](channels, num_classes)
+def build_net(design: str, fit: Fit, channels: int, num_outputs: int) -> nn.Module:
+    """A net from feature maps (N, `channels`, H, W) or tokens (N, 1 + L, `channels`) to numbers (N, `num_outputs`)."""
+    return DESIGNS[design](fit, channels, num_outputs)
+
+
+def taps(design: str, backbone: Backbone) -> tuple[int, ...]:
+    """The last stage alone, whatever the design."""
+    return (len(backbone.channels) - 1,)
+
+
+def build_head(head: Head, fit: Fit, backbone: Backbone, num_classes: int) -> nn.Module:
+    """A head from the last stage's features to logits (N, `num_classes`)."""
+    return build_net(head.design, fit, backbone.channels[-1], num_classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,26 +187,59 @@ class Criterion:
 PLAIN = Criterion()
 
 
-def criterion_of(fit: Fit, labels: Tensor, device: torch.device) -> Criterion:
-    """The criterion, on `device`, of a target whose labels in the whole train split are `labels`.
+def criterion_of(fit: Fit, counts: Tensor, num_samples: int, device: torch.device) -> Criterion:
+    """The criterion, on `device`, of a target whose classes (C) occur `counts` times in the whole train split.
 
     Balanced class weights are inverse to how often a class occurs there, with a mean of 1 over its labels (scikit-learn's
     `balanced`; 0 for a class that never occurs). Focal is that of Lin et al., "Focal Loss for Dense Object Detection", ICCV
     2017, with their gamma of 2; smoothing that of Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016.
     """
-    weights = None
-    if fit.class_weights == "balanced":
-        counts = labels[labels != MISSING_LABEL].bincount().double()
-        shares = counts.sum() / ((counts > 0).sum() * counts)
-        weights = torch.where(counts > 0, shares, 0.0).float().to(device)
+    weights = balanced_weights(counts).to(device) if fit.class_weights == "balanced" else None
     return Criterion(FOCAL_GAMMA if fit.loss == "focal" else 0.0, fit.label_smoothing, weights)
 
 
-def loss(logits: Tensor, labels: Tensor, weights: Tensor, criterion: Criterion = PLAIN) -> tuple[Tensor, Tensor]:
-    """The weighted sum of losses, and the sum of weights it is over: both scalars, divide once reduced.
+def balanced_weights(counts: Tensor) -> Tensor:
+    """A weight a class, float32 (C): inverse to its count, with a mean of 1 over all that is counted; 0 for a count of 0."""
+    counts = counts.double()
+    shares = counts.sum() / ((counts > 0).sum() * counts)
+    return torch.where(counts > 0, shares, 0.0).float()
 
-    A label of -1 is missing and a weight of 0 is padding: neither counts, and where nothing counts the sum is 0 and
-    still has a gradient (of zeros). Class weights are in the sum alone: over the train split they have a mean of 1.
-    """
-    losses = criterion.losses(logits.float(), labels)
-    return (losses * weights).sum(), (weights * (labels != MISSING_LABEL)).sum()
+
+def count(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """The confusion (true class, predicted class) of a batch as one row (C * C)."""
+    num_classes = logits.shape[1]
+    cells = labels.clamp(min=0) * num_classes + logits.argmax(dim=1)
+    counted = (weights * (labels != MISSING_LABEL)).double()
+    return torch.zeros(num_classes**2, dtype=torch.float64, device=logits.device).index_add_(0, cells, counted)
+
+
+def score(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """The true class and every class's probability of each sample (N, 1 + C)."""
+    truths = torch.where(weights > 0, labels, MISSING_LABEL).float()
+    return torch.cat([truths[:, None], activate(logits.detach())], dim=1)
+
+
+def measures(counts: Tensor, scores: Tensor | None) -> dict[str, float]:
+    """Every measure, those of probabilities only where `scores` were kept."""
+    counted = sample_measures.from_counts(_table(counts))
+    return counted if scores is None else counted | sample_measures.from_scores(scores[:, 1:], scores[:, 0].long())
+
+
+def confusion(counts: Tensor) -> list[list[int]]:
+    """Counts (true class, predicted class)."""
+    table: list[list[int]] = _table(counts).round().long().tolist()
+    return table
+
+
+def thresholds(scores: Tensor) -> None:
+    """None: the likeliest class is meant."""
+
+
+def activate(logits: Tensor) -> Tensor:
+    """Every class's probability (N, C), 1 in sum."""
+    return logits.softmax(dim=1, dtype=torch.float32)
+
+
+def _table(counts: Tensor) -> Tensor:
+    num_classes = round(len(counts) ** 0.5)
+    return counts.reshape(num_classes, num_classes)

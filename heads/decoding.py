@@ -1,13 +1,16 @@
-"""Any picture file as an upright RGB image, or a clear refusal. No torch here."""
+"""Any picture file as an upright RGB image, any mask as an upright table of values, or a clear refusal. No torch here."""
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from heads.errors import ImageError
@@ -23,6 +26,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = (5, 6, 7, 8)
 
 
 def decode(source: Path | str | bytes | Image.Image, name: str | None = None) -> Image.Image:
@@ -31,15 +35,42 @@ def decode(source: Path | str | bytes | Image.Image, name: str | None = None) ->
     The content tells the format, so a file needs no extension. Raises ImageError, naming the file or `name`, where it
     is missing, cut short, of no known format, above 100 million pixels or of floating point.
     """
+    with _opened(source, name) as image:
+        return _upright_rgb(image)
+
+
+def decode_mask(source: Path | bytes, image: Path | bytes | None = None, name: str | None = None) -> NDArray[np.int32]:
+    """The values (H, W) of a mask of one channel, upright: those of a palette are its indices, of one bit 0 and 1.
+
+    `image` is the picture it belongs to: a mask that has the size in which that is stored, but not the one in which it stands
+    upright, is turned as the picture is. Raises ImageError, naming the file or `name`, where the mask does not decode, has
+    several channels, fractions or values outside 0 to 65535, or is of another size than the image.
+    """
+    with _opened(source, name) as mask:
+        if (num_channels := len(mask.getbands())) != 1:
+            raise ImageError(f"has {num_channels} channels; a mask has one, whose value is the class")
+        upright = _turn(mask, _orientation(mask))
+        values = np.asarray(upright if image is None else _turned_with(upright, image))
+        if not np.issubdtype(values.dtype, np.integer) and values.dtype != np.bool_:
+            raise ImageError(f"has pixels of mode {mask.mode}; a mask has whole numbers, of 8 or 16 bits")
+        if values.size and (values.min() < 0 or values.max() > 0xFFFF):
+            raise ImageError(f"has values from {values.min()} to {values.max()}; allowed: 0 to {0xFFFF}")
+        return values.astype(np.int32)
+
+
+@contextmanager
+def _opened(source: Path | str | bytes | Image.Image, name: str | None) -> Iterator[Image.Image]:
+    """The picture while it is read; all that goes wrong with it by then is an ImageError that names it."""
     title = name or (str(source) if isinstance(source, Path | str) else f"a picture given as {type(source).__name__}")
     try:
         with warnings.catch_warnings():
             # What Pillow warns of (odd EXIF, several palettes) does not keep it from reading; sizes are checked below.
             warnings.simplefilter("ignore")
             if isinstance(source, Image.Image):
-                return _upright_rgb(source)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats()) as image:
-                return _upright_rgb(image)
+                yield _checked(source)
+            else:
+                with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats()) as image:
+                    yield _checked(image)
     except ImageError as error:
         raise ImageError(f"{title}: {error}") from None
     except FileNotFoundError:
@@ -58,18 +89,21 @@ def formats() -> tuple[str, ...]:
     return tuple(name for name in Image.OPEN if name != "EPS")
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def _checked(image: Image.Image) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width} x {height} px are more than {MAX_PIXELS:,} pixels; scale the picture down")
+    return image
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
     orientation = _orientation(image)
     if image.mode.startswith(("I", "F")):
         image = _eight_bits(image)
     elif image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    image = image.convert("RGB")
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+    return _turn(image.convert("RGB"), orientation)
 
 
 def _orientation(image: Image.Image) -> int | None:
@@ -77,6 +111,25 @@ def _orientation(image: Image.Image) -> int | None:
         return image.getexif().get(EXIF_ORIENTATION)
     except Exception:  # A damaged EXIF block does not make the picture unreadable.
         return None
+
+
+def _turned_with(mask: Image.Image, image: Path | bytes) -> Image.Image:
+    """A mask turned as its image is, where only that makes them fit."""
+    with _opened(image, "its image") as picture:
+        width, height = picture.size
+        orientation = _orientation(picture)
+    upright = (height, width) if orientation in SIDEWAYS else (width, height)
+    if mask.size == upright:
+        return mask
+    if mask.size == (width, height):
+        return _turn(mask, orientation)
+    raise ImageError(
+        f"is {mask.width}x{mask.height} px, the image {upright[0]}x{upright[1]} px; a mask has the size of its image"
+    )
+
+
+def _turn(image: Image.Image, orientation: int | None) -> Image.Image:
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -13,6 +13,10 @@ class TrainingDiverged(HeadsError):
     """A training whose loss is no number any more: it would end the same way every time."""
 
 
+class CheckpointError(HeadsError):
+    """A checkpoint that a training cannot go on from: missing, damaged, or of something else."""
+
+
 class ImageError(HeadsError):
     """An image that does not decode."""
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from heads.dataset import ImageDataset
 from heads.errors import HeadsError
-from heads.images import ImageDataset
+from heads.kinds import KINDS
 from heads.model import Model
 from heads.sampling import StepLoader
 from heads.spec import Precision
@@ -29,14 +30,15 @@ def evaluate(
 def predict_table(
     model: Model, dataset: ImageDataset, *, device: torch.device | str, batch_size: int
 ) -> list[tuple[int, dict[str, Tensor]]]:
-    """For each image its index and, by target, its probabilities (C) on the CPU; all of them in this process."""
+    """For each image its index and, by target, its probabilities (C, of masks C, S, S) on the CPU, all in this process."""
     place, table = torch.device(device), []
     place_model(model, place).eval()
     with torch.no_grad():
         for start in range(0, len(dataset), batch_size):
             indices = range(start, min(start + batch_size, len(dataset)))
             images = torch.stack([dataset[index][0] for index in indices]).to(place, memory_format=torch.channels_last)
-            probabilities = {target: logits.float().softmax(dim=1).cpu() for target, logits in model(images).items()}
+            logits = model(images)
+            probabilities = {target: KINDS[model.tasks[target]].activate(found).cpu() for target, found in logits.items()}
             table += [(index, {target: rows[row] for target, rows in probabilities.items()}) for row, index in enumerate(indices)]
     return table
 
@@ -51,7 +53,7 @@ def place_model(model: Model, device: torch.device, *, channels_last: bool = Tru
 
 def measure(model: Model, loader: StepLoader, precision: Precision) -> dict[str, Total]:
     """The totals of one pass over all ranks' data, by target; leaves the model in eval mode."""
-    tally = Tally(keeps_scores=True)
+    tally = Tally(model.tasks, keeps_scores=True)
     model.eval()
     with torch.no_grad():
         for batch in loader:
@@ -67,8 +69,13 @@ def named_measures(totals: Mapping[str, Total]) -> dict[str, float]:
 
 
 def confusions(totals: Mapping[str, Total]) -> Confusion:
-    """Counts (true class, predicted class) by target."""
-    return {target: total.confusion.tolist() for target, total in totals.items()}
+    """Counts (true class, predicted class) by target, of the tasks that have such a table."""
+    return {target: table for target, total in totals.items() if (table := total.confusion) is not None}
+
+
+def thresholds(totals: Mapping[str, Total]) -> dict[str, list[float]]:
+    """From which probability on each class is meant, by target, of the tasks that have such thresholds."""
+    return {target: found for target, total in totals.items() if (found := total.thresholds) is not None}
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

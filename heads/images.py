@@ -1,11 +1,10 @@
-"""From pictures to what a network sees: the preprocessing that training and consumers share, augmentation, the dataset."""
+"""From pictures to what a network sees: the preprocessing that training and consumers share, and augmentation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -13,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset, get_worker_info
 
 from heads.augmentation import STRENGTHS, Strength, apply_geometry, draw_geometry, draw_mirrored, recolour
 from heads.backbones import BACKBONES, Interpolation
@@ -21,7 +19,6 @@ from heads.decoding import decode
 from heads.spec import Augment
 
 __all__ = [
-    "ImageDataset",
     "Preprocess",
     "build_transform",
     "crop_centre",
@@ -31,29 +28,33 @@ __all__ = [
     "prepare",
     "preprocess_for",
     "resize",
+    "resize_mask",
 ]
 
 # The longer side kept, in shorter sides: a centre crop reads less, and a strip of 1 x 30000 px scaled up whole would fill memory.
 MAX_ASPECT = 2
 # Up to here pictures are digits, icons and thumbnails that fill their frame: cutting the usual eighth off would cut strokes.
 MAX_TIGHT_SIZE_PX = 64
-DEFAULT_CACHE_BYTES = 256 * 2**20
+FIRST_CHOICES = (("interpolation", "bilinear"), ("whole", False))
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 
 Length = int | torch.SymInt
-Transform = Callable[[Tensor, np.random.Generator], Tensor]
-Item = tuple[Tensor, dict[str, int], int]
+Transform = Callable[[Tensor, Sequence[Tensor], np.random.Generator], tuple[Tensor, list[Tensor]]]
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Shorter side to `resize_px` (antialiased), centre crop of `image_size_px`, then (x / 255 - mean) / std."""
+    """Shorter side to `resize_px` (antialiased), centre crop of `image_size_px`, then (x / 255 - mean) / std.
+
+    With `whole` nothing is cut off: both sides are brought to `image_size_px`, which `resize_px` then equals.
+    """
 
     image_size_px: int
     resize_px: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: Interpolation = "bilinear"
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.image_size_px <= self.resize_px:
@@ -66,23 +67,27 @@ class Preprocess:
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; `from_json` reads them back."""
         fields = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
-        # Left out where it is bilinear: so were bundles written before there was a choice.
-        return {key: value for key, value in fields.items() if (key, value) != ("interpolation", "bilinear")}
+        # Left out where they are the first ones: so were bundles written before there was a choice.
+        return {key: value for key, value in fields.items() if (key, value) not in FIRST_CHOICES}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Preprocess:
         """The preprocessing that `to_json` wrote. Raises KeyError, TypeError or ValueError on anything else."""
         mean, std = (tuple(float(x) for x in value[key]) for key in ("mean", "std"))
         interpolation = value.get("interpolation", "bilinear")
-        return cls(int(value["image_size_px"]), int(value["resize_px"]), mean, std, interpolation)  # type: ignore[arg-type]
+        sizes = int(value["image_size_px"]), int(value["resize_px"])
+        return cls(*sizes, mean, std, interpolation, bool(value.get("whole", False)))  # type: ignore[arg-type]
 
 
-def preprocess_for(backbone: str, image_size_px: int) -> Preprocess:
-    """The preprocessing a backbone's ImageNet weights were trained for, brought to another image size in px."""
+def preprocess_for(backbone: str, image_size_px: int, *, whole: bool = False) -> Preprocess:
+    """The preprocessing a backbone's ImageNet weights were trained for, brought to another image size in px.
+
+    `whole` images, for masks, keep their rims and lose their aspect.
+    """
     weights = BACKBONES[backbone]
     scaled = round(image_size_px * weights.resize / weights.image_size_px)
-    resize_px = image_size_px if image_size_px <= MAX_TIGHT_SIZE_PX else scaled
-    return Preprocess(image_size_px, resize_px, weights.mean, weights.std, weights.interpolation)
+    resize_px = image_size_px if whole or image_size_px <= MAX_TIGHT_SIZE_PX else scaled
+    return Preprocess(image_size_px, resize_px, weights.mean, weights.std, weights.interpolation, whole)
 
 
 def pixels_of(image: Image.Image) -> Tensor:
@@ -91,21 +96,36 @@ def pixels_of(image: Image.Image) -> Tensor:
 
 
 def resize(pixels: Tensor, preprocess: Preprocess) -> Tensor:
-    """Pixels (N, 3, H, W) with the shorter side brought to `resize_px`, as float whole numbers from 0 to 255.
+    """Pixels (N, 3, H, W) with the shorter side (if `whole`, both) brought to `resize_px`, as float whole numbers up to 255.
 
     In float on purpose: the same numbers then come from every processor, an exported program included, where uint8
     arithmetic differs from one to the next (and does not exist on GPUs). Traceable by torch.export for any H and W.
     """
-    height, width = pixels.shape[-2], pixels.shape[-1]
-    shorter = torch.sym_min(height, width)
-    kept_height, kept_width = torch.sym_min(height, MAX_ASPECT * shorter), torch.sym_min(width, MAX_ASPECT * shorter)
-    pixels = _cut_middle(pixels, kept_height, kept_width) * 1.0
+    kept, size = _frame(pixels, preprocess)
+    pixels = _cut_middle(pixels, *kept) * 1.0
     # Neither `to` nor `contiguous`: an exported program would be tied to a device, or to the aspect of its example.
     pixels = pixels.clone(memory_format=torch.contiguous_format)
-    size = (preprocess.resize_px * kept_height // shorter, preprocess.resize_px * kept_width // shorter)
     resized = F.interpolate(pixels, size=size, mode=preprocess.interpolation, antialias=True)  # type: ignore[arg-type]
     # Bicubic overshoots at edges, bilinear never leaves the range.
     return (resized.clamp(0, 255) if preprocess.interpolation == "bicubic" else resized).round()
+
+
+def resize_mask(numbers: Tensor, preprocess: Preprocess) -> Tensor:
+    """Whole numbers (N, 1, H, W) brought to where `resize` brings their image, by nearest neighbour."""
+    kept, size = _frame(numbers, preprocess)
+    # In double, which holds every one of them; the centre of a pixel falls where the image's does.
+    resized = F.interpolate(_cut_middle(numbers, *kept).double(), size=size, mode="nearest-exact")  # type: ignore[arg-type]
+    return resized.to(numbers.dtype)
+
+
+def _frame(pixels: Tensor, preprocess: Preprocess) -> tuple[tuple[Length, Length], tuple[Length, Length]]:
+    """Which height and width of (N, C, H, W) are kept, and what they become."""
+    height, width, side = pixels.shape[-2], pixels.shape[-1], preprocess.resize_px
+    if preprocess.whole:
+        return (height, width), (side, side)
+    shorter = torch.sym_min(height, width)
+    kept_height, kept_width = torch.sym_min(height, MAX_ASPECT * shorter), torch.sym_min(width, MAX_ASPECT * shorter)
+    return (kept_height, kept_width), (side * kept_height // shorter, side * kept_width // shorter)
 
 
 def crop_centre(resized: Tensor, preprocess: Preprocess) -> Tensor:
@@ -135,6 +155,8 @@ def prepare(image: Image.Image, preprocess: Preprocess) -> Tensor:
 def build_transform(preprocess: Preprocess, augment: Augment, flip: bool = False) -> Transform:
     """The way from resized pixels (1, 3, H, W) to a network input (3, S, S); `none` is what evaluation does.
 
+    Class numbers (1, 1, H, W) of masks go the same way, to (S, S) in int64, by nearest neighbour and in their own values.
+
     `light` moves the window of evaluation by up to 10 % of its side, scales it by 0.85 to 1.15, stretches it by 8 % and
     recolours it slightly (15 %). `medium` does more of it (15 %, 0.75 to 1.25, 15 %, 30 %) and turns it by up to 10 degrees.
     `strong` does most (20 %, 0.6 to 1.4, 25 %, 50 %, 20 degrees) and covers up to a quarter of every second window with
@@ -144,69 +166,25 @@ def build_transform(preprocess: Preprocess, augment: Augment, flip: bool = False
     return partial(_plain, preprocess, flip) if strength is None else partial(_vary, preprocess, strength, flip)
 
 
-def _plain(preprocess: Preprocess, flip: bool, resized: Tensor, random: np.random.Generator) -> Tensor:
+def _plain(
+    preprocess: Preprocess, flip: bool, resized: Tensor, masks: Sequence[Tensor], random: np.random.Generator
+) -> tuple[Tensor, list[Tensor]]:
     image = normalise(crop_centre(resized, preprocess), preprocess)[0]
-    return image.flip(-1) if draw_mirrored(flip, random) else image
+    cut = [crop_centre(mask, preprocess)[0, 0].long() for mask in masks]
+    return (image.flip(-1), [mask.flip(-1) for mask in cut]) if draw_mirrored(flip, random) else (image, cut)
 
 
-def _vary(preprocess: Preprocess, strength: Strength, flip: bool, resized: Tensor, random: np.random.Generator) -> Tensor:
+def _vary(
+    preprocess: Preprocess,
+    strength: Strength,
+    flip: bool,
+    resized: Tensor,
+    masks: Sequence[Tensor],
+    random: np.random.Generator,
+) -> tuple[Tensor, list[Tensor]]:
     height, width, size = resized.shape[-2], resized.shape[-1], preprocess.image_size_px
     geometry = draw_geometry(height, width, size, strength, flip, random)
     window = apply_geometry(resized, geometry, size, "bilinear")
-    return normalise(recolour(window.float(), strength, random), preprocess)[0]
-
-
-class ImageDataset(Dataset[Item]):
-    """Images and their label numbers by target: item i is (float image (3, S, S), {target: label}, i).
-
-    A label of -1 is missing. Augmentation depends on (seed, epoch, i) alone, so it repeats exactly whatever the number
-    of workers. Decoded and resized pictures are kept in memory, up to `cache_bytes` over a loader's workers, since
-    every epoch reads them all again. An item raises ImageError where its file does not decode.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        labels: Mapping[str, Sequence[int]],
-        preprocess: Preprocess,
-        augment: Augment = "none",
-        seed: int = 0,
-        cache_bytes: int = DEFAULT_CACHE_BYTES,
-        flip: bool = False,
-    ) -> None:
-        for target, column in labels.items():
-            if len(column) != len(paths):
-                raise ValueError(f"target {target!r} has {len(column)} labels for {len(paths)} images")
-        self.paths = tuple(paths)
-        self.labels = {target: torch.tensor(column, dtype=torch.int64) for target, column in labels.items()}
-        self.preprocess = preprocess
-        self.seed = seed
-        self.cache_bytes = cache_bytes
-        # Shared memory: loader workers that outlive an epoch see the next one's number.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        self._transform = build_transform(preprocess, augment, flip)
-        self._resized: dict[int, Tensor] = {}
-        self._cached_bytes = 0
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose augmentation the next items have."""
-        self._epoch.fill_(epoch)
-
-    def __getitem__(self, index: int) -> Item:
-        random = np.random.default_rng((self.seed, int(self._epoch), index))
-        image = self._transform(self._resize(index), random)
-        return image, {target: int(column[index]) for target, column in self.labels.items()}, index
-
-    def _resize(self, index: int) -> Tensor:
-        if index in self._resized:
-            return self._resized[index]
-        resized = resize(pixels_of(decode(self.paths[index])), self.preprocess).to(torch.uint8)
-        worker = get_worker_info()
-        # Filled up and then left: an epoch reads each picture once, in a new order, so there is no telling which to drop.
-        if self._cached_bytes + resized.nbytes <= self.cache_bytes // (worker.num_workers if worker else 1):
-            self._resized[index] = resized
-            self._cached_bytes += resized.nbytes
-        return resized
+    # Masks by way of floats, which nearest neighbour passes on as they are.
+    seen = [apply_geometry(mask.float(), geometry, size, "nearest")[0, 0].long() for mask in masks]
+    return normalise(recolour(window.float(), strength, random), preprocess)[0], seen

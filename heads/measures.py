@@ -9,8 +9,8 @@ NUM_BINS = 15
 TOP = 5
 
 
-def from_counts(confusion: Tensor, loss_sum: float, count: float) -> dict[str, float]:
-    """What a confusion (true class, predicted class) of counts tells, and the mean loss over `count` labels.
+def from_counts(confusion: Tensor) -> dict[str, float]:
+    """What a confusion (true class, predicted class) of counts tells.
 
     As scikit-learn has them with zero_division=0: macro means go over the classes that occur in truth or prediction,
     weighted ones by how often a class occurs in truth. Micro F1 is the accuracy where each sample has one label. Every
@@ -19,17 +19,15 @@ def from_counts(confusion: Tensor, loss_sum: float, count: float) -> dict[str, f
     table = confusion.double()
     hits, truths, guesses = table.diagonal(), table.sum(dim=1), table.sum(dim=0)
     present = (truths + guesses) > 0
-    f1 = _zero_divided(2 * hits, truths + guesses)
+    f1 = zero_divided(2 * hits, truths + guesses)
     accuracy = (hits.sum() / table.sum()).item()
     return {
         "accuracy": accuracy,
         "f1_macro": f1[present].mean().item(),
         "f1_micro": accuracy,
         "f1_weighted": ((f1 * truths).sum() / truths.sum()).item(),
-        "precision_macro": _zero_divided(hits, guesses)[present].mean().item(),
-        "recall_macro": _zero_divided(hits, truths)[present].mean().item(),
-        # To single precision, that of the losses it sums: what lies below is noise, and would pass for progress.
-        "loss": (torch.tensor(loss_sum).double() / torch.tensor(count).double()).item(),
+        "precision_macro": zero_divided(hits, guesses)[present].mean().item(),
+        "recall_macro": zero_divided(hits, truths)[present].mean().item(),
     }
 
 
@@ -48,18 +46,18 @@ def from_scores(probabilities: Tensor, truths: Tensor) -> dict[str, float]:
     probabilities = probabilities.double()
     num_classes = probabilities.shape[1]
     truth_table = torch.nn.functional.one_hot(truths, num_classes).bool()
-    curves = [_curve(*column) for column in zip(probabilities.unbind(1), truth_table.unbind(1), strict=True)]
+    curves = [curve(*column) for column in zip(probabilities.unbind(1), truth_table.unbind(1), strict=True)]
     found = {
         "top5": [_in_top(probabilities, truths)] if num_classes > TOP else [],
-        "auroc": [_area(hits, misses) for hits, misses in curves if hits[-1] and misses[-1]],
-        "average_precision": [_average_precision(hits, misses) for hits, misses in curves if hits[-1]],
-        "ece": [_calibration_error(probabilities, truths)],
+        "auroc": [area(hits, misses) for hits, misses in curves if hits[-1] and misses[-1]],
+        "average_precision": [mean_precision(hits, misses) for hits, misses in curves if hits[-1]],
+        "ece": [calibration_error(probabilities, truths)],
         "brier": [(probabilities - truth_table.double()).square().sum(dim=1).mean() / (2 if num_classes == 2 else 1)],
     }
     return {name: torch.stack(values).mean().item() for name, values in found.items() if values}
 
 
-def _zero_divided(parts: Tensor, wholes: Tensor) -> Tensor:
+def zero_divided(parts: Tensor, wholes: Tensor) -> Tensor:
     return torch.where(wholes > 0, parts / wholes.clamp(min=1), 0.0)
 
 
@@ -71,7 +69,7 @@ def _in_top(probabilities: Tensor, truths: Tensor) -> Tensor:
     return (before.sum(dim=1) < TOP).double().mean()
 
 
-def _curve(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+def curve(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
     """How many positives and negatives score at least each distinct score, highest first."""
     ordered, order = scores.sort(descending=True)
     hits = positive[order].double().cumsum(dim=0)
@@ -80,17 +78,17 @@ def _curve(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
     return hits[ends], misses[ends]
 
 
-def _area(hits: Tensor, misses: Tensor) -> Tensor:
+def area(hits: Tensor, misses: Tensor) -> Tensor:
     start = hits.new_zeros(1)
     return torch.trapezoid(torch.cat([start, hits]), torch.cat([start, misses])) / (hits[-1] * misses[-1])
 
 
-def _average_precision(hits: Tensor, misses: Tensor) -> Tensor:
+def mean_precision(hits: Tensor, misses: Tensor) -> Tensor:
     gained = hits.diff(prepend=hits.new_zeros(1))
     return (gained * hits / (hits + misses)).sum() / hits[-1]
 
 
-def _calibration_error(probabilities: Tensor, truths: Tensor) -> Tensor:
+def calibration_error(probabilities: Tensor, truths: Tensor) -> Tensor:
     confidences, guesses = probabilities.max(dim=1)
     edges = torch.linspace(0, 1, NUM_BINS + 1, dtype=confidences.dtype, device=confidences.device)
     bins = torch.bucketize(confidences, edges, right=True) - 1

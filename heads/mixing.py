@@ -28,11 +28,22 @@ class Mix:
 
     def images(self, images: Tensor) -> Tensor:
         """The images (N, C, H, W) mixed; those given stay as they are."""
-        partners = images[self.partners]
         if self.box is None:
-            return torch.lerp(images, partners, 1 - self.share)
-        mixed = images.clone()
-        mixed[..., self.box[0], self.box[1]] = partners[..., self.box[0], self.box[1]]
+            return torch.lerp(images, images[self.partners], 1 - self.share)
+        return self._patch(images)
+
+    def patches(self, labels: Tensor) -> bool:
+        """Whether these labels are mixed pixel by pixel, as the images are: masks (N, H, W) by CutMix."""
+        return self.box is not None and labels.ndim == 3
+
+    def patched(self, labels: Tensor) -> Tensor:
+        """The labels, those of masks patched where `patches` says so."""
+        return self._patch(labels) if self.patches(labels) else labels
+
+    def _patch(self, pixels: Tensor) -> Tensor:
+        assert self.box is not None
+        mixed = pixels.clone()
+        mixed[..., self.box[0], self.box[1]] = pixels[self.partners][..., self.box[0], self.box[1]]
         return mixed
 
 

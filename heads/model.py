@@ -9,21 +9,31 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from heads.backbones import BACKBONES, build_stages
-from heads.classification import build_head
-from heads.spec import Variant
+from heads.backbones.tokens import tokens_to_map
+from heads.kinds import KINDS
+from heads.spec import Task, Variant
 
 
 class Model(nn.Module):
-    """Images (N, 3, H, W), float and normalised, to logits by target.
+    """Images (N, 3, H, W), float and normalised, to logits by target: (N, C), of masks (N, C, H, W).
 
-    The first `num_frozen_stages` of the backbone stay in eval mode whatever `train()` asks; `heads.freezing` sets it.
+    `taps` are the numbers of the stages whose features a head takes, by target; `tasks` are the heads' tasks. The first
+    `num_frozen_stages` of the backbone stay in eval mode whatever `train()` asks; `heads.freezing` sets it.
     """
 
-    def __init__(self, backbone: nn.Sequential, heads: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self,
+        backbone: nn.Sequential,
+        heads: Mapping[str, nn.Module],
+        taps: Mapping[str, tuple[int, ...]],
+        tasks: Mapping[str, Task],
+    ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.taps, self.tasks = dict(taps), dict(tasks)
         # A target may hold dots or be a word of ModuleDict's own, so its place in the variant is the key.
         self.head_keys = {target: f"head{index}" for index, target in enumerate(heads)}
         self.heads = nn.ModuleDict({self.head_keys[target]: head for target, head in heads.items()})
@@ -35,8 +45,29 @@ class Model(nn.Module):
         return tuple(self.head_keys)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        features = self.backbone(images)
-        return {target: self.heads[key](features) for target, key in self.head_keys.items()}
+        height, width = images.shape[-2], images.shape[-1]
+        return self.read(self.look(images), (height, width))
+
+    def look(self, images: Tensor) -> dict[int, Tensor]:
+        """The features of every stage that a head taps, by the stage's number."""
+        tapped = {number for taps in self.taps.values() for number in taps}
+        found, features = {}, images
+        for number, stage in enumerate(self.backbone):
+            features = stage(features)
+            if number in tapped:
+                found[number] = features
+        return found
+
+    def read(self, features: Mapping[int, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+        """What the heads make of tapped features: logits by target, those of masks brought to this height and width."""
+        logits = {}
+        for target, key in self.head_keys.items():
+            tapped = [features[tap] for tap in self.taps[target]]
+            if self.tasks[target] == "segmentation":
+                logits[target] = upsample(self.heads[key](*(_as_map(each, size) for each in tapped)), size)
+            else:
+                logits[target] = self.heads[key](*tapped)
+        return logits
 
     def train(self, mode: bool = True) -> Model:
         """Itself, in train or eval mode, frozen stages always in eval mode."""
@@ -52,15 +83,31 @@ def build_model(variant: Variant, classes: Mapping[str, Sequence[str]], weights:
     What is random in it depends on the variant's seed alone, and the random state of the caller is left as it was.
     Raises WeightsError where `weights` is no file of torchvision's weights for the backbone.
     """
-    channels = BACKBONES[variant.backbone].channels[-1]
+    row = BACKBONES[variant.backbone]
     with _seeded(f"{variant.fit.seed}"):
         backbone = build_stages(variant.backbone, weights)
-    heads = {}
+    heads, taps = {}, {}
     for head in variant.heads:
+        kind = KINDS[head.task]
+        taps[head.target] = kind.taps(head.design, row)
         # Its own stream, so that a head starts the same beside other heads and on given or random weights.
         with _seeded(f"{variant.fit.seed}/{head.target}"):
-            heads[head.target] = build_head(head.design, channels, len(classes[head.target]))
-    return Model(backbone, heads)
+            heads[head.target] = kind.build_head(head, variant.fit, row, len(classes[head.target]))
+    return Model(backbone, heads, taps, {head.target: head.task for head in variant.heads})
+
+
+def _as_map(features: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps as they are, and tokens as the map of an image of this height and width."""
+    if features.ndim == 4:
+        return features
+    num_patches = features.shape[1] - 1
+    rows = round((num_patches * size[0] / size[1]) ** 0.5)
+    return tokens_to_map(features, rows, num_patches // rows)
+
+
+def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits (N, C, h, w) at another height and width, bilinearly."""
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from heads.classification import MISSING_LABEL
+from heads.dataset import ImageDataset
 from heads.errors import HeadsError
-from heads.images import ImageDataset
+from heads.labels import has_label
 from heads.ranks import num_ranks, rank
 
 MAX_LOADER_WORKERS = 8
@@ -32,7 +32,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Batch:
-    """A step's images (N, 3, S, S), labels (N) and weights (N) on this rank.
+    """A step's images (N, 3, S, S), labels (as in `heads.labels`) and weights (N) on this rank.
 
     `num_labels` is how many labels, by target, all ranks hold in all the batches that make one update together; `updates`
     is whether this is the last of them.
@@ -156,4 +156,4 @@ class StepLoader:
         return images.to(self.device, non_blocking=True, memory_format=self._memory_format)
 
     def _count(self, target: str, indices: Tensor) -> int:
-        return int((self.dataset.labels[target][indices] != MISSING_LABEL).sum())
+        return int(has_label(self.dataset.labels[target][indices]).sum())

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictBool, field_validator, model_validator
 
-Task = Literal["classification"]
+Task = Literal["classification", "multilabel", "segmentation"]
 Augment = Literal["none", "light", "medium", "strong"]
 Optimiser = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "step", "plateau", "constant"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Loss = Literal["cross_entropy", "focal"]
+Loss = Literal["cross_entropy", "focal", "dice", "cross_entropy_dice"]
+Activation = Literal["gelu", "relu", "silu"]
 ClassWeights = Literal["none", "balanced"]
 HeadWeights = Literal["equal", "uncertainty"]
 
@@ -76,7 +77,12 @@ IMAGE_SIZES: Mapping[str, ImageSizes] = {name: ImageSizes() for name in BACKBONE
     "maxvit_t": ImageSizes(least=224, most=224),
 }
 
-HEAD_DESIGNS: Mapping[Task, tuple[str, ...]] = {"classification": ("linear", "mlp", "attention", "cosine")}
+CLASS_DESIGNS = ("linear", "mlp", "attention", "cosine")
+HEAD_DESIGNS: Mapping[Task, tuple[str, ...]] = {
+    "classification": CLASS_DESIGNS,
+    "multilabel": CLASS_DESIGNS,
+    "segmentation": ("fcn", "deeplabv3", "lraspp", "unet", "fpn"),
+}
 # What Fit held at first. A later field enters a variant's hash only where it differs from its default, so that finished work
 # keeps its id: such a default means what was done before the field came, and never changes.
 FIRST_FIT_FIELDS = frozenset(
@@ -86,23 +92,30 @@ FREEZE_POLICIES = ("none", "all", "upto:<stage>", "gradual", "lp_ft", "adaptive"
 
 
 class Value(BaseModel):
-    """A frozen pydantic model that refuses unknown keys."""
+    """A frozen pydantic model that refuses unknown keys, and whose repr leaves out what is as by default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, object]]:
+        told = self.model_dump(exclude_defaults=True).keys()
+        return ((name, value) for name, value in super().__repr_args__() if name in told)
+
 
 class Head(Value):
-    """What turns features into one target's prediction."""
+    """What turns features into one target's prediction. `ignore` are values of a mask that count for nothing."""
 
     target: str
     task: Task = "classification"
     design: str = "linear"
+    ignore: tuple[Annotated[int, Field(ge=0, lt=2**16)], ...] = ()
 
     @model_validator(mode="after")
     def _known_design(self) -> Head:
         allowed = HEAD_DESIGNS[self.task]
         if self.design not in allowed:
             raise ValueError(f"head design {self.design!r} is unknown for {self.task}; allowed: {', '.join(allowed)}")
+        if self.ignore and self.task != "segmentation":
+            raise ValueError(f"ignore {list(self.ignore)} is for masks, and {self.target!r} is {self.task}; leave it out")
         return self
 
 
@@ -136,12 +149,18 @@ class Fit(Value):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     # Each backbone stage learns at this factor of the next one's rate; the last at the full one.
     stage_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    # Dice is of masks: heads of other tasks then minimise cross entropy.
     loss: Loss = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_weights: ClassWeights = "none"
     head_weights: HeadWeights = "equal"
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
     cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
+    # The shape of `mlp` heads: hidden layers, channels of each, what stands between them.
+    mlp_depth: Annotated[int, Field(ge=1, le=8)] = 1
+    mlp_width: Annotated[int, Field(ge=1, le=16384)] = 256
+    mlp_activation: Activation = "gelu"
+    mlp_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
 
 class Variant(Value):
@@ -173,9 +192,15 @@ class Variant(Value):
         return self
 
     @property
+    def sees_whole(self) -> bool:
+        """Whether images are brought whole to the model's square, not cut: a mask has to be told to the picture's edges."""
+        return any(head.task == "segmentation" for head in self.heads)
+
+    @property
     def variant_id(self) -> str:
         """Twelve hex digits of the sha256 of the canonical spec."""
         spec = self.model_dump(mode="json")
+        spec["heads"] = [{name: value for name, value in head.items() if name != "ignore" or value} for head in spec["heads"]]
         told = FIRST_FIT_FIELDS | self.fit.model_dump(exclude_defaults=True).keys()
         spec["fit"] = {name: value for name, value in spec["fit"].items() if name in told}
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"))

@@ -19,7 +19,7 @@ def why_ended(fit: Fit, last_phase: Phase, num_epochs: int, best_index: int, bes
     if fit.patience and num_epochs - max(best_index + 1, last_phase.first_epoch) >= fit.patience:
         return (
             f"stopped after {num_epochs} of {fit.epochs} epochs: none of the last {fit.patience} validated better than "
-            f"epoch {best_index} (mean accuracy {best_score[0]:.4f}), and patience is {fit.patience}"
+            f"epoch {best_index} (score {best_score[0]:.4f}), and patience is {fit.patience}"
         )
     return None
 

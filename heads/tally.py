@@ -2,46 +2,64 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from heads import measures
-from heads.classification import MISSING_LABEL, PLAIN, Criterion, loss
+from heads.kinds import KINDS, Criterion
+from heads.labels import MISSING_LABEL, has_label
 from heads.mixing import Mix
 from heads.ranks import rows_of_ranks, sum_over_ranks
+from heads.schedule import Score
+from heads.spec import Task
 
 
 @dataclass(frozen=True)
 class Total:
-    """One target's confusion (true class, predicted class) of counts, and its summed loss in nats over `count` labels.
+    """What one target's labels and predictions came to: its task's counts, and its summed loss over `num_labels` samples.
 
-    `scores`, where they were kept, hold a row for each label: the true class, then every class's probability.
+    `scores`, where the task keeps them and they were asked for, hold a row for each sample that counts.
     """
 
-    confusion: Tensor
+    task: Task
+    counts: Tensor
     loss_sum: float
-    count: int
+    num_labels: int
     scores: Tensor | None = None
 
     def measures(self) -> dict[str, float]:
         """Every measure of the target, by name."""
-        counted = measures.from_counts(self.confusion, self.loss_sum, self.count)
-        return counted if self.scores is None else counted | measures.from_scores(self.scores[:, 1:], self.scores[:, 0].long())
+        # To single precision, that of the losses it sums: what lies below is noise, and would pass for progress.
+        loss = (torch.tensor(self.loss_sum).double() / torch.tensor(self.num_labels).double()).item()
+        return {**KINDS[self.task].measures(self.counts, self.scores), "loss": loss}
+
+    @property
+    def confusion(self) -> list[list[int]] | None:
+        """Counts (true class, predicted class), where the task has such a table."""
+        return KINDS[self.task].confusion(self.counts)
+
+    @property
+    def thresholds(self) -> list[float] | None:
+        """From which probability on each class is meant, tuned on the scores, where the task has such thresholds."""
+        return None if self.scores is None else KINDS[self.task].thresholds(self.scores)
 
 
 class Tally:
     """Sums and counts by target, and on request each sample's scores; missing labels and images of weight 0 count for nothing.
 
-    Losses are plain cross entropy in nats, or what `criteria` say by target.
+    `tasks` are those of the targets. Losses are the tasks' plain ones, or what `criteria` say by target.
     """
 
-    def __init__(self, criteria: Mapping[str, Criterion] | None = None, *, keeps_scores: bool = False) -> None:
-        self._criteria = criteria or {}
+    def __init__(
+        self, tasks: Mapping[str, Task], criteria: Mapping[str, Criterion] | None = None, *, keeps_scores: bool = False
+    ) -> None:
+        self._tasks, self._keeps_scores = tasks, keeps_scores
+        self._criteria = {target: KINDS[task].PLAIN for target, task in tasks.items()} | dict(criteria or {})
         self._sums: dict[str, Tensor] = {}
-        self._scores: dict[str, list[Tensor]] | None = {} if keeps_scores else None
+        self._scores: dict[str, list[Tensor]] = {}
 
     def add(
         self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], weights: Tensor, mix: Mix | None = None
@@ -49,54 +67,56 @@ class Tally:
         """Takes in a batch and gives its summed losses by target, with gradients.
 
         Of images that were mixed, every label still counts once: by its share for its own image, by the rest for the image
-        that it went into. Confusions tell what was predicted of an image against its own label, mixed or not.
+        that it went into; a mask is patched as its image was. Counts tell what was predicted of an image against its own
+        label, mixed or not.
         """
         losses = {}
         for target, scores in logits.items():
-            criterion = self._criteria.get(target, PLAIN)
-            losses[target], count = loss(scores, labels[target], weights, criterion)
-            if mix:
-                rest, _ = loss(scores, labels[target][mix.partners], weights[mix.partners], criterion)
+            kind, criterion = KINDS[self._tasks[target]], self._criteria[target]
+            truths = mix.patched(labels[target]) if mix else labels[target]
+            losses[target] = summed_loss(criterion, scores, truths, weights)
+            if mix and not mix.patches(truths):
+                rest = summed_loss(criterion, scores, truths[mix.partners], weights[mix.partners])
                 losses[target] = mix.share * losses[target] + (1 - mix.share) * rest
-            row = torch.cat(
-                [torch.stack([losses[target].detach().double(), count.double()]), _confuse(scores, labels[target], weights)]
-            )
-            self._sums[target] = self._sums[target] + row if target in self._sums else row
-            if self._scores is not None:
-                self._scores.setdefault(target, []).append(_score(scores, labels[target], weights))
+            with torch.no_grad():
+                num_labels = (weights * has_label(truths)).sum().double()
+                head = torch.stack([losses[target].detach().double(), num_labels])
+                row = torch.cat([head, kind.count(scores, truths, weights)])
+                self._sums[target] = self._sums[target] + row if target in self._sums else row
+                if self._keeps_scores and (kept := kind.score(scores, truths, weights)) is not None:
+                    self._scores.setdefault(target, []).append(kept)
         return losses
 
     def totals(self) -> dict[str, Total]:
         """The totals over all ranks, by target; every rank must ask."""
-        return {target: _total(sum_over_ranks(row).cpu(), self._scores_of(target)) for target, row in self._sums.items()}
+        return {target: self._total(target, sum_over_ranks(row).cpu()) for target, row in self._sums.items()}
+
+    def _total(self, target: str, row: Tensor) -> Total:
+        return Total(self._tasks[target], row[2:], float(row[0]), round(float(row[1])), self._scores_of(target))
 
     def _scores_of(self, target: str) -> Tensor | None:
-        if self._scores is None:
+        if target not in self._scores:
             return None
         rows = rows_of_ranks(torch.cat(self._scores[target])).cpu()
         return rows[rows[:, 0] != MISSING_LABEL]
 
 
+def summed_loss(criterion: Criterion, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sum of the samples' losses: a missing label and a weight of 0 count for nothing, not even in the gradient."""
+    return (criterion.losses(logits.float(), labels) * weights).sum()
+
+
 def train_measures(totals: Mapping[str, Total]) -> dict[str, float]:
-    """What is told of an epoch's training: `train/loss`, the sum of the targets' means, and `train/<target>/accuracy`."""
-    accuracies = {f"train/{target}/accuracy": total.measures()["accuracy"] for target, total in totals.items()}
-    return {"train/loss": sum(total.loss_sum / max(1, total.count) for total in totals.values()), **accuracies}
+    """What is told of an epoch's training: `train/loss`, the sum of the targets' means, and each one's primary measure."""
+    primary = {target: KINDS[total.task].PRIMARY for target, total in totals.items()}
+    found = {target: total.measures() for target, total in totals.items()}
+    told = {f"train/{target}/{name}": found[target][name] for target, name in primary.items() if name in found[target]}
+    return {"train/loss": sum(total.loss_sum / max(1, total.num_labels) for total in totals.values()), **told}
 
 
-def _score(scores: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    # What does not count stays in as if it had no label, so that every rank has as many rows.
-    truths = torch.where(weights > 0, labels, MISSING_LABEL).float()
-    return torch.cat([truths[:, None], scores.detach().float().softmax(dim=1)], dim=1)
-
-
-def _confuse(scores: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    num_classes = scores.shape[1]
-    cells = labels.clamp(min=0) * num_classes + scores.argmax(dim=1)
-    counted = (weights * (labels != MISSING_LABEL)).double()
-    return torch.zeros(num_classes**2, dtype=torch.float64, device=scores.device).index_add_(0, cells, counted)
-
-
-def _total(row: Tensor, scores: Tensor | None) -> Total:
-    table = row[2:].round().long()
-    num_classes = round(len(table) ** 0.5)
-    return Total(table.reshape(num_classes, num_classes), float(row[0]), int(row[1]), scores)
+def epoch_score(totals: Mapping[str, Total]) -> Score:
+    """What an epoch is judged by: the mean of the targets' primary measures, then the lower mean loss, finite ones."""
+    found = {target: total.measures() for target, total in totals.items()}
+    primary = [found[target].get(KINDS[total.task].PRIMARY, math.nan) for target, total in totals.items()]
+    gains, losses = ([x for x in xs if math.isfinite(x)] for xs in (primary, [each["loss"] for each in found.values()]))
+    return sum(gains) / max(1, len(gains)), -sum(losses) / max(1, len(losses))

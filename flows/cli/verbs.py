@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -123,21 +123,30 @@ def predict(
         str, typer.Argument(metavar="BUNDLE_OR_MODEL", help="A pulled bundle's folder, or NAME@champion, or NAME@3.")
     ],
     files: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    output: Annotated[Path | None, typer.Option(help="The folder that masks are written to, as PNG of the images' size.")] = None,
     workspace: Workspace = None,
     as_json: AsJson = False,
 ) -> None:
     """Read images with a bundle or a registered model.
 
     Example: headstart predict digits@champion picture.png
+
+    Example: headstart predict camvid@champion street/ --output masks/
     """
     from flows import stages
 
-    readings = stages.predict(_settings(workspace), model, files)
+    readings = stages.predict(_settings(workspace), model, files, output)
     if as_json:
         return screen.show_json({"predictions": readings})
     targets = [key for key in readings[0] if key != "file"] if readings else []
-    rows = [[r["file"], *[f"{r[t]['label']} ({r[t]['probability']:.3f})" for t in targets]] for r in readings]
+    rows = [[r["file"], *[_reading(r[t]) for t in targets]] for r in readings]
     return screen.show_table(f"{len(rows)} images read by {model}", ["file", *targets], rows)
+
+
+def _reading(told: dict[str, Any]) -> str:
+    if "labels" in told:
+        return ", ".join(f"{name} ({told['probabilities'][name]:.3f})" for name in told["labels"]) or "none"
+    return str(told["mask"]) if "mask" in told else f"{told['label']} ({told['probability']:.3f})"
 
 
 @app.command()

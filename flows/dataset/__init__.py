@@ -10,7 +10,7 @@ from pathlib import Path
 from flows.dataset.revisions import DATA_FILE, commit, committed_text, git, holder, resolve, revisions
 from flows.dataset.store import Store, init_store, open_store, parse_pointer
 from flows.errors import AskedWrongly, Busy, HeadstartError
-from flows.manifest import NAME, class_counts, split_counts
+from flows.manifest import MASK_TABLE, NAME, class_counts, split_counts
 from flows.records import DataVersion
 from flows.workspace import DATA, STORAGE, md5_of, writing
 
@@ -112,7 +112,7 @@ def read_version(workspace: Path) -> DataVersion:
             f"no commit holds {pointer} as it stands, so nothing made from it could be traced; "
             f"run `headstart data ingest SOURCE` again, or git commit {DATA_FILE}"
         )
-    return DataVersion(digest, revision, samples, workspace / DATA, store.folders)
+    return DataVersion(digest, revision, samples, workspace / DATA, store.folders, store.masks(digest))
 
 
 def history(workspace: Path) -> list[VersionRecord]:
@@ -166,7 +166,7 @@ def restore(workspace: Path) -> bool:
     store = open_store(workspace)
     if not store.is_within_reach():
         return copy.exists()
-    if copy.exists() and not _is_another_version(store, md5_of(copy)):
+    if copy.exists() and not _is_another_version(store, _tables(copy.parent)):
         return True
     with writing(workspace):
         try:
@@ -190,13 +190,18 @@ def _is_committed(workspace: Path) -> bool:
     return pointer.exists() and committed_text(workspace) == pointer.read_text()
 
 
-def _is_another_version(store: Store, manifest: str) -> bool:
-    """Whether a manifest of this md5 belongs to a version of the history other than the one that `data.dvc` names."""
+def _tables(data: Path) -> Mapping[str, str]:
+    """The md5 of the tables in a data folder, by name."""
+    return {name: md5_of(data / name) for name in (NAME, MASK_TABLE) if (data / name).exists()}
+
+
+def _is_another_version(store: Store, tables: Mapping[str, str]) -> bool:
+    """Whether tables of these md5s belong to a version of the history other than the one that `data.dvc` names."""
     pointer = store.pointer
-    if store.manifest(pointer.digest) == manifest:
+    if store.tables(pointer.digest) == tables:
         return False
     others = {parse_pointer(revision.text, revision.name).digest for revision in revisions(store.workspace)}
-    return any(store.manifest(digest) == manifest for digest in others)
+    return any(store.tables(digest) == tables for digest in others)
 
 
 def _splits(store: Store, digest: str) -> Mapping[str, int]:
@@ -207,13 +212,15 @@ def _splits(store: Store, digest: str) -> Mapping[str, int]:
 
 
 def _check_manifest(store: Store) -> None:
-    """Raise HeadstartError where a file of `data/` is not what the manifest says: training would read something else."""
+    """Raise HeadstartError where a file of `data/` is not what the tables say: training would read something else."""
     digest = store.pointer.digest
     files = store.listing(digest)
-    wrong = [sample.file for sample in store.samples(digest) if files.get(sample.file) != sample.digest]
+    told = {sample.file: sample.digest for sample in store.samples(digest)}
+    told |= {file: mask.digest for file, mask in store.masks(digest).items()}
+    wrong = [file for file in told if files.get(file) != told[file]]
     if wrong:
         raise HeadstartError(
-            f"{len(wrong)} files of {store.workspace / DATA} are not what {NAME} says, e.g. {wrong[0]}: they "
+            f"{len(wrong)} files of {store.workspace / DATA} are not what {NAME} and {MASK_TABLE} say, e.g. {wrong[0]}: they "
             "were changed by hand or an ingest was cut short. Run `headstart data ingest SOURCE` again"
         )
 

@@ -16,8 +16,8 @@ import yaml
 
 from flows.dataset.revisions import DATA_FILE
 from flows.errors import AskedWrongly, Busy, HeadstartError
-from flows.manifest import NAME, parse
-from flows.records import Sample
+from flows.manifest import MASK_TABLE, NAME, parse, parse_masks
+from flows.records import Mask, Sample
 from flows.workspace import DATA, STORAGE, find, md5_of
 
 if TYPE_CHECKING:
@@ -116,9 +116,10 @@ class Store:
         """The md5 of every file of a version by its path in `data/`. Raises AskedWrongly where it is not on this machine."""
         return json_listing(self._text(digest, digest))
 
-    def manifest(self, digest: str) -> str | None:
-        """The md5 of a version's manifest, or None where the version is not on this machine."""
-        return self.listing(digest).get(NAME) if find(digest, self.folders) else None
+    def tables(self, digest: str) -> Mapping[str, str]:
+        """The md5 of a version's tables of samples and masks by name; empty where the version is not on this machine."""
+        files = self.listing(digest) if find(digest, self.folders) else {}
+        return {name: files[name] for name in (NAME, MASK_TABLE) if name in files}
 
     def samples(self, digest: str) -> tuple[Sample, ...]:
         """The samples of a version, from its manifest as recorded. Raises AskedWrongly where it is not on this machine."""
@@ -126,6 +127,11 @@ class Store:
         if md5 is None:
             raise AskedWrongly(f"data version {digest} holds no {NAME}; run `headstart data ingest SOURCE`")
         return parse(self._text(md5, digest, self.workspace / DATA / NAME))
+
+    def masks(self, digest: str) -> Mapping[str, Mask]:
+        """The mask files of a version by name; none where it has no masks, or an ingest made it that did not count them."""
+        md5 = self.listing(digest).get(MASK_TABLE)
+        return {} if md5 is None else parse_masks(self._text(md5, digest, self.workspace / DATA / MASK_TABLE))
 
     def _text(self, md5: str, version: str, copy: Path | None = None) -> str:
         path = find(md5, self.folders)

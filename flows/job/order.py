@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.errors import ASKED_WRONGLY
-from flows.records import DataVersion, Sample, Scored, ScoreTable, TrainedVariant, Weights, Work, Workers
+from flows.manifest import mask_files
+from flows.records import DataVersion, Mask, Sample, Scored, ScoreTable, TrainedVariant, Weights, Work, Workers
 from heads.spec import Variant
 
 Kind = Literal["train", "score"]
-# Raised when score tables gain measures: older ones are made again.
-SCORES_FORMAT = 2
+# Raised when score tables gain rows or measures: older ones are made again.
+SCORES_FORMAT = 3
 SPLITS_OF: Mapping[Kind, tuple[str, ...]] = {"train": ("train", "val"), "score": ("test",)}
 
 
@@ -61,9 +62,13 @@ class Job:
 
 
 def begin(job: Job) -> Path:
-    """The job's folder with its order written: `job.json`, and beside it the samples that it reads."""
+    """The job's folder with its order written: `job.json`, and beside it the samples that it reads, with their masks."""
     samples = [s for s in job.version.samples if s.split in SPLITS_OF[job.kind]]
-    rows = [[s.digest, s.file, s.split, dict(s.labels), s.group] for s in samples]
+    named = {file: job.version.masks[file] for file in sorted(mask_files(samples)) if file in job.version.masks}
+    tables = {
+        "samples": [[s.digest, s.file, s.split, dict(s.labels), s.group] for s in samples],
+        "masks": [[file, mask.digest, list(mask.pixels.items())] for file, mask in named.items()],
+    }
     order = {
         **{name: getattr(job, name) for name in ("kind", "key", "name")},
         "storage": str(job.storage),
@@ -79,7 +84,7 @@ def begin(job: Job) -> Path:
         "bundles": [str(path) for path in job.bundles],
         "tracking": None if job.tracking is None else {**vars(job.tracking), "artifacts": str(job.tracking.artifacts)},
     }
-    write_json(job.folder / "samples.json", rows)
+    write_json(job.folder / "samples.json", tables)
     write_json(job.folder / "job.json", order)
     return job.folder
 
@@ -87,14 +92,15 @@ def begin(job: Job) -> Path:
 def read(job_file: Path) -> Job:
     """The job that `begin` wrote."""
     order = json.loads(job_file.read_text())
-    rows = json.loads((job_file.parent / "samples.json").read_text())
+    tables = json.loads((job_file.parent / "samples.json").read_text())
     data = order["data"]
     version = DataVersion(
         digest=data["digest"],
         revision=data["revision"],
-        samples=tuple(Sample(*row) for row in rows),
+        samples=tuple(Sample(*row) for row in tables["samples"]),
         data=Path(data["folder"]),
         objects=tuple(Path(folder) for folder in data["objects"]),
+        masks={file: Mask(digest, dict(pixels)) for file, digest, pixels in tables["masks"]},
     )
     tracking = order["tracking"]
     return Job(
@@ -151,8 +157,8 @@ def scores_file(storage: Path, bundle_digest: str, data_version: str) -> Path:
 def read_scores(file: Path) -> ScoreTable:
     """The score table that a job wrote."""
     table = json.loads(file.read_text())
-    rows = tuple(Scored(*row) for row in table["rows"])
-    return ScoreTable(table["bundle_digest"], table["data_version"], rows, table["metrics"])
+    rows = tuple(_read_row(row) for row in table["rows"])
+    return ScoreTable(table["bundle_digest"], table["data_version"], rows, table["metrics"], table["tasks"])
 
 
 def read_json(file: Path, missing: Any = None) -> Any:
@@ -192,3 +198,9 @@ def _read_work(order: Mapping[str, Any]) -> Work:
     path = order["weights"]["path"]
     weights = Weights(order["weights"]["digest"], None if path is None else Path(path))
     return Work(order["key"], Variant.model_validate(order["variant"]), weights)
+
+
+def _read_row(row: Sequence[Any]) -> Scored:
+    digest, target, truth, predicted, probability, probabilities, pixels = row
+    counts = tuple((true, guess, count) for true, guess, count in pixels)
+    return Scored(digest, target, truth, predicted, probability, probabilities, counts)

@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from flows.cluster import workers
+from flows.job.measuring import measure_rows
 from flows.job.order import Job, scores_file, write_json
-from flows.workspace import locate
+from flows.manifest import split_labels
+from flows.workspace import locate, locate_mask
 from heads import bundle as bundles
-from heads import measures
+from heads.bundle import Answer, Bundle, Labels, MaskPrediction, Prediction
+from heads.decoding import decode_mask
+from heads.spec import Head
 
 # Below it a second process takes longer to start than the first to finish.
 MIN_SHARD_IMAGES = 1000
-LEAST_PROBABILITY = 1e-12
+BATCH_SIZE = 32
 
-# (digest, file, truth by target)
-Item = tuple[str, str, Mapping[str, str | None]]
-# (digest, target, truth, predicted, probability, every class's probability)
-Row = tuple[str, str, str, str, float, Mapping[str, float]]
+
+@dataclass(frozen=True)
+class Item:
+    """A holdout image to read: its digest, its file, by target its cell in the manifest, and the files of its masks."""
+
+    digest: str
+    file: str
+    truths: Mapping[str, str | None]
+    masks: Mapping[str, str]
+
+
+@dataclass(frozen=True, order=True)
+class Row:
+    """What is kept of one target of one image: `flows.records.Scored`, and of classes every class's probability."""
+
+    digest: str
+    target: str
+    truth: str
+    predicted: str
+    probability: float
+    probabilities: Mapping[str, float] = field(default_factory=dict, compare=False)
+    pixels: tuple[tuple[str, str, int], ...] = field(default=(), compare=False)
 
 
 def score(job: Job) -> dict[str, Any]:
@@ -34,12 +58,16 @@ def score(job: Job) -> dict[str, Any]:
         digest = bundles.digest(path)
         file = scores_file(job.storage, digest, job.version.digest)
         if not file.exists():
-            rows = _read_holdout(job, path)
+            made = bundles.load(path)
+            rows = _read_holdout(job, path, made)
+            tasks = {head.target: head.task for head in made.variant.heads}
             table = {
                 "bundle_digest": digest,
                 "data_version": job.version.digest,
-                "rows": [row[:5] for row in rows],
-                "metrics": _measure(rows),
+                "tasks": tasks,
+                # Every class's probability is only told where a verdict asks for it.
+                "rows": [_kept(row) if tasks[row.target] != "classification" else [*_kept(row)[:5], {}, []] for row in rows],
+                "metrics": measure_rows(rows, made),
             }
             write_json(file, table)
         files[str(path)] = str(file)
@@ -50,17 +78,48 @@ def score_shard(path: str, items: Sequence[Item], uses_gpu: bool, num_threads: i
     """What the bundle reads in these images: a row for each label they have. Runs in a worker, or in the driver."""
     torch.set_num_threads(num_threads)
     bundle = bundles.load(Path(path), "cuda" if uses_gpu else "cpu")
+    heads = {head.target: head for head in bundle.variant.heads}
     rows: list[Row] = []
-    for (digest, _, truths), predictions in zip(items, bundle.predict([Path(item[1]) for item in items]), strict=True):
-        for target, prediction in predictions.items():
-            truth = truths.get(target)
-            if truth is not None:
-                rows.append((digest, target, truth, prediction.label, prediction.probability, prediction.probabilities))
+    # By batches, since masks of all images at their full size could fill memory.
+    for batch in _batches(items):
+        for item, answers in zip(batch, bundle.predict([Path(item.file) for item in batch], BATCH_SIZE), strict=True):
+            known = ((target, truth) for target in answers if (truth := item.truths.get(target)) is not None)
+            rows += [_row(item, heads[target], truth, answers[target]) for target, truth in known]
     return rows
 
 
-def _read_holdout(job: Job, path: Path) -> list[Row]:
-    items: list[Item] = [(s.digest, str(locate(job.version, s)), dict(s.labels)) for s in job.version.samples]
+def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    return (items[start : start + BATCH_SIZE] for start in range(0, len(items), BATCH_SIZE))
+
+
+def _row(item: Item, head: Head, truth: str, answer: Answer) -> Row:
+    match answer:
+        case Prediction():
+            return Row(item.digest, head.target, truth, answer.label, answer.probability, answer.probabilities)
+        case Labels():
+            told, there = "|".join(sorted(answer.labels)), "|".join(split_labels(truth))
+            sure = min((max(x, 1 - x) for x in answer.probabilities.values()), default=0.0)
+            return Row(item.digest, head.target, there, told, sure, answer.probabilities)
+        case MaskPrediction():
+            pixels = _compare(decode_mask(Path(item.masks[head.target]), Path(item.file)), answer.mask, head.ignore)
+            right, total = sum(n for a, b, n in pixels if a == b), sum(n for _, _, n in pixels)
+            return Row(item.digest, head.target, truth, "", right / max(1, total), {}, pixels)
+
+
+def _compare(truth: np.ndarray[Any, Any], told: np.ndarray[Any, Any], ignore: Sequence[int]) -> tuple[tuple[str, str, int], ...]:
+    """How many pixels have each (true value, predicted value), ignored ones left out."""
+    counted = ~np.isin(truth, ignore)
+    pairs = truth[counted].astype(np.int64) * 2**16 + told[counted]
+    found, counts = np.unique(pairs, return_counts=True)
+    return tuple((str(pair >> 16), str(pair & 0xFFFF), int(count)) for pair, count in zip(found.tolist(), counts, strict=True))
+
+
+def _read_holdout(job: Job, path: Path, bundle: Bundle) -> list[Row]:
+    masks = {head.target for head in bundle.variant.heads if head.task == "segmentation"}
+    items = []
+    for sample in job.version.samples:
+        places = {t: str(locate_mask(job.version, cell)) for t, cell in sample.labels.items() if t in masks and cell}
+        items.append(Item(sample.digest, str(locate(job.version, sample)), dict(sample.labels), places))
     uses_gpu, num_threads = job.workers.gpus_per_worker > 0, max(1, int(job.workers.cpus_per_worker))
     num_shards = max(1, min(job.workers.count, len(items) // MIN_SHARD_IMAGES))
     if num_shards == 1 and not uses_gpu:
@@ -69,20 +128,8 @@ def _read_holdout(job: Job, path: Path) -> list[Row]:
         workers.join(job.workers)
         shards = [(str(path), items[i::num_shards], uses_gpu, num_threads) for i in range(num_shards)]
         rows = [row for shard in workers.map_shards(score_shard, shards, workers=job.workers) for row in shard]
-    return sorted(rows, key=lambda row: row[:5])
+    return sorted(rows)
 
 
-def _measure(rows: Sequence[Row]) -> dict[str, float]:
-    """`<target>/<measure>`, those of validation; a class that the bundle does not know is one that it never predicts."""
-    metrics: dict[str, float] = {}
-    for target in dict.fromkeys(row[1] for row in rows):
-        mine = [row for row in rows if row[1] == target]
-        names = sorted({name for row in mine for name in (row[2], *row[5])})
-        number = {name: index for index, name in enumerate(names)}
-        probabilities = torch.tensor([[row[5].get(name, 0.0) for name in names] for row in mine], dtype=torch.float64)
-        truths, guesses = torch.tensor([[number[row[2]], number[row[3]]] for row in mine]).unbind(dim=1)
-        confusion = torch.bincount(truths * len(names) + guesses, minlength=len(names) ** 2).reshape(len(names), len(names))
-        loss_sum = -probabilities.gather(1, truths[:, None]).clamp(min=LEAST_PROBABILITY).log().sum().item()
-        found = measures.from_counts(confusion, loss_sum, len(mine)) | measures.from_scores(probabilities, truths)
-        metrics |= {f"{target}/{name}": value for name, value in found.items()}
-    return metrics
+def _kept(row: Row) -> list[Any]:
+    return list(astuple(row))

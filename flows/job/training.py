@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import threading
@@ -13,16 +14,18 @@ from typing import Any
 
 from flows.cluster import workers
 from flows.errors import ASKED_WRONGLY
+from flows.job.datasets import read_split
 from flows.job.order import Job, is_finished, read, read_json, write_error, write_json
 from flows.job.runs import following
 from flows.records import Work
-from flows.workspace import locate
 from heads import bundle, loop
-from heads.errors import HeadsError, TrainingDiverged
-from heads.images import ImageDataset, Preprocess, preprocess_for
-from heads.model import build_model, count_parameters
+from heads.dataset import ImageDataset
+from heads.errors import CheckpointError, HeadsError, TrainingDiverged
+from heads.images import Preprocess, preprocess_for
+from heads.model import Model, build_model, count_parameters
 from heads.spec import Fit
 
+LOG = logging.getLogger(__name__)
 # Another try would end the same way; all else (a lost process, its neighbours' broken connections) is tried again.
 FINAL_ERRORS: tuple[type[Exception], ...] = (
     *ASKED_WRONGLY,
@@ -124,30 +127,36 @@ class _Member:
 
     def _train(self, work: Work, resume: Path | None) -> None:
         variant = work.variant
-        preprocess = preprocess_for(variant.backbone, variant.fit.image_size_px)
+        preprocess = preprocess_for(variant.backbone, variant.fit.image_size_px, whole=variant.sees_whole)
         train_set, val_set = self._dataset("train", work, preprocess), self._dataset("val", work, preprocess)
-        model = build_model(variant, self.job.classes, work.weights.path)
         if self.leads:
             self._mark_span()
-        outcome = loop.train(model, variant, train_set, val_set, device=self.device, resume=resume, on_epoch=self._on_epoch(work))
+        try:
+            model, outcome = self._fit(work, train_set, val_set, resume)
+        except CheckpointError as error:
+            # Written by another version, or damaged: what it saves is time, and the training gives the same without it.
+            LOG.warning("%s: its checkpoint is left aside: %s", _title(work), error)
+            model, outcome = self._fit(work, train_set, val_set, None)
         if self.leads:
             self._mark_span()
             self._keep(work, model, preprocess, outcome)
 
+    def _fit(self, work: Work, train_set: ImageDataset, val_set: ImageDataset, resume: Path | None) -> tuple[Model, loop.Outcome]:
+        model = build_model(work.variant, self.job.classes, work.weights.path)
+        on_epoch = self._on_epoch(work)
+        return model, loop.train(model, work.variant, train_set, val_set, device=self.device, resume=resume, on_epoch=on_epoch)
+
     def _dataset(self, split: str, work: Work, preprocess: Preprocess) -> ImageDataset:
         """The split's images; works that see them the same way share one, and the decoded pictures it keeps in memory."""
         fit: Fit = work.variant.fit
-        targets = tuple(head.target for head in work.variant.heads)
+        targets = tuple((head.target, head.task, head.ignore) for head in work.variant.heads)
         augment, flip = (fit.augment, fit.flip) if split == "train" else ("none", False)
         key = (split, targets, preprocess, augment, flip, fit.seed)
         if key not in self._images:
             for old in [k for k in self._images if k[0] == split]:
                 del self._images[old]
-            samples = [s for s in self.job.version.samples if s.split == split]
-            numbers = {target: {name: i for i, name in enumerate(self.job.classes[target])} for target in targets}
-            labels = {target: [numbers[target].get(s.labels[target] or "", -1) for s in samples] for target in targets}
-            paths = [locate(self.job.version, s) for s in samples]
-            self._images[key] = ImageDataset(paths, labels, preprocess, augment, fit.seed, flip=flip)
+            paths, labels, masks = read_split(self.job, split, work.variant.heads)
+            self._images[key] = ImageDataset(paths, labels, preprocess, augment, fit.seed, flip=flip, masks=masks)
         return self._images[key]
 
     def _on_epoch(self, work: Work) -> Callable[[loop.Epoch, Callable[[Path], None]], None]:
@@ -182,7 +191,15 @@ class _Member:
             "data_revision": self.job.version.revision,
             "metrics": outcome.metrics,
         }
-        bundle.save(folder / "bundle", model=model, variant=work.variant, classes=classes, preprocess=preprocess, facts=facts)
+        bundle.save(
+            folder / "bundle",
+            model=model,
+            variant=work.variant,
+            classes=classes,
+            preprocess=preprocess,
+            facts=facts,
+            thresholds=outcome.thresholds,
+        )
         result = {
             "work_key": work.key,
             "variant": work.variant.model_dump(mode="json"),

@@ -7,18 +7,31 @@ import io
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows.errors import AskedWrongly
-from flows.landing.arrivals import Arrival, Progress, receive
+from flows.landing.arrivals import Arrival, Known, Progress, receive
 from flows.landing.bucket import fetch
 from flows.landing.digits import digits
 from flows.landing.layouts import UNDERSTOOD, Listing, scan
 from flows.landing.merge import merge, tally
-from flows.manifest import IMAGES, MASKS, NAME, QUARANTINE, class_counts, parse, render, table_text
-from flows.records import Sample
+from flows.manifest import (
+    IMAGES,
+    MASK_TABLE,
+    MASKS,
+    NAME,
+    QUARANTINE,
+    class_counts,
+    mask_files,
+    parse,
+    parse_masks,
+    render,
+    render_masks,
+    table_text,
+)
+from flows.records import Mask, Sample
 from flows.workspace import writing
 
 MAX_BAD_SHARE = 0.05
@@ -57,7 +70,8 @@ def ingest(
         try:
             listing = _list(source, storage, data)
             earlier = _read_samples(data / NAME)
-            known = {sample.file: sample.digest for sample in earlier}
+            masks = _read_masks(data / MASK_TABLE)
+            known = Known({sample.file: sample for sample in earlier}, masks)
             arrivals = receive(listing.entries, data, incoming, known, on_progress)
             _refuse_bad(arrivals, max_bad_share)
             samples, notes = merge(earlier, arrivals, mirror)
@@ -69,7 +83,7 @@ def ingest(
                 warnings=(*listing.warnings, *notes),
                 num_samples=len(samples),
             )
-            _replace(data, incoming, samples, _quarantine(data, arrivals, mirror))
+            _replace(data, incoming, samples, _quarantine(data, arrivals, mirror), _masks(samples, masks, arrivals))
             if mirror:
                 _sweep(data, samples)
             return report
@@ -90,6 +104,10 @@ def _list(source: str | Path, storage: Path, data: Path) -> Listing:
 
 def _read_samples(path: Path) -> tuple[Sample, ...]:
     return parse(path.read_bytes().decode()) if path.exists() else ()
+
+
+def _read_masks(path: Path) -> dict[str, Mask]:
+    return parse_masks(path.read_bytes().decode()) if path.exists() else {}
 
 
 def _refuse_bad(arrivals: Sequence[Arrival], max_bad_share: float) -> None:
@@ -137,7 +155,15 @@ def _quarantine(data: Path, arrivals: Sequence[Arrival], mirror: bool) -> str:
     return table_text([("file", "digest", "reason"), *lines]) if lines else ""
 
 
-def _replace(data: Path, incoming: Path, samples: Sequence[Sample], quarantine: str) -> None:
+def _masks(samples: Sequence[Sample], earlier: Mapping[str, Mask], arrivals: Sequence[Arrival]) -> dict[str, Mask]:
+    """The masks that samples name, as far as this ingest or an earlier one has read them."""
+    known = dict(earlier)
+    for arrival in arrivals:
+        known |= arrival.masks
+    return {file: known[file] for file in mask_files(samples) if file in known}
+
+
+def _replace(data: Path, incoming: Path, samples: Sequence[Sample], quarantine: str, masks: Mapping[str, Mask]) -> None:
     """Move staged files into place, the manifest last: until then the old one stands."""
     data.mkdir(parents=True, exist_ok=True)
     staged = sorted(path for path in incoming.rglob("*") if path.is_file())
@@ -145,10 +171,11 @@ def _replace(data: Path, incoming: Path, samples: Sequence[Sample], quarantine: 
         goal = data / path.relative_to(incoming)
         goal.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, goal)
-    if quarantine:
-        _put(data / QUARANTINE, quarantine, incoming)
-    else:
-        (data / QUARANTINE).unlink(missing_ok=True)
+    for name, text in ((QUARANTINE, quarantine), (MASK_TABLE, render_masks(masks) if masks else "")):
+        if text:
+            _put(data / name, text, incoming)
+        else:
+            (data / name).unlink(missing_ok=True)
     _put(data / NAME, render(samples), incoming)
 
 
@@ -163,8 +190,7 @@ def _put(path: Path, text: str, incoming: Path) -> None:
 
 def _sweep(data: Path, samples: Sequence[Sample]) -> None:
     """Remove the images and masks that no sample names any more."""
-    cells = {cell for s in samples for cell in s.labels.values() if cell and cell.startswith(MASKS)}
-    named = cells | {sample.file for sample in samples}
+    named = mask_files(samples) | {sample.file for sample in samples}
     for kind in (IMAGES, MASKS):
         for path in (data / kind).rglob("*"):
             if path.is_file() and path.relative_to(data).as_posix() not in named:

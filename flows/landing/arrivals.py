@@ -3,42 +3,50 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import cpu_count
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
 
 from flows.landing.layouts import Entry
-from heads.decoding import decode, formats
+from flows.manifest import mask_files
+from flows.records import Mask, Sample
+from heads.decoding import decode, decode_mask
 from heads.errors import ImageError
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
+class Known:
+    """What earlier ingests decoded, samples and masks by file: bytes that are as they were are not decoded again."""
+
+    samples: Mapping[str, Sample]
+    masks: Mapping[str, Mask]
+
+
+@dataclass(frozen=True)
 class Arrival:
-    """An entry as it was read: the md5 of its image, whether a file of it is new or changed, and its fault if it has one."""
+    """An entry as it was read: the md5 of its image, whether a file of it is new or changed, and its fault if it has one.
+
+    `masks` are its mask files by name, where it has no fault.
+    """
 
     entry: Entry
     digest: str
     changed: bool
     fault: str | None = None
+    masks: Mapping[str, Mask] = field(default_factory=dict)
 
 
-def receive(
-    entries: Sequence[Entry], data: Path, incoming: Path, known: Mapping[str, str], on_progress: Progress | None
-) -> list[Arrival]:
-    """An arrival for every entry, in order; files that `data` lacks lie under `incoming` by their name in the data folder.
-
-    `known` gives the digest by file of images decoded before: they are not decoded again.
-    """
+def receive(entries: Sequence[Entry], data: Path, incoming: Path, known: Known, on_progress: Progress | None) -> list[Arrival]:
+    """An arrival for every entry, in order; files that `data` lacks lie under `incoming` by their name in the data folder."""
     arrivals = []
-    digests = frozenset(known.values())
+    digests = frozenset(sample.digest for sample in known.samples.values())
     with warnings.catch_warnings(), ThreadPoolExecutor(max(2, cpu_count() or 2)) as pool:
         warnings.simplefilter("ignore")
         for arrival in pool.map(lambda entry: _receive(entry, data, incoming, known, digests), entries):
@@ -48,27 +56,31 @@ def receive(
     return arrivals
 
 
-def _receive(entry: Entry, data: Path, incoming: Path, known: Mapping[str, str], digests: frozenset[str]) -> Arrival:
+def _receive(entry: Entry, data: Path, incoming: Path, known: Known, digests: frozenset[str]) -> Arrival:
     if entry.fault:
         return Arrival(entry, "", False, entry.fault)
     digest = ""
     try:
         entry.image.file.encode()
         image = entry.image.read()
-        digest = hashlib.md5(image, usedforsecurity=False).hexdigest()
-        masks = [(picture, picture.read()) for picture in entry.masks.values() if picture]
-        new = known.get(entry.image.file) != digest
-        stale = [(picture, content) for picture, content in masks if not _is_there(data / picture.file, content)]
-        if digest not in digests or stale or (new and masks):
-            _check(image, [content for _, content in masks])
+        digest = _md5(image)
+        if digest not in digests:
+            # What training does with it, so that what passes here does not fail there.
+            decode(image, "image")
+        before = known.samples.get(entry.image.file)
+        new = before is None or before.digest != digest
+        contents = {picture: picture.read() for picture in entry.masks.values() if picture}
+        # A mask was checked beside the image that named it, and beside no other.
+        cells = () if new or before is None else mask_files([before])
+        checked = {file: known.masks[file] for file in cells if file in known.masks}
+        masks = {picture.file: _mask(content, image, checked.get(picture.file)) for picture, content in contents.items()}
     # A damaged file makes decoders raise nearly anything; whatever it is, it costs this one image only.
     except Exception as error:
         return Arrival(entry, digest, False, _reason(error))
-    if not _is_there(data / entry.image.file, image):
-        stale.append((entry.image, image))
-    for picture, content in stale:
+    stale = {p: content for p, content in {**contents, entry.image: image}.items() if not _is_there(data / p.file, content)}
+    for picture, content in stale.items():
         _write(incoming / picture.file, content)
-    return Arrival(entry, digest, new or bool(stale))
+    return Arrival(entry, digest, new or bool(stale), masks=masks)
 
 
 def _reason(error: Exception) -> str:
@@ -77,26 +89,22 @@ def _reason(error: Exception) -> str:
         return "its name is not valid UTF-8"
     if isinstance(error, ImageError):
         return str(error).removeprefix("image: ")
-    if isinstance(error, UnidentifiedImageError):
-        return "its mask is no image in a format that Pillow reads"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
 
 
-def _check(image: bytes, masks: Sequence[bytes]) -> None:
-    # What training does with it, so that what passes here does not fail there.
-    size = decode(image, "image").size
-    for content in masks:
-        with Image.open(io.BytesIO(image), formats=formats()) as opened:
-            stored = opened.size
-        with Image.open(io.BytesIO(content), formats=formats()) as mask:
-            mask.load()
-            bands = len(mask.getbands())
-            if bands != 1:
-                raise ValueError(f"its mask has {bands} channels; a mask has one, whose value is the class")
-            if mask.size not in (size, stored):
-                raise ValueError(f"its mask is {mask.size[0]}x{mask.size[1]} px, the image {stored[0]}x{stored[1]} px")
+def _mask(content: bytes, image: bytes, checked: Mask | None) -> Mask:
+    """A mask with the pixels of each value: `checked` where that is it, else decoded beside its image."""
+    digest = _md5(content)
+    if checked and checked.digest == digest:
+        return checked
+    values, counts = np.unique(decode_mask(content, image, "its mask"), return_counts=True)
+    return Mask(digest, dict(zip(values.tolist(), counts.tolist(), strict=True)))
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def _is_there(path: Path, content: bytes) -> bool:

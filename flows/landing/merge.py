@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from flows.landing.arrivals import Arrival
 from flows.landing.splits import ClassName, Unsettled, settle
-from flows.manifest import MASKS, is_mask_target
+from flows.manifest import MASKS, is_mask_target, split_labels
 from flows.records import Sample
 
 
@@ -60,7 +60,7 @@ def _names_classes(samples: Sequence[Sample], target: str) -> bool:
 
 
 def _classes(sample: Sample, targets: Iterable[str]) -> frozenset[ClassName]:
-    return frozenset((t, name) for t in targets if (cell := sample.labels[t]) is not None for name in cell.split("|"))
+    return frozenset((t, name) for t in targets if (cell := sample.labels[t]) is not None for name in split_labels(cell))
 
 
 def _contradictions(samples: Sequence[Sample]) -> tuple[str, ...]:

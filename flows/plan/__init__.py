@@ -1,21 +1,16 @@
 """The plan: what a person asks for, read and checked; its variants; the keys of its work. Pure, but for reading the file."""
 
-from flows.plan.expansion import (
-    VariantRow,
-    check_data,
-    describe,
-    expand,
-    label,
-    primary_metric,
-    retraining_key,
-    targets_of,
-    work_key,
-)
-from flows.plan.form import MEASURES, FitGrid, Plan, Promotion, Target, WorkersSpec
+from flows.plan.checks import check_data
+from flows.plan.classes import class_names, count_classes
+from flows.plan.expansion import VariantRow, describe, expand, label, retraining_key, work_key
+from flows.plan.fit import FitGrid
+from flows.plan.form import MEASURES, MEASURES_OF, Plan, Promotion, Target, WorkersSpec
 from flows.plan.reading import parse_plan, read_plan
+from flows.plan.targets import find_task, primary_metric, targets_of
 
 __all__ = [
     "MEASURES",
+    "MEASURES_OF",
     "FitGrid",
     "Plan",
     "Promotion",
@@ -23,8 +18,11 @@ __all__ = [
     "VariantRow",
     "WorkersSpec",
     "check_data",
+    "class_names",
+    "count_classes",
     "describe",
     "expand",
+    "find_task",
     "label",
     "parse_plan",
     "primary_metric",

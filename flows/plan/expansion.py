@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from flows.errors import AskedWrongly
-from flows.plan.form import Plan, Target, suggestion
-from flows.records import SPLITS, DataVersion
+from flows.plan.form import Plan, Target
+from flows.plan.targets import primary_metric, targets_of, task_of
+from flows.records import DataVersion
 from heads.spec import HEAD_DESIGNS, Fit, Head, Variant
 
 MAX_VARIANTS = 512
-# What ingest calls a column of mask pictures: no task of this version learns it.
-MASK = "mask"
 
 
 @dataclass(frozen=True)
@@ -33,64 +32,14 @@ class VariantRow:
     fit: Mapping[str, object]
 
 
-def targets_of(plan: Plan, version: DataVersion) -> tuple[Target, ...]:
-    """The plan's targets, or the one class column of the data set; raises AskedWrongly where that is not clear or not there."""
-    if not version.samples:
-        raise AskedWrongly("the workspace has no data yet; bring some in with `headstart data ingest SOURCE`")
-    usable = [column for column in version.targets if column != MASK]
-    if plan.targets is None:
-        if len(usable) != 1:
-            found = f"its columns are {', '.join(version.targets)}" if version.targets else "it has no target column"
-            fix = f"name them, as in `targets: [{{column: {usable[0]}}}]`" if usable else "only class labels can be trained yet"
-            raise AskedWrongly(f"targets: the plan names none, and the data set does not have exactly one: {found}; {fix}")
-        return (Target(column=usable[0]),)
-    for column in (target.column for target in plan.targets):
-        if column == MASK and MASK in version.targets:
-            raise AskedWrongly(f"targets: column {MASK!r} holds masks, which cannot be trained yet; allowed: {', '.join(usable)}")
-        if column not in usable:
-            hint = suggestion(column, usable)
-            raise AskedWrongly(f"targets: the data set has no column {column!r}; {hint}allowed: {', '.join(usable) or 'none'}")
-    return plan.targets
-
-
-def check_data(plan: Plan, version: DataVersion) -> None:
-    """Nothing where the data version serves the plan; raises AskedWrongly on a missing target, class or split."""
-    for column in (target.column for target in targets_of(plan, version)):
-        labels = {split: {s.labels[column] for s in version.samples if s.split == split} - {None} for split in SPLITS}
-        if len(labels["train"]) < 2:
-            found = ", ".join(sorted(str(name) for name in labels["train"])) or "none"
-            raise AskedWrongly(f"target {column!r} needs at least two classes in the train split; found: {found}")
-        if not labels["val"]:
-            raise AskedWrongly(f"target {column!r} has no label in the val split, where variants are ranked; ingest more data")
-        for split in ("val", "test"):
-            unseen = sorted(str(name) for name in labels[split] - labels["train"])
-            if unseen:
-                raise AskedWrongly(
-                    f"target {column!r}: the {split} split holds classes that train lacks: {', '.join(unseen)}; "
-                    "add training samples of them or mend the labels"
-                )
-    column, _, measure = primary_metric(plan, version).rpartition("/")
-    if measure == "top5" and (num_classes := len(version.classes(column))) <= 5:
-        raise AskedWrongly(f"promotion.metric: top5 needs more than five classes, and {column!r} has {num_classes}; use accuracy")
-
-
-def primary_metric(plan: Plan, version: DataVersion) -> str:
-    """The measure that ranks and promotes, `<target>/<measure>`: the plan's, else the accuracy of its first target."""
-    columns = [target.column for target in targets_of(plan, version)]
-    if plan.promotion.metric is None:
-        return f"{columns[0]}/accuracy"
-    column, _, measure = plan.promotion.metric.rpartition("/")
-    if column not in columns:
-        words = f"{suggestion(column, columns)}allowed: {', '.join(f'{name}/{measure}' for name in columns)}"
-        raise AskedWrongly(f"promotion.metric: the plan has no target {column!r}; {words}")
-    return plan.promotion.metric
-
-
 def expand(plan: Plan, version: DataVersion) -> tuple[Variant, ...]:
-    """Every variant of the plan's grid once, in the plan's order; raises AskedWrongly where it is larger than MAX_VARIANTS."""
+    """Every variant of the plan's grid once, in the plan's order.
+
+    Raises AskedWrongly where it is larger than MAX_VARIANTS, or the plan names no head design for the task of a target.
+    """
     # Sorted, so that naming the same targets in another order asks for the same work.
     targets = sorted(targets_of(plan, version), key=lambda target: target.column)
-    heads = [_heads(target, plan.heads) for target in targets]
+    heads = [_heads(target, version, plan.heads) for target in targets]
     grid = plan.fit.grid()
     sizes = {"backbones": len(plan.backbones), "heads": math.prod(map(len, heads)), "freeze": len(plan.freeze)}
     sizes |= {f"fit.{name}": len(values) for name, values in grid.items() if len(values) > 1}
@@ -141,9 +90,16 @@ def describe(variants: Sequence[Variant]) -> tuple[VariantRow, ...]:
     )
 
 
-def _heads(target: Target, designs: Sequence[str]) -> tuple[Head, ...]:
-    fitting = [design for design in designs if design in HEAD_DESIGNS[target.task]]
-    return tuple(Head(target=target.column, task=target.task, design=design) for design in fitting)
+def _heads(target: Target, version: DataVersion, designs: Sequence[str]) -> tuple[Head, ...]:
+    task = task_of(target, version)
+    fitting = [design for design in designs if design in HEAD_DESIGNS[task]]
+    if not fitting:
+        raise AskedWrongly(
+            f"heads: none of {', '.join(designs)} is a design of {task}, which {target.column!r} is; "
+            f"add one of: {', '.join(HEAD_DESIGNS[task])}"
+        )
+    ignore = tuple(sorted(set(target.ignore)))
+    return tuple(Head(target=target.column, task=task, design=design, ignore=ignore) for design in fitting)
 
 
 def _fit(values: Mapping[str, object]) -> Fit:

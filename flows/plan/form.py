@@ -7,20 +7,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from flows.plan.fit import FitGrid, Number, Some
 from flows.records import Workers
 from heads.spec import (
     BACKBONE_STAGES,
     FREEZE_POLICIES,
     HEAD_DESIGNS,
-    Augment,
-    ClassWeights,
-    HeadWeights,
-    Loss,
-    Optimiser,
-    Precision,
-    Schedule,
     Task,
     Value,
     check_image_size,
@@ -28,17 +22,33 @@ from heads.spec import (
 )
 
 # Those that promotion may go by: a higher one is better.
-MEASURES = (
-    "accuracy",
-    "top5",
-    "f1_macro",
-    "f1_micro",
-    "f1_weighted",
-    "precision_macro",
-    "recall_macro",
-    "auroc",
-    "average_precision",
-)
+MEASURES_OF: Mapping[Task, tuple[str, ...]] = {
+    "classification": (
+        "accuracy",
+        "top5",
+        "f1_macro",
+        "f1_micro",
+        "f1_weighted",
+        "precision_macro",
+        "recall_macro",
+        "auroc",
+        "average_precision",
+    ),
+    "multilabel": (
+        "accuracy",
+        "f1_macro",
+        "f1_micro",
+        "f1_weighted",
+        "precision_macro",
+        "recall_macro",
+        "auroc",
+        "average_precision",
+    ),
+    "segmentation": ("miou", "pixel_accuracy", "dice"),
+}
+MEASURES = tuple(dict.fromkeys(measure for measures in MEASURES_OF.values() for measure in measures))
+# What ranks and promotes where the plan names nothing.
+PRIMARY: Mapping[Task, str] = {"classification": "accuracy", "multilabel": "average_precision", "segmentation": "miou"}
 LOWER_IS_BETTER = ("loss", "ece", "brier")
 WEIGHTS = "imagenet, none, or a weights file (.pth or .pt)"
 # Every policy that some backbone understands: what the form offers.
@@ -69,34 +79,16 @@ def _column(value: Any) -> Any:
     return {"column": value} if isinstance(value, str) else value
 
 
-def _not_bool(value: Any) -> Any:
-    if any(isinstance(one, bool) for one in (value if isinstance(value, list | tuple) else [value])):
-        raise ValueError("should be a number, not true or false")
-    return value
+def _blank(value: Any) -> Any:
+    return None if value == "" else value
 
 
-Some = Field(min_length=1)
-Number = BeforeValidator(_not_bool)
+def _values(value: Any) -> Any:
+    return () if value is None else (value,) if isinstance(value, int) else value
+
+
 Listed = BeforeValidator(_listed)
-
-Count = Annotated[int, Field(gt=0)]
-Size = Annotated[int, Field(ge=32, le=1024)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Rate = Annotated[float, Field(gt=0, lt=10)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Alpha = Annotated[float, Field(ge=0, le=10)]
-Counts = Annotated[Count | Annotated[tuple[Count, ...], Some], Number]
-Sizes = Annotated[Size | Annotated[tuple[Size, ...], Some], Number]
-Seeds = Annotated[Seed | Annotated[tuple[Seed, ...], Some], Number]
-Rates = Annotated[Rate | Annotated[tuple[Rate, ...], Some], Number]
-Decays = Annotated[Decay | Annotated[tuple[Decay, ...], Some], Number]
-WarmUp = Annotated[float, Field(ge=0, lt=1000)]
-Norm = Annotated[float, Field(ge=0, lt=1e6)]
-Shares = Annotated[Share | Annotated[tuple[Share, ...], Some], Number]
-WarmUps = Annotated[WarmUp | Annotated[tuple[WarmUp, ...], Some], Number]
-Norms = Annotated[Norm | Annotated[tuple[Norm, ...], Some], Number]
-Alphas = Annotated[Alpha | Annotated[tuple[Alpha, ...], Some], Number]
+Ignored = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**16)], ...], BeforeValidator(_values), Number]
 
 # `enum` makes the form offer a choice; the words of a refusal are ours, below.
 Backbones = Annotated[tuple[Annotated[str, Field(json_schema_extra={"enum": list(BACKBONE_STAGES)})], ...], Some, Listed]
@@ -108,52 +100,12 @@ class Target(Value):
     """A column to predict."""
 
     column: str = Field(description="A target column of the data set's manifest.", min_length=1)
-    task: Task = Field("classification", description="What is predicted of it.", json_schema_extra={"enum": list(HEAD_DESIGNS)})
-
-
-class FitGrid(Value):
-    """How variants are trained; a list of numbers tries each of them."""
-
-    model_config = ConfigDict(title="Fit")
-
-    epochs: Counts = Field(10, description="Passes over the training samples.")
-    batch_size: Counts = Field(32, description="Samples in a step, over all workers together.")
-    learning_rate: Rates = Field(1e-3, description="The highest learning rate.")
-    weight_decay: Decays = Field(1e-4, description="The optimiser's weight decay.")
-    image_size_px: Sizes = Field(224, description="Side of the square that the model sees, in pixels.")
-    augment: Augment = Field("light", description="How far training images are varied.")
-    seed: Seeds = Field(0, description="Seed of every random choice.")
-    precision: Precision = Field("auto", description="Arithmetic: auto is bf16 on a GPU that has it, else fp32; fp16 needs GPUs.")
-    patience: Counts | None = Field(None, description="Stop after so many epochs without a better validation; empty: never.")
-    optimiser: Optimiser = Field("adamw", description="adamw, or sgd with Nesterov's momentum of 0.9.")
-    schedule: Schedule = Field(
-        "cosine",
-        description="How the learning rate falls: cosine to nothing, step (a tenth at 1/2 and 3/4 of all epochs), plateau "
-        "(a tenth after two epochs without a better validation), or constant.",
+    task: Annotated[Task | None, BeforeValidator(_blank)] = Field(
+        None,
+        description="What is predicted of it; empty: segmentation for a column of masks, multilabel where a cell has several "
+        "labels (a|b), else classification.",
     )
-    warmup: WarmUps | None = Field(
-        None, description="Linear warm-up: below 1 a share of a phase, from 1 on epochs; empty: a tenth, at most 100 updates."
-    )
-    gradient_clip: Norms = Field(1.0, description="Greatest norm of all gradients together; 0: any.")
-    accumulate: Counts = Field(1, description="Batches whose gradients make one update, as a batch so many times larger would.")
-    flip: StrictBool = Field(False, description="Whether training images are also seen mirrored, left for right.")
-    channels_last: StrictBool = Field(True, description="Lay weights and images out channels last, which is mostly faster.")
-    compile: StrictBool = Field(False, description="Train through torch.compile: minutes to start, then faster on a GPU.")
-    ema: Decays = Field(0.0, description="Decay of a running average of the weights, which is then the model kept; 0: none.")
-    stage_decay: Shares = Field(1.0, description="A backbone stage's rate as a share of the next stage's; 1: all alike.")
-    loss: Loss = Field("cross_entropy", description="What training minimises; focal (gamma 2) dwells on what is still misread.")
-    label_smoothing: Decays = Field(0.0, description="Share of each label that is spread over all classes in training.")
-    class_weights: ClassWeights = Field("none", description="balanced: rare classes count more, by inverse frequency in train.")
-    head_weights: HeadWeights = Field(
-        "equal", description="How losses of several heads add up; uncertainty: weights are learned."
-    )
-    mixup: Alphas = Field(0.0, description="Blend training images in pairs, by shares from Beta(mixup, mixup); 0: off.")
-    cutmix: Alphas = Field(0.0, description="Patch training images with others, by shares from Beta(cutmix, cutmix); 0: off.")
-
-    def grid(self) -> dict[str, tuple[Any, ...]]:
-        """Every setting of `heads.spec.Fit` with the values to try."""
-        values = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: value if isinstance(value, tuple) else (value,) for name, value in values.items()}
+    ignore: Ignored = Field((), description="Values of masks that count for nothing, such as void or border.")
 
 
 class WorkersSpec(Value):
@@ -173,7 +125,11 @@ class WorkersSpec(Value):
 class Promotion(Value):
     """When the candidate becomes the champion."""
 
-    metric: str | None = Field(None, description="<column>/<measure> to rank and promote by; empty: the first target's accuracy.")
+    metric: str | None = Field(
+        None,
+        description="<column>/<measure> to rank and promote by; empty: of the first target, accuracy for classes, "
+        "average_precision for labels, miou for masks.",
+    )
     min_gain: Annotated[float, Field(ge=0, le=1), Number] = Field(0.0, description="Smallest gain over the champion.")
     alpha: Annotated[float, Field(gt=0, lt=1), Number] = Field(0.05, description="Level of the paired test (exact McNemar).")
 
@@ -203,7 +159,7 @@ class Plan(Value):
     )
     backbones: Backbones = Field(("mobilenet_v2",), description="Feature extractors to try.")
     weights: str = Field("imagenet", description=f"The backbone's first weights: {WEIGHTS}.")
-    heads: Designs = Field(("linear",), description="Head designs to try.")
+    heads: Designs = Field(("linear", "lraspp"), description="Head designs to try: each target tries those of its task.")
     freeze: Policies = Field(
         ("all",),
         description="Freeze policies to try: none, all, gradual (thaw stage by stage), lp_ft (heads first, then everything), "

@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from flows.errors import AskedWrongly
-from flows.plan.form import WEIGHTS, FitGrid, Plan, Promotion, Target, WorkersSpec, suggestion
+from flows.plan.fit import FitGrid
+from flows.plan.form import WEIGHTS, Plan, Promotion, Target, WorkersSpec, suggestion
 
 _PARTS: Mapping[str, type[BaseModel]] = {"fit": FitGrid, "workers": WorkersSpec, "promotion": Promotion, "targets": Target}
 _EXAMPLE = "flows/plans/ holds examples"

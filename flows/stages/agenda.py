@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,10 @@ class Agenda:
         """Whether the work has its result, or a failure that another try would only repeat."""
         return job.is_finished(settings.storage / "work", work.key)
 
-    @property
+    @cached_property
     def classes(self) -> dict[str, tuple[str, ...]]:
-        """The classes of each target that the plan's variants learn."""
-        return {head.target: self.version.classes(head.target) for work in self.works for head in work.variant.heads}
+        """The classes of each target that the plan's variants learn, in the order of its head's outputs."""
+        return {target.column: plans.class_names(target, self.version) for target in plans.targets_of(self.plan, self.version)}
 
 
 def ingest(
@@ -122,9 +123,11 @@ def failures(settings: Settings, agenda: Agenda) -> dict[str, str]:
 
 
 def majority_classes(version: DataVersion) -> dict[str, str]:
-    """The most frequent class of each target in `train`; ties go to the first by name."""
+    """The most frequent cell of each target in `train`, masks left out; ties go to the first by name."""
     found = {}
     for target in version.targets:
+        if plans.find_task(version, target) == "segmentation":
+            continue
         counts = Counter(name for s in version.samples if s.split == "train" and (name := s.labels[target]) is not None)
         if counts:
             found[target] = min(counts, key=lambda name: (-counts[name], name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import signal
 import sys
 import threading
@@ -42,6 +43,33 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dataset.init_workspace(folder)
     stages.ingest(read_settings(folder), str(source))
     (folder / "plan.yaml").write_text(PLAN)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace of 24 pictures with two columns of classes, one of label sets, one of masks and one of pictures as masks.
+
+    The val split has no `rare` class, and one test mask the value 9 beside 0 and 1.
+    """
+    source, folder = tmp_path_factory.mktemp("masked-source"), tmp_path_factory.mktemp("masked") / "tiny"
+    for kind in ("images", "masks", "drawings"):
+        (source / kind).mkdir()
+    lines = ["file,kind,rare,tags,mask,drawn,split"]
+    for number in range(24):
+        name, split, letter = f"{number}.png", ("train", "train", "val", "test")[number % 4], "ab"[number // 4 % 2]
+        Image.new("RGB", (20, 20), (number, 200, 7)).save(source / "images" / name)
+        mask = Image.new("L", (20, 20), 1)
+        mask.paste(9 if number == 23 else 0, (0, 0, 10, 20))
+        mask.save(source / "masks" / name)
+        Image.frombytes("I;16", (20, 20), b"".join(value.to_bytes(2, "little") for value in range(400))).save(
+            source / "drawings" / name
+        )
+        rare = "" if split == "val" else letter
+        lines.append(f"{name},{letter},{rare},{letter}|x,masks/{name},drawings/{name},{split}")
+    (source / "labels.csv").write_text("\n".join(lines))
+    dataset.init_workspace(folder)
+    stages.ingest(read_settings(folder), str(source))
     return folder
 
 
@@ -153,6 +181,43 @@ def test_a_plan_that_cannot_run_is_refused(workspace: Path, ask: Ask, tmp_path: 
     plan.write_text("\n".join([*(line for line in PLAN.splitlines() if not line.startswith(key)), lines]))
     refused(ask(workspace, "retrain", str(plan), CUDA_VISIBLE_DEVICES=""), *words)
     assert left_behind(workspace) == set()
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("", ("its columns are kind, rare, tags, mask, drawn", "targets: [{column: kind}]")),
+        ("targets: mask", ("'mask'", "no training mask has: 9 (1 mask)", "allowed: 0, 1", "ignore: [9]")),
+        ("targets: {column: mask, ignore: [0, 9]}", ("'mask'", "at least two classes", "found: 1 besides 0, 9")),
+        ("targets: drawn", ("'drawn'", "400 different values, from 0 to 399", "pictures rather than masks", "At most 256")),
+        ("targets: [kind, rare]", ("'rare' has no label in the val split", "ingest more data")),
+        ("targets: {column: mask, task: classification}", ("'mask' holds masks", "allowed: segmentation")),
+        ("targets: {column: tags, task: segmentation}", ("'tags' holds class labels", "allowed: classification, multilabel")),
+        ("targets: {column: kind, ignore: 3}", ("ignore [3]", "'kind' is classification", "leave it out")),
+        ("targets: {column: mask, ignore: 9}\nheads: mlp", ("none of mlp", "segmentation", "fcn, deeplabv3, lraspp, unet, fpn")),
+        ("targets: tags\nheads: [unet]", ("none of unet", "multilabel", "linear, mlp, attention, cosine")),
+        ("targets: tags\nfit: {loss: dice}", ("dice is of masks", "tags: multilabel", "allowed: cross_entropy, focal")),
+        ("targets: tags\npromotion: {metric: tags/top5}", ("top5 is no measure of multilabel", "tags/average_precision")),
+        ("targets: kind\npromotion: {metric: kind/top5}", ("more than five classes", "'kind' has 2", "use accuracy")),
+    ],
+)
+def test_targets_that_the_data_does_not_serve_are_refused(
+    masked: Path, ask: Ask, tmp_path: Path, lines: str, words: tuple[str, ...]
+) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(f"{PLAN}{lines}\n")
+    refused(ask(masked, "plan", str(plan)), *words)
+    refused(ask(masked, "retrain", str(plan)), *words)
+    assert left_behind(masked) == set()
+
+
+def test_targets_of_three_tasks_are_one_plan(masked: Path, ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(f"{PLAN}targets: [kind, tags, {{column: mask, ignore: 9}}]\n")
+    answer = ask(masked, "plan", str(tmp_path / "plan.yaml"), "--json")
+    assert answer.status == 0, answer
+    told = json.loads(answer.out)
+    assert [variant["heads"] for variant in told["variants"]] == [{"kind": "linear", "mask": "lraspp", "tags": "linear"}]
+    assert told["metric"] == "kind/accuracy"
 
 
 def test_a_stack_is_refused_before_its_first_server(workspace: Path, ask: Ask) -> None:

@@ -16,7 +16,7 @@ from flows.errors import AskedWrongly, HeadstartError
 from flows.landing import ingest
 from flows.landing.digits import bitmap
 from flows.manifest import split_counts
-from flows.workspace import locate
+from flows.workspace import locate, locate_mask
 
 ROOT = Path(__file__).parents[2]
 
@@ -220,6 +220,64 @@ def test_a_sample_is_found_in_cache_remote_or_working_copy_and_nowhere_else(work
     (version.data / sample.file).write_bytes(b"another image")
     with pytest.raises(AskedWrongly, match=sample.digest):
         locate(version, sample)
+
+
+@pytest.fixture
+def masked(workspace: Path) -> Path:
+    """The workspace with ten masked pictures more."""
+    source = workspace.parent / "pairs"
+    for number in range(10):
+        draw(source / "images", f"{number}.bmp", number, 3)
+        draw(source / "masks", f"{number}.bmp", number % 3, 0)
+    ingest(source, workspace / "data")
+    dataset.record_version(workspace, "masks")
+    return workspace
+
+
+def test_masks_come_with_a_version_and_are_found_wherever_images_are(masked: Path) -> None:
+    version = dataset.read_version(masked)
+    assert version.masks.keys() == {f"masks/{number}.bmp" for number in range(10)}
+    assert {sum(mask.pixels.values()) for mask in version.masks.values()} == {64}
+    file, mask = "masks/4.bmp", version.masks["masks/4.bmp"]
+    for folder in version.objects:
+        assert locate_mask(version, file) == folder / mask.digest[:2] / mask.digest[2:]
+        shutil.rmtree(folder)
+    assert locate_mask(version, file) == version.data / file
+    (version.data / file).write_bytes(b"another mask")
+    with pytest.raises(AskedWrongly, match=f"mask {file}.*{mask.digest}"):
+        locate_mask(version, file)
+    with pytest.raises(AskedWrongly, match=r"knows no mask masks/none\.png"):
+        locate_mask(version, "masks/none.png")
+
+
+def test_each_version_has_its_own_masks(masked: Path) -> None:
+    newer = dataset.read_version(masked)
+    assert dataset.checkout(masked, "HEAD~1").masks == {}
+    assert dataset.checkout(masked, newer.revision).masks == newer.masks
+    draw(masked.parent / "pairs" / "masks", "4.bmp", 9, 0)
+    ingest(masked.parent / "pairs", masked / "data")
+    newest = dataset.record_version(masked, "one mask mended")
+    assert [sample.digest for sample in newest.samples] == [sample.digest for sample in newer.samples]
+    assert newest.masks["masks/4.bmp"] != newer.masks["masks/4.bmp"]
+    dataset.checkout(masked, "HEAD~1")
+    git(masked, "checkout", "HEAD", "--", "data.dvc")
+    assert dataset.restore(masked) is True, "the samples' table is the same, yet this is another version"
+    assert dataset.status(masked).dirty is False
+
+
+def test_a_mask_changed_by_hand_is_refused(masked: Path) -> None:
+    (masked / "data/masks/4.bmp").write_bytes(b"by hand")
+    with pytest.raises(HeadstartError, match=r"masks/4\.bmp"):
+        dataset.record_version(masked, "wrong")
+
+
+def test_a_version_made_before_masks_were_counted_gains_them_by_ingesting_again(masked: Path) -> None:
+    counted = dataset.read_version(masked)
+    (masked / "data/masks.csv").unlink()
+    assert dataset.record_version(masked, "as an older one").masks == {}
+    ingest(masked.parent / "pairs", masked / "data")
+    again = dataset.record_version(masked, "counted")
+    assert (again.digest, again.masks) == (counted.digest, counted.masks)
 
 
 def test_what_is_no_workspace_or_has_no_data_is_refused_with_what_to_do(tmp_path: Path) -> None:

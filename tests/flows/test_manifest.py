@@ -7,8 +7,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows.errors import AskedWrongly
-from flows.manifest import class_counts, is_mask_target, parse, render, split_counts
-from flows.records import SPLITS, Sample
+from flows.manifest import (
+    class_counts,
+    is_mask_target,
+    mask_files,
+    parse,
+    parse_masks,
+    render,
+    render_masks,
+    split_counts,
+    split_labels,
+)
+from flows.records import SPLITS, Mask, Sample
 
 # A busy machine is no fault of the code.
 UNHURRIED = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -39,6 +49,34 @@ def test_the_order_of_samples_does_not_change_a_byte(samples: list[Sample]) -> N
     assert render(samples) == render(reversed(samples))
 
 
+PIXELS = st.dictionaries(st.integers(0, 2**16 - 1), st.integers(1, 10**8), min_size=1, max_size=5)
+
+
+@UNHURRIED
+@given(
+    st.dictionaries(FILES.map("masks/{}".format), st.builds(Mask, st.text("0123456789abcdef", min_size=32, max_size=32), PIXELS))
+)
+def test_a_table_of_masks_is_read_back_whatever_its_order(masks: dict[str, Mask]) -> None:
+    text = render_masks(masks)
+    assert parse_masks(text) == masks
+    turned = {file: Mask(m.digest, dict(reversed(m.pixels.items()))) for file, m in reversed(masks.items())}
+    assert render_masks(turned) == text
+
+
+def test_a_line_of_the_mask_table_gives_pixels_by_value_ascending() -> None:
+    assert render_masks({"masks/a.png": Mask("a" * 32, {3: 400, 0: 12345})}) == (
+        f"file,digest,pixels\nmasks/a.png,{'a' * 32},0:12345 3:400\n"
+    )
+    for text in ("file,digest\na,b\n", "file,digest,pixels\na,b,1:x\n", "file,digest,pixels\na,b\n"):
+        with pytest.raises(AskedWrongly, match=r"masks\.csv is damaged"):
+            parse_masks(text)
+
+
+def test_labels_of_a_cell_are_each_told_once_without_blanks() -> None:
+    assert split_labels("b| a |b||") == ("a", "b")
+    assert split_labels("|") == ()
+
+
 def test_the_text_is_plain_csv_without_a_group_column_where_there_are_no_groups() -> None:
     rows = [Sample("b" * 32, "images/b.jpg", "val", {"label": None}), Sample("a" * 32, "images/a.jpg", "train", {"label": "x,y"})]
     assert render(rows) == f'digest,file,split,label\n{"a" * 32},images/a.jpg,train,"x,y"\n{"b" * 32},images/b.jpg,val,\n'
@@ -55,5 +93,6 @@ def test_counts_name_every_split_and_leave_masks_out() -> None:
     rows = [Sample("1" * 32, "images/1.png", "train", labels), Sample("2" * 32, "images/2.png", "test", labels | {"mask": None})]
     assert split_counts(rows) == {"train": 1, "val": 0, "test": 1}
     assert class_counts(rows) == {"label": {"a": {"train": 1, "val": 0, "test": 1}}}
+    assert mask_files(rows) == {"masks/1.png"}
     assert is_mask_target(rows, "mask")
     assert not is_mask_target(rows, "label")

@@ -11,10 +11,14 @@ import pytest
 from pydantic import ValidationError
 
 from flows.errors import AskedWrongly
+from flows.manifest import mask_files
 from flows.plan import (
+    MEASURES_OF,
     FitGrid,
     Plan,
     check_data,
+    class_names,
+    count_classes,
     describe,
     expand,
     label,
@@ -22,23 +26,36 @@ from flows.plan import (
     primary_metric,
     read_plan,
     retraining_key,
+    targets_of,
     work_key,
 )
-from flows.records import DataVersion, Sample
-from heads.spec import BACKBONE_STAGES, Fit
+from flows.records import DataVersion, Mask, Sample
+from heads.spec import BACKBONE_STAGES, HEAD_DESIGNS, Fit
 
 PLANS = Path(__file__).parents[2] / "flows" / "plans"
 
 
+PIXELS = {1: 600, 2: 400, 3: 24}
+
+
 def version(**columns: tuple[str | None, ...]) -> DataVersion:
-    """A data version of two samples a split; each column gives the labels a split cycles through."""
+    """A data version of two samples a split; each column gives the labels a split cycles through.
+
+    A cell under `masks/` is a mask of PIXELS.
+    """
     columns = columns or {"label": ("ant", "bee")}
     samples = tuple(
         Sample(f"{split}{i}", f"{split}{i}.png", split, {name: labels[i % len(labels)] for name, labels in columns.items()})
         for split in ("train", "val", "test")
         for i in range(2)
     )
-    return DataVersion("d" * 32, "r1", samples, Path("data"), ())
+    masks = {file: Mask("m" * 32, PIXELS) for file in mask_files(samples)}
+    return DataVersion("d" * 32, "r1", samples, Path("data"), (), masks)
+
+
+def with_masks(data: DataVersion, **pixels: dict[int, int]) -> DataVersion:
+    """The data version with other pixels in the masks named by their stems."""
+    return replace(data, masks={**data.masks, **{f"masks/{stem}.png": Mask("x" * 32, found) for stem, found in pixels.items()}})
 
 
 def plan(**fields: object) -> Plan:
@@ -59,7 +76,10 @@ def refusal(text: str, tmp_path: Path) -> str:
 @pytest.mark.parametrize("path", sorted(PLANS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_example_plans_are_valid(path: Path) -> None:
     asked = read_plan(path)
-    assert expand(asked, version(breed=("a", "b")) if asked.targets else version())
+    columns = {target.column: ("masks/m.png",) if target.task == "segmentation" else ("a", "b") for target in asked.targets or ()}
+    data = version(**columns)
+    check_data(asked, data)
+    assert expand(asked, data)
 
 
 def test_the_demo_asks_for_four_variants() -> None:
@@ -73,7 +93,12 @@ def test_the_demo_asks_for_four_variants() -> None:
 
 def test_a_plan_needs_no_more_than_a_name() -> None:
     asked = plan()
-    assert (asked.backbones, asked.heads, asked.freeze, asked.weights) == (("mobilenet_v2",), ("linear",), ("all",), "imagenet")
+    assert (asked.backbones, asked.heads, asked.freeze, asked.weights) == (
+        ("mobilenet_v2",),
+        ("linear", "lraspp"),
+        ("all",),
+        "imagenet",
+    )
 
 
 def test_one_value_stands_for_a_list_of_one() -> None:
@@ -117,7 +142,10 @@ def test_left_out_freezing_without_weights_is_none() -> None:
         ("name: a\nfit: {patience: {a: 1}}", ["fit.patience: should be a whole number, got {'a': 1}"]),
         ("name: a\nfit: {learning_rate: []}", ["fit.learning_rate: should hold at least one value"]),
         ("name: a\nfit: {learning_rate: .nan}", ["fit.learning_rate", "got nan"]),
-        ("name: a\nfit: {loss: hinge}", ["fit.loss: should be 'cross_entropy' or 'focal', got 'hinge'"]),
+        (
+            "name: a\nfit: {loss: hinge}",
+            ["fit.loss: should be 'cross_entropy', 'focal', 'dice' or 'cross_entropy_dice'", "'hinge'"],
+        ),
         ("name: a\nfit: {label_smoothing: 1}", ["fit.label_smoothing: should be less than 1, got 1"]),
         ("name: a\nfit: {augment: heavy}", ["fit.augment: should be 'none', 'light', 'medium' or 'strong', got 'heavy'"]),
         ("name: a\nfit: {optimiser: adam}", ["fit.optimiser: should be 'adamw' or 'sgd', got 'adam'"]),
@@ -125,7 +153,12 @@ def test_left_out_freezing_without_weights_is_none() -> None:
         ("name: a\nfit: {flip: 3}", ["fit.flip", "got 3"]),
         ("name: a\nfit: {ema: 1}", ["fit.ema: should be less than 1, got 1"]),
         ("name: a\nfit: 3", ["fit: should be a mapping"]),
-        ("name: a\ntargets: [{column: x, task: segmentation}]", ["targets.0.task", "'classification'", "got 'segmentation'"]),
+        ("name: a\ntargets: [{column: x, task: detection}]", ["targets.0.task", "'segmentation'", "got 'detection'"]),
+        ("name: a\ntargets: [{column: x, ignore: [-1]}]", ["targets.0.ignore.0: should be at least 0, got -1"]),
+        ("name: a\ntargets: [{column: x, ignore: true}]", ["targets.0.ignore: should be a number, not true or false"]),
+        ("name: a\nfit: {mlp_depth: [1, 9]}", ["fit.mlp_depth.1: should be at most 8, got 9"]),
+        ("name: a\nfit: {mlp_activation: tanh}", ["fit.mlp_activation: should be 'gelu', 'relu' or 'silu', got 'tanh'"]),
+        ("name: a\npromotion: {metric: mask/iou}", ["measure 'iou' is unknown", "did you mean 'miou'?"]),
         ("name: a\ntargets: [x, x]", ["named twice: x, x"]),
         ("name: a\npromotion: {metric: breed/acuracy}", ["did you mean 'accuracy'?", "f1_macro"]),
         ("name: a\npromotion: {metric: breed/ece}", ["'breed/ece' is better the lower it is", "allowed: accuracy, top5"]),
@@ -148,7 +181,7 @@ def test_a_wrong_plan_is_refused_with_words_that_help(text: str, words: list[str
 def test_every_fault_is_named_once(tmp_path: Path) -> None:
     message = refusal("name: a\nfit: {batch_size: x, seed: [1, y]}\ntargets: [{column: x, task: z}]", tmp_path)
     assert message.splitlines()[1:] == [
-        "  - targets.0.task: should be 'classification', got 'z'",
+        "  - targets.0.task: should be 'classification', 'multilabel' or 'segmentation', got 'z'",
         "  - fit.batch_size: should be a whole number, got 'x'",
         "  - fit.seed.1: should be a whole number, got 'y'",
     ]
@@ -240,15 +273,48 @@ def test_a_grid_that_is_too_large_is_refused_before_it_is_built() -> None:
 
 def test_the_one_target_of_a_data_set_need_not_be_named() -> None:
     assert expand(plan(), version())[0].heads[0].target == "label"
-    assert expand(plan(), version(breed=("a", "b"), mask=("m.png",)))[0].heads[0].target == "breed"
+    head = expand(plan(), version(mask=("masks/m.png",)))[0].heads[0]
+    assert (head.target, head.task, head.design) == ("mask", "segmentation", "lraspp")
 
 
 @pytest.mark.parametrize(
     ("fields", "columns", "words"),
     [
         ({}, {"breed": ("a", "b"), "species": ("c", "d")}, "its columns are breed, species; name them"),
-        ({}, {"mask": ("m.png",)}, "its columns are mask; only class labels can be trained yet"),
-        ({"targets": "mask"}, {"breed": ("a", "b"), "mask": ("m.png",)}, "'mask' holds masks, which cannot be trained yet"),
+        ({}, {"breed": ("a", "b"), "mask": ("masks/m.png",)}, "its columns are breed, mask; name them"),
+        (
+            {"targets": {"column": "mask", "task": "classification"}},
+            {"mask": ("masks/m.png",)},
+            "'mask' holds masks, and its task is given as classification; allowed: segmentation, or leave task out",
+        ),
+        (
+            {"targets": {"column": "breed", "task": "segmentation"}},
+            {"breed": ("a", "b")},
+            "'breed' holds class labels, and its task is given as segmentation; allowed: classification, multilabel",
+        ),
+        ({"targets": {"column": "breed", "ignore": 3}}, {"breed": ("a", "b")}, r"ignore \[3\] is for values of masks"),
+        (
+            {"fit": {"loss": "dice"}},
+            {"breed": ("a", "b")},
+            r"dice is of masks.*breed: classification.*allowed: cross_entropy, focal",
+        ),
+        (
+            {"promotion": {"metric": "breed/miou"}},
+            {"breed": ("a", "b")},
+            "miou is no measure of classification, which 'breed' is; allowed: breed/accuracy, breed/top5",
+        ),
+        (
+            {"promotion": {"metric": "mask/accuracy"}},
+            {"mask": ("masks/m.png",)},
+            "accuracy is no measure of segmentation, which 'mask' is; allowed: mask/miou, mask/pixel_accuracy, mask/dice",
+        ),
+        (
+            {"targets": {"column": "mask", "ignore": [1, 3]}},
+            {"mask": ("masks/m.png",)},
+            "at least two classes in the train split; found: 2 besides 1, 3, which it ignores",
+        ),
+        ({"targets": "tags"}, {"tags": ("a|", None)}, "at least two classes in the train split; found: a; add training samples"),
+        ({"targets": "mask"}, {"mask": (None,), "breed": ("a", "b")}, "'mask' needs at least two classes.*found: none"),
         ({"targets": "colour"}, {"breed": ("a", "b")}, "no column 'colour'; allowed: breed"),
         ({"targets": "bred"}, {"breed": ("a", "b")}, "did you mean 'breed'"),
         ({"promotion": {"metric": "bred/f1_macro"}}, {"breed": ("a", "b")}, "did you mean 'breed'.*allowed: breed/f1_macro"),
@@ -277,6 +343,88 @@ def test_nothing_to_rank_on_and_unseen_classes_are_refused() -> None:
         check_data(plan(), replace(data, samples=(*data.samples, wasp)))
 
 
+def test_a_head_whose_labels_are_all_missing_in_a_split_is_refused() -> None:
+    data = version(breed=("a", "b"), mask=("masks/m.png",))
+    bare = (replace(s, labels={**s.labels, "mask": None}) if s.split == "val" else s for s in data.samples)
+    with pytest.raises(AskedWrongly, match="'mask' has no label in the val split"):
+        check_data(plan(targets=["breed", "mask"]), replace(data, samples=tuple(bare)))
+
+
+def test_mask_values_that_training_never_sees_are_listed_with_their_masks() -> None:
+    data = version(mask=("masks/train.png", "masks/seen.png"))
+    held_out = [replace(s, labels={"mask": f"masks/h{i}.png"}) for i, s in enumerate(data.samples) if s.split != "train"]
+    samples = (*(s for s in data.samples if s.split == "train"), *held_out)
+    grown = with_masks(replace(data, samples=samples), h2={1: 5, 9: 1}, h3={2: 5, 9: 2}, h4={7: 1}, h5={1: 1})
+    words = r"no training mask has: 7 \(1 mask\), 9 \(2 masks\); allowed: 1, 2, 3\..*ignore: \[7, 9\]"
+    with pytest.raises(AskedWrongly, match=words):
+        check_data(plan(), grown)
+    check_data(plan(targets={"column": "mask", "ignore": [9, 7, 250]}), grown)
+
+
+def test_pictures_in_the_place_of_masks_are_told_apart() -> None:
+    data = with_masks(version(mask=("masks/m.png",)), m=dict.fromkeys(range(300), 1))
+    with pytest.raises(AskedWrongly, match="300 different values, from 0 to 299; these look like pictures rather than masks"):
+        check_data(plan(), data)
+
+
+def test_masks_that_an_older_ingest_did_not_count_ask_for_another() -> None:
+    data = replace(version(mask=("masks/m.png",)), masks={})
+    with pytest.raises(AskedWrongly, match=r"1 of 1 masks were never counted, e.g. masks/m.png.*headstart data ingest SOURCE"):
+        check_data(plan(), data)
+
+
+def test_the_task_is_found_out_from_the_cells() -> None:
+    data = version(breed=("a", "b"), tags=("b| a", "c"), mask=("masks/m.png", None))
+    found = {target.column: target.task for target in targets_of(plan(targets=["breed", "tags", "mask"]), data)}
+    assert found == {"breed": "classification", "tags": "multilabel", "mask": "segmentation"}
+    asked = plan(targets=[{"column": "breed", "task": "multilabel"}, {"column": "tags", "task": ""}])
+    assert [target.task for target in targets_of(asked, data)] == ["multilabel", "multilabel"]
+
+
+def test_the_classes_of_every_task_and_how_often_they_occur() -> None:
+    data = with_masks(version(breed=("b", "a"), tags=("b| a|", "a"), mask=("masks/m.png", None)), m={10: 7, 2: 5, 255: 3})
+    targets = targets_of(plan(targets=["breed", "tags", {"column": "mask", "ignore": 255}]), data)
+    assert [class_names(target, data) for target in targets] == [("a", "b"), ("a", "b"), ("2", "10")]
+    assert [tuple(count_classes(target, data, "train").values()) for target in targets] == [(1, 1), (2, 1), (5, 7)]
+
+
+def test_each_target_tries_the_designs_of_its_task() -> None:
+    data = version(breed=("a", "b"), mask=("masks/m.png",))
+    asked = plan(targets=["breed", {"column": "mask", "ignore": [3, 0, 3]}], heads=["linear", "mlp", "lraspp"])
+    variants = expand(asked, data)
+    assert [{h.target: h.design for h in v.heads} for v in variants] == [
+        {"breed": "linear", "mask": "lraspp"},
+        {"breed": "mlp", "mask": "lraspp"},
+    ]
+    assert variants[0].heads[1].ignore == (0, 3)
+
+
+@pytest.mark.parametrize("task", HEAD_DESIGNS)
+def test_a_target_without_a_design_of_its_task_is_refused(task: str) -> None:
+    cells = {"classification": ("a", "b"), "multilabel": ("a|b", "b"), "segmentation": ("masks/m.png",)}
+    others = ["lraspp"] if task != "segmentation" else ["linear", "mlp"]
+    words = f"none of {', '.join(others)} is a design of {task}, which 'x' is; add one of: {', '.join(HEAD_DESIGNS[task])}"
+    with pytest.raises(AskedWrongly, match=words):
+        expand(plan(heads=others), version(x=cells[task]))
+
+
+def test_the_measures_are_those_that_the_heads_tell_but_for_those_better_low() -> None:
+    import torch
+
+    from heads.kinds import KINDS
+
+    logits = {"classification": torch.eye(6), "multilabel": torch.eye(6), "segmentation": torch.eye(6).reshape(6, 6, 1, 1)}
+    labels = {
+        "classification": torch.arange(6),
+        "multilabel": torch.eye(6).long(),
+        "segmentation": torch.arange(6)[:, None, None],
+    }
+    for task, kind in KINDS.items():
+        told = kind.measures(*(f(logits[task], labels[task], torch.ones(6)) for f in (kind.count, kind.score)))
+        assert set(MEASURES_OF[task]) == told.keys() - {"ece", "brier", "loss"}
+        assert kind.PRIMARY in MEASURES_OF[task]
+
+
 def test_top5_cannot_promote_where_there_are_no_more_than_five_classes() -> None:
     asked = plan(promotion={"metric": "label/top5"})
     with pytest.raises(AskedWrongly, match="top5 needs more than five classes, and 'label' has 2"):
@@ -289,6 +437,12 @@ def test_top5_cannot_promote_where_there_are_no_more_than_five_classes() -> None
 def test_good_data_serves_the_plan() -> None:
     check_data(plan(), version())
     check_data(plan(targets="breed", promotion={"metric": "breed/f1_macro"}), version(breed=("a", "b"), species=("c",)))
+
+
+def test_the_measure_follows_from_the_first_targets_task() -> None:
+    data = version(breed=("a", "b"), tags=("a|b", "b"), mask=("masks/m.png",))
+    for column, measure in {"breed": "accuracy", "tags": "average_precision", "mask": "miou"}.items():
+        assert primary_metric(plan(targets=column), data) == f"{column}/{measure}"
 
 
 def test_the_measure_is_the_plans_or_the_accuracy_of_its_first_target() -> None:

@@ -16,8 +16,9 @@ from torch.export import Dim
 
 from heads import bundle
 from heads.bundle import Bundle, Prediction
+from heads.dataset import ImageDataset
 from heads.errors import BundleError, HeadsError, ImageError
-from heads.images import ImageDataset, decode, preprocess_for
+from heads.images import decode, preprocess_for
 from heads.loop import predict_table
 from heads.model import Model, build_model
 from heads.spec import Fit, Head, Variant

@@ -6,12 +6,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from heads.classification import DESIGNS, MISSING_LABEL, AttentionHead, Criterion, PooledNorm, build_head, criterion_of, loss
+from heads.classification import DESIGNS, PLAIN, AttentionHead, Criterion, PooledNorm, build_net
+from heads.classification import criterion_of as criterion_of_counts
+from heads.labels import MISSING_LABEL, has_label
 from heads.spec import HEAD_DESIGNS, Fit
+from heads.tally import summed_loss
+
+
+def loss(logits: Tensor, labels: Tensor, weights: Tensor, criterion: Criterion = PLAIN) -> tuple[Tensor, Tensor]:
+    """The summed loss, and how many labels it is over."""
+    return summed_loss(criterion, logits, labels, weights), (weights * has_label(labels)).sum()
+
+
+def criterion_of(fit: Fit, labels: Tensor) -> Criterion:
+    known = labels[labels != MISSING_LABEL]
+    return criterion_of_counts(fit, known.bincount(), len(known), torch.device("cpu"))
 
 
 def test_the_designs_are_those_of_the_spec() -> None:
@@ -45,18 +58,18 @@ def test_smoothed_and_balanced_losses_are_torchs_own_and_the_whole_train_split_w
     labels[0] = MISSING_LABEL
     counts = torch.bincount(labels[1:], minlength=4)
     weights = 29 / (4 * counts)
-    criterion = criterion_of(Fit(label_smoothing=smoothing, class_weights="balanced"), labels, torch.device("cpu"))
+    criterion = criterion_of(Fit(label_smoothing=smoothing, class_weights="balanced"), labels)
     total, count = loss(logits, labels, torch.ones(30), criterion)
     expected = F.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing, ignore_index=MISSING_LABEL)
     torch.testing.assert_close(total / count, expected)
-    unsmoothed = criterion_of(Fit(label_smoothing=smoothing), labels, torch.device("cpu"))
+    unsmoothed = criterion_of(Fit(label_smoothing=smoothing), labels)
     expected = F.cross_entropy(logits, labels, label_smoothing=smoothing, ignore_index=MISSING_LABEL)
     torch.testing.assert_close(loss(logits, labels, torch.ones(30), unsmoothed)[0] / 29, expected)
 
 
 def test_focal_loss_of_two_classes_is_torchvisions() -> None:
     logits, labels = drawn_batch(2)
-    total, _ = loss(logits, labels, torch.ones(30), criterion_of(Fit(loss="focal"), labels, torch.device("cpu")))
+    total, _ = loss(logits, labels, torch.ones(30), criterion_of(Fit(loss="focal"), labels))
     expected = sigmoid_focal_loss(logits[:, 1] - logits[:, 0], labels.float(), alpha=-1, gamma=2, reduction="sum")
     torch.testing.assert_close(total, expected)
 
@@ -72,7 +85,7 @@ def test_focal_loss_is_what_a_plain_loop_gives_padding_and_missing_labels_apart(
             share = (1 - fit.label_smoothing) * (number == label) + fit.label_smoothing / 4
             balance = 29 / (4 * labels.eq(number).sum().item()) if fit.class_weights == "balanced" else 1
             expected -= weight * (label >= 0) * share * balance * (1 - p) ** 2 * math.log(p)
-    total, count = loss(logits, labels, weights, criterion_of(fit, labels, torch.device("cpu")))
+    total, count = loss(logits, labels, weights, criterion_of(fit, labels))
     assert count == 28
     assert total.item() == pytest.approx(expected, rel=1e-5)
     # A sure hit is beyond single precision: no infinite gradient.
@@ -83,7 +96,7 @@ def test_focal_loss_is_what_a_plain_loop_gives_padding_and_missing_labels_apart(
 
 
 def test_a_class_that_train_lacks_weighs_nothing() -> None:
-    criterion = criterion_of(Fit(class_weights="balanced"), torch.tensor([0, 0, 2, MISSING_LABEL]), torch.device("cpu"))
+    criterion = criterion_of(Fit(class_weights="balanced"), torch.tensor([0, 0, 2, MISSING_LABEL]))
     assert criterion.class_weights is not None
     assert criterion.class_weights.tolist() == [0.75, 0, 1.5]
     assert loss(torch.zeros(1, 4), torch.tensor([3]), torch.ones(1), criterion)[0] == 0
@@ -109,7 +122,7 @@ def test_a_batch_without_any_label_has_a_loss_of_zero_and_a_gradient() -> None:
 @pytest.mark.parametrize("design", DESIGNS)
 @pytest.mark.parametrize("size", [(1, 1), (3, 5)])
 def test_a_head_gives_logits_for_one_image_in_train_mode(design: str, size: tuple[int, int]) -> None:
-    head = build_head(design, 16, 3).train()
+    head = build_net(design, Fit(), 16, 3).train()
     logits = head(torch.randn(1, 16, *size))
     assert logits.shape == (1, 3)
     logits.sum().backward()
@@ -119,19 +132,19 @@ def test_a_head_gives_logits_for_one_image_in_train_mode(design: str, size: tupl
 @pytest.mark.parametrize("design", DESIGNS)
 def test_a_new_head_favours_no_class(design: str) -> None:
     torch.manual_seed(0)
-    probabilities = build_head(design, 512, 4).eval()(torch.rand(8, 512, 2, 2) * 100).softmax(dim=1)
+    probabilities = build_net(design, Fit(), 512, 4).eval()(torch.rand(8, 512, 2, 2) * 100).softmax(dim=1)
     torch.testing.assert_close(probabilities, torch.full((8, 4), 0.25), atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("design", DESIGNS)
 def test_a_head_does_not_care_how_loud_the_features_are(design: str) -> None:
-    head, features = build_head(design, 64, 3).eval(), torch.rand(2, 64, 3, 3)
+    head, features = build_net(design, Fit(), 64, 3).eval(), torch.rand(2, 64, 3, 3)
     torch.testing.assert_close(head(features * 50), head(features), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("design", DESIGNS)
 def test_a_sample_is_read_alike_alone_and_in_a_batch(design: str) -> None:
-    head, features = build_head(design, 64, 3).eval(), torch.rand(4, 64, 3, 3)
+    head, features = build_net(design, Fit(), 64, 3).eval(), torch.rand(4, 64, 3, 3)
     torch.testing.assert_close(head(features)[:1], head(features[:1]))
 
 
@@ -150,9 +163,21 @@ def test_attention_starts_as_the_mean_and_says_where_it_looks() -> None:
 
 
 def test_cosine_logits_are_scaled_cosines_that_learn_their_scale() -> None:
-    head, features = build_head("cosine", 8, 3).eval(), torch.rand(2, 8, 1, 1)
+    head, features = build_net("cosine", Fit(), 8, 3).eval(), torch.rand(2, 8, 1, 1)
     descriptors, prototypes = F.layer_norm(features[..., 0, 0], (8,)), head[1].weight.detach()
     expected = [[10 * F.cosine_similarity(row, prototype, dim=0) for prototype in prototypes] for row in descriptors]
     torch.testing.assert_close(head(features), torch.tensor(expected))
     head(features)[0, 0].backward()
     assert head[1].log_scale.grad
+
+
+def test_an_mlp_has_the_depth_width_activation_and_dropout_that_are_asked() -> None:
+    fit = Fit(mlp_depth=2, mlp_width=32, mlp_activation="relu", mlp_dropout=0.5)
+    layers = list(build_net("mlp", fit, 16, 3))[1:]
+    assert [type(layer).__name__ for layer in layers] == ["Linear", "ReLU", "Dropout"] * 2 + ["Linear"]
+    assert [(layer.in_features, layer.out_features) for layer in layers if isinstance(layer, nn.Linear)] == [
+        (16, 32),
+        (32, 32),
+        (32, 3),
+    ]
+    assert layers[2].p == 0.5

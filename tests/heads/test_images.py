@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 
 from heads import decoding
 from heads.augmentation import STRENGTHS, Geometry, apply_geometry, draw_geometry
+from heads.dataset import ImageDataset
 from heads.errors import ImageError
-from heads.images import ImageDataset, Preprocess, build_transform, decode, pixels_of, prepare, preprocess_for, resize
+from heads.images import Preprocess, build_transform, decode, pixels_of, prepare, preprocess_for, resize
 from heads.spec import BACKBONE_STAGES
 
 PREPROCESS = Preprocess(32, 36, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
@@ -135,6 +136,54 @@ def test_decoding_leaves_no_warning_and_no_filter_behind() -> None:
     assert list(warnings.filters) == before
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "I;16", "I"])
+def test_masks_of_every_kind_of_one_channel_give_their_values(mode: str) -> None:
+    values = np.random.default_rng(0).integers(0, {"1": 2, "L": 256, "P": 200}.get(mode, 2**16), (5, 7))
+    dtype = {"1": np.bool_, "L": np.uint8, "P": np.uint8, "I;16": np.uint16, "I": np.int32}[mode]
+    mask = (
+        Image.fromarray(values.astype(dtype)) if mode != "P" else Image.frombytes("P", (7, 5), values.astype(np.uint8).tobytes())
+    )
+    if mode == "P":
+        mask.putpalette(list(range(255, -1, -1)) * 3)
+    for name in ("TIFF",) if mode == "I" else ("PNG", "TIFF"):
+        found = decoding.decode_mask(encoded(mask, name))
+        assert np.issubdtype(found.dtype, np.integer)
+        assert found.tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_drawn_as_its_picture_is_stored_is_turned_with_it(orientation: int) -> None:
+    upright = np.arange(35, dtype=np.uint8).reshape(5, 7)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(upright)
+    stored = stored.transpose(_inverse(orientation)) if orientation > 1 else stored
+    image = encoded(stored, "PNG", exif=exif)
+    assert decoding.decode_mask(encoded(Image.fromarray(upright), "PNG"), image).tolist() == upright.tolist()
+    assert decoding.decode_mask(image, image).tolist() == upright.tolist(), "a mask may say itself how it is turned"
+    if orientation in decoding.SIDEWAYS:
+        assert decoding.decode_mask(encoded(stored, "PNG"), image).tolist() == upright.tolist()
+
+
+def test_what_is_no_mask_is_refused_by_name(tmp_path: Path) -> None:
+    image = encoded(picture(8, 6), "PNG")
+    (tmp_path / "cut.png").write_bytes(encoded(Image.new("L", (64, 64)), "PNG")[:60])
+    for source, words in (
+        (image, "3 channels; a mask has one"),
+        (encoded(Image.new("LA", (8, 6)), "PNG"), "2 channels"),
+        (encoded(Image.new("F", (8, 6)), "TIFF"), "pixels of mode F; a mask has whole numbers"),
+        (encoded(Image.new("I", (8, 6), -1), "TIFF"), "values from -1 to -1; allowed: 0 to 65535"),
+        (encoded(Image.new("L", (6, 8)), "PNG"), "is 6x8 px, the image 8x6 px"),
+        (b"no picture", "is no image"),
+        (tmp_path / "cut.png", r"cut\.png"),
+        (tmp_path / "absent.png", r"absent\.png: there is no such file"),
+    ):
+        with pytest.raises(ImageError, match=words):
+            decoding.decode_mask(source, image)
+    with pytest.raises(ImageError, match=r"its mask: .*its image: is no image"):
+        decoding.decode_mask(image=b"no picture", source=encoded(Image.new("L", (8, 6)), "PNG"), name="its mask")
+
+
 def test_preprocessing_keeps_the_weights_own_ratio_and_small_pictures_whole() -> None:
     assert preprocess_for("mobilenet_v2", 224).resize_px == 256
     assert preprocess_for("convnext_tiny", 224).resize_px == 236
@@ -223,7 +272,7 @@ def test_augmentation_never_mirrors_unasked_and_stays_near_the_picture(augment: 
     resized = resize(pixels_of(Image.fromarray(ramp)), PREPROCESS).to(torch.uint8)
     transform, random = build_transform(PREPROCESS, augment), np.random.default_rng(0)
     for _ in range(200):
-        image = transform(resized, random)
+        image, _ = transform(resized, [], random)
         # Erasing hides a part of the ramp, so that its slope may nearly vanish.
         assert (image[:, :, 20:].mean() - image[:, :, :12].mean()) > {"light": 0.5, "medium": 0.4, "strong": -0.3}[augment]
         assert image.isfinite().all()
@@ -234,18 +283,18 @@ def test_a_flip_mirrors_about_every_second_picture(augment: str) -> None:
     resized = resize(pixels_of(picture(36, 36)), PREPROCESS).to(torch.uint8)
     resized[..., :18] //= 4
     transform, random = build_transform(PREPROCESS, augment, flip=True), np.random.default_rng(0)
-    images = [transform(resized, random) for _ in range(100)]
+    images = [transform(resized, [], random)[0] for _ in range(100)]
     mirrored = [bool(image[..., :16].mean() > image[..., 16:].mean()) for image in images]
     assert 30 < sum(mirrored) < 70
 
 
 def test_stronger_augmentation_takes_pictures_further() -> None:
     resized = resize(pixels_of(picture(48, 40)), PREPROCESS).to(torch.uint8)
-    plain = build_transform(PREPROCESS, "none")(resized, np.random.default_rng(0))
+    plain = build_transform(PREPROCESS, "none")(resized, [], np.random.default_rng(0))[0]
     far = []
     for augment in ("light", "medium", "strong"):
         transform, random = build_transform(PREPROCESS, augment), np.random.default_rng(1)
-        far.append(np.mean([(transform(resized, random) - plain).abs().mean().item() for _ in range(100)]))
+        far.append(np.mean([(transform(resized, [], random)[0] - plain).abs().mean().item() for _ in range(100)]))
     assert far == sorted(far)
     assert far[2] > 1.5 * far[0]
 
@@ -286,7 +335,7 @@ def test_the_cache_changes_no_value_and_holds_no_more_than_it_may(files: list[Pa
         assert len(cached._resized) == 9
     bounded = dataset(files, "none", cache_bytes=15_000)
     images = [bounded[i][0] for i in range(9)]
-    assert 0 < sum(x.nbytes for x in bounded._resized.values()) <= 15_000
+    assert 0 < sum(x.nbytes for each in bounded._resized.values() for x in each) <= 15_000
     assert all(torch.equal(bounded[i][0], image) for i, image in enumerate(images))
 
 

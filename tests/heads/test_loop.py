@@ -18,9 +18,10 @@ import torch.distributed as dist
 from PIL import Image
 
 from heads import checkpoint
+from heads.dataset import ImageDataset
 from heads.errors import HeadsError
 from heads.freezing import Phase, frozen_digest
-from heads.images import ImageDataset, preprocess_for
+from heads.images import preprocess_for
 from heads.loop import Epoch, Outcome, evaluate, predict_table, train
 from heads.measures import from_scores
 from heads.model import Model, build_model

@@ -1,0 +1,78 @@
+"""From score rows to tables of counts: what two readers say of the same samples, and what a constant would say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from flows.gate.evidence import Rows
+from flows.gate.measures import Answers
+from flows.records import Scored
+from heads.spec import Task
+
+
+def read_pair(task: Task, after: Rows, before: Rows) -> tuple[tuple[str, ...], Answers, Answers]:
+    """The class names in order, and the answers of both readers over the same samples and classes.
+
+    A label that one of the readers does not know is one that it never answers.
+    """
+    keys = sorted(after)
+    new, old = [after[key] for key in keys], [before[key] for key in keys]
+    find, read = (_values, _read_masks) if task == "segmentation" else (_labels, _read_sets)
+    names = tuple(sorted({name for row in (*new, *old) for name in find(row)}))
+    return names, read(new, names), read(old, names)
+
+
+def answer_most_pixels(names: Sequence[str], answers: Answers) -> tuple[Answers, str]:
+    """A reader that gives each pixel the value that most labelled pixels have, ties to the first name; and it in words."""
+    top = int(answers.truths.sum(axis=0).argmax())
+    chosen = np.arange(len(names)) == top
+    guesses = answers.truths.sum(axis=1, keepdims=True) * chosen
+    return Answers(answers.truths, guesses, answers.truths * chosen), f"always answering {names[top]!r}, what most pixels are"
+
+
+def answer_shares(names: Sequence[str], answers: Answers) -> tuple[Answers, str]:
+    """A reader that gives each label its share of the samples, as a set those above a half; and it in words."""
+    shares = answers.truths.mean(axis=0)
+    usual = shares > 0.5
+    everywhere = np.ones_like(answers.truths)
+    described = ", ".join(repr(name) for name, chosen in zip(names, usual, strict=True) if chosen)
+    opponent = f"always answering each label's share of the samples (above a half: {described or 'none'})"
+    return Answers(answers.truths, everywhere * usual, answers.truths * usual, everywhere * shares), opponent
+
+
+def _values(row: Scored) -> Iterable[str]:
+    return (value for true, predicted, _ in row.pixels for value in (true, predicted))
+
+
+def _labels(row: Scored) -> Iterable[str]:
+    return (*_split(row.truth), *_split(row.predicted), *row.probabilities)
+
+
+def _split(cell: str) -> list[str]:
+    return [name for name in cell.split("|") if name]
+
+
+def _read_masks(rows: Sequence[Scored], names: Sequence[str]) -> Answers:
+    number = {name: index for index, name in enumerate(names)}
+    truths, guesses, hits = (np.zeros((len(rows), len(names))) for _ in range(3))
+    for index, row in enumerate(rows):
+        for true, predicted, count in row.pixels:
+            truths[index, number[true]] += count
+            guesses[index, number[predicted]] += count
+            if true == predicted:
+                hits[index, number[true]] += count
+    return Answers(truths, guesses, hits)
+
+
+def _read_sets(rows: Sequence[Scored], names: Sequence[str]) -> Answers:
+    number = {name: index for index, name in enumerate(names)}
+    truths, guesses, scores = (np.zeros((len(rows), len(names))) for _ in range(3))
+    for index, row in enumerate(rows):
+        truths[index, [number[name] for name in _split(row.truth)]] = 1
+        guesses[index, [number[name] for name in _split(row.predicted)]] = 1
+        for name, probability in row.probabilities.items():
+            scores[index, number[name]] = probability
+    has_scores = any(row.probabilities for row in rows)
+    return Answers(truths, guesses, truths * guesses, scores if has_scores else None)

@@ -1,0 +1,128 @@
+"""Label sets and masks: the paired bootstrap of the plan's own measure."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from flows.errors import AskedWrongly
+from flows.gate.answers import answer_most_pixels, answer_shares, read_pair
+from flows.gate.bootstrap import Resampled, least_p_value, resample
+from flows.gate.evidence import Evidence, Policy, Rows, describe_test
+from flows.gate.measures import Answers, is_ranked, measure_of
+from flows.records import ScoreTable
+from heads.spec import Task
+
+
+def compare_resampled(
+    candidate: ScoreTable, champion: ScoreTable | None, after: Rows, before: Rows, policy: Policy, *, task: Task, name: str
+) -> Evidence | str:
+    """The evidence on the policy's measure, computed from the rows, against the champion or without one against a constant.
+
+    The constant of masks is the value that most of their pixels have; of label sets every label's share of the samples as its
+    probability and, as a set, the labels that more than half of the samples have. Without evidence, why there is none. The
+    random draws hang on the two bundles, the data version and the measure alone, so that a verdict repeats exactly. Raises
+    AskedWrongly where the measure is unknown or not defined on the samples.
+    """
+    measure = policy.metric.rpartition("/")[2]
+    names, new, old = read_pair(task, after, before if champion else after)
+    if champion:
+        if other := _other_pixels(names, new, old, name):
+            return other
+        opponent = name
+    else:
+        old, opponent = answer_most_pixels(names, new) if task == "segmentation" else answer_shares(names, new)
+    differing = _differing(new, old, ranked=is_ranked(task, measure))
+    seed = _seed(candidate.bundle_digest, champion.bundle_digest if champion else "", candidate.data_version, policy.metric)
+    found = resample(
+        measure_of(task, measure, new),
+        measure_of(task, measure, old),
+        num_samples=len(new.truths),
+        num_differing=differing,
+        seed=seed,
+    )
+    if not (math.isfinite(found.new.value) and math.isfinite(found.old)):
+        raise AskedWrongly(
+            f"{policy.metric} is not defined on the {len(new.truths)} samples of the holdout (auroc needs samples with a label "
+            "and without it, for instance); add test samples or change promotion.metric"
+        )
+    num_imperfect = len(old.truths) if is_ranked(task, measure) else int(np.count_nonzero(~old.is_perfect))
+    figures = _figures(found, policy, len(new.truths), differing, num_imperfect, first=champion is None)
+    limits = _limits(figures, policy, num_imperfect, opponent)
+    words = _words(found, policy, len(new.truths), opponent)
+    return Evidence(figures, words, found.new.value, found.old if champion else None, opponent, limits)
+
+
+def _other_pixels(names: tuple[str, ...], new: Answers, old: Answers, name: str) -> str | None:
+    """Why two tables are not of the same pixels; raises AskedWrongly where that is no matter of ignored values."""
+    if np.array_equal(new.truths, old.truths):
+        return None
+    here, there = new.truths.sum(axis=0) > 0, old.truths.sum(axis=0) > 0
+    alone = [value for value, mine, theirs in zip(names, here, there, strict=True) if mine != theirs]
+    shared = here & there
+    if alone and np.array_equal(new.truths[:, shared], old.truths[:, shared]):
+        return (
+            f"the candidate and {name} count different values of the same masks (only one of them counts: {', '.join(alone)}), "
+            "so the two cannot be compared; ignore the same values or give this plan another name"
+        )
+    num_other = int(np.count_nonzero((new.truths != old.truths).any(axis=1)))
+    raise AskedWrongly(
+        f"the candidate and the champion were scored on different pixels of {num_other} of {len(new.truths)} masks; score both "
+        "again at the masks' own size"
+    )
+
+
+def _differing(new: Answers, old: Answers, *, ranked: bool) -> int:
+    if ranked and new.scores is not None and old.scores is not None:
+        return int(np.count_nonzero((new.scores != old.scores).any(axis=1)))
+    return int(np.count_nonzero(((new.hits != old.hits) | (new.guesses != old.guesses)).any(axis=1)))
+
+
+def _seed(*digests: str) -> int:
+    return int.from_bytes(hashlib.sha256("\n".join(digests).encode()).digest()[:8], "big")
+
+
+def _figures(found: Resampled, policy: Policy, n: int, differing: int, num_imperfect: int, *, first: bool) -> dict[str, float]:
+    figures = {
+        "num_samples": float(n),
+        "num_differing": float(differing),
+        "metric": found.new.value,
+        "metric_low": found.new.low,
+        "metric_high": found.new.high,
+        "baseline_metric" if first else "champion_metric": found.old,
+        "gain": found.gain.value,
+        "gain_low": found.gain.low,
+        "gain_high": found.gain.high,
+        "p_value": found.p_value,
+        # A model without a single mistake would reach no less against this opponent.
+        "best_p_value": least_p_value(num_imperfect),
+        "alpha": policy.alpha,
+        "min_gain": policy.min_gain,
+    }
+    return figures if first else {**figures, "metric_gain": found.gain.value}
+
+
+def _words(found: Resampled, policy: Policy, n: int, opponent: str) -> str:
+    new, gain = found.new, found.gain
+    return (
+        f"holdout {policy.metric} {new.value:.3f} ({new.low:.3f} to {new.high:.3f}) against {found.old:.3f} of {opponent}: "
+        f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) on {n} {'sample' if n == 1 else 'samples'}, "
+        f"{describe_test('paired bootstrap', gain.value, found.p_value, policy)}"
+    )
+
+
+def _limits(figures: Mapping[str, float], policy: Policy, num_imperfect: int, opponent: str) -> tuple[str, ...]:
+    n, best = int(figures["num_samples"]), figures["best_p_value"]
+    if best >= policy.alpha:
+        return (
+            f"{opponent} misreads only {num_imperfect} of {n} samples: even a model without a mistake would reach no less than "
+            f"p = {best:.3f}, not below alpha {policy.alpha:g}; add test samples or raise alpha",
+        )
+    differing = int(figures["num_differing"])
+    least = least_p_value(differing)
+    if differing and least >= policy.alpha:
+        return (f"only {differing} of {n} samples are read differently: chance gives so few one direction with p = {least:.3f}",)
+    return ()

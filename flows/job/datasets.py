@@ -1,0 +1,58 @@
+"""A split of the job's data version as `heads` reads it: files, label numbers, masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flows.job.order import Job
+from flows.manifest import split_labels
+from flows.records import Sample
+from flows.workspace import locate, locate_mask
+from heads.dataset import Masks
+from heads.labels import MISSING_LABEL
+from heads.spec import Head
+
+
+def read_split(job: Job, split: str, heads: Sequence[Head]) -> tuple[list[Path], dict[str, Tensor], dict[str, Masks]]:
+    """The split's image files, its labels by target (class numbers, or rows of label sets), and its masks by target."""
+    samples = [sample for sample in job.version.samples if sample.split == split]
+    labels, masks = {}, {}
+    for head in heads:
+        names = job.classes[head.target]
+        if head.task == "segmentation":
+            masks[head.target] = _masks(job, samples, head.target, names)
+        else:
+            number = _label_sets if head.task == "multilabel" else _class_numbers
+            labels[head.target] = number([sample.labels[head.target] for sample in samples], names)
+    return [locate(job.version, sample) for sample in samples], labels, masks
+
+
+def _class_numbers(cells: Sequence[str | None], names: Sequence[str]) -> Tensor:
+    numbers: Mapping[str | None, int] = {name: number for number, name in enumerate(names)}
+    return torch.tensor([numbers.get(cell, MISSING_LABEL) for cell in cells], dtype=torch.int64)
+
+
+def _label_sets(cells: Sequence[str | None], names: Sequence[str]) -> Tensor:
+    numbers = {name: number for number, name in enumerate(names)}
+    table = torch.full((len(cells), len(names)), MISSING_LABEL, dtype=torch.int64)
+    for row, cell in enumerate(cells):
+        if cell is not None:
+            table[row] = 0
+            table[row, [numbers[name] for name in split_labels(cell) if name in numbers]] = 1
+    return table
+
+
+def _masks(job: Job, samples: Sequence[Sample], target: str, names: Sequence[str]) -> Masks:
+    cells = [sample.labels[target] for sample in samples]
+    paths = [None if cell is None else locate_mask(job.version, cell) for cell in cells]
+    numbers = {int(name): number for number, name in enumerate(names)}
+    counts = [0] * len(names)
+    for cell in cells:
+        for value, count in (job.version.masks[cell].pixels if cell else {}).items():
+            if value in numbers:
+                counts[numbers[value]] += count
+    return Masks(paths, numbers, counts)

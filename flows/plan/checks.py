@@ -1,0 +1,96 @@
+"""Whether a data version serves a plan, before anything is trained on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from flows.errors import AskedWrongly
+from flows.plan.classes import count_classes
+from flows.plan.form import Plan, Target
+from flows.plan.targets import primary_metric, targets_of
+from flows.records import SPLITS, DataVersion
+
+# More values than these are shades of a picture, not classes.
+MAX_MASK_VALUES = 256
+TOP = 5
+
+
+def check_data(plan: Plan, version: DataVersion) -> None:
+    """Nothing where the data version serves the plan.
+
+    Raises AskedWrongly on a missing target, class, split or measure, and on masks that were not counted or are none.
+    """
+    targets = targets_of(plan, version)
+    for target in targets:
+        if target.task == "segmentation":
+            _check_masks(target, version)
+        _check_classes(target, version)
+    if "dice" in plan.fit.loss and all(target.task != "segmentation" for target in targets):
+        told = ", ".join(f"{target.column}: {target.task}" for target in targets)
+        raise AskedWrongly(
+            f"fit.loss: {plan.fit.loss} is of masks, and the plan has no target of segmentation ({told}); "
+            "allowed: cross_entropy, focal"
+        )
+    column, _, measure = primary_metric(plan, version).rpartition("/")
+    if measure == "top5":
+        num_classes = len(count_classes(next(t for t in targets if t.column == column), version, "train"))
+        if num_classes <= TOP:
+            raise AskedWrongly(
+                f"promotion.metric: top5 needs more than five classes, and {column!r} has {num_classes}; use accuracy"
+            )
+
+
+def _check_classes(target: Target, version: DataVersion) -> None:
+    column, masks = target.column, target.task == "segmentation"
+    found = {split: count_classes(target, version, split) for split in SPLITS}
+    if len(found["train"]) < 2:
+        names = ", ".join(found["train"]) or "none"
+        ignored = f" besides {', '.join(map(str, target.ignore))}, which it ignores" if target.ignore else ""
+        raise AskedWrongly(
+            f"target {column!r} needs at least two classes in the train split; found: {names}{ignored}; "
+            f"add training {'masks' if masks else 'samples'} of others, or leave the target out"
+        )
+    if not found["val"]:
+        raise AskedWrongly(f"target {column!r} has no label in the val split, where variants are ranked; ingest more data")
+    if masks:
+        return _check_mask_values(target, version, set(found["train"]))
+    for split in ("val", "test"):
+        if unseen := found[split].keys() - found["train"].keys():
+            raise AskedWrongly(
+                f"target {column!r}: the {split} split holds classes that train lacks: {', '.join(sorted(unseen))}; "
+                "add training samples of them or mend the labels"
+            )
+    return None
+
+
+def _check_masks(target: Target, version: DataVersion) -> None:
+    files = {cell for sample in version.samples if (cell := sample.labels[target.column])}
+    if unread := sorted(files - version.masks.keys()):
+        raise AskedWrongly(
+            f"target {target.column!r}: the pixels of {len(unread)} of {len(files)} masks were never counted, e.g. {unread[0]}; "
+            "an older ingest brought them in: run `headstart data ingest SOURCE` again with the source they came from"
+        )
+    values = {value for file in files for value in version.masks[file].pixels} - set(target.ignore)
+    if len(values) > MAX_MASK_VALUES:
+        raise AskedWrongly(
+            f"target {target.column!r}: its masks hold {len(values)} different values, from {min(values)} to {max(values)}; "
+            f"these look like pictures rather than masks of classes. At most {MAX_MASK_VALUES} values are allowed: give masks "
+            "whose pixels are class numbers, or leave the target out"
+        )
+
+
+def _check_mask_values(target: Target, version: DataVersion, known: set[str]) -> None:
+    """Refuse values of held-out masks that training never sees."""
+    strange: Counter[int] = Counter()
+    for sample in version.samples:
+        cell = sample.labels[target.column]
+        if cell and sample.split != "train":
+            pixels = version.masks[cell].pixels
+            strange.update(value for value in pixels if str(value) not in known and value not in target.ignore)
+    if strange:
+        told = ", ".join(f"{value} ({count} mask{'s' if count > 1 else ''})" for value, count in sorted(strange.items()))
+        raise AskedWrongly(
+            f"target {target.column!r}: masks of the val and test splits hold values that no training mask has: {told}; "
+            f"allowed: {', '.join(sorted(known, key=int))}. Mend the masks, add training masks of them, or write "
+            f"ignore: {sorted({*target.ignore, *strange})}"
+        )

@@ -1,0 +1,41 @@
+"""The classes of a target, whatever its task: their names, and how often each occurs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from flows.manifest import split_labels
+from flows.plan.form import Target
+from flows.plan.targets import task_of
+from flows.records import DataVersion
+from heads.spec import Task
+
+
+def class_names(target: Target, version: DataVersion) -> tuple[str, ...]:
+    """The classes that a head learns, in the order of its outputs: those of `train`.
+
+    Class names and labels are sorted; of masks it is the values that are not ignored, ascending, as text.
+    """
+    return tuple(count_classes(target, version, "train"))
+
+
+def count_classes(target: Target, version: DataVersion, split: str) -> dict[str, int]:
+    """How many samples of a split (of masks: pixels) have each class, by name in the order of `class_names`."""
+    task = task_of(target, version)
+    counts: Counter[str] = Counter()
+    for sample in version.samples:
+        cell = sample.labels[target.column]
+        if sample.split == split and cell is not None:
+            counts.update(_classes_in(cell, task, target, version))
+    names: Iterable[str] = sorted(counts, key=int) if task == "segmentation" else sorted(counts)
+    return {name: counts[name] for name in names}
+
+
+def _classes_in(cell: str, task: Task, target: Target, version: DataVersion) -> Mapping[str, int]:
+    if task == "classification":
+        return {cell: 1}
+    if task == "multilabel":
+        return dict.fromkeys(split_labels(cell), 1)
+    mask = version.masks.get(cell)
+    return {str(value): count for value, count in mask.pixels.items() if value not in target.ignore} if mask else {}

@@ -1,0 +1,95 @@
+"""The plan's fit settings: those of `heads.spec.Fit`, where every number may be a list to try."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, Field, StrictBool
+
+from heads.spec import Activation, Augment, ClassWeights, HeadWeights, Loss, Optimiser, Precision, Schedule, Value
+
+
+def _not_bool(value: Any) -> Any:
+    if any(isinstance(one, bool) for one in (value if isinstance(value, list | tuple) else [value])):
+        raise ValueError("should be a number, not true or false")
+    return value
+
+
+Some = Field(min_length=1)
+Number = BeforeValidator(_not_bool)
+
+Count = Annotated[int, Field(gt=0)]
+Size = Annotated[int, Field(ge=32, le=1024)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Rate = Annotated[float, Field(gt=0, lt=10)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Alpha = Annotated[float, Field(ge=0, le=10)]
+Counts = Annotated[Count | Annotated[tuple[Count, ...], Some], Number]
+Sizes = Annotated[Size | Annotated[tuple[Size, ...], Some], Number]
+Seeds = Annotated[Seed | Annotated[tuple[Seed, ...], Some], Number]
+Rates = Annotated[Rate | Annotated[tuple[Rate, ...], Some], Number]
+Decays = Annotated[Decay | Annotated[tuple[Decay, ...], Some], Number]
+WarmUp = Annotated[float, Field(ge=0, lt=1000)]
+Norm = Annotated[float, Field(ge=0, lt=1e6)]
+Shares = Annotated[Share | Annotated[tuple[Share, ...], Some], Number]
+WarmUps = Annotated[WarmUp | Annotated[tuple[WarmUp, ...], Some], Number]
+Norms = Annotated[Norm | Annotated[tuple[Norm, ...], Some], Number]
+Depth = Annotated[int, Field(ge=1, le=8)]
+Width = Annotated[int, Field(ge=1, le=16384)]
+Alphas = Annotated[Alpha | Annotated[tuple[Alpha, ...], Some], Number]
+Depths = Annotated[Depth | Annotated[tuple[Depth, ...], Some], Number]
+Widths = Annotated[Width | Annotated[tuple[Width, ...], Some], Number]
+
+
+class FitGrid(Value):
+    """How variants are trained; a list of numbers tries each of them."""
+
+    model_config = ConfigDict(title="Fit")
+
+    epochs: Counts = Field(10, description="Passes over the training samples.")
+    batch_size: Counts = Field(32, description="Samples in a step, over all workers together.")
+    learning_rate: Rates = Field(1e-3, description="The highest learning rate.")
+    weight_decay: Decays = Field(1e-4, description="The optimiser's weight decay.")
+    image_size_px: Sizes = Field(224, description="Side of the square that the model sees, in pixels.")
+    augment: Augment = Field("light", description="How far training images are varied.")
+    seed: Seeds = Field(0, description="Seed of every random choice.")
+    precision: Precision = Field("auto", description="Arithmetic: auto is bf16 on a GPU that has it, else fp32; fp16 needs GPUs.")
+    patience: Counts | None = Field(None, description="Stop after so many epochs without a better validation; empty: never.")
+    optimiser: Optimiser = Field("adamw", description="adamw, or sgd with Nesterov's momentum of 0.9.")
+    schedule: Schedule = Field(
+        "cosine",
+        description="How the learning rate falls: cosine to nothing, step (a tenth at 1/2 and 3/4 of all epochs), plateau "
+        "(a tenth after two epochs without a better validation), or constant.",
+    )
+    warmup: WarmUps | None = Field(
+        None, description="Linear warm-up: below 1 a share of a phase, from 1 on epochs; empty: a tenth, at most 100 updates."
+    )
+    gradient_clip: Norms = Field(1.0, description="Greatest norm of all gradients together; 0: any.")
+    accumulate: Counts = Field(1, description="Batches whose gradients make one update, as a batch so many times larger would.")
+    flip: StrictBool = Field(False, description="Whether training images are also seen mirrored, left for right.")
+    channels_last: StrictBool = Field(True, description="Lay weights and images out channels last, which is mostly faster.")
+    compile: StrictBool = Field(False, description="Train through torch.compile: minutes to start, then faster on a GPU.")
+    ema: Decays = Field(0.0, description="Decay of a running average of the weights, which is then the model kept; 0: none.")
+    stage_decay: Shares = Field(1.0, description="A backbone stage's rate as a share of the next stage's; 1: all alike.")
+    loss: Loss = Field(
+        "cross_entropy",
+        description="What training minimises; focal (gamma 2) dwells on what is still misread; dice and cross_entropy_dice "
+        "(their sum) are of masks: heads of other tasks then minimise cross entropy.",
+    )
+    label_smoothing: Decays = Field(0.0, description="Share of each label that is spread over all classes in training.")
+    class_weights: ClassWeights = Field("none", description="balanced: rare classes count more, by inverse frequency in train.")
+    head_weights: HeadWeights = Field(
+        "equal", description="How losses of several heads add up; uncertainty: weights are learned."
+    )
+    mixup: Alphas = Field(0.0, description="Blend training images in pairs, by shares from Beta(mixup, mixup); 0: off.")
+    cutmix: Alphas = Field(0.0, description="Patch training images with others, by shares from Beta(cutmix, cutmix); 0: off.")
+    mlp_depth: Depths = Field(1, description="Hidden layers of mlp heads.")
+    mlp_width: Widths = Field(256, description="Channels of each hidden layer of mlp heads.")
+    mlp_activation: Activation = Field("gelu", description="What stands between the layers of mlp heads.")
+    mlp_dropout: Decays = Field(0.2, description="Share of channels that mlp heads drop while they train.")
+
+    def grid(self) -> dict[str, tuple[Any, ...]]:
+        """Every setting of `heads.spec.Fit` with the values to try."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value if isinstance(value, tuple) else (value,) for name, value in values.items()}

@@ -1,0 +1,79 @@
+"""What a plan predicts of a data version: its targets with their tasks, and the measure that ranks and promotes."""
+
+from __future__ import annotations
+
+from flows.errors import AskedWrongly
+from flows.manifest import is_mask_target
+from flows.plan.form import MEASURES_OF, PRIMARY, Plan, Target, suggestion
+from flows.records import DataVersion
+from heads.spec import Task
+
+
+def targets_of(plan: Plan, version: DataVersion) -> tuple[Target, ...]:
+    """The plan's targets, or the one column of the data set, each with its task.
+
+    Raises AskedWrongly where that is not clear or not there, or a task is not one of what the column holds.
+    """
+    if not version.samples:
+        raise AskedWrongly("the workspace has no data yet; bring some in with `headstart data ingest SOURCE`")
+    columns = version.targets
+    if plan.targets is None:
+        if len(columns) != 1:
+            found = f"its columns are {', '.join(columns)}" if columns else "it has no target column"
+            fix = f"name them, as in `targets: [{{column: {columns[0]}}}]`" if columns else "ingest images with labels or masks"
+            raise AskedWrongly(f"targets: the plan names none, and the data set does not have exactly one: {found}; {fix}")
+        return (_with_task(Target(column=columns[0]), version),)
+    for column in (target.column for target in plan.targets):
+        if column not in columns:
+            hint = suggestion(column, columns)
+            raise AskedWrongly(f"targets: the data set has no column {column!r}; {hint}allowed: {', '.join(columns) or 'none'}")
+    return tuple(_with_task(target, version) for target in plan.targets)
+
+
+def find_task(version: DataVersion, column: str) -> Task:
+    """The task that a column's cells tell: masks, sets of labels (`a|b`) or classes."""
+    if is_mask_target(version.samples, column):
+        return "segmentation"
+    return "multilabel" if any("|" in (sample.labels[column] or "") for sample in version.samples) else "classification"
+
+
+def primary_metric(plan: Plan, version: DataVersion) -> str:
+    """The measure that ranks and promotes, `<target>/<measure>`: the plan's, else its first target's primary one.
+
+    Raises AskedWrongly where the plan names no such target, or a measure that the target's task does not have.
+    """
+    targets = {target.column: target for target in targets_of(plan, version)}
+    if plan.promotion.metric is None:
+        first = next(iter(targets.values()))
+        return f"{first.column}/{PRIMARY[task_of(first, version)]}"
+    column, _, measure = plan.promotion.metric.rpartition("/")
+    if column not in targets:
+        words = f"{suggestion(column, targets)}allowed: {', '.join(f'{name}/{measure}' for name in targets)}"
+        raise AskedWrongly(f"promotion.metric: the plan has no target {column!r}; {words}")
+    task = task_of(targets[column], version)
+    if measure not in MEASURES_OF[task]:
+        allowed = ", ".join(f"{column}/{name}" for name in MEASURES_OF[task])
+        raise AskedWrongly(f"promotion.metric: {measure} is no measure of {task}, which {column!r} is; allowed: {allowed}")
+    return plan.promotion.metric
+
+
+def task_of(target: Target, version: DataVersion) -> Task:
+    """The target's task: the one it names, else what its column tells."""
+    return target.task or find_task(version, target.column)
+
+
+def _with_task(target: Target, version: DataVersion) -> Target:
+    found = find_task(version, target.column)
+    task = target.task or found
+    if (task == "segmentation") != (found == "segmentation"):
+        held = "masks" if found == "segmentation" else "class labels"
+        allowed = "segmentation" if found == "segmentation" else "classification, multilabel"
+        raise AskedWrongly(
+            f"targets: column {target.column!r} holds {held}, and its task is given as {task}; "
+            f"allowed: {allowed}, or leave task out"
+        )
+    if target.ignore and task != "segmentation":
+        raise AskedWrongly(
+            f"targets: ignore {list(target.ignore)} is for values of masks, and {target.column!r} is {task}; leave it out"
+        )
+    return target.model_copy(update={"task": task})

@@ -1,0 +1,225 @@
+"""One trunk's shelf: what it lacks, what is added to it, and reading it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from heads.errors import HeadsError
+from heads.features.folder import Folder, Opened
+from heads.features.keys import Key, Packed, pack
+from heads.features.reading import Features, StoredTap
+from heads.features.shards import DTYPES, FeatureError, Layout, Shard, check_tap, make_shard, read_shard
+
+LOG = logging.getLogger(__name__)
+# Checksums are computed and headers awaited beside each other; a training needs the cores too.
+MAX_THREADS = 4
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class _Index:
+    """Where a tap's samples lie: sorted keys (n), and for each a number among `shards` and a row of it."""
+
+    layout: Layout
+    shards: tuple[Shard, ...]
+    keys: Packed
+    numbers: NDArray[np.int32]
+    rows: NDArray[np.int64]
+
+    def find(self, wanted: Packed) -> NDArray[np.int64]:
+        """For each key its place in this index, or -1."""
+        places = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        return np.where(self.keys[places] == wanted, places, -1)
+
+
+class Shelf:
+    """The features of one trunk: any number of processes on any number of machines may read it and add to it at once.
+
+    A tap holds samples of one shape and dtype. A sample that is stored twice is read once: both are equal, since the trunk
+    id says all that changes them. A shard is proven by its checksums once a shelf object, where it is first asked for;
+    one that is damaged is removed with a warning and its samples count as missing.
+    """
+
+    def __init__(self, folder: Folder, trunk: str) -> None:
+        self.trunk, self._folder = trunk, folder
+        self._shards: dict[str, Shard] = {}
+        self._indices: dict[str, _Index] = {}
+        self._proven: set[tuple[str, str]] = set()
+        self._written: dict[str, Layout] = {}
+        self._swept = False
+
+    def missing(self, keys: Sequence[Key], taps: Iterable[str]) -> list[Key]:
+        """The keys, each once and in their order, that lack a whole sample at one of `taps` or more."""
+        places = self._find(pack(keys), tuple(taps))
+        lacks = np.any([found < 0 for found in places.values()], axis=0)
+        return list(dict.fromkeys(keys[number] for number in np.flatnonzero(lacks).tolist()))
+
+    def num_samples(self, tap: str) -> int:
+        """How many samples are stored at a tap, damaged ones included."""
+        self._refresh()
+        index = self._index(tap)
+        return len(index.keys) if index else 0
+
+    def write(self, keys: Sequence[Key], tensors: Mapping[str, Tensor]) -> int:
+        """Adds one shard that holds `tensors` (n, ...) by tap under `keys` (n), and gives its bytes; no key adds none.
+
+        The shard appears whole. It takes twice its size in memory while it is written: 64 MiB a shard are a good size. Raises
+        HeadsError where a tensor's length, shape or dtype does not fit the keys or the shelf.
+        """
+        if not self._swept:
+            self._folder.sweep()
+            self._refresh()
+            self._swept = True
+        packed = pack(keys)
+        self._check_fit(len(keys), tensors)
+        if not keys:
+            return 0
+        name, content = make_shard(self.trunk, packed, tensors)
+        self._folder.put(name, content)
+        self._folder.touch()
+        self._written |= {tap: _layout_of(tensor) for tap, tensor in tensors.items()}
+        return len(content)
+
+    def open(self, keys: Sequence[Key], taps: Iterable[str]) -> Features:
+        """The features of `keys`, in their order and each as often as it is named, at `taps`.
+
+        Shards that are removed afterwards stay readable. Raises FeatureError where some are missing: ask `missing` first.
+        """
+        packed, taps = pack(keys), tuple(taps)
+        if not keys:
+            raise HeadsError("no keys were asked for; name one or more")
+        while True:
+            places = self._find(packed, taps)
+            for tap, found in places.items():
+                if num_lacking := int((found < 0).sum()):
+                    raise FeatureError(
+                        f"{num_lacking} of {len(keys)} samples of trunk {self.trunk} are not stored at tap {tap!r}; "
+                        "compute what `missing` gives, write it, and open again"
+                    )
+            # A shard that a prune removes between its finding and its opening is looked for again.
+            with suppress(FileNotFoundError):
+                opened: dict[str, Opened] = {}
+                features = Features({tap: self._open_tap(tap, found, opened) for tap, found in places.items()}, len(keys))
+                self._folder.touch()
+                return features
+
+    def _open_tap(self, tap: str, places: NDArray[np.int64], opened: dict[str, Opened]) -> StoredTap:
+        index = self._indices[tap]
+        used, numbers = np.unique(index.numbers[places], return_inverse=True)
+        shards = [index.shards[number] for number in used]
+        for shard in shards:
+            if shard.name not in opened:
+                opened[shard.name] = self._folder.open(shard.name)
+        starts = np.array([shard.taps[tap].offset for shard in shards], np.int64)
+        offsets = starts[numbers] + index.rows[places] * index.layout.num_bytes
+        return StoredTap(index.layout, [opened[shard.name] for shard in shards], numbers.astype(np.int32), offsets)
+
+    def _find(self, wanted: Packed, taps: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+        """For each tap the places of the wanted keys in its index, -1 for what is missing; every shard they lie in is proven."""
+        if not taps:
+            raise HeadsError("no taps were asked for; name one or more")
+        while True:
+            self._refresh()
+            places, asked = {}, []
+            for tap in taps:
+                index = self._index(tap)
+                places[tap] = index.find(wanted) if index else np.full(len(wanted), -1)
+                if index:
+                    used = np.unique(index.numbers[places[tap][places[tap] >= 0]])
+                    asked += [(index.shards[number], tap) for number in used]
+            # What is removed for its damage may lie elsewhere once more.
+            if self._prove(asked):
+                return places
+
+    def _prove(self, asked: Sequence[tuple[Shard, str]]) -> bool:
+        """Whether every tap of a shard that is asked for is whole; a shard that is not is removed."""
+        unproven = [(shard, tap) for shard, tap in asked if (shard.name, tap) not in self._proven]
+        outcomes = _beside(lambda one: self._attempt(one[0].name, lambda: check_tap(self._folder, *one)), unproven)
+        self._proven.update((shard.name, tap) for (shard, tap), whole in zip(unproven, outcomes, strict=True) if whole)
+        return all(outcomes)
+
+    def _attempt(self, name: str, read: Callable[[], object]) -> bool:
+        """Whether a shard was read; one that is damaged is removed."""
+        try:
+            read()
+        except FileNotFoundError:
+            return False
+        except FeatureError as error:
+            LOG.warning("removed a damaged shard of trunk %s, its samples are to be computed again: %s", self.trunk, error)
+            self._folder.remove(name)
+            return False
+        return True
+
+    def _refresh(self) -> None:
+        """Takes note of shards that came and went."""
+        names = self._folder.names()
+        found: dict[str, Shard] = {}
+
+        def read(name: str) -> None:
+            self._attempt(name, lambda: found.setdefault(name, read_shard(self._folder, self.trunk, name)))
+
+        _beside(read, [name for name in names if name not in self._shards])
+        gone = self._shards.keys() - set(names)
+        if found or gone:
+            self._shards = {
+                name: self._shards.get(name) or found[name] for name in names if name in self._shards or name in found
+            }
+            self._indices = {}
+            self._proven = {(name, tap) for name, tap in self._proven if name not in gone}
+
+    def _index(self, tap: str) -> _Index | None:
+        if tap not in self._indices:
+            shards = tuple(shard for shard in self._shards.values() if tap in shard.taps)
+            if not shards:
+                return None
+            layouts = {shard.taps[tap].layout for shard in shards}
+            if len(layouts) > 1:
+                raise HeadsError(
+                    f"tap {tap!r} of trunk {self.trunk} holds {' and '.join(sorted(map(str, layouts)))}; a trunk id must cover "
+                    f"all that changes its features: remove {self._folder.path} and name the trunks apart"
+                )
+            sizes = [len(shard.keys) for shard in shards]
+            keys, first = np.unique(np.concatenate([shard.keys for shard in shards]), return_index=True)
+            numbers = np.repeat(np.arange(len(shards), dtype=np.int32), sizes)[first]
+            rows = np.concatenate([np.arange(size) for size in sizes])[first]
+            self._indices[tap] = _Index(layouts.pop(), shards, keys, numbers, rows)
+        return self._indices[tap]
+
+    def _check_fit(self, num_keys: int, tensors: Mapping[str, Tensor]) -> None:
+        if not tensors or not all(tensors):
+            raise HeadsError("a shard holds one named tap or more; give a tensor by tap")
+        for tap, tensor in tensors.items():
+            layout = _layout_of(tensor)
+            if tensor.dim() < 1 or len(tensor) != num_keys or not layout.num_bytes:
+                raise HeadsError(
+                    f"tap {tap!r} is {tuple(tensor.shape)}; its first dimension is {num_keys} keys, and no other is 0"
+                )
+            if tensor.dtype not in DTYPES.values():
+                raise HeadsError(f"tap {tap!r} is {layout}; features are float32, float16 or bfloat16")
+            index = self._index(tap)
+            known = index.layout if index else self._written.get(tap, layout)
+            if layout != known:
+                raise HeadsError(f"tap {tap!r} of trunk {self.trunk} holds {known} and was given {layout}; it takes one")
+
+
+def _layout_of(tensor: Tensor) -> Layout:
+    return Layout(tuple(tensor.shape[1:]), tensor.dtype)
+
+
+def _beside(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    if len(items) < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1, len(items))) as pool:
+        return list(pool.map(function, items))

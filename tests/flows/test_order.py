@@ -1,0 +1,47 @@
+"""What a job is asked and what it answers, through its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows import job
+from flows.job import order as orders
+from flows.records import DataVersion, Mask, Sample, Scored, ScoreTable, Workers
+
+
+def test_an_order_carries_its_samples_with_their_masks_and_classes(tmp_path: Path) -> None:
+    labels = {"breed": "a", "mask": "masks/1.png"}
+    samples = (
+        Sample("1" * 32, "images/1.png", "train", labels, "g"),
+        Sample("2" * 32, "images/2.png", "val", {"breed": None, "mask": None}),
+        Sample("3" * 32, "images/3.png", "test", {"breed": "a", "mask": "masks/3.png"}),
+    )
+    masks = {f"masks/{i}.png": Mask(str(i) * 32, {0: 7, 255: i}) for i in (1, 3)}
+    version = DataVersion("d" * 32, "r" * 40, samples, tmp_path / "data", (tmp_path / "cache",), masks)
+    classes = {"breed": ["a", "b"], "mask": ["0", "255"]}
+    asked = job.Job("train", "k", "tiny", tmp_path, version, classes, Workers())
+    found = orders.read(job.begin(asked) / "job.json")
+    assert found.version.samples == samples[:2]
+    assert found.version.masks == {"masks/1.png": masks["masks/1.png"]}
+    assert found.classes == classes
+    assert (found.version.digest, found.version.data, found.version.objects) == (version.digest, version.data, version.objects)
+
+
+def test_a_score_table_is_read_with_its_tasks_probabilities_and_pixels(tmp_path: Path) -> None:
+    rows = [
+        ["1" * 32, "breed", "a", "b", 0.75, {"a": 0.25, "b": 0.75}, []],
+        ["1" * 32, "mask", "masks/1.png", "", 0.5, {}, [["1", "1", 32], ["1", "2", 32]]],
+    ]
+    tasks = {"breed": "classification", "mask": "segmentation"}
+    table = {"bundle_digest": "b", "data_version": "d", "rows": rows, "metrics": {"breed/accuracy": 0.0}, "tasks": tasks}
+    job.write_json(tmp_path / "scores.json", table)
+    assert job.read_scores(tmp_path / "scores.json") == ScoreTable(
+        "b",
+        "d",
+        (
+            Scored("1" * 32, "breed", "a", "b", 0.75, {"a": 0.25, "b": 0.75}),
+            Scored("1" * 32, "mask", "masks/1.png", "", 0.5, {}, (("1", "1", 32), ("1", "2", 32))),
+        ),
+        {"breed/accuracy": 0.0},
+        tasks,
+    )
