@@ -121,7 +121,7 @@ def save(
         "variant.json": _json_bytes(description),
         "classes.json": _json_bytes({target: list(names) for target, names in classes.items()}),
         "preprocess.json": _json_bytes(preprocess.to_json()),
-        "card.md": write_card(variant, classes, preprocess, facts).encode(),
+        "card.md": write_card(variant, classes, preprocess, facts, thresholds).encode(),
     }
     sums = "".join(f"{hashlib.sha256(contents[name]).hexdigest()}  {name}\n" for name in sorted(FILES))
     _write_folder(dest, {**contents, SUMS: sums.encode()})

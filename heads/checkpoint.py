@@ -15,7 +15,7 @@ from heads.errors import CheckpointError
 from heads.schedule import Score
 from heads.spec import Variant
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,10 @@ class Progress:
     scaler: dict[str, Any] | None = None
 
 
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of a model's parameters and buffers on the CPU."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+def weights_of(model: nn.Module, leaving_out: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """A copy of a model's parameters and buffers on the CPU, but of those whose names begin with one of `leaving_out`."""
+    kept = ((name, tensor) for name, tensor in model.state_dict().items() if not name.startswith(leaving_out))
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in kept}
 
 
 def save(path: Path, variant: Variant, progress: Progress) -> None:

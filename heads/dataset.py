@@ -36,11 +36,11 @@ class Masks:
 class ImageDataset(Dataset[Item]):
     """Images and their labels by target: item i is (float image (3, S, S), {target: label}, i).
 
-    Labels are a class number a sample, or a row of 0 and 1 (C) for sets of labels; -1 (all of a row) is missing. Those of
-    `masks` are class numbers (S, S), geometrically varied as their image is. Augmentation depends on (seed, epoch, i)
-    alone, so it repeats exactly whatever the number of workers. Decoded and resized pictures are kept in memory, up to
-    `cache_bytes` over a loader's workers, since every epoch reads them all again. An item raises ImageError where one of
-    its files does not decode.
+    `digests` (32 hex digits a sample) are asked for by `view` alone. Labels are a class number a sample, or a row of 0 and 1
+    (C) for sets of labels; -1 (all of a row) is missing. Those of `masks` are class numbers (S, S), geometrically varied as
+    their image is. Augmentation depends on (seed, epoch, i) alone, so it repeats exactly whatever the number of workers.
+    Decoded and resized pictures are kept in memory, up to `cache_bytes` over a loader's workers, since every epoch reads
+    them all again. An item raises ImageError where one of its files does not decode.
     """
 
     def __init__(
@@ -53,8 +53,9 @@ class ImageDataset(Dataset[Item]):
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         flip: bool = False,
         masks: Mapping[str, Masks] | None = None,
+        digests: Sequence[str] = (),
     ) -> None:
-        self.paths = tuple(paths)
+        self.paths, self.digests = tuple(paths), tuple(digests)
         self.masks = dict(masks or {})
         self.labels = {target: torch.as_tensor(column, dtype=torch.int64) for target, column in labels.items()}
         # Of a mask only whether there is one is known before it is read.
@@ -66,7 +67,8 @@ class ImageDataset(Dataset[Item]):
         self.preprocess, self.seed, self.cache_bytes = preprocess, seed, cache_bytes
         # Shared memory: loader workers that outlive an epoch see the next one's number.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        self._transform = build_transform(preprocess, augment, flip)
+        self.augment, self.flip = augment, flip
+        self._transform, self._plain = build_transform(preprocess, augment, flip), build_transform(preprocess, "none")
         self._resized: dict[int, tuple[Tensor, ...]] = {}
         self._cached_bytes = 0
 
@@ -91,6 +93,26 @@ class ImageDataset(Dataset[Item]):
         image, masks = self._transform(resized, resized_masks, random)
         labels = {target: column[index] for target, column in self.labels.items()}
         return image, labels | dict(zip(self.masks, masks, strict=True)), index
+
+    def view(self, index: int, number: int) -> tuple[Tensor, list[Tensor]]:
+        """The image (3, S, S) and its masks (S, S) in one of the sample's views: 0 as evaluation sees it, the others varied.
+
+        A view depends on digest and number alone, so that it is the same in every data set that holds the sample.
+        """
+        resized, *masks = self._read(index)
+        return self._show(index, number, resized, masks)
+
+    def mask_view(self, index: int, number: int) -> list[Tensor]:
+        """The masks of `view`, without reading the image; they have to be `whole`."""
+        assert self.preprocess.whole
+        side = self.preprocess.image_size_px
+        blank = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+        return self._show(index, number, blank, [self._read_mask(each, index, blank) for each in self.masks.values()])[1]
+
+    def _show(self, index: int, number: int, resized: Tensor, masks: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        if number == 0:
+            return self._plain(resized, masks, np.random.default_rng(0))
+        return self._transform(resized, masks, np.random.default_rng((int(self.digests[index], 16), number)))
 
     def _read(self, index: int) -> tuple[Tensor, ...]:
         """The resized image (1, 3, H, W) in uint8, then the class numbers (1, 1, H, W) of each mask in int16."""

@@ -11,7 +11,7 @@ from heads.dataset import ImageDataset
 from heads.errors import HeadsError
 from heads.kinds import KINDS
 from heads.model import Model
-from heads.sampling import StepLoader
+from heads.sampling import ImageLoader, Loader
 from heads.spec import Precision
 from heads.tally import Tally, Total
 
@@ -23,7 +23,7 @@ def evaluate(
 ) -> tuple[dict[str, float], Confusion]:
     """Measures named `<target>/<measure>` and confusions (true, predicted) by target, over all ranks together."""
     place = torch.device(device)
-    totals = measure(place_model(model, place), StepLoader(dataset, batch_size, place), precision)
+    totals = measure(place_model(model, place), ImageLoader(dataset, batch_size, place), precision)
     return named_measures(totals), confusions(totals)
 
 
@@ -51,14 +51,14 @@ def place_model(model: Model, device: torch.device, *, channels_last: bool = Tru
     return model
 
 
-def measure(model: Model, loader: StepLoader, precision: Precision) -> dict[str, Total]:
+def measure(model: Model, loader: Loader, precision: Precision) -> dict[str, Total]:
     """The totals of one pass over all ranks' data, by target; leaves the model in eval mode."""
     tally = Tally(model.tasks, keeps_scores=True)
     model.eval()
     with torch.no_grad():
         for batch in loader:
             with autocast(loader.device, precision):
-                logits = model(batch.images)
+                logits = model(batch.inputs, batch.size)
             tally.add(logits, batch.labels, batch.weights)
     return tally.totals()
 
@@ -79,13 +79,20 @@ def thresholds(totals: Mapping[str, Total]) -> dict[str, list[float]]:
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Where a forward pass runs in half precision: in the one asked for, or by `auto` in bfloat16 on a GPU that has it.
+    """Where a forward pass runs in the arithmetic of `computing_dtype`."""
+    dtype = computing_dtype(device, precision)
+    half = dtype != torch.float32
+    return torch.autocast(device.type, dtype if half else None, enabled=half)
+
+
+def computing_dtype(device: torch.device, precision: Precision) -> torch.dtype:
+    """The arithmetic of a forward pass: the one asked for, or by `auto` bfloat16 on a GPU that has it, else float32.
 
     Raises HeadsError on float16 elsewhere than on CUDA, where gradients would vanish unscaled and nothing is gained.
     """
     if precision == "fp16":
         if device.type != "cuda":
             raise HeadsError(f"precision fp16 needs a CUDA GPU, but this is {device.type}; use auto, fp32 or bf16")
-        return torch.autocast(device.type, torch.float16)
+        return torch.float16
     automatic = precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=automatic or precision == "bf16")
+    return torch.bfloat16 if automatic or precision == "bf16" else torch.float32

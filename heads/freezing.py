@@ -1,10 +1,9 @@
-"""From a freeze policy to phases, and freezing that holds: no gradient, no optimiser state, statistics and dropout still."""
+"""Freezing that holds: no gradient, no optimiser state, statistics and dropout still."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from itertools import chain
 from typing import TypedDict
 
@@ -12,21 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from heads.model import Model
-from heads.spec import BACKBONE_STAGES, Fit, Variant, frozen_through
-
-# Fine-tuning after the heads have settled moves the backbone gently, or it loses what it was taken for
-# (Kumar et al., "Fine-Tuning can Distort Pretrained Features", ICLR 2022).
-LP_FT_BACKBONE_RATE_FACTOR = 0.1
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of epochs in which the first `num_frozen_stages` of the backbone are frozen."""
-
-    first_epoch: int
-    num_epochs: int
-    num_frozen_stages: int
-    backbone_rate_factor: float = 1.0
+from heads.phases import Phase
+from heads.spec import Fit
 
 
 class ParameterGroup(TypedDict):
@@ -35,47 +21,6 @@ class ParameterGroup(TypedDict):
     params: list[nn.Parameter]
     lr: float
     weight_decay: float
-
-
-def compile_policy(variant: Variant) -> tuple[Phase, ...]:
-    """The phases of a variant's freeze policy, in order, that together cover its epochs."""
-    epochs, stages = variant.fit.epochs, BACKBONE_STAGES[variant.backbone]
-    match variant.freeze:
-        # `adaptive` begins with all stages thawed; `heads.adaptive` decides on the way.
-        case "none" | "adaptive":
-            return (Phase(0, epochs, 0),)
-        case "all":
-            return (Phase(0, epochs, len(stages)),)
-        case "gradual":
-            return _gradual(epochs, len(stages))
-        case "lp_ft":
-            return _lp_ft(epochs, len(stages))
-    stage = frozen_through(variant.freeze, variant.backbone)
-    assert stage is not None
-    return (Phase(0, epochs, stages.index(stage) + 1),)
-
-
-def _gradual(epochs: int, num_stages: int) -> tuple[Phase, ...]:
-    stride = max(1, epochs // (num_stages + 1))
-    starts = range(0, epochs, stride)[: num_stages + 1]
-    ends = [*starts[1:], epochs]
-    return tuple(
-        Phase(start, end - start, num_stages - thawed) for thawed, (start, end) in enumerate(zip(starts, ends, strict=True))
-    )
-
-
-def _lp_ft(epochs: int, num_stages: int) -> tuple[Phase, ...]:
-    probing = max(1, epochs // 3)
-    phases = (
-        Phase(0, probing, num_stages),
-        Phase(probing, epochs - probing, 0, LP_FT_BACKBONE_RATE_FACTOR),
-    )
-    return tuple(phase for phase in phases if phase.num_epochs)
-
-
-def phase_number(phases: Sequence[Phase], epoch: int) -> int:
-    """The number of the phase that an epoch belongs to."""
-    return max(number for number, phase in enumerate(phases) if phase.first_epoch <= epoch)
 
 
 def apply_phase(model: Model, phase: Phase) -> None:

@@ -1,21 +1,27 @@
-"""Epochs over one variant: training, its best epoch, and going on from a checkpoint."""
+"""Epochs over one variant or many: training, the best epoch of each, and going on from a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from heads.checkpoint import Epoch
 from heads.dataset import ImageDataset
+from heads.errors import TrainingDiverged
 from heads.evaluation import evaluate, predict_table
 from heads.model import Model
-from heads.sampling import StepLoader
+from heads.phases import Phase
+from heads.ranks import alone
+from heads.sampling import ImageLoader, Loader
 from heads.spec import Variant
-from heads.training import Outcome, Training
+from heads.stream import RandomStream
+from heads.training import Loaders, Outcome, Training
 
-__all__ = ["Epoch", "Outcome", "evaluate", "predict_table", "train"]
+__all__ = ["Epoch", "Loaders", "Outcome", "evaluate", "predict_table", "train", "train_together"]
 
 
 def train(
@@ -28,27 +34,121 @@ def train(
     resume: Path | None = None,
     on_epoch: Callable[[Epoch, Callable[[Path], None]], None],
     num_loader_workers: int | None = None,
+    stored: Mapping[Phase, Loaders] | None = None,
 ) -> Outcome:
     """Trains `model` in place, leaves the best epoch's weights in it, and gives the outcome.
 
     Best is the highest mean of the targets' primary validation measures (accuracy of classes, average precision of label
     sets, mean IoU of masks), then the lowest validation loss. `train/loss` is what the fit settings minimise, a validation
-    loss always the plain cross entropy, so that variants compare. Runs alike in every
-    process of an initialised torch.distributed group, else in this one alone. After each epoch `on_epoch` is called on
-    every rank with the epoch and a function that saves a checkpoint to a file; `resume` is such a file, and going on
-    from it gives what an uninterrupted training gives, on a CPU bit for bit. Early stopping (`fit.patience`) counts
-    epochs of the last phase only. Raises TrainingDiverged, on every rank alike, where the loss is no number any more, and
-    CheckpointError where the checkpoint is not this variant's.
+    loss always the plain cross entropy, so that variants compare. Phases among `stored` read features of their frozen trunk
+    there, the others images. Runs alike in every process of an initialised torch.distributed group, else in this one alone.
+    After each epoch `on_epoch` is called on every rank with the epoch and a function that saves a checkpoint to a file;
+    `resume` is such a file, and going on from it gives what an uninterrupted training gives, on a CPU bit for bit. Early
+    stopping (`fit.patience`) counts epochs of the last phase only. Raises TrainingDiverged, on every rank alike, where the
+    loss is no number any more, and CheckpointError where the checkpoint is not this variant's.
     """
-    place, size = torch.device(device), variant.fit.batch_size
-    accumulate, last = variant.fit.accumulate, variant.fit.channels_last
-    train_loader = StepLoader(
-        train_set, size, place, training=True, num_workers=num_loader_workers, accumulate=accumulate, channels_last=last
-    )
-    val_loader = StepLoader(val_set, size, place, num_workers=num_loader_workers, channels_last=last)
-    training = Training(model, variant, train_loader, val_loader)
+    images: list[Loaders] = []
+
+    def loaders(phase: Phase) -> Loaders:
+        if stored and phase in stored:
+            return stored[phase]
+        if not images:
+            images.append(image_loaders(variant, train_set, val_set, torch.device(device), num_loader_workers))
+        return images[0]
+
+    training = Training(model, variant, loaders)
     if resume:
         training.restore(resume)
     while not training.is_finished:
-        on_epoch(training.run_epoch(), training.save)
+        training.begin_epoch()
+        training.loaders.train.set_epoch(training.index, variant.fit.seed)
+        for number, batch in enumerate(training.loaders.train):
+            training.train_on(number, batch)
+        training.end_training()
+        for batch in training.loaders.val:
+            training.validate_on(batch)
+        on_epoch(training.end_epoch(), training.save)
     return training.finish()
+
+
+def image_loaders(
+    variant: Variant, train_set: ImageDataset, val_set: ImageDataset, device: torch.device, num_workers: int | None = None
+) -> Loaders:
+    """Where a phase of the variant reads images."""
+    fit = variant.fit
+    load = partial(
+        ImageLoader, batch_size=fit.batch_size, device=device, num_workers=num_workers, channels_last=fit.channels_last
+    )
+    return Loaders(load(train_set, training=True, accumulate=fit.accumulate), load(val_set))
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the variants that train together: its model, and who is told of its epochs and of its end."""
+
+    model: Model
+    variant: Variant
+    on_epoch: Callable[[Epoch], None]
+    on_end: Callable[[Outcome | TrainingDiverged], None]
+
+
+def train_together(members: Sequence[Member], loaders: Loaders) -> None:
+    """Trains variants with fully frozen backbones on the same batches of stored features, each as if it were alone.
+
+    Each has its own head, optimiser, rate, random stream and early stop, and ends with what `train` gives it by itself;
+    they share seed, batch size and what is read. This process trains them whole, whatever other ranks do.
+    """
+    with alone():
+        active = [_Fused(member, loaders) for member in members]
+        while active := [each for each in active if each.goes_on()]:
+            _run_epoch(active, loaders)
+
+
+class _Fused:
+    """A variant among others on the same batches, with a random stream of its own."""
+
+    def __init__(self, member: Member, loaders: Loaders) -> None:
+        self.member, self.random = member, RandomStream(loaders.train.device)
+        with self.random:
+            self.training = Training(member.model, member.variant, lambda _: loaders)
+        self._failed = False
+
+    def goes_on(self) -> bool:
+        """Whether there is another epoch; tells the member's end where there is none."""
+        if self._failed:
+            return False
+        if self.training.is_finished:
+            self.member.on_end(self.training.finish())
+            return False
+        return True
+
+    def end_epoch(self) -> None:
+        """Tells the epoch, or that it diverged."""
+        try:
+            self.member.on_epoch(self.training.end_epoch())
+        except TrainingDiverged as error:
+            self._failed = True
+            self.member.on_end(error)
+
+
+def _run_epoch(active: Sequence[_Fused], loaders: Loaders) -> None:
+    for each in active:
+        with each.random:
+            each.training.begin_epoch()
+    first = active[0].training
+    loaders.train.set_epoch(first.index, first.variant.fit.seed)
+    for number, batch in enumerate(loaders.train):
+        for each in active:
+            with each.random:
+                each.training.train_on(number, batch)
+    for each in active:
+        each.training.end_training()
+    _validate(active, loaders.val)
+    for each in active:
+        each.end_epoch()
+
+
+def _validate(active: Sequence[_Fused], loader: Loader) -> None:
+    for batch in loader:
+        for each in active:
+            each.training.validate_on(batch)

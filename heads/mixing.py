@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from heads.ranks import rank
+from heads.sampling import Inputs
 from heads.spec import Fit
 
 # Keeps the draws apart from those of the dataset's augmentation, whose seeds numpy would fill up with zeros.
@@ -47,7 +48,7 @@ class Mix:
         return mixed
 
 
-def draw_mix(fit: Fit, images: Tensor, *, epoch: int, step: int) -> Mix | None:
+def draw_mix(fit: Fit, images: Inputs, *, epoch: int, step: int) -> Mix | None:
     """The mix of a step, by mixup or CutMix (one of them at even odds where both are asked), or None where neither is.
 
     It depends on seed, epoch, step and rank alone. Mixup: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR
@@ -56,6 +57,7 @@ def draw_mix(fit: Fit, images: Tensor, *, epoch: int, step: int) -> Mix | None:
     """
     if not (fit.mixup or fit.cutmix):
         return None
+    assert isinstance(images, Tensor), "features are stored of images that are not mixed"
     random = np.random.default_rng((fit.seed, epoch, step, rank(), STREAM))
     partners = torch.from_numpy(random.permutation(len(images))).to(images.device)
     if fit.mixup and (not fit.cutmix or random.random() < 0.5):

@@ -44,19 +44,26 @@ class Model(nn.Module):
         """The targets in the variant's order."""
         return tuple(self.head_keys)
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        height, width = images.shape[-2], images.shape[-1]
-        return self.read(self.look(images), (height, width))
+    def forward(self, inputs: Tensor | Mapping[int, Tensor], size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """Logits from images, or from features stored of them, which `look` goes on from; `size` is then the images'."""
+        if isinstance(inputs, Tensor):
+            size = (inputs.shape[-2], inputs.shape[-1])
+        assert size is not None
+        return self.read(self.look(inputs), size)
 
-    def look(self, images: Tensor) -> dict[int, Tensor]:
-        """The features of every stage that a head taps, by the stage's number."""
+    def look(self, inputs: Tensor | Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """The features of every stage that a head taps, by the stage's number.
+
+        Given the features of some stages, only the stages after the last of them run.
+        """
         tapped = {number for taps in self.taps.values() for number in taps}
-        found, features = {}, images
-        for number, stage in enumerate(self.backbone):
-            features = stage(features)
-            if number in tapped:
-                found[number] = features
-        return found
+        given = {} if isinstance(inputs, Tensor) else dict(inputs)
+        first = max(given) + 1 if given else 0
+        features = inputs if isinstance(inputs, Tensor) else given[first - 1]
+        for number in range(first, max(tapped) + 1):
+            features = self.backbone[number](features)
+            given[number] = features
+        return {number: given[number] for number in tapped}
 
     def read(self, features: Mapping[int, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
         """What the heads make of tapped features: logits by target, those of masks brought to this height and width."""
@@ -77,15 +84,17 @@ class Model(nn.Module):
         return self
 
 
-def build_model(variant: Variant, classes: Mapping[str, Sequence[str]], weights: Path | None) -> Model:
+def build_model(
+    variant: Variant, classes: Mapping[str, Sequence[str]], weights: Path | None, *, backbone: nn.Sequential | None = None
+) -> Model:
     """The model of a variant, with one output a class name in `classes[target]`; equal wherever it is built.
 
-    What is random in it depends on the variant's seed alone, and the random state of the caller is left as it was.
-    Raises WeightsError where `weights` is no file of torchvision's weights for the backbone.
+    What is random in it depends on the variant's seed alone, and the random state of the caller is left as it was. Models
+    that train nothing in it may share a `backbone`, as `build_backbone` gives it. Raises WeightsError where `weights` is no
+    file of torchvision's weights for the backbone.
     """
     row = BACKBONES[variant.backbone]
-    with _seeded(f"{variant.fit.seed}"):
-        backbone = build_stages(variant.backbone, weights)
+    backbone = build_backbone(variant, weights) if backbone is None else backbone
     heads, taps = {}, {}
     for head in variant.heads:
         kind = KINDS[head.task]
@@ -103,6 +112,12 @@ def _as_map(features: Tensor, size: tuple[int, int]) -> Tensor:
     num_patches = features.shape[1] - 1
     rows = round((num_patches * size[0] / size[1]) ** 0.5)
     return tokens_to_map(features, rows, num_patches // rows)
+
+
+def build_backbone(variant: Variant, weights: Path | None) -> nn.Sequential:
+    """The stages of a variant's backbone; random ones depend on its seed alone. Raises WeightsError as `build_model` does."""
+    with _seeded(f"{variant.fit.seed}"):
+        return build_stages(variant.backbone, weights)
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:

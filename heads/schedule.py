@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from heads.freezing import Phase
+from heads.phases import Phase
 from heads.spec import Fit
 
 DEFAULT_WARM_UP_SHARE = 0.1

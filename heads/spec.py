@@ -156,11 +156,21 @@ class Fit(Value):
     head_weights: HeadWeights = "equal"
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
     cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
+    # Of a frozen trunk that reads stored features, how many views of a training image are stored: the plain one and, beyond it,
+    # augmented ones; epoch e sees view e modulo this.
+    views: PositiveInt = 1
     # The shape of `mlp` heads: hidden layers, channels of each, what stands between them.
     mlp_depth: Annotated[int, Field(ge=1, le=8)] = 1
     mlp_width: Annotated[int, Field(ge=1, le=16384)] = 256
     mlp_activation: Activation = "gelu"
     mlp_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+
+
+    @model_validator(mode="after")
+    def _varied_views(self) -> Fit:
+        if self.views > 1 and self.augment == "none" and not self.flip:
+            raise ValueError(f"views {self.views} with augment 'none' and no flip would all be one; use views 1, or augment")
+        return self
 
 
 class Variant(Value):
@@ -190,6 +200,11 @@ class Variant(Value):
     def _fitting_size(self) -> Variant:
         check_image_size(self.backbone, self.fit.image_size_px)
         return self
+
+    @property
+    def num_stages(self) -> int:
+        """How many stages its backbone has."""
+        return len(BACKBONE_STAGES[self.backbone])
 
     @property
     def sees_whole(self) -> bool:

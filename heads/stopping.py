@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from heads.errors import TrainingDiverged
-from heads.freezing import Phase
+from heads.phases import Phase
 from heads.schedule import Score
 from heads.spec import Fit
 from heads.tally import Total

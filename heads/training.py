@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from heads import checkpoint
 from heads.adaptive import AdaptiveFreezing, Movements
@@ -16,19 +18,20 @@ from heads.balancing import Balance
 from heads.checkpoint import Best, Epoch, Progress, weights_of
 from heads.compiling import Compiled
 from heads.errors import CheckpointError, HeadsError
-from heads.evaluation import Confusion, autocast, confusions, measure, named_measures, place_model
+from heads.evaluation import Confusion, autocast, confusions, named_measures, place_model
 from heads.evaluation import thresholds as tuned_thresholds
-from heads.freezing import Phase, apply_phase, compile_policy, optimiser_groups, phase_number
+from heads.freezing import apply_phase, optimiser_groups
 from heads.kinds import KINDS
 from heads.mixing import draw_mix
 from heads.model import Model
 from heads.optimiser import build_optimiser, build_scaler, update_weights
+from heads.phases import Phase, compile_policy, phase_number
 from heads.ranks import average_statistics, rank, synchronise_gradients, synchronising
-from heads.sampling import StepLoader
+from heads.sampling import Batch, Loader
 from heads.schedule import rate_factor
 from heads.spec import BACKBONE_STAGES, Variant
 from heads.stopping import check_finite, why_ended
-from heads.tally import Tally, Total, epoch_score, train_measures
+from heads.tally import Tally, epoch_score, train_measures
 
 
 @dataclass(frozen=True)
@@ -48,24 +51,34 @@ class Outcome:
     ended: str
 
 
-class Training:
-    """A variant's training between two epochs."""
+class Loaders(NamedTuple):
+    """Where a phase's training and its validation read from."""
 
-    def __init__(self, model: Model, variant: Variant, train_loader: StepLoader, val_loader: StepLoader) -> None:
-        self.variant, self.train_loader, self.val_loader = variant, train_loader, val_loader
-        self.device = train_loader.device
+    train: Loader
+    val: Loader
+
+
+class Training:
+    """A variant's training between two batches; `loaders` give what each of its phases reads."""
+
+    def __init__(self, model: Model, variant: Variant, loaders: Callable[[Phase], Loaders]) -> None:
+        self.variant, self._loaders = variant, loaders
+        # What is decided on the way adds to `phases`; the rate, its warm-up and patience go by the policy's own.
+        self.policy = compile_policy(variant)
+        self.phases = list(self.policy)
+        self.loaders = loaders(self.policy[0])
+        self.device, dataset = self.loaders.train.device, self.loaders.train.dataset
         self.model = place_model(model, self.device, channels_last=variant.fit.channels_last)
-        found = {target: train_loader.dataset.occurrences(target) for target in model.targets}
+        found = {target: dataset.occurrences(target) for target in model.targets}
         self.criteria = {
             target: KINDS[model.tasks[target]].criterion_of(variant.fit, counts, num_samples, self.device)
             for target, (counts, num_samples) in found.items()
         }
         self.balance = Balance(model.targets, learned=variant.fit.head_weights == "uncertainty").to(self.device)
         self.scaler = build_scaler(variant.fit, self.device)
-        # What is decided on the way adds to `phases`; the rate, its warm-up and patience go by the policy's own.
-        self.policy = compile_policy(variant)
-        self.phases = list(self.policy)
         self.adaptive = AdaptiveFreezing(BACKBONE_STAGES[variant.backbone]) if variant.freeze == "adaptive" else None
+        # Stages that no phase thaws are as the model came with them: they are neither copied nor kept.
+        self.num_fixed_stages = 0 if self.adaptive else min(phase.num_frozen_stages for phase in self.policy)
         decay = variant.fit.ema
         self.average = Average(self.model, decay) if decay else None
         self.epochs: list[Epoch] = []
@@ -90,36 +103,66 @@ class Training:
         score = self.epochs[self.best.index].score
         return why_ended(self.variant.fit, self.policy[-1], len(self.epochs), self.best.index, score)
 
-    def run_epoch(self) -> Epoch:
-        """The next epoch, trained and validated."""
-        start, index = perf_counter(), len(self.epochs)
-        phase = phase_number(self.phases, index)
+    def begin_epoch(self) -> None:
+        """Makes ready for the batches of the next epoch: first `train_on` each of `loaders.train`, then `validate_on`."""
+        self._start, self.index = perf_counter(), len(self.epochs)
+        phase = phase_number(self.phases, self.index)
         if phase != self.phase:
             self._enter(phase)
         # Drawn anew each epoch, so that dropout after a resume is what it would have been.
-        torch.manual_seed((self.variant.fit.seed * 1_000_003 + index) * 1_009 + rank())
-        self.train_loader.set_epoch(index, self.variant.fit.seed)
-        movements = Movements(self.model) if self.adaptive else None
-        trained = self._train_epoch(index)
-        measured = measure(self.kept, self.val_loader, self.variant.fit.precision)
+        torch.manual_seed((self.variant.fit.seed * 1_000_003 + self.index) * 1_009 + rank())
+        self._movements = Movements(self.model) if self.adaptive else None
+        self._trained = Tally(self.model.tasks, self.criteria)
+        self._measured = Tally(self.model.tasks, keeps_scores=True)
+        self.model.train()
+
+    def train_on(self, number: int, batch: Batch) -> None:
+        """Learns from the epoch's batch of this number."""
+        mix = draw_mix(self.variant.fit, batch.inputs, epoch=self.index, step=number)
+        inputs = mix.images(batch.inputs) if mix and isinstance(batch.inputs, Tensor) else batch.inputs
+        with synchronising(self.forward, now=batch.updates):
+            with autocast(self.device, self.variant.fit.precision):
+                logits = self.forward(inputs, batch.size)
+            sums = self._trained.add(logits, batch.labels, batch.weights, mix)
+            loss = self.balance(sums, batch.num_labels, updates=batch.updates)
+            self.scaler.scale(loss).backward()
+        if batch.updates:
+            self._update(number // self.variant.fit.accumulate)
+
+    def end_training(self) -> None:
+        """Makes ready for validation, once the epoch's last batch is learnt from; every rank must ask."""
+        average_statistics(self.model)
+        if self.average:
+            self.average.synchronise(self.model)
+        self.kept.eval()
+
+    def validate_on(self, batch: Batch) -> None:
+        """Takes a validation batch into the epoch's measures."""
+        with torch.no_grad(), autocast(self.device, self.variant.fit.precision):
+            logits = self.kept(batch.inputs, batch.size)
+        self._measured.add(logits, batch.labels, batch.weights)
+
+    def end_epoch(self) -> Epoch:
+        """The epoch, once its batches were trained and validated on. Raises TrainingDiverged; every rank must ask."""
+        trained, measured, phase = self._trained.totals(), self._measured.totals(), self.phases[self.phase]
         for totals in (trained, measured):
-            check_finite(self.variant.fit, index, totals)
+            check_finite(self.variant.fit, self.index, totals)
         epoch = Epoch(
-            index=index,
-            phase=phase,
+            index=self.index,
+            phase=self.phase,
             metrics=train_measures(trained)
             | {f"train/{target}/head_weight": x for target, x in self.balance.weights().items()}
             | {f"val/{name}": x for name, x in named_measures(measured).items()},
-            seconds=perf_counter() - start,
-            num_forwarded=len(self.train_loader.dataset) + len(self.val_loader.dataset),
+            seconds=perf_counter() - self._start,
+            num_forwarded=self.loaders.train.num_forwarded + self.loaders.val.num_forwarded,
             score=epoch_score(measured),
-            learning_rate=self._rate_factor(index, self.train_loader.num_updates - 1) * self.variant.fit.learning_rate,
-            num_frozen_stages=self.phases[phase].num_frozen_stages,
-            movements=movements.measure() if movements else (),
+            learning_rate=self._rate_factor(self.loaders.train.num_updates - 1) * self.variant.fit.learning_rate,
+            num_frozen_stages=phase.num_frozen_stages,
+            movements=self._movements.measure() if self._movements else (),
         )
         self.epochs.append(epoch)
         if self.best is None or epoch.score > self.epochs[self.best.index].score:
-            self.best = Best(index, confusions(measured), tuned_thresholds(measured), weights_of(self.kept))
+            self.best = Best(self.index, confusions(measured), tuned_thresholds(measured), self._weights_of(self.kept))
         ended = self._why_ended()
         self.epochs[-1] = replace(epoch, ended=ended, decisions=() if ended else self._decide(epoch))
         return self.epochs[-1]
@@ -130,10 +173,10 @@ class Training:
         progress = Progress(
             epochs=tuple(self.epochs),
             best=self.best,
-            model=weights_of(self.model),
+            model=self._weights_of(self.model),
             optimiser=self.optimiser.state_dict(),
             balance=weights_of(self.balance),
-            average=weights_of(self.average.model) if self.average else None,
+            average=self._weights_of(self.average.model) if self.average else None,
             scaler=self.scaler.state_dict(),
         )
         checkpoint.save(path, self.variant, progress)
@@ -145,12 +188,12 @@ class Training:
             self._decide(epoch)
         self._enter(progress.epochs[-1].phase)
         try:
-            self.model.load_state_dict(progress.model)
+            self._load(self.model, progress.model)
             self.balance.load_state_dict(progress.balance)
             self.optimiser.load_state_dict(progress.optimiser)
             self.scaler.load_state_dict(progress.scaler or self.scaler.state_dict())
             if self.average:
-                self.average.model.load_state_dict(progress.average or progress.model)
+                self._load(self.average.model, progress.average or progress.model)
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(
                 f"{path} does not fit the model, whose classes may have changed; train without it: {error}"
@@ -162,7 +205,7 @@ class Training:
         assert self.best is not None
         ended = self._why_ended()
         assert ended is not None
-        self.model.load_state_dict(self.best.weights)
+        self._load(self.model, self.best.weights)
         self.model.eval()
         return Outcome(
             epochs=tuple(self.epochs),
@@ -188,7 +231,7 @@ class Training:
     def _enter(self, phase: int) -> None:
         # Stages that adaptive freezing leaves as they are go on with what the optimiser knows of them.
         known = self.optimiser.state if self.adaptive and self.phase >= 0 else {}
-        self.phase = phase
+        self.phase, self.loaders = phase, self._loaders(self.phases[phase])
         apply_phase(self.model, self.phases[phase])
         if self.average:
             self.average.follow(self.model)
@@ -204,35 +247,27 @@ class Training:
         self.forward: nn.Module = self.model
         self.forward = synchronise_gradients(Compiled(self.model) if self.variant.fit.compile else self.model, self.device)
 
-    def _train_epoch(self, index: int) -> dict[str, Total]:
-        tally = Tally(self.model.tasks, self.criteria)
-        self.model.train()
-        for number, batch in enumerate(self.train_loader):
-            mix = draw_mix(self.variant.fit, batch.images, epoch=index, step=number)
-            with synchronising(self.forward, now=batch.updates):
-                with autocast(self.device, self.variant.fit.precision):
-                    logits = self.forward(mix.images(batch.images) if mix else batch.images)
-                sums = tally.add(logits, batch.labels, batch.weights, mix)
-                loss = self.balance(sums, batch.num_labels, updates=batch.updates)
-                self.scaler.scale(loss).backward()
-            if batch.updates:
-                self._update(index, number // self.variant.fit.accumulate)
-        average_statistics(self.model)
-        if self.average:
-            self.average.synchronise(self.model)
-        return tally.totals()
-
-    def _update(self, epoch: int, update: int) -> None:
-        factor = self._rate_factor(epoch, update)
+    def _update(self, update: int) -> None:
+        factor = self._rate_factor(update)
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         # Before they are unscaled: what overflowed on one rank is then skipped on all.
         self.balance.average_gradients()
         update_weights(self.optimiser, self.scaler, self.variant.fit.gradient_clip)
         if self.average:
-            self.average.update(epoch * self.train_loader.num_updates + update)
+            self.average.update(self.index * self.loaders.train.num_updates + update)
 
-    def _rate_factor(self, epoch: int, update: int) -> float:
-        scores = [done.score for done in self.epochs[:epoch]]
-        phase = self.policy[phase_number(self.policy, epoch)]
-        return rate_factor(self.variant.fit, phase, epoch, update, self.train_loader.num_updates, scores)
+    def _rate_factor(self, update: int) -> float:
+        scores = [done.score for done in self.epochs[: self.index]]
+        phase = self.policy[phase_number(self.policy, self.index)]
+        return rate_factor(self.variant.fit, phase, self.index, update, self.loaders.train.num_updates, scores)
+
+    def _weights_of(self, model: Model) -> dict[str, Tensor]:
+        fixed = tuple(f"backbone.{name}." for name in BACKBONE_STAGES[self.variant.backbone][: self.num_fixed_stages])
+        return weights_of(model, leaving_out=fixed)
+
+    def _load(self, model: Model, weights: Mapping[str, Tensor]) -> None:
+        """Puts back what `_weights_of` took. Raises KeyError or RuntimeError where it is another model's."""
+        if missing := self._weights_of(model).keys() ^ weights.keys():
+            raise KeyError(", ".join(sorted(missing)))
+        model.load_state_dict(weights, strict=False)

@@ -13,6 +13,8 @@ from flows.records import Workers
 
 MAX_FAILURES = 3
 CHECKPOINTS_KEPT = 2
+# Members that train variants of their own wait for each other at the end; one that dies breaks its connections at once.
+COLLECTIVE_TIMEOUT_SECONDS = 12 * 3600
 
 # Each starts a process (seconds, on two cores) to shard Ray Data sets, which there are none of, and to free resources that
 # the end of the job frees.
@@ -38,7 +40,7 @@ def join(workers: Workers) -> None:
 def run_group(member: Member, config: dict[str, Any], *, workers: Workers, name: str, storage: Path) -> None:
     """Runs `member` in every worker until all return; lost workers are replaced, and the group resumes, three times at most."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     class Trainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
@@ -52,6 +54,7 @@ def run_group(member: Member, config: dict[str, Any], *, workers: Workers, name:
     trainer = Trainer(
         member,
         train_loop_config=config,
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
         scaling_config=ScalingConfig(
             num_workers=workers.count, use_gpu=workers.gpus_per_worker > 0, resources_per_worker=resources
         ),
@@ -95,6 +98,13 @@ def rank() -> int:
     import ray.train
 
     return int(ray.train.get_context().get_world_rank())
+
+
+def count() -> int:
+    """How many members its group has."""
+    import ray.train
+
+    return int(ray.train.get_context().get_world_size())
 
 
 def device() -> Any:

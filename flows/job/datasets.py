@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +13,52 @@ from flows.job.order import Job
 from flows.manifest import split_labels
 from flows.records import Sample
 from flows.workspace import locate, locate_mask
-from heads.dataset import Masks
+from heads.dataset import DEFAULT_CACHE_BYTES, ImageDataset, Masks
+from heads.images import Preprocess, preprocess_for
 from heads.labels import MISSING_LABEL
-from heads.spec import Head
+from heads.spec import Augment, Head, Variant
+
+
+class Images:
+    """The images of a job's splits as datasets; works that see them the same way share one, and the pictures it keeps."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._open: dict[tuple[Any, ...], ImageDataset] = {}
+
+    def open(self, split: str, variant: Variant) -> ImageDataset:
+        """The split as the variant sees it; one dataset a split stays open, the one last asked for."""
+        key = (split, tuple((head.target, head.task, head.ignore) for head in variant.heads), *self._view(split, variant))
+        if key not in self._open:
+            for old in [k for k in self._open if k[0] == split]:
+                del self._open[old]
+            self._open[key] = self.read(split, variant)
+        return self._open[key]
+
+    def read(self, split: str, variant: Variant, cache_bytes: int = DEFAULT_CACHE_BYTES) -> ImageDataset:
+        """A dataset of its own that keeps as many bytes of pictures."""
+        paths, labels, masks = read_split(self.job, split, variant.heads)
+        preprocess, augment, flip, seed = self._view(split, variant)
+        return ImageDataset(
+            paths,
+            labels,
+            preprocess,
+            augment,
+            seed,
+            flip=flip,
+            masks=masks,
+            cache_bytes=cache_bytes,
+            digests=self.digests(split),
+        )
+
+    def digests(self, split: str) -> list[str]:
+        """The digests of the split's samples, in order."""
+        return [sample.digest for sample in self.job.version.samples if sample.split == split]
+
+    def _view(self, split: str, variant: Variant) -> tuple[Preprocess, Augment, bool, int]:
+        fit = variant.fit
+        augment, flip = (fit.augment, fit.flip) if split == "train" else ("none", False)
+        return preprocess_for(variant.backbone, fit.image_size_px, whole=variant.sees_whole), augment, flip, fit.seed
 
 
 def read_split(job: Job, split: str, heads: Sequence[Head]) -> tuple[list[Path], dict[str, Tensor], dict[str, Masks]]:

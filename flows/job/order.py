@@ -122,6 +122,13 @@ def is_finished(work_root: Path, key: str) -> bool:
     return any((work_root / key / name).is_file() for name in ("result.json", "failure.json"))
 
 
+def num_stored(job: Job) -> tuple[int, int]:
+    """How many samples the job's members brought through frozen trunks into the feature store, and of how many."""
+    counts = (read_json(file, {"num_samples": 0})["num_samples"] for file in (job.folder / "features").glob("*.json"))
+    done = sum(counts)
+    return done, max(done, read_json(job.folder / "features.json", {"total": 0})["total"])
+
+
 def read_failure(storage: Path, work: Work) -> str | None:
     """Why a work failed for good, or None where it did not."""
     failure = read_json(storage / "work" / work.key / "failure.json")

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 from flows.job.order import Job
 
@@ -35,6 +36,7 @@ def _follow(job: Job, stop: threading.Event) -> None:
 
         order = job.tracking
         tracker = tracking.Tracker(order.address, order.artifacts, order.name)
-        tracking.follow(tracker, order.parent, job.works, job.work_root, tracking.Origin(**order.origin), draw_variant, stop)
+        origin, draw = tracking.Origin(**order.origin), partial(draw_variant, work_root=job.work_root)
+        tracking.follow(tracker, order.parent, job.works, job.work_root, origin, draw, stop)
     except Exception as error:
         LOG.warning("the runs are not followed, the training goes on: %s", error)

@@ -4,13 +4,14 @@ from flows.plan.checks import check_data
 from flows.plan.classes import class_names, count_classes
 from flows.plan.expansion import VariantRow, describe, expand, label, retraining_key, work_key
 from flows.plan.fit import FitGrid
-from flows.plan.form import MEASURES, MEASURES_OF, Plan, Promotion, Target, WorkersSpec
+from flows.plan.form import MEASURES, MEASURES_OF, PRIMARY, Plan, Promotion, Target, WorkersSpec
 from flows.plan.reading import parse_plan, read_plan
 from flows.plan.targets import find_task, primary_metric, targets_of
 
 __all__ = [
     "MEASURES",
     "MEASURES_OF",
+    "PRIMARY",
     "FitGrid",
     "Plan",
     "Promotion",

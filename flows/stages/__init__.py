@@ -3,7 +3,7 @@
 from flows.stages.agenda import ingest, make_agenda, preview, version_data
 from flows.stages.desk import Desk, Event, listening, open_desk, open_registry, warming
 from flows.stages.reach import check_reach
-from flows.stages.report import close, describe_model, finished, leaderboard, recall, verdict_text
+from flows.stages.report import close, describe_measures, describe_model, finished, leaderboard, recall, verdict_text
 from flows.stages.serving import predict, stop_retraining
 from flows.stages.work import promote, score, train
 
@@ -12,6 +12,7 @@ __all__ = [
     "Event",
     "check_reach",
     "close",
+    "describe_measures",
     "describe_model",
     "finished",
     "ingest",

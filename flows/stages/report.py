@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +75,20 @@ def recall(settings: Settings, agenda: Agenda) -> dict[str, Any] | None:
 
 
 def leaderboard(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The variants, best on validation first, as rows with the same columns; the candidate is marked."""
+    """The variants, best on validation first, as rows with the same columns; the candidate is marked.
+
+    Beside the measure that ranks stand the primary ones of the other targets.
+    """
     metric = report["metric"]
+    column = metric.rpartition("/")[0]
+    # Kept reports of before there were several tasks do not name them.
+    primary = [f"{target}/{plans.PRIMARY[task]}" for target, task in report.get("tasks", {}).items() if target != column]
     ranked = sorted(report["variants"], key=lambda v: -v["metrics"].get(f"val/{metric}", -1.0))
     return [
         {
             "variant": variant["label"],
-            metric: variant["metrics"].get(f"val/{metric}", float("nan")),
-            "loss": variant["metrics"].get(f"val/{metric.rpartition('/')[0]}/loss", float("nan")),
+            **{name: variant["metrics"].get(f"val/{name}", float("nan")) for name in (metric, *primary)},
+            "loss": variant["metrics"].get(f"val/{column}/loss", float("nan")),
             "trained parameters": variant["num_trained_parameters"],
             "seconds": variant["seconds"],
             "state": ("candidate, " if variant["variant_id"] == report["candidate"] else "")
@@ -99,13 +106,21 @@ def verdict_text(report: dict[str, Any]) -> str:
     lines += [*(f"- {reason}" for reason in verdict["reasons"]), ""]
     if report["failed"]:
         lines += [*(f"Failed and left out: {one['label']}: {one['reason']}" for one in report["failed"]), ""]
-    holdout = ", ".join(f"{name} {value:.4f}" for name, value in report["holdout"].items())
-    if holdout:
-        lines.append(f"Candidate on the holdout: {holdout}")
+    if report["holdout"]:
+        lines += ["Candidate on the holdout:", "", *(f"- {line}" for line in describe_measures(report["holdout"])), ""]
     champion = f"version {report['champion']}" if report["champion"] else "nobody yet"
     candidate = f" (this candidate is version {model['version']})" if model else ""
     lines.append(f"Champion of {report['name']}: {champion}{candidate}")
     return "\n".join(lines)
+
+
+def describe_measures(metrics: Mapping[str, float]) -> list[str]:
+    """A line a target of measures named `<target>/<measure>`."""
+    told: dict[str, list[str]] = {}
+    for name, value in metrics.items():
+        target, _, measure = name.rpartition("/")
+        told.setdefault(target, []).append(f"{measure} {value:.4f}")
+    return [f"{target}: {', '.join(measures)}" for target, measures in told.items()]
 
 
 def describe_model(registry: Registry, name: str) -> dict[str, Any]:
@@ -140,6 +155,7 @@ def _report(agenda: Agenda, trained: TrainResult, scores: Scores, outcome: Outco
         "name": agenda.plan.name,
         "key": agenda.key,
         "metric": agenda.metric,
+        "tasks": {head.target: head.task for head in agenda.works[0].variant.heads},
         "data_version": agenda.version.digest,
         "variants": [
             _naming(rows[variant.variant.variant_id])

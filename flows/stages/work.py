@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def train(desk: Desk, agenda: Agenda) -> TrainResult:
     desk.tracker.repair()
     origin = _origin(desk, agenda)
     desk.parent_run_id = desk.tracker.start_retraining(agenda.key, origin, desk.plan.model_dump(mode="json"))
-    seconds = 0.0
+    seconds, num_forwarded = 0.0, 0
     if left:
         order = job.Job(
             kind="train",
@@ -62,17 +63,19 @@ def train(desk: Desk, agenda: Agenda) -> TrainResult:
             ),
         )
         with _showing_epochs(desk, agenda):
-            seconds = float(_run(desk, order)["seconds"])
+            outcome = _run(desk, order)
+        seconds, num_forwarded = float(outcome["seconds"]), int(outcome["num_forwarded"])
     from flows.pictures import draw_variant
 
     work_root = desk.settings.storage / "work"
-    runs = tracking.fill_in(desk.tracker, desk.parent_run_id, agenda.works, work_root, origin, draw_variant)
+    draw = partial(draw_variant, work_root=work_root)
+    runs = tracking.fill_in(desk.tracker, desk.parent_run_id, agenda.works, work_root, origin, draw)
     failed = _failed(desk, agenda, runs)
     gone = {one.key for one in failed}
     storage = desk.settings.storage
     found = [job.read_trained(storage, work, reused=work.key not in left) for work in agenda.works if work.key not in gone]
     variants = tuple(replace(variant, run_id=runs.get(variant.key)) for variant in found)
-    return TrainResult(variants, sum(v.num_forwarded for v in variants if not v.reused), seconds, failed)
+    return TrainResult(variants, num_forwarded, seconds, failed)
 
 
 def _failed(desk: Desk, agenda: Agenda, runs: Mapping[str, str]) -> tuple[FailedVariant, ...]:

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from heads.adaptive import AdaptiveFreezing, Movements
-from heads.freezing import Phase, apply_phase, frozen_digest, optimiser_groups
+from heads.freezing import apply_phase, frozen_digest, optimiser_groups
 from heads.loop import Epoch, train
 from heads.model import build_model
+from heads.phases import Phase
 from heads.spec import Fit
 from tests.heads.test_fit_options import assert_resumes
 from tests.heads.test_loop import CLASSES, _one_thread, datasets, pictures, run, same, variant_of

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from heads.freezing import Phase, apply_phase, compile_policy, frozen_digest, optimiser_groups
+from heads.freezing import apply_phase, frozen_digest, optimiser_groups
 from heads.model import Model, build_model, count_parameters
+from heads.phases import Phase, compile_policy
 from heads.spec import BACKBONE_STAGES, Fit, Head, Variant
 
 torch.set_num_threads(1)

@@ -20,11 +20,12 @@ from PIL import Image
 from heads import checkpoint
 from heads.dataset import ImageDataset
 from heads.errors import HeadsError
-from heads.freezing import Phase, frozen_digest
+from heads.freezing import frozen_digest
 from heads.images import preprocess_for
 from heads.loop import Epoch, Outcome, evaluate, predict_table, train
 from heads.measures import from_scores
 from heads.model import Model, build_model
+from heads.phases import Phase
 from heads.sampling import shuffle, split_steps
 from heads.spec import Fit, Head, Variant
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from heads.freezing import Phase, apply_phase, compile_policy, frozen_digest, optimiser_groups
+from heads.freezing import apply_phase, frozen_digest, optimiser_groups
 from heads.model import Model, build_model, count_parameters
+from heads.phases import Phase, compile_policy
 from heads.spec import BACKBONE_STAGES, HEAD_DESIGNS, IMAGE_SIZES, Fit, Head, Variant
 from heads.tally import Tally
 

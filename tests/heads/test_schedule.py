@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from heads.freezing import Phase
+from heads.phases import Phase
 from heads.schedule import num_plateaus, num_warm_up_updates, rate_factor
 from heads.spec import Fit
 

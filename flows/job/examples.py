@@ -1,0 +1,90 @@
+"""Examples of what a finished variant makes of validation images: small pictures of image, truth and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flows.records import DataVersion, Sample
+from flows.workspace import locate, locate_mask
+from heads import bundle as bundles
+from heads.decoding import decode, decode_mask
+from heads.predictions import MaskPrediction
+from heads.spec import Head
+
+FOLDER = "examples"
+MAX_WIDTH_PX = 256
+IGNORED = (128, 128, 128)
+
+
+def save_examples(
+    folder: Path, bundle_folder: Path, version: DataVersion, heads: Sequence[Head], count: int = 4
+) -> list[dict[str, Any]]:
+    """A row for each of up to `count` validation images of every mask target, with pictures under `folder/examples/`.
+
+    A row has `target`, `file`, the share `right` of the labelled pixels, the `colours` of the values, and the pictures' names
+    in `folder`: `image`, `truth` and `told`, at most 256 px wide, ignored values grey.
+    """
+    masked = [head for head in heads if head.task == "segmentation"]
+    if not masked:
+        return []
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    bundle, rows = bundles.load(bundle_folder), []
+    for number, head in enumerate(masked):
+        chosen = _spread([s for s in version.samples if s.split == "val" and s.labels[head.target]], count)
+        answers = bundle.predict([locate(version, sample) for sample in chosen], batch_size=1)
+        for place, (sample, told) in enumerate(zip(chosen, answers, strict=True)):
+            answer = told[head.target]
+            assert isinstance(answer, MaskPrediction)
+            rows.append(_save(folder, f"{number}-{place}", version, sample, head, answer))
+    return rows
+
+
+def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """That many of the samples, evenly from first to last."""
+    num = min(count, len(samples))
+    return [samples[place * len(samples) // num] for place in range(num)]
+
+
+def _save(folder: Path, name: str, version: DataVersion, sample: Sample, head: Head, answer: MaskPrediction) -> dict[str, Any]:
+    cell = sample.labels[head.target]
+    assert cell is not None
+    place = locate(version, sample)
+    image, truth = decode(place), decode_mask(locate_mask(version, cell), place)
+    counted = ~np.isin(truth, head.ignore)
+    values = sorted({*np.unique(truth[counted]).tolist(), *np.unique(answer.mask).tolist()})
+    pictures = {"image": image, "truth": _coloured(truth, counted), "told": _coloured(answer.mask)}
+    files = {kind: f"{FOLDER}/{name}-{kind}.png" for kind in pictures}
+    for kind, picture in pictures.items():
+        _small(picture, smooth=kind == "image").save(folder / files[kind])
+    return {
+        "target": head.target,
+        "file": sample.file,
+        "right": float((truth == answer.mask)[counted].mean()) if counted.any() else 0.0,
+        "colours": {str(value): _colour(value) for value in values},
+        **files,
+    }
+
+
+def _coloured(values: NDArray[Any], counted: NDArray[np.bool_] | None = None) -> Image.Image:
+    # Values above one byte take the colours of others: they are still told apart from their neighbours.
+    colours = np.array(MaskPrediction(values.astype(np.uint8), {}).picture().convert("RGB"))
+    if counted is not None:
+        colours[~counted] = IGNORED
+    return Image.fromarray(colours)
+
+
+def _colour(value: int) -> str:
+    red, green, blue = np.asarray(_coloured(np.array([[value]])))[0, 0].tolist()
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _small(picture: Image.Image, *, smooth: bool) -> Image.Image:
+    width = min(MAX_WIDTH_PX, picture.width)
+    height = max(1, round(picture.height * width / picture.width))
+    return picture.resize((width, height), Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST)

@@ -1,0 +1,88 @@
+"""What a work leaves on disk: its epochs so far, its result with the bundle, or why it failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flows.job.order import Job, read_json, write_json
+from flows.records import Work
+from heads import bundle, loop, segmentation
+from heads.errors import TrainingDiverged
+from heads.images import preprocess_for
+from heads.model import Model, count_parameters
+
+
+def write_progress(job: Job, work: Work, epochs: Sequence[loop.Epoch]) -> None:
+    """Adds epochs to the work's `progress.json`."""
+    file = job.work_root / work.key / "progress.json"
+    before = read_json(file, {"epochs": []})["epochs"]
+    # An epoch repeated after a loss gives what it gave: those who follow never see the file shrink.
+    if new := [_epoch_row(epoch) for epoch in epochs if epoch.index >= len(before)]:
+        write_json(file, {"work_key": work.key, "epochs": [*before, *new]})
+
+
+def keep(job: Job, work: Work, model: Model, outcome: loop.Outcome) -> None:
+    """Writes the work's bundle and then, as the mark that it is finished, its `result.json`."""
+    folder, variant = job.work_root / work.key, work.variant
+    num_parameters, num_trained = count_parameters(model)
+    classes = {head.target: list(job.classes[head.target]) for head in variant.heads}
+    facts = {
+        "name": job.name,
+        "work_key": work.key,
+        "variant_id": variant.variant_id,
+        "weights": work.weights.digest,
+        "data_version": job.version.digest,
+        "data_revision": job.version.revision,
+        "metrics": outcome.metrics,
+    }
+    bundle.save(
+        folder / "bundle",
+        model=model,
+        variant=variant,
+        classes=classes,
+        preprocess=preprocess_for(variant.backbone, variant.fit.image_size_px, whole=variant.sees_whole),
+        facts=facts,
+        thresholds=outcome.thresholds,
+    )
+    result = {
+        "work_key": work.key,
+        "variant": variant.model_dump(mode="json"),
+        "metrics": dict(outcome.metrics) | _class_ious(work, outcome, classes),
+        "num_parameters": num_parameters,
+        "num_trained_parameters": num_trained,
+        "num_forwarded": outcome.num_forwarded,
+        "seconds": round(sum(epoch.seconds for epoch in outcome.epochs), 3),
+        "best_epoch": outcome.best_epoch,
+        "ended": outcome.ended,
+        "epochs": [_epoch_row(epoch) for epoch in outcome.epochs],
+        "confusion": outcome.confusion,
+        "classes": classes,
+    }
+    write_json(folder / "result.json", result)
+
+
+def give_up(job: Job, work: Work, error: TrainingDiverged) -> None:
+    """Writes why the work failed for good, with the epochs that it had."""
+    folder = job.work_root / work.key
+    epochs = read_json(folder / "progress.json", {"epochs": []})["epochs"]
+    write_json(folder / "failure.json", {"work_key": work.key, "reason": str(error), "epochs": epochs})
+
+
+def _class_ious(work: Work, outcome: loop.Outcome, classes: dict[str, list[str]]) -> dict[str, float]:
+    """Each class's IoU of the masks, named as on the holdout; a class that is nowhere has none."""
+    import torch
+
+    found: dict[str, float] = {}
+    for head in work.variant.heads:
+        if head.task == "segmentation":
+            ious = segmentation.class_ious(torch.tensor(outcome.confusion[head.target]))
+            named = zip(classes[head.target], ious, strict=True)
+            found |= {f"val/{head.target}/iou_{name}": iou for name, iou in named if iou == iou}
+    return found
+
+
+def _epoch_row(epoch: loop.Epoch) -> dict[str, Any]:
+    row = {"epoch": epoch.index, "phase": epoch.phase, "metrics": dict(epoch.metrics), "seconds": epoch.seconds}
+    row |= {"num_frozen_stages": epoch.num_frozen_stages, "decisions": list(epoch.decisions)}
+    return row | ({"ended": epoch.ended} if epoch.ended else {})

@@ -1,0 +1,132 @@
+"""Fills the feature store: what a frozen trunk gives for samples that it was never run on, each once, over all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from time import monotonic
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from heads.dataset import ImageDataset
+from heads.evaluation import autocast
+from heads.features import FeatureStore, Key, Shelf
+from heads.ranks import num_ranks, rank, sum_over_ranks
+from heads.sampling import num_loader_workers
+from heads.spec import Precision
+from heads.trunks import Tap, Trunk
+
+BATCH_SIZE = 32
+# What a kill can lose: a shard is written when it has this many bytes, or this old is its first sample.
+SHARD_BYTES = 64 * 2**20
+SHARD_SECONDS = 20.0
+
+
+class _Views(Dataset[Tensor]):
+    """One view of some of a dataset's images."""
+
+    def __init__(self, dataset: ImageDataset, indices: Sequence[int], view: int) -> None:
+        self._dataset, self._indices, self._view = dataset, indices, view
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self._dataset.view(self._indices[number], self._view)[0]
+
+
+def count_missing(store: FeatureStore, trunk: Trunk, taps: Collection[Tap], digests: Sequence[str], view: int) -> int:
+    """How many distinct samples lack one of the taps in this view."""
+    return len(store.shelf(trunk.id).missing([Key(digest, view) for digest in digests], [tap.name for tap in taps]))
+
+
+def extract(
+    build: Callable[[], nn.Sequential],
+    trunk: Trunk,
+    taps: Collection[Tap],
+    dataset: ImageDataset,
+    view: int,
+    store: FeatureStore,
+    *,
+    device: torch.device,
+    precision: Precision,
+    on_stored: Callable[[int], None] | None = None,
+) -> int:
+    """How many images this rank forwarded until the store held the taps of every sample of `dataset` in this view.
+
+    `build` gives the stages of the whole backbone as the trunk names it, frozen and on `device`, and is asked only where a
+    sample is missing; no more of them run than the taps ask for.
+    Every rank of an initialised torch.distributed group must ask, with the same dataset; each takes its share. `on_stored` is
+    called with the number of samples of each shard that was written. Killed at any point, it loses a shard at most.
+    """
+    shelf, wanted, num_forwarded = store.shelf(trunk.id), tuple(sorted(taps)), 0
+    places = {digest: index for index, digest in enumerate(dataset.digests)}
+    while True:
+        lacking = _lacking(shelf, [Key(digest, view) for digest in places], wanted)
+        # All have looked before any writes, so that their shares are of one whole.
+        if not sum_over_ranks(torch.tensor([float(len(lacking))], device=device)).item():
+            return num_forwarded
+        for missing in sorted(set(lacking.values())):
+            alike = [places[key.digest] for key, found in lacking.items() if found == missing]
+            for indices, rows in _run(build(), missing, dataset, alike[rank() :: num_ranks()], view, device, precision):
+                shelf.write([Key(dataset.digests[index], view) for index in indices], rows)
+                num_forwarded += len(indices)
+                if on_stored:
+                    on_stored(len(indices))
+        sum_over_ranks(torch.zeros(1, device=device))
+
+
+def _lacking(shelf: Shelf, keys: Sequence[Key], taps: Sequence[Tap]) -> dict[Key, tuple[Tap, ...]]:
+    """By key the taps that it lacks, for keys that lack any."""
+    found: dict[Key, tuple[Tap, ...]] = {}
+    for tap in taps:
+        for key in shelf.missing(keys, [tap.name]):
+            found[key] = (*found.get(key, ()), tap)
+    return {key: found[key] for key in keys if key in found}
+
+
+def _run(
+    stages: nn.Sequential,
+    taps: Sequence[Tap],
+    dataset: ImageDataset,
+    indices: Sequence[int],
+    view: int,
+    device: torch.device,
+    precision: Precision,
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Shards of samples with their features by tap name, on the CPU."""
+    loader = DataLoader(
+        _Views(dataset, indices, view),
+        batch_size=BATCH_SIZE,
+        num_workers=num_loader_workers(device),
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),
+    )
+    done: list[int] = []
+    parts: list[dict[str, Tensor]] = []
+    num_bytes, start = 0, monotonic()
+    for number, images in enumerate(loader):
+        rows = _look(stages, taps, images.to(device, non_blocking=True, memory_format=torch.channels_last), precision)
+        done += indices[number * BATCH_SIZE : (number + 1) * BATCH_SIZE]
+        parts.append(rows)
+        num_bytes += sum(tensor.nbytes for tensor in rows.values())
+        if num_bytes >= SHARD_BYTES or monotonic() - start >= SHARD_SECONDS:
+            yield done, _joined(parts)
+            done, parts, num_bytes, start = [], [], 0, monotonic()
+    if done:
+        yield done, _joined(parts)
+
+
+def _look(stages: nn.Sequential, taps: Sequence[Tap], images: Tensor, precision: Precision) -> dict[str, Tensor]:
+    rows: dict[str, Tensor] = {}
+    features = images
+    with torch.inference_mode(), autocast(images.device, precision):
+        for number in range(max(tap.stage for tap in taps) + 1):
+            features = stages[number](features)
+            rows |= {tap.name: tap.take(features).contiguous().cpu() for tap in taps if tap.stage == number}
+    return rows
+
+
+def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,32 @@
+"""A random stream of one's own in a process that others draw in too."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import torch
+
+
+class RandomStream:
+    """Torch's random state, on the CPU and on `device`, as whoever is inside the block left it, whatever was drawn outside."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device if device.type == "cuda" else None
+        self._own, self._others = self._state(), self._state()
+
+    def __enter__(self) -> None:
+        self._others = self._state()
+        self._set(self._own)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._own = self._state()
+        self._set(self._others)
+
+    def _state(self) -> list[torch.Tensor]:
+        on_device = [torch.cuda.get_rng_state(self._device)] if self._device else []
+        return [torch.get_rng_state(), *on_device]
+
+    def _set(self, state: list[torch.Tensor]) -> None:
+        torch.set_rng_state(state[0])
+        if self._device:
+            torch.cuda.set_rng_state(state[1], self._device)
