@@ -1,0 +1,423 @@
+"""What frozen trunks gave is stored once, and training from it gives what training from images gives, together or alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from heads.dataset import ImageDataset, Masks
+from heads.errors import TrainingDiverged
+from heads.extraction import count_missing, extract
+from heads.features import FeatureStore, Key
+from heads.images import preprocess_for
+from heads.loop import Loaders, Member, Outcome, train, train_together
+from heads.model import Model, build_backbone, build_model
+from heads.phases import Phase, compile_policy
+from heads.spec import BACKBONE_STAGES, Fit, Head, Variant
+from heads.stored import FeatureLoader, open_views
+from heads.trunks import Tap, Trunk, stored_taps, trunk_of
+
+CPU = torch.device("cpu")
+NUM_TRAIN, NUM_VAL, SIZE_PX = 20, 9, 48
+CLASSES = {"kind": ("disc", "square", "stripes"), "mask": ("0", "1"), "tags": ("dark", "round")}
+KIND, TAGS = Head(target="kind", design="mlp"), Head(target="tags", task="multilabel", design="attention")
+MASK = Head(target="mask", task="segmentation", design="lraspp")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    rows, columns = np.mgrid[-1:1:40j, -1:1:40j]
+    shapes = [np.hypot(rows, columns) < 0.6, np.maximum(abs(rows), abs(columns)) < 0.5, np.sin(rows * 9) > 0]
+    for index in range(NUM_TRAIN + NUM_VAL):
+        noise = np.random.default_rng(index).normal(0, 25, (40, 40, 3))
+        pixels = shapes[index % 3][..., None] * 90 + (110 if index % 2 else 20) + noise
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{index:03}.png")
+        Image.fromarray(shapes[index % 3].astype(np.uint8)).save(folder / f"mask{index:03}.png")
+    return folder
+
+
+def variant_of(*heads: Head, backbone: str = "mobilenet_v3_small", freeze: str = "all", **fit: Any) -> Variant:
+    settings = {"epochs": 3, "batch_size": 8, "image_size_px": SIZE_PX, "learning_rate": 0.003, "augment": "none", **fit}
+    return Variant(backbone=backbone, heads=heads or (KIND,), freeze=freeze, fit=Fit(**settings))
+
+
+def datasets(folder: Path, variant: Variant) -> tuple[ImageDataset, ImageDataset]:
+    files = sorted(folder.glob("[0-9]*.png"))
+    preprocess = preprocess_for(variant.backbone, variant.fit.image_size_px, whole=variant.sees_whole)
+    tags = torch.tensor([[1 - i % 2, int(i % 3 == 0)] for i in range(len(files))])
+    columns: dict[str, Any] = {"kind": torch.tensor([i % 3 for i in range(len(files))]), "tags": tags}
+    made = []
+    for part, augment in ((slice(NUM_TRAIN), variant.fit.augment), (slice(NUM_TRAIN, None), "none")):
+        own = files[part]
+        masks = [file.with_name(f"mask{file.name}") for file in own]
+        targets = {head.target for head in variant.heads}
+        made.append(
+            ImageDataset(
+                own,
+                {target: column[part] for target, column in columns.items() if target in targets},
+                preprocess,
+                augment,
+                variant.fit.seed,
+                flip=variant.fit.flip and augment != "none",
+                masks={"mask": Masks(masks, {0: 0, 1: 1}, (9, 5))} if "mask" in targets else {},
+                digests=[hashlib.md5(file.read_bytes()).hexdigest() for file in own],
+            )
+        )
+    return made[0], made[1]
+
+
+def trunks_of(variant: Variant) -> list[Trunk]:
+    return [trunk_of(variant, "none", CPU, varied=view > 0) for view in range(variant.fit.views)]
+
+
+def fill(variant: Variant, sets: tuple[ImageDataset, ImageDataset], store: FeatureStore) -> int:
+    """How many images were forwarded to store what the variant reads."""
+    taps = {tap for taps in stored_taps(variant).values() for tap in taps}
+    stages = build_backbone(variant, None).eval().requires_grad_(False)
+    passes = [(sets[0], trunk, view) for view, trunk in enumerate(trunks_of(variant))] + [(sets[1], trunks_of(variant)[0], 0)]
+    return sum(
+        extract(lambda: stages, trunk, taps, images, view, store, device=CPU, precision="fp32") for images, trunk, view in passes
+    )
+
+
+def loaders_of(variant: Variant, sets: tuple[ImageDataset, ImageDataset], store: FeatureStore) -> dict[Phase, Loaders]:
+    found = {}
+    for phase, taps in stored_taps(variant).items():
+        train_views, val_views = (
+            open_views(store, trunks, taps, images.digests, CPU)
+            for trunks, images in ((trunks_of(variant), sets[0]), (trunks_of(variant)[:1], sets[1]))
+        )
+        load = partial(FeatureLoader, taps=taps, batch_size=variant.fit.batch_size, device=CPU)
+        accumulate = variant.fit.accumulate
+        found[phase] = Loaders(load(sets[0], train_views, training=True, accumulate=accumulate), load(sets[1], val_views))
+    return found
+
+
+def run(variant: Variant, sets: tuple[ImageDataset, ImageDataset], stored: Any = None, **how: Any) -> tuple[Model, Outcome]:
+    model = build_model(variant, CLASSES, None)
+    return model, train(model, variant, *sets, device=CPU, on_epoch=how.pop("on_epoch", lambda *_: None), stored=stored, **how)
+
+
+def distance(one: nn.Module, other: nn.Module) -> float:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return max((a.double() - b.double()).abs().max().item() for a, b in pairs)
+
+
+# By plain descent: AdamW divides by the gradients' own size, and makes steps of what is rounding alone.
+POLICIES = {
+    "all": variant_of(KIND, TAGS),
+    "masks beside classes": variant_of(MASK, KIND),
+    "a cut before a token backbone's end": variant_of(
+        KIND, backbone="vit_b_32", freeze="upto:stage3", image_size_px=64, epochs=1
+    ),
+    "upto": variant_of(KIND, optimiser="sgd", freeze="upto:stage3", backbone="mobilenet_v2"),
+    "upto with an early tap": variant_of(MASK, optimiser="sgd", freeze="upto:stage3", backbone="convnext_tiny", epochs=2),
+    "lp_ft": variant_of(KIND, optimiser="sgd", freeze="lp_ft", epochs=4),
+    "gradual": variant_of(KIND, optimiser="sgd", freeze="gradual", backbone="squeezenet1_1", epochs=5),
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_training_from_the_store_gives_what_training_from_images_gives(name: str, pictures: Path, tmp_path: Path) -> None:
+    variant, store = POLICIES[name], FeatureStore(tmp_path)
+    sets = datasets(pictures, variant)
+    assert stored_taps(variant)
+    assert fill(variant, sets, store) == NUM_TRAIN + NUM_VAL
+    assert fill(variant, sets, store) == 0
+    from_images, expected = run(variant, sets)
+    from_store, found = run(variant, sets, loaders_of(variant, sets, store))
+    assert distance(from_images, from_store) < 1e-4
+    assert found.metrics == pytest.approx(expected.metrics, abs=1e-4)
+    assert found.confusion == expected.confusion
+    num_epochs = sum(phase.num_epochs for phase in compile_policy(variant) if phase not in stored_taps(variant))
+    assert found.num_forwarded == num_epochs * (NUM_TRAIN + NUM_VAL)
+
+
+def test_variants_trained_together_end_as_each_does_alone_to_the_bit(pictures: Path, tmp_path: Path) -> None:
+    variants = [
+        variant_of(KIND, learning_rate=0.01, mlp_dropout=0.4),
+        variant_of(KIND, learning_rate=0.001, weight_decay=0.1, mlp_depth=2, optimiser="sgd"),
+        variant_of(Head(target="kind", design="linear"), epochs=5, ema=0.5, label_smoothing=0.1),
+        variant_of(KIND, learning_rate=0.03, epochs=9, patience=1, schedule="plateau"),
+        variant_of(Head(target="kind", design="cosine"), loss="focal", class_weights="balanced", gradient_clip=0.1),
+    ]
+    sets, store = datasets(pictures, variants[0]), FeatureStore(tmp_path)
+    assert fill(variants[0], sets, store) == NUM_TRAIN + NUM_VAL
+    assert [fill(variant, sets, store) for variant in variants[1:]] == [0] * 4
+    backbone = build_backbone(variants[0], None)
+    models = [build_model(variant, CLASSES, None, backbone=backbone) for variant in variants]
+    told: list[list[int]] = [[] for _ in variants]
+    ends: dict[int, Outcome | TrainingDiverged] = {}
+    members = [
+        Member(model, variant, lambda epoch, number=number: told[number].append(epoch.index), partial(ends.__setitem__, number))
+        for number, (model, variant) in enumerate(zip(models, variants, strict=True))
+    ]
+    train_together(members, *loaders_of(variants[0], sets, store).values())
+    for number, variant in enumerate(variants):
+        alone, expected = run(variant, sets, loaders_of(variant, sets, store))
+        end = ends[number]
+        assert isinstance(end, Outcome)
+        assert distance(alone, models[number]) == 0
+        assert end.metrics == expected.metrics
+        assert (end.best_epoch, end.ended) == (expected.best_epoch, expected.ended)
+        assert told[number] == list(range(len(end.epochs)))
+    assert len(told[3]) < 9, "one stopped early while the others went on"
+
+
+def test_one_that_diverges_leaves_the_others_as_they_are(pictures: Path, tmp_path: Path) -> None:
+    wild = variant_of(Head(target="kind", design="linear"), learning_rate=9.9, gradient_clip=0, optimiser="sgd", epochs=60)
+    wild = wild.model_copy(update={"fit": wild.fit.model_copy(update={"learning_rate": 1e38})})
+    calm = variant_of(KIND)
+    sets, store = datasets(pictures, calm), FeatureStore(tmp_path)
+    fill(calm, sets, store)
+    ends: dict[int, Outcome | TrainingDiverged] = {}
+    models = [build_model(variant, CLASSES, None) for variant in (wild, calm)]
+    members = [
+        Member(model, variant, lambda _: None, partial(ends.__setitem__, number))
+        for number, (model, variant) in enumerate(zip(models, (wild, calm), strict=True))
+    ]
+    train_together(members, *loaders_of(calm, sets, store).values())
+    assert isinstance(ends[0], TrainingDiverged)
+    assert distance(run(calm, sets, loaders_of(calm, sets, store))[0], models[1]) == 0
+
+
+def test_a_resumed_training_from_the_store_equals_an_uninterrupted_one(pictures: Path, tmp_path: Path) -> None:
+    variant = variant_of(KIND, freeze="lp_ft", epochs=6)
+    sets, store = datasets(pictures, variant), FeatureStore(tmp_path / "store")
+    fill(variant, sets, store)
+    stored = loaders_of(variant, sets, store)
+    whole, _ = run(variant, sets, stored, on_epoch=lambda epoch, save: save(tmp_path / f"{epoch.index}.pt"))
+    # Once within the probe, once within fine-tuning.
+    for index in (0, 3):
+        resumed, _ = run(variant, sets, stored, resume=tmp_path / f"{index}.pt")
+        assert distance(whole, resumed) == 0
+
+
+def test_a_checkpoint_holds_nothing_of_stages_that_no_phase_thaws(pictures: Path, tmp_path: Path) -> None:
+    sizes = {}
+    for freeze in ("all", "none"):
+        variant = variant_of(KIND, freeze=freeze, epochs=1)
+        run(variant, datasets(pictures, variant), on_epoch=lambda _, save: save(tmp_path / "state.pt"))
+        sizes[freeze] = (tmp_path / "state.pt").stat().st_size
+    assert sizes["all"] < sizes["none"] / 5
+
+
+def test_views_beyond_the_first_are_varied_and_epochs_take_turns(pictures: Path, tmp_path: Path) -> None:
+    variant = variant_of(KIND, views=3, augment="strong", flip=True)
+    sets, store = datasets(pictures, variant), FeatureStore(tmp_path)
+    assert fill(variant, sets, store) == 3 * NUM_TRAIN + NUM_VAL
+    (loaders,) = loaders_of(variant, sets, store).values()
+    seen = []
+    for epoch in range(6):
+        loaders.train.set_epoch(epoch, variant.fit.seed)
+        order = torch.cat([step.here for step in loaders.train.steps])
+        rows = torch.cat([next(iter(batch.inputs.values())) for batch in loaders.train])  # type: ignore[union-attr]
+        seen.append(rows[order.argsort()])
+    assert all(torch.equal(seen[epoch], seen[epoch + 3]) for epoch in range(3))
+    assert not any(torch.equal(seen[0], seen[view]) for view in (1, 2))
+    assert not torch.equal(seen[1], seen[2])
+    plain = variant_of(KIND)
+    (unvaried,) = loaders_of(plain, datasets(pictures, plain), store).values()
+    unvaried.train.set_epoch(0, variant.fit.seed)
+    rows = torch.cat([next(iter(batch.inputs.values())) for batch in unvaried.train])  # type: ignore[union-attr]
+    assert torch.equal(rows[torch.cat([step.here for step in unvaried.train.steps]).argsort()], seen[0]), "the first is plain"
+
+
+def test_a_view_of_a_mask_is_the_place_that_its_image_shows(pictures: Path) -> None:
+    variant = variant_of(MASK, views=4, augment="strong", flip=True)
+    images, _ = datasets(pictures, variant)
+    # The mask as the picture: where the two are varied alike, the picture is still the mask.
+    drawn = ImageDataset(
+        images.masks["mask"].paths, {}, images.preprocess, "strong", flip=True, masks=images.masks, digests=images.digests
+    )
+    for index in range(6):
+        for view in range(4):
+            _, (mask,) = images.view(index, view)
+            assert torch.equal(images.mask_view(index, view)[0], mask)
+            picture, (same,) = drawn.view(index, view)
+            assert torch.equal(same, mask)
+            if view == 0:
+                lit = picture.mean(dim=0) > picture.mean()
+                assert (lit == mask.bool()).float().mean() > 0.97
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        (variant_of(freeze="none"), {}),
+        (variant_of(freeze="adaptive"), {}),
+        (variant_of(mixup=0.2), {}),
+        (variant_of(cutmix=1.0), {}),
+        (variant_of(), {(0, 6): ["5:pooled"]}),
+        (variant_of(KIND, TAGS), {(0, 6): ["5:map"]}),
+        (variant_of(Head(target="mask", task="segmentation", design="fcn")), {(0, 6): ["5:map"]}),
+        (variant_of(freeze="lp_ft", epochs=3), {(0, 6): ["5:pooled"]}),
+    ],
+)
+def test_phases_read_the_store_where_their_trunk_is_as_it_came(variant: Variant, expected: dict[Any, list[str]]) -> None:
+    found = {
+        (phase.first_epoch, phase.num_frozen_stages): [tap.name for tap in taps] for phase, taps in stored_taps(variant).items()
+    }
+    assert found == expected
+
+
+def test_gradual_thawing_reads_ever_earlier_cuts() -> None:
+    phases = stored_taps(variant_of(freeze="gradual", backbone="mobilenet_v2", epochs=10, image_size_px=224))
+    cuts = {phase.num_frozen_stages: [tap.name for tap in taps] for phase, taps in phases.items()}
+    assert cuts[9] == ["8:pooled"]
+    assert cuts[8] == ["7:map"]
+    assert cuts[6] == ["5:map"]
+    assert 0 not in cuts
+
+
+@pytest.mark.parametrize("change", ["backbone", "weights", "size", "whole", "precision", "augment"])
+def test_what_changes_features_changes_the_trunk(change: str) -> None:
+    base = variant_of(KIND, augment="light")
+    changed = {
+        "backbone": (variant_of(KIND, augment="light", backbone="mobilenet_v3_large"), "w"),
+        "weights": (base, "other"),
+        "size": (variant_of(KIND, augment="light", image_size_px=64), "w"),
+        "whole": (variant_of(MASK, augment="light"), "w"),
+        "precision": (variant_of(KIND, augment="light", precision="bf16"), "w"),
+        "augment": (variant_of(KIND, augment="strong"), "w"),
+    }[change]
+    ids = [trunk_of(variant, weights, CPU, varied=change == "augment").id for variant, weights in ((base, "w"), changed)]
+    assert ids[0] != ids[1]
+    heads_alone = variant_of(Head(target="other", design="linear"), augment="strong", learning_rate=0.5, seed=3)
+    assert trunk_of(heads_alone, "w", CPU).id == trunk_of(base, "w", CPU).id
+
+
+def test_features_are_what_the_backbone_gives(pictures: Path, tmp_path: Path) -> None:
+    variant, store = variant_of(KIND, TAGS), FeatureStore(tmp_path)
+    sets = datasets(pictures, variant)
+    fill(variant, sets, store)
+    trunk, taps = trunks_of(variant)[0], (Tap(5, "map"), Tap(5, "pooled"), Tap(1, "pooled"))
+    stages = build_backbone(variant, None).eval()
+    asked = []
+
+    def build() -> nn.Sequential:
+        asked.append(1)
+        return stages
+
+    # What is there already is left alone, and only what lacks is computed.
+    assert extract(build, trunk, taps, sets[0], 0, store, device=CPU, precision="fp32") == NUM_TRAIN
+    assert count_missing(store, trunk, taps, sets[0].digests, 0) == 0
+    rows = store.shelf(trunk.id).open([Key(digest) for digest in sets[0].digests], [tap.name for tap in taps])
+    found = rows[torch.arange(NUM_TRAIN)]
+    with torch.no_grad():
+        images = torch.stack([sets[0].view(index, 0)[0] for index in range(NUM_TRAIN)])
+        last = stages(images)
+        early = stages[:2](images)
+    torch.testing.assert_close(found["5:map"], last, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found["5:pooled"], last.mean(dim=(2, 3), keepdim=True), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found["1:pooled"], early.mean(dim=(2, 3), keepdim=True), atol=1e-5, rtol=1e-4)
+    assert extract(build, trunk, taps, sets[0], 0, store, device=CPU, precision="fp32") == 0
+    assert asked, "the backbone is built only where a sample is missing"
+
+
+def test_byte_identical_images_and_new_ones_are_forwarded_once(pictures: Path, tmp_path: Path) -> None:
+    variant, store = variant_of(KIND), FeatureStore(tmp_path)
+    (images, _), trunk, taps = datasets(pictures, variant), trunks_of(variant)[0], [Tap(5, "pooled")]
+    stages = build_backbone(variant, None).eval()
+    do = partial(extract, lambda: stages, trunk, taps, view=0, store=store, device=CPU, precision="fp32")
+    few = part_of(images, [0, 1, 2, 2, 1])
+    assert do(dataset=few) == 3
+    assert do(dataset=part_of(images, range(10))) == 7
+    assert do(dataset=images) == NUM_TRAIN - 10
+
+
+def part_of(images: ImageDataset, indices: Any) -> ImageDataset:
+    chosen = list(indices)
+    labels = {target: column[chosen] for target, column in images.labels.items()}
+    digests = [images.digests[index] for index in chosen]
+    return ImageDataset([images.paths[index] for index in chosen], labels, images.preprocess, digests=digests)
+
+
+def test_a_damaged_shard_is_computed_again(pictures: Path, tmp_path: Path) -> None:
+    variant = variant_of(KIND)
+    sets = datasets(pictures, variant)
+    fill(variant, sets, FeatureStore(tmp_path))
+    shard = sorted(tmp_path.rglob("*.safetensors"), key=lambda path: path.stat().st_size)[-1]
+    content = bytearray(shard.read_bytes())
+    content[-5] ^= 1
+    shard.write_bytes(content)
+    store = FeatureStore(tmp_path)
+    assert fill(variant, sets, store) == NUM_TRAIN
+    assert len(loaders_of(variant, sets, store)) == 1
+
+
+def test_a_killed_extraction_loses_a_shard_at_most_and_goes_on_where_it_was(pictures: Path, tmp_path: Path) -> None:
+    variant, store = variant_of(KIND), FeatureStore(tmp_path / "store")
+    images, taps = datasets(pictures, variant)[0], [Tap(5, "pooled")]
+    program = subprocess.Popen(
+        [sys.executable, __file__, str(pictures), str(tmp_path / "store")],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    told = [int(program.stdout.readline()) for _ in range(2)]
+    os.kill(program.pid, signal.SIGKILL)
+    program.wait()
+    program.stdout.close()
+    assert count_missing(store, trunks_of(variant)[0], taps, images.digests, 0) <= NUM_TRAIN - sum(told)
+    missing = count_missing(store, trunks_of(variant)[0], taps, images.digests, 0)
+    stages = build_backbone(variant, None).eval()
+    again = extract(lambda: stages, trunks_of(variant)[0], taps, images, 0, store, device=CPU, precision="fp32")
+    assert again == missing < NUM_TRAIN
+
+
+def extract_slowly(pictures: Path, root: Path) -> None:
+    """Stores five samples a shard and says so; to be killed."""
+    import heads.extraction
+
+    torch.set_num_threads(1)
+    heads.extraction.BATCH_SIZE, heads.extraction.SHARD_SECONDS = 5, 0.0
+    variant = variant_of(KIND)
+
+    def say(num_samples: int) -> None:
+        print(num_samples, flush=True)  # noqa: T201
+        time.sleep(0.5)
+
+    stages = build_backbone(variant, None).eval()
+    images = datasets(pictures, variant)[0]
+    trunk = trunks_of(variant)[0]
+    extract(lambda: stages, trunk, [Tap(5, "pooled")], images, 0, FeatureStore(root), device=CPU, precision="fp32", on_stored=say)
+
+
+def test_stages_before_the_cut_are_not_run_again(pictures: Path, tmp_path: Path) -> None:
+    variant, store = variant_of(KIND, freeze="upto:stage3", backbone="mobilenet_v2", epochs=1), FeatureStore(tmp_path)
+    sets = datasets(pictures, variant)
+    fill(variant, sets, store)
+    model, runs = build_model(variant, CLASSES, None), []
+    for number, stage in enumerate(model.backbone):
+        stage.register_forward_hook(lambda *_, number=number: runs.append(number))
+    train(model, variant, *sets, device=CPU, on_epoch=lambda *_: None, stored=loaders_of(variant, sets, store))
+    cut = BACKBONE_STAGES["mobilenet_v2"].index("stage3")
+    assert min(runs) == cut + 1
+
+
+if __name__ == "__main__":
+    extract_slowly(Path(sys.argv[1]), Path(sys.argv[2]))
