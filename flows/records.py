@@ -76,11 +76,15 @@ class Weights:
 
 @dataclass(frozen=True)
 class Work:
-    """A variant to train; `key` is the hash of variant id, weights digest and data version digest."""
+    """A variant to train; `key` is the hash of variant id, weights digest and data version digest.
+
+    One `in_contest` fine-tunes only if it is among the best after its probe phase; its key also holds its rivals.
+    """
 
     key: str
     variant: Variant
     weights: Weights
+    in_contest: bool = False
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,9 @@ def _outputs(head: Head, names: Sequence[str], thresholds: Sequence[float] | Non
             return f"- `{head.target}`: {len(names)} classes: {_listed(names)}"
         case "multilabel":
             told = [f"{name} ({x:.3f})" for name, x in zip(names, thresholds, strict=True)] if thresholds else names
-            since = ", each told from the probability in brackets on" if thresholds else ", each told from a probability of 0.5 on"
+            since = (
+                ", each told from the probability in brackets on" if thresholds else ", each told from a probability of 0.5 on"
+            )
             return f"- `{head.target}`: {len(names)} labels{since}: {_listed(told)}"
         case "segmentation":
             ignored = f"; pixels of {_listed(list(map(str, head.ignore)))} counted for nothing" if head.ignore else ""

@@ -21,7 +21,7 @@ from heads.spec import Variant
 from heads.stream import RandomStream
 from heads.training import Loaders, Outcome, Training
 
-__all__ = ["Epoch", "Loaders", "Outcome", "evaluate", "predict_table", "train", "train_together"]
+__all__ = ["Epoch", "Loaders", "Member", "Outcome", "conclude", "evaluate", "predict_table", "train", "train_together"]
 
 
 def train(
@@ -84,12 +84,17 @@ def image_loaders(
 
 @dataclass(frozen=True)
 class Member:
-    """One of the variants that train together: its model, and who is told of its epochs and of its end."""
+    """One of the variants that train together: its model, and who is told of its epochs and of its end.
+
+    One that pauses after `num_epochs` hands `on_pause` its last epoch and a function that saves a checkpoint to go on from.
+    """
 
     model: Model
     variant: Variant
     on_epoch: Callable[[Epoch], None]
     on_end: Callable[[Outcome | TrainingDiverged], None]
+    num_epochs: int | None = None
+    on_pause: Callable[[Epoch, Callable[[Path], None]], None] | None = None
 
 
 def train_together(members: Sequence[Member], loaders: Loaders) -> None:
@@ -102,6 +107,14 @@ def train_together(members: Sequence[Member], loaders: Loaders) -> None:
         active = [_Fused(member, loaders) for member in members]
         while active := [each for each in active if each.goes_on()]:
             _run_epoch(active, loaders)
+
+
+def conclude(model: Model, variant: Variant, loaders: Loaders, resume: Path, ended: str) -> Outcome:
+    """The outcome of a training that ends at a checkpoint for the reason given, its best weights left in `model`."""
+    with alone():
+        training = Training(model, variant, lambda _: loaders)
+        training.restore(resume)
+        return training.finish(ended)
 
 
 class _Fused:
@@ -119,6 +132,9 @@ class _Fused:
             return False
         if self.training.is_finished:
             self.member.on_end(self.training.finish())
+            return False
+        if self.member.on_pause and len(self.training.epochs) == self.member.num_epochs:
+            self.member.on_pause(self.training.epochs[-1], self.training.save)
             return False
         return True
 

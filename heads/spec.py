@@ -88,6 +88,9 @@ HEAD_DESIGNS: Mapping[Task, tuple[str, ...]] = {
 FIRST_FIT_FIELDS = frozenset(
     ("epochs", "batch_size", "learning_rate", "weight_decay", "image_size_px", "augment", "seed", "precision", "patience")
 )
+# Raised when a spec comes to be trained otherwise than before, so that work done by an older recipe is not taken for it.
+# 2: frozen trunks read stored views, plain ones unless `views` says more.
+RECIPE = 2
 FREEZE_POLICIES = ("none", "all", "upto:<stage>", "gradual", "lp_ft", "adaptive")
 
 
@@ -164,7 +167,6 @@ class Fit(Value):
     mlp_width: Annotated[int, Field(ge=1, le=16384)] = 256
     mlp_activation: Activation = "gelu"
     mlp_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-
 
     @model_validator(mode="after")
     def _varied_views(self) -> Fit:
@@ -251,3 +253,8 @@ def check_image_size(backbone: str, image_size_px: int) -> None:
         nearest = [size for size in (image_size_px - rest, image_size_px - rest + step) if size <= most] or [most]
         every = f"every {step} px from {least} to {most}" if step > 1 else f"{least} to {most}"
         raise ValueError(f"{given} does not fit {backbone}; allowed: {every}; nearest: {' or '.join(map(str, nearest))}")
+
+
+def is_screened(variant: Variant) -> bool:
+    """Whether screening may end a variant early: it probes with a frozen backbone first, and fine-tunes only then."""
+    return variant.freeze == "lp_ft" and variant.fit.epochs > 1

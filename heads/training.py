@@ -200,10 +200,10 @@ class Training:
             ) from error
         self.epochs, self.best = list(progress.epochs), progress.best
 
-    def finish(self) -> Outcome:
-        """The outcome, with the best epoch's weights in the model."""
+    def finish(self, ended: str | None = None) -> Outcome:
+        """The outcome, with the best epoch's weights in the model; `ended` says why a training ends before its own end."""
+        ended = ended or self._why_ended()
         assert self.best is not None
-        ended = self._why_ended()
         assert ended is not None
         self._load(self.model, self.best.weights)
         self.model.eval()

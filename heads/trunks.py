@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,14 +15,13 @@ from heads.features import trunk_id
 from heads.images import Preprocess, preprocess_for
 from heads.kinds import KINDS
 from heads.phases import Phase, compile_policy
+from heads.pricing import Form, Price, price
 from heads.spec import BACKBONE_STAGES, Augment, Precision, Variant
 
 # Designs that read a stage's mean over positions, or its class token, alone: a few kilobytes a sample instead of hundreds.
 POOLING_DESIGNS = ("linear", "mlp", "cosine")
 # What decodes pictures and computes features: another version may give other numbers.
 LIBRARIES = ("torch", "torchvision", "pillow")
-
-Form = Literal["pooled", "map"]
 
 
 @dataclass(frozen=True, order=True)
@@ -90,21 +88,47 @@ def feature_dtype(device: torch.device, precision: Precision) -> torch.dtype:
     return computing_dtype(device, precision)
 
 
-def stored_taps(variant: Variant) -> dict[Phase, tuple[Tap, ...]]:
-    """The taps that each phase trains from instead of images; phases that need images are left out.
+@dataclass(frozen=True)
+class Choice:
+    """What a phase trains from: the taps that it reads from the store, or images where there are none, and why."""
 
-    A phase reads stored features where its frozen stages are as the weights file has them: from the first epoch on, and not
-    those that `adaptive` freezes after they moved. Mixup and CutMix blend images, and so need them.
+    taps: tuple[Tap, ...]
+    reason: str
+    price: Price | None = None
+
+
+def stored_taps(variant: Variant) -> dict[Phase, tuple[Tap, ...]]:
+    """The taps that each phase trains from instead of images; phases that train from images are left out."""
+    return {phase: choice.taps for phase, choice in choose_taps(variant).items() if choice.taps}
+
+
+def choose_taps(variant: Variant) -> dict[Phase, Choice]:
+    """What each phase trains from; the same on every machine, since it follows from the variant alone.
+
+    A phase reads stored features where its frozen stages are as the weights file has them (from the first epoch on, and not
+    those that `adaptive` freezes after they moved), and where storing them is cheaper than computing them, by the rates of
+    `heads.pricing`. Mixup and CutMix blend images, and so need them.
     """
-    fit = variant.fit
-    if fit.mixup or fit.cutmix or variant.freeze == "adaptive":
-        return {}
-    found, untouched = {}, len(BACKBONE_STAGES[variant.backbone])
+    fit, names = variant.fit, BACKBONE_STAGES[variant.backbone]
+    found, untouched = {}, len(names)
     for phase in compile_policy(variant):
         untouched = min(untouched, phase.num_frozen_stages)
-        if phase.num_frozen_stages and phase.num_frozen_stages == untouched:
-            found[phase] = _taps(variant, phase.num_frozen_stages)
+        if variant.freeze == "adaptive":
+            found[phase] = Choice((), "adaptive freezes stages after they moved")
+        elif not untouched or phase.num_frozen_stages > untouched:
+            found[phase] = Choice((), "no stage is as its weights came")
+        elif fit.mixup or fit.cutmix:
+            found[phase] = Choice((), f"{'mixup' if fit.mixup else 'cutmix'} blends images")
+        else:
+            found[phase] = _weigh(variant, phase.num_frozen_stages)
     return found
+
+
+def _weigh(variant: Variant, num_frozen: int) -> Choice:
+    taps, value_bytes = _taps(variant, num_frozen), 2 if variant.fit.precision in ("bf16", "fp16") else 4
+    cost = price(variant.backbone, variant.fit.image_size_px, [(tap.stage, tap.form) for tap in taps], value_bytes)
+    frozen = f"frozen through {BACKBONE_STAGES[variant.backbone][num_frozen - 1]}"
+    return Choice(taps if cost.pays else (), f"{frozen}: {cost}", cost)
 
 
 def _taps(variant: Variant, num_frozen: int) -> tuple[Tap, ...]:

@@ -5,6 +5,7 @@ What is imported from here is for those who order such a job; the program's own 
 
 from flows.job.order import (
     Job,
+    Screening,
     Tracking,
     begin,
     epochs_done,
@@ -19,6 +20,7 @@ from flows.job.order import (
 
 __all__ = [
     "Job",
+    "Screening",
     "Tracking",
     "begin",
     "epochs_done",

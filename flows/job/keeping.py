@@ -60,6 +60,8 @@ def keep(job: Job, work: Work, model: Model, outcome: loop.Outcome) -> None:
         "classes": classes,
     }
     write_json(folder / "result.json", result)
+    # What a contest had it go on from; its standing there stays, since rivals are ranked by it.
+    (folder / "probe.pt").unlink(missing_ok=True)
 
 
 def give_up(job: Job, work: Work, error: TrainingDiverged) -> None:

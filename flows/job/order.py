@@ -33,6 +33,14 @@ class Tracking:
 
 
 @dataclass(frozen=True)
+class Screening:
+    """Of the works in contest the `keep` best by validation's `metric`, `<target>/<measure>`, go on into fine-tuning."""
+
+    keep: int
+    metric: str
+
+
+@dataclass(frozen=True)
 class Job:
     """A job on the cluster: train `works` (all of a plan's; finished ones are skipped), or score `bundles` on the holdout.
 
@@ -49,6 +57,7 @@ class Job:
     works: tuple[Work, ...] = ()
     bundles: tuple[Path, ...] = ()
     tracking: Tracking | None = None
+    screening: Screening | None = None
 
     @property
     def folder(self) -> Path:
@@ -82,6 +91,7 @@ def begin(job: Job) -> Path:
         "workers": asdict(job.workers),
         "works": [_work_order(work) for work in job.works],
         "bundles": [str(path) for path in job.bundles],
+        "screening": None if job.screening is None else asdict(job.screening),
         "tracking": None if job.tracking is None else {**vars(job.tracking), "artifacts": str(job.tracking.artifacts)},
     }
     write_json(job.folder / "samples.json", tables)
@@ -102,7 +112,7 @@ def read(job_file: Path) -> Job:
         objects=tuple(Path(folder) for folder in data["objects"]),
         masks={file: Mask(digest, dict(pixels)) for file, digest, pixels in tables["masks"]},
     )
-    tracking = order["tracking"]
+    tracking, screening = order["tracking"], order["screening"]
     return Job(
         kind=order["kind"],
         key=order["key"],
@@ -113,6 +123,7 @@ def read(job_file: Path) -> Job:
         workers=Workers(**order["workers"]),
         works=tuple(_read_work(work) for work in order["works"]),
         bundles=tuple(Path(path) for path in order["bundles"]),
+        screening=None if screening is None else Screening(**screening),
         tracking=None if tracking is None else Tracking(**{**tracking, "artifacts": Path(tracking["artifacts"])}),
     )
 
@@ -198,13 +209,14 @@ def write_error(job: Job, error: Exception) -> None:
 def _work_order(work: Work) -> dict[str, Any]:
     path = work.weights.path
     weights = {"digest": work.weights.digest, "path": None if path is None else str(path)}
-    return {"key": work.key, "variant": work.variant.model_dump(mode="json"), "weights": weights}
+    spec = work.variant.model_dump(mode="json")
+    return {"key": work.key, "variant": spec, "weights": weights, "in_contest": work.in_contest}
 
 
 def _read_work(order: Mapping[str, Any]) -> Work:
     path = order["weights"]["path"]
     weights = Weights(order["weights"]["digest"], None if path is None else Path(path))
-    return Work(order["key"], Variant.model_validate(order["variant"]), weights)
+    return Work(order["key"], Variant.model_validate(order["variant"]), weights, order["in_contest"])
 
 
 def _read_row(row: Sequence[Any]) -> Scored:

@@ -14,10 +14,11 @@ from typing import Any
 
 from flows.cluster import workers
 from flows.errors import ASKED_WRONGLY
-from flows.job import keeping
+from flows.job import keeping, screening
 from flows.job.datasets import Images
 from flows.job.order import Job, is_finished, num_stored, read, read_json, write_error, write_json
 from flows.job.runs import following
+from flows.job.screening import is_in_contest
 from flows.job.shelves import Shelves, is_probe
 from flows.records import Work
 from heads import loop
@@ -109,7 +110,24 @@ class _Member:
         self.shelves.fill(todo)
         probes = [work for work in todo if is_probe(work.variant)]
         self._train_probes(probes)
-        self._train_one_by_one([work for work in todo if work not in probes])
+        out = self._screen([work for work in self.job.works if is_in_contest(self.job, work)], todo)
+        self._train_one_by_one([work for work in todo if work not in probes and work.key not in out])
+
+    def _screen(self, rivals: Sequence[Work], todo: Sequence[Work]) -> set[str]:
+        """The keys of the works whose contest ends here: those that are screened out, or that failed in it."""
+        left = {work.key for work in todo}
+        if self.job.screening is None or not any(work.key in left for work in rivals):
+            return set()
+        for group in self.shelves.fuse([work for work in rivals if work.key in left]):
+            screening.probe(self.job, self.shelves, group[workers.rank() :: workers.count()])
+        self._wait()
+        ranked = screening.rank_probes(self.job, rivals)
+        chosen = {work.key for work, _ in ranked[: self.job.screening.keep]}
+        for place, (work, value) in enumerate(ranked, start=1):
+            if work.key in left - chosen and place % workers.count() == workers.rank():
+                screening.screen_out(self.job, self.shelves, work, place, len(ranked), value)
+        self._wait()
+        return {work.key for work in rivals} - chosen
 
     def _train_probes(self, probes: Sequence[Work]) -> None:
         """Trains works that read stored features alone: each member takes its share of them, whole."""
@@ -129,7 +147,8 @@ class _Member:
             half_done = read_json(checkpoint / "work.json", {}).get("work_key") if checkpoint else None
             for work in works:
                 try:
-                    self._train(work, checkpoint / "state.pt" if checkpoint and half_done == work.key else None)
+                    resume = checkpoint / "state.pt" if checkpoint and half_done == work.key else self._probed(work)
+                    self._train(work, resume)
                 except TrainingDiverged as error:
                     # All ranks see the same sums: they give this work up, and go on to the next, together.
                     if self.leads:
@@ -174,6 +193,11 @@ class _Member:
             on_epoch=self._on_epoch(work),
             stored=stored,
         )
+
+    def _probed(self, work: Work) -> Path | None:
+        """Where a work that won its contest goes on from."""
+        file = screening.probe_file(self.job, work)
+        return file if is_in_contest(self.job, work) and file.is_file() else None
 
     def _wait(self) -> None:
         from torch import distributed

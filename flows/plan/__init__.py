@@ -2,28 +2,34 @@
 
 from flows.plan.checks import check_data
 from flows.plan.classes import class_names, count_classes
-from flows.plan.expansion import VariantRow, describe, expand, label, retraining_key, work_key
+from flows.plan.expansion import VariantRow, contest, describe, expand, label, retraining_key, work_key
 from flows.plan.fit import FitGrid
 from flows.plan.form import MEASURES, MEASURES_OF, PRIMARY, Plan, Promotion, Target, WorkersSpec
 from flows.plan.reading import parse_plan, read_plan
 from flows.plan.targets import find_task, primary_metric, targets_of
+from flows.plan.trunks import Course, Stretch, TrunkGroup, group_by_trunk
 
 __all__ = [
     "MEASURES",
     "MEASURES_OF",
     "PRIMARY",
+    "Course",
     "FitGrid",
     "Plan",
     "Promotion",
+    "Stretch",
     "Target",
+    "TrunkGroup",
     "VariantRow",
     "WorkersSpec",
     "check_data",
     "class_names",
+    "contest",
     "count_classes",
     "describe",
     "expand",
     "find_task",
+    "group_by_trunk",
     "label",
     "parse_plan",
     "primary_metric",

@@ -15,7 +15,7 @@ from flows.errors import AskedWrongly
 from flows.plan.form import Plan, Target
 from flows.plan.targets import primary_metric, targets_of, task_of
 from flows.records import DataVersion
-from heads.spec import HEAD_DESIGNS, Fit, Head, Variant
+from heads.spec import HEAD_DESIGNS, RECIPE, Fit, Head, Variant, is_screened
 
 MAX_VARIANTS = 512
 
@@ -52,9 +52,23 @@ def expand(plan: Plan, version: DataVersion) -> tuple[Variant, ...]:
     return tuple({variant.variant_id: variant for variant in variants}.values())
 
 
-def work_key(variant_id: str, weights_digest: str, data_version_digest: str) -> str:
-    """Sixteen hex digits: the same variant on the same first weights and the same data is the same work."""
-    return _digest([variant_id, weights_digest, data_version_digest])
+def work_key(variant_id: str, weights_digest: str, data_version_digest: str, contest: str = "") -> str:
+    """Sixteen hex digits: the same variant on the same first weights and the same data is the same work.
+
+    With a `contest` it is so only among the same rivals.
+    """
+    return _digest([variant_id, weights_digest, data_version_digest, RECIPE, *([contest] if contest else [])])
+
+
+def contest(plan: Plan, version: DataVersion, variants: Sequence[Variant]) -> dict[str, str]:
+    """By variant id the contest that it is in, for the variants that screening may end after their probe phase.
+
+    A contest is its rivals, how many of them go on, and what they are judged by.
+    """
+    rivals = sorted(v.variant_id for v in variants if is_screened(v))
+    if plan.screening is None or len(rivals) <= plan.screening:
+        return {}
+    return dict.fromkeys(rivals, _digest([rivals, plan.screening, primary_metric(plan, version)]))
 
 
 def retraining_key(plan: Plan, version: DataVersion, weights_digests: Mapping[str, str]) -> str:
@@ -62,7 +76,11 @@ def retraining_key(plan: Plan, version: DataVersion, weights_digests: Mapping[st
 
     `weights_digests` gives the digest of each backbone's first weights ('none' for random ones).
     """
-    works = sorted(work_key(v.variant_id, weights_digests[v.backbone], version.digest) for v in expand(plan, version))
+    variants = expand(plan, version)
+    contests = contest(plan, version, variants)
+    works = sorted(
+        work_key(v.variant_id, weights_digests[v.backbone], version.digest, contests.get(v.variant_id, "")) for v in variants
+    )
     rules = [primary_metric(plan, version), plan.promotion.min_gain, plan.promotion.alpha]
     return _digest([plan.name, version.digest, works, rules])
 

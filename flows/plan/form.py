@@ -165,6 +165,10 @@ class Plan(Value):
         description="Freeze policies to try: none, all, gradual (thaw stage by stage), lp_ft (heads first, then everything), "
         "adaptive (freeze stages that have stopped moving), upto:<stage>. Left out with weights none: none.",
     )
+    screening: Annotated[int, Field(ge=1), Number] | None = Field(
+        None,
+        description="Of the lp_ft variants only so many, the best after their probe phase, go on into fine-tuning; empty: all.",
+    )
     fit: FitGrid = Field(FitGrid(), description="Fit settings; lists make a grid.")
     workers: WorkersSpec = Field(WorkersSpec(), description="The worker group.")
     promotion: Promotion = Field(Promotion(), description="The rules of promotion.")
@@ -202,6 +206,15 @@ class Plan(Value):
         if value not in ("imagenet", "none") and not Path(value).suffix and "/" not in value:
             raise ValueError(f"weights {value!r} are unknown; {suggestion(value, ('imagenet', 'none'))}allowed: {WEIGHTS}")
         return value
+
+    @model_validator(mode="after")
+    def _screening_fits(self) -> Self:
+        if self.screening is not None and "lp_ft" not in self.freeze:
+            raise ValueError(
+                f"screening {self.screening} is of variants that probe before they fine-tune, and freeze lists "
+                f"{', '.join(self.freeze)}; add lp_ft, or leave screening out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:

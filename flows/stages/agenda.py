@@ -87,8 +87,15 @@ def plan_works(plan: Plan, version: DataVersion) -> Agenda:
     plans.check_data(plan, version)
     variants = plans.expand(plan, version)
     weights = {name: find_weights(plan.weights, name) for name in dict.fromkeys(v.backbone for v in variants)}
+    contests = plans.contest(plan, version, variants)
     works = tuple(
-        Work(plans.work_key(v.variant_id, weights[v.backbone].digest, version.digest), v, weights[v.backbone]) for v in variants
+        Work(
+            plans.work_key(v.variant_id, weights[v.backbone].digest, version.digest, contests.get(v.variant_id, "")),
+            v,
+            weights[v.backbone],
+            v.variant_id in contests,
+        )
+        for v in variants
     )
     key = plans.retraining_key(plan, version, {name: found.digest for name, found in weights.items()})
     return Agenda(plan, version, works, plans.primary_metric(plan, version), key)
@@ -134,9 +141,13 @@ def majority_classes(version: DataVersion) -> dict[str, str]:
     return found
 
 
-def preview(settings: Settings, plan: Plan) -> dict[str, Any]:
-    """What a plan would run on the workspace's data version, and what of it is done; touches nothing."""
+def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> dict[str, Any]:
+    """What a plan would run on the workspace's data version, what of it is done, and what the rest costs; touches nothing.
+
+    `calibrate` times this machine for about two seconds, so that its estimate is of seconds here.
+    """
     from flows import dataset
+    from flows.stages.outlook import describe_costs
 
     version = dataset.read_version(settings.workspace)
     agenda = plan_works(plan, version)
@@ -162,4 +173,4 @@ def preview(settings: Settings, plan: Plan) -> dict[str, Any]:
         "metric": agenda.metric,
         "variants": variants,
         "left": sum(not variant["done"] for variant in variants),
-    }
+    } | describe_costs(settings, agenda, calibrate=calibrate)

@@ -58,6 +58,7 @@ def train(desk: Desk, agenda: Agenda) -> TrainResult:
             classes=agenda.classes,
             workers=desk.plan.workers.group(),
             works=agenda.works,
+            screening=None if desk.plan.screening is None else job.Screening(desk.plan.screening, agenda.metric),
             tracking=job.Tracking(
                 desk.settings.tracking, desk.settings.artifacts, desk.plan.name, desk.parent_run_id, vars(origin)
             ),

@@ -18,7 +18,7 @@ from heads.spec import BACKBONE_STAGES
 
 @dataclass(frozen=True)
 class StageCost:
-    """A stage at the backbone's default size: its parameters, its multiply-adds for one image, the shape it gives."""
+    """A stage at one image size: its parameters, its multiply-adds for one image, the shape it gives."""
 
     stage: str
     parameters: int
@@ -27,14 +27,15 @@ class StageCost:
 
 
 @cache
-def count_costs(name: str) -> tuple[StageCost, ...]:
-    """The costs of every stage of a backbone, front to back, for one image of its default size.
+def count_costs(name: str, image_size_px: int | None = None) -> tuple[StageCost, ...]:
+    """The costs of every stage of a backbone, front to back, for one image of this size (of its default size where None).
 
     Multiply-adds are those of convolutions and matrix products, half of what is often called FLOPs.
     """
-    backbone, costs = BACKBONES[name], []
+    backbone, costs = BACKBONES[name], list[StageCost]()
+    side = image_size_px or backbone.image_size_px
     stages = backbone.split(build_skeleton(name).to("meta").eval())
-    features = torch.zeros(1, 3, backbone.image_size_px, backbone.image_size_px, device="meta")
+    features = torch.zeros(1, 3, side, side, device="meta")
     for stage_name, stage in zip(BACKBONE_STAGES[name], stages, strict=True):
         features, multiply_adds = _run(stage, features)
         parameters = sum(parameter.numel() for parameter in stage.parameters())

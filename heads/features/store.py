@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from heads.errors import HeadsError
 from heads.features.folder import Folder
+from heads.features.keys import Key, pack
 from heads.features.shards import FeatureError, Layout, Shard, check_tap, read_shard
 from heads.features.shelf import Shelf
 
@@ -62,6 +65,16 @@ class FeatureStore:
     def status(self) -> list[ShelfStatus]:
         """What each shelf holds by its shards' headers, the least recently used first; changes nothing."""
         return sorted((_status(trunk, folder) for trunk, folder in self._folders().items()), key=lambda shelf: shelf.used_at)
+
+    def listed(self, trunk: str, keys: Sequence[Key], taps: Iterable[str]) -> dict[str, NDArray[np.bool_]]:
+        """Which of the keys (n) each tap holds by the shards' headers; proves nothing, and changes nothing."""
+        folder, wanted = Folder(self.root / trunk), pack(keys)
+        read = (_read(trunk, folder, name) for name in folder.names())
+        shards = [shard for shard in read if isinstance(shard, Shard)]
+        return {
+            tap: np.isin(wanted, np.concatenate([wanted[:0], *(shard.keys for shard in shards if tap in shard.taps)]))
+            for tap in taps
+        }
 
     def verify(self) -> list[DamagedShard]:
         """The shards that are not what was written, after reading every byte; changes nothing."""

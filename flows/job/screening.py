@@ -1,0 +1,88 @@
+"""A contest of variants that probe before they fine-tune: all probe, the best go on.
+
+One rung of successive halving (Jamieson & Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization",
+AISTATS 2016), set where it costs next to nothing: the probes train together on stored features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.job import keeping
+from flows.job.order import Job, Screening, read_json, write_json
+from flows.job.shelves import Shelves
+from flows.records import Work
+from heads import loop
+from heads.errors import TrainingDiverged
+from heads.loop import Member
+from heads.model import build_backbone, build_model
+from heads.phases import compile_policy
+from heads.trunks import stored_taps
+
+
+def is_in_contest(job: Job, work: Work) -> bool:
+    """Whether the work probes against rivals first: where its probe phase cannot read the store it just trains."""
+    return job.screening is not None and work.in_contest and compile_policy(work.variant)[0] in stored_taps(work.variant)
+
+
+def probe_file(job: Job, work: Work) -> Path:
+    """The checkpoint at the end of the work's probe phase."""
+    return job.work_root / work.key / "probe.pt"
+
+
+def probe(job: Job, shelves: Shelves, works: Sequence[Work]) -> None:
+    """Trains the probe phases of works that read the same batches, in this process; those done already are left out."""
+    left = [work for work in works if not (job.work_root / work.key / "probe.json").is_file()]
+    if left:
+        first = left[0]
+        phase = compile_policy(first.variant)[0]
+        loaders = shelves.loaders(first, *(shelves.images.open(split, first.variant) for split in ("train", "val")))[phase]
+        backbone = build_backbone(first.variant, first.weights.path)
+        loop.train_together([_member(job, work, backbone) for work in left], loaders)
+
+
+def _member(job: Job, work: Work, backbone: Any) -> Member:
+    told: list[loop.Epoch] = []
+
+    def on_pause(epoch: loop.Epoch, save: Any) -> None:
+        save(probe_file(job, work))
+        keeping.write_progress(job, work, told)
+        best = max(told, key=lambda one: one.score)
+        write_json(job.work_root / work.key / "probe.json", {"metrics": best.metrics})
+
+    def on_end(outcome: loop.Outcome | TrainingDiverged) -> None:
+        assert isinstance(outcome, TrainingDiverged), "a probe pauses before its last epoch"
+        keeping.give_up(job, work, outcome)
+
+    model = build_model(work.variant, job.classes, work.weights.path, backbone=backbone)
+    return Member(model, work.variant, told.append, on_end, compile_policy(work.variant)[0].num_epochs, on_pause)
+
+
+def rank_probes(job: Job, works: Sequence[Work]) -> list[tuple[Work, float]]:
+    """The contest's works that probed to the end, best first, with the measure they are judged by; ties by the plan's order."""
+    assert job.screening is not None
+    name = f"val/{job.screening.metric}"
+    found = [(work, read_json(job.work_root / work.key / "probe.json")) for work in works]
+    scored = [(work, float(probed["metrics"].get(name, math.nan))) for work, probed in found if probed]
+    return sorted(scored, key=lambda one: -one[1] if math.isfinite(one[1]) else math.inf)
+
+
+def screen_out(job: Job, shelves: Shelves, work: Work, place: int, num_rivals: int, value: float) -> None:
+    """Keeps a work as its probe left it, with the reason that it goes no further."""
+    screening = job.screening
+    assert screening is not None
+    sets = [shelves.images.open(split, work.variant) for split in ("train", "val")]
+    loaders = shelves.loaders(work, *sets)[compile_policy(work.variant)[0]]
+    model = build_model(work.variant, job.classes, work.weights.path)
+    ended = _reason(screening, place, num_rivals, value)
+    keeping.keep(job, work, model, loop.conclude(model, work.variant, loaders, probe_file(job, work), ended))
+
+
+def _reason(screening: Screening, place: int, num_rivals: int, value: float) -> str:
+    return (
+        f"screened out after the probe phase: number {place} of {num_rivals} by val/{screening.metric} ({value:.4f}), "
+        f"and the best {screening.keep} go on"
+    )

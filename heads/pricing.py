@@ -1,0 +1,82 @@
+"""What features of a frozen trunk cost: to compute from an image, or to store and read back; and so which are worth storing.
+
+A price follows from a variant alone, whatever machine asks: all ranks of a job, and who plans it, decide alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from heads.backbones import count_costs
+from heads.spec import Variant
+
+# Measured on one core of a shared two-core server. MobileNetV2 at 224 px takes 20 to 40 ms an image forward, 7 to 15 billion
+# multiply-adds a second; larger networks are faster, ResNet-18's last layer at 50 billion.
+MULTIPLY_ADDS_PER_SECOND = 10e9
+# A picture that is kept decoded takes 2 ms to become a network's input at 224 px; decoding it first 5 ms and more, which is left
+# out, since epochs after the first find the pictures of a small data set decoded.
+PREPARE_SECONDS_PER_PIXEL = 2e-3 / 224**2
+# Batches of maps in random order, laid out channels last: 300 to 330 MB/s from a local disk, 450 to 740 from its cache.
+BYTES_PER_SECOND = 300e6
+# Training takes a stage's gradients to its weights and to its input, each about as much arithmetic as the way forward.
+BACKWARD_FACTOR = 2
+
+Form = Literal["pooled", "map"]
+
+
+@dataclass(frozen=True)
+class Price:
+    """Of one sample: multiply-adds that give it, its bytes stored, and seconds to compute it against those to store it.
+
+    It is written once and read back once at the least, so that it pays where both together are cheaper than one computation.
+    """
+
+    multiply_adds: int
+    num_bytes: int
+    compute_seconds: float
+    store_seconds: float
+
+    @property
+    def pays(self) -> bool:
+        """Whether storing is cheaper than computing."""
+        return self.store_seconds < self.compute_seconds
+
+    def __str__(self) -> str:
+        told = f"{self.num_bytes / 1e3:,.0f} kB a sample, {1e3 * self.store_seconds:.2g} ms to write and read"
+        return f"{told}, {1e3 * self.compute_seconds:.2g} ms to compute"
+
+
+def price(backbone: str, image_size_px: int, taps: Collection[tuple[int, Form]], value_bytes: int = 4) -> Price:
+    """The price of features after some stages (by number), each whole (`map`) or `pooled`, of `value_bytes` a number."""
+    costs = count_costs(backbone, image_size_px)
+    multiply_adds = forward_multiply_adds(backbone, image_size_px, max(stage for stage, _ in taps) + 1)
+    num_bytes = value_bytes * sum(_num_values(costs[stage].shape, form) for stage, form in taps)
+    compute_seconds = image_size_px**2 * PREPARE_SECONDS_PER_PIXEL + multiply_adds / MULTIPLY_ADDS_PER_SECOND
+    return Price(multiply_adds, num_bytes, compute_seconds, 2 * num_bytes / BYTES_PER_SECOND)
+
+
+def forward_multiply_adds(backbone: str, image_size_px: int, num_stages: int | None = None) -> int:
+    """What the first stages of a backbone, by default all, compute of one image."""
+    return sum(cost.multiply_adds for cost in count_costs(backbone, image_size_px)[:num_stages])
+
+
+def _num_values(shape: tuple[int, ...], form: Form) -> int:
+    """How many numbers a tap of features (C, H, W) or tokens (1 + L, C) holds."""
+    pooled = shape[0] if len(shape) == 3 else shape[-1]
+    whole = 1
+    for length in shape:
+        whole *= length
+    return pooled if form == "pooled" else whole
+
+
+def epoch_multiply_adds(variant: Variant, num_frozen_stages: int, num_train: int, num_val: int, *, stored: bool = False) -> int:
+    """What the backbone computes in an epoch over so many samples, all its stages but the first ones being trained.
+
+    With `stored` features of the frozen stages, these run on nothing. Heads are left out: beside backbones they are little.
+    """
+    costs = [cost.multiply_adds for cost in count_costs(variant.backbone, variant.fit.image_size_px)]
+    thawed = sum(costs[num_frozen_stages:])
+    forward = thawed if stored else sum(costs)
+    return num_train * (forward + BACKWARD_FACTOR * thawed) + num_val * forward
