@@ -89,7 +89,11 @@ class Work:
 
 @dataclass(frozen=True)
 class TrainedVariant:
-    """A finished variant: measures named `<split>/<target>/<measure>` and the folder of its work."""
+    """A finished variant: measures named `<split>/<target>/<measure>` and the folder of its work.
+
+    `num_forwarded` are images, `num_features_read` stored samples; `seconds` hold its share of what it shared. `flops` are
+    multiply-adds of its backbone, `flops_alone` those of the same epochs without a feature store.
+    """
 
     key: str
     variant: Variant
@@ -101,6 +105,10 @@ class TrainedVariant:
     seconds: float
     folder: Path
     run_id: str | None = None
+    num_features_read: int = 0
+    gpu_seconds: float = 0.0
+    flops: int = 0
+    flops_alone: int = 0
 
     @property
     def bundle(self) -> Path:
@@ -119,12 +127,16 @@ class FailedVariant:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training job gives: the plan's variants, finished or failed; `seconds` from the first batch to the last."""
+    """What a training job gives: the plan's variants, finished or failed; `seconds` from the first batch to the last.
+
+    `num_forwarded` are the images of variants and of filling the feature store; `flops_stored` the multiply-adds of the latter.
+    """
 
     variants: tuple[TrainedVariant, ...]
     num_forwarded: int
     seconds: float
     failed: tuple[FailedVariant, ...] = ()
+    flops_stored: int = 0
 
 
 @dataclass(frozen=True)

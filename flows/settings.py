@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from pydantic import ByteSize
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # Who a server works for: one whose owner was killed is ended by the next command (`flows.stack.end_orphans`).
@@ -33,6 +34,8 @@ class Settings(BaseSettings):
     tracking_address: str | None = None
     ray_address: str | None = None
     prefect_address: str | None = None
+    # As a number or such as 50GB; the least recently used features go first. None: half of what the disk has left for them.
+    features_max_bytes: ByteSize | None = None
 
     @property
     def storage(self) -> Path:

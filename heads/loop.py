@@ -150,7 +150,7 @@ class _Fused:
 def _run_epoch(active: Sequence[_Fused], loaders: Loaders) -> None:
     for each in active:
         with each.random:
-            each.training.begin_epoch()
+            each.training.begin_epoch(num_together=len(active))
     first = active[0].training
     loaders.train.set_epoch(first.index, first.variant.fit.seed)
     for number, batch in enumerate(loaders.train):

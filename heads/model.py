@@ -78,9 +78,13 @@ class Model(nn.Module):
 
     def train(self, mode: bool = True) -> Model:
         """Itself, in train or eval mode, frozen stages always in eval mode."""
-        super().train(mode)
-        for stage in list(self.backbone)[: self.num_frozen_stages]:
-            stage.eval()
+        self.training = self.backbone.training = mode
+        self.heads.train(mode)
+        for number, stage in enumerate(self.backbone):
+            if number >= self.num_frozen_stages:
+                stage.train(mode)
+            elif stage.training:
+                stage.eval()
         return self
 
 

@@ -103,9 +103,12 @@ class Training:
         score = self.epochs[self.best.index].score
         return why_ended(self.variant.fit, self.policy[-1], len(self.epochs), self.best.index, score)
 
-    def begin_epoch(self) -> None:
-        """Makes ready for the batches of the next epoch: first `train_on` each of `loaders.train`, then `validate_on`."""
-        self._start, self.index = perf_counter(), len(self.epochs)
+    def begin_epoch(self, num_together: int = 1) -> None:
+        """Makes ready for the batches of the next epoch: first `train_on` each of `loaders.train`, then `validate_on`.
+
+        Of the epoch's seconds it takes an equal share where so many train together.
+        """
+        self._start, self._num_together, self.index = perf_counter(), num_together, len(self.epochs)
         phase = phase_number(self.phases, self.index)
         if phase != self.phase:
             self._enter(phase)
@@ -153,7 +156,7 @@ class Training:
             metrics=train_measures(trained)
             | {f"train/{target}/head_weight": x for target, x in self.balance.weights().items()}
             | {f"val/{name}": x for name, x in named_measures(measured).items()},
-            seconds=perf_counter() - self._start,
+            seconds=(perf_counter() - self._start) / self._num_together,
             num_forwarded=self.loaders.train.num_forwarded + self.loaders.val.num_forwarded,
             score=epoch_score(measured),
             learning_rate=self._rate_factor(self.loaders.train.num_updates - 1) * self.variant.fit.learning_rate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,8 @@ from typing import Annotated
 import typer
 
 from flows.cli import screen
-from flows.records import SPLITS
+from flows.manifest import is_mask_target, split_labels
+from flows.records import SPLITS, DataVersion
 from flows.settings import prepare_process, read_settings
 
 app = typer.Typer(help="Bring images in and look at the data versions.", no_args_is_help=True)
@@ -68,9 +70,10 @@ def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
     }
     if as_json:
         return screen.show_json(told)
-    for target, classes in found.classes.items():
-        rows = [[name, *[counts.get(split, 0) for split in SPLITS]] for name, counts in sorted(classes.items())]
-        screen.show_table(target, ["class", *SPLITS], rows)
+    for target in found.version.targets:
+        heading, counts = _told(found.version, target)
+        rows = [[name, *[counts[name, split] for split in SPLITS]] for name in dict.fromkeys(name for name, _ in counts)]
+        screen.show_table(target, [heading, *SPLITS], rows)
     splits = ", ".join(f"{count} {split}" for split, count in found.splits.items())
     screen.note(f"data version {screen.short(found.version.digest)} (git {found.version.revision[:8]}): {splits}")
     if found.dirty:
@@ -104,3 +107,14 @@ def checkout(
 
     version = dataset.checkout(read_settings(workspace).workspace, revision)
     screen.note(f"the working copy holds data version {screen.short(version.digest)}")
+
+
+def _told(version: DataVersion, target: str) -> tuple[str, Counter[tuple[str, str]]]:
+    """What a target's cells hold, and in how many samples of each split each of it is: classes, labels, values of masks."""
+    cells = [(cell, sample.split) for sample in version.samples if (cell := sample.labels[target]) is not None]
+    if is_mask_target(version.samples, target):
+        held = sorted((value, split) for file, split in cells if file in version.masks for value in version.masks[file].pixels)
+        return "masks with value", Counter((str(value), split) for value, split in held)
+    if any("|" in cell for cell, _ in cells):
+        return "label", Counter(sorted((label, split) for cell, split in cells for label in split_labels(cell)))
+    return "class", Counter(sorted(cells))

@@ -58,7 +58,7 @@ def show(name: Name, workspace: Workspace = None, as_json: AsJson = False) -> No
             v["version"],
             v["variant_id"],
             screen.short(v["data_version"]),
-            ", ".join(f"{k} {x:.4f}" for k, x in v["metrics"].items()),
+            "\n".join(stages.describe_measures(v["metrics"])),
         ]
         for alias in ("champion", "previous", "challenger")
         if (v := told[alias])

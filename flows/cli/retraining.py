@@ -12,6 +12,8 @@ from flows.cli import screen
 from flows.plan import Plan
 from flows.settings import Settings
 
+FEATURES = "features"
+
 
 def run(settings: Settings, plan: Plan, source: str | None) -> dict[str, Any]:
     """The report of a retraining: the finished one's where nothing is left to do, else of a flow run in this process."""
@@ -29,7 +31,7 @@ def run(settings: Settings, plan: Plan, source: str | None) -> dict[str, Any]:
 
 
 class _Bars:
-    """Draws a bar a variant from the events of a retraining."""
+    """Draws a bar of features, then one a variant, from the events of a retraining."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
@@ -38,10 +40,11 @@ class _Bars:
     def __call__(self, event: stages.Event) -> None:
         if event.text:
             screen.note(event.text)
-        for name, (done, total) in event.epochs.items():
+        progress = event.epochs if event.features is None else {FEATURES: event.features, **event.epochs}
+        for name, (done, total) in progress.items():
             if name not in self._drawn:
                 self._drawn[name] = self._bars.add_task(name, total=total, state="")
-            self._bars.update(self._drawn[name], completed=done)
+            self._bars.update(self._drawn[name], completed=done, total=total)
 
 
 def show(report: dict[str, Any]) -> None:
@@ -49,16 +52,26 @@ def show(report: dict[str, Any]) -> None:
     rows = stages.leaderboard(report)
     columns = list(rows[0])
     screen.show_table(f"Leaderboard of {report['name']} on validation", columns, [[row[c] for c in columns] for row in rows])
-    screen.out.print(stages.verdict_text(report), markup=False, soft_wrap=True)
+    screen.out.print(stages.verdict_text(report).replace("**", ""), markup=False, soft_wrap=True)
     counts, seconds = report["counts"], report["seconds"]
     screen.out.print(
-        f"\n{counts['variants_trained']} variants trained, {counts['variants_reused']} found done; "
+        f"\n{counts['variants_trained']} variants trained, {counts['variants_reused']} found done; {_describe_work(counts)}"
         + ", ".join(f"{stage} {taken:.1f} s" for stage, taken in seconds.items()),
         markup=False,
         soft_wrap=True,
     )
     if report["champion"]:
         name = report["name"]
-        verbs = [f"predict {name}@champion IMAGE...", f"models show {name}", f"models pull {name}@champion DEST"]
+        output = " --output MASKS" if "segmentation" in report.get("tasks", {}).values() else ""
+        verbs = [f"predict {name}@champion IMAGE...{output}", f"models show {name}", f"models pull {name}@champion DEST"]
         lines = [f"  headstart {verb}" for verb in verbs] + ["  headstart up PLAN    (Prefect and MLflow in the browser)"]
         screen.out.print("\n".join(["", "Next:", *lines]), markup=False, soft_wrap=True)
+
+
+def _describe_work(counts: dict[str, Any]) -> str:
+    """What went through trunks, and what was read in its place."""
+    read = counts.get("features_read", 0)
+    told = f"{counts['trunk_forwards']} images forwarded, {read} features read; "
+    if read and counts["flops_done"]:
+        told += f"{(counts['flops_done'] + counts['flops_saved']) / counts['flops_done']:.1f} x the arithmetic saved; "
+    return told

@@ -56,3 +56,19 @@ def progress_bars() -> Iterator[Progress]:
 def short(digest: str) -> str:
     """The first twelve digits of a digest, enough for a person."""
     return digest.removesuffix(".dir")[:12]
+
+
+def size(num_bytes: float) -> str:
+    """Bytes as a person reads them, in decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them."""
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

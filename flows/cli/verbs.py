@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli import data, models, screen
+from flows.cli import data, features, models, screen
 from flows.errors import AskedWrongly
 from flows.settings import Settings, prepare_process, read_settings
 
@@ -21,7 +21,9 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
+app.add_typer(features.app, name="features")
 
+NUM_SHARES_TOLD = 3
 PLAN = typer.Argument(metavar="PLAN", help="A plan: a YAML file such as flows/plans/demo.yaml.")
 PlanFile = Annotated[Path, PLAN]
 Workspace = Annotated[Path | None, typer.Option("--workspace", "-w", help="Another workspace than the current folder.")]
@@ -55,13 +57,19 @@ def plan(
     workspace: Workspace = None,
     as_json: AsJson = False,
     backbones: Annotated[bool, typer.Option("--backbones", help="List the backbones that a plan may name.")] = False,
+    no_calibrate: Annotated[
+        bool, typer.Option("--no-calibrate", help="Estimate by stated rates; do not time this machine for two seconds.")
+    ] = False,
 ) -> None:
-    """Say what a plan would run, what is done already, and what is left; touches nothing.
+    """Say what a plan would run, what is done already, what is left and what it costs; touches nothing.
+
+    Variants that share a frozen trunk run it once a sample: the table of trunks says who shares what, what is stored, and
+    what is left to forward. FLOPs are multiply-adds of backbones.
 
     Without a plan: headstart plan --backbones
     """
     from flows import stages
-    from flows.cli import listing
+    from flows.cli import listing, planning
     from flows.plan import read_plan
 
     if backbones:
@@ -69,25 +77,10 @@ def plan(
     if plan_file is None:
         raise AskedWrongly("no plan was named; give the path of a YAML file, or --backbones for what a plan may name")
     asked = read_plan(plan_file)
-    outlook = stages.preview(_settings(workspace), asked)
+    outlook = stages.preview(_settings(workspace), asked, calibrate=not no_calibrate)
     if as_json:
         return screen.show_json(outlook)
-    rows = [
-        [
-            v["variant_id"],
-            v["backbone"],
-            " + ".join(f"{target} {design}" for target, design in v["heads"].items()),
-            v["freeze"],
-            ", ".join(f"{name} {value}" for name, value in v["fit"].items()) or "as in the plan",
-            "failed before" if v["failed"] else "done" if v["done"] else f"{v['epochs']} epochs to train",
-        ]
-        for v in outlook["variants"]
-    ]
-    title = f"{outlook['name']} on data {screen.short(outlook['data_version'])}: {outlook['samples']} samples"
-    screen.show_table(title, ["variant", "backbone", "heads", "freeze", "fit", "state"], rows)
-    return screen.note(
-        f"{outlook['left']} of {len(outlook['variants'])} variants are left to train. Next: headstart retrain {plan_file}"
-    )
+    return planning.show(outlook, plan_file)
 
 
 @app.command()
@@ -140,13 +133,16 @@ def predict(
         return screen.show_json({"predictions": readings})
     targets = [key for key in readings[0] if key != "file"] if readings else []
     rows = [[r["file"], *[_reading(r[t]) for t in targets]] for r in readings]
-    return screen.show_table(f"{len(rows)} images read by {model}", ["file", *targets], rows)
+    return screen.show_table(f"{len(rows)} image{'s' if len(rows) != 1 else ''} read by {model}", ["file", *targets], rows)
 
 
 def _reading(told: dict[str, Any]) -> str:
     if "labels" in told:
         return ", ".join(f"{name} ({told['probabilities'][name]:.3f})" for name in told["labels"]) or "none"
-    return str(told["mask"]) if "mask" in told else f"{told['label']} ({told['probability']:.3f})"
+    if "mask" in told:
+        largest = sorted(told["shares"].items(), key=lambda share: -share[1])[:NUM_SHARES_TOLD]
+        return f"{told['mask']} ({', '.join(f'{name}: {share:.0%}' for name, share in largest)})"
+    return f"{told['label']} ({told['probability']:.3f})"
 
 
 @app.command()

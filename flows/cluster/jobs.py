@@ -71,8 +71,9 @@ def run_job(
     metadata = {"job_key": key, "name": name, "flow_run_id": flow_run_id, "folder": str(folder.absolute())}
     submission = find(cluster, folder)
     if submission is None:
-        for stale in ("outcome.json", "error.json", "todo.json", "span.json"):
-            (folder / stale).unlink(missing_ok=True)
+        names = ("outcome.json", "error.json", "todo.json", "span.json", "features.json", "shares.json")
+        for stale in (*(folder / name for name in names), *folder.glob("stored-*.json")):
+            stale.unlink(missing_ok=True)
     for attempt in range(RESUBMISSIONS + 1):
         if submission is None:
             submission = submit(cluster, folder / "job.json", metadata=metadata, env=given)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from flows.job.accounts import costs_of
+from flows.job.examples import save_examples
 from flows.job.order import Job, read_json, write_json
 from flows.records import Work
 from heads import bundle, loop, segmentation
@@ -51,13 +53,13 @@ def keep(job: Job, work: Work, model: Model, outcome: loop.Outcome) -> None:
         "metrics": dict(outcome.metrics) | _class_ious(work, outcome, classes),
         "num_parameters": num_parameters,
         "num_trained_parameters": num_trained,
-        "num_forwarded": outcome.num_forwarded,
-        "seconds": round(sum(epoch.seconds for epoch in outcome.epochs), 3),
+        **costs_of(job, work, outcome),
         "best_epoch": outcome.best_epoch,
         "ended": outcome.ended,
         "epochs": [_epoch_row(epoch) for epoch in outcome.epochs],
         "confusion": outcome.confusion,
         "classes": classes,
+        "examples": save_examples(folder, folder / "bundle", job.version, variant.heads),
     }
     write_json(folder / "result.json", result)
     # What a contest had it go on from; its standing there stays, since rivals are ranked by it.

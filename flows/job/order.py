@@ -135,9 +135,15 @@ def is_finished(work_root: Path, key: str) -> bool:
 
 def num_stored(job: Job) -> tuple[int, int]:
     """How many samples the job's members brought through frozen trunks into the feature store, and of how many."""
-    counts = (read_json(file, {"num_samples": 0})["num_samples"] for file in (job.folder / "features").glob("*.json"))
+    counts = (read_json(file, {"num_samples": 0})["num_samples"] for file in job.folder.glob("stored-*.json"))
     done = sum(counts)
     return done, max(done, read_json(job.folder / "features.json", {"total": 0})["total"])
+
+
+def flops_stored(job: Job) -> int:
+    """The multiply-adds that the job's members spent on filling the feature store."""
+    counts: list[float] = [read_json(file, {"flops": 0.0})["flops"] for file in job.folder.glob("stored-*.json")]
+    return round(sum(counts))
 
 
 def read_failure(storage: Path, work: Work) -> str | None:
@@ -164,6 +170,8 @@ def read_trained(storage: Path, work: Work, *, reused: bool) -> TrainedVariant:
     result = json.loads((folder / "result.json").read_text())
     names = ("metrics", "num_parameters", "num_trained_parameters", "num_forwarded", "seconds")
     measured = {name: result[name] for name in names}
+    # Results of before these were counted lack them.
+    measured |= {name: result.get(name, 0) for name in ("num_features_read", "gpu_seconds", "flops", "flops_alone")}
     return TrainedVariant(key=work.key, variant=work.variant, reused=reused, folder=folder, **measured)
 
 

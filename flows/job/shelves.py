@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -15,8 +13,10 @@ import torch
 from torch import nn
 
 from flows.job import keeping
+from flows.job.accounts import Accounts, Charge
 from flows.job.datasets import Images
-from flows.job.order import Job, num_stored, write_json
+from flows.job.names import name_trunk
+from flows.job.order import Job
 from flows.records import Work
 from heads import loop
 from heads.dataset import ImageDataset
@@ -26,6 +26,8 @@ from heads.features import FeatureStore
 from heads.loop import Loaders, Member
 from heads.model import Model, build_backbone, build_model
 from heads.phases import Phase, compile_policy
+from heads.pricing import forward_multiply_adds
+from heads.ranks import rank, sum_over_ranks
 from heads.spec import Variant
 from heads.stored import FeatureLoader, open_views
 from heads.trunks import Tap, Trunk, stored_taps, trunk_of
@@ -35,13 +37,14 @@ PROGRESS_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Pass:
-    """One view of a split's images through one trunk: the taps that works need of it, and one of these works."""
+    """One view of a split's images through one trunk: the taps that works need of it, one of these works, and all their keys."""
 
     trunk: Trunk
     view: int
     split: str
     work: Work = field(compare=False)
     taps: frozenset[Tap] = field(compare=False)
+    keys: tuple[str, ...] = field(compare=False)
 
 
 def is_probe(variant: Variant) -> bool:
@@ -56,15 +59,17 @@ class Shelves:
     def __init__(self, job: Job, images: Images, device: Any) -> None:
         self.job, self.images, self.device = job, images, device
         self.store = FeatureStore(job.storage / "features")
-        self._num_stored = 0
+        self.accounts = Accounts(job, leads=rank() == 0)
 
     def fill(self, works: Sequence[Work]) -> None:
         """Runs every trunk that the works share on the samples that it never saw; all members together."""
         passes = self._passes(works)
-        lacking = [each for each in passes if self._count_missing(each)]
-        self._announce(lacking)
+        charges = {each: self._charge(each) for each in passes}
+        self.accounts.announce(list(charges.values()))
         backbones = _Backbones(self.device)
         for each in passes:
+            name_trunk(self.store.root, each.trunk)
+            self.accounts.begin(charges[each])
             extract(
                 partial(backbones.get, each.work),
                 each.trunk,
@@ -74,8 +79,11 @@ class Shelves:
                 self.store,
                 device=self.device,
                 precision=each.work.variant.fit.precision,
-                on_stored=self._note,
+                on_stored=self.accounts.note,
             )
+            self.accounts.divide()
+        # What the leader wrote is there before anyone goes on to read it.
+        sum_over_ranks(torch.zeros(1, device=self.device))
 
     def loaders(self, work: Work, train_set: ImageDataset, val_set: ImageDataset) -> dict[Phase, Loaders]:
         """What each of the work's phases reads from the store."""
@@ -140,13 +148,13 @@ class Shelves:
             taps = frozenset(tap for taps in stored_taps(work.variant).values() for tap in taps)
             for each in self._passes_of(work, taps) if taps else ():
                 known = found.get(each)
-                found[each] = each if known is None else Pass(each.trunk, each.view, each.split, known.work, known.taps | taps)
+                found[each] = each if known is None else _join(known, each)
         return list(found.values())
 
     def _passes_of(self, work: Work, taps: frozenset[Tap]) -> Iterator[Pass]:
         trunks = self._trunks(work)
-        yield from (Pass(trunk, view, "train", work, taps) for view, trunk in enumerate(trunks))
-        yield Pass(trunks[0], 0, "val", work, taps)
+        yield from (Pass(trunk, view, "train", work, taps, (work.key,)) for view, trunk in enumerate(trunks))
+        yield Pass(trunks[0], 0, "val", work, taps, (work.key,))
 
     def _trunks(self, work: Work) -> list[Trunk]:
         """The trunk of each view of the work's training images."""
@@ -154,19 +162,20 @@ class Shelves:
             trunk_of(work.variant, work.weights.digest, self.device, varied=view > 0) for view in range(work.variant.fit.views)
         ]
 
-    def _count_missing(self, each: Pass) -> int:
-        digests = self.images.digests(each.split)
-        return count_missing(self.store, each.trunk, each.taps, digests, each.view)
+    def _charge(self, each: Pass) -> Charge:
+        """What the pass has to do: a sample runs through the stages up to the deepest tap that it lacks."""
+        variant, digests, deeper, flops = each.work.variant, self.images.digests(each.split), 0, 0
+        for stage in sorted({tap.stage for tap in each.taps}, reverse=True):
+            taps = [tap for tap in each.taps if tap.stage >= stage]
+            lacking = count_missing(self.store, each.trunk, taps, digests, each.view)
+            cost = forward_multiply_adds(variant.backbone, variant.fit.image_size_px, stage + 1)
+            deeper, flops = lacking, flops + (lacking - deeper) * cost
+        return Charge(deeper, flops, each.keys)
 
-    def _announce(self, lacking: Sequence[Pass]) -> None:
-        """Leaves word of how many samples are to be stored, for who shows progress."""
-        total = num_stored(self.job)[0] + sum(map(self._count_missing, lacking))
-        write_json(self.job.folder / "features.json", {"total": total})
 
-    def _note(self, num_samples: int) -> None:
-        self._num_stored += num_samples
-        name = f"{platform.node()}-{os.getpid()}.json"
-        write_json(self.job.folder / "features" / name, {"num_samples": self._num_stored})
+def _join(one: Pass, other: Pass) -> Pass:
+    """A pass for the works of both."""
+    return replace(one, taps=one.taps | other.taps, keys=(*one.keys, *other.keys))
 
 
 class _Backbones:

@@ -2,6 +2,7 @@
 
 from flows.stages.agenda import ingest, make_agenda, preview, version_data
 from flows.stages.desk import Desk, Event, listening, open_desk, open_registry, warming
+from flows.stages.features import features_status, prune_features, verify_features
 from flows.stages.reach import check_reach
 from flows.stages.report import close, describe_measures, describe_model, finished, leaderboard, recall, verdict_text
 from flows.stages.serving import predict, stop_retraining
@@ -14,6 +15,7 @@ __all__ = [
     "close",
     "describe_measures",
     "describe_model",
+    "features_status",
     "finished",
     "ingest",
     "leaderboard",
@@ -24,11 +26,13 @@ __all__ = [
     "predict",
     "preview",
     "promote",
+    "prune_features",
     "recall",
     "score",
     "stop_retraining",
     "train",
     "verdict_text",
+    "verify_features",
     "version_data",
     "warming",
 ]

@@ -24,11 +24,15 @@ WAIT_SECONDS = 6 * 3600.0
 
 @dataclass(frozen=True)
 class Event:
-    """Something a watcher may show: words, the share of the training done, epochs (done, of) by variant."""
+    """Something a watcher may show: words, the share of the training done, epochs (done, of) by variant.
+
+    `features` are the samples (done, of) that go through frozen trunks into the feature store, before epochs read them there.
+    """
 
     text: str = ""
     share: float | None = None
     epochs: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    features: tuple[int, int] | None = None
 
 
 Listener = Callable[[Event], None]

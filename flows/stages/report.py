@@ -18,6 +18,9 @@ from flows.stages.agenda import Agenda, failures, plan_works
 from flows.stages.desk import Desk, open_registry
 from flows.stages.work import Outcome, Scores
 
+# What a retraining counts of its own doing.
+COUNTED = ("trunk_forwards", "features_read", "flops_done", "flops_saved", "variants_trained")
+
 
 def close(
     desk: Desk, agenda: Agenda, trained: TrainResult, scores: Scores, outcome: Outcome, seconds: dict[str, float]
@@ -27,7 +30,8 @@ def close(
 
     report = _report(agenda, trained, scores, outcome, seconds)
     rows = leaderboard(report)
-    measures = {name: float(value) for name, value in report["holdout"].items()}
+    counts = {f"counts/{name}": float(value) for name, value in report["counts"].items()}
+    measures = {name: float(value) for name, value in report["holdout"].items()} | counts
     assert desk.parent_run_id is not None
     names, values = [row["variant"] for row in rows], [row[agenda.metric] for row in rows]
     chosen = next(i for i, row in enumerate(rows) if row["state"].startswith("candidate"))
@@ -68,7 +72,7 @@ def recall(settings: Settings, agenda: Agenda) -> dict[str, Any] | None:
         return None
     report: dict[str, Any] = kept | {
         "variants": [variant | {"reused": True} for variant in kept["variants"]],
-        "counts": kept["counts"] | {"trunk_forwards": 0, "variants_trained": 0, "variants_reused": len(kept["variants"])},
+        "counts": kept["counts"] | dict.fromkeys(COUNTED, 0) | {"variants_reused": len(kept["variants"])},
         "seconds": {},
     }
     return report
@@ -90,6 +94,8 @@ def leaderboard(report: dict[str, Any]) -> list[dict[str, Any]]:
             **{name: variant["metrics"].get(f"val/{name}", float("nan")) for name in (metric, *primary)},
             "loss": variant["metrics"].get(f"val/{column}/loss", float("nan")),
             "trained parameters": variant["num_trained_parameters"],
+            "images forwarded": variant.get("num_forwarded", 0),
+            "features read": variant.get("num_features_read", 0),
             "seconds": variant["seconds"],
             "state": ("candidate, " if variant["variant_id"] == report["candidate"] else "")
             + ("found done" if variant["reused"] else "trained"),
@@ -164,7 +170,10 @@ def _report(agenda: Agenda, trained: TrainResult, scores: Scores, outcome: Outco
                 "reused": variant.reused,
                 "metrics": dict(variant.metrics),
                 "num_trained_parameters": variant.num_trained_parameters,
+                "num_forwarded": variant.num_forwarded,
+                "num_features_read": variant.num_features_read,
                 "seconds": variant.seconds,
+                "gpu_seconds": variant.gpu_seconds,
             }
             for variant in trained.variants
         ],
@@ -180,11 +189,21 @@ def _report(agenda: Agenda, trained: TrainResult, scores: Scores, outcome: Outco
         },
         "model": {"name": model.name, "version": model.version, "aliases": list(model.aliases)} if model else None,
         "champion": champion.version if champion else None,
-        "counts": {
-            "samples": len(agenda.version.samples),
-            "trunk_forwards": trained.num_forwarded,
-            "variants_trained": sum(not v.reused for v in trained.variants),
-            "variants_reused": sum(v.reused for v in trained.variants),
-        },
+        "counts": _count(agenda, trained),
         "seconds": seconds | {"train": trained.seconds},
+    }
+
+
+def _count(agenda: Agenda, trained: TrainResult) -> dict[str, int]:
+    """What this retraining did; FLOPs are multiply-adds of backbones, saved against a job a variant without stored features."""
+    new = [variant for variant in trained.variants if not variant.reused]
+    done = trained.flops_stored + sum(variant.flops for variant in new)
+    return {
+        "samples": len(agenda.version.samples),
+        "trunk_forwards": trained.num_forwarded,
+        "features_read": sum(variant.num_features_read for variant in new),
+        "flops_done": done,
+        "flops_saved": sum(variant.flops_alone for variant in new) - done,
+        "variants_trained": len(new),
+        "variants_reused": len(trained.variants) - len(new),
     }

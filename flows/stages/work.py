@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,9 @@ from flows import cluster, job, tracking
 from flows.records import FailedVariant, ModelVersion, ScoreTable, TrainedVariant, TrainResult, Verdict
 from flows.stages.agenda import Agenda, failures, majority_classes
 from flows.stages.desk import Desk, Event
+from flows.stages.features import keep_in_bounds
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def train(desk: Desk, agenda: Agenda) -> TrainResult:
     desk.tracker.repair()
     origin = _origin(desk, agenda)
     desk.parent_run_id = desk.tracker.start_retraining(agenda.key, origin, desk.plan.model_dump(mode="json"))
-    seconds, num_forwarded = 0.0, 0
+    seconds, num_forwarded, flops_stored = 0.0, 0, 0
     if left:
         order = job.Job(
             kind="train",
@@ -63,9 +67,11 @@ def train(desk: Desk, agenda: Agenda) -> TrainResult:
                 desk.settings.tracking, desk.settings.artifacts, desk.plan.name, desk.parent_run_id, vars(origin)
             ),
         )
-        with _showing_epochs(desk, agenda):
+        with _showing_progress(desk, agenda, order):
             outcome = _run(desk, order)
         seconds, num_forwarded = float(outcome["seconds"]), int(outcome["num_forwarded"])
+        flops_stored = job.flops_stored(order)
+        keep_in_bounds(desk)
     from flows.pictures import draw_variant
 
     work_root = desk.settings.storage / "work"
@@ -76,7 +82,7 @@ def train(desk: Desk, agenda: Agenda) -> TrainResult:
     storage = desk.settings.storage
     found = [job.read_trained(storage, work, reused=work.key not in left) for work in agenda.works if work.key not in gone]
     variants = tuple(replace(variant, run_id=runs.get(variant.key)) for variant in found)
-    return TrainResult(variants, num_forwarded, seconds, failed)
+    return TrainResult(variants, num_forwarded, seconds, failed, flops_stored)
 
 
 def _failed(desk: Desk, agenda: Agenda, runs: Mapping[str, str]) -> tuple[FailedVariant, ...]:
@@ -179,21 +185,22 @@ def _run(desk: Desk, order: job.Job) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _showing_epochs(desk: Desk, agenda: Agenda) -> Iterator[None]:
-    """Tell the epochs that the works on disk have reached, each second, from a thread."""
+def _showing_progress(desk: Desk, agenda: Agenda, order: job.Job) -> Iterator[None]:
+    """Tell how far the features and epochs on disk are, each second, from a thread that no listener can end."""
     stop = threading.Event()
-    total = sum(work.variant.fit.epochs for work in agenda.works)
 
     def watch() -> None:
-        before: dict[str, int] = {}
+        before: Event | None = None
         while not stop.wait(1.0):
-            done = job.epochs_done(desk.settings.storage, agenda.works)
-            if done != before:
-                epochs = {agenda.label(work): (done[work.key], work.variant.fit.epochs) for work in agenda.works}
-                desk.tell(Event(share=sum(done.values()) / total, epochs=epochs))
-                before = done
+            try:
+                event = _progress(desk, agenda, order, before)
+                if event != before:
+                    before = event
+                    desk.tell(event)
+            except Exception as error:
+                LOG.warning("progress is not shown now, the training goes on: %s", error)
 
-    thread = threading.Thread(target=watch, name="epochs", daemon=True)
+    thread = threading.Thread(target=watch, name="progress", daemon=True)
     thread.start()
     try:
         yield
@@ -201,6 +208,18 @@ def _showing_epochs(desk: Desk, agenda: Agenda) -> Iterator[None]:
         stop.set()
         thread.join(5)
     desk.tell(Event(share=1.0))
+
+
+def _progress(desk: Desk, agenda: Agenda, order: job.Job, before: Event | None) -> Event:
+    """How far a training is; its share never falls, and features, where some are to be stored, are half of it."""
+    done = job.epochs_done(desk.settings.storage, agenda.works)
+    stored, to_store = job.num_stored(order)
+    share = sum(done.values()) / sum(work.variant.fit.epochs for work in agenda.works)
+    if to_store:
+        share = (stored / to_store + share) / 2
+    epochs = {agenda.label(work): (done[work.key], work.variant.fit.epochs) for work in agenda.works}
+    least = before.share or 0.0 if before else 0.0
+    return Event(share=max(share, least), epochs=epochs, features=(stored, to_store) if to_store else None)
 
 
 def _score_bundles(desk: Desk, agenda: Agenda, bundles: list[Path]) -> list[ScoreTable]:

@@ -48,14 +48,15 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace of 24 pictures with two columns of classes, one of label sets, one of masks and one of pictures as masks.
+    """A workspace of 24 pictures with columns of classes, one of label sets, one of masks and one of pictures as masks.
 
-    The val split has no `rare` class, and one test mask the value 9 beside 0 and 1.
+    The val split has no `rare` class, the train split no `late` class z, `blank` no cell at all, and one test mask the value
+    9 beside 0 and 1.
     """
     source, folder = tmp_path_factory.mktemp("masked-source"), tmp_path_factory.mktemp("masked") / "tiny"
     for kind in ("images", "masks", "drawings"):
         (source / kind).mkdir()
-    lines = ["file,kind,rare,tags,mask,drawn,split"]
+    lines = ["file,kind,rare,late,blank,tags,mask,drawn,split"]
     for number in range(24):
         name, split, letter = f"{number}.png", ("train", "train", "val", "test")[number % 4], "ab"[number // 4 % 2]
         Image.new("RGB", (20, 20), (number, 200, 7)).save(source / "images" / name)
@@ -66,7 +67,8 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
             source / "drawings" / name
         )
         rare = "" if split == "val" else letter
-        lines.append(f"{name},{letter},{rare},{letter}|x,masks/{name},drawings/{name},{split}")
+        late = "z" if split == "test" else letter
+        lines.append(f"{name},{letter},{rare},{late},,{letter}|x,masks/{name},drawings/{name},{split}")
     (source / "labels.csv").write_text("\n".join(lines))
     dataset.init_workspace(folder)
     stages.ingest(read_settings(folder), str(source))
@@ -186,7 +188,15 @@ def test_a_plan_that_cannot_run_is_refused(workspace: Path, ask: Ask, tmp_path: 
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ("", ("its columns are kind, rare, tags, mask, drawn", "targets: [{column: kind}]")),
+        ("", ("its columns are kind, rare, late, blank, tags, mask, drawn", "targets: [{column: kind}]")),
+        ("targets: [kind, late]", ("'late'", "the test split holds classes that train lacks: z", "add training samples")),
+        (
+            "targets: [kind, blank]",
+            ("'blank' needs at least two classes in the train split; found: none", "leave the target out"),
+        ),
+        ("targets: kind\nfreeze: upto:layer9", ("resnet18 has no stage 'layer9'", "stem, layer1, layer2, layer3, layer4")),
+        ("targets: kind\nfreeze: all", ("freeze", "all", "weights", "none")),
+        ("targets: kind\nfit: {image_size_px: 31}", ("image_size_px", "31", "32")),
         ("targets: mask", ("'mask'", "no training mask has: 9 (1 mask)", "allowed: 0, 1", "ignore: [9]")),
         ("targets: {column: mask, ignore: [0, 9]}", ("'mask'", "at least two classes", "found: 1 besides 0, 9")),
         ("targets: drawn", ("'drawn'", "400 different values, from 0 to 399", "pictures rather than masks", "At most 256")),
@@ -209,6 +219,44 @@ def test_targets_that_the_data_does_not_serve_are_refused(
     refused(ask(masked, "plan", str(plan)), *words)
     refused(ask(masked, "retrain", str(plan)), *words)
     assert left_behind(masked) == set()
+
+
+def test_an_image_size_under_the_backbones_least_is_refused(masked: Path, ask: Ask, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("name: tiny\nbackbones: [alexnet]\nweights: none\ntargets: kind\nfit: {image_size_px: 48}\n")
+    refused(ask(masked, "retrain", str(plan)), "image_size_px 48", "alexnet", "63")
+
+
+def test_masks_of_another_size_and_of_colours_are_set_aside_by_name(ask: Ask, tmp_path: Path) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / "source" / kind).mkdir(parents=True)
+    for number in range(40):
+        Image.new("RGB", (20, 30), (number, 200, 7)).save(tmp_path / "source" / "images" / f"{number}.png")
+        mask = Image.new("L", (20, 30), number % 2)
+        mask = {4: Image.new("L", (30, 30)), 9: Image.new("RGB", (20, 30))}.get(number, mask)
+        mask.save(tmp_path / "source" / "masks" / f"{number}.png")
+    dataset.init_workspace(tmp_path / "workspace")
+    answer = ask(tmp_path / "workspace", "data", "ingest", str(tmp_path / "source"), "--json")
+    assert answer.status == 0, answer
+    told = json.loads(answer.out)
+    reasons = {Path(bad["file"]).name: bad["reason"] for bad in told["quarantined"]}
+    assert reasons.keys() == {"4.png", "9.png"}
+    assert "its mask: is 30x30 px, the image 20x30 px; a mask has the size of its image" in reasons["4.png"]
+    assert "3 channels; a mask has one" in reasons["9.png"]
+    assert told["samples"] == 38
+
+
+def test_the_status_counts_classes_labels_and_values_of_masks(masked: Path, ask: Ask) -> None:
+    answer = ask(masked, "data", "status")
+    assert answer.status == 0, answer
+    tables = answer.out.split("masks with value")
+    assert len(tables) == 3, "one of masks, one of pictures that pass for masks"
+    assert [line.split()[1::2] for line in tables[1].splitlines() if line.strip().startswith("│")][:3] == [
+        ["0", "12", "6", "5"],
+        ["1", "12", "6", "6"],
+        ["9", "0", "0", "1"],
+    ]
+    assert "a|x" not in answer.out, "label sets are counted label by label"
 
 
 def test_targets_of_three_tasks_are_one_plan(masked: Path, ask: Ask, tmp_path: Path) -> None:

@@ -63,11 +63,14 @@ def _version(folder: Path) -> DataVersion:
     return DataVersion("d" * 32, "r" * 40, tuple(samples), folder, ())
 
 
-def _order(storage: Path, version: DataVersion, *backbones: str, **fit: Any) -> job.Job:
+def _order(storage: Path, version: DataVersion, *backbones: str, probes: tuple[str, ...] = (), **fit: Any) -> job.Job:
+    """Works that train each backbone whole, then probes of the first one, frozen, by these head designs."""
+    settings = Fit(**{"epochs": EPOCHS, "batch_size": 6, "image_size_px": 32, **fit})
+    asked = [(backbone, "linear", "none") for backbone in backbones]
+    asked += [(backbones[0], design, "all") for design in probes]
     works = []
-    for backbone in backbones:
-        settings = Fit(**{"epochs": EPOCHS, "batch_size": 6, "image_size_px": 32, **fit})
-        variant = Variant(backbone=backbone, heads=(Head(target="label"),), freeze="none", fit=settings)
+    for backbone, design, freeze in asked:
+        variant = Variant(backbone=backbone, heads=(Head(target="label", design=design),), freeze=freeze, fit=settings)
         works.append(Work(f"work-{variant.variant_id}", variant, Weights("none")))
     key = f"{storage.name}-{'-'.join(backbones)}"
     return job.Job("train", key, "tiny", storage, version, CLASSES, Workers(count=2), works=tuple(works))
@@ -107,14 +110,16 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> DataVersion:
 
 @pytest.fixture(scope="module")
 def undisturbed(place: Place, version: DataVersion, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return _run(place, _order(tmp_path_factory.mktemp("undisturbed"), version, "mobilenet_v3_small", "squeezenet1_1"))
+    storage = tmp_path_factory.mktemp("undisturbed")
+    return _run(place, _order(storage, version, "mobilenet_v3_small", "squeezenet1_1", probes=("linear", "mlp")))
 
 
 @pytest.fixture(scope="module")
 def disturbed(place: Place, version: DataVersion, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A worker is killed in the midst of the first variant, the driver in the midst of the second."""
-    order = _order(tmp_path_factory.mktemp("disturbed"), version, "mobilenet_v3_small", "squeezenet1_1")
-    first, second = order.works
+    storage = tmp_path_factory.mktemp("disturbed")
+    order = _order(storage, version, "mobilenet_v3_small", "squeezenet1_1", probes=("linear", "mlp"))
+    first, second, *_ = order.works
 
     def disturb(submissions: list[str]) -> dict[str, Any]:
         before = _wait_for_epochs(order, first, 3)
@@ -168,14 +173,15 @@ def test_one_job_trains_every_variant(undisturbed: Run) -> None:
     order, outcome = undisturbed.order, undisturbed.outcome
     assert outcome["trained"] == [work.key for work in order.works]
     assert outcome["reused"] == []
-    assert outcome["num_forwarded"] == 2 * EPOCHS * (36 + 10)
+    # Once a sample for both probes, however many their epochs.
+    assert outcome["num_forwarded"] == (2 * EPOCHS + 1) * (36 + 10)
     assert 0 < outcome["seconds"] < 300
     assert len(undisturbed.submissions) == 1
     assert orders.epochs_done(order.storage, order.works) == {work.key: EPOCHS for work in order.works}
     for work in order.works:
         trained = orders.read_trained(order.storage, work, reused=False)
         assert trained.metrics["val/label/accuracy"] >= 0.5
-        assert trained.num_parameters == trained.num_trained_parameters > 0
+        assert (trained.num_parameters == trained.num_trained_parameters) == (work.variant.freeze == "none")
         loaded = bundle.load(trained.bundle)
         assert loaded.variant == work.variant
         assert loaded.predict([order.version.data / "0.png"])[0]["label"].label in CLASSES["label"]
@@ -193,6 +199,23 @@ def test_the_same_job_again_trains_nothing(place: Place, undisturbed: Run) -> No
     again = _run(place, order)
     assert again.outcome == {"trained": [], "reused": [work.key for work in order.works], "num_forwarded": 0, "seconds": 0.0}
     assert [(order.work_root / work.key / "result.json").stat().st_mtime_ns for work in order.works] == before
+
+
+@pytest.mark.slow
+def test_more_heads_and_a_new_sample_cost_that_sample_alone(place: Place, undisturbed: Run) -> None:
+    order = undisturbed.order
+    file = order.version.data / "new.png"
+    Image.fromarray(np.random.default_rng(9).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file)
+    new = Sample(hashlib.md5(file.read_bytes()).hexdigest(), file.name, "train", {"label": "red"})
+    grown = replace(order.version, digest="e" * 32, samples=(*order.version.samples, new))
+    probes = _order(order.storage, grown, "mobilenet_v3_small", probes=("linear", "mlp", "cosine", "attention")).works[1:]
+    works = tuple(replace(work, key=f"{work.key}-grown") for work in probes[:3])
+    run = _run(place, replace(order, key="grown", version=grown, works=works))
+    assert run.outcome["trained"] == [work.key for work in works]
+    assert run.outcome["num_forwarded"] == 1
+    # One that looks at maps instead of their mean needs what was never stored.
+    more = _run(place, replace(order, key="maps", version=grown, works=(replace(probes[3], key="maps"),)))
+    assert more.outcome["num_forwarded"] == 36 + 10 + 1
 
 
 @pytest.mark.slow

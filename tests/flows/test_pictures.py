@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from flows import pictures
+from flows.pictures import confusions, curves
 
 
 def _size(png: bytes) -> tuple[int, int]:
@@ -85,6 +87,92 @@ def test_a_leaderboard_is_drawn_for_one_and_for_a_hundred_variants() -> None:
 def test_a_variant_gets_curves_and_a_confusion_matrix_a_target() -> None:
     result = {"epochs": _epochs(2), "best_epoch": 1, "confusion": {"a/b": [[1, 0], [0, 1]]}, "classes": {"a/b": ["x", "y"]}}
     assert set(pictures.draw_variant(result)) == {"learning_curves.png", "confusion_a_b.png"}
+
+
+MASKED = {
+    "variant": {
+        "backbone": "resnet18",
+        "freeze": "all",
+        "heads": [
+            {"target": "kind", "task": "classification"},
+            {"target": "tags", "task": "multilabel"},
+            {"target": "mask", "task": "segmentation"},
+        ],
+    },
+    "work_key": "w1",
+    "confusion": {"kind": [[3, 0], [1, 2]], "mask": [[900, 100, 0], [50, 950, 0], [0, 0, 0]]},
+    "classes": {"kind": ["a", "b"], "tags": ["x", "y"], "mask": ["0", "7", "200"]},
+}
+
+
+def _three_tasks(num: int) -> list[dict[str, Any]]:
+    measures = {"train/loss": 0.5, "train/mask/miou": 0.4}
+    for target, names in {
+        "kind": ("loss", "accuracy", "f1_macro", "average_precision"),
+        "tags": ("loss", "accuracy", "f1_macro", "average_precision"),
+        "mask": ("loss", "miou", "dice", "pixel_accuracy"),
+    }.items():
+        measures |= {f"val/{target}/{name}": 0.7 for name in names}
+    return [{"epoch": i, "phase": 0, "metrics": measures, "seconds": 1.0} for i in range(num)]
+
+
+def test_learning_curves_draw_each_targets_own_measures() -> None:
+    tasks = {head["target"]: head["task"] for head in MASKED["variant"]["heads"]}  # type: ignore[index]
+    drawn = {measure: {target for _, target in lines} for measure, lines in curves._curves(_three_tasks(2), tasks).items()}
+    assert drawn == {
+        "loss": {"", "kind", "tags", "mask"},
+        "accuracy": {"kind"},
+        "f1_macro": {"kind", "tags"},
+        "average_precision": {"tags"},
+        "miou": {"mask"},
+        "dice": {"mask"},
+    }
+    wide = _size(pictures.learning_curves(_three_tasks(3), 1, tasks))
+    alone = _size(
+        pictures.learning_curves(_three_tasks(3), 1, {"kind": "segmentation", "tags": "segmentation", "mask": "segmentation"})
+    )
+    assert alone[0] == wide[0] < 1800, "three panels in a row"
+    assert alone[1] < wide[1]
+
+
+def test_the_matrix_of_a_mask_tells_of_iou_and_shares_instead_of_counts() -> None:
+    counts = np.array(MASKED["confusion"]["mask"], dtype=float)  # type: ignore[index]
+    assert confusions.class_ious(counts.tolist()) == pytest.approx([900 / 1050, 950 / 1100, math.nan], nan_ok=True)
+    words = confusions._summary(counts, of_pixels=True)
+    assert words == f"mIoU {(900 / 1050 + 950 / 1100) / 2:.3f}, 92.5% of pixels right"
+    assert confusions._summary(np.zeros((2, 2)), of_pixels=True) == "no pixels"
+    assert [confusions._percent(share) for share in (0.0, 0.004, 0.25, 1.0)] == ["0%", "<1%", "25%", "100%"]
+    by_share = pictures.confusion_matrix(counts.tolist(), ["0", "7", "200"], "mask", of_pixels=True)
+    assert by_share != pictures.confusion_matrix(counts.tolist(), ["0", "7", "200"], "mask")
+    _size(by_share)
+
+
+@pytest.mark.parametrize("num_classes", [2, 32, 200])
+def test_iou_bars_fit_a_screen_and_leave_absent_classes_empty(num_classes: int) -> None:
+    matrix = np.eye(num_classes, dtype=int) * 5
+    matrix[0, 0] = 0
+    assert 150 < _size(pictures.iou_bars(matrix.tolist(), [str(n) for n in range(num_classes)], "mask"))[1] < 2500
+    _size(pictures.iou_bars([[0, 0], [0, 0]], ["a", "b"], "mask"))
+
+
+def test_examples_of_masks_are_drawn_where_their_pictures_lie(tmp_path: Path) -> None:
+    (tmp_path / "w1").mkdir()
+    rows = []
+    for number, size in enumerate([(64, 48), (30, 60)]):
+        files = {kind: f"{number}-{kind}.png" for kind in ("image", "truth", "told")}
+        for shade, file in enumerate(files.values()):
+            Image.new("RGB", size, (80 * shade, 200, 10)).save(tmp_path / "w1" / file)
+        rows.append(
+            {"target": "mask", "file": "images/$a_1.png", "right": 0.5, "colours": {"0": "#000000", "7": "#ff0000"}, **files}
+        )
+    result = {**MASKED, "epochs": _three_tasks(2), "examples": rows}
+    plain = {"learning_curves.png", "confusion_kind.png", "confusion_mask.png", "iou_mask.png"}
+    assert set(pictures.draw_variant(result)) == plain
+    drawn = pictures.draw_variant(result, tmp_path)
+    assert set(drawn) == plain | {"examples_mask.png"}
+    assert 800 < _size(drawn["examples_mask.png"])[0] < 1300
+    (tmp_path / "w1" / "1-told.png").unlink()
+    assert set(pictures.draw_variant(result, tmp_path)) == plain
 
 
 def test_drawing_needs_no_screen_and_no_global_figures() -> None:

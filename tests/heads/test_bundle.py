@@ -15,10 +15,11 @@ from PIL import Image
 from torch.export import Dim
 
 from heads import bundle
-from heads.bundle import Bundle, Prediction
-from heads.dataset import ImageDataset
+from heads.bundle import Bundle, Labels, MaskPrediction, Prediction
+from heads.dataset import ImageDataset, Masks
+from heads.decoding import decode_mask
 from heads.errors import BundleError, HeadsError, ImageError
-from heads.images import decode, preprocess_for
+from heads.images import decode, prepare, preprocess_for
 from heads.loop import predict_table
 from heads.model import Model, build_model
 from heads.spec import Fit, Head, Variant
@@ -287,3 +288,198 @@ assert not foreign, foreign
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("[{'kind': Prediction(label=")
+
+
+ALL_CLASSES = {"kind": ("cat", "dog", "öx"), "tags": ("indoor", "night", "wet"), "mask": ("0", "7", "200")}
+TASKED = {
+    "kind": Head(target="kind", design="mlp"),
+    "tags": Head(target="tags", task="multilabel", design="linear"),
+    "mask": Head(target="mask", task="segmentation", design="lraspp", ignore=(255,)),
+}
+THRESHOLDS = {"tags": (0.25, 0.5, 0.75)}
+
+
+def write_tasks(dest: Path, *targets: str, classes: dict[str, tuple[str, ...]] | None = None, image_size_px: int = 64) -> Path:
+    """A bundle of these targets whose heads tell pictures, and places in them, apart."""
+    heads = tuple(TASKED[target] for target in targets)
+    variant = Variant(backbone="squeezenet1_1", heads=heads, fit=Fit(image_size_px=image_size_px))
+    known = {target: (classes or ALL_CLASSES)[target] for target in targets}
+    model = build_model(variant, known, None)
+    preprocess = preprocess_for("squeezenet1_1", image_size_px, whole=variant.sees_whole)
+    with torch.no_grad():
+        for parameter in model.heads.parameters():
+            parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(0))
+        if "mask" in targets:
+            # So that each class is the likeliest somewhere.
+            logits = model.eval()(torch.stack([prepare(picture(64, 64, seed), preprocess) for seed in range(8)]))["mask"]
+            biases = [p for p in model.heads[model.head_keys["mask"]].parameters() if p.shape == (len(known["mask"]),)]
+            biases[-1] -= logits.mean(dim=(0, 2, 3))
+    found = {target: THRESHOLDS[target] for target in targets if target in THRESHOLDS}
+    return bundle.save(dest, model=model, variant=variant, classes=known, preprocess=preprocess, facts=FACTS, thresholds=found)
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Sums over several threads differ from run to run.
+    torch.set_num_threads(1)
+    return write_tasks(tmp_path_factory.mktemp("bundles") / "tasks", "kind", "tags", "mask")
+
+
+def test_tasks_and_thresholds_are_saved_loaded_and_verified(tasks: Path, tmp_path: Path) -> None:
+    made = bundle.load(tasks)
+    bundle.verify(tasks)
+    assert {head.target: head.task for head in made.variant.heads} == {
+        "kind": "classification",
+        "tags": "multilabel",
+        "mask": "segmentation",
+    }
+    assert made.variant.heads[2].ignore == (255,)
+    assert dict(made.thresholds) == THRESHOLDS
+    assert dict(made.classes) == ALL_CLASSES
+    assert made.preprocess.whole
+    assert bundle.digest(write_tasks(tmp_path / "again", "kind", "tags", "mask")) == bundle.digest(tasks)
+
+
+def test_labels_are_told_from_their_own_thresholds_on(tasks: Path, tmp_path: Path) -> None:
+    images = [picture(60 + n, 50, n) for n in range(8)]
+    answers = [one["tags"] for one in bundle.load(tasks).predict(images)]
+    even = bundle.save(
+        tmp_path / "even",
+        model=(loaded := bundle.load(tasks)).model,
+        variant=loaded.variant,
+        classes=loaded.classes,
+        preprocess=loaded.preprocess,
+        facts=FACTS,
+    )
+    untuned = [one["tags"] for one in bundle.load(even).predict(images)]
+    for answer, other in zip(answers, untuned, strict=True):
+        assert isinstance(answer, Labels)
+        assert dict(answer.probabilities) == dict(other.probabilities)
+        least = dict(zip(ALL_CLASSES["tags"], THRESHOLDS["tags"], strict=True))
+        assert answer.labels == tuple(name for name, x in answer.probabilities.items() if x >= least[name])
+        assert other.labels == tuple(name for name, x in other.probabilities.items() if x >= 0.5)
+    assert any(answer.labels != other.labels for answer, other in zip(answers, untuned, strict=True))
+
+
+@pytest.mark.parametrize("size", [(61, 47), (64, 64), (1, 1), (300, 31), (7, 200)])
+def test_a_mask_has_its_images_own_size_and_values(tasks: Path, size: tuple[int, int]) -> None:
+    answer = bundle.load(tasks).predict([picture(*size, seed=1)])[0]["mask"]
+    assert isinstance(answer, MaskPrediction)
+    assert answer.mask.shape == (size[1], size[0])
+    assert answer.mask.dtype == np.uint8
+    values, counts = np.unique(answer.mask, return_counts=True)
+    assert set(values.tolist()) <= {0, 7, 200}
+    shares = dict.fromkeys(ALL_CLASSES["mask"], 0.0) | {
+        str(value): count / answer.mask.size for value, count in zip(values, counts, strict=True)
+    }
+    assert dict(answer.shares) == pytest.approx(shares)
+
+
+def test_a_mask_stands_upright_with_its_image(tasks: Path, tmp_path: Path) -> None:
+    upright = picture(90, 50, seed=4)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    turned, plain = (one["mask"].mask for one in bundle.load(tasks).predict([tmp_path / "turned.png", upright]))
+    assert turned.shape == (50, 90)
+    assert len(np.unique(plain)) > 1
+    assert np.array_equal(turned, plain)
+
+
+@pytest.mark.parametrize("names", [("0", "7", "200"), ("3", "256", "40000")])
+def test_a_masks_picture_holds_its_values_to_the_pixel(tmp_path: Path, names: tuple[str, ...]) -> None:
+    made = bundle.load(write_tasks(tmp_path / "bundle", "mask", classes={"mask": names}))
+    answer = made.predict([picture(83, 61, seed=2)])[0]["mask"]
+    answer.picture().save(tmp_path / "mask.png")
+    read = decode_mask(tmp_path / "mask.png")
+    assert np.array_equal(read, answer.mask)
+    assert len(np.unique(read)) > 1
+    assert set(np.unique(read).tolist()) <= set(map(int, names))
+    if max(map(int, names)) < 256:
+        with Image.open(tmp_path / "mask.png") as shown:
+            colours = shown.convert("RGB").getcolors()
+        assert len(colours) == len(np.unique(read)), "each value has a colour of its own"
+
+
+def test_masks_and_labels_are_what_training_measured(tasks: Path, tmp_path: Path) -> None:
+    files = [tmp_path / f"{seed}.png" for seed in range(5)]
+    for seed, file in enumerate(files):
+        picture(64, 64, seed).save(file)
+    made = bundle.load(tasks)
+    dataset = ImageDataset(
+        files, {"kind": [0] * 5, "tags": torch.zeros(5, 3)}, made.preprocess, masks={"mask": Masks([None] * 5, {})}
+    )
+    table = predict_table(made.model, dataset, device="cpu", batch_size=5)
+    values = np.array([0, 7, 200])
+    for (_, rows), answer in zip(table, made.predict(files, batch_size=5), strict=True):
+        assert list(answer["tags"].probabilities.values()) == rows["tags"].tolist()
+        # At the model's own size nothing is scaled between the two.
+        assert np.array_equal(answer["mask"].mask, values[rows["mask"].argmax(dim=0).numpy()])
+
+
+@pytest.fixture(scope="module", params=[("mask",), ("kind", "tags", "mask")], ids="+".join)
+def dense(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, torch.nn.Module]:
+    made = bundle.load(write_tasks(tmp_path_factory.mktemp("bundles") / "dense", *request.param))
+    return made, exported(made, (32, 32))
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, (120, 90)), (2, (61, 47)), (3, (64, 64)), (1, (300, 30)), (2, (8, 9))])
+def test_the_exported_program_gives_masks_as_predict_does_at_any_size(
+    dense: tuple[Bundle, torch.nn.Module], count: int, size: tuple[int, int]
+) -> None:
+    made, program = dense
+    images = np.stack([np.asarray(picture(*size, seed)) for seed in range(count)])
+    given = program(torch.from_numpy(images)).detach().numpy()
+    assert given.shape == (count, sum(map(len, made.classes.values())), size[1], size[0])
+    first = 0
+    for target, names in made.classes.items():
+        part, first = given[:, first : first + len(names)], first + len(names)
+        for row, answers in zip(part, made.predict(images), strict=True):
+            answer = answers[target]
+            if isinstance(answer, MaskPrediction):
+                assert row.sum(axis=0) == pytest.approx(np.ones(size[::-1]), abs=1e-4)
+                told = np.array([int(name) for name in names])[row.argmax(axis=0)]
+                assert (told == answer.mask).mean() > 0.999, "but for pixels between two classes"
+                continue
+            wanted = np.array(list(answer.probabilities.values()))
+            assert np.abs(row - wanted[:, None, None]).max() < 1e-4, "the same at every pixel"
+
+
+def test_label_sets_export_as_their_probabilities(tmp_path: Path) -> None:
+    made = bundle.load(write_tasks(tmp_path / "bundle", "tags", "kind"))
+    images = np.stack([np.asarray(picture(70, 50, seed)) for seed in range(3)])
+    given = exported(made, (32, 32))(torch.from_numpy(images)).detach().numpy()
+    assert given.shape == (3, 6)
+    assert np.abs(given - probabilities(made.predict(images))).max() < 1e-4
+
+
+def test_the_card_says_what_each_head_tells_and_how_to_read_it(tasks: Path, tmp_path: Path) -> None:
+    card = (tasks / "card.md").read_text()
+    for words in (
+        "3 classes: cat, dog, öx",
+        "3 labels, each told from the probability in brackets on: indoor (0.250), night (0.500), wet (0.750)",
+        "masks of 3 values: 0, 7, 200; pixels of 255 counted for nothing",
+        "`answers['kind']` is a `Prediction`",
+        "`answers['tags']` is `Labels`",
+        "`answers['mask']` is a `MaskPrediction`",
+        "the whole image brought to 64 x 64 px",
+    ):
+        assert words in card
+    labels_alone = (write_tasks(tmp_path / "bundle", "tags") / "card.md").read_text()
+    assert "classifier" not in labels_alone
+    assert "Prediction" not in labels_alone
+    assert "none included" in labels_alone
+
+
+def test_a_threshold_that_is_missing_or_too_many_is_refused(tasks: Path, tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    for file in tasks.iterdir():
+        (tmp_path / "bundle" / file.name).write_bytes(file.read_bytes())
+    description = json.loads((tasks / "variant.json").read_text())
+    del description["thresholds"]["tags"]["wet"]
+    data, sums = json.dumps(description).encode(), (tasks / "SHA256SUMS").read_text()
+    old = hashlib.sha256((tasks / "variant.json").read_bytes()).hexdigest()
+    (tmp_path / "bundle" / "variant.json").write_bytes(data)
+    (tmp_path / "bundle" / "SHA256SUMS").write_text(sums.replace(old, hashlib.sha256(data).hexdigest()))
+    with pytest.raises(BundleError, match="wet"):
+        bundle.load(tmp_path / "bundle")

@@ -13,9 +13,10 @@ from heads.errors import ImageError
 from heads.images import Preprocess, preprocess_for
 from heads.spec import BACKBONE_STAGES
 
+# Alike for all channels, so that the brightest stays so.
 CUT = Preprocess(48, 54, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 WHOLE = Preprocess(48, 48, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), whole=True)
-# Alike for all channels, so that the brightest stays so. A value of the masks, the class it stands for, and the pure colour that its pixels have in the image.
+# A value of the masks, the class it stands for, and the pure colour that its pixels have in the image.
 VALUES, COLOURS = (7, 20, 255), np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=np.uint8)
 NUMBERS = {value: number for number, value in enumerate(VALUES)}
 EXIF_ORIENTATION = 0x0112

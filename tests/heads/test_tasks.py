@@ -98,8 +98,8 @@ def datasets(folder: Path, variant: Variant) -> tuple[ImageDataset, ImageDataset
     return train_set, dataset(folder, list(range(NUM_TRAIN, NUM_TRAIN + NUM_VAL)), variant)
 
 
-def variant_of(backbone: str = "squeezenet1_1", freeze: str = "none", design: str = "fcn", **fit: Any) -> Variant:
-    settings = {"epochs": 6, "batch_size": 7, "image_size_px": SIZE_PX, "learning_rate": 0.002, "warmup": 0, **fit}
+def variant_of(backbone: str = "squeezenet1_1", freeze: str = "none", design: str = "unet", **fit: Any) -> Variant:
+    settings = {"epochs": 8, "batch_size": 7, "image_size_px": SIZE_PX, "learning_rate": 0.003, "warmup": 0, **fit}
     heads = (
         Head(target="mask", task="segmentation", design=design, ignore=(IGNORED,)),
         Head(target="kind", design="linear"),
@@ -118,7 +118,8 @@ def run(variant: Variant, folder: Path, resume: Path | None = None, saves: Path 
 
 
 PLAIN = variant_of()
-RICH = variant_of("mobilenet_v3_small", "lp_ft", "lraspp", epochs=3, head_weights="uncertainty", cutmix=1, mixup=0.4, ema=0.5)
+# Two phases; and all that mixes, weighs and averages.
+RICH = variant_of("mobilenet_v3_small", "lp_ft", "lraspp", epochs=2, head_weights="uncertainty", cutmix=1, mixup=0.4, ema=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_three_kinds_of_heads_learn_together(trained: tuple[Model, Outcome, Path
     _, outcome, _ = trained
     first, last = outcome.epochs[0].metrics, outcome.epochs[-1].metrics
     assert last["train/loss"] < 0.8 * first["train/loss"]
-    assert last["val/mask/miou"] > max(0.6, first["val/mask/miou"])
+    assert last["val/mask/miou"] > max(0.7, 1.5 * first["val/mask/miou"])
     assert {
         "val/mask/dice",
         "val/mask/pixel_accuracy",
@@ -195,7 +196,7 @@ def test_going_on_after_an_epoch_gives_the_bits_of_an_uninterrupted_training(
     trained: tuple[Model, Outcome, Path], pictures: Path, tmp_path: Path, variant: Variant
 ) -> None:
     model, outcome, saves = trained if variant is PLAIN else (*run(variant, pictures, saves=tmp_path), tmp_path)
-    resumed, again = run(variant, pictures, resume=saves / "1.pt")
+    resumed, again = run(variant, pictures, resume=saves / "0.pt")
     assert digest_of(resumed) == digest_of(model)
     assert [epoch.metrics for epoch in again.epochs] == [epoch.metrics for epoch in outcome.epochs]
     assert (again.confusion, again.thresholds) == (outcome.confusion, outcome.thresholds)

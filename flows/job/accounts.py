@@ -1,0 +1,91 @@
+"""What a job costs: samples and arithmetic of filling the feature store, who shares it, and what each work took."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from flows.job.order import Job, num_stored, read_json, write_json
+from flows.records import Work
+from heads import loop
+from heads.pricing import epoch_multiply_adds
+
+SHARES = "shares.json"
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What one pass of images through a trunk has to do: samples, their multiply-adds together, and the keys it is done for."""
+
+    num_samples: int
+    flops: int
+    keys: tuple[str, ...]
+
+
+class Accounts:
+    """What a member of the group stores; it writes down how far it came, and the leader for whom how long was worked."""
+
+    def __init__(self, job: Job, *, leads: bool) -> None:
+        self.job, self.leads = job, leads
+        # An attempt that was killed worked for them too.
+        self._shares: dict[str, float] = read_json(job.folder / SHARES, {})
+        self._done = {"num_samples": 0, "flops": 0.0}
+
+    def announce(self, charges: Sequence[Charge]) -> None:
+        """Leaves word of how many samples are to be stored, for who shows progress."""
+        total = num_stored(self.job)[0] + sum(charge.num_samples for charge in charges)
+        write_json(self.job.folder / "features.json", {"total": total})
+
+    def begin(self, charge: Charge) -> None:
+        """Starts the clock of a pass."""
+        self._charge, self._since = charge, monotonic()
+
+    def note(self, num_samples: int) -> None:
+        """Writes down that this member stored so many samples more."""
+        self._done["num_samples"] += num_samples
+        self._done["flops"] += num_samples * self._charge.flops / max(1, self._charge.num_samples)
+        write_json(self.job.folder / f"stored-{platform.node()}-{os.getpid()}.json", self._done)
+        self.divide()
+
+    def divide(self) -> None:
+        """Divides the time since the last division among those that the pass is for."""
+        now = monotonic()
+        for key in self._charge.keys:
+            self._shares[key] = self._shares.get(key, 0.0) + (now - self._since) / len(self._charge.keys)
+        self._since = now
+        if self.leads:
+            write_json(self.job.folder / SHARES, self._shares)
+
+
+def costs_of(job: Job, work: Work, outcome: loop.Outcome) -> dict[str, Any]:
+    """What a trained work took, for its `result.json`.
+
+    `seconds` are its own epochs and `shared_seconds`, its share of filling the store; `gpu_seconds` those times the GPUs held.
+    `flops` are multiply-adds of its backbone, `flops_alone` those of the same epochs on images; stored ones are the job's.
+    """
+    sizes = Counter(sample.split for sample in job.version.samples)
+    num_samples, group = (sizes["train"], sizes["val"]), job.workers
+    reading = [epoch for epoch in outcome.epochs if not epoch.num_forwarded]
+    flops = {
+        name: sum(
+            epoch_multiply_adds(work.variant, epoch.num_frozen_stages, *num_samples, stored=reads and not epoch.num_forwarded)
+            for epoch in outcome.epochs
+        )
+        for name, reads in (("flops", True), ("flops_alone", False))
+    }
+    own, shared = sum(epoch.seconds for epoch in outcome.epochs), read_json(job.folder / SHARES, {}).get(work.key, 0.0)
+    # Works that never train their backbone are trained by one member each.
+    alone = len(reading) == len(outcome.epochs) and all(e.num_frozen_stages == work.variant.num_stages for e in reading)
+    return {
+        "num_forwarded": outcome.num_forwarded,
+        "num_features_read": len(reading) * sum(num_samples),
+        **flops,
+        "seconds": round(own + shared, 3),
+        "shared_seconds": round(shared, 3),
+        "gpu_seconds": round(group.gpus_per_worker * (own * (1 if alone else group.count) + shared * group.count), 3),
+    }

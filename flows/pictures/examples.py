@@ -1,0 +1,48 @@
+"""What a variant makes of some validation images, beside the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flows.pictures.canvas import INK, QUIET, new_figure, plain, to_png
+
+KINDS = ("image", "truth", "told")
+SHARE_OF_COLOUR = 0.55
+NUM_COLOURS_TOLD = 12
+
+
+def mask_examples(folder: Path, examples: Sequence[Mapping[str, Any]], title: str) -> bytes:
+    """A row an image: the picture, the true mask on it, the predicted one; `examples` are rows of `flows.job.examples`.
+
+    Raises OSError where one of their pictures is not in `folder`.
+    """
+    from matplotlib.patches import Patch
+
+    rows = [[np.asarray(Image.open(folder / row[kind]).convert("RGB")) for kind in KINDS] for row in examples]
+    heights = [2.6 * min(1.6, image.shape[0] / image.shape[1]) for image, _, _ in rows]
+    figure = new_figure(9.4, 0.7 + sum(height + 0.35 for height in heights))
+    figure.suptitle(plain(title, 90), x=0.02, ha="left", fontsize=10, color=INK, fontweight="bold")
+    grid = figure.add_gridspec(len(rows), 3, height_ratios=heights)
+    for number, (row, (image, truth, told)) in enumerate(zip(examples, rows, strict=True)):
+        names = (plain(Path(row["file"]).name, 32), "truth", f"predicted: {row['right']:.1%} of pixels right")
+        for place, (name, seen) in enumerate(zip(names, (image, _laid(truth, image), _laid(told, image)), strict=True)):
+            axes = figure.add_subplot(grid[number, place])
+            axes.imshow(seen)
+            axes.set_axis_off()
+            axes.set_title(name, fontsize=8, color=QUIET, loc="left")
+    colours = {name: colour for row in examples for name, colour in row["colours"].items()}
+    told_colours = [Patch(color=colour, label=plain(name, 20)) for name, colour in list(colours.items())[:NUM_COLOURS_TOLD]]
+    figure.legend(
+        handles=told_colours, loc="outside lower center", ncols=NUM_COLOURS_TOLD, frameon=False, fontsize=8, labelcolor=INK
+    )
+    return to_png(figure)
+
+
+def _laid(colours: NDArray[np.uint8], image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return (SHARE_OF_COLOUR * colours + (1 - SHARE_OF_COLOUR) * image).astype(np.uint8)

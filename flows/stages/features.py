@@ -1,0 +1,104 @@
+"""The feature store as people look after it: what it holds, whether it is whole, and how large it may be."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from pathlib import Path
+from typing import Any
+
+from flows.errors import Busy
+from flows.settings import Settings
+from flows.stages.desk import Desk
+
+# Of the room on its disk that nothing else takes, what the store may fill where no size is set.
+SHARE_OF_DISK = 0.5
+
+
+def features_status(settings: Settings) -> dict[str, Any]:
+    """Every trunk's features, the most recently used first, and how large they are and may be together; changes nothing."""
+    from flows.job.names import trunk_name
+    from heads.features import FeatureStore
+
+    store = FeatureStore(_root(settings))
+    shelves = [
+        {
+            "trunk_id": shelf.trunk,
+            **trunk_name(store.root, shelf.trunk),
+            "samples": shelf.num_samples,
+            "taps": {tap: {"samples": count, "layout": str(layout)} for tap, (count, layout) in shelf.taps.items()},
+            "shards": shelf.num_shards,
+            "bytes": shelf.num_bytes,
+            "used_at": shelf.used_at.isoformat(timespec="seconds"),
+        }
+        for shelf in reversed(store.status())
+    ]
+    total = sum(shelf["bytes"] for shelf in shelves)
+    return {"root": str(store.root), "trunks": shelves, "bytes": total, "max_bytes": _max_bytes(settings, total)}
+
+
+def verify_features(settings: Settings) -> dict[str, Any]:
+    """The damaged shards after every byte was read; changes nothing, since a training computes what it finds damaged again."""
+    from heads.features import FeatureStore
+
+    store = FeatureStore(_root(settings))
+    before = store.status()
+    damaged = [{"trunk_id": one.trunk, "shard": one.name, "reason": one.reason} for one in store.verify()]
+    shards, num_bytes = sum(shelf.num_shards for shelf in before), sum(shelf.num_bytes for shelf in before)
+    return {"root": str(store.root), "shards": shards, "bytes": num_bytes, "damaged": damaged}
+
+
+def prune_features(settings: Settings, max_bytes: int) -> dict[str, Any]:
+    """What was removed, least recently used first, until at most `max_bytes` are left.
+
+    Raises Busy while a retraining is at work, which may be about to read what would go.
+    """
+    if holder := _at_work(settings, besides=None):
+        raise Busy(f"a retraining is at work ({holder}) and reads features; wait until it ends, then run this again")
+    return _prune(settings, max_bytes)
+
+
+def keep_in_bounds(desk: Desk) -> None:
+    """Removes the features used least recently where the store outgrew its bounds, and says so; not beside another retraining."""
+    from heads.features import FeatureStore
+
+    total = sum(shelf.num_bytes for shelf in FeatureStore(_root(desk.settings)).status())
+    allowed = _max_bytes(desk.settings, total)
+    if total > allowed and not _at_work(desk.settings, besides=desk.plan.name):
+        freed = _prune(desk.settings, allowed)
+        desk.say(f"The feature store was over its {allowed / 1e9:.1f} GB: {freed['freed_bytes'] / 1e9:.1f} GB are freed")
+
+
+def _prune(settings: Settings, max_bytes: int) -> dict[str, Any]:
+    from flows.job.names import forget_names
+    from heads.features import FeatureStore
+
+    store = FeatureStore(_root(settings))
+    freed = store.prune(max_bytes)
+    forget_names(store.root)
+    left = sum(shelf.num_bytes for shelf in store.status())
+    return {"root": str(store.root), "freed_shards": freed.num_shards, "freed_bytes": freed.num_bytes, "bytes": left}
+
+
+def _root(settings: Settings) -> Path:
+    return settings.storage / "features"
+
+
+def _max_bytes(settings: Settings, num_bytes: int) -> int:
+    """How large the store may be, which now has so many bytes."""
+    if settings.features_max_bytes is not None:
+        return int(settings.features_max_bytes)
+    there = next(folder for folder in (settings.storage, *settings.storage.parents) if folder.is_dir())
+    return int(SHARE_OF_DISK * (shutil.disk_usage(there).free + num_bytes))
+
+
+def _at_work(settings: Settings, *, besides: str | None) -> str | None:
+    """Who holds the lock of another model's retraining on this storage root, if any."""
+    for file in sorted((settings.storage / "locks").glob("*")):
+        if file.name != besides:
+            with file.open("r+") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    return f"{file.name}, {lock.read().strip() or 'unknown'}"
+    return None

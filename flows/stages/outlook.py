@@ -1,0 +1,242 @@
+"""What a plan would cost: the trunks that its variants share, what the feature store holds already, and what is left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from flows import plan as plans
+from flows.plan import Course, Stretch, TrunkGroup
+from flows.records import Work
+from flows.settings import Settings
+from flows.workspace import locate
+
+if TYPE_CHECKING:
+    from flows.stages.agenda import Agenda
+    from heads.calibration import Rates
+
+CALIBRATION_SECONDS = 2.0
+MAX_FILES = 32
+# A head's step with its optimiser, beside which the backbone's features come from the store.
+STEP_SECONDS = 1.5e-3
+# The backbone and image size that a rate holds for.
+Network = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Bill:
+    """Arithmetic of backbones in multiply-adds, and seconds of all workers together."""
+
+    flops: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: Bill) -> Bill:
+        return Bill(self.flops + other.flops, self.seconds + other.seconds)
+
+    def times(self, factor: float) -> Bill:
+        """So many of it."""
+        return Bill(factor * self.flops, factor * self.seconds)
+
+
+def describe_costs(settings: Settings, agenda: Agenda, *, calibrate: bool) -> dict[str, Any]:
+    """The trunks of a plan, the phases that train on images, and an estimate of what is left; touches nothing.
+
+    `calibrate` times a few pictures and forward passes on this machine, else rates that were measured elsewhere are taken.
+    """
+    outlook = _Outlook(settings, agenda, calibrate=calibrate)
+    groups = plans.group_by_trunk(list(outlook.courses.values()))
+    trunks = [outlook.describe_trunk(group) for group in groups]
+    return {"trunks": trunks, "images": outlook.describe_images(), "estimate": outlook.estimate(trunks)}
+
+
+class _Outlook:
+    """A plan on a data version, seen from the machine that asks."""
+
+    def __init__(self, settings: Settings, agenda: Agenda, *, calibrate: bool) -> None:
+        import torch
+
+        from heads.features import FeatureStore
+
+        self.settings, self.agenda = settings, agenda
+        self.store = FeatureStore(settings.storage / "features")
+        self.workers = agenda.plan.workers.group()
+        self.device = torch.device("cuda" if self.workers.gpus_per_worker and torch.cuda.is_available() else "cpu")
+        self.digests = {
+            split: [sample.digest for sample in agenda.version.samples if sample.split == split] for split in ("train", "val")
+        }
+        self.courses = {work.key: self._course(work) for work in agenda.works}
+        self.left = [work for work in agenda.works if not self.courses[work.key].done]
+        self.rates = self._find_rates(calibrate=calibrate)
+        self.calibrated = calibrate and bool(self.left)
+
+    @property
+    def num_samples(self) -> tuple[int, int]:
+        """How many samples training and validation have."""
+        return len(self.digests["train"]), len(self.digests["val"])
+
+    def describe_trunk(self, group: TrunkGroup) -> dict[str, Any]:
+        """A trunk as JSON values: who shares it, what is stored, and what is left to forward through it."""
+        from heads.pricing import price
+
+        cost = price(group.backbone, group.image_size_px, group.taps, self._value_bytes(group))
+        total, stored, flops = self._count(group)
+        to_forward = total - stored if group.left else 0
+        rates = self.rates[group.backbone, group.image_size_px]
+        bill = Bill(flops, to_forward * rates.picture_seconds + flops / rates.multiply_adds_per_second) if group.left else Bill()
+        return {
+            "trunk_id": group.trunk_id,
+            "backbone": group.backbone,
+            "through": group.through,
+            "num_stages": group.num_stages,
+            "image_size_px": group.image_size_px,
+            "whole": group.whole,
+            "views": list(group.views),
+            "taps": [f"{stage}:{kind}" for stage, kind in group.taps],
+            "variants": list(group.variants),
+            "variants_left": list(group.left),
+            "samples": total,
+            "samples_stored": stored,
+            "samples_to_forward": to_forward,
+            "bytes_per_sample": cost.num_bytes,
+            "bytes": total * cost.num_bytes,
+            "flops": int(bill.flops),
+            "seconds": round(bill.seconds / self.workers.count, 2),
+        }
+
+    def describe_images(self) -> list[dict[str, Any]]:
+        """The phases of variants left to train that read images, and why they do."""
+        return [
+            {
+                "variant_id": work.variant.variant_id,
+                "label": self.agenda.label(work),
+                "epochs": stretch.phase.num_epochs,
+                "num_frozen_stages": stretch.phase.num_frozen_stages,
+                "reason": stretch.reason,
+                "in_contest": work.in_contest,
+            }
+            for work in self.left
+            for stretch in self.courses[work.key].image_stretches
+        ]
+
+    def estimate(self, trunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What is left costs, against a job for each variant that is left without a feature store."""
+        filling = Bill(sum(t["flops"] for t in trunks), self.workers.count * sum(t["seconds"] for t in trunks))
+        asked = sum((self._bill(work) for work in self.left), filling)
+        alone = sum((self._bill(work, alone=True) for work in self.left), Bill())
+        seconds = {name: round(bill.seconds / self.workers.count, 1) for name, bill in (("asked", asked), ("alone", alone))}
+        return {
+            "flops": int(asked.flops),
+            "flops_alone": int(alone.flops),
+            "flops_factor": _ratio(alone.flops, asked.flops),
+            "seconds": seconds["asked"],
+            "seconds_alone": seconds["alone"],
+            "seconds_factor": _ratio(alone.seconds, asked.seconds),
+            "calibrated": self.calibrated,
+            "device": self.device.type,
+            "elsewhere": self._elsewhere(),
+            "rates": {f"{name} {px} px": asdict(rates) for (name, px), rates in self.rates.items()},
+        }
+
+    def _elsewhere(self) -> str:
+        """How the machine that trains may differ from this one, in words that go on from its name."""
+        if self.settings.ray_address:
+            return f", while the cluster at {self.settings.ray_address} trains"
+        return (
+            ", which has no GPU while the plan asks for some"
+            if self.workers.gpus_per_worker and self.device.type == "cpu"
+            else ""
+        )
+
+    def _course(self, work: Work) -> Course:
+        from heads.trunks import choose_taps, trunk_of
+
+        chosen = choose_taps(work.variant)
+        stretches = tuple(
+            Stretch(phase, tuple((tap.stage, tap.form) for tap in choice.taps), choice.reason) for phase, choice in chosen.items()
+        )
+        trunks = [
+            trunk_of(work.variant, work.weights.digest, self.device, varied=view > 0) for view in range(work.variant.fit.views)
+        ]
+        done = self.agenda.is_done(self.settings, work)
+        return Course(work.variant, done, stretches, tuple(trunk.id for trunk in trunks))
+
+    def _value_bytes(self, group: TrunkGroup) -> int:
+        from heads.trunks import feature_dtype
+
+        sharing = next(work for work in self.agenda.works if work.variant.variant_id in group.variants)
+        return feature_dtype(self.device, sharing.variant.fit.precision).itemsize
+
+    def _count(self, group: TrunkGroup) -> tuple[int, int, int]:
+        """How many different samples the trunk has in all views, how many of them are stored, and what is left costs."""
+        import numpy as np
+
+        from heads.features import Key
+        from heads.pricing import forward_multiply_adds
+
+        total, stored, flops = 0, 0, 0
+        for view in group.views:
+            digests = self.digests["train"] + (self.digests["val"] if view == 0 else [])
+            keys = [Key(digest, view) for digest in dict.fromkeys(digests)]
+            taps = {f"{stage}:{form}": stage for stage, form in group.taps}
+            deepest = np.full(len(keys), -1)
+            for tap, held in self.store.listed(group.trunk_id, keys, taps).items():
+                deepest = np.where(held, deepest, np.maximum(deepest, taps[tap]))
+            total, stored = total + len(keys), stored + int((deepest < 0).sum())
+            for stage, count in zip(*np.unique(deepest[deepest >= 0], return_counts=True), strict=True):
+                flops += int(count) * forward_multiply_adds(group.backbone, group.image_size_px, int(stage) + 1)
+        return total, stored, flops
+
+    def _bill(self, work: Work, *, alone: bool = False) -> Bill:
+        """What training a variant costs, `alone` without a feature store."""
+        rivals, kept = [other for other in self.left if other.in_contest], self.agenda.plan.screening
+        bill = Bill()
+        for number, stretch in enumerate(self.courses[work.key].stretches):
+            # Of those in contest only the best go on after the first phase, whoever they will be.
+            share = min(1.0, (kept or 1) / len(rivals)) if work.in_contest and number else 1.0
+            bill += self._bill_stretch(work, stretch, stored=bool(stretch.taps) and not alone).times(share)
+        return bill
+
+    def _bill_stretch(self, work: Work, stretch: Stretch, *, stored: bool) -> Bill:
+        from heads.dataset import DEFAULT_CACHE_BYTES
+        from heads.pricing import BYTES_PER_SECOND, epoch_multiply_adds, price
+
+        variant, phase = work.variant, stretch.phase
+        network = variant.backbone, variant.fit.image_size_px
+        samples, rates = sum(self.num_samples), self.rates[network]
+        flops = epoch_multiply_adds(variant, phase.num_frozen_stages, *self.num_samples, stored=stored)
+        if stored:
+            reading = samples * price(*network, stretch.taps).num_bytes / BYTES_PER_SECOND
+        else:
+            # Pictures that fit in memory are decoded in the first epoch alone.
+            room = self.workers.count * DEFAULT_CACHE_BYTES / (3 * variant.fit.image_size_px**2 * max(1, samples))
+            again = 1 / phase.num_epochs if room >= 1 else 1 - room * (1 - 1 / phase.num_epochs)
+            reading = samples * (again * rates.picture_seconds + rates.kept_picture_seconds)
+        steps = samples / variant.fit.batch_size
+        seconds = reading + steps * STEP_SECONDS + flops / rates.multiply_adds_per_second
+        return Bill(flops, seconds).times(phase.num_epochs)
+
+    def _find_rates(self, *, calibrate: bool) -> dict[Network, Rates]:
+        from heads.calibration import measure_rates, state_rates
+
+        works = {(work.variant.backbone, work.variant.fit.image_size_px): work for work in self.agenda.works}
+        if not calibrate or not self.left:
+            return {network: state_rates(network[1]) for network in works}
+        # A few of the files: finding one may mean reading it.
+        train = [sample for sample in self.agenda.version.samples if sample.split == "train"]
+        files = [locate(self.agenda.version, sample) for sample in train[:: max(1, len(train) // MAX_FILES)][:MAX_FILES]]
+        return {
+            network: measure_rates(
+                work.variant,
+                work.weights.path,
+                files,
+                device=self.device,
+                num_threads=max(1, int(self.workers.cpus_per_worker)),
+                seconds=CALIBRATION_SECONDS / len(works),
+            )
+            for network, work in works.items()
+        }
+
+
+def _ratio(alone: float, asked: float) -> float | None:
+    return round(alone / asked, 1) if asked else None
