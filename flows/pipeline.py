@@ -95,7 +95,8 @@ def _flow_run_id() -> str:
 def _progress(desk: stages.Desk) -> Iterator[None]:
     """Keep a progress artifact and the run's log in step with the training."""
     logger = get_run_logger()
-    artifact = create_progress_artifact(progress=0.0, key=f"{_slug(desk.plan.name)}-progress", description="Features stored, epochs trained")
+    key, shows = f"{_slug(desk.plan.name)}-progress", "Features stored, epochs trained"
+    artifact = create_progress_artifact(progress=0.0, key=key, description=shows)
 
     def tell(event: stages.Event) -> None:
         if event.text:

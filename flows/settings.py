@@ -6,8 +6,10 @@ import json
 import os
 from pathlib import Path
 
-from pydantic import ByteSize
+from pydantic import ByteSize, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from flows.errors import AskedWrongly
 
 # Who a server works for: one whose owner was killed is ended by the next command (`flows.stack.end_orphans`).
 OWNER = "HEADSTART_OWNER"
@@ -64,8 +66,16 @@ class Settings(BaseSettings):
 
 
 def read_settings(workspace: Path | None = None) -> Settings:
-    """The settings of a workspace (of `HEADSTART_WORKSPACE`, else the current folder, when none is named)."""
-    settings = Settings() if workspace is None else Settings(workspace=workspace)
+    """The settings of a workspace (of `HEADSTART_WORKSPACE`, else the current folder, when none is named).
+
+    Raises AskedWrongly on a variable whose value is none of its kind.
+    """
+    try:
+        settings = Settings() if workspace is None else Settings(workspace=workspace)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = f"HEADSTART_{str(wrong['loc'][0]).upper()}"
+        raise AskedWrongly(f"{name}={wrong['input']}: {wrong['msg']}; give bytes or such as 50GB, or unset it") from None
     settings = settings.model_copy(update={"workspace": settings.workspace.resolve()})
     running = read_stack(settings)
     left_out = {

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 import torch
@@ -60,22 +61,23 @@ def measure_rates(
             torch.cuda.synchronize(device)
 
     with _threads(num_threads):
-        picture_seconds = _time(pictures.__getitem__, seconds / 3, len(files))
-        kept_seconds = _time(pictures.__getitem__, seconds / 6, len(files))
+        picture_seconds = median(_time(pictures.__getitem__, seconds / 3, len(files)))
+        kept_seconds = median(_time(pictures.__getitem__, seconds / 6, len(files)))
         forward()
-        batch_seconds = _time(lambda _: forward(), seconds / 2)
+        # Always the same: what else the machine does can only make it slower.
+        batch_seconds = min(_time(lambda _: forward(), seconds / 2))
     rate = BATCH_SIZE * forward_multiply_adds(variant.backbone, side) / batch_seconds
     return Rates(picture_seconds, min(kept_seconds, picture_seconds), rate)
 
 
-def _time(work: Callable[[int], object], seconds: float, most: int = 1000) -> float:
-    """The median seconds of one go, from as many as fit; each gets its number."""
+def _time(work: Callable[[int], object], seconds: float, most: int = 1000) -> list[float]:
+    """The seconds of each go, of as many as fit and one at the least; each gets its number."""
     found: list[float] = []
     while len(found) < most and sum(found) < seconds:
         start = perf_counter()
         work(len(found))
         found.append(perf_counter() - start)
-    return sorted(found)[len(found) // 2]
+    return found
 
 
 @contextmanager

@@ -115,8 +115,10 @@ def choose_taps(variant: Variant) -> dict[Phase, Choice]:
         untouched = min(untouched, phase.num_frozen_stages)
         if variant.freeze == "adaptive":
             found[phase] = Choice((), "adaptive freezes stages after they moved")
-        elif not untouched or phase.num_frozen_stages > untouched:
-            found[phase] = Choice((), "no stage is as its weights came")
+        elif not phase.num_frozen_stages:
+            found[phase] = Choice((), "the whole backbone is trained")
+        elif phase.num_frozen_stages > untouched:
+            found[phase] = Choice((), "stages are frozen after they moved")
         elif fit.mixup or fit.cutmix:
             found[phase] = Choice((), f"{'mixup' if fit.mixup else 'cutmix'} blends images")
         else:

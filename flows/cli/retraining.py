@@ -40,11 +40,15 @@ class _Bars:
     def __call__(self, event: stages.Event) -> None:
         if event.text:
             screen.note(event.text)
-        progress = event.epochs if event.features is None else {FEATURES: event.features, **event.epochs}
-        for name, (done, total) in progress.items():
+        if event.epochs and FEATURES not in self._drawn:
+            self._drawn[FEATURES] = self._bars.add_task(FEATURES, visible=False, state="")
+        if event.features:
+            done, total = event.features
+            self._bars.update(self._drawn[FEATURES], completed=done, total=total, visible=True)
+        for name, (done, total) in event.epochs.items():
             if name not in self._drawn:
                 self._drawn[name] = self._bars.add_task(name, total=total, state="")
-            self._bars.update(self._drawn[name], completed=done, total=total)
+            self._bars.update(self._drawn[name], completed=done)
 
 
 def show(report: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from flows import dataset
 from flows.errors import Busy
 from flows.settings import Settings
 from flows.stages.desk import Desk
@@ -81,6 +82,9 @@ def _prune(settings: Settings, max_bytes: int) -> dict[str, Any]:
 
 
 def _root(settings: Settings) -> Path:
+    """Where the store lies. Raises AskedWrongly where no storage root is named and the folder is no workspace."""
+    if settings.storage_root is None:
+        dataset.open_workspace(settings.workspace)
     return settings.storage / "features"
 
 

@@ -124,7 +124,7 @@ class _Outlook:
         filling = Bill(sum(t["flops"] for t in trunks), self.workers.count * sum(t["seconds"] for t in trunks))
         asked = sum((self._bill(work) for work in self.left), filling)
         alone = sum((self._bill(work, alone=True) for work in self.left), Bill())
-        seconds = {name: round(bill.seconds / self.workers.count, 1) for name, bill in (("asked", asked), ("alone", alone))}
+        seconds = {name: round(bill.seconds / self.workers.count, 3) for name, bill in (("asked", asked), ("alone", alone))}
         return {
             "flops": int(asked.flops),
             "flops_alone": int(alone.flops),

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import subprocess
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +14,9 @@ from typing import Any
 from flows import cluster, job, tracking
 from flows.records import FailedVariant, ModelVersion, ScoreTable, TrainedVariant, TrainResult, Verdict
 from flows.stages.agenda import Agenda, failures, majority_classes
-from flows.stages.desk import Desk, Event
+from flows.stages.desk import Desk
 from flows.stages.features import keep_in_bounds
-
-LOG = logging.getLogger(__name__)
+from flows.stages.progress import showing_progress
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def train(desk: Desk, agenda: Agenda) -> TrainResult:
                 desk.settings.tracking, desk.settings.artifacts, desk.plan.name, desk.parent_run_id, vars(origin)
             ),
         )
-        with _showing_progress(desk, agenda, order):
+        with showing_progress(desk, agenda, order):
             outcome = _run(desk, order)
         seconds, num_forwarded = float(outcome["seconds"]), int(outcome["num_forwarded"])
         flops_stored = job.flops_stored(order)
@@ -182,44 +179,6 @@ def _run(desk: Desk, order: job.Job) -> dict[str, Any]:
             with contextlib.suppress(Exception):
                 cluster.stop(ray, submitted[-1])
         raise
-
-
-@contextlib.contextmanager
-def _showing_progress(desk: Desk, agenda: Agenda, order: job.Job) -> Iterator[None]:
-    """Tell how far the features and epochs on disk are, each second, from a thread that no listener can end."""
-    stop = threading.Event()
-
-    def watch() -> None:
-        before: Event | None = None
-        while not stop.wait(1.0):
-            try:
-                event = _progress(desk, agenda, order, before)
-                if event != before:
-                    before = event
-                    desk.tell(event)
-            except Exception as error:
-                LOG.warning("progress is not shown now, the training goes on: %s", error)
-
-    thread = threading.Thread(target=watch, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(5)
-    desk.tell(Event(share=1.0))
-
-
-def _progress(desk: Desk, agenda: Agenda, order: job.Job, before: Event | None) -> Event:
-    """How far a training is; its share never falls, and features, where some are to be stored, are half of it."""
-    done = job.epochs_done(desk.settings.storage, agenda.works)
-    stored, to_store = job.num_stored(order)
-    share = sum(done.values()) / sum(work.variant.fit.epochs for work in agenda.works)
-    if to_store:
-        share = (stored / to_store + share) / 2
-    epochs = {agenda.label(work): (done[work.key], work.variant.fit.epochs) for work in agenda.works}
-    least = before.share or 0.0 if before else 0.0
-    return Event(share=max(share, least), epochs=epochs, features=(stored, to_store) if to_store else None)
 
 
 def _score_bundles(desk: Desk, agenda: Agenda, bundles: list[Path]) -> list[ScoreTable]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.records import Work
-from flows.tracking.runs import Origin, Tracker
+from flows.tracking.origin import Origin
+from flows.tracking.runs import Tracker
 from flows.tracking_server import check
 
 LOG = logging.getLogger(__name__)

@@ -3,45 +3,29 @@
 from __future__ import annotations
 
 import tempfile
-import time
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flows.records import Verdict, Work
-from flows.tracking.text import as_json, flat, safe_name, summary
+from flows.tracking.origin import Origin, dataset_input
+from flows.tracking.text import as_json, flat, metrics_at, now_ms, summary
 from flows.tracking_server import asking, connect, experiment
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 End = Literal["FINISHED", "FAILED", "KILLED"]
 PARENT = "mlflow.parentRunId"
 RUNNING = "attributes.status = 'RUNNING'"
-COUNTS = ("num_parameters", "num_trained_parameters", "num_forwarded", "seconds", "best_epoch")
+COUNTS = (
+    *("num_parameters", "num_trained_parameters", "best_epoch", "num_forwarded", "num_features_read"),
+    *("seconds", "shared_seconds", "gpu_seconds", "flops", "flops_alone"),
+)
 # MLflow takes no more than these in one call.
 NUM_PARAMS_AT_ONCE, NUM_METRICS_AT_ONCE = 100, 1000
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where the runs of a retraining come from: they carry it as tags and as the dataset input."""
-
-    data_version: str
-    data_revision: str
-    data_source: str
-    git_commit: str | None = None
-    flow_run_id: str | None = None
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """The fields that are known, each as `headstart.<field>`."""
-        tags = {f"headstart.{name}": value for name, value in asdict(self).items() if value}
-        return tags | ({"mlflow.source.git.commit": self.git_commit} if self.git_commit else {})
 
 
 class Tracker:
@@ -77,7 +61,7 @@ class Tracker:
     def _open(self, found: Run | None, name: str, tags: Mapping[str, str]) -> str:
         """The run's id: a new one that has the tags from its first moment, or the one found, running again and tagged anew."""
         if found is None:
-            run = self._client.create_run(self._experiment, start_time=_now_ms(), run_name=name, tags=dict(tags))
+            run = self._client.create_run(self._experiment, start_time=now_ms(), run_name=name, tags=dict(tags))
             return str(run.info.run_id)
         run_id = str(found.info.run_id)
         for key, value in tags.items():
@@ -128,17 +112,7 @@ class Tracker:
             self._client.log_batch(run_id, params=missing[first : first + NUM_PARAMS_AT_ONCE])
 
     def _log_data(self, run_id: str, origin: Origin) -> None:
-        from mlflow.data.dataset_source_registry import resolve_dataset_source
-        from mlflow.data.meta_dataset import MetaDataset
-        from mlflow.entities import DatasetInput, InputTag
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a folder can be read by two classes of one name, it says
-            source = resolve_dataset_source(origin.data_source)
-        data = MetaDataset(source, name=self.name, digest=origin.data_version[:36])  # type: ignore[abstract]
-        tags = {"mlflow.data.context": "training", "dvc.md5": origin.data_version, "git.rev": origin.data_revision}
-        entry = DatasetInput(data._to_mlflow_entity(), [InputTag(key, value) for key, value in tags.items()])
-        self._client.log_inputs(run_id, [entry])
+        self._client.log_inputs(run_id, [dataset_input(self.name, origin)])
 
     @asking
     def log_epochs(self, run_id: str, epochs: Iterable[Mapping[str, Any]]) -> None:
@@ -257,14 +231,6 @@ def stop_runs(address: str, flow_run_id: str) -> tuple[str, ...]:
     return tuple(run_id for name in names for run_id in Tracker(address, Path(), name).stop_runs(flow_run_id))
 
 
-def metrics_at(measures: Mapping[str, float], step: int) -> list[Metric]:
-    """MLflow's metrics of one step, taken now."""
-    from mlflow.entities import Metric
-
-    now = _now_ms()
-    return [Metric(safe_name(key), float(value), now, step) for key, value in measures.items()]
-
-
 def _equals(tag: str, value: str) -> str:
     if "'" in value or "\\" in value:
         raise ValueError(f"tag {tag} can not be searched for {value!r}: quotes and backslashes are not understood")
@@ -273,7 +239,3 @@ def _equals(tag: str, value: str) -> str:
 
 def _is_complete(run: Run) -> bool:
     return run.data.tags.get("headstart.complete") == "true"
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

@@ -1,14 +1,18 @@
-"""What MLflow shows, as names, parameters and tables it takes."""
+"""What MLflow shows, as names, parameters, metrics and tables it takes."""
 
 from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.records import Verdict
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -26,6 +30,19 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def safe_name(name: str) -> str:
     """The name with what MLflow takes in none of its own replaced: `val/breed/f1_macro` stays as it is."""
     return re.sub(r"[^/\w.\- :]", "_", name).replace("..", "__").strip("/")[:250] or "_"
+
+
+def metrics_at(measures: Mapping[str, float], step: int) -> list[Metric]:
+    """MLflow's metrics of one step, taken now."""
+    from mlflow.entities import Metric
+
+    now = now_ms()
+    return [Metric(safe_name(key), float(value), now, step) for key, value in measures.items()]
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, as MLflow counts time."""
+    return int(time.time() * 1000)
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,0 +1,53 @@
+"""How far a training is, read from what it leaves on disk and told to whoever listens."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+
+from flows import job
+from flows.stages.agenda import Agenda
+from flows.stages.desk import Desk, Event
+
+LOG = logging.getLogger(__name__)
+EVERY_SECONDS = 1.0
+
+
+@contextlib.contextmanager
+def showing_progress(desk: Desk, agenda: Agenda, order: job.Job) -> Iterator[None]:
+    """Tell how far the features and epochs on disk are, each second, from a thread that no listener can end."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        before: Event | None = None
+        while not stop.wait(EVERY_SECONDS):
+            try:
+                event = _progress(desk, agenda, order, before)
+                if event != before:
+                    before = event
+                    desk.tell(event)
+            except Exception as error:
+                LOG.warning("progress is not shown now, the training goes on: %s", error)
+
+    thread = threading.Thread(target=watch, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(5)
+    desk.tell(Event(share=1.0))
+
+
+def _progress(desk: Desk, agenda: Agenda, order: job.Job, before: Event | None) -> Event:
+    """How far a training is; its share never falls, and features, where some are to be stored, are half of it."""
+    done = job.epochs_done(desk.settings.storage, agenda.works)
+    stored, to_store = job.num_stored(order)
+    share = sum(done.values()) / sum(work.variant.fit.epochs for work in agenda.works)
+    if to_store:
+        share = (stored / to_store + share) / 2
+    epochs = {agenda.label(work): (done[work.key], work.variant.fit.epochs) for work in agenda.works}
+    least = before.share or 0.0 if before else 0.0
+    return Event(share=max(share, least), epochs=epochs, features=(stored, to_store) if to_store else None)

@@ -1,0 +1,194 @@
+"""What `headstart plan` says of trunks: who shares them, what is stored, what is left, and what it saves."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flows import job
+from flows.plan import Course, Stretch, group_by_trunk, parse_plan
+from flows.records import DataVersion, Sample
+from flows.settings import Settings
+from flows.stages.agenda import Agenda, plan_works
+from flows.stages.outlook import describe_costs
+from heads.backbones import BACKBONES
+from heads.dataset import ImageDataset
+from heads.extraction import extract
+from heads.features import FeatureStore
+from heads.images import preprocess_for
+from heads.model import build_backbone
+from heads.phases import compile_policy
+from heads.pricing import forward_multiply_adds
+from heads.spec import Fit, Head, Variant
+from heads.trunks import Tap, trunk_of
+
+NUM_TRAIN, NUM_VAL, SIZE_PX = 10, 5, 64
+
+
+def course(freeze: str, *taps: tuple[int, Any], trunks: tuple[str, ...] = ("t",), done: bool = False, **fit: Any) -> Course:
+    variant = Variant(backbone="mobilenet_v2", heads=(Head(target="kind"),), freeze=freeze, fit=Fit(epochs=9, **fit))
+    first, *others = compile_policy(variant)
+    stretches = [Stretch(first, taps, "frozen"), *(Stretch(phase, (), "trained") for phase in others)]
+    return Course(variant, done, tuple(stretches), trunks)
+
+
+def test_variants_that_read_one_trunk_share_it_whatever_they_read() -> None:
+    probe, other = course("all", (8, "pooled")), course("all", (8, "map"), learning_rate=0.01)
+    tuned, whole = course("lp_ft", (8, "pooled")), course("none")
+    (group,) = group_by_trunk([probe, other, tuned, whole])
+    assert group.variants == tuple(each.variant.variant_id for each in (probe, other, tuned))
+    assert group.taps == ((8, "map"), (8, "pooled"))
+    assert (group.views, group.through, group.num_stages) == ((0,), "top", 9)
+    assert [stretch.phase.num_frozen_stages for stretch in tuned.image_stretches] == [0]
+    assert whole.image_stretches == whole.stretches
+
+
+def test_a_trunk_runs_only_as_deep_as_those_left_read_it() -> None:
+    deep, shallow = course("all", (8, "pooled"), done=True), course("upto:stage5", (5, "map"))
+    (group,) = group_by_trunk([deep, shallow])
+    assert (group.through, group.left) == ("stage5", (shallow.variant.variant_id,))
+    (finished,) = group_by_trunk([deep])
+    assert (finished.through, finished.left) == ("top", ())
+
+
+def test_varied_views_are_a_trunk_of_their_own_beside_the_plain_one() -> None:
+    plain = course("all", (8, "pooled"))
+    varied = course("all", (8, "pooled"), trunks=("t", "light", "light"), views=3)
+    first, second = group_by_trunk([plain, varied])
+    assert (first.trunk_id, first.views, len(first.variants)) == ("t", (0,), 2)
+    assert (second.trunk_id, second.views, second.variants) == ("light", (1, 2), (varied.variant.variant_id,))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of weights, since frozen ones must come from somewhere."""
+    file = tmp_path_factory.mktemp("weights") / "mobilenet_v2.pth"
+    torch.save(BACKBONES["mobilenet_v2"].build().state_dict(), file)
+    return file
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(workspace=tmp_path)
+
+
+@pytest.fixture
+def version(tmp_path: Path) -> DataVersion:
+    """Fifteen pictures, the last two of them byte for byte the same."""
+    samples = []
+    for number, split in enumerate(["train"] * NUM_TRAIN + ["val"] * NUM_VAL):
+        pixels = np.random.default_rng(min(number, 13)).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        digest = hashlib.md5((tmp_path / f"{number}.png").read_bytes()).hexdigest()
+        samples.append(Sample(digest, f"{number}.png", split, {"label": "ab"[number % 2]}))
+    return DataVersion("d" * 32, "r" * 40, tuple(samples), tmp_path, ())
+
+
+def agenda_of(version: DataVersion, weights: Path, **changes: Any) -> Agenda:
+    fit = {"epochs": 6, "image_size_px": SIZE_PX, "augment": "none", **changes.pop("fit", {})}
+    plan = {"name": "x", "backbones": ["mobilenet_v2"], "weights": str(weights), "freeze": ["all"], "fit": fit, **changes}
+    return plan_works(parse_plan(plan), version)
+
+
+def fill(settings: Settings, agenda: Agenda, version: DataVersion, split: str) -> None:
+    variant, weights = agenda.works[0].variant, agenda.works[0].weights
+    chosen = [sample for sample in version.samples if sample.split == split]
+    dataset = ImageDataset(
+        [version.data / sample.file for sample in chosen],
+        {"label": [0] * len(chosen)},
+        preprocess_for(variant.backbone, SIZE_PX),
+        digests=[sample.digest for sample in chosen],
+    )
+    extract(
+        lambda: build_backbone(variant, weights.path).eval(),
+        trunk_of(variant, weights.digest, torch.device("cpu")),
+        [Tap(8, "pooled")],
+        dataset,
+        0,
+        FeatureStore(settings.storage / "features"),
+        device=torch.device("cpu"),
+        precision="auto",
+    )
+
+
+def test_samples_are_left_to_forward_until_the_store_holds_them(settings: Settings, version: DataVersion, weights: Path) -> None:
+    agenda = agenda_of(version, weights, heads=["linear", "mlp"])
+    cold = describe_costs(settings, agenda, calibrate=False)
+    (trunk,) = cold["trunks"]
+    assert (trunk["samples"], trunk["samples_stored"], trunk["samples_to_forward"]) == (14, 0, 14)
+    assert trunk["bytes"] == 14 * 1280 * 4
+    assert trunk["flops"] == 14 * forward_multiply_adds("mobilenet_v2", SIZE_PX)
+    assert cold["estimate"]["flops_alone"] == 2 * 6 * 15 * forward_multiply_adds("mobilenet_v2", SIZE_PX)
+    assert cold["estimate"]["flops_factor"] == round(2 * 6 * 15 / 14, 1)
+    assert cold["images"] == []
+    fill(settings, agenda, version, "train")
+    (half,) = describe_costs(settings, agenda, calibrate=False)["trunks"]
+    assert (half["samples_stored"], half["samples_to_forward"]) == (10, 4)
+    fill(settings, agenda, version, "val")
+    warm = describe_costs(settings, agenda, calibrate=False)
+    assert (warm["trunks"][0]["samples_to_forward"], warm["trunks"][0]["flops"]) == (0, 0)
+    assert warm["estimate"]["flops"] == 0
+    assert warm["estimate"]["flops_factor"] is None
+    assert 0 < warm["estimate"]["seconds"] < cold["estimate"]["seconds"] < cold["estimate"]["seconds_alone"]
+
+
+def test_a_sample_pays_for_the_stages_up_to_what_it_lacks(settings: Settings, version: DataVersion, weights: Path) -> None:
+    probes = agenda_of(version, weights)
+    fill(settings, probes, version, "train")
+    (trunk,) = describe_costs(settings, agenda_of(version, weights, freeze=["all", "upto:stage5"]), calibrate=False)["trunks"]
+    assert trunk["samples_to_forward"] == 14
+    prefix, whole = (forward_multiply_adds("mobilenet_v2", SIZE_PX, number) for number in (6, None))
+    assert trunk["flops"] == 10 * prefix + 4 * whole
+
+
+def test_looking_at_a_plan_changes_no_file_even_where_the_store_is_damaged(
+    settings: Settings, version: DataVersion, weights: Path
+) -> None:
+    agenda = agenda_of(version, weights)
+    fill(settings, agenda, version, "train")
+    (shard,) = (settings.storage / "features").rglob("*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+
+    def state() -> dict[Path, tuple[bytes, int]]:
+        files = (path for path in settings.workspace.rglob("*") if path.is_file())
+        return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+    before = state()
+    describe_costs(settings, agenda, calibrate=False)
+    assert state() == before
+
+
+def test_phases_on_images_are_named_with_the_reason(settings: Settings, version: DataVersion, weights: Path) -> None:
+    told = describe_costs(settings, agenda_of(version, weights, freeze=["lp_ft", "upto:stem"]), calibrate=False)
+    tuned, cut = told["images"]
+    assert (tuned["epochs"], tuned["num_frozen_stages"], tuned["reason"]) == (4, 0, "the whole backbone is trained")
+    assert (cut["epochs"], cut["num_frozen_stages"]) == (6, 1)
+    assert cut["reason"].startswith("frozen through stem: 131 kB a sample")
+
+
+def test_finished_variants_cost_nothing_any_more(settings: Settings, version: DataVersion, weights: Path) -> None:
+    agenda = agenda_of(version, weights, heads=["linear", "mlp"])
+    for work in agenda.works:
+        job.write_json(settings.storage / "work" / work.key / "result.json", {})
+    told = describe_costs(settings, agenda, calibrate=True)
+    assert [trunk["samples_to_forward"] for trunk in told["trunks"]] == [0]
+    assert (told["estimate"]["seconds"], told["estimate"]["calibrated"]) == (0.0, False)
+
+
+def test_seconds_are_timed_on_this_machine_within_seconds(settings: Settings, version: DataVersion, weights: Path) -> None:
+    before = torch.get_num_threads()
+    told = describe_costs(settings, agenda_of(version, weights, fit={"image_size_px": [SIZE_PX, 96]}), calibrate=True)
+    rates = told["estimate"]["rates"]
+    assert told["estimate"]["calibrated"]
+    assert rates.keys() == {f"mobilenet_v2 {SIZE_PX} px", "mobilenet_v2 96 px"}
+    assert all(1e7 < each["multiply_adds_per_second"] < 1e14 for each in rates.values())
+    assert all(0 < each["kept_picture_seconds"] <= each["picture_seconds"] < 10 for each in rates.values())
+    assert torch.get_num_threads() == before
