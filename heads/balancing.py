@@ -11,16 +11,17 @@ from heads.ranks import num_ranks, sum_over_ranks
 
 
 class Balance(nn.Module):
-    """The losses of a step by target to the one that is minimised: their sum, or the sum weighed by uncertainty.
+    """The losses of a step by target to the one that is minimised: their sum, by `fixed` weights, or weighed by uncertainty.
 
     By uncertainty, a target's loss L counts exp(-s) L + s / 2, with a log variance s that is learned from 0 on (Kendall, Gal
     & Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses", CVPR 2018). It belongs to the training, not to the
     model; its gradients are averaged over ranks by `average_gradients`.
     """
 
-    def __init__(self, targets: Sequence[str], *, learned: bool) -> None:
+    def __init__(self, targets: Sequence[str], *, learned: bool, fixed: Mapping[str, float] | None = None) -> None:
         super().__init__()
         self.targets = tuple(targets)
+        self.fixed = fixed or {}
         self.log_variances = nn.ParameterList(nn.Parameter(torch.zeros(())) for _ in targets) if learned else None
 
     def forward(self, sums: Mapping[str, Tensor], num_labels: Mapping[str, int], *, updates: bool = True) -> Tensor:
@@ -29,7 +30,8 @@ class Balance(nn.Module):
         Gradients are averaged over ranks afterwards, hence the factor. A target without a label in the update counts for
         nothing. `updates` is whether the batch is its update's last: s / 2 counts with that one, once an update.
         """
-        means = {target: loss * (num_ranks() / max(1, num_labels[target])) for target, loss in sums.items()}
+        shares = {target: self.fixed.get(target, 1.0) * num_ranks() / max(1, num_labels[target]) for target in sums}
+        means = {target: loss * shares[target] for target, loss in sums.items()}
         if self.log_variances is not None:
             noises = dict(zip(self.targets, self.log_variances, strict=True))
             means = {t: (-noises[t]).exp() * mean + noises[t] / 2 * (updates and num_labels[t] > 0) for t, mean in means.items()}

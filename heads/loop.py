@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
-from heads.checkpoint import Epoch
 from heads.dataset import ImageDataset
 from heads.errors import TrainingDiverged
 from heads.evaluation import evaluate, predict_table
 from heads.model import Model
 from heads.phases import Phase
+from heads.progress import Epoch, Outcome
 from heads.ranks import alone
 from heads.sampling import ImageLoader, Loader
 from heads.spec import Variant
 from heads.stream import RandomStream
-from heads.training import Loaders, Outcome, Training
+from heads.training import Loaders, Training
 
 __all__ = ["Epoch", "Loaders", "Member", "Outcome", "conclude", "evaluate", "predict_table", "train", "train_together"]
 

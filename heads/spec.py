@@ -105,11 +105,15 @@ class Value(BaseModel):
 
 
 class Head(Value):
-    """What turns features into one target's prediction. `ignore` are values of a mask that count for nothing."""
+    """What turns features into one target's prediction.
+
+    `weight` is what its loss counts beside other heads' losses; `ignore` are values of a mask that count for nothing.
+    """
 
     target: str
     task: Task = "classification"
     design: str = "linear"
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
     ignore: tuple[Annotated[int, Field(ge=0, lt=2**16)], ...] = ()
 
     @model_validator(mode="after")
@@ -217,7 +221,11 @@ class Variant(Value):
     def variant_id(self) -> str:
         """Twelve hex digits of the sha256 of the canonical spec."""
         spec = self.model_dump(mode="json")
-        spec["heads"] = [{name: value for name, value in head.items() if name != "ignore" or value} for head in spec["heads"]]
+        # As of fit: a later field tells where it is not as it was without it.
+        spec["heads"] = [
+            {name: value for name, value in head.items() if (name, value) not in (("ignore", []), ("weight", 1.0))}
+            for head in spec["heads"]
+        ]
         told = FIRST_FIT_FIELDS | self.fit.model_dump(exclude_defaults=True).keys()
         spec["fit"] = {name: value for name, value in spec["fit"].items() if name in told}
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"))

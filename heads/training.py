@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -15,10 +15,9 @@ from heads import checkpoint
 from heads.adaptive import AdaptiveFreezing, Movements
 from heads.averaging import Average
 from heads.balancing import Balance
-from heads.checkpoint import Best, Epoch, Progress, weights_of
 from heads.compiling import Compiled
 from heads.errors import CheckpointError, HeadsError
-from heads.evaluation import Confusion, autocast, confusions, named_measures, place_model
+from heads.evaluation import autocast, confusions, named_measures, place_model
 from heads.evaluation import thresholds as tuned_thresholds
 from heads.freezing import apply_phase, optimiser_groups
 from heads.kinds import KINDS
@@ -26,29 +25,13 @@ from heads.mixing import draw_mix
 from heads.model import Model
 from heads.optimiser import build_optimiser, build_scaler, update_weights
 from heads.phases import Phase, compile_policy, phase_number
+from heads.progress import Best, Epoch, Outcome, Progress, weights_of
 from heads.ranks import average_statistics, rank, synchronise_gradients, synchronising
 from heads.sampling import Batch, Loader
 from heads.schedule import rate_factor
 from heads.spec import BACKBONE_STAGES, Variant
 from heads.stopping import check_finite, why_ended
 from heads.tally import Tally, epoch_score, train_measures
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished training: every epoch, and of the best one measures, confusions (true, predicted) and thresholds by target.
-
-    `ended` says why there were no more epochs.
-    """
-
-    epochs: tuple[Epoch, ...]
-    best_epoch: int
-    metrics: dict[str, float]
-    confusion: Confusion
-    thresholds: dict[str, list[float]]
-    num_forwarded: int
-    stopped_early: bool
-    ended: str
 
 
 class Loaders(NamedTuple):
@@ -74,7 +57,11 @@ class Training:
             target: KINDS[model.tasks[target]].criterion_of(variant.fit, counts, num_samples, self.device)
             for target, (counts, num_samples) in found.items()
         }
-        self.balance = Balance(model.targets, learned=variant.fit.head_weights == "uncertainty").to(self.device)
+        self.balance = Balance(
+            model.targets,
+            learned=variant.fit.head_weights == "uncertainty",
+            fixed={head.target: head.weight for head in variant.heads},
+        ).to(self.device)
         self.scaler = build_scaler(variant.fit, self.device)
         self.adaptive = AdaptiveFreezing(BACKBONE_STAGES[variant.backbone]) if variant.freeze == "adaptive" else None
         # Stages that no phase thaws are as the model came with them: they are neither copied nor kept.

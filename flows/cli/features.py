@@ -11,7 +11,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from flows.cli import screen
 from flows.errors import AskedWrongly
-from flows.settings import prepare_process, read_settings
+from flows.settings import read_settings
 
 app = typer.Typer(
     help="Look after the features that frozen trunks gave, kept so that none is computed twice.", no_args_is_help=True
@@ -28,9 +28,7 @@ def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
     """Show what is stored of each trunk, the most recently used first, and how large it all is and may be."""
     from flows import stages
 
-    settings = read_settings(workspace)
-    prepare_process(settings)
-    told = stages.features_status(settings)
+    told = stages.features_status(read_settings(workspace))
     if as_json:
         return screen.show_json(told)
     if told["trunks"]:
@@ -47,9 +45,7 @@ def verify(workspace: Workspace = None, as_json: AsJson = False) -> None:
     """
     from flows import stages
 
-    settings = read_settings(workspace)
-    prepare_process(settings)
-    told = stages.verify_features(settings)
+    told = stages.verify_features(read_settings(workspace))
     if as_json:
         screen.show_json(told)
     for one in told["damaged"]:
@@ -69,9 +65,7 @@ def prune(
     from flows import stages
 
     most = _bytes(max_size)
-    settings = read_settings(workspace)
-    prepare_process(settings)
-    told = stages.prune_features(settings, most)
+    told = stages.prune_features(read_settings(workspace), most)
     if as_json:
         return screen.show_json(told)
     freed, left = screen.size(told["freed_bytes"]), screen.size(told["bytes"])

@@ -117,7 +117,7 @@ def _heads(target: Target, version: DataVersion, designs: Sequence[str]) -> tupl
             f"add one of: {', '.join(HEAD_DESIGNS[task])}"
         )
     ignore = tuple(sorted(set(target.ignore)))
-    return tuple(Head(target=target.column, task=task, design=design, ignore=ignore) for design in fitting)
+    return tuple(Head(target=target.column, task=task, design=design, ignore=ignore, weight=target.weight) for design in fitting)
 
 
 def _fit(values: Mapping[str, object]) -> Fit:

@@ -106,6 +106,9 @@ class Target(Value):
         "labels (a|b), else classification.",
     )
     ignore: Ignored = Field((), description="Values of masks that count for nothing, such as void or border.")
+    weight: Annotated[float, Field(gt=0, le=1000), Number] = Field(
+        1.0, description="What its loss counts in training, beside those of other targets."
+    )
 
 
 class WorkersSpec(Value):

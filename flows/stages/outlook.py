@@ -142,11 +142,9 @@ class _Outlook:
         """How the machine that trains may differ from this one, in words that go on from its name."""
         if self.settings.ray_address:
             return f", while the cluster at {self.settings.ray_address} trains"
-        return (
-            ", which has no GPU while the plan asks for some"
-            if self.workers.gpus_per_worker and self.device.type == "cpu"
-            else ""
-        )
+        lacks_gpu = self.workers.gpus_per_worker and self.device.type == "cpu"
+        # Features that GPUs computed are other ones, under other names.
+        return ", which lacks the GPUs that the plan asks for; what such stored is not looked at" if lacks_gpu else ""
 
     def _course(self, work: Work) -> Course:
         from heads.trunks import choose_taps, trunk_of
@@ -174,18 +172,17 @@ class _Outlook:
         from heads.features import Key
         from heads.pricing import forward_multiply_adds
 
-        total, stored, flops = 0, 0, 0
-        for view in group.views:
-            digests = self.digests["train"] + (self.digests["val"] if view == 0 else [])
-            keys = [Key(digest, view) for digest in dict.fromkeys(digests)]
-            taps = {f"{stage}:{form}": stage for stage, form in group.taps}
-            deepest = np.full(len(keys), -1)
-            for tap, held in self.store.listed(group.trunk_id, keys, taps).items():
-                deepest = np.where(held, deepest, np.maximum(deepest, taps[tap]))
-            total, stored = total + len(keys), stored + int((deepest < 0).sum())
-            for stage, count in zip(*np.unique(deepest[deepest >= 0], return_counts=True), strict=True):
-                flops += int(count) * forward_multiply_adds(group.backbone, group.image_size_px, int(stage) + 1)
-        return total, stored, flops
+        digests = {view: self.digests["train"] + (self.digests["val"] if view == 0 else []) for view in group.views}
+        keys = [Key(digest, view) for view, those in digests.items() for digest in dict.fromkeys(those)]
+        taps = {f"{stage}:{form}": stage for stage, form in group.taps}
+        deepest = np.full(len(keys), -1)
+        for tap, held in self.store.listed(group.trunk_id, keys, taps).items():
+            deepest = np.where(held, deepest, np.maximum(deepest, taps[tap]))
+        flops = sum(
+            int(count) * forward_multiply_adds(group.backbone, group.image_size_px, int(stage) + 1)
+            for stage, count in zip(*np.unique(deepest[deepest >= 0], return_counts=True), strict=True)
+        )
+        return len(keys), int((deepest < 0).sum()), flops
 
     def _bill(self, work: Work, *, alone: bool = False) -> Bill:
         """What training a variant costs, `alone` without a feature store."""

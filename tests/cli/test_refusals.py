@@ -296,7 +296,7 @@ def test_a_file_in_the_way_is_one_message(tmp_path: Path, ask: Ask) -> None:
     refused(ask(tmp_path, "init", "file"), "file", "File exists", "--workspace")
 
 
-def _fail(error: BaseException, *_: object) -> None:
+def _fail(error: BaseException, *_: object, **__: object) -> None:
     raise error
 
 

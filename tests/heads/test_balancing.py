@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from heads.balancing import Balance
+from heads.spec import Head, Variant
 
 SUMS = {"kind": 6.0, "tone": 1.0}
 NUM_LABELS = {"kind": 3, "tone": 4}
@@ -63,3 +64,14 @@ def test_a_head_without_a_label_in_the_step_counts_for_nothing() -> None:
     grads = [parameter.grad for parameter in balance.parameters()]
     assert all(grad is not None for grad in grads)
     assert grads[1] == 0
+
+
+def test_fixed_weights_multiply_a_targets_loss_and_enter_the_variants_id_only_where_they_are_not_one() -> None:
+    sums = {"kind": torch.tensor(6.0), "tone": torch.tensor(4.0)}
+    balance = Balance(("kind", "tone"), learned=False, fixed={"kind": 3.0})
+    assert balance(sums, {"kind": 2, "tone": 4}).item() == pytest.approx(3.0 * 6 / 2 + 4 / 4)
+    plain, same, other = (
+        Variant(backbone="resnet18", heads=(head,))
+        for head in (Head(target="a"), Head(target="a", weight=1), Head(target="a", weight=2))
+    )
+    assert plain.variant_id == same.variant_id != other.variant_id

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from heads.averaging import Average
-from heads.checkpoint import weights_of
 from heads.errors import HeadsError
 from heads.freezing import apply_phase, frozen_digest
 from heads.loop import Outcome, evaluate
 from heads.model import Model, build_model
 from heads.phases import Phase
+from heads.progress import weights_of
 from heads.spec import Variant
 from tests.heads.test_loop import CLASSES, _one_thread, datasets, pictures, run, same, variant_of, without_seconds
 

@@ -1,0 +1,165 @@
+"""What a retraining counts: samples, arithmetic and seconds, and how far it tells that it is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import job
+from flows.job.accounts import Accounts, Charge, costs_of
+from flows.plan import parse_plan
+from flows.records import DataVersion, Sample, ScoreTable, TrainedVariant, TrainResult, Verdict, Weights, Work, Workers
+from flows.settings import Settings
+from flows.stages import progress, report, work
+from flows.stages.agenda import Agenda, plan_works
+from flows.stages.desk import Event
+from heads.loop import Epoch, Outcome
+from heads.pricing import epoch_multiply_adds
+from heads.spec import Fit, Head, Variant
+
+NUM_TRAIN, NUM_VAL = 6, 2
+
+
+@pytest.fixture
+def version(tmp_path: Path) -> DataVersion:
+    splits = ["train"] * NUM_TRAIN + ["val"] * NUM_VAL + ["test"] * 2
+    rows = [Sample(f"{n:032x}", f"{n}.png", split, {"label": "ab"[n % 2]}) for n, split in enumerate(splits)]
+    return DataVersion("d" * 32, "r" * 40, tuple(rows), tmp_path, ())
+
+
+def work_of(freeze: str) -> Work:
+    fit = Fit(epochs=3, image_size_px=64)
+    return Work(freeze, Variant(backbone="mobilenet_v2", heads=(Head(target="label"),), freeze=freeze, fit=fit), Weights("w"))
+
+
+def order_of(tmp_path: Path, version: DataVersion, **workers: Any) -> job.Job:
+    return job.Job("train", "k", "tiny", tmp_path, version, {"label": ("a", "b")}, Workers(**workers))
+
+
+def outcome_of(*epochs: tuple[int, int]) -> Outcome:
+    """Epochs of two seconds each, with so many (frozen stages, images forwarded)."""
+    rows = [Epoch(n, 0, {}, 2.0, images, 0.1, (0.0, 0.0), frozen) for n, (frozen, images) in enumerate(epochs)]
+    return Outcome(tuple(rows), 0, {}, {}, {}, sum(images for _, images in epochs), False, "all epochs")
+
+
+def test_the_time_of_filling_the_store_is_shared_equally_and_outlives_a_kill(tmp_path: Path, version: DataVersion) -> None:
+    order = order_of(tmp_path, version, count=2, gpus_per_worker=0.5)
+    job.write_json(order.folder / "shares.json", {"all": 10.0})
+    accounts = Accounts(order, leads=True)
+    accounts.announce([Charge(4, 400, ("all", "lp_ft")), Charge(2, 100, ("all",))])
+    assert job.num_stored(order) == (0, 6)
+    accounts.begin(Charge(4, 400, ("all", "lp_ft")))
+    accounts.note(3)
+    assert (job.num_stored(order), job.flops_stored(order)) == ((3, 6), 300)
+    accounts.note(1)
+    accounts.begin(Charge(2, 100, ("all",)))
+    accounts.note(2)
+    assert (job.num_stored(order), job.flops_stored(order)) == ((6, 6), 500)
+    shares = job.read_json(order.folder / "shares.json")
+    assert 0 < shares["lp_ft"] < shares["all"] - 10
+    probe, tuned = (costs_of(order, work_of(freeze), outcome_of((9, 0), (9, 0))) for freeze in ("all", "lp_ft"))
+    assert probe["seconds"] == pytest.approx(4 + shares["all"], abs=1e-3)
+    # A probe held one worker for its own epochs and both for what was shared.
+    assert probe["gpu_seconds"] == pytest.approx(0.5 * (4 + 2 * shares["all"]), abs=1e-3)
+    assert tuned["shared_seconds"] == pytest.approx(shares["lp_ft"], abs=1e-3)
+
+
+def test_a_member_that_does_not_lead_leaves_the_shares_to_the_leader(tmp_path: Path, version: DataVersion) -> None:
+    order = order_of(tmp_path, version)
+    accounts = Accounts(order, leads=False)
+    accounts.begin(Charge(1, 1, ("all",)))
+    accounts.note(1)
+    assert not (order.folder / "shares.json").exists()
+    assert job.num_stored(order) == (1, 1)
+
+
+def test_epochs_that_read_features_are_told_from_those_that_forward_images(tmp_path: Path, version: DataVersion) -> None:
+    order, tuned, images = order_of(tmp_path, version, count=3, gpus_per_worker=1), work_of("lp_ft"), NUM_TRAIN + NUM_VAL
+    costs = costs_of(order, tuned, outcome_of((9, 0), (0, images), (0, images)))
+    assert (costs["num_forwarded"], costs["num_features_read"]) == (2 * images, images)
+    thawed, probed = (epoch_multiply_adds(tuned.variant, frozen, NUM_TRAIN, NUM_VAL) for frozen in (0, 9))
+    assert (costs["flops"], costs["flops_alone"]) == (2 * thawed, 2 * thawed + probed)
+    assert (costs["seconds"], costs["gpu_seconds"]) == (6.0, 18.0)
+
+
+@pytest.fixture
+def agenda(version: DataVersion) -> Agenda:
+    fit = {"epochs": 4, "learning_rate": [0.001, 0.01]}
+    return plan_works(parse_plan({"name": "x", "backbones": ["squeezenet1_1"], "weights": "none", "fit": fit}), version)
+
+
+def trained(each: Work, *, reused: bool, forwarded: int, read: int, flops: int, alone: int) -> TrainedVariant:
+    metrics = {"val/label/accuracy": 0.75, "val/label/loss": 0.5}
+    counts = {"num_features_read": read, "gpu_seconds": 3.0, "flops": flops, "flops_alone": alone}
+    return TrainedVariant(each.key, each.variant, reused, metrics, 1, 1, forwarded, 1.5, Path(), **counts)  # type: ignore[arg-type]
+
+
+def test_a_report_counts_what_was_done_now_and_saved_by_it(agenda: Agenda) -> None:
+    first, second = agenda.works
+    variants = (
+        trained(first, reused=True, forwarded=99, read=99, flops=99, alone=99),
+        trained(second, reused=False, forwarded=8, read=24, flops=30, alone=100),
+    )
+    result = TrainResult(variants, 20, 0.1, (), flops_stored=10)
+    scores = work.Scores(variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
+    told = report._report(agenda, result, scores, work.Outcome(Verdict(False, ("too few",)), None), {})
+    assert told["counts"] == {
+        "samples": 10,
+        "trunk_forwards": 20,
+        "features_read": 24,
+        "flops_done": 40,
+        "flops_saved": 60,
+        "variants_trained": 1,
+        "variants_reused": 1,
+    }
+    assert [(one["seconds"], one["gpu_seconds"]) for one in told["variants"]] == [(1.5, 3.0)] * 2
+    assert [(row["images forwarded"], row["features read"]) for row in report.leaderboard(told)] == [(99, 99), (8, 24)]
+
+
+class Telling:
+    """A desk whose listeners fail at first."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.told = settings, list[Event]()
+
+    def tell(self, event: Event) -> None:
+        self.told.append(event)
+        if len(self.told) == 1:
+            raise RuntimeError("the server hiccups")
+
+
+def test_progress_counts_features_first_and_then_epochs_and_no_listener_ends_it(
+    tmp_path: Path, agenda: Agenda, version: DataVersion, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "EVERY_SECONDS", 0.02)
+    settings = Settings(workspace=tmp_path)
+    desk: Any = Telling(settings)
+    order = order_of(settings.storage, version)
+    first = agenda.works[0]
+
+    def wait_for(is_so: Callable[[Event], bool]) -> Event:
+        for _ in range(500):
+            if desk.told and is_so(desk.told[-1]):
+                return desk.told[-1]
+            progress.threading.Event().wait(0.02)
+        raise AssertionError(desk.told)
+
+    with caplog.at_level(logging.WARNING), progress.showing_progress(desk, agenda, order):
+        assert wait_for(lambda event: event.epochs != {}).features is None
+        job.write_json(order.folder / "features.json", {"total": 8})
+        job.write_json(order.folder / "stored-here-1.json", {"num_samples": 2, "flops": 1})
+        begun = wait_for(lambda event: event.features is not None)
+        assert (begun.features, begun.share) == ((2, 8), 0.125)
+        job.write_json(order.folder / "stored-here-2.json", {"num_samples": 6, "flops": 1})
+        assert wait_for(lambda event: event.features == (8, 8)).share == 0.5
+        job.write_json(settings.storage / "work" / first.key / "progress.json", {"epochs": [{}, {}, {}, {}]})
+        last = wait_for(lambda event: event.share == 0.75)
+        assert last.epochs[agenda.label(first)] == (4, 4)
+    assert "the server hiccups" in caplog.text
+    assert desk.told[-1] == Event(share=1.0)
+    shares = [event.share for event in desk.told]
+    assert shares == sorted(shares)
