@@ -1,6 +1,6 @@
 """Three heads in one model against a model a head: breed, species and outline of pets3, at equal epochs.
 
-    python tests/benchmarks/pets3_heads.py [--epochs 12] [--size 128] [--freeze lp_ft] [--folder DIR]
+    python tests/benchmarks/pets3_heads.py [--epochs 8] [--size 128] [--freeze lp_ft] [--folder DIR]
 
 Four plans in one workspace, a command each, alike but for their targets; the first is one of three heads. The bar is on val:
 every head of the three at most 1.5 points below its own model. Val is carved from the 300 images of `trainval`, and an image
@@ -20,7 +20,8 @@ TARGETS: dict[str, dict[str, Any]] = {
     "breed": {"column": "breed", "task": "classification"},
     "species": {"column": "species", "task": "classification"},
     # Value 3 is the border, which nobody classified.
-    "mask": {"column": "mask", "task": "segmentation", "ignore": [3]},
+    # Of three losses alike, the two of classes took the trunk for themselves: the mask then lost 3 points of val's mIoU.
+    "mask": {"column": "mask", "task": "segmentation", "ignore": [3], "weight": 6},
 }
 PRIMARY = {"breed": "breed/accuracy", "species": "species/accuracy", "mask": "mask/miou"}
 BAR = 0.015
@@ -37,7 +38,7 @@ def plan(name: str, targets: list[str], asked: argparse.Namespace) -> dict[str, 
         "freeze": [asked.freeze],
         "fit": {
             "epochs": asked.epochs,
-            "batch_size": 16,
+            "batch_size": 32,
             "learning_rate": 0.001,
             "image_size_px": asked.size,
             "augment": "light",
@@ -48,8 +49,8 @@ def plan(name: str, targets: list[str], asked: argparse.Namespace) -> dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--size", type=int, default=88)
     parser.add_argument("--freeze", default="lp_ft")
     parser.add_argument("--folder", type=Path, default=None)
     asked = parser.parse_args()
