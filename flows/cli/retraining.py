@@ -54,7 +54,8 @@ class _Bars:
 def show(report: dict[str, Any]) -> None:
     """Print the leaderboard, the verdict in words, the champion, and what to do next."""
     rows = stages.leaderboard(report)
-    columns = list(rows[0])
+    # A terminal has room for the measures; what was forwarded and read is told in sum below.
+    columns = [column for column in rows[0] if column not in ("images forwarded", "features read")]
     screen.show_table(f"Leaderboard of {report['name']} on validation", columns, [[row[c] for c in columns] for row in rows])
     screen.out.print(stages.verdict_text(report).replace("**", ""), markup=False, soft_wrap=True)
     counts, seconds = report["counts"], report["seconds"]
