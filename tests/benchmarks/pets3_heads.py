@@ -50,7 +50,7 @@ def plan(name: str, targets: list[str], asked: argparse.Namespace) -> dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--size", type=int, default=88)
+    parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--freeze", default="lp_ft")
     parser.add_argument("--folder", type=Path, default=None)
     asked = parser.parse_args()
