@@ -65,7 +65,7 @@ def measure(model: Model, loader: Loader, precision: Precision) -> dict[str, Tot
 
 def named_measures(totals: Mapping[str, Total]) -> dict[str, float]:
     """Measures named `<target>/<measure>`."""
-    return {f"{target}/{name}": x for target, total in totals.items() for name, x in total.measures().items()}
+    return {f"{target}/{name}": x for target, total in totals.items() for name, x in total.measures.items()}
 
 
 def confusions(totals: Mapping[str, Total]) -> Confusion:

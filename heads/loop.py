@@ -16,8 +16,9 @@ from heads.model import Model
 from heads.phases import Phase
 from heads.progress import Epoch, Outcome
 from heads.ranks import alone
-from heads.sampling import ImageLoader, Loader
+from heads.sampling import ImageLoader
 from heads.spec import Variant
+from heads.stacking import stacks_of
 from heads.stream import RandomStream
 from heads.training import Loaders, Training
 
@@ -118,12 +119,10 @@ def conclude(model: Model, variant: Variant, loaders: Loaders, resume: Path, end
 
 
 class _Fused:
-    """A variant among others on the same batches, with a random stream of its own."""
+    """A variant among others on the same batches."""
 
     def __init__(self, member: Member, loaders: Loaders) -> None:
-        self.member, self.random = member, RandomStream(loaders.train.device)
-        with self.random:
-            self.training = Training(member.model, member.variant, lambda _: loaders)
+        self.member, self.training = member, Training(member.model, member.variant, lambda _: loaders)
         self._failed = False
 
     def goes_on(self) -> bool:
@@ -148,23 +147,20 @@ class _Fused:
 
 
 def _run_epoch(active: Sequence[_Fused], loaders: Loaders) -> None:
-    for each in active:
-        with each.random:
-            each.training.begin_epoch(num_together=len(active))
     first = active[0].training
+    for each in active:
+        each.training.begin_epoch(num_together=len(active))
+    # Each begins an epoch with the random state of their seed: from here on who draws goes on with a stream of its own.
+    parties = [(party, RandomStream(loaders.train.device)) for party in stacks_of([each.training for each in active])]
     loaders.train.set_epoch(first.index, first.variant.fit.seed)
     for number, batch in enumerate(loaders.train):
-        for each in active:
-            with each.random:
-                each.training.train_on(number, batch)
-    for each in active:
-        each.training.end_training()
-    _validate(active, loaders.val)
+        for party, random in parties:
+            with random:
+                party.train_on(number, batch)
+    for party, _ in parties:
+        party.end_training()
+    for batch in loaders.val:
+        for party, _ in parties:
+            party.validate_on(batch)
     for each in active:
         each.end_epoch()
-
-
-def _validate(active: Sequence[_Fused], loader: Loader) -> None:
-    for batch in loader:
-        for each in active:
-            each.training.validate_on(batch)

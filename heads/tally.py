@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +17,9 @@ from heads.mixing import Mix
 from heads.ranks import rows_of_ranks, sum_over_ranks
 from heads.schedule import Score
 from heads.spec import Task
+
+# Batches are counted many at once: small heads spend more time in calls than in sums. Masks are counted as they come.
+MAX_PENDING_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Total:
     num_labels: int
     scores: Tensor | None = None
 
+    @cached_property
     def measures(self) -> dict[str, float]:
         """Every measure of the target, by name."""
         # To single precision, that of the losses it sums: what lies below is noise, and would pass for progress.
@@ -47,6 +53,15 @@ class Total:
         return None if self.scores is None else KINDS[self.task].thresholds(self.scores)
 
 
+class _Seen(NamedTuple):
+    """A batch of one target that is not counted yet: its logits, labels and weights, and its summed loss."""
+
+    logits: Tensor
+    labels: Tensor
+    weights: Tensor
+    loss: Tensor
+
+
 class Tally:
     """Sums and counts by target, and on request each sample's scores; missing labels and images of weight 0 count for nothing.
 
@@ -58,6 +73,8 @@ class Tally:
     ) -> None:
         self._tasks, self._keeps_scores = tasks, keeps_scores
         self._criteria = {target: KINDS[task].PLAIN for target, task in tasks.items()} | dict(criteria or {})
+        self._pending: dict[str, list[_Seen]] = {}
+        self._pending_bytes = 0
         self._sums: dict[str, Tensor] = {}
         self._scores: dict[str, list[Tensor]] = {}
 
@@ -70,26 +87,44 @@ class Tally:
         that it went into; a mask is patched as its image was. Counts tell what was predicted of an image against its own
         label, mixed or not.
         """
-        losses = {}
+        losses, seen = {}, {}
         for target, scores in logits.items():
-            kind, criterion = KINDS[self._tasks[target]], self._criteria[target]
-            truths = mix.patched(labels[target]) if mix else labels[target]
+            criterion = self._criteria[target]
+            truths = seen[target] = mix.patched(labels[target]) if mix else labels[target]
             losses[target] = summed_loss(criterion, scores, truths, weights)
             if mix and not mix.patches(truths):
                 rest = summed_loss(criterion, scores, truths[mix.partners], weights[mix.partners])
                 losses[target] = mix.share * losses[target] + (1 - mix.share) * rest
-            with torch.no_grad():
-                num_labels = (weights * has_label(truths)).sum().double()
-                head = torch.stack([losses[target].detach().double(), num_labels])
-                row = torch.cat([head, kind.count(scores, truths, weights)])
-                self._sums[target] = self._sums[target] + row if target in self._sums else row
-                if self._keeps_scores and (kept := kind.score(scores, truths, weights)) is not None:
-                    self._scores.setdefault(target, []).append(kept)
+        self.take(logits, seen, weights, losses)
         return losses
+
+    def take(
+        self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], weights: Tensor, losses: Mapping[str, Tensor]
+    ) -> None:
+        """Takes in a batch whose summed losses are known."""
+        for target, scores in logits.items():
+            seen = _Seen(scores.detach(), labels[target], weights, losses[target].detach())
+            self._pending.setdefault(target, []).append(seen)
+            self._pending_bytes += scores.nbytes
+        if self._pending_bytes >= MAX_PENDING_BYTES:
+            self._count()
 
     def totals(self) -> dict[str, Total]:
         """The totals over all ranks, by target; every rank must ask."""
+        self._count()
         return {target: self._total(target, sum_over_ranks(row).cpu()) for target, row in self._sums.items()}
+
+    @torch.no_grad()
+    def _count(self) -> None:
+        for target, batches in self._pending.items():
+            kind, losses = KINDS[self._tasks[target]], torch.stack([seen.loss for seen in batches])
+            logits, labels, weights = (_joined(parts) for parts in zip(*(seen[:3] for seen in batches), strict=True))
+            num_labels = (weights * has_label(labels)).double().sum()
+            row = torch.cat([torch.stack([losses.double().sum(), num_labels]), kind.count(logits, labels, weights)])
+            self._sums[target] = self._sums[target] + row if target in self._sums else row
+            if self._keeps_scores and (kept := kind.score(logits, labels, weights)) is not None:
+                self._scores.setdefault(target, []).append(kept)
+        self._pending, self._pending_bytes = {}, 0
 
     def _total(self, target: str, row: Tensor) -> Total:
         return Total(self._tasks[target], row[2:], float(row[0]), round(float(row[1])), self._scores_of(target))
@@ -101,6 +136,10 @@ class Tally:
         return rows[rows[:, 0] != MISSING_LABEL]
 
 
+def _joined(parts: tuple[Tensor, ...]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 def summed_loss(criterion: Criterion, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """The weighted sum of the samples' losses: a missing label and a weight of 0 count for nothing, not even in the gradient."""
     return (criterion.losses(logits.float(), labels) * weights).sum()
@@ -109,14 +148,14 @@ def summed_loss(criterion: Criterion, logits: Tensor, labels: Tensor, weights: T
 def train_measures(totals: Mapping[str, Total]) -> dict[str, float]:
     """What is told of an epoch's training: `train/loss`, the sum of the targets' means, and each one's primary measure."""
     primary = {target: KINDS[total.task].PRIMARY for target, total in totals.items()}
-    found = {target: total.measures() for target, total in totals.items()}
+    found = {target: total.measures for target, total in totals.items()}
     told = {f"train/{target}/{name}": found[target][name] for target, name in primary.items() if name in found[target]}
     return {"train/loss": sum(total.loss_sum / max(1, total.num_labels) for total in totals.values()), **told}
 
 
 def epoch_score(totals: Mapping[str, Total]) -> Score:
     """What an epoch is judged by: the mean of the targets' primary measures, then the lower mean loss, finite ones."""
-    found = {target: total.measures() for target, total in totals.items()}
+    found = {target: total.measures for target, total in totals.items()}
     primary = [found[target].get(KINDS[total.task].PRIMARY, math.nan) for target, total in totals.items()]
     gains, losses = ([x for x in xs if math.isfinite(x)] for xs in (primary, [each["loss"] for each in found.values()]))
     return sum(gains) / max(1, len(gains)), -sum(losses) / max(1, len(losses))

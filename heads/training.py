@@ -102,8 +102,8 @@ class Training:
         # Drawn anew each epoch, so that dropout after a resume is what it would have been.
         torch.manual_seed((self.variant.fit.seed * 1_000_003 + self.index) * 1_009 + rank())
         self._movements = Movements(self.model) if self.adaptive else None
-        self._trained = Tally(self.model.tasks, self.criteria)
-        self._measured = Tally(self.model.tasks, keeps_scores=True)
+        self.trained = Tally(self.model.tasks, self.criteria)
+        self.measured = Tally(self.model.tasks, keeps_scores=True)
         self.model.train()
 
     def train_on(self, number: int, batch: Batch) -> None:
@@ -113,11 +113,22 @@ class Training:
         with synchronising(self.forward, now=batch.updates):
             with autocast(self.device, self.variant.fit.precision):
                 logits = self.forward(inputs, batch.size)
-            sums = self._trained.add(logits, batch.labels, batch.weights, mix)
+            sums = self.trained.add(logits, batch.labels, batch.weights, mix)
             loss = self.balance(sums, batch.num_labels, updates=batch.updates)
             self.scaler.scale(loss).backward()
         if batch.updates:
-            self._update(number // self.variant.fit.accumulate)
+            self.update(number // self.variant.fit.accumulate)
+
+    def update(self, number: int) -> None:
+        """Makes the epoch's update of this number by the gradients that the weights have."""
+        factor = self._rate_factor(number)
+        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        # Before they are unscaled: what overflowed on one rank is then skipped on all.
+        self.balance.average_gradients()
+        update_weights(self.optimiser, self.scaler, self.variant.fit.gradient_clip)
+        if self.average:
+            self.average.update(self.index * self.loaders.train.num_updates + number)
 
     def end_training(self) -> None:
         """Makes ready for validation, once the epoch's last batch is learnt from; every rank must ask."""
@@ -130,11 +141,11 @@ class Training:
         """Takes a validation batch into the epoch's measures."""
         with torch.no_grad(), autocast(self.device, self.variant.fit.precision):
             logits = self.kept(batch.inputs, batch.size)
-        self._measured.add(logits, batch.labels, batch.weights)
+        self.measured.add(logits, batch.labels, batch.weights)
 
     def end_epoch(self) -> Epoch:
         """The epoch, once its batches were trained and validated on. Raises TrainingDiverged; every rank must ask."""
-        trained, measured, phase = self._trained.totals(), self._measured.totals(), self.phases[self.phase]
+        trained, measured, phase = self.trained.totals(), self.measured.totals(), self.phases[self.phase]
         for totals in (trained, measured):
             check_finite(self.variant.fit, self.index, totals)
         epoch = Epoch(
@@ -236,16 +247,6 @@ class Training:
         # The last phase's wrapper hooks into the same parameters: it has to go before the next one comes.
         self.forward: nn.Module = self.model
         self.forward = synchronise_gradients(Compiled(self.model) if self.variant.fit.compile else self.model, self.device)
-
-    def _update(self, update: int) -> None:
-        factor = self._rate_factor(update)
-        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-        # Before they are unscaled: what overflowed on one rank is then skipped on all.
-        self.balance.average_gradients()
-        update_weights(self.optimiser, self.scaler, self.variant.fit.gradient_clip)
-        if self.average:
-            self.average.update(self.index * self.loaders.train.num_updates + update)
 
     def _rate_factor(self, update: int) -> float:
         scores = [done.score for done in self.epochs[: self.index]]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -155,17 +156,10 @@ def test_training_from_the_store_gives_what_training_from_images_gives(name: str
     assert found.num_forwarded == num_epochs * (NUM_TRAIN + NUM_VAL)
 
 
-def test_variants_trained_together_end_as_each_does_alone_to_the_bit(pictures: Path, tmp_path: Path) -> None:
-    variants = [
-        variant_of(KIND, learning_rate=0.01, mlp_dropout=0.4),
-        variant_of(KIND, learning_rate=0.001, weight_decay=0.1, mlp_depth=2, optimiser="sgd"),
-        variant_of(Head(target="kind", design="linear"), epochs=5, ema=0.5, label_smoothing=0.1),
-        variant_of(KIND, learning_rate=0.03, epochs=9, patience=1, schedule="plateau"),
-        variant_of(Head(target="kind", design="cosine"), loss="focal", class_weights="balanced", gradient_clip=0.1),
-    ]
-    sets, store = datasets(pictures, variants[0]), FeatureStore(tmp_path)
-    assert fill(variants[0], sets, store) == NUM_TRAIN + NUM_VAL
-    assert [fill(variant, sets, store) for variant in variants[1:]] == [0] * 4
+def train_side_by_side(
+    variants: Sequence[Variant], sets: tuple[ImageDataset, ImageDataset], store: FeatureStore
+) -> list[tuple[Model, Outcome | TrainingDiverged, list[int]]]:
+    """Each variant's model, its end and the epochs that were told of it."""
     backbone = build_backbone(variants[0], None)
     models = [build_model(variant, CLASSES, None, backbone=backbone) for variant in variants]
     told: list[list[int]] = [[] for _ in variants]
@@ -175,32 +169,63 @@ def test_variants_trained_together_end_as_each_does_alone_to_the_bit(pictures: P
         for number, (model, variant) in enumerate(zip(models, variants, strict=True))
     ]
     train_together(members, *loaders_of(variants[0], sets, store).values())
-    for number, variant in enumerate(variants):
-        alone, expected = run(variant, sets, loaders_of(variant, sets, store))
-        end = ends[number]
+    return [(model, ends[number], told[number]) for number, model in enumerate(models)]
+
+
+LINEAR = Head(target="kind", design="linear")
+TOGETHER = [
+    variant_of(KIND, learning_rate=0.01, mlp_dropout=0.4),
+    variant_of(KIND, learning_rate=0.002, mlp_dropout=0.4, weight_decay=0.1, optimiser="sgd"),
+    variant_of(KIND, learning_rate=0.03, mlp_dropout=0.4, epochs=9, patience=1, schedule="plateau"),
+    variant_of(KIND, learning_rate=0.001, weight_decay=0.1, mlp_depth=2, optimiser="sgd"),
+    variant_of(LINEAR, epochs=5, ema=0.5, label_smoothing=0.1),
+    variant_of(LINEAR, epochs=4, gradient_clip=0.0, label_smoothing=0.1),
+    variant_of(Head(target="kind", design="cosine"), loss="focal", class_weights="balanced", gradient_clip=0.1),
+]
+
+
+def test_variants_trained_together_end_as_each_does_alone_to_the_bit(pictures: Path, tmp_path: Path) -> None:
+    sets, store = datasets(pictures, TOGETHER[0]), FeatureStore(tmp_path)
+    assert fill(TOGETHER[0], sets, store) == NUM_TRAIN + NUM_VAL
+    assert [fill(variant, sets, store) for variant in TOGETHER[1:]] == [0] * (len(TOGETHER) - 1)
+    together = train_side_by_side(TOGETHER, sets, store)
+    for variant, (model, end, told) in zip(TOGETHER, together, strict=True):
+        ((alone, expected, _),) = train_side_by_side([variant], sets, store)
         assert isinstance(end, Outcome)
-        assert distance(alone, models[number]) == 0
+        assert isinstance(expected, Outcome)
+        assert distance(alone, model) == 0
         assert end.metrics == expected.metrics
         assert (end.best_epoch, end.ended) == (expected.best_epoch, expected.ended)
-        assert told[number] == list(range(len(end.epochs)))
-    assert len(told[3]) < 9, "one stopped early while the others went on"
+        assert told == list(range(len(end.epochs)))
+    assert len(together[2][2]) < 9, "one stopped early while the others went on"
+
+
+def test_heads_in_a_stack_end_as_one_by_one_in_a_plain_loop(pictures: Path, tmp_path: Path) -> None:
+    both = [KIND, TAGS]
+    variants = [
+        variant_of(*both, optimiser="sgd", learning_rate=0.01, epochs=5, batch_size=7),
+        variant_of(*both, optimiser="sgd", learning_rate=0.001, epochs=5, batch_size=7, ema=0.9),
+        variant_of(*both, optimiser="sgd", learning_rate=0.01, epochs=4, batch_size=7, weight_decay=0.1),
+    ]
+    sets, store = datasets(pictures, variants[0]), FeatureStore(tmp_path)
+    fill(variants[0], sets, store)
+    for variant, (model, end, _) in zip(variants, train_side_by_side(variants, sets, store), strict=True):
+        alone, expected = run(variant, sets, loaders_of(variant, sets, store))
+        assert isinstance(end, Outcome)
+        assert distance(alone, model) < 1e-6
+        assert end.metrics == pytest.approx(expected.metrics, abs=1e-6)
+        assert (end.best_epoch, end.confusion) == (expected.best_epoch, expected.confusion)
 
 
 def test_one_that_diverges_leaves_the_others_as_they_are(pictures: Path, tmp_path: Path) -> None:
-    wild = variant_of(Head(target="kind", design="linear"), learning_rate=9.9, gradient_clip=0, optimiser="sgd", epochs=60)
+    wild = variant_of(KIND, gradient_clip=0, optimiser="sgd", epochs=60)
     wild = wild.model_copy(update={"fit": wild.fit.model_copy(update={"learning_rate": 1e38})})
     calm = variant_of(KIND)
     sets, store = datasets(pictures, calm), FeatureStore(tmp_path)
     fill(calm, sets, store)
-    ends: dict[int, Outcome | TrainingDiverged] = {}
-    models = [build_model(variant, CLASSES, None) for variant in (wild, calm)]
-    members = [
-        Member(model, variant, lambda _: None, partial(ends.__setitem__, number))
-        for number, (model, variant) in enumerate(zip(models, (wild, calm), strict=True))
-    ]
-    train_together(members, *loaders_of(calm, sets, store).values())
-    assert isinstance(ends[0], TrainingDiverged)
-    assert distance(run(calm, sets, loaders_of(calm, sets, store))[0], models[1]) == 0
+    (_, end, _), (model, _, _) = train_side_by_side([wild, calm], sets, store)
+    assert isinstance(end, TrainingDiverged)
+    assert distance(train_side_by_side([calm], sets, store)[0][0], model) == 0
 
 
 def test_a_resumed_training_from_the_store_equals_an_uninterrupted_one(pictures: Path, tmp_path: Path) -> None:

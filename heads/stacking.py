@@ -1,0 +1,130 @@
+"""Heads of one shape trained as one: their weights in stacks, and one forward and backward pass for all of them.
+
+After "HFTA", Wang et al., "Horizontally Fused Training Array", MLSys 2021, by torch.func's vmap in place of fused layers. What
+the heads read is read, pooled and normalised once; rates, optimisers, clipping and early stops stay each one's own.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from heads.evaluation import autocast
+from heads.model import Model
+from heads.sampling import Batch
+from heads.spec import Fit, Variant
+from heads.training import Training
+
+# What happens between a gradient and the next weights, and when training ends: stacked variants may differ in it.
+OWN_FIELDS = (
+    "epochs",
+    "learning_rate",
+    "weight_decay",
+    "patience",
+    "optimiser",
+    "schedule",
+    "warmup",
+    "gradient_clip",
+    "ema",
+    "stage_decay",
+)
+OWN_DEFAULTS = {name: Fit.model_fields[name].default for name in OWN_FIELDS}
+
+
+class Stack:
+    """Trainings that pass through the epoch at hand together, each ending it as it would alone.
+
+    Their models differ in the values of their heads' weights alone, and these are views of the stack from here on: who
+    updates one updates the stack. They draw the same dropout, as each would by itself from the seed that they share.
+    """
+
+    def __init__(self, trainings: Sequence[Training]) -> None:
+        self.trainings, self._first = tuple(trainings), trainings[0]
+        self._names = [name for name, weight in self._first.model.named_parameters() if weight.requires_grad]
+        self._owned = [[training.model.get_parameter(name) for name in self._names] for training in trainings]
+        self._weights = [torch.stack([weight.detach() for weight in same]) for same in zip(*self._owned, strict=True)]
+        for place, (training, weights) in enumerate(zip(trainings, self._owned, strict=True)):
+            for weight, stacked in zip(weights, self._weights, strict=True):
+                weight.data = stacked[place]
+            if training.average:
+                training.average.follow(training.model)
+        self._kept: list[Tensor] = []
+
+    def train_on(self, number: int, batch: Batch) -> None:
+        """Each learns from the epoch's batch of this number."""
+        weights = [stacked.detach().requires_grad_() for stacked in self._weights]
+        logits = self._logits(self._first.model, weights, batch)
+        losses = {target: self._losses(target, rows, batch) for target, rows in logits.items()}
+        gradients = torch.autograd.grad(self._first.balance(losses, batch.num_labels, updates=batch.updates), weights)
+        for place, (training, owned) in enumerate(zip(self.trainings, self._owned, strict=True)):
+            training.trained.take(_each(logits, place), batch.labels, batch.weights, _each(losses, place))
+            for weight, gradient in zip(owned, gradients, strict=True):
+                # In the weight's own layout: an optimiser's fused kernel goes by that alone.
+                own = gradient[place].contiguous()
+                weight.grad = own if weight.grad is None else weight.grad.add_(own)
+            if batch.updates:
+                training.update(number // training.variant.fit.accumulate)
+
+    def end_training(self) -> None:
+        """Makes ready for validation, once the epoch's last batch is learnt from."""
+        for training in self.trainings:
+            training.end_training()
+        kept = [[training.kept.get_parameter(name).detach() for name in self._names] for training in self.trainings]
+        self._kept = [torch.stack(same) for same in zip(*kept, strict=True)]
+
+    @torch.no_grad()
+    def validate_on(self, batch: Batch) -> None:
+        """Takes a validation batch into the epoch's measures of each."""
+        logits = self._logits(self._first.kept, self._kept, batch)
+        for place, training in enumerate(self.trainings):
+            training.measured.add(_each(logits, place), batch.labels, batch.weights)
+
+    def _logits(self, model: Model, weights: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Logits by target (V, N, C) of V trainings, which `model`'s heads give with the weights of each."""
+        assert not isinstance(batch.inputs, Tensor)
+        own, logits = dict(zip(self._names, weights, strict=True)), {}
+        with autocast(self._first.device, self._first.variant.fit.precision):
+            for target, key in model.head_keys.items():
+                features, prefix = [batch.inputs[tap] for tap in model.taps[target]], f"heads.{key}."
+                stacked = {name.removeprefix(prefix): weight for name, weight in own.items() if name.startswith(prefix)}
+                logits[target] = vmap(partial(_call, model.heads[key], features), randomness="same")(stacked)
+        return logits
+
+    def _losses(self, target: str, logits: Tensor, batch: Batch) -> Tensor:
+        """The summed loss (V) of each training's logits (V, N, C)."""
+        labels = torch.cat([batch.labels[target]] * len(logits))
+        losses = self._first.criteria[target].losses(logits.flatten(0, 1).float(), labels)
+        return (losses.reshape(len(logits), -1) * batch.weights).sum(dim=1)
+
+
+def stacks_of(trainings: Sequence[Training]) -> list[Stack | Training]:
+    """Trainings of fully frozen backbones in stacks of those that can share one, and by themselves where one cannot."""
+    alike: dict[Hashable, list[Training]] = defaultdict(list)
+    for number, training in enumerate(trainings):
+        alike[_shape(training) or number].append(training)
+    # A stack of one as well: what a variant ends with then depends on no neighbour, to the bit.
+    return [Stack(group) if _shape(group[0]) else group[0] for group in alike.values()]
+
+
+def _shape(training: Training) -> Variant | None:
+    """What trainings must have in common to share a stack; None where one cannot."""
+    variant, fit = training.variant, training.variant.fit
+    # Decoders keep statistics of batches; losses that weigh themselves and gradients that are scaled belong to one training.
+    has_masks = any(head.task == "segmentation" for head in variant.heads)
+    if has_masks or fit.head_weights != "equal" or fit.precision == "fp16" or fit.compile:
+        return None
+    return variant.model_copy(update={"freeze": "all", "fit": fit.model_copy(update=OWN_DEFAULTS)})
+
+
+def _each(stacked: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
+    return {target: tensor[place] for target, tensor in stacked.items()}
+
+
+def _call(head: nn.Module, features: Sequence[Tensor], weights: dict[str, Tensor]) -> Any:
+    return functional_call(head, weights, tuple(features))
