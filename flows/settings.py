@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
-from pydantic import ByteSize, ValidationError
+from pydantic import ByteSize, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flows.errors import AskedWrongly
 
 # Who a server works for: one whose owner was killed is ended by the next command (`flows.stack.end_orphans`).
 OWNER = "HEADSTART_OWNER"
+
+# What a setting of a closed form looks like, for whoever gave another.
+EXAMPLES = {"features_max_bytes": "bytes or such as 50GB", "features_root": "a folder or such as s3://bucket/prefix"}
 
 # No tool phones home, and none of them chats on standard output.
 QUIET = {
@@ -38,11 +42,27 @@ class Settings(BaseSettings):
     prefect_address: str | None = None
     # As a number or such as 50GB; the least recently used features go first. None: half of what the disk has left for them.
     features_max_bytes: ByteSize | None = None
+    # A folder, or s3://bucket/prefix.
+    features_root: str | None = None
+
+    @field_validator("features_root")
+    @classmethod
+    def _check_features_root(cls, given: str | None) -> str | None:
+        if given and "://" in given and not re.fullmatch(r"s3://[^/]+(/.*)?", given):
+            raise ValueError("it is neither a folder nor an address such as s3://bucket/prefix")
+        return given
 
     @property
     def storage(self) -> Path:
         """The folder of finished work, scores, checkpoints and the embedded servers' files."""
         return (self.storage_root or self.workspace / ".headstart").resolve()
+
+    @property
+    def features(self) -> Path | str:
+        """The feature store's folder, or its address in an object store."""
+        if self.features_root is None:
+            return self.storage / "features"
+        return self.features_root.rstrip("/") if "://" in self.features_root else Path(self.features_root).resolve()
 
     @property
     def tracking(self) -> str:
@@ -75,7 +95,8 @@ def read_settings(workspace: Path | None = None) -> Settings:
     except ValidationError as error:
         wrong = error.errors()[0]
         name = f"HEADSTART_{str(wrong['loc'][0]).upper()}"
-        raise AskedWrongly(f"{name}={wrong['input']}: {wrong['msg']}; give bytes or such as 50GB, or unset it") from None
+        advice = EXAMPLES.get(str(wrong["loc"][0]), "another value")
+        raise AskedWrongly(f"{name}={wrong['input']}: {wrong['msg']}; give {advice}, or unset it") from None
     settings = settings.model_copy(update={"workspace": settings.workspace.resolve()})
     running = read_stack(settings)
     left_out = {
@@ -100,6 +121,8 @@ def child_environment(settings: Settings) -> dict[str, str]:
     env[OWNER] = str(os.getpid())
     env["HEADSTART_WORKSPACE"] = str(settings.workspace)
     env["HEADSTART_STORAGE_ROOT"] = str(settings.storage)
+    if settings.features_root:
+        env["HEADSTART_FEATURES_ROOT"] = str(settings.features)
     if settings.tracking_address:
         env["HEADSTART_TRACKING_ADDRESS"] = settings.tracking_address
     if settings.ray_address:

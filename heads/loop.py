@@ -85,29 +85,33 @@ def image_loaders(
 
 @dataclass(frozen=True)
 class Member:
-    """One of the variants that train together: its model, and who is told of its epochs and of its end.
+    """One of the variants that train together: its model, who is told of its epochs and of its end, and where it goes on from.
 
-    One that pauses after `num_epochs` hands `on_pause` its last epoch and a function that saves a checkpoint to go on from.
+    One that pauses after `num_epochs` hands `on_pause` its epochs and, as `on_epoch` gets it, a function that saves a checkpoint.
     """
 
     model: Model
     variant: Variant
-    on_epoch: Callable[[Epoch], None]
+    on_epoch: Callable[[Epoch, Callable[[Path], None]], None]
     on_end: Callable[[Outcome | TrainingDiverged], None]
     num_epochs: int | None = None
-    on_pause: Callable[[Epoch, Callable[[Path], None]], None] | None = None
+    on_pause: Callable[[Sequence[Epoch], Callable[[Path], None]], None] | None = None
+    resume: Path | None = None
 
 
 def train_together(members: Sequence[Member], loaders: Loaders) -> None:
     """Trains variants with fully frozen backbones on the same batches of stored features, each as if it were alone.
 
     Each has its own head, optimiser, rate, random stream and early stop, and ends with what `train` gives it by itself;
-    they share seed, batch size and what is read. This process trains them whole, whatever other ranks do.
+    they share seed, batch size and what is read. Those that go on from an earlier epoch than others catch up with them first.
+    This process trains them whole, whatever other ranks do. Raises CheckpointError, before any trains, where one cannot be
+    resumed.
     """
     with alone():
         active = [_Fused(member, loaders) for member in members]
         while active := [each for each in active if each.goes_on()]:
-            _run_epoch(active, loaders)
+            first = min(len(each.training.epochs) for each in active)
+            _run_epoch([each for each in active if len(each.training.epochs) == first], loaders)
 
 
 def conclude(model: Model, variant: Variant, loaders: Loaders, resume: Path, ended: str) -> Outcome:
@@ -124,6 +128,8 @@ class _Fused:
     def __init__(self, member: Member, loaders: Loaders) -> None:
         self.member, self.training = member, Training(member.model, member.variant, lambda _: loaders)
         self._failed = False
+        if member.resume:
+            self.training.restore(member.resume)
 
     def goes_on(self) -> bool:
         """Whether there is another epoch; tells the member's end where there is none."""
@@ -133,14 +139,14 @@ class _Fused:
             self.member.on_end(self.training.finish())
             return False
         if self.member.on_pause and len(self.training.epochs) == self.member.num_epochs:
-            self.member.on_pause(self.training.epochs[-1], self.training.save)
+            self.member.on_pause(self.training.epochs, self.training.save)
             return False
         return True
 
     def end_epoch(self) -> None:
         """Tells the epoch, or that it diverged."""
         try:
-            self.member.on_epoch(self.training.end_epoch())
+            self.member.on_epoch(self.training.end_epoch(), self.training.save)
         except TrainingDiverged as error:
             self._failed = True
             self.member.on_end(error)

@@ -33,8 +33,8 @@ def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
         return screen.show_json(told)
     if told["trunks"]:
         screen.show_table("Stored features", COLUMNS, [_row(trunk) for trunk in told["trunks"]])
-    size, most = screen.size(told["bytes"]), screen.size(told["max_bytes"])
-    return screen.note(f"{told['root']} holds {size} of at most {most} (HEADSTART_FEATURES_MAX_BYTES)")
+    most = "; no bound is set" if told["max_bytes"] is None else f" of at most {screen.size(told['max_bytes'])}"
+    return screen.note(f"{told['root']} holds {screen.size(told['bytes'])}{most} (HEADSTART_FEATURES_MAX_BYTES)")
 
 
 @app.command()

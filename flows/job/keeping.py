@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from flows.job.accounts import costs_of
@@ -13,6 +14,11 @@ from heads import bundle, loop, segmentation
 from heads.errors import TrainingDiverged
 from heads.images import preprocess_for
 from heads.model import Model, count_parameters
+
+
+def checkpoint_file(job: Job, work: Work) -> Path:
+    """Where a work that trains beside others keeps what it goes on from."""
+    return job.work_root / work.key / "training.pt"
 
 
 def write_progress(job: Job, work: Work, epochs: Sequence[loop.Epoch]) -> None:
@@ -62,8 +68,9 @@ def keep(job: Job, work: Work, model: Model, outcome: loop.Outcome) -> None:
         "examples": save_examples(folder, folder / "bundle", job.version, variant.heads),
     }
     write_json(folder / "result.json", result)
-    # What a contest had it go on from; its standing there stays, since rivals are ranked by it.
+    # What it went on from; its standing in a contest stays, since rivals are ranked by it.
     (folder / "probe.pt").unlink(missing_ok=True)
+    checkpoint_file(job, work).unlink(missing_ok=True)
 
 
 def give_up(job: Job, work: Work, error: TrainingDiverged) -> None:
@@ -71,6 +78,7 @@ def give_up(job: Job, work: Work, error: TrainingDiverged) -> None:
     folder = job.work_root / work.key
     epochs = read_json(folder / "progress.json", {"epochs": []})["epochs"]
     write_json(folder / "failure.json", {"work_key": work.key, "reason": str(error), "epochs": epochs})
+    checkpoint_file(job, work).unlink(missing_ok=True)
 
 
 def _class_ious(work: Work, outcome: loop.Outcome, classes: dict[str, list[str]]) -> dict[str, float]:

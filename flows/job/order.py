@@ -44,7 +44,8 @@ class Screening:
 class Job:
     """A job on the cluster: train `works` (all of a plan's; finished ones are skipped), or score `bundles` on the holdout.
 
-    `key` is equal for equal orders: a running job of that key is joined, and a half-done one is resumed.
+    `key` is equal for equal orders: a running job of that key is joined, and a half-done one is resumed. `features` is the
+    feature store's folder or address; None: below the storage root.
     """
 
     kind: Kind
@@ -58,6 +59,12 @@ class Job:
     bundles: tuple[Path, ...] = ()
     tracking: Tracking | None = None
     screening: Screening | None = None
+    features: Path | str | None = None
+
+    @property
+    def features_root(self) -> Path | str:
+        """Where the feature store lies."""
+        return self.features or self.storage / "features"
 
     @property
     def folder(self) -> Path:
@@ -81,6 +88,7 @@ def begin(job: Job) -> Path:
     order = {
         **{name: getattr(job, name) for name in ("kind", "key", "name")},
         "storage": str(job.storage),
+        "features": str(job.features_root),
         "data": {
             "digest": job.version.digest,
             "revision": job.version.revision,
@@ -118,6 +126,8 @@ def read(job_file: Path) -> Job:
         key=order["key"],
         name=order["name"],
         storage=Path(order["storage"]),
+        # Orders of before the store had a place of its own lack it.
+        features=order.get("features"),
         version=version,
         classes=order["classes"],
         workers=Workers(**order["workers"]),

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flows.job import keeping
+from flows.job.diary import Diary, train_together
 from flows.job.order import Job, Screening, read_json, write_json
 from flows.job.shelves import Shelves
 from flows.records import Work
@@ -41,16 +43,16 @@ def probe(job: Job, shelves: Shelves, works: Sequence[Work]) -> None:
         phase = compile_policy(first.variant)[0]
         loaders = shelves.loaders(first, *(shelves.images.open(split, first.variant) for split in ("train", "val")))[phase]
         backbone = build_backbone(first.variant, first.weights.path)
-        loop.train_together([_member(job, work, backbone) for work in left], loaders)
+        train_together(job, left, partial(_member, job, backbone), loaders)
 
 
-def _member(job: Job, work: Work, backbone: Any) -> Member:
-    told: list[loop.Epoch] = []
+def _member(job: Job, backbone: Any, work: Work) -> Member:
+    diary = Diary(job, work)
 
-    def on_pause(epoch: loop.Epoch, save: Any) -> None:
+    def on_pause(epochs: Sequence[loop.Epoch], save: Any) -> None:
         save(probe_file(job, work))
-        keeping.write_progress(job, work, told)
-        best = max(told, key=lambda one: one.score)
+        diary.write()
+        best = max(epochs, key=lambda one: one.score)
         write_json(job.work_root / work.key / "probe.json", {"metrics": best.metrics})
 
     def on_end(outcome: loop.Outcome | TrainingDiverged) -> None:
@@ -58,7 +60,8 @@ def _member(job: Job, work: Work, backbone: Any) -> Member:
         keeping.give_up(job, work, outcome)
 
     model = build_model(work.variant, job.classes, work.weights.path, backbone=backbone)
-    return Member(model, work.variant, told.append, on_end, compile_policy(work.variant)[0].num_epochs, on_pause)
+    num_epochs = compile_policy(work.variant)[0].num_epochs
+    return Member(model, work.variant, diary.note, on_end, num_epochs, on_pause, diary.last)
 
 
 def rank_probes(job: Job, works: Sequence[Work]) -> list[tuple[Work, float]]:

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from time import monotonic
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import nn
 from flows.job import keeping
 from flows.job.accounts import Accounts, Charge
 from flows.job.datasets import Images
+from flows.job.diary import Diary, train_together
 from flows.job.names import name_trunk
 from flows.job.order import Job
 from flows.records import Work
@@ -22,7 +22,7 @@ from heads import loop
 from heads.dataset import ImageDataset
 from heads.errors import TrainingDiverged
 from heads.extraction import count_missing, extract
-from heads.features import FeatureStore
+from heads.features import Features, FeatureStore
 from heads.loop import Loaders, Member
 from heads.model import Model, build_backbone, build_model
 from heads.phases import Phase, compile_policy
@@ -32,7 +32,8 @@ from heads.spec import Variant
 from heads.stored import FeatureLoader, open_views
 from heads.trunks import Tap, Trunk, stored_taps, trunk_of
 
-PROGRESS_SECONDS = 2.0
+# Validation reads small features in large bites.
+LOOK_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Shelves:
 
     def __init__(self, job: Job, images: Images, device: Any) -> None:
         self.job, self.images, self.device = job, images, device
-        self.store = FeatureStore(job.storage / "features")
+        self.store = FeatureStore(job.features_root)
         self.accounts = Accounts(job, leads=rank() == 0)
 
     def fill(self, works: Sequence[Work]) -> None:
@@ -68,7 +69,7 @@ class Shelves:
         self.accounts.announce(list(charges.values()))
         backbones = _Backbones(self.device)
         for each in passes:
-            name_trunk(self.store.root, each.trunk)
+            name_trunk(self.store, each.trunk)
             self.accounts.begin(charges[each])
             extract(
                 partial(backbones.get, each.work),
@@ -95,9 +96,15 @@ class Shelves:
             val = open_views(self.store, trunks[:1], taps, val_set.digests, self.device)
             found[phase] = Loaders(
                 FeatureLoader(train_set, train, taps, fit.batch_size, self.device, training=True, accumulate=fit.accumulate),
-                FeatureLoader(val_set, val, taps, fit.batch_size, self.device),
+                FeatureLoader(val_set, val, taps, self._look(work, phase, val[0]), self.device),
             )
         return found
+
+    def _look(self, work: Work, phase: Phase, features: Features) -> int:
+        """How many samples validation reads at once: more than training where heads alone follow."""
+        if phase.num_frozen_stages < work.variant.num_stages:
+            return work.variant.fit.batch_size
+        return max(work.variant.fit.batch_size, LOOK_BYTES * len(features) // max(1, features.num_bytes))
 
     def fuse(self, probes: Sequence[Work]) -> list[list[Work]]:
         """The probes in groups that read the same batches."""
@@ -115,26 +122,16 @@ class Shelves:
         sets = [self.images.open(split, first.variant) for split in ("train", "val")]
         (loaders,) = self.loaders(first, *sets).values()
         backbone = build_backbone(first.variant, first.weights.path)
-        loop.train_together([self._member(work, backbone) for work in group], loaders)
+        train_together(self.job, group, partial(self._member, backbone), loaders)
 
-    def _member(self, work: Work, backbone: Any) -> Member:
+    def _member(self, backbone: Any, work: Work) -> Member:
         model = build_model(work.variant, self.job.classes, work.weights.path, backbone=backbone)
-
-        told: list[loop.Epoch] = []
-        written_at = 0.0
-
-        def on_epoch(epoch: loop.Epoch) -> None:
-            nonlocal written_at
-            told.append(epoch)
-            # An epoch of features takes milliseconds, and a file that is surely on the disk as many.
-            if monotonic() - written_at >= PROGRESS_SECONDS:
-                keeping.write_progress(self.job, work, told)
-                written_at = monotonic()
 
         def on_end(outcome: loop.Outcome | TrainingDiverged) -> None:
             self._end(work, model, outcome)
 
-        return Member(model, work.variant, on_epoch, on_end)
+        diary = Diary(self.job, work)
+        return Member(model, work.variant, diary.note, on_end, resume=diary.last)
 
     def _end(self, work: Work, model: Model, outcome: loop.Outcome | TrainingDiverged) -> None:
         if isinstance(outcome, TrainingDiverged):

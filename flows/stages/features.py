@@ -25,7 +25,7 @@ def features_status(settings: Settings) -> dict[str, Any]:
     shelves = [
         {
             "trunk_id": shelf.trunk,
-            **trunk_name(store.root, shelf.trunk),
+            **trunk_name(store, shelf.trunk),
             "samples": shelf.num_samples,
             "taps": {tap: {"samples": count, "layout": str(layout)} for tap, (count, layout) in shelf.taps.items()},
             "shards": shelf.num_shards,
@@ -59,40 +59,52 @@ def prune_features(settings: Settings, max_bytes: int) -> dict[str, Any]:
     return _prune(settings, max_bytes)
 
 
+def check_features(settings: Settings) -> None:
+    """Asks for an object store before a cluster starts; raises HeadsError where it refuses or does not answer."""
+    from heads.features import FeatureStore
+
+    if isinstance(settings.features, str):
+        FeatureStore(settings.features).trunks()
+
+
 def keep_in_bounds(desk: Desk) -> None:
     """Removes the features used least recently where the store outgrew its bounds, and says so; not beside another retraining."""
     from heads.features import FeatureStore
 
-    total = sum(shelf.num_bytes for shelf in FeatureStore(_root(desk.settings)).status())
+    root = _root(desk.settings)
+    if isinstance(root, str) and desk.settings.features_max_bytes is None:
+        return
+    total = sum(shelf.num_bytes for shelf in FeatureStore(root).status())
     allowed = _max_bytes(desk.settings, total)
-    if total > allowed and not _at_work(desk.settings, besides=desk.plan.name):
+    if allowed is not None and total > allowed and not _at_work(desk.settings, besides=desk.plan.name):
         freed = _prune(desk.settings, allowed)
         desk.say(f"The feature store was over its {allowed / 1e9:.1f} GB: {freed['freed_bytes'] / 1e9:.1f} GB are freed")
 
 
 def _prune(settings: Settings, max_bytes: int) -> dict[str, Any]:
-    from flows.job.names import forget_names
     from heads.features import FeatureStore
 
     store = FeatureStore(_root(settings))
     freed = store.prune(max_bytes)
-    forget_names(store.root)
     left = sum(shelf.num_bytes for shelf in store.status())
     return {"root": str(store.root), "freed_shards": freed.num_shards, "freed_bytes": freed.num_bytes, "bytes": left}
 
 
-def _root(settings: Settings) -> Path:
-    """Where the store lies. Raises AskedWrongly where no storage root is named and the folder is no workspace."""
-    if settings.storage_root is None:
+def _root(settings: Settings) -> Path | str:
+    """Where the store lies. Raises AskedWrongly where neither it nor a storage root is named and the folder is no workspace."""
+    if settings.features_root is None and settings.storage_root is None:
         dataset.open_workspace(settings.workspace)
-    return settings.storage / "features"
+    return settings.features
 
 
-def _max_bytes(settings: Settings, num_bytes: int) -> int:
-    """How large the store may be, which now has so many bytes."""
+def _max_bytes(settings: Settings, num_bytes: int) -> int | None:
+    """How large the store may be, which now has so many bytes; None: an object store has as much room as is paid for."""
     if settings.features_max_bytes is not None:
         return int(settings.features_max_bytes)
-    there = next(folder for folder in (settings.storage, *settings.storage.parents) if folder.is_dir())
+    root = settings.features
+    if isinstance(root, str):
+        return None
+    there = next(folder for folder in (root, *root.parents) if folder.is_dir())
     return int(SHARE_OF_DISK * (shutil.disk_usage(there).free + num_bytes))
 
 

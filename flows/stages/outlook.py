@@ -59,7 +59,7 @@ class _Outlook:
         from heads.features import FeatureStore
 
         self.settings, self.agenda = settings, agenda
-        self.store = FeatureStore(settings.storage / "features")
+        self.store = FeatureStore(settings.features)
         self.workers = agenda.plan.workers.group()
         self.device = torch.device("cuda" if self.workers.gpus_per_worker and torch.cuda.is_available() else "cpu")
         self.digests = {

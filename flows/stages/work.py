@@ -15,7 +15,7 @@ from flows import cluster, job, tracking
 from flows.records import FailedVariant, ModelVersion, ScoreTable, TrainedVariant, TrainResult, Verdict
 from flows.stages.agenda import Agenda, failures, majority_classes
 from flows.stages.desk import Desk
-from flows.stages.features import keep_in_bounds
+from flows.stages.features import check_features, keep_in_bounds
 from flows.stages.progress import showing_progress
 
 
@@ -44,6 +44,7 @@ def train(desk: Desk, agenda: Agenda) -> TrainResult:
     """
     left = {work.key for work in agenda.works if not agenda.is_done(desk.settings, work)}
     if left:
+        check_features(desk.settings)
         cluster.check(desk.settings.ray_address, desk.settings.storage, desk.plan.workers.group())
     desk.tracker.repair()
     origin = _origin(desk, agenda)
@@ -55,6 +56,7 @@ def train(desk: Desk, agenda: Agenda) -> TrainResult:
             key=agenda.key,
             name=desk.plan.name,
             storage=desk.settings.storage,
+            features=desk.settings.features,
             version=agenda.version,
             classes=agenda.classes,
             workers=desk.plan.workers.group(),

@@ -2,7 +2,8 @@
 
 A shelf holds one trunk's features as shards: safetensors files that appear whole and never change, each with its keys and
 checksums in its header and named by that header's digest. The index is the union of the headers, so that any number of
-writers extends it without a lock, and the layout needs nothing that an object store lacks.
+writers extends it without a lock, and the layout needs nothing that an object store lacks: a shelf lies in a folder, or below
+a prefix of a bucket, whose shards are put and listed there and read from copies on this machine.
 
 Safetensors was chosen by measurement (tests/benchmarks/feature_storage.py): random batches take as long from memory-mapped
 npy, safetensors and Arrow files, Parquet decodes whole shards for them, and safetensors alone keeps bfloat16 and is a

@@ -1,4 +1,4 @@
-"""Where a shelf's shards lie: objects that are put whole, listed, read by position and removed. An object store fits."""
+"""Shards in a local folder: files that appear whole by rename, and are read where they lie."""
 
 from __future__ import annotations
 
@@ -50,11 +50,25 @@ class Opened:
 
 
 class Folder:
-    """A folder of shards that any number of processes reads and writes without a lock."""
+    """A folder of shards, in the words of `heads.features.place.Place`."""
+
+    # Checksums are computed and headers awaited beside each other; a training needs the cores too.
+    num_readers = min(4, os.cpu_count() or 1)
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._touched_at = -TOUCH_SECONDS
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def within(self, name: str) -> Folder:
+        """The folder of that name in this one, there or not."""
+        return Folder(self.path / name)
+
+    def places(self) -> list[str]:
+        """The names of the folders in this one, sorted."""
+        return sorted(entry.name for entry in self._scan() if entry.is_dir())
 
     def put(self, name: str, content: bytes) -> None:
         """Makes `content` appear under a name, whole by rename; what has that name already holds the same."""
@@ -82,16 +96,32 @@ class Folder:
                     found.append(Entry(entry.name, entry.stat().st_size, entry.stat().st_mtime))
         return sorted(found, key=lambda entry: entry.name)
 
-    def names(self) -> list[str]:
-        """The names of the shards that lie here now, sorted; cheaper than `entries`."""
-        return sorted(entry.name for entry in self._scan() if entry.name.endswith(SUFFIX))
+    def names(self, suffix: str = SUFFIX) -> list[str]:
+        """The names that end so and lie here now, sorted; cheaper than `entries`."""
+        return sorted(entry.name for entry in self._scan() if entry.name.endswith(suffix))
+
+    def read(self, name: str) -> bytes:
+        """A small file. Raises FileNotFoundError where it is gone."""
+        return (self.path / name).read_bytes()
 
     def open(self, name: str) -> Opened:
         """A shard for reading. Raises FileNotFoundError where it is gone."""
         return Opened(self.path / name)
 
+    def peek(self, name: str) -> Opened:
+        """The same: nothing is kept nearer than the file itself."""
+        return self.open(name)
+
+    def open_here(self, name: str) -> Opened:
+        """The same."""
+        return self.open(name)
+
+    def forget(self, name: str) -> bool:
+        """False: no copies are kept."""
+        return False
+
     def remove(self, name: str) -> None:
-        """Removes a shard, if it is there; who has it open goes on reading."""
+        """Removes a file, if it is there; who has it open goes on reading."""
         (self.path / name).unlink(missing_ok=True)
 
     def touch(self) -> None:

@@ -6,9 +6,9 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors.torch
@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from heads.errors import HeadsError
-from heads.features.folder import SUFFIX, Folder, Opened
+from heads.features.folder import SUFFIX, Opened
 from heads.features.keys import FORMAT, PACKED, Packed
+from heads.features.place import Place, Readable
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 MAX_HEADER_BYTES = 100_000_000
 CHUNK_BYTES = 1 << 20
+
+R = TypeVar("R")
 
 
 class FeatureError(HeadsError):
@@ -92,17 +95,59 @@ def bytes_of(tensor: Tensor) -> memoryview:
     return flat.data
 
 
-def read_shard(folder: Folder, trunk: str, name: str) -> Shard:
+def read_shard(place: Place, trunk: str, name: str) -> Shard:
     """A shard's header, proven by its name. Raises FeatureError where it is damaged, FileNotFoundError where it is gone."""
-    opened = folder.open(name)
+
+    def read() -> Shard:
+        opened = place.peek(name)
+        try:
+            return _read_header(opened, trunk, name)
+        finally:
+            opened.close()
+
+    return _past_copies(place, name, read)
+
+
+def check_tap(place: Place, shard: Shard, tap: str) -> None:
+    """Reads a tap of a shard once. Raises FeatureError where its checksum differs, FileNotFoundError where the shard is gone."""
+
+    def check() -> None:
+        opened = place.open(shard.name)
+        try:
+            _check_rows(opened, shard, tap)
+        finally:
+            opened.close()
+
+    _past_copies(place, shard.name, check)
+
+
+def audit(place: Place, trunk: str, name: str) -> None:
+    """Reads every byte of a shard as it lies in its place; raises as `read_shard` and `check_tap` do."""
+    opened = place.open_here(name)
     try:
-        length = _read(opened, 0, 8)
-        num_bytes = int.from_bytes(length, "little")
-        if num_bytes > min(opened.num_bytes - 8, MAX_HEADER_BYTES):
-            raise FeatureError(f"{name}: its header is cut short")
-        header = _read(opened, 8, num_bytes)
+        shard = _read_header(opened, trunk, name)
+        for tap in shard.taps:
+            _check_rows(opened, shard, tap)
     finally:
         opened.close()
+
+
+def _past_copies(place: Place, name: str, read: Callable[[], R]) -> R:
+    """What `read` gives, if need be after a damaged copy was dropped."""
+    try:
+        return read()
+    except FeatureError:
+        if not place.forget(name):
+            raise
+    return read()
+
+
+def _read_header(opened: Readable, trunk: str, name: str) -> Shard:
+    length = _read(opened, 0, 8)
+    num_bytes = int.from_bytes(length, "little")
+    if num_bytes > min(opened.num_bytes - 8, MAX_HEADER_BYTES):
+        raise FeatureError(f"{name}: its header is cut short")
+    header = _read(opened, 8, num_bytes)
     if _name_of(length + header) != name:
         raise FeatureError(f"{name}: its header is not what was written")
     shard = _parse(name, 8 + num_bytes, json.loads(header), trunk)
@@ -111,20 +156,16 @@ def read_shard(folder: Folder, trunk: str, name: str) -> Shard:
     return shard
 
 
-def check_tap(folder: Folder, shard: Shard, tap: str) -> None:
-    """Reads a tap of a shard once. Raises FeatureError where its checksum differs, FileNotFoundError where the shard is gone."""
-    block, opened = shard.taps[tap], folder.open(shard.name)
+def _check_rows(opened: Opened, shard: Shard, tap: str) -> None:
+    block = shard.taps[tap]
     left, offset, crc32 = block.layout.num_bytes * len(shard.keys), block.offset, 0
     buffer = memoryview(bytearray(min(left, CHUNK_BYTES)))
-    try:
-        while left:
-            chunk = buffer[: min(left, CHUNK_BYTES)]
-            if not opened.read_into(chunk, offset):
-                raise FeatureError(f"{shard.name}: it is cut short")
-            crc32 = zlib.crc32(chunk, crc32)
-            left, offset = left - len(chunk), offset + len(chunk)
-    finally:
-        opened.close()
+    while left:
+        chunk = buffer[: min(left, CHUNK_BYTES)]
+        if not opened.read_into(chunk, offset):
+            raise FeatureError(f"{shard.name}: it is cut short")
+        crc32 = zlib.crc32(chunk, crc32)
+        left, offset = left - len(chunk), offset + len(chunk)
     if crc32 != block.crc32:
         raise FeatureError(f"{shard.name}: tap {tap!r} is not what was written")
 
@@ -143,7 +184,7 @@ def _parse(name: str, data_start: int, header: Mapping[str, Any], trunk: str) ->
     return Shard(name, num_bytes, keys, taps)
 
 
-def _read(opened: Opened, offset: int, num_bytes: int) -> bytes:
+def _read(opened: Readable, offset: int, num_bytes: int) -> bytes:
     buffer = bytearray(num_bytes)
     if not opened.read_into(memoryview(buffer), offset):
         raise FeatureError("it is cut short")

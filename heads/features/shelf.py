@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,14 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from heads.errors import HeadsError
-from heads.features.folder import Folder, Opened
+from heads.features.folder import Opened
 from heads.features.keys import Key, Packed, pack
+from heads.features.place import Place
 from heads.features.reading import Features, StoredTap
 from heads.features.shards import DTYPES, FeatureError, Layout, Shard, check_tap, make_shard, read_shard
 
 LOG = logging.getLogger(__name__)
-# Checksums are computed and headers awaited beside each other; a training needs the cores too.
-MAX_THREADS = 4
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -52,8 +50,8 @@ class Shelf:
     one that is damaged is removed with a warning and its samples count as missing.
     """
 
-    def __init__(self, folder: Folder, trunk: str) -> None:
-        self.trunk, self._folder = trunk, folder
+    def __init__(self, place: Place, trunk: str) -> None:
+        self.trunk, self._place = trunk, place
         self._shards: dict[str, Shard] = {}
         self._indices: dict[str, _Index] = {}
         self._proven: set[tuple[str, str]] = set()
@@ -79,7 +77,7 @@ class Shelf:
         HeadsError where a tensor's length, shape or dtype does not fit the keys or the shelf.
         """
         if not self._swept:
-            self._folder.sweep()
+            self._place.sweep()
             self._refresh()
             self._swept = True
         packed = pack(keys)
@@ -87,8 +85,8 @@ class Shelf:
         if not keys:
             return 0
         name, content = make_shard(self.trunk, packed, tensors)
-        self._folder.put(name, content)
-        self._folder.touch()
+        self._place.put(name, content)
+        self._place.touch()
         self._written |= {tap: _layout_of(tensor) for tap, tensor in tensors.items()}
         return len(content)
 
@@ -112,7 +110,7 @@ class Shelf:
             with suppress(FileNotFoundError):
                 opened: dict[str, Opened] = {}
                 features = Features({tap: self._open_tap(tap, found, opened) for tap, found in places.items()}, len(keys))
-                self._folder.touch()
+                self._place.touch()
                 return features
 
     def _open_tap(self, tap: str, places: NDArray[np.int64], opened: dict[str, Opened]) -> StoredTap:
@@ -121,7 +119,7 @@ class Shelf:
         shards = [index.shards[number] for number in used]
         for shard in shards:
             if shard.name not in opened:
-                opened[shard.name] = self._folder.open(shard.name)
+                opened[shard.name] = self._place.open(shard.name)
         starts = np.array([shard.taps[tap].offset for shard in shards], np.int64)
         offsets = starts[numbers] + index.rows[places] * index.layout.num_bytes
         return StoredTap(index.layout, [opened[shard.name] for shard in shards], numbers.astype(np.int32), offsets)
@@ -146,7 +144,7 @@ class Shelf:
     def _prove(self, asked: Sequence[tuple[Shard, str]]) -> bool:
         """Whether every tap of a shard that is asked for is whole; a shard that is not is removed."""
         unproven = [(shard, tap) for shard, tap in asked if (shard.name, tap) not in self._proven]
-        outcomes = _beside(lambda one: self._attempt(one[0].name, lambda: check_tap(self._folder, *one)), unproven)
+        outcomes = beside(self._place, lambda one: self._attempt(one[0].name, lambda: check_tap(self._place, *one)), unproven)
         self._proven.update((shard.name, tap) for (shard, tap), whole in zip(unproven, outcomes, strict=True) if whole)
         return all(outcomes)
 
@@ -158,19 +156,19 @@ class Shelf:
             return False
         except FeatureError as error:
             LOG.warning("removed a damaged shard of trunk %s, its samples are to be computed again: %s", self.trunk, error)
-            self._folder.remove(name)
+            self._place.remove(name)
             return False
         return True
 
     def _refresh(self) -> None:
         """Takes note of shards that came and went."""
-        names = self._folder.names()
+        names = self._place.names()
         found: dict[str, Shard] = {}
 
         def read(name: str) -> None:
-            self._attempt(name, lambda: found.setdefault(name, read_shard(self._folder, self.trunk, name)))
+            self._attempt(name, lambda: found.setdefault(name, read_shard(self._place, self.trunk, name)))
 
-        _beside(read, [name for name in names if name not in self._shards])
+        beside(self._place, read, [name for name in names if name not in self._shards])
         gone = self._shards.keys() - set(names)
         if found or gone:
             self._shards = {
@@ -188,7 +186,7 @@ class Shelf:
             if len(layouts) > 1:
                 raise HeadsError(
                     f"tap {tap!r} of trunk {self.trunk} holds {' and '.join(sorted(map(str, layouts)))}; a trunk id must cover "
-                    f"all that changes its features: remove {self._folder.path} and name the trunks apart"
+                    f"all that changes its features: remove {self._place} and name the trunks apart"
                 )
             sizes = [len(shard.keys) for shard in shards]
             keys, first = np.unique(np.concatenate([shard.keys for shard in shards]), return_index=True)
@@ -218,8 +216,9 @@ def _layout_of(tensor: Tensor) -> Layout:
     return Layout(tuple(tensor.shape[1:]), tensor.dtype)
 
 
-def _beside(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+def beside(place: Place, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """What `function` gives for each item, as many at a time as the place is read to advantage."""
     if len(items) < 2:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1, len(items))) as pool:
+    with ThreadPoolExecutor(min(place.num_readers, len(items))) as pool:
         return list(pool.map(function, items))

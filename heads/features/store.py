@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from heads.errors import HeadsError
-from heads.features.folder import Folder
 from heads.features.keys import Key, pack
-from heads.features.shards import FeatureError, Layout, Shard, check_tap, read_shard
-from heads.features.shelf import Shelf
+from heads.features.place import Place, place_of
+from heads.features.shards import FeatureError, Layout, Shard, audit, read_shard
+from heads.features.shelf import Shelf, beside
+
+FACTS = ".json"
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,15 @@ class Freed:
 
 
 class FeatureStore:
-    """The shelves under a folder, which is made when the first shard is written."""
+    """The shelves under a root: a folder, made when the first shard is written, or an address such as `s3://bucket/prefix`.
 
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
+    Shards of an object store are read from copies on this machine (heads.features.mirror), and all methods raise HeadsError
+    where it refuses or does not answer.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self._place = place_of(root)
+        self.root = root
         self._shelves: dict[str, Shelf] = {}
 
     def shelf(self, trunk: str) -> Shelf:
@@ -59,18 +69,21 @@ class FeatureStore:
         if not _is_trunk(trunk):
             raise HeadsError(f"{trunk!r} is no trunk id; `trunk_id` gives one, 16 hex digits")
         if trunk not in self._shelves:
-            self._shelves[trunk] = Shelf(Folder(self.root / trunk), trunk)
+            self._shelves[trunk] = Shelf(self._place.within(trunk), trunk)
         return self._shelves[trunk]
+
+    def trunks(self) -> list[str]:
+        """The ids of the trunks that have a shelf, sorted."""
+        return list(self._places())
 
     def status(self) -> list[ShelfStatus]:
         """What each shelf holds by its shards' headers, the least recently used first; changes nothing."""
-        return sorted((_status(trunk, folder) for trunk, folder in self._folders().items()), key=lambda shelf: shelf.used_at)
+        return sorted((_status(trunk, place) for trunk, place in self._places().items()), key=lambda shelf: shelf.used_at)
 
     def listed(self, trunk: str, keys: Sequence[Key], taps: Iterable[str]) -> dict[str, NDArray[np.bool_]]:
         """Which of the keys (n) each tap holds by the shards' headers; proves nothing, and changes nothing."""
-        folder, wanted = Folder(self.root / trunk), pack(keys)
-        read = (_read(trunk, folder, name) for name in folder.names())
-        shards = [shard for shard in read if isinstance(shard, Shard)]
+        place, wanted = self._place.within(trunk), pack(keys)
+        shards = _read(trunk, place, place.names())
         return {
             tap: np.isin(wanted, np.concatenate([wanted[:0], *(shard.keys for shard in shards if tap in shard.taps)]))
             for tap in taps
@@ -78,48 +91,68 @@ class FeatureStore:
 
     def verify(self) -> list[DamagedShard]:
         """The shards that are not what was written, after reading every byte; changes nothing."""
-        return [damaged for trunk, folder in self._folders().items() for damaged in _damaged(trunk, folder)]
+        return [damaged for trunk, place in self._places().items() for damaged in _damaged(trunk, place)]
 
     def prune(self, max_bytes: int) -> Freed:
         """Removes shards until the rest has at most `max_bytes`: those of the shelf used least recently first, its oldest first.
 
-        Open readers keep what they opened. Also removes what killed writers left behind. Raises HeadsError below 0.
+        Open readers keep what they opened. Also removes what killed writers left behind, and what was said of trunks that have
+        no shelf any more. Raises HeadsError below 0.
         """
         if max_bytes < 0:
             raise HeadsError(f"max_bytes is {max_bytes}; it must be 0 or more")
         found = []
-        for folder in self._folders().values():
-            entries = folder.entries()
-            used_at = _used_at(folder, [entry.written_at for entry in entries])
-            found += [((used_at, folder.path.name, entry.written_at, entry.name), folder, entry) for entry in entries]
+        for trunk, place in self._places().items():
+            entries = place.entries()
+            used_at = _used_at(place, [entry.written_at for entry in entries])
+            found += [((used_at, trunk, entry.written_at, entry.name), place, entry) for entry in entries]
         excess = sum(entry.num_bytes for _, _, entry in found) - max_bytes
         num_shards = num_bytes = 0
-        for _, folder, entry in sorted(found, key=lambda one: one[0]):
+        for _, place, entry in sorted(found, key=lambda one: one[0]):
             if num_bytes >= excess:
                 break
-            folder.remove(entry.name)
+            place.remove(entry.name)
             num_shards, num_bytes = num_shards + 1, num_bytes + entry.num_bytes
-        for folder in self._folders().values():
-            folder.sweep()
+        for place in self._places().values():
+            place.sweep()
+        self._forget_descriptions()
         return Freed(num_shards, num_bytes)
 
-    def _folders(self) -> dict[str, Folder]:
-        if not self.root.is_dir():
+    def describe(self, trunk: str, facts: Mapping[str, Any]) -> None:
+        """Leaves word of what a trunk is, JSON values, for people; what was said before stays, and so does a read-only root."""
+        if not self.description(trunk):
+            with suppress(OSError, HeadsError):
+                self._place.put(f"{trunk}{FACTS}", json.dumps(facts).encode())
+
+    def description(self, trunk: str) -> dict[str, Any]:
+        """What `describe` left, nothing where that is not known."""
+        try:
+            found: dict[str, Any] = json.loads(self._place.read(f"{trunk}{FACTS}"))
+        except (FileNotFoundError, json.JSONDecodeError):
             return {}
-        return {path.name: Folder(path) for path in sorted(self.root.iterdir()) if _is_trunk(path.name) and path.is_dir()}
+        return found
+
+    def _forget_descriptions(self) -> None:
+        shelves = self._places()
+        for name in self._place.names(FACTS):
+            if name.removesuffix(FACTS) not in shelves:
+                self._place.remove(name)
+
+    def _places(self) -> dict[str, Place]:
+        return {name: self._place.within(name) for name in self._place.places() if _is_trunk(name)}
 
 
 def _is_trunk(text: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{16}", text) is not None
 
 
-def _used_at(folder: Folder, written_at: list[float]) -> float:
-    return max([folder.used_at(), *written_at])
+def _used_at(place: Place, written_at: list[float]) -> float:
+    return max([place.used_at(), *written_at])
 
 
-def _status(trunk: str, folder: Folder) -> ShelfStatus:
-    entries = folder.entries()
-    shards = [shard for entry in entries if isinstance(shard := _read(trunk, folder, entry.name), Shard)]
+def _status(trunk: str, place: Place) -> ShelfStatus:
+    entries = place.entries()
+    shards = _read(trunk, place, [entry.name for entry in entries])
     taps: dict[str, tuple[int, Layout]] = {}
     for tap in sorted({tap for shard in shards for tap in shard.taps}):
         holding = [shard for shard in shards if tap in shard.taps]
@@ -130,7 +163,7 @@ def _status(trunk: str, folder: Folder) -> ShelfStatus:
         num_shards=len(entries),
         num_samples=_num_keys(shards),
         taps=taps,
-        used_at=datetime.fromtimestamp(_used_at(folder, [entry.written_at for entry in entries]), UTC),
+        used_at=datetime.fromtimestamp(_used_at(place, [entry.written_at for entry in entries]), UTC),
     )
 
 
@@ -138,32 +171,25 @@ def _num_keys(shards: list[Shard]) -> int:
     return len(np.unique(np.concatenate([shard.keys for shard in shards]))) if shards else 0
 
 
-def _damaged(trunk: str, folder: Folder) -> list[DamagedShard]:
-    found = []
-    for name in folder.names():
-        shard = _read(trunk, folder, name)
-        if isinstance(shard, Shard):
-            shard = next((error for tap in shard.taps if (error := _check(folder, shard, tap))), shard)
-        if isinstance(shard, FeatureError):
-            found.append(DamagedShard(trunk, name, str(shard)))
-    return found
-
-
-def _read(trunk: str, folder: Folder, name: str) -> Shard | FeatureError | None:
-    """A shard's header, or how it is damaged; None where it was removed meanwhile."""
-    try:
-        return read_shard(folder, trunk, name)
-    except FileNotFoundError:
+def _damaged(trunk: str, place: Place) -> list[DamagedShard]:
+    def read(name: str) -> DamagedShard | None:
+        # One that is removed meanwhile is not there.
+        with suppress(FileNotFoundError):
+            try:
+                audit(place, trunk, name)
+            except FeatureError as error:
+                return DamagedShard(trunk, name, str(error))
         return None
-    except FeatureError as error:
-        return error
+
+    return [damaged for damaged in beside(place, read, place.names()) if damaged]
 
 
-def _check(folder: Folder, shard: Shard, tap: str) -> FeatureError | None:
-    try:
-        check_tap(folder, shard, tap)
-    except FileNotFoundError:
+def _read(trunk: str, place: Place, names: Sequence[str]) -> list[Shard]:
+    """The headers of the shards that are there and not damaged."""
+
+    def read(name: str) -> Shard | None:
+        with suppress(FileNotFoundError, FeatureError):
+            return read_shard(place, trunk, name)
         return None
-    except FeatureError as error:
-        return error
-    return None
+
+    return [shard for shard in beside(place, read, names) if shard]

@@ -51,7 +51,7 @@ def workspace(untouched: Path, tmp_path: Path) -> Path:
     shutil.copytree(untouched, folder)
     for number, trunk in enumerate(trunks()):
         store = FeatureStore(folder / ".headstart" / "features")
-        name_trunk(store.root, trunk)
+        name_trunk(store, trunk)
         keys = [Key(f"{sample:032x}") for sample in range(NUM_SAMPLES)]
         store.shelf(trunk.id).write(keys, {"8:pooled": torch.full((NUM_SAMPLES, 1000, 1, 1), float(number))})
         for file in (store.root / trunk.id).iterdir():

@@ -18,6 +18,10 @@ from PIL import Image
 
 from flows import cli, dataset, stages
 from flows.settings import read_settings
+from heads.bundle import save
+from heads.images import preprocess_for
+from heads.model import build_model
+from heads.spec import Head, Variant
 
 DEAD = "http://127.0.0.1:9"
 PLAN = "name: tiny\nbackbones: [resnet18]\nweights: none\n"
@@ -313,3 +317,12 @@ def test_ctrl_c_says_how_to_go_on(workspace: Path, ask: Ask, monkeypatch: pytest
     assert answer.status == 130
     assert "headstart: stopped; the same command goes on" in answer.err
     assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler, "a kind end from outside is one too"
+
+
+def test_a_model_that_reads_masks_wants_a_folder_to_write_them_to(workspace: Path, tmp_path: Path, ask: Ask) -> None:
+    variant = Variant(backbone="squeezenet1_1", heads=(Head(target="mask", task="segmentation", design="fcn"),))
+    classes = {"mask": ["0", "9"]}
+    model, preprocess = build_model(variant, classes, None), preprocess_for(variant.backbone, 64, whole=True)
+    save(tmp_path / "bundle", model=model, variant=variant, classes=classes, preprocess=preprocess, facts={})
+    Image.new("RGB", (40, 40)).save(tmp_path / "0.png")
+    refused(ask(workspace, "predict", str(tmp_path / "bundle"), str(tmp_path / "0.png")), "mask", "--output")

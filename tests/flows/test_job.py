@@ -201,21 +201,53 @@ def test_the_same_job_again_trains_nothing(place: Place, undisturbed: Run) -> No
     assert [(order.work_root / work.key / "result.json").stat().st_mtime_ns for work in order.works] == before
 
 
-@pytest.mark.slow
-def test_more_heads_and_a_new_sample_cost_that_sample_alone(place: Place, undisturbed: Run) -> None:
+@dataclass(frozen=True)
+class Grown:
+    """The data with one more sample, and the works that more probes of it are."""
+
+    version: DataVersion
+    probes: list[Work]
+
+
+@pytest.fixture(scope="module")
+def grown(undisturbed: Run) -> Grown:
     order = undisturbed.order
     file = order.version.data / "new.png"
     Image.fromarray(np.random.default_rng(9).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file)
     new = Sample(hashlib.md5(file.read_bytes()).hexdigest(), file.name, "train", {"label": "red"})
-    grown = replace(order.version, digest="e" * 32, samples=(*order.version.samples, new))
-    probes = _order(order.storage, grown, "mobilenet_v3_small", probes=("linear", "mlp", "cosine", "attention")).works[1:]
-    works = tuple(replace(work, key=f"{work.key}-grown") for work in probes[:3])
-    run = _run(place, replace(order, key="grown", version=grown, works=works))
+    version = replace(order.version, digest="e" * 32, samples=(*order.version.samples, new))
+    works = _order(order.storage, version, "mobilenet_v3_small", probes=("linear", "mlp", "cosine", "attention")).works[1:]
+    return Grown(version, [replace(work, key=f"{work.key}-grown") for work in works])
+
+
+@pytest.mark.slow
+def test_more_heads_and_a_new_sample_cost_that_sample_alone(place: Place, undisturbed: Run, grown: Grown) -> None:
+    works = tuple(grown.probes[:3])
+    run = _run(place, replace(undisturbed.order, key="grown", version=grown.version, works=works))
     assert run.outcome["trained"] == [work.key for work in works]
     assert run.outcome["num_forwarded"] == 1
-    # One that looks at maps instead of their mean needs what was never stored.
-    more = _run(place, replace(order, key="maps", version=grown, works=(replace(probes[3], key="maps"),)))
-    assert more.outcome["num_forwarded"] == 36 + 10 + 1
+
+
+@pytest.mark.slow
+def test_a_variant_that_diverges_is_given_up_with_its_reason_and_the_others_go_on(
+    place: Place, undisturbed: Run, grown: Grown
+) -> None:
+    wild, tame = (
+        _order(undisturbed.order.storage, grown.version, "squeezenet1_1", learning_rate=rate, epochs=2).works[0]
+        for rate in (9.9, 1e-3)
+    )
+    # A head that looks at maps instead of their mean needs what was never stored.
+    maps = grown.probes[3]
+    run = _run(place, replace(undisturbed.order, key="maps", version=grown.version, works=(wild, tame, maps)))
+    assert run.outcome["trained"] == [wild.key, tame.key, maps.key]
+    assert run.outcome["num_forwarded"] == (1 + 2) * (36 + 10 + 1)
+    assert len(run.submissions) == 1
+    reason = job.read_failure(run.order.storage, wild)
+    assert reason is not None
+    assert "lower learning_rate, now 9.9" in reason
+    assert orders.is_finished(run.order.work_root, wild.key), "another try would only diverge again"
+    assert orders.read_trained(run.order.storage, tame, reused=False).metrics["val/label/accuracy"] >= 0
+    assert job.read_failure(run.order.storage, tame) is None
 
 
 @pytest.mark.slow
@@ -255,21 +287,3 @@ def test_it_went_on_from_its_last_checkpoint(disturbed: Run, number: int, seen: 
     before, after = disturbed.seen[seen], _result(disturbed, number)["epochs"]
     assert len(before) >= 3
     assert [epoch["seconds"] for epoch in after[: len(before) - 1]] == [epoch["seconds"] for epoch in before[:-1]]
-
-
-@pytest.mark.slow
-def test_a_variant_that_diverges_is_given_up_with_its_reason_and_the_others_go_on(
-    place: Place, version: DataVersion, tmp_path: Path
-) -> None:
-    wild = _order(tmp_path / "diverging", version, "squeezenet1_1", learning_rate=9.9, epochs=2)
-    tame = _order(tmp_path / "diverging", version, "squeezenet1_1", epochs=2)
-    order = replace(wild, works=(*wild.works, *tame.works))
-    run = _run(place, order)
-    assert run.outcome["trained"] == [work.key for work in order.works]
-    assert len(run.submissions) == 1
-    reason = job.read_failure(order.storage, wild.works[0])
-    assert reason is not None
-    assert "lower learning_rate, now 9.9" in reason
-    assert orders.read_trained(order.storage, tame.works[0], reused=False).metrics["val/label/accuracy"] >= 0
-    assert job.read_failure(order.storage, tame.works[0]) is None
-    assert _run(place, order).outcome["trained"] == [], "another try would only diverge again"

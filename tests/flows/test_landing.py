@@ -7,11 +7,8 @@ import hashlib
 import io
 import os
 import shutil
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 from PIL import Image
@@ -21,6 +18,7 @@ from flows.landing import IngestReport, ingest
 from flows.landing import arrivals as arrivals_room
 from flows.manifest import mask_files, parse, parse_masks, split_counts, split_labels
 from flows.records import Mask, Sample
+from tests.object_store import Bucket, serving
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 SETS = {"pets3": (598, 298), "hymenoptera": (397, 34), "sign_digits": (2062, 250), "camvid": (701, 233)}
@@ -434,65 +432,10 @@ def test_progress_counts_every_image(tmp_path: Path, data: Path) -> None:
     assert seen == [(number, 40) for number in range(1, 41)]
 
 
-class Bucket(BaseHTTPRequestHandler):
-    """Just enough of S3: a bucket called `pets` that lists and gives objects, two to a page."""
-
-    objects: dict[str, bytes]
-    fetched: list[str]
-
-    def do_GET(self) -> None:
-        address = urlsplit(self.path)
-        query = parse_qs(address.query)
-        key = unquote(address.path).removeprefix("/pets/")
-        if not address.path.startswith("/pets"):
-            return self._answer(404, b"<Error><Code>NoSuchBucket</Code><Message>no such bucket</Message></Error>")
-        if "list-type" in query:
-            return self._answer(200, self._listing(query.get("prefix", [""])[0], int(query.get("continuation-token", ["0"])[0])))
-        self.fetched.append(key)
-        return self._answer(200, self.objects[key])
-
-    def do_HEAD(self) -> None:
-        key = unquote(urlsplit(self.path).path).removeprefix("/pets/")
-        self._answer(200, self.objects[key], body=False)
-
-    def _listing(self, prefix: str, start: int) -> bytes:
-        keys = sorted(key for key in self.objects if key.startswith(prefix))
-        items = "".join(
-            f"<Contents><Key>{key}</Key><ETag>{hashlib.md5(self.objects[key]).hexdigest()}</ETag><Size>{len(self.objects[key])}</Size></Contents>"
-            for key in keys[start : start + 2]
-        )
-        more = (
-            f"<IsTruncated>true</IsTruncated><NextContinuationToken>{start + 2}</NextContinuationToken>"
-            if start + 2 < len(keys)
-            else ""
-        )
-        return f"<ListBucketResult>{more}{items}</ListBucketResult>".encode()
-
-    def _answer(self, status: int, content: bytes, body: bool = True) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("ETag", hashlib.md5(content).hexdigest())
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Bucket]]:
-    handler = type("OneBucket", (Bucket,), {"objects": {}, "fetched": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
-    for name, value in (("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"), ("AWS_DEFAULT_REGION", "us-east-1")):
-        monkeypatch.setenv(name, value)
-    yield handler
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(monkeypatch) as bucket:
+        yield bucket
 
 
 def test_a_bucket_is_listed_and_only_what_is_new_is_fetched(bucket: type[Bucket], tmp_path: Path, data: Path) -> None:
@@ -500,14 +443,14 @@ def test_a_bucket_is_listed_and_only_what_is_new_is_fetched(bucket: type[Bucket]
     bucket.objects.update({f"in/{path.relative_to(source).as_posix()}": path.read_bytes() for path in source.rglob("*.png")})
     bucket.objects["elsewhere/ant/1.png"] = b"no"
     assert ingest("s3://pets/in", data).added == 14
-    bucket.fetched.clear()
+    bucket.asked.clear()
     image = io.BytesIO()
     Image.new("RGB", (5, 5)).save(image, "png")
     bucket.objects["in/bee/1.png"] = image.getvalue()
     del bucket.objects["in/ant/2.png"]
     report = ingest("s3://pets/in/", data, mirror=True)
     assert (report.added, report.updated, report.removed, report.unchanged) == (0, 1, 1, 12)
-    assert bucket.fetched == ["in/bee/1.png"]
+    assert bucket.fetched() == ["in/bee/1.png"]
     assert ingest("s3://pets/in", data).unchanged == 13
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ from PIL import Image
 from torch import nn
 
 from heads.dataset import ImageDataset, Masks
-from heads.errors import TrainingDiverged
+from heads.errors import CheckpointError, TrainingDiverged
 from heads.extraction import count_missing, extract
 from heads.features import FeatureStore, Key
 from heads.images import preprocess_for
-from heads.loop import Loaders, Member, Outcome, train, train_together
+from heads.loop import Epoch, Loaders, Member, Outcome, train, train_together
 from heads.model import Model, build_backbone, build_model
 from heads.phases import Phase, compile_policy
 from heads.spec import BACKBONE_STAGES, Fit, Head, Variant
@@ -157,15 +157,25 @@ def test_training_from_the_store_gives_what_training_from_images_gives(name: str
 
 
 def train_side_by_side(
-    variants: Sequence[Variant], sets: tuple[ImageDataset, ImageDataset], store: FeatureStore
+    variants: Sequence[Variant],
+    sets: tuple[ImageDataset, ImageDataset],
+    store: FeatureStore,
+    saves: Path | None = None,
+    resume: Mapping[int, Path] | None = None,
 ) -> list[tuple[Model, Outcome | TrainingDiverged, list[int]]]:
-    """Each variant's model, its end and the epochs that were told of it."""
+    """Each variant's model, its end and the epochs that were told of it; every epoch's checkpoint lies in `saves`."""
     backbone = build_backbone(variants[0], None)
     models = [build_model(variant, CLASSES, None, backbone=backbone) for variant in variants]
     told: list[list[int]] = [[] for _ in variants]
     ends: dict[int, Outcome | TrainingDiverged] = {}
+
+    def on_epoch(number: int, epoch: Epoch, save: Callable[[Path], None]) -> None:
+        told[number].append(epoch.index)
+        if saves:
+            save(saves / f"{number}.{epoch.index}.pt")
+
     members = [
-        Member(model, variant, lambda epoch, number=number: told[number].append(epoch.index), partial(ends.__setitem__, number))
+        Member(model, variant, partial(on_epoch, number), partial(ends.__setitem__, number), resume=(resume or {}).get(number))
         for number, (model, variant) in enumerate(zip(models, variants, strict=True))
     ]
     train_together(members, *loaders_of(variants[0], sets, store).values())
@@ -198,6 +208,23 @@ def test_variants_trained_together_end_as_each_does_alone_to_the_bit(pictures: P
         assert (end.best_epoch, end.ended) == (expected.best_epoch, expected.ended)
         assert told == list(range(len(end.epochs)))
     assert len(together[2][2]) < 9, "one stopped early while the others went on"
+
+
+def test_variants_that_go_on_from_different_epochs_end_as_they_would_have_to_the_bit(pictures: Path, tmp_path: Path) -> None:
+    variants, store = TOGETHER[:4], FeatureStore(tmp_path / "store")
+    sets = datasets(pictures, variants[0])
+    fill(variants[0], sets, store)
+    whole = train_side_by_side(variants, sets, store, saves=tmp_path)
+    resume = {0: tmp_path / "0.1.pt", 2: tmp_path / "2.0.pt"}
+    resumed = train_side_by_side(variants, sets, store, resume=resume)
+    assert [told[0] for _, _, told in resumed] == [2, 0, 1, 0]
+    for (model, end, _), (again, second, _) in zip(whole, resumed, strict=True):
+        assert isinstance(end, Outcome)
+        assert isinstance(second, Outcome)
+        assert distance(model, again) == 0
+        assert second.metrics == end.metrics
+    with pytest.raises(CheckpointError, match="resume each from its own"):
+        train_side_by_side(variants, sets, store, resume={0: tmp_path / "1.0.pt"})
 
 
 def test_heads_in_a_stack_end_as_one_by_one_in_a_plain_loop(pictures: Path, tmp_path: Path) -> None:

@@ -1,0 +1,165 @@
+"""Copies of an object store's shards on this machine, shared by its processes and kept between jobs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+
+from heads.errors import HeadsError
+from heads.features.folder import PARTIAL, STALE_SECONDS, Opened
+
+# Of what the disk has left for copies, what they may take.
+SHARE_OF_DISK = 0.5
+# What a process takes before it looks again at what all of them have: so much less than there is.
+GRANTS = 16
+
+Bring = Callable[[Path], None]
+
+
+def find_mirrors() -> Path:
+    """The folder of all mirrors of this person on this machine: `headstart/features` in XDG_CACHE_HOME, else in `~/.cache`.
+
+    Raises HeadsError where it cannot be made.
+    """
+    try:
+        home = os.environ.get("XDG_CACHE_HOME")
+        folder = (Path(home) if home else Path.home() / ".cache") / "headstart" / "features"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:
+        raise HeadsError(f"there is no place for copies of features: {error}; name a folder in XDG_CACHE_HOME") from error
+    return folder
+
+
+class Mirror:
+    """A folder of copies: each appears whole by rename, is dropped at any time, and is read on by who has it open."""
+
+    def __init__(self, path: Path, room: Room | None = None) -> None:
+        self.path, self._room = path, room or Room(path.parent)
+
+    def within(self, name: str) -> Mirror:
+        """The folder of that name in this one."""
+        return Mirror(self.path / name, self._room)
+
+    def open(self, name: str) -> Opened | None:
+        """A copy for reading, which counts as a use of it; None where there is none."""
+        try:
+            opened = Opened(self.path / name)
+        except FileNotFoundError:
+            return None
+        with suppress(OSError):
+            os.utime(self.path / name)
+        return opened
+
+    def fetch(self, name: str, num_bytes: int, bring: Bring) -> Opened:
+        """A copy that `bring` writes to the path it is given: one process does, while the others of this machine wait for it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        partial = self.path / f"{PARTIAL}{name}"
+        while True:
+            with partial.open("ab") as held:
+                fcntl.flock(held, fcntl.LOCK_EX)
+                # The one that was waited for has renamed or removed what this one has locked.
+                holds = _is_at(held.fileno(), partial)
+                if opened := self.open(name):
+                    if holds:
+                        partial.unlink(missing_ok=True)
+                    return opened
+                if holds:
+                    return self._bring(name, num_bytes, bring, partial)
+
+    def _bring(self, name: str, num_bytes: int, bring: Bring, partial: Path) -> Opened:
+        try:
+            self._room.take(num_bytes)
+            bring(partial)
+            # Opened first: it may make way for another as soon as it is there.
+            opened = Opened(partial)
+            partial.replace(self.path / name)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        return opened
+
+    def borrow(self, num_bytes: int, bring: Bring) -> Opened:
+        """What `bring` writes to the path it is given, gone when it is closed."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        partial = self._partial()
+        try:
+            self._room.take(num_bytes)
+            bring(partial)
+            return Opened(partial)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Keeps what is at hand already; a disk that does not take it is left as it is."""
+        partial = self._partial()
+        with suppress(OSError):
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._room.take(len(content))
+                partial.write_bytes(content)
+                partial.replace(self.path / name)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def read(self, name: str) -> bytes | None:
+        """A small copy, or None where there is none."""
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def forget(self, name: str) -> None:
+        """Drops a copy, if there is one."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def _partial(self) -> Path:
+        return self.path / f"{PARTIAL}{secrets.token_hex(8)}"
+
+
+class Room:
+    """What the mirrors of all stores in a folder may take: half of what the disk has left for them, used least recently first."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock, self._granted = path, Lock(), 0
+
+    def take(self, num_bytes: int) -> None:
+        """Takes room for a copy, from others where there is none; one that is larger than all room gets it."""
+        with self._lock:
+            if self._granted < num_bytes:
+                self._granted = max(num_bytes, self._clear(num_bytes) // GRANTS)
+            self._granted -= num_bytes
+
+    def _clear(self, num_bytes: int) -> int:
+        """The bytes that are left for copies after others made way for so many."""
+        copies = sorted(self._copies())
+        total = sum(size for _, size, _ in copies)
+        most = int(SHARE_OF_DISK * (shutil.disk_usage(self._path).free + total))
+        for _, size, path in copies:
+            if total + num_bytes <= most:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
+        return most - total
+
+    def _copies(self) -> Iterator[tuple[float, int, Path]]:
+        """When each copy was last used, and its bytes; what killed processes left behind is as old as it looks."""
+        for path in self._path.glob("*/*/*"):
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                if not path.name.startswith(PARTIAL) or time.time() - found.st_mtime > STALE_SECONDS:
+                    yield found.st_mtime, found.st_size, path
+
+
+def _is_at(number: int, path: Path) -> bool:
+    """Whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(number), path.stat())
+    except FileNotFoundError:
+        return False

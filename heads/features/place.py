@@ -1,0 +1,80 @@
+"""A place: objects that are put whole, listed, read by position and removed; a local folder, or a prefix of an object store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from heads.features.bucket import Bucket
+from heads.features.folder import SUFFIX, Entry, Folder, Opened
+
+
+class Readable(Protocol):
+    """Bytes that are read by position until they are closed."""
+
+    num_bytes: int
+
+    def read_into(self, buffer: memoryview, offset: int) -> bool:
+        """Fills `buffer` with the bytes from `offset` on; False where they end before."""
+
+    def close(self) -> object:
+        """Ends the reading."""
+
+
+class Place(Protocol):
+    """Where shards lie, and smaller objects about them; any number of processes reads and writes it without a lock.
+
+    What lies here never changes under its name. Where a place keeps copies nearer to the reader, a copy may be damaged
+    while the object is whole.
+    """
+
+    @property
+    def num_readers(self) -> int:
+        """How many objects are read beside each other to advantage."""
+
+    def within(self, name: str) -> Place:
+        """The place of that name in this one, there or not."""
+
+    def places(self) -> list[str]:
+        """The names of the places in this one that hold anything, sorted."""
+
+    def put(self, name: str, content: bytes) -> None:
+        """Makes `content` appear under a name, whole; what has that name already holds the same."""
+
+    def entries(self) -> list[Entry]:
+        """The shards that lie here now, by name."""
+
+    def names(self, suffix: str = SUFFIX) -> list[str]:
+        """The names that end so and lie here now, sorted."""
+
+    def read(self, name: str) -> bytes:
+        """A small object. Raises FileNotFoundError where it is gone."""
+
+    def peek(self, name: str) -> Readable:
+        """A shard, for reading its header alone. Raises FileNotFoundError where it is gone."""
+
+    def open(self, name: str) -> Opened:
+        """A shard for reading its rows, from a copy where one is kept. Raises FileNotFoundError where it is gone."""
+
+    def open_here(self, name: str) -> Opened:
+        """A shard as it lies here, whatever a copy says. Raises FileNotFoundError where it is gone."""
+
+    def forget(self, name: str) -> bool:
+        """Drops the copy of a shard, and says whether this place keeps any: then a shard is to be read again."""
+
+    def remove(self, name: str) -> None:
+        """Removes an object, if it is there; who has it open goes on reading."""
+
+    def touch(self) -> None:
+        """Notes that the place is used now, once a minute at most; one that is read-only is left as it is."""
+
+    def used_at(self) -> float:
+        """When it was last used, in seconds since the epoch; 0 where that was never noted."""
+
+    def sweep(self) -> None:
+        """Removes what killed writers left behind, and what says that the place is used where nothing else is in it."""
+
+
+def place_of(root: Path | str) -> Place:
+    """A folder, or what an address such as `s3://bucket/prefix` names. Raises HeadsError where its library is not installed."""
+    return Bucket.at(root) if isinstance(root, str) and "://" in root else Folder(Path(root))
