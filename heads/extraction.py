@@ -17,10 +17,14 @@ from heads.sampling import num_loader_workers
 from heads.spec import Precision
 from heads.trunks import Tap, Trunk
 
-BATCH_SIZE = 32
-# What a kill can lose: a shard is written when it has this many bytes, or this old is its first sample.
-SHARD_BYTES = 64 * 2**20
+# By the kind of device. Every batch is filled up to it, since kernels for fewer images add up in another order: what a sample
+# gives is then the same to the bit, whichever samples a kill or a new night brings it together with.
+BATCH_SIZES = {"cpu": 16, "cuda": 128}
+# What a kill can lose: a shard is written when it has this many bytes, or this old is its first sample. It takes twice as much
+# memory while it is.
+SHARD_BYTES = 32 * 2**20
 SHARD_SECONDS = 20.0
+LAYOUT = torch.channels_last
 
 
 class _Views(Dataset[Tensor]):
@@ -74,6 +78,8 @@ def extract(
                 num_forwarded += len(indices)
                 if on_stored:
                     on_stored(len(indices))
+                # Not beside the next shard, which fills meanwhile.
+                del rows
         sum_over_ranks(torch.zeros(1, device=device))
 
 
@@ -94,28 +100,36 @@ def _run(
     view: int,
     device: torch.device,
     precision: Precision,
-) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+) -> Iterator[tuple[Sequence[int], dict[str, Tensor]]]:
     """Shards of samples with their features by tap name, on the CPU."""
+    batch_size = BATCH_SIZES.get(device.type, BATCH_SIZES["cpu"])
     loader = DataLoader(
         _Views(dataset, indices, view),
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size,
         num_workers=num_loader_workers(device),
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),
     )
-    done: list[int] = []
     parts: list[dict[str, Tensor]] = []
-    num_bytes, start = 0, monotonic()
+    first = num_bytes = 0
+    start = monotonic()
     for number, images in enumerate(loader):
-        rows = _look(stages, taps, images.to(device, non_blocking=True, memory_format=torch.channels_last), precision)
-        done += indices[number * BATCH_SIZE : (number + 1) * BATCH_SIZE]
-        parts.append(rows)
-        num_bytes += sum(tensor.nbytes for tensor in rows.values())
-        if num_bytes >= SHARD_BYTES or monotonic() - start >= SHARD_SECONDS:
-            yield done, _joined(parts)
-            done, parts, num_bytes, start = [], [], 0, monotonic()
-    if done:
-        yield done, _joined(parts)
+        rows = _look(stages, taps, _filled(images, batch_size).to(device, non_blocking=True, memory_format=LAYOUT), precision)
+        parts.append({name: tensor[: len(images)] for name, tensor in rows.items()})
+        num_bytes += sum(tensor.nbytes for tensor in parts[-1].values())
+        end = number * batch_size + len(images)
+        if num_bytes >= SHARD_BYTES or monotonic() - start >= SHARD_SECONDS or end == len(indices):
+            shard, parts = _joined(parts), []
+            yield indices[first:end], shard
+            del shard
+            first, num_bytes, start = end, 0, monotonic()
+
+
+def _filled(images: Tensor, batch_size: int) -> Tensor:
+    """The images (N, ...) and, up to the batch size, the last one again."""
+    if len(images) == batch_size:
+        return images
+    return torch.cat([images, images[-1:].expand(batch_size - len(images), *images.shape[1:])])
 
 
 def _look(stages: nn.Sequential, taps: Sequence[Tap], images: Tensor, precision: Precision) -> dict[str, Tensor]:

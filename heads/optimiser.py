@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from heads.freezing import ParameterGroup
@@ -45,3 +45,14 @@ def update_weights(optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScale
     scaler.step(optimiser)
     scaler.update()
     optimiser.zero_grad(set_to_none=True)
+
+
+def in_layout_of(weight: Tensor, rows: Tensor) -> Tensor:
+    """The rows in the weight's own layout in memory, as they are where that is theirs: fused kernels go by that alone."""
+    return rows if rows.stride() == weight.stride() else torch.empty_like(weight).copy_(rows)
+
+
+def lay_out_state(optimiser: torch.optim.Optimizer) -> None:
+    """Brings what the optimiser knows of each weight into that weight's layout."""
+    for weight, state in optimiser.state.items():
+        state.update({name: in_layout_of(weight.data, known) for name, known in state.items() if known.shape == weight.shape})

@@ -17,6 +17,7 @@ from torch.func import functional_call, vmap
 
 from heads.evaluation import autocast
 from heads.model import Model
+from heads.optimiser import in_layout_of, lay_out_state
 from heads.sampling import Batch
 from heads.spec import Fit, Variant
 from heads.training import Training
@@ -49,11 +50,7 @@ class Stack:
         self._names = [name for name, weight in self._first.model.named_parameters() if weight.requires_grad]
         self._owned = [[training.model.get_parameter(name) for name in self._names] for training in trainings]
         self._weights = [torch.stack([weight.detach() for weight in same]) for same in zip(*self._owned, strict=True)]
-        for place, (training, weights) in enumerate(zip(trainings, self._owned, strict=True)):
-            for weight, stacked in zip(weights, self._weights, strict=True):
-                weight.data = stacked[place]
-            if training.average:
-                training.average.follow(training.model)
+        self._is_laid_out = False
         self._kept: list[Tensor] = []
 
     def train_on(self, number: int, batch: Batch) -> None:
@@ -62,11 +59,12 @@ class Stack:
         logits = self._logits(self._first.model, weights, batch)
         losses = {target: self._losses(target, rows, batch) for target, rows in logits.items()}
         gradients = torch.autograd.grad(self._first.balance(losses, batch.num_labels, updates=batch.updates), weights)
+        if not self._is_laid_out:
+            self._lay_out_like(gradients)
         for place, (training, owned) in enumerate(zip(self.trainings, self._owned, strict=True)):
             training.trained.take(_each(logits, place), batch.labels, batch.weights, _each(losses, place))
             for weight, gradient in zip(owned, gradients, strict=True):
-                # In the weight's own layout: an optimiser's fused kernel goes by that alone.
-                own = gradient[place].contiguous()
+                own = in_layout_of(weight, gradient[place])
                 weight.grad = own if weight.grad is None else weight.grad.add_(own)
             if batch.updates:
                 training.update(number // training.variant.fit.accumulate)
@@ -84,6 +82,17 @@ class Stack:
         logits = self._logits(self._first.kept, self._kept, batch)
         for place, training in enumerate(self.trainings):
             training.measured.add(_each(logits, place), batch.labels, batch.weights)
+
+    def _lay_out_like(self, gradients: Sequence[Tensor]) -> None:
+        """Lays the weights out in memory as their gradients come: to turn these around would cost as much as they do."""
+        self._weights = [torch.empty_like(rows).copy_(own) for rows, own in zip(gradients, self._weights, strict=True)]
+        for place, (training, owned) in enumerate(zip(self.trainings, self._owned, strict=True)):
+            for weight, stacked in zip(owned, self._weights, strict=True):
+                weight.data = stacked[place]
+            lay_out_state(training.optimiser)
+            if training.average:
+                training.average.follow(training.model)
+        self._is_laid_out = True
 
     def _logits(self, model: Model, weights: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
         """Logits by target (V, N, C) of V trainings, which `model`'s heads give with the weights of each."""

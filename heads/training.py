@@ -23,7 +23,7 @@ from heads.freezing import apply_phase, optimiser_groups
 from heads.kinds import KINDS
 from heads.mixing import draw_mix
 from heads.model import Model
-from heads.optimiser import build_optimiser, build_scaler, update_weights
+from heads.optimiser import build_optimiser, build_scaler, lay_out_state, update_weights
 from heads.phases import Phase, compile_policy, phase_number
 from heads.progress import Best, Epoch, Outcome, Progress, weights_of
 from heads.ranks import average_statistics, rank, synchronise_gradients, synchronising
@@ -192,6 +192,7 @@ class Training:
             self._load(self.model, progress.model)
             self.balance.load_state_dict(progress.balance)
             self.optimiser.load_state_dict(progress.optimiser)
+            lay_out_state(self.optimiser)
             self.scaler.load_state_dict(progress.scaler or self.scaler.state_dict())
             if self.average:
                 self._load(self.average.model, progress.average or progress.model)

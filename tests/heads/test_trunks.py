@@ -420,6 +420,29 @@ def test_a_damaged_shard_is_computed_again(pictures: Path, tmp_path: Path) -> No
     assert len(loaders_of(variant, sets, store)) == 1
 
 
+def test_a_samples_features_are_the_same_to_the_bit_whatever_it_is_computed_with(tmp_path: Path) -> None:
+    random, files = np.random.default_rng(1), []
+    for number in range(23):
+        files.append(tmp_path / f"{number}.png")
+        Image.fromarray(random.integers(0, 256, (96, 96, 3), dtype=np.uint8)).save(files[-1])
+    variant = variant_of(Head(target="kind"), backbone="mobilenet_v2", image_size_px=96)
+    stages, trunk, taps = build_backbone(variant, None).eval(), trunks_of(variant)[0], stored_taps(variant)
+    (wanted,) = taps.values()
+
+    def stored(root: str, *parts: slice) -> torch.Tensor:
+        store, digests = FeatureStore(tmp_path / root), []
+        for part in parts:
+            own = files[part]
+            digests += [hashlib.md5(file.read_bytes()).hexdigest() for file in own]
+            labels = {"kind": torch.zeros(len(own), dtype=torch.long)}
+            images = ImageDataset(own, labels, preprocess_for(variant.backbone, 96), digests=digests[-len(own) :])
+            extract(lambda: stages, trunk, wanted, images, 0, store, device=CPU, precision="fp32")
+        (view,) = open_views(store, [trunk], wanted, sorted(digests), CPU)
+        return view[torch.arange(len(files))][wanted[0].name]
+
+    assert torch.equal(stored("whole", slice(None)), stored("parts", slice(0, 1), slice(1, 4), slice(4, None)))
+
+
 def test_a_killed_extraction_loses_a_shard_at_most_and_goes_on_where_it_was(pictures: Path, tmp_path: Path) -> None:
     variant, store = variant_of(KIND), FeatureStore(tmp_path / "store")
     images, taps = datasets(pictures, variant)[0], [Tap(5, "pooled")]
@@ -446,7 +469,7 @@ def extract_slowly(pictures: Path, root: Path) -> None:
     import heads.extraction
 
     torch.set_num_threads(1)
-    heads.extraction.BATCH_SIZE, heads.extraction.SHARD_SECONDS = 5, 0.0
+    heads.extraction.BATCH_SIZES["cpu"], heads.extraction.SHARD_SECONDS = 5, 0.0
     variant = variant_of(KIND)
 
     def say(num_samples: int) -> None:
