@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -36,15 +36,19 @@ def build_scaler(fit: Fit, device: torch.device) -> torch.amp.GradScaler:
 def update_weights(optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler, max_norm: float) -> None:
     """One update by the gradients of all trained parameters, together clipped to this norm (0: not at all), then dropped."""
     scaler.unscale_(optimiser)
-    if max_norm:
-        parameters: list[nn.Parameter] = [p for group in optimiser.param_groups for p in group["params"]]
-        norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        # On a CPU a look at the norm costs less than to multiply all gradients by one.
-        if norm.device.type != "cpu" or not norm + NORM_MARGIN <= max_norm:
-            clip_grads_with_norm_(parameters, max_norm, norm)
+    clip([parameter for group in optimiser.param_groups for parameter in group["params"]], max_norm)
     scaler.step(optimiser)
     scaler.update()
     optimiser.zero_grad(set_to_none=True)
+
+
+def clip(weights: Sequence[nn.Parameter], max_norm: float) -> None:
+    """Brings the gradients of these weights, together, to this norm where theirs is greater (0: never)."""
+    if max_norm:
+        norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        # On a CPU a look at the norm costs less than to multiply all gradients by one.
+        if norm.device.type != "cpu" or not norm + NORM_MARGIN <= max_norm:
+            clip_grads_with_norm_(weights, max_norm, norm)
 
 
 def in_layout_of(weight: Tensor, rows: Tensor) -> Tensor:
@@ -56,3 +60,31 @@ def lay_out_state(optimiser: torch.optim.Optimizer) -> None:
     """Brings what the optimiser knows of each weight into that weight's layout."""
     for weight, state in optimiser.state.items():
         state.update({name: in_layout_of(weight.data, known) for name, known in state.items() if known.shape == weight.shape})
+
+
+class Joint:
+    """Optimisers of one kind as one: its step is a step of each, with the calls of one.
+
+    They are told to `release` what was learnt of their weights before they are asked for it.
+    """
+
+    def __init__(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+        self._parts = tuple(optimisers)
+        first = self._parts[0]
+        kind: Any = type(first)
+        # The very groups of its parts: a rate that is set there holds here.
+        groups = [group for part in self._parts for group in part.param_groups]
+        self._whole: torch.optim.Optimizer = kind(groups, fused=first.defaults["fused"])
+        for part in self._parts:
+            self._whole.state.update(part.state)
+
+    def step(self) -> None:
+        """One update of all weights by their gradients, which are then dropped."""
+        self._whole.step()
+        self._whole.zero_grad(set_to_none=True)
+
+    def release(self) -> None:
+        """Gives each part what is known of its weights."""
+        for part in self._parts:
+            owned = [weight for group in part.param_groups for weight in group["params"]]
+            part.state.update({weight: self._whole.state[weight] for weight in owned if weight in self._whole.state})

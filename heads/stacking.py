@@ -17,7 +17,7 @@ from torch.func import functional_call, vmap
 
 from heads.evaluation import autocast
 from heads.model import Model
-from heads.optimiser import in_layout_of, lay_out_state
+from heads.optimiser import Joint, clip, in_layout_of, lay_out_state
 from heads.sampling import Batch
 from heads.spec import Fit, Variant
 from heads.training import Training
@@ -50,7 +50,7 @@ class Stack:
         self._names = [name for name, weight in self._first.model.named_parameters() if weight.requires_grad]
         self._owned = [[training.model.get_parameter(name) for name in self._names] for training in trainings]
         self._weights = [torch.stack([weight.detach() for weight in same]) for same in zip(*self._owned, strict=True)]
-        self._is_laid_out = False
+        self._joints: list[Joint] = []
         self._kept: list[Tensor] = []
 
     def train_on(self, number: int, batch: Batch) -> None:
@@ -59,18 +59,20 @@ class Stack:
         logits = self._logits(self._first.model, weights, batch)
         losses = {target: self._losses(target, rows, batch) for target, rows in logits.items()}
         gradients = torch.autograd.grad(self._first.balance(losses, batch.num_labels, updates=batch.updates), weights)
-        if not self._is_laid_out:
+        if not self._joints:
             self._lay_out_like(gradients)
         for place, (training, owned) in enumerate(zip(self.trainings, self._owned, strict=True)):
             training.trained.take(_each(logits, place), batch.labels, batch.weights, _each(losses, place))
             for weight, gradient in zip(owned, gradients, strict=True):
                 own = in_layout_of(weight, gradient[place])
                 weight.grad = own if weight.grad is None else weight.grad.add_(own)
-            if batch.updates:
-                training.update(number // training.variant.fit.accumulate)
+        if batch.updates:
+            self._update(number // self._first.variant.fit.accumulate)
 
     def end_training(self) -> None:
         """Makes ready for validation, once the epoch's last batch is learnt from."""
+        for joint in self._joints:
+            joint.release()
         for training in self.trainings:
             training.end_training()
         kept = [[training.kept.get_parameter(name).detach() for name in self._names] for training in self.trainings]
@@ -83,6 +85,15 @@ class Stack:
         for place, training in enumerate(self.trainings):
             training.measured.add(_each(logits, place), batch.labels, batch.weights)
 
+    def _update(self, number: int) -> None:
+        for training, owned in zip(self.trainings, self._owned, strict=True):
+            training.set_rates(number)
+            clip(owned, training.variant.fit.gradient_clip)
+        for joint in self._joints:
+            joint.step()
+        for training in self.trainings:
+            training.follow_up(number)
+
     def _lay_out_like(self, gradients: Sequence[Tensor]) -> None:
         """Lays the weights out in memory as their gradients come: to turn these around would cost as much as they do."""
         self._weights = [torch.empty_like(rows).copy_(own) for rows, own in zip(gradients, self._weights, strict=True)]
@@ -92,7 +103,8 @@ class Stack:
             lay_out_state(training.optimiser)
             if training.average:
                 training.average.follow(training.model)
-        self._is_laid_out = True
+        kinds = {type(training.optimiser) for training in self.trainings}
+        self._joints = [Joint([one.optimiser for one in self.trainings if type(one.optimiser) is kind]) for kind in kinds]
 
     def _logits(self, model: Model, weights: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
         """Logits by target (V, N, C) of V trainings, which `model`'s heads give with the weights of each."""

@@ -121,12 +121,20 @@ class Training:
 
     def update(self, number: int) -> None:
         """Makes the epoch's update of this number by the gradients that the weights have."""
-        factor = self._rate_factor(number)
-        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
+        self.set_rates(number)
         # Before they are unscaled: what overflowed on one rank is then skipped on all.
         self.balance.average_gradients()
         update_weights(self.optimiser, self.scaler, self.variant.fit.gradient_clip)
+        self.follow_up(number)
+
+    def set_rates(self, number: int) -> None:
+        """Sets the rates of the epoch's update of this number."""
+        factor = self._rate_factor(number)
+        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+
+    def follow_up(self, number: int) -> None:
+        """Takes what the epoch's update of this number made of the weights into their running average."""
         if self.average:
             self.average.update(self.index * self.loaders.train.num_updates + number)
 

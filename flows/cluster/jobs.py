@@ -30,8 +30,12 @@ STOP_SECONDS = 60.0
 
 # A worker environment's names that come from the person's own. Ray writes a job's environment to its logs and shows it on its
 # dashboard, so credentials stay out: a local head has inherited them, a cluster's nodes hold their own.
-PASSED_ON = ("MLFLOW_", "AWS_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "TORCH_HOME", "NCCL_", "GLOO_")
+PASSED_ON = ("MLFLOW_", "AWS_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "TORCH_HOME", "NCCL_", "GLOO_", "MALLOC_")
 CREDENTIALS = ("ACCESS_KEY", "PASSWORD", "SECRET", "TOKEN")
+
+# glibc gives freed blocks of some size back to the kernel, which hands them out again a layer later, page by page: a third to a
+# half of a forward pass on a CPU (tests/benchmarks/kept_memory.py). Told so, it keeps them, in one arena for all threads.
+KEEPING_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
 Text = Callable[[str], None]
 
@@ -210,7 +214,7 @@ def _environment(cluster: Cluster, env: Mapping[str, str]) -> dict[str, str]:
     }
     # Nobody drains the one node of a local head: a process less to start.
     local = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"} if cluster.owned else {}
-    return common | local | dict(env)
+    return common | KEEPING_MEMORY | local | dict(env)
 
 
 def _upload_code(cluster: Cluster) -> str:

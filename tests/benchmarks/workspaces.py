@@ -8,10 +8,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+from flows.cluster import processes
+from flows.job.order import read_json
+from flows.manifest import NAME, parse
+from flows.records import Sample
 
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("headstart")
@@ -39,11 +46,34 @@ class Workspace:
         return done.stdout
 
     def retrain(self, plan: Mapping[str, Any]) -> dict[str, Any]:
-        """The report of a retraining by this plan, which is written to a file as JSON, and so as YAML."""
+        """The report of a retraining by this plan."""
+        report: dict[str, Any] = json.loads(self.run("retrain", str(self.write(plan)), "--json"))
+        return report
+
+    def start(self, *words: str, output: Path, errors: Path) -> subprocess.Popen[bytes]:
+        """The command, running on by itself, with what it prints in two files."""
+        with output.open("wb") as out, errors.open("wb") as err:
+            return subprocess.Popen([str(COMMAND), *words], cwd=self.folder, env=self._env, stdout=out, stderr=err)
+
+    def write(self, plan: Mapping[str, Any]) -> Path:
+        """The file of a plan, which is JSON, and so YAML."""
         file = self.folder / f"{plan['name']}.yaml"
         file.write_text(json.dumps(plan, indent=2))
-        report: dict[str, Any] = json.loads(self.run("retrain", str(file), "--json"))
-        return report
+        return file
+
+    @property
+    def storage(self) -> Path:
+        """Where it keeps works, features, jobs and its cluster's record."""
+        return self.folder / ".headstart"
+
+    def samples(self, *splits: str) -> list[Sample]:
+        """The samples of these splits of the data as last ingested; each one's `file` lies below the folder `data`."""
+        return [sample for sample in parse((self.folder / "data" / NAME).read_text()) if sample.split in splits]
+
+    def cluster_processes(self) -> list[psutil.Process]:
+        """The live processes of this workspace's own local Ray: those that carry its mark, and their descendants."""
+        record = read_json(self.storage / "ray" / "cluster.json")
+        return processes.members(record["home"]) if record else []
 
 
 @contextmanager
@@ -54,6 +84,22 @@ def workspace(source: Path, folder: Path | None) -> Iterator[Workspace]:
         yield Workspace(root / "workspace", source)
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+def spread(source: Path, count: int | None = None, folders: str = "*") -> list[Path]:
+    """The images of class folders, sorted; only so many of them, evenly spread, where `count` is given."""
+    files = sorted(path for path in source.glob(f"{folders}/*/*") if path.is_file())
+    if count is None or count >= len(files):
+        return files
+    return [files[number * len(files) // count] for number in range(count)]
+
+
+def copy(files: Iterable[Path], source: Path, target: Path) -> None:
+    """Copies files of `source` to the same places below `target`."""
+    for file in files:
+        place = target / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, place)
 
 
 def say(text: str) -> None:
