@@ -16,11 +16,11 @@ from heads.model import Model
 from heads.phases import Phase
 from heads.progress import Epoch, Outcome
 from heads.ranks import alone
-from heads.sampling import ImageLoader
+from heads.sampling import ImageLoader, Loaders
 from heads.spec import Variant
 from heads.stacking import stacks_of
 from heads.stream import RandomStream
-from heads.training import Loaders, Training
+from heads.training import Training
 
 __all__ = ["Epoch", "Loaders", "Member", "Outcome", "conclude", "evaluate", "predict_table", "train", "train_together"]
 

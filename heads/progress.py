@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,3 +82,11 @@ def weights_of(model: nn.Module, leaving_out: tuple[str, ...] = ()) -> dict[str,
     """A copy of a model's parameters and buffers on the CPU, but of those whose names begin with one of `leaving_out`."""
     kept = ((name, tensor) for name, tensor in model.state_dict().items() if not name.startswith(leaving_out))
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in kept}
+
+
+def put_back(model: nn.Module, weights: Mapping[str, Tensor], leaving_out: tuple[str, ...] = ()) -> None:
+    """Puts what `weights_of` took back into a model. Raises KeyError or RuntimeError where it is another model's."""
+    names = {name for name in model.state_dict() if not name.startswith(leaving_out)}
+    if strange := names ^ weights.keys():
+        raise KeyError(", ".join(sorted(strange)))
+    model.load_state_dict(weights, strict=False)

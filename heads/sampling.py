@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -153,6 +154,13 @@ class Loader(ABC):
 
     def _count(self, target: str, indices: Tensor) -> int:
         return int(has_label(self.dataset.labels[target][indices]).sum())
+
+
+class Loaders(NamedTuple):
+    """Where a phase's training and its validation read from."""
+
+    train: Loader
+    val: Loader
 
 
 class ImageLoader(Loader):

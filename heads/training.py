@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,20 +24,13 @@ from heads.mixing import draw_mix
 from heads.model import Model
 from heads.optimiser import build_optimiser, build_scaler, lay_out_state, update_weights
 from heads.phases import Phase, compile_policy, phase_number
-from heads.progress import Best, Epoch, Outcome, Progress, weights_of
+from heads.progress import Best, Epoch, Outcome, Progress, put_back, weights_of
 from heads.ranks import average_statistics, rank, synchronise_gradients, synchronising
-from heads.sampling import Batch, Loader
+from heads.sampling import Batch, Loaders
 from heads.schedule import rate_factor
 from heads.spec import BACKBONE_STAGES, Variant
 from heads.stopping import check_finite, why_ended
 from heads.tally import Tally, epoch_score, train_measures
-
-
-class Loaders(NamedTuple):
-    """Where a phase's training and its validation read from."""
-
-    train: Loader
-    val: Loader
 
 
 class Training:
@@ -65,7 +57,8 @@ class Training:
         self.scaler = build_scaler(variant.fit, self.device)
         self.adaptive = AdaptiveFreezing(BACKBONE_STAGES[variant.backbone]) if variant.freeze == "adaptive" else None
         # Stages that no phase thaws are as the model came with them: they are neither copied nor kept.
-        self.num_fixed_stages = 0 if self.adaptive else min(phase.num_frozen_stages for phase in self.policy)
+        num_fixed = 0 if self.adaptive else min(phase.num_frozen_stages for phase in self.policy)
+        self._fixed = tuple(f"backbone.{name}." for name in BACKBONE_STAGES[variant.backbone][:num_fixed])
         decay = variant.fit.ema
         self.average = Average(self.model, decay) if decay else None
         self.epochs: list[Epoch] = []
@@ -171,7 +164,9 @@ class Training:
         )
         self.epochs.append(epoch)
         if self.best is None or epoch.score > self.epochs[self.best.index].score:
-            self.best = Best(self.index, confusions(measured), tuned_thresholds(measured), self._weights_of(self.kept))
+            self.best = Best(
+                self.index, confusions(measured), tuned_thresholds(measured), weights_of(self.kept, leaving_out=self._fixed)
+            )
         ended = self._why_ended()
         self.epochs[-1] = replace(epoch, ended=ended, decisions=() if ended else self._decide(epoch))
         return self.epochs[-1]
@@ -182,10 +177,10 @@ class Training:
         progress = Progress(
             epochs=tuple(self.epochs),
             best=self.best,
-            model=self._weights_of(self.model),
+            model=weights_of(self.model, leaving_out=self._fixed),
             optimiser=self.optimiser.state_dict(),
             balance=weights_of(self.balance),
-            average=self._weights_of(self.average.model) if self.average else None,
+            average=weights_of(self.average.model, leaving_out=self._fixed) if self.average else None,
             scaler=self.scaler.state_dict(),
         )
         checkpoint.save(path, self.variant, progress)
@@ -197,13 +192,13 @@ class Training:
             self._decide(epoch)
         self._enter(progress.epochs[-1].phase)
         try:
-            self._load(self.model, progress.model)
+            put_back(self.model, progress.model, leaving_out=self._fixed)
             self.balance.load_state_dict(progress.balance)
             self.optimiser.load_state_dict(progress.optimiser)
             lay_out_state(self.optimiser)
             self.scaler.load_state_dict(progress.scaler or self.scaler.state_dict())
             if self.average:
-                self._load(self.average.model, progress.average or progress.model)
+                put_back(self.average.model, progress.average or progress.model, leaving_out=self._fixed)
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(
                 f"{path} does not fit the model, whose classes may have changed; train without it: {error}"
@@ -215,7 +210,7 @@ class Training:
         ended = ended or self._why_ended()
         assert self.best is not None
         assert ended is not None
-        self._load(self.model, self.best.weights)
+        put_back(self.model, self.best.weights, leaving_out=self._fixed)
         self.model.eval()
         return Outcome(
             epochs=tuple(self.epochs),
@@ -261,13 +256,3 @@ class Training:
         scores = [done.score for done in self.epochs[: self.index]]
         phase = self.policy[phase_number(self.policy, self.index)]
         return rate_factor(self.variant.fit, phase, self.index, update, self.loaders.train.num_updates, scores)
-
-    def _weights_of(self, model: Model) -> dict[str, Tensor]:
-        fixed = tuple(f"backbone.{name}." for name in BACKBONE_STAGES[self.variant.backbone][: self.num_fixed_stages])
-        return weights_of(model, leaving_out=fixed)
-
-    def _load(self, model: Model, weights: Mapping[str, Tensor]) -> None:
-        """Puts back what `_weights_of` took. Raises KeyError or RuntimeError where it is another model's."""
-        if missing := self._weights_of(model).keys() ^ weights.keys():
-            raise KeyError(", ".join(sorted(missing)))
-        model.load_state_dict(weights, strict=False)
