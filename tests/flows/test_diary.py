@@ -1,0 +1,106 @@
+"""Works that train side by side, in this process: what they leave on the way, and going on from it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flows import job
+from flows.job import diary, keeping
+from flows.job.datasets import Images
+from flows.job.order import read_json
+from flows.job.shelves import Shelves
+from flows.records import DataVersion, Sample, Weights, Work, Workers
+from heads import loop
+from heads.spec import Fit, Head, Variant
+
+EPOCHS = 5
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory: pytest.TempPathFactory) -> DataVersion:
+    folder, random, samples = tmp_path_factory.mktemp("images"), np.random.default_rng(0), []
+    for number in range(18):
+        file = folder / f"{number}.png"
+        Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file)
+        split = "train" if number < 12 else "val"
+        samples.append(Sample(hashlib.md5(file.read_bytes()).hexdigest(), file.name, split, {"label": "ab"[number % 2]}))
+    return DataVersion("d" * 32, "r" * 40, tuple(samples), folder, ())
+
+
+def order_of(storage: Path, version: DataVersion) -> job.Job:
+    works = []
+    for design, rate in (("linear", 0.01), ("linear", 0.001), ("mlp", 0.01)):
+        fit = Fit(epochs=EPOCHS, batch_size=6, image_size_px=32, learning_rate=rate, augment="none")
+        variant = Variant(backbone="squeezenet1_1", heads=(Head(target="label", design=design),), fit=fit)
+        works.append(Work(f"{design}-{rate}", variant, Weights("none")))
+    return job.Job("train", "k", "tiny", storage, version, {"label": ("a", "b")}, Workers(count=1), works=tuple(works))
+
+
+def train(order: job.Job) -> None:
+    shelves = Shelves(order, Images(order), torch.device("cpu"))
+    shelves.fill(order.works)
+    (group,) = shelves.fuse(order.works)
+    shelves.train_together(group)
+
+
+def bundles(order: job.Job) -> list[bytes]:
+    return [(order.work_root / work.key / "bundle" / "weights.safetensors").read_bytes() for work in order.works]
+
+
+class Killed(Exception):
+    """Stands for a kill between two epochs."""
+
+
+@pytest.fixture
+def half_done(tmp_path: Path, version: DataVersion, monkeypatch: pytest.MonkeyPatch) -> job.Job:
+    """A job that was ended in its third epoch, with a checkpoint an epoch of each work."""
+    order, note = order_of(tmp_path / "half", version), diary.Diary.note
+
+    def dying(self: diary.Diary, epoch: loop.Epoch, save: Callable[[Path], None]) -> None:
+        if epoch.index == 2:
+            raise Killed
+        note(self, epoch, save)
+
+    monkeypatch.setattr(diary, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(diary.Diary, "note", dying)
+    with pytest.raises(Killed):
+        train(order)
+    monkeypatch.undo()
+    return order
+
+
+def test_probes_go_on_from_their_last_checkpoint_and_end_as_if_nothing_had_happened(
+    tmp_path: Path, version: DataVersion, half_done: job.Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = order_of(tmp_path / "whole", version)
+    train(whole)
+    assert all(keeping.checkpoint_file(half_done, work).is_file() for work in half_done.works)
+    trained: list[int] = []
+    monkeypatch.setattr(diary.Diary, "note", lambda self, epoch, save: trained.append(epoch.index))
+    train(half_done)
+    assert sorted(trained) == sorted([2, 3, 4] * 3), "two epochs were kept"
+    assert bundles(half_done) == bundles(whole)
+    assert not any(keeping.checkpoint_file(half_done, work).exists() for work in half_done.works)
+    for work in whole.works:
+        rows = read_json(half_done.work_root / work.key / "result.json")["epochs"]
+        assert [row["epoch"] for row in rows] == list(range(EPOCHS))
+
+
+def test_a_damaged_checkpoint_is_left_aside_with_a_word(
+    tmp_path: Path, version: DataVersion, half_done: job.Job, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = order_of(tmp_path / "whole", version)
+    train(whole)
+    keeping.checkpoint_file(half_done, half_done.works[1]).write_bytes(b"damaged")
+    with caplog.at_level(logging.WARNING):
+        train(half_done)
+    assert "left aside" in caplog.text
+    assert bundles(half_done) == bundles(whole)
