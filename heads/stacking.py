@@ -148,4 +148,4 @@ def _each(stacked: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
 
 
 def _call(head: nn.Module, features: Sequence[Tensor], weights: dict[str, Tensor]) -> Any:
-    return functional_call(head, weights, tuple(features))
+    return functional_call(head, weights, tuple(features), tie_weights=False)
