@@ -28,6 +28,11 @@ class Average:
         """Averages from now on what the model trains from now on; its frozen stages are copied, once."""
         num_frozen = model.num_frozen_stages
         self.model.backbone[:num_frozen].load_state_dict(model.backbone[:num_frozen].state_dict())
+        self.find(model)
+
+    def find(self, model: Model) -> None:
+        """Looks up the weights of the model followed, which have moved in memory."""
+        num_frozen = model.num_frozen_stages
         self._pairs = []
         for mean, part in ((self.model.backbone[num_frozen:], model.backbone[num_frozen:]), (self.model.heads, model.heads)):
             self._pairs += zip(mean.state_dict().values(), part.state_dict().values(), strict=True)

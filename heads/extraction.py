@@ -17,9 +17,11 @@ from heads.sampling import num_loader_workers
 from heads.spec import Precision
 from heads.trunks import Tap, Trunk
 
-# By the kind of device. Every batch is filled up to it, since kernels for fewer images add up in another order: what a sample
-# gives is then the same to the bit, whichever samples a kill or a new night brings it together with.
+# By the kind of device, for images of up to 224 px; of larger ones as many as have so many pixels. Every batch is filled up to
+# it, since kernels for fewer images add up in another order: what a sample gives is then the same to the bit, whichever samples
+# a kill or a new night brings it together with.
 BATCH_SIZES = {"cpu": 16, "cuda": 128}
+FULL_SIDE_PX = 224
 # What a kill can lose: a shard is written when it has this many bytes, or this old is its first sample. It takes twice as much
 # memory while it is.
 SHARD_BYTES = 32 * 2**20
@@ -102,7 +104,7 @@ def _run(
     precision: Precision,
 ) -> Iterator[tuple[Sequence[int], dict[str, Tensor]]]:
     """Shards of samples with their features by tap name, on the CPU."""
-    batch_size = BATCH_SIZES.get(device.type, BATCH_SIZES["cpu"])
+    batch_size = _batch_size(device, dataset.preprocess.image_size_px)
     loader = DataLoader(
         _Views(dataset, indices, view),
         batch_size=batch_size,
@@ -123,6 +125,11 @@ def _run(
             yield indices[first:end], shard
             del shard
             first, num_bytes, start = end, 0, monotonic()
+
+
+def _batch_size(device: torch.device, image_size_px: int) -> int:
+    most = BATCH_SIZES.get(device.type, BATCH_SIZES["cpu"])
+    return max(1, min(most, most * FULL_SIDE_PX**2 // image_size_px**2))
 
 
 def _filled(images: Tensor, batch_size: int) -> Tensor:

@@ -136,7 +136,7 @@ class _Fused:
         if self._failed:
             return False
         if self.training.is_finished:
-            self.member.on_end(self.training.finish())
+            self._end(self.training.finish())
             return False
         if self.member.on_pause and len(self.training.epochs) == self.member.num_epochs:
             self.member.on_pause(self.training.epochs, self.training.save)
@@ -149,7 +149,13 @@ class _Fused:
             self.member.on_epoch(self.training.end_epoch(), self.training.save)
         except TrainingDiverged as error:
             self._failed = True
-            self.member.on_end(error)
+            self._end(error)
+
+    def _end(self, end: Outcome | TrainingDiverged) -> None:
+        # Views would keep all of the stack that they are of in memory.
+        for weight in self.training.model.heads.parameters():
+            weight.data = weight.data.clone()
+        self.member.on_end(end)
 
 
 def _run_epoch(active: Sequence[_Fused], loaders: Loaders) -> None:

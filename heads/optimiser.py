@@ -63,9 +63,9 @@ def lay_out_state(optimiser: torch.optim.Optimizer) -> None:
 
 
 class Joint:
-    """Optimisers of one kind as one: its step is a step of each, with the calls of one.
+    """Optimisers of one kind as one: its step is a step of each, with what surrounds a step done once.
 
-    They are told to `release` what was learnt of their weights before they are asked for it.
+    It is told to `release` what it knows of their weights before they are asked for it.
     """
 
     def __init__(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:

@@ -20,6 +20,7 @@ from heads.model import Model
 from heads.optimiser import Joint, clip, in_layout_of, lay_out_state
 from heads.sampling import Batch
 from heads.spec import Fit, Variant
+from heads.tally import summed_loss
 from heads.training import Training
 
 # What happens between a gradient and the next weights, and when training ends: stacked variants may differ in it.
@@ -35,14 +36,16 @@ OWN_FIELDS = (
     "ema",
     "stage_decay",
 )
+STACKED_DESIGNS = ("linear", "mlp")
+STACKED_ACTIVATIONS = ("gelu", "relu")
 OWN_DEFAULTS = {name: Fit.model_fields[name].default for name in OWN_FIELDS}
 
 
 class Stack:
-    """Trainings that pass through the epoch at hand together, each ending it as it would alone.
+    """Trainings that pass through the epoch at hand together, each ending it as it would in a stack of its own, to the bit.
 
-    Their models differ in the values of their heads' weights alone, and these are views of the stack from here on: who
-    updates one updates the stack. They draw the same dropout, as each would by itself from the seed that they share.
+    Their models differ in the values of their heads' weights alone, and from the first batch on these are views of the stack:
+    who updates one updates the stack. They draw the same dropout, as each would by itself from the seed that they share.
     """
 
     def __init__(self, trainings: Sequence[Training]) -> None:
@@ -102,7 +105,7 @@ class Stack:
                 weight.data = stacked[place]
             lay_out_state(training.optimiser)
             if training.average:
-                training.average.follow(training.model)
+                training.average.find(training.model)
         kinds = {type(training.optimiser) for training in self.trainings}
         self._joints = [Joint([one.optimiser for one in self.trainings if type(one.optimiser) is kind]) for kind in kinds]
 
@@ -119,9 +122,9 @@ class Stack:
 
     def _losses(self, target: str, logits: Tensor, batch: Batch) -> Tensor:
         """The summed loss (V) of each training's logits (V, N, C)."""
-        labels = torch.cat([batch.labels[target]] * len(logits))
-        losses = self._first.criteria[target].losses(logits.flatten(0, 1).float(), labels)
-        return (losses.reshape(len(logits), -1) * batch.weights).sum(dim=1)
+        criterion, labels = self._first.criteria[target], batch.labels[target]
+        # One by one: how an element is computed may depend on where in a tensor it lies.
+        return torch.stack([summed_loss(criterion, rows, labels, batch.weights) for rows in logits])
 
 
 def stacks_of(trainings: Sequence[Training]) -> list[Stack | Training]:
@@ -129,16 +132,17 @@ def stacks_of(trainings: Sequence[Training]) -> list[Stack | Training]:
     alike: dict[Hashable, list[Training]] = defaultdict(list)
     for number, training in enumerate(trainings):
         alike[_shape(training) or number].append(training)
-    # A stack of one as well: what a variant ends with then depends on no neighbour, to the bit.
+    # A stack of one as well: what a variant ends with then depends on no neighbour.
     return [Stack(group) if _shape(group[0]) else group[0] for group in alike.values()]
 
 
 def _shape(training: Training) -> Variant | None:
     """What trainings must have in common to share a stack; None where one cannot."""
     variant, fit = training.variant, training.variant.fit
-    # Decoders keep statistics of batches; losses that weigh themselves and gradients that are scaled belong to one training.
-    has_masks = any(head.task == "segmentation" for head in variant.heads)
-    if has_masks or fit.head_weights != "equal" or fit.precision == "fp16" or fit.compile:
+    # Decoders keep statistics of batches, and other designs and activations compute an element by where in the stack it lies.
+    strange = any(head.design not in STACKED_DESIGNS for head in variant.heads) or fit.mlp_activation not in STACKED_ACTIVATIONS
+    # Losses that weigh themselves and gradients that are scaled belong to one training.
+    if strange or fit.head_weights != "equal" or fit.precision == "fp16" or fit.compile:
         return None
     return variant.model_copy(update={"freeze": "all", "fit": fit.model_copy(update=OWN_DEFAULTS)})
 

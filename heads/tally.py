@@ -18,7 +18,7 @@ from heads.ranks import rows_of_ranks, sum_over_ranks
 from heads.schedule import Score
 from heads.spec import Task
 
-# Batches are counted many at once: small heads spend more time in calls than in sums. Masks are counted as they come.
+# Batches are counted many at once, up to so many bytes: small heads spend more time in calls than in sums.
 MAX_PENDING_BYTES = 16 * 2**20
 
 
@@ -65,13 +65,19 @@ class _Seen(NamedTuple):
 class Tally:
     """Sums and counts by target, and on request each sample's scores; missing labels and images of weight 0 count for nothing.
 
-    `tasks` are those of the targets. Losses are the tasks' plain ones, or what `criteria` say by target.
+    `tasks` are those of the targets. Losses are the tasks' plain ones, or what `criteria` say by target. At most
+    `max_pending_bytes` of batches wait to be counted.
     """
 
     def __init__(
-        self, tasks: Mapping[str, Task], criteria: Mapping[str, Criterion] | None = None, *, keeps_scores: bool = False
+        self,
+        tasks: Mapping[str, Task],
+        criteria: Mapping[str, Criterion] | None = None,
+        *,
+        keeps_scores: bool = False,
+        max_pending_bytes: int = MAX_PENDING_BYTES,
     ) -> None:
-        self._tasks, self._keeps_scores = tasks, keeps_scores
+        self._tasks, self._keeps_scores, self._max_pending_bytes = tasks, keeps_scores, max_pending_bytes
         self._criteria = {target: KINDS[task].PLAIN for target, task in tasks.items()} | dict(criteria or {})
         self._pending: dict[str, list[_Seen]] = {}
         self._pending_bytes = 0
@@ -105,8 +111,8 @@ class Tally:
         for target, scores in logits.items():
             seen = _Seen(scores.detach(), labels[target], weights, losses[target].detach())
             self._pending.setdefault(target, []).append(seen)
-            self._pending_bytes += scores.nbytes
-        if self._pending_bytes >= MAX_PENDING_BYTES:
+            self._pending_bytes += scores.nbytes + labels[target].nbytes
+        if self._pending_bytes >= self._max_pending_bytes:
             self._count()
 
     def totals(self) -> dict[str, Total]:

@@ -30,7 +30,7 @@ from heads.sampling import Batch, Loaders
 from heads.schedule import rate_factor
 from heads.spec import BACKBONE_STAGES, Variant
 from heads.stopping import check_finite, why_ended
-from heads.tally import Tally, epoch_score, train_measures
+from heads.tally import MAX_PENDING_BYTES, Tally, epoch_score, train_measures
 
 
 class Training:
@@ -95,8 +95,9 @@ class Training:
         # Drawn anew each epoch, so that dropout after a resume is what it would have been.
         torch.manual_seed((self.variant.fit.seed * 1_000_003 + self.index) * 1_009 + rank())
         self._movements = Movements(self.model) if self.adaptive else None
-        self.trained = Tally(self.model.tasks, self.criteria)
-        self.measured = Tally(self.model.tasks, keeps_scores=True)
+        pending = MAX_PENDING_BYTES // num_together
+        self.trained = Tally(self.model.tasks, self.criteria, max_pending_bytes=pending)
+        self.measured = Tally(self.model.tasks, keeps_scores=True, max_pending_bytes=pending)
         self.model.train()
 
     def train_on(self, number: int, batch: Batch) -> None:

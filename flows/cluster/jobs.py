@@ -35,7 +35,7 @@ CREDENTIALS = ("ACCESS_KEY", "PASSWORD", "SECRET", "TOKEN")
 
 # glibc gives freed blocks of some size back to the kernel, which hands them out again a layer later, page by page: a third to a
 # half of a forward pass on a CPU (tests/benchmarks/kept_memory.py). Told so, it keeps them, in one arena for all threads.
-KEEPING_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+KEEPING_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
 Text = Callable[[str], None]
 

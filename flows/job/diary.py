@@ -10,15 +10,16 @@ from time import monotonic
 from flows.job import keeping
 from flows.job.order import Job
 from flows.records import Work
-from heads import loop
+from heads import checkpoint, loop
 from heads.errors import CheckpointError
 from heads.loop import Loaders, Member
 
 LOG = logging.getLogger(__name__)
 # An epoch of features takes milliseconds, and a file that is surely on the disk as many.
 PROGRESS_SECONDS = 2.0
-# What a kill may cost.
+# What a kill may cost, beside an epoch; more where a checkpoint takes more than a twentieth of it.
 CHECKPOINT_SECONDS = 30.0
+SAVE_FACTOR = 20
 
 
 class Diary:
@@ -27,7 +28,7 @@ class Diary:
     def __init__(self, job: Job, work: Work) -> None:
         self._job, self._work = job, work
         self._told: list[loop.Epoch] = []
-        self._written_at, self._saved_at = 0.0, monotonic()
+        self._written_at, self._saves_at = 0.0, monotonic() + CHECKPOINT_SECONDS
 
     @property
     def last(self) -> Path | None:
@@ -38,12 +39,13 @@ class Diary:
     def note(self, epoch: loop.Epoch, save: Callable[[Path], None]) -> None:
         """Takes in an epoch, and writes down what is due."""
         self._told.append(epoch)
-        saves = monotonic() - self._saved_at >= CHECKPOINT_SECONDS
+        saves = monotonic() >= self._saves_at
         if saves or monotonic() - self._written_at >= PROGRESS_SECONDS:
             self.write()
         if saves:
+            start = monotonic()
             save(keeping.checkpoint_file(self._job, self._work))
-            self._saved_at = monotonic()
+            self._saves_at = monotonic() + max(CHECKPOINT_SECONDS, SAVE_FACTOR * (monotonic() - start))
 
     def write(self) -> None:
         """Writes the epochs so far for those who follow."""
@@ -52,12 +54,13 @@ class Diary:
 
 
 def train_together(job: Job, works: Sequence[Work], member: Callable[[Work], Member], loaders: Loaders) -> None:
-    """Trains the works' members side by side, each from its last checkpoint; ones that cannot be read are left aside."""
-    try:
-        loop.train_together([member(work) for work in works], loaders)
-    except CheckpointError as error:
-        # Written by another version, or damaged: what they save is time, and the training gives the same without them.
-        LOG.warning("checkpoints of works that train together are left aside: %s", error)
-        for work in works:
-            keeping.checkpoint_file(job, work).unlink(missing_ok=True)
-        loop.train_together([member(work) for work in works], loaders)
+    """Trains the works' members side by side, each from its last checkpoint; one that cannot be read is left aside."""
+    for work in works:
+        try:
+            if file := Diary(job, work).last:
+                checkpoint.load(file, work.variant)
+        except CheckpointError as error:
+            # Written by another version, or damaged: what it saves is time, and the training gives the same without it.
+            LOG.warning("%s: its checkpoint is left aside: %s", work.key, error)
+            keeping.drop_checkpoint(job, work)
+    loop.train_together([member(work) for work in works], loaders)

@@ -21,6 +21,13 @@ def checkpoint_file(job: Job, work: Work) -> Path:
     return job.work_root / work.key / "training.pt"
 
 
+def drop_checkpoint(job: Job, work: Work) -> None:
+    """Removes that file, and what a kill left of one half written."""
+    file = checkpoint_file(job, work)
+    for each in (file, *file.parent.glob(f".{file.name}.*")):
+        each.unlink(missing_ok=True)
+
+
 def write_progress(job: Job, work: Work, epochs: Sequence[loop.Epoch]) -> None:
     """Adds epochs to the work's `progress.json`."""
     file = job.work_root / work.key / "progress.json"
@@ -70,7 +77,7 @@ def keep(job: Job, work: Work, model: Model, outcome: loop.Outcome) -> None:
     write_json(folder / "result.json", result)
     # What it went on from; its standing in a contest stays, since rivals are ranked by it.
     (folder / "probe.pt").unlink(missing_ok=True)
-    checkpoint_file(job, work).unlink(missing_ok=True)
+    drop_checkpoint(job, work)
 
 
 def give_up(job: Job, work: Work, error: TrainingDiverged) -> None:
@@ -78,7 +85,7 @@ def give_up(job: Job, work: Work, error: TrainingDiverged) -> None:
     folder = job.work_root / work.key
     epochs = read_json(folder / "progress.json", {"epochs": []})["epochs"]
     write_json(folder / "failure.json", {"work_key": work.key, "reason": str(error), "epochs": epochs})
-    checkpoint_file(job, work).unlink(missing_ok=True)
+    drop_checkpoint(job, work)
 
 
 def _class_ious(work: Work, outcome: loop.Outcome, classes: dict[str, list[str]]) -> dict[str, float]:

@@ -54,9 +54,11 @@ def _member(job: Job, backbone: Any, work: Work) -> Member:
         diary.write()
         best = max(epochs, key=lambda one: one.score)
         write_json(job.work_root / work.key / "probe.json", {"metrics": best.metrics})
+        keeping.drop_checkpoint(job, work)
 
     def on_end(outcome: loop.Outcome | TrainingDiverged) -> None:
         assert isinstance(outcome, TrainingDiverged), "a probe pauses before its last epoch"
+        diary.write()
         keeping.give_up(job, work, outcome)
 
     model = build_model(work.variant, job.classes, work.weights.path, backbone=backbone)

@@ -24,7 +24,7 @@ from heads.errors import TrainingDiverged
 from heads.extraction import count_missing, extract
 from heads.features import Features, FeatureStore
 from heads.loop import Loaders, Member
-from heads.model import Model, build_backbone, build_model
+from heads.model import build_backbone, build_model
 from heads.phases import Phase, compile_policy
 from heads.pricing import forward_multiply_adds
 from heads.ranks import rank, sum_over_ranks
@@ -33,7 +33,7 @@ from heads.stored import FeatureLoader, open_views
 from heads.trunks import Tap, Trunk, stored_taps, trunk_of
 
 # Validation reads small features in large bites.
-LOOK_BYTES = 4 * 2**20
+LOOK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -127,17 +127,16 @@ class Shelves:
     def _member(self, backbone: Any, work: Work) -> Member:
         model = build_model(work.variant, self.job.classes, work.weights.path, backbone=backbone)
 
-        def on_end(outcome: loop.Outcome | TrainingDiverged) -> None:
-            self._end(work, model, outcome)
-
         diary = Diary(self.job, work)
-        return Member(model, work.variant, diary.note, on_end, resume=diary.last)
 
-    def _end(self, work: Work, model: Model, outcome: loop.Outcome | TrainingDiverged) -> None:
-        if isinstance(outcome, TrainingDiverged):
-            keeping.give_up(self.job, work, outcome)
-        else:
-            keeping.keep(self.job, work, model, outcome)
+        def on_end(outcome: loop.Outcome | TrainingDiverged) -> None:
+            if isinstance(outcome, TrainingDiverged):
+                diary.write()
+                keeping.give_up(self.job, work, outcome)
+            else:
+                keeping.keep(self.job, work, model, outcome)
+
+        return Member(model, work.variant, diary.note, on_end, resume=diary.last)
 
     def _passes(self, works: Sequence[Work]) -> list[Pass]:
         found: dict[Pass, Pass] = {}

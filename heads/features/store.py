@@ -135,7 +135,8 @@ class FeatureStore:
     def _forget_descriptions(self) -> None:
         shelves = self._places()
         for name in self._place.names(FACTS):
-            if name.removesuffix(FACTS) not in shelves:
+            # A root may hold other people's files as well.
+            if _is_trunk(name.removesuffix(FACTS)) and name.removesuffix(FACTS) not in shelves:
                 self._place.remove(name)
 
     def _places(self) -> dict[str, Place]:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def resumed(digits: Workspace) -> dict[str, Any]:
     """The report of a retraining whose predecessor was killed in its second variant."""
-    first, second = [v["variant_id"] for v in digits.json("plan", "plan.yaml")["variants"]]
+    first, second = [v["variant_id"] for v in digits.json("plan", "plan.yaml", "--no-calibrate")["variants"]]
     flow = digits.start("retrain", "plan.yaml")
 
     def half_way() -> bool:

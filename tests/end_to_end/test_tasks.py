@@ -78,10 +78,10 @@ def report(shapes: Workspace) -> dict[str, Any]:
 
 
 def test_a_plan_tells_the_three_heads_before_anything_runs(shapes: Workspace) -> None:
-    told = shapes.json("plan", "plan.yaml")
+    told = shapes.json("plan", "plan.yaml", "--no-calibrate")
     assert [variant["heads"] for variant in told["variants"]] == [{"kind": "linear", "mask": "unet", "tags": "linear"}]
+    assert "kind linear + mask unet + tags linear" in told["variants"][0]["label"]
     assert told["metric"] == "mask/miou"
-    assert "kind linear + mask unet + tags linear" in shapes.run("plan", "plan.yaml")
 
 
 def test_a_retraining_measures_every_head_and_promotes_by_the_mask(report: dict[str, Any]) -> None:
@@ -98,8 +98,6 @@ def test_a_retraining_measures_every_head_and_promotes_by_the_mask(report: dict[
 
 
 def test_models_show_tells_the_holdout_a_line_a_target(shapes: Workspace, report: dict[str, Any]) -> None:
-    told = shapes.json("models", "show", "shapes")
-    assert told["champion"]["metrics"] == pytest.approx(report["holdout"])
     screen = shapes.run("models", "show", "shapes")
     for start in ("kind: accuracy", "mask: miou", "tags: accuracy"):
         assert start in screen

@@ -152,8 +152,7 @@ def test_progress_counts_features_first_and_then_epochs_and_no_listener_ends_it(
         assert wait_for(lambda event: event.epochs != {}).features is None
         job.write_json(order.folder / "features.json", {"total": 8})
         job.write_json(order.folder / "stored-here-1.json", {"num_samples": 2, "flops": 1})
-        begun = wait_for(lambda event: event.features is not None)
-        assert (begun.features, begun.share) == ((2, 8), 0.125)
+        assert wait_for(lambda event: event.features == (2, 8)).share == 0.125
         job.write_json(order.folder / "stored-here-2.json", {"num_samples": 6, "flops": 1})
         assert wait_for(lambda event: event.features == (8, 8)).share == 0.5
         job.write_json(settings.storage / "work" / first.key / "progress.json", {"epochs": [{}, {}, {}, {}]})

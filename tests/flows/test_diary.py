@@ -70,6 +70,7 @@ def half_done(tmp_path: Path, version: DataVersion, monkeypatch: pytest.MonkeyPa
         note(self, epoch, save)
 
     monkeypatch.setattr(diary, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(diary, "SAVE_FACTOR", 0.0)
     monkeypatch.setattr(diary.Diary, "note", dying)
     with pytest.raises(Killed):
         train(order)
@@ -95,12 +96,19 @@ def test_probes_go_on_from_their_last_checkpoint_and_end_as_if_nothing_had_happe
 
 
 def test_a_damaged_checkpoint_is_left_aside_with_a_word(
-    tmp_path: Path, version: DataVersion, half_done: job.Job, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    version: DataVersion,
+    half_done: job.Job,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = order_of(tmp_path / "whole", version)
     train(whole)
+    trained: list[int] = []
+    monkeypatch.setattr(diary.Diary, "note", lambda self, epoch, save: trained.append(epoch.index))
     keeping.checkpoint_file(half_done, half_done.works[1]).write_bytes(b"damaged")
     with caplog.at_level(logging.WARNING):
         train(half_done)
     assert "left aside" in caplog.text
+    assert sorted(trained) == sorted([*range(EPOCHS), *[2, 3, 4] * 2]), "the others go on from theirs"
     assert bundles(half_done) == bundles(whole)
