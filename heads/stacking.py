@@ -133,7 +133,7 @@ def stacks_of(trainings: Sequence[Training]) -> list[Stack | Training]:
     for number, training in enumerate(trainings):
         alike[_shape(training) or number].append(training)
     # A stack of one as well: what a variant ends with then depends on no neighbour.
-    return [Stack(group) if _shape(group[0]) else group[0] for group in alike.values()]
+    return [Stack(group) if isinstance(shape, Variant) else group[0] for shape, group in alike.items()]
 
 
 def _shape(training: Training) -> Variant | None:
