@@ -13,7 +13,7 @@ demo: $(READY) ## The main job on handwritten digits, from nothing to a promoted
 	@$(BIN)/headstart retrain flows/plans/demo.yaml
 
 test: $(READY) ## Every test, failures caused on purpose included
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(READY) ## Style, types, walls and documents
 	@$(BIN)/ruff check .
