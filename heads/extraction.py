@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic
 
 import torch
@@ -29,17 +31,32 @@ SHARD_SECONDS = 20.0
 LAYOUT = torch.channels_last
 
 
-class _Views(Dataset[Tensor]):
-    """One view of some of a dataset's images."""
+@dataclass(frozen=True)
+class Wanted:
+    """The taps that are wanted of one view of a dataset's images."""
 
-    def __init__(self, dataset: ImageDataset, indices: Sequence[int], view: int) -> None:
-        self._dataset, self._indices, self._view = dataset, indices, view
+    dataset: ImageDataset
+    view: int
+    taps: Collection[Tap]
+
+    @property
+    def keys(self) -> list[Key]:
+        """What the store calls its samples, in order."""
+        return [Key(digest, self.view) for digest in self.dataset.digests]
+
+
+class _Images(Dataset[Tensor]):
+    """Views of images, each of a dataset at an index."""
+
+    def __init__(self, places: Sequence[tuple[ImageDataset, int, int]]) -> None:
+        self._places = places
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self._places)
 
     def __getitem__(self, number: int) -> Tensor:
-        return self._dataset.view(self._indices[number], self._view)[0]
+        dataset, index, view = self._places[number]
+        return dataset.view(index, view)[0]
 
 
 def count_missing(store: FeatureStore, trunk: Trunk, taps: Collection[Tap], digests: Sequence[str], view: int) -> int:
@@ -50,63 +67,58 @@ def count_missing(store: FeatureStore, trunk: Trunk, taps: Collection[Tap], dige
 def extract(
     build: Callable[[], nn.Sequential],
     trunk: Trunk,
-    taps: Collection[Tap],
-    dataset: ImageDataset,
-    view: int,
+    wanted: Sequence[Wanted],
     store: FeatureStore,
     *,
     device: torch.device,
     precision: Precision,
     on_stored: Callable[[int], None] | None = None,
 ) -> int:
-    """How many images this rank forwarded until the store held the taps of every sample of `dataset` in this view.
+    """How many images this rank forwarded until the store held all that is wanted of the trunk.
 
     `build` gives the stages of the whole backbone as the trunk names it, frozen and on `device`, and is asked only where a
     sample is missing; no more of them run than the taps ask for.
-    Every rank of an initialised torch.distributed group must ask, with the same dataset; each takes its share. `on_stored` is
-    called with the number of samples of each shard that was written. Killed at any point, it loses a shard at most.
+    Every rank of an initialised torch.distributed group must ask, for the same; each takes its share. `on_stored` is called
+    with the number of samples of each shard that was written. Killed at any point, it loses a shard at most.
     """
-    shelf, wanted, num_forwarded = store.shelf(trunk.id), tuple(sorted(taps)), 0
-    places = {digest: index for index, digest in enumerate(dataset.digests)}
+    shelf, num_forwarded = store.shelf(trunk.id), 0
+    places = {key: (each.dataset, index, each.view) for each in wanted for index, key in enumerate(each.keys)}
     while True:
-        lacking = _lacking(shelf, [Key(digest, view) for digest in places], wanted)
+        lacking = _lacking(shelf, wanted)
         # All have looked before any writes, so that their shares are of one whole.
         if not sum_over_ranks(torch.tensor([float(len(lacking))], device=device)).item():
             return num_forwarded
-        for missing in sorted(set(lacking.values())):
-            alike = [places[key.digest] for key, found in lacking.items() if found == missing]
-            for indices, rows in _run(build(), missing, dataset, alike[rank() :: num_ranks()], view, device, precision):
-                shelf.write([Key(dataset.digests[index], view) for index in indices], rows)
-                num_forwarded += len(indices)
+        for taps in sorted(set(lacking.values())):
+            # Across splits and views, so that few batches are filled up.
+            alike = [key for key in places if lacking.get(key) == taps][rank() :: num_ranks()]
+            images = _Images([places[key] for key in alike])
+            for part, rows in _run(build(), taps, images, trunk.preprocess.image_size_px, device, precision):
+                shelf.write(alike[part], rows)
+                num_forwarded += part.stop - part.start
                 if on_stored:
-                    on_stored(len(indices))
+                    on_stored(part.stop - part.start)
                 # Not beside the next shard, which fills meanwhile.
                 del rows
         sum_over_ranks(torch.zeros(1, device=device))
 
 
-def _lacking(shelf: Shelf, keys: Sequence[Key], taps: Sequence[Tap]) -> dict[Key, tuple[Tap, ...]]:
+def _lacking(shelf: Shelf, wanted: Sequence[Wanted]) -> Mapping[Key, tuple[Tap, ...]]:
     """By key the taps that it lacks, for keys that lack any."""
-    found: dict[Key, tuple[Tap, ...]] = {}
-    for tap in taps:
-        for key in shelf.missing(keys, [tap.name]):
-            found[key] = (*found.get(key, ()), tap)
-    return {key: found[key] for key in keys if key in found}
+    found: dict[Key, set[Tap]] = defaultdict(set)
+    for each in wanted:
+        for tap in each.taps:
+            for key in shelf.missing(each.keys, [tap.name]):
+                found[key].add(tap)
+    return {key: tuple(sorted(taps)) for key, taps in found.items()}
 
 
 def _run(
-    stages: nn.Sequential,
-    taps: Sequence[Tap],
-    dataset: ImageDataset,
-    indices: Sequence[int],
-    view: int,
-    device: torch.device,
-    precision: Precision,
-) -> Iterator[tuple[Sequence[int], dict[str, Tensor]]]:
-    """Shards of samples with their features by tap name, on the CPU."""
-    batch_size = _batch_size(device, dataset.preprocess.image_size_px)
+    stages: nn.Sequential, taps: Sequence[Tap], images: _Images, image_size_px: int, device: torch.device, precision: Precision
+) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+    """Shards of the images: which of them, and their features by tap name, on the CPU."""
+    batch_size = _batch_size(device, image_size_px)
     loader = DataLoader(
-        _Views(dataset, indices, view),
+        images,
         batch_size=batch_size,
         num_workers=num_loader_workers(device),
         pin_memory=device.type == "cuda",
@@ -115,14 +127,14 @@ def _run(
     parts: list[dict[str, Tensor]] = []
     first = num_bytes = 0
     start = monotonic()
-    for number, images in enumerate(loader):
-        rows = _look(stages, taps, _filled(images, batch_size).to(device, non_blocking=True, memory_format=LAYOUT), precision)
-        parts.append({name: tensor[: len(images)] for name, tensor in rows.items()})
+    for number, batch in enumerate(loader):
+        rows = _look(stages, taps, _filled(batch, batch_size).to(device, non_blocking=True, memory_format=LAYOUT), precision)
+        parts.append({name: tensor[: len(batch)] for name, tensor in rows.items()})
         num_bytes += sum(tensor.nbytes for tensor in parts[-1].values())
-        end = number * batch_size + len(images)
-        if num_bytes >= SHARD_BYTES or monotonic() - start >= SHARD_SECONDS or end == len(indices):
+        end = number * batch_size + len(batch)
+        if num_bytes >= SHARD_BYTES or monotonic() - start >= SHARD_SECONDS or end == len(images):
             shard, parts = _joined(parts), []
-            yield indices[first:end], shard
+            yield slice(first, end), shard
             del shard
             first, num_bytes, start = end, 0, monotonic()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -20,11 +20,14 @@ SHARES = "shares.json"
 
 @dataclass(frozen=True)
 class Charge:
-    """What one pass of images through a trunk has to do: samples, their multiply-adds together, and the keys it is done for."""
+    """What one pass of images through a trunk has to do, and which part of it each key stands for, together one.
+
+    That is samples, and their multiply-adds together.
+    """
 
     num_samples: int
     flops: int
-    keys: tuple[str, ...]
+    parts: Mapping[str, float]
 
 
 class Accounts:
@@ -55,8 +58,8 @@ class Accounts:
     def divide(self) -> None:
         """Divides the time since the last division among those that the pass is for."""
         now = monotonic()
-        for key in self._charge.keys:
-            self._shares[key] = self._shares.get(key, 0.0) + (now - self._since) / len(self._charge.keys)
+        for key, part in self._charge.parts.items():
+            self._shares[key] = self._shares.get(key, 0.0) + (now - self._since) * part
         self._since = now
         if self.leads:
             write_json(self.job.folder / SHARES, self._shares)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from flows.records import Work
 from heads import loop
 from heads.dataset import ImageDataset
 from heads.errors import TrainingDiverged
-from heads.extraction import count_missing, extract
+from heads.extraction import Wanted, count_missing, extract
 from heads.features import Features, FeatureStore
 from heads.loop import Loaders, Member
 from heads.model import build_backbone, build_model
@@ -37,15 +37,22 @@ LOOK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One view of a split's images through one trunk: the taps that works need of it, one of these works, and all their keys."""
+class Part:
+    """One view of a split's images: the taps that works need of it, and the keys of these works."""
 
-    trunk: Trunk
     view: int
     split: str
-    work: Work = field(compare=False)
-    taps: frozenset[Tap] = field(compare=False)
-    keys: tuple[str, ...] = field(compare=False)
+    taps: frozenset[Tap]
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """All that goes through one trunk for works, among them this one."""
+
+    trunk: Trunk
+    work: Work
+    parts: tuple[Part, ...]
 
 
 def is_probe(variant: Variant) -> bool:
@@ -65,18 +72,17 @@ class Shelves:
     def fill(self, works: Sequence[Work]) -> None:
         """Runs every trunk that the works share on the samples that it never saw; all members together."""
         passes = self._passes(works)
-        charges = {each: self._charge(each) for each in passes}
-        self.accounts.announce(list(charges.values()))
+        charges = [self._charge(each) for each in passes]
+        self.accounts.announce(charges)
         backbones = _Backbones(self.device)
-        for each in passes:
+        for each, charge in zip(passes, charges, strict=True):
             name_trunk(self.store, each.trunk)
-            self.accounts.begin(charges[each])
+            self.accounts.begin(charge)
+            sets = {split: self.images.read(split, each.work.variant, cache_bytes=0) for split in ("train", "val")}
             extract(
                 partial(backbones.get, each.work),
                 each.trunk,
-                each.taps,
-                self.images.read(each.split, each.work.variant, cache_bytes=0),
-                each.view,
+                [Wanted(sets[part.split], part.view, part.taps) for part in each.parts],
                 self.store,
                 device=self.device,
                 precision=each.work.variant.fit.precision,
@@ -139,18 +145,21 @@ class Shelves:
         return Member(model, work.variant, diary.note, on_end, resume=diary.last)
 
     def _passes(self, works: Sequence[Work]) -> list[Pass]:
-        found: dict[Pass, Pass] = {}
+        first: dict[Trunk, Work] = {}
+        found: dict[Trunk, dict[tuple[int, str], Part]] = defaultdict(dict)
         for work in works:
             taps = frozenset(tap for taps in stored_taps(work.variant).values() for tap in taps)
-            for each in self._passes_of(work, taps) if taps else ():
-                known = found.get(each)
-                found[each] = each if known is None else _join(known, each)
-        return list(found.values())
+            for trunk, view, split in self._views(work) if taps else ():
+                first.setdefault(trunk, work)
+                known = found[trunk].get((view, split), Part(view, split, frozenset(), ()))
+                found[trunk][view, split] = Part(view, split, known.taps | taps, (*known.keys, work.key))
+        return [Pass(trunk, first[trunk], tuple(parts.values())) for trunk, parts in found.items()]
 
-    def _passes_of(self, work: Work, taps: frozenset[Tap]) -> Iterator[Pass]:
+    def _views(self, work: Work) -> Iterator[tuple[Trunk, int, str]]:
+        """What the work's trunks are run on: each view of the training images, and the plain one for validation."""
         trunks = self._trunks(work)
-        yield from (Pass(trunk, view, "train", work, taps, (work.key,)) for view, trunk in enumerate(trunks))
-        yield Pass(trunks[0], 0, "val", work, taps, (work.key,))
+        yield from ((trunk, view, "train") for view, trunk in enumerate(trunks))
+        yield trunks[0], 0, "val"
 
     def _trunks(self, work: Work) -> list[Trunk]:
         """The trunk of each view of the work's training images."""
@@ -159,19 +168,24 @@ class Shelves:
         ]
 
     def _charge(self, each: Pass) -> Charge:
-        """What the pass has to do: a sample runs through the stages up to the deepest tap that it lacks."""
-        variant, digests, deeper, flops = each.work.variant, self.images.digests(each.split), 0, 0
-        for stage in sorted({tap.stage for tap in each.taps}, reverse=True):
-            taps = [tap for tap in each.taps if tap.stage >= stage]
-            lacking = count_missing(self.store, each.trunk, taps, digests, each.view)
+        num_samples, flops, shares = 0, 0, dict[str, float]()
+        for part in each.parts:
+            lacking, cost = self._lacking(each, part)
+            num_samples, flops = num_samples + lacking, flops + cost
+            for key in part.keys:
+                shares[key] = shares.get(key, 0.0) + lacking / len(part.keys)
+        # Where nothing is missing, the look alone takes time.
+        return Charge(num_samples, flops, {key: x / num_samples if num_samples else 1 / len(shares) for key, x in shares.items()})
+
+    def _lacking(self, each: Pass, part: Part) -> tuple[int, int]:
+        """How many samples of the part lack a tap, and their multiply-adds: each runs up to the deepest that it lacks."""
+        variant, digests, deeper, flops = each.work.variant, self.images.digests(part.split), 0, 0
+        for stage in sorted({tap.stage for tap in part.taps}, reverse=True):
+            taps = [tap for tap in part.taps if tap.stage >= stage]
+            lacking = count_missing(self.store, each.trunk, taps, digests, part.view)
             cost = forward_multiply_adds(variant.backbone, variant.fit.image_size_px, stage + 1)
             deeper, flops = lacking, flops + (lacking - deeper) * cost
-        return Charge(deeper, flops, each.keys)
-
-
-def _join(one: Pass, other: Pass) -> Pass:
-    """A pass for the works of both."""
-    return replace(one, taps=one.taps | other.taps, keys=(*one.keys, *other.keys))
+        return deeper, flops
 
 
 class _Backbones:

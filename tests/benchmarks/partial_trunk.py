@@ -21,7 +21,7 @@ import torch
 from workspaces import MOBILENET_V2, SHARED, say
 
 from heads.dataset import ImageDataset
-from heads.extraction import extract
+from heads.extraction import Wanted, extract
 from heads.features import FeatureStore
 from heads.images import preprocess_for
 from heads.loop import Loaders, Outcome, train
@@ -54,8 +54,8 @@ def measure(variant: Variant, folder: Path, *, with_store: bool) -> tuple[float,
             ((phase, taps),) = stored_taps(variant).items()
             store, trunk = FeatureStore(Path(root)), trunk_of(variant, "file", CPU)
             backbone = build_backbone(variant, MOBILENET_V2).eval().to(memory_format=torch.channels_last)
-            for images in (train_set, val_set):
-                extract(lambda: backbone, trunk, taps, images, 0, store, device=CPU, precision="fp32")
+            wanted = [Wanted(images, 0, taps) for images in (train_set, val_set)]
+            extract(lambda: backbone, trunk, wanted, store, device=CPU, precision="fp32")
             views = [open_views(store, [trunk], taps, images.digests, CPU) for images in (train_set, val_set)]
             size = variant.fit.batch_size
             stored = {

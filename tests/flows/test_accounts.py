@@ -46,17 +46,18 @@ def outcome_of(*epochs: tuple[int, int]) -> Outcome:
     return Outcome(tuple(rows), 0, {}, {}, {}, sum(images for _, images in epochs), False, "all epochs")
 
 
-def test_the_time_of_filling_the_store_is_shared_equally_and_outlives_a_kill(tmp_path: Path, version: DataVersion) -> None:
+def test_the_time_of_filling_the_store_is_shared_and_outlives_a_kill(tmp_path: Path, version: DataVersion) -> None:
     order = order_of(tmp_path, version, count=2, gpus_per_worker=0.5)
     job.write_json(order.folder / "shares.json", {"all": 10.0})
     accounts = Accounts(order, leads=True)
-    accounts.announce([Charge(4, 400, ("all", "lp_ft")), Charge(2, 100, ("all",))])
+    shared, own = Charge(4, 400, {"all": 0.75, "lp_ft": 0.25}), Charge(2, 100, {"all": 1.0})
+    accounts.announce([shared, own])
     assert job.num_stored(order) == (0, 6)
-    accounts.begin(Charge(4, 400, ("all", "lp_ft")))
+    accounts.begin(shared)
     accounts.note(3)
     assert (job.num_stored(order), job.flops_stored(order)) == ((3, 6), 300)
     accounts.note(1)
-    accounts.begin(Charge(2, 100, ("all",)))
+    accounts.begin(own)
     accounts.note(2)
     assert (job.num_stored(order), job.flops_stored(order)) == ((6, 6), 500)
     shares = job.read_json(order.folder / "shares.json")
@@ -71,7 +72,7 @@ def test_the_time_of_filling_the_store_is_shared_equally_and_outlives_a_kill(tmp
 def test_a_member_that_does_not_lead_leaves_the_shares_to_the_leader(tmp_path: Path, version: DataVersion) -> None:
     order = order_of(tmp_path, version)
     accounts = Accounts(order, leads=False)
-    accounts.begin(Charge(1, 1, ("all",)))
+    accounts.begin(Charge(1, 1, {"all": 1.0}))
     accounts.note(1)
     assert not (order.folder / "shares.json").exists()
     assert job.num_stored(order) == (1, 1)

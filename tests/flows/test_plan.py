@@ -30,7 +30,8 @@ from flows.plan import (
     work_key,
 )
 from flows.records import DataVersion, Mask, Sample
-from heads.spec import BACKBONE_STAGES, HEAD_DESIGNS, Fit
+from heads.spec import HEAD_DESIGNS, Fit
+from heads.stages import BACKBONE_STAGES
 
 PLANS = Path(__file__).parents[2] / "flows" / "plans"
 

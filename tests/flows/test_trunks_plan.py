@@ -19,7 +19,7 @@ from flows.stages.agenda import Agenda, plan_works
 from flows.stages.outlook import describe_costs
 from heads.backbones import BACKBONES
 from heads.dataset import ImageDataset
-from heads.extraction import extract
+from heads.extraction import Wanted, extract
 from heads.features import FeatureStore
 from heads.images import preprocess_for
 from heads.model import build_backbone
@@ -108,9 +108,7 @@ def fill(settings: Settings, agenda: Agenda, version: DataVersion, split: str) -
     extract(
         lambda: build_backbone(variant, weights.path).eval(),
         trunk_of(variant, weights.digest, torch.device("cpu")),
-        [Tap(8, "pooled")],
-        dataset,
-        0,
+        [Wanted(dataset, 0, [Tap(8, "pooled")])],
         FeatureStore(settings.storage / "features"),
         device=torch.device("cpu"),
         precision="auto",

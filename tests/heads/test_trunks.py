@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,14 @@ from torch import nn
 
 from heads.dataset import ImageDataset, Masks
 from heads.errors import CheckpointError, TrainingDiverged
-from heads.extraction import count_missing, extract
+from heads.extraction import Wanted, count_missing, extract
 from heads.features import FeatureStore, Key
 from heads.images import preprocess_for
 from heads.loop import Epoch, Loaders, Member, Outcome, train, train_together
 from heads.model import Model, build_backbone, build_model
 from heads.phases import Phase, compile_policy
-from heads.spec import BACKBONE_STAGES, Fit, Head, Variant
+from heads.spec import Fit, Head, Variant
+from heads.stages import BACKBONE_STAGES
 from heads.stored import FeatureLoader, open_views
 from heads.trunks import Tap, Trunk, stored_taps, trunk_of
 
@@ -97,10 +99,11 @@ def fill(variant: Variant, sets: tuple[ImageDataset, ImageDataset], store: Featu
     """How many images were forwarded to store what the variant reads."""
     taps = {tap for taps in stored_taps(variant).values() for tap in taps}
     stages = build_backbone(variant, None).eval().requires_grad_(False)
-    passes = [(sets[0], trunk, view) for view, trunk in enumerate(trunks_of(variant))] + [(sets[1], trunks_of(variant)[0], 0)]
-    return sum(
-        extract(lambda: stages, trunk, taps, images, view, store, device=CPU, precision="fp32") for images, trunk, view in passes
-    )
+    wanted: dict[Trunk, list[Wanted]] = defaultdict(list)
+    for view, trunk in enumerate(trunks_of(variant)):
+        wanted[trunk].append(Wanted(sets[0], view, taps))
+    wanted[trunks_of(variant)[0]].append(Wanted(sets[1], 0, taps))
+    return sum(extract(lambda: stages, trunk, parts, store, device=CPU, precision="fp32") for trunk, parts in wanted.items())
 
 
 def loaders_of(variant: Variant, sets: tuple[ImageDataset, ImageDataset], store: FeatureStore) -> dict[Phase, Loaders]:
@@ -384,7 +387,7 @@ def test_features_are_what_the_backbone_gives(pictures: Path, tmp_path: Path) ->
         return stages
 
     # What is there already is left alone, and only what lacks is computed.
-    assert extract(build, trunk, taps, sets[0], 0, store, device=CPU, precision="fp32") == NUM_TRAIN
+    assert extract(build, trunk, [Wanted(sets[0], 0, taps)], store, device=CPU, precision="fp32") == NUM_TRAIN
     assert count_missing(store, trunk, taps, sets[0].digests, 0) == 0
     rows = store.shelf(trunk.id).open([Key(digest) for digest in sets[0].digests], [tap.name for tap in taps])
     found = rows[torch.arange(NUM_TRAIN)]
@@ -395,7 +398,7 @@ def test_features_are_what_the_backbone_gives(pictures: Path, tmp_path: Path) ->
     torch.testing.assert_close(found["5:map"], last, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found["5:pooled"], last.mean(dim=(2, 3), keepdim=True), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found["1:pooled"], early.mean(dim=(2, 3), keepdim=True), atol=1e-5, rtol=1e-4)
-    assert extract(build, trunk, taps, sets[0], 0, store, device=CPU, precision="fp32") == 0
+    assert extract(build, trunk, [Wanted(sets[0], 0, taps)], store, device=CPU, precision="fp32") == 0
     assert asked, "the backbone is built only where a sample is missing"
 
 
@@ -403,11 +406,14 @@ def test_byte_identical_images_and_new_ones_are_forwarded_once(pictures: Path, t
     variant, store = variant_of(KIND), FeatureStore(tmp_path)
     (images, _), trunk, taps = datasets(pictures, variant), trunks_of(variant)[0], [Tap(5, "pooled")]
     stages = build_backbone(variant, None).eval()
-    do = partial(extract, lambda: stages, trunk, taps, view=0, store=store, device=CPU, precision="fp32")
-    few = part_of(images, [0, 1, 2, 2, 1])
-    assert do(dataset=few) == 3
-    assert do(dataset=part_of(images, range(10))) == 7
-    assert do(dataset=images) == NUM_TRAIN - 10
+
+    def do(*sets: ImageDataset) -> int:
+        wanted = [Wanted(each, 0, taps) for each in sets]
+        return extract(lambda: stages, trunk, wanted, store, device=CPU, precision="fp32")
+
+    assert do(part_of(images, [0, 1, 2, 2, 1])) == 3
+    assert do(part_of(images, range(8)), part_of(images, range(6, 10))) == 7
+    assert do(images) == NUM_TRAIN - 10
 
 
 def part_of(images: ImageDataset, indices: Any) -> ImageDataset:
@@ -426,7 +432,7 @@ def test_a_damaged_shard_is_computed_again(pictures: Path, tmp_path: Path) -> No
     content[-5] ^= 1
     shard.write_bytes(content)
     store = FeatureStore(tmp_path)
-    assert fill(variant, sets, store) == NUM_TRAIN
+    assert fill(variant, sets, store) == NUM_TRAIN + NUM_VAL
     assert len(loaders_of(variant, sets, store)) == 1
 
 
@@ -446,7 +452,7 @@ def test_a_samples_features_are_the_same_to_the_bit_whatever_it_is_computed_with
             digests += [hashlib.md5(file.read_bytes()).hexdigest() for file in own]
             labels = {"kind": torch.zeros(len(own), dtype=torch.long)}
             images = ImageDataset(own, labels, preprocess_for(variant.backbone, 96), digests=digests[-len(own) :])
-            extract(lambda: stages, trunk, wanted, images, 0, store, device=CPU, precision="fp32")
+            extract(lambda: stages, trunk, [Wanted(images, 0, wanted)], store, device=CPU, precision="fp32")
         (view,) = open_views(store, [trunk], wanted, sorted(digests), CPU)
         return view[torch.arange(len(files))][wanted[0].name]
 
@@ -469,8 +475,8 @@ def test_a_killed_extraction_loses_a_shard_at_most_and_goes_on_where_it_was(pict
     program.stdout.close()
     assert count_missing(store, trunks_of(variant)[0], taps, images.digests, 0) <= NUM_TRAIN - sum(told)
     missing = count_missing(store, trunks_of(variant)[0], taps, images.digests, 0)
-    stages = build_backbone(variant, None).eval()
-    again = extract(lambda: stages, trunks_of(variant)[0], taps, images, 0, store, device=CPU, precision="fp32")
+    stages, wanted = build_backbone(variant, None).eval(), [Wanted(images, 0, taps)]
+    again = extract(lambda: stages, trunks_of(variant)[0], wanted, store, device=CPU, precision="fp32")
     assert again == missing < NUM_TRAIN
 
 
@@ -487,9 +493,9 @@ def extract_slowly(pictures: Path, root: Path) -> None:
         time.sleep(0.5)
 
     stages = build_backbone(variant, None).eval()
-    images = datasets(pictures, variant)[0]
+    wanted = [Wanted(datasets(pictures, variant)[0], 0, [Tap(5, "pooled")])]
     trunk = trunks_of(variant)[0]
-    extract(lambda: stages, trunk, [Tap(5, "pooled")], images, 0, FeatureStore(root), device=CPU, precision="fp32", on_stored=say)
+    extract(lambda: stages, trunk, wanted, FeatureStore(root), device=CPU, precision="fp32", on_stored=say)
 
 
 def test_stages_before_the_cut_are_not_run_again(pictures: Path, tmp_path: Path) -> None:

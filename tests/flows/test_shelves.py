@@ -1,0 +1,71 @@
+"""The feature store as a job fills it: one pass a trunk, and whom its work is for."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flows import job
+from flows.job import shelves
+from flows.job.accounts import Charge
+from flows.job.datasets import Images
+from flows.records import DataVersion, Sample, Weights, Work, Workers
+from heads.pricing import forward_multiply_adds
+from heads.spec import Fit, Head, Variant
+
+NUM_TRAIN, NUM_VAL, SIZE_PX = 5, 3, 32
+
+
+def work_of(design: str, views: int) -> Work:
+    fit = Fit(image_size_px=SIZE_PX, augment="light", views=views)
+    variant = Variant(backbone="squeezenet1_1", heads=(Head(target="label", design=design),), fit=fit)
+    return Work(f"{design} {views}", variant, Weights("none"))
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> job.Job:
+    splits = ["train"] * NUM_TRAIN + ["val"] * NUM_VAL
+    rows = []
+    for number, split in enumerate(splits):
+        content = bytes([number])
+        (tmp_path / f"{number}.png").write_bytes(content)
+        rows.append(Sample(hashlib.md5(content).hexdigest(), f"{number}.png", split, {"label": "ab"[number % 2]}))
+    version = DataVersion("d" * 32, "r" * 40, tuple(rows), tmp_path, ())
+    works = (work_of("linear", 1), work_of("mlp", 3), work_of("linear", 2))
+    return job.Job("train", "k", "tiny", tmp_path, version, {"label": ("a", "b")}, Workers(count=1), works=works)
+
+
+@pytest.fixture
+def filled(order: job.Job, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Charge], list[dict[tuple[int, int], set[str]]]]:
+    """What is announced, and by pass what is extracted: the names of the taps by (number of images, view)."""
+    announced: list[Charge] = []
+    extracted: list[dict[tuple[int, int], set[str]]] = []
+
+    def extract(build: Any, trunk: Any, wanted: Any, *_: Any, **__: Any) -> int:
+        extracted.append({(len(each.dataset), each.view): {tap.name for tap in each.taps} for each in wanted})
+        return 0
+
+    monkeypatch.setattr(shelves, "extract", extract)
+    monkeypatch.setattr(shelves.Accounts, "announce", lambda self, charges: announced.extend(charges))
+    shelves.Shelves(order, Images(order), torch.device("cpu")).fill(order.works)
+    return announced, extracted
+
+
+def test_splits_and_views_of_one_trunk_are_one_pass(filled: Any) -> None:
+    pooled = {"3:pooled"}
+    plain = {(NUM_TRAIN, 0): pooled, (NUM_VAL, 0): pooled}
+    assert filled[1] == [plain, {(NUM_TRAIN, 1): pooled, (NUM_TRAIN, 2): pooled}]
+
+
+def test_a_pass_is_shared_by_what_is_done_for_each(filled: Any) -> None:
+    an_image = forward_multiply_adds("squeezenet1_1", SIZE_PX, 4)
+    plain, varied = filled[0]
+    assert (plain.num_samples, plain.flops) == (NUM_TRAIN + NUM_VAL, (NUM_TRAIN + NUM_VAL) * an_image)
+    assert plain.parts == pytest.approx({"linear 1": 1 / 3, "mlp 3": 1 / 3, "linear 2": 1 / 3})
+    # The second view is for both that have it, the third for one.
+    assert (varied.num_samples, varied.flops) == (2 * NUM_TRAIN, 2 * NUM_TRAIN * an_image)
+    assert varied.parts == pytest.approx({"mlp 3": 0.75, "linear 2": 0.25})
