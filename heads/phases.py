@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from heads.spec import BACKBONE_STAGES, Variant, frozen_through
+from heads.spec import Variant, frozen_through
+from heads.stages import BACKBONE_STAGES
 
 # Fine-tuning after the heads have settled moves the backbone gently, or it loses what it was taken for
 # (Kumar et al., "Fine-Tuning can Distort Pretrained Features", ICLR 2022).

@@ -28,7 +28,8 @@ from heads.progress import Best, Epoch, Outcome, Progress, put_back, weights_of
 from heads.ranks import average_statistics, rank, synchronise_gradients, synchronising
 from heads.sampling import Batch, Loaders
 from heads.schedule import rate_factor
-from heads.spec import BACKBONE_STAGES, Variant
+from heads.spec import Variant
+from heads.stages import BACKBONE_STAGES
 from heads.stopping import check_finite, why_ended
 from heads.tally import MAX_PENDING_BYTES, Tally, epoch_score, train_measures
 

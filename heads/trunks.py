@@ -16,7 +16,8 @@ from heads.images import Preprocess, preprocess_for
 from heads.kinds import KINDS
 from heads.phases import Phase, compile_policy
 from heads.pricing import Form, Price, price
-from heads.spec import BACKBONE_STAGES, Augment, Precision, Variant
+from heads.spec import Augment, Precision, Variant
+from heads.stages import BACKBONE_STAGES
 
 # Designs that read a stage's mean over positions, or its class token, alone: a few kilobytes a sample instead of hundreds.
 POOLING_DESIGNS = ("linear", "mlp", "cosine")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from heads.phases import Phase
-from heads.spec import BACKBONE_STAGES, Variant
+from heads.spec import Variant
+from heads.stages import BACKBONE_STAGES
 
 # The features after a stage, by its number: a whole `map`, or `pooled`.
 StageTap = tuple[int, Literal["pooled", "map"]]

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from heads.backbones.table import BACKBONES
-from heads.spec import BACKBONE_STAGES
+from heads.stages import BACKBONE_STAGES
 
 
 @dataclass(frozen=True)

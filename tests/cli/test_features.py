@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 
-from flows import cli, dataset
+from flows import dataset
 from flows.cli import planning, screen
 from flows.job.names import name_trunk
 from flows.settings import Settings
@@ -24,17 +22,9 @@ from flows.stages.features import SHARE_OF_DISK, keep_in_bounds
 from heads.features import FeatureStore, Key
 from heads.spec import Head, Variant
 from heads.trunks import Trunk, trunk_of
+from tests.cli.conftest import Ask
 
 NUM_SAMPLES = 8
-
-
-class Answer(NamedTuple):
-    status: object
-    out: str
-    err: str
-
-
-Ask = Callable[..., Answer]
 
 
 @pytest.fixture(scope="module")
@@ -65,27 +55,8 @@ def trunks() -> tuple[Trunk, Trunk]:
     return trunk_of(variant, "a" * 64, cpu), trunk_of(variant, "a" * 64, cpu, varied=True)
 
 
-@pytest.fixture
-def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Ask]:
-    """The command in this process."""
-    before = signal.getsignal(signal.SIGTERM)
-    for name in ("HEADSTART_WORKSPACE", "HEADSTART_STORAGE_ROOT", "PREFECT_API_URL", "PREFECT_HOME"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-
-    def run(folder: Path, *words: str) -> Answer:
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["headstart", "features", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return Answer(end.value.code, *capsys.readouterr())
-
-    yield run
-    signal.signal(signal.SIGTERM, before)
-
-
 def test_the_store_is_shown_trunk_by_trunk(workspace: Path, ask: Ask) -> None:
-    answer = ask(workspace, "status", "--json")
+    answer = ask(workspace, "features", "status", "--json")
     told = json.loads(answer.out)
     assert answer.status in (0, None)
     assert [trunk["trunk_id"] for trunk in told["trunks"]] == [trunk.id for trunk in reversed(trunks())]
@@ -93,7 +64,7 @@ def test_the_store_is_shown_trunk_by_trunk(workspace: Path, ask: Ask) -> None:
     assert (plain["backbone"], plain["image_size_px"], plain["views"], varied["views"]) == ("mobilenet_v2", 224, "plain", "light")
     assert plain["taps"] == {"8:pooled": {"samples": NUM_SAMPLES, "layout": "float32 (1000, 1, 1)"}}
     assert told["bytes"] == plain["bytes"] + varied["bytes"] > 2 * NUM_SAMPLES * 4000
-    table = ask(workspace, "status")
+    table = ask(workspace, "features", "status")
     assert all(trunk.id in table.out for trunk in trunks())
     assert f"holds {screen.size(told['bytes'])} of at most" in table.err
 
@@ -101,21 +72,21 @@ def test_the_store_is_shown_trunk_by_trunk(workspace: Path, ask: Ask) -> None:
 def test_a_store_that_is_not_there_yet_is_empty_and_a_folder_that_is_no_workspace_is_refused(
     untouched: Path, tmp_path: Path, ask: Ask
 ) -> None:
-    assert json.loads(ask(untouched, "status", "--json").out)["trunks"] == []
-    assert json.loads(ask(untouched, "verify", "--json").out)["shards"] == 0
+    assert json.loads(ask(untouched, "features", "status", "--json").out)["trunks"] == []
+    assert json.loads(ask(untouched, "features", "verify", "--json").out)["shards"] == 0
     assert not (untouched / ".headstart" / "features").exists()
-    assert ask(tmp_path, "status").status == 2
+    assert ask(tmp_path, "features", "status").status == 2
 
 
 def test_every_byte_is_verified_and_damage_ends_with_status_1(workspace: Path, ask: Ask) -> None:
-    whole = ask(workspace, "verify", "--json")
+    whole = ask(workspace, "features", "verify", "--json")
     assert whole.status in (0, None)
     assert json.loads(whole.out)["damaged"] == []
     (shard,) = (workspace / ".headstart" / "features" / trunks()[0].id).glob("*.safetensors")
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    answer = ask(workspace, "verify", "--json")
+    answer = ask(workspace, "features", "verify", "--json")
     assert answer.status == 1
     assert [(one["trunk_id"], one["shard"]) for one in json.loads(answer.out)["damaged"]] == [(trunks()[0].id, shard.name)]
     assert shard.name in answer.err
@@ -123,18 +94,18 @@ def test_every_byte_is_verified_and_damage_ends_with_status_1(workspace: Path, a
 
 
 def test_what_was_used_least_recently_goes_first_with_its_name(workspace: Path, ask: Ask) -> None:
-    answer = ask(workspace, "prune", "--max-size", "40kB", "--json")
+    answer = ask(workspace, "features", "prune", "--max-size", "40kB", "--json")
     told = json.loads(answer.out)
     assert (told["freed_shards"], told["bytes"]) == (1, told["freed_bytes"])
     left = {path.name for path in (workspace / ".headstart" / "features").iterdir()}
     assert left == {trunks()[1].id, f"{trunks()[1].id}.json"}
-    assert "1 shards removed" in ask(workspace, "prune", "--max-size", "0").err
+    assert "1 shards removed" in ask(workspace, "features", "prune", "--max-size", "0").err
     assert list((workspace / ".headstart" / "features").iterdir()) == []
 
 
 @pytest.mark.parametrize("size", ["nix", "-1", "10 potatoes", ""])
 def test_a_size_that_is_none_is_refused(workspace: Path, ask: Ask, size: str) -> None:
-    answer = ask(workspace, "prune", f"--max-size={size}")
+    answer = ask(workspace, "features", "prune", f"--max-size={size}")
     assert answer.status == 2
     assert "10GB" in answer.err
     assert FeatureStore(workspace / ".headstart" / "features").status() != []
@@ -155,7 +126,7 @@ def test_nothing_is_pruned_beside_a_retraining(workspace: Path, ask: Ask) -> Non
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        answer = ask(workspace, "prune", "--max-size", "0")
+        answer = ask(workspace, "features", "prune", "--max-size", "0")
         desk: Any = Listening(workspace, 0, "other")
         keep_in_bounds(desk)
         holder.communicate("")
@@ -192,7 +163,7 @@ def test_a_training_leaves_the_store_within_its_bounds_and_says_what_went(worksp
 
 
 def test_unless_told_otherwise_the_store_takes_half_of_what_its_disk_has_left_for_it(workspace: Path, ask: Ask) -> None:
-    told = json.loads(ask(workspace, "status", "--json").out)
+    told = json.loads(ask(workspace, "features", "status", "--json").out)
     room = shutil.disk_usage(workspace).free + told["bytes"]
     assert told["max_bytes"] == pytest.approx(SHARE_OF_DISK * room, rel=0.05)
 
@@ -202,9 +173,9 @@ def test_the_bound_is_set_by_an_environment_variable(
     workspace: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch, text: str, expected: int
 ) -> None:
     monkeypatch.setenv("HEADSTART_FEATURES_MAX_BYTES", text)
-    assert json.loads(ask(workspace, "status", "--json").out)["max_bytes"] == expected
+    assert json.loads(ask(workspace, "features", "status", "--json").out)["max_bytes"] == expected
     monkeypatch.setenv("HEADSTART_FEATURES_MAX_BYTES", "much")
-    answer = ask(workspace, "status")
+    answer = ask(workspace, "features", "status")
     assert answer.status == 2
     assert "HEADSTART_FEATURES_MAX_BYTES=much" in answer.err
 

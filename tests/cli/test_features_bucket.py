@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import fsspec
 import pytest
 import torch
-from PIL import Image
 
-from flows import cli, dataset, job, stages
+from flows import job
 from flows.job.names import name_trunk
 from flows.manifest import parse
 from flows.plan import parse_plan
 from flows.records import DataVersion, Workers
-from flows.settings import Settings, child_environment, read_settings
+from flows.settings import Settings, child_environment
 from flows.stages.features import check_features, keep_in_bounds
 from heads.backbones import BACKBONES
 from heads.errors import HeadsError
@@ -27,6 +25,7 @@ from heads.features import FeatureStore, Key
 from heads.spec import Head, Variant
 from heads.trunks import trunk_of
 from tests import object_store
+from tests.cli.conftest import Ask, make_workspace
 
 ADDRESS = "s3://pets/night"
 PLAN = """
@@ -38,33 +37,13 @@ fit: {{epochs: 2, image_size_px: 32, augment: none}}
 """
 
 
-class Answer(NamedTuple):
-    status: object
-    out: str
-    err: str
-
-    @property
-    def told(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.out)
-        return found
-
-
-Ask = Callable[..., Answer]
-
-
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with two classes of twenty pictures, and a plan that trains a head on a frozen trunk."""
-    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("workspace") / "tiny"
-    for number in range(40):
-        file = source / ("dark", "light")[number % 2] / f"{number}.png"
-        file.parent.mkdir(exist_ok=True)
-        Image.new("RGB", (40, 40), (number, 200 * (number % 2), 7)).save(file)
-    dataset.init_workspace(folder)
-    stages.ingest(read_settings(folder), str(source))
-    torch.save(BACKBONES["mobilenet_v2"].build().state_dict(), folder.parent / "mobilenet_v2.pth")
-    (folder / "plan.yaml").write_text(PLAN.format(weights=folder.parent / "mobilenet_v2.pth"))
-    return folder
+    folder = tmp_path_factory.mktemp("workspace") / "tiny"
+    weights = folder.parent / "mobilenet_v2.pth"
+    torch.save(BACKBONES["mobilenet_v2"].build().state_dict(), weights)
+    return make_workspace(folder, PLAN.format(weights=weights))
 
 
 @pytest.fixture
@@ -78,23 +57,10 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[obj
 
 
 @pytest.fixture
-def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workspace: Path) -> Iterator[Ask]:
-    """The command in this process, in the workspace, its features below `ADDRESS`."""
-    before = signal.getsignal(signal.SIGTERM)
-    for name in ("HEADSTART_WORKSPACE", "HEADSTART_STORAGE_ROOT", "PREFECT_API_URL", "PREFECT_HOME"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
+def ask(ask: Ask, monkeypatch: pytest.MonkeyPatch, workspace: Path) -> Ask:
+    """The command in the workspace, its features below `ADDRESS`."""
     monkeypatch.setenv("HEADSTART_FEATURES_ROOT", f"{ADDRESS}/")
-    monkeypatch.chdir(workspace)
-
-    def run(*words: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["headstart", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return Answer(end.value.code, *capsys.readouterr())
-
-    yield run
-    signal.signal(signal.SIGTERM, before)
+    return partial(ask, workspace)
 
 
 def test_a_plan_says_what_the_bucket_holds(ask: Ask, bucket: type[object_store.Bucket], workspace: Path) -> None:

@@ -5,49 +5,31 @@ from __future__ import annotations
 import errno
 import json
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from PIL import Image
 
-from flows import cli, dataset, stages
+from flows import dataset, stages
 from flows.settings import read_settings
 from heads.bundle import save
 from heads.images import preprocess_for
 from heads.model import build_model
 from heads.spec import Head, Variant
+from tests.cli.conftest import Answer, Ask, make_workspace
 
 DEAD = "http://127.0.0.1:9"
 PLAN = "name: tiny\nbackbones: [resnet18]\nweights: none\n"
 
 
-class Answer(NamedTuple):
-    status: object
-    out: str
-    err: str
-
-
-Ask = Callable[..., Answer]
-
-
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with two classes of twenty pictures."""
-    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("workspace") / "tiny"
-    for number in range(40):
-        file = source / ("dark", "light")[number % 2] / f"{number}.png"
-        file.parent.mkdir(exist_ok=True)
-        Image.new("RGB", (40, 40), (number, 200 * (number % 2), 7)).save(file)
-    dataset.init_workspace(folder)
-    stages.ingest(read_settings(folder), str(source))
-    (folder / "plan.yaml").write_text(PLAN)
-    return folder
+    return make_workspace(tmp_path_factory.mktemp("workspace") / "tiny", PLAN)
 
 
 @pytest.fixture(scope="module")
@@ -77,33 +59,6 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dataset.init_workspace(folder)
     stages.ingest(read_settings(folder), str(source))
     return folder
-
-
-@pytest.fixture
-def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Ask]:
-    """The command in this process, in a folder and with some environment."""
-    before = signal.getsignal(signal.SIGTERM)
-    for name in (
-        "HEADSTART_WORKSPACE",
-        "HEADSTART_STORAGE_ROOT",
-        "HEADSTART_TRACKING_ADDRESS",
-        "PREFECT_API_URL",
-        "PREFECT_HOME",
-    ):
-        monkeypatch.setenv(name, "")  # so that what the command sets is undone
-        monkeypatch.delenv(name)
-
-    def run(folder: Path, *words: str, **env: str) -> Answer:
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["headstart", *words])
-        for name, value in env.items():
-            monkeypatch.setenv(name, value)
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return Answer(end.value.code, *capsys.readouterr())
-
-    yield run
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from heads.backbones import (
 )
 from heads.backbones.costs import build_skeleton
 from heads.errors import WeightsError
-from heads.spec import BACKBONE_STAGES, IMAGE_SIZES, check_image_size
+from heads.spec import check_image_size
+from heads.stages import BACKBONE_STAGES, IMAGE_SIZES
 
 WEIGHTS = Path(__file__).parents[2].parent / "shared" / "weights"
 PRETRAINED = {

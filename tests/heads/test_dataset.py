@@ -11,7 +11,7 @@ from PIL import Image
 from heads.dataset import ImageDataset, Masks
 from heads.errors import ImageError
 from heads.images import Preprocess, preprocess_for
-from heads.spec import BACKBONE_STAGES
+from heads.stages import BACKBONE_STAGES
 
 # Alike for all channels, so that the brightest stays so.
 CUT = Preprocess(48, 54, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

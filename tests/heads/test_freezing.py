@@ -7,7 +7,8 @@ from torch import nn
 from heads.freezing import apply_phase, frozen_digest, optimiser_groups
 from heads.model import Model, build_model, count_parameters
 from heads.phases import Phase, compile_policy
-from heads.spec import BACKBONE_STAGES, Fit, Head, Variant
+from heads.spec import Fit, Head, Variant
+from heads.stages import BACKBONE_STAGES
 
 torch.set_num_threads(1)
 CLASSES = {"label": ("a", "b", "c")}

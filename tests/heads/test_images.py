@@ -15,7 +15,7 @@ from heads.augmentation import STRENGTHS, Geometry, apply_geometry, draw_geometr
 from heads.dataset import ImageDataset
 from heads.errors import ImageError
 from heads.images import Preprocess, build_transform, decode, pixels_of, prepare, preprocess_for, resize
-from heads.spec import BACKBONE_STAGES
+from heads.stages import BACKBONE_STAGES
 
 PREPROCESS = Preprocess(32, 36, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 

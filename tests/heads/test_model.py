@@ -10,7 +10,8 @@ from torch import Tensor
 from heads.freezing import apply_phase, frozen_digest, optimiser_groups
 from heads.model import Model, build_model, count_parameters
 from heads.phases import Phase, compile_policy
-from heads.spec import BACKBONE_STAGES, HEAD_DESIGNS, IMAGE_SIZES, Fit, Head, Variant
+from heads.spec import HEAD_DESIGNS, Fit, Head, Variant
+from heads.stages import BACKBONE_STAGES, IMAGE_SIZES
 from heads.tally import Tally
 
 torch.set_num_threads(1)

@@ -1,0 +1,69 @@
+"""The command in this process, and pictures to give it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from PIL import Image
+
+from flows import cli, dataset, stages
+from flows.settings import read_settings
+
+SETTINGS = ("HEADSTART_WORKSPACE", "HEADSTART_STORAGE_ROOT", "HEADSTART_TRACKING_ADDRESS", "PREFECT_API_URL", "PREFECT_HOME")
+
+
+class Answer(NamedTuple):
+    """What the command ended with, and what it wrote."""
+
+    status: object
+    out: str
+    err: str
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The one JSON object that it printed."""
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+
+Ask = Callable[..., Answer]
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Ask]:
+    """The command in this process, in a folder and with some environment."""
+    before = signal.getsignal(signal.SIGTERM)
+    for name in SETTINGS:
+        monkeypatch.setenv(name, "")  # so that what the command sets is undone
+        monkeypatch.delenv(name)
+
+    def run(folder: Path, *words: str, **env: str) -> Answer:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["headstart", *words])
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return Answer(end.value.code, *capsys.readouterr())
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+def make_workspace(folder: Path, plan: str) -> Path:
+    """A new workspace in the folder, with two classes of twenty pictures and `plan.yaml`."""
+    source = folder.parent / "source"
+    for number in range(40):
+        file = source / ("dark", "light")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (number, 200 * (number % 2), 7)).save(file)
+    dataset.init_workspace(folder)
+    stages.ingest(read_settings(folder), str(source))
+    (folder / "plan.yaml").write_text(plan)
+    return folder
