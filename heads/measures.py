@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 NUM_BINS = 15
 TOP = 5
+# Columns of scores are ranked together, up to so many scores.
+RANKED_AT_ONCE = 2**18
 
 
 def from_counts(confusion: Tensor) -> dict[str, float]:
@@ -46,15 +50,25 @@ def from_scores(probabilities: Tensor, truths: Tensor) -> dict[str, float]:
     probabilities = probabilities.double()
     num_classes = probabilities.shape[1]
     truth_table = torch.nn.functional.one_hot(truths, num_classes).bool()
-    curves = [curve(*column) for column in zip(probabilities.unbind(1), truth_table.unbind(1), strict=True)]
-    found = {
-        "top5": [_in_top(probabilities, truths)] if num_classes > TOP else [],
-        "auroc": [area(hits, misses) for hits, misses in curves if hits[-1] and misses[-1]],
-        "average_precision": [mean_precision(hits, misses) for hits, misses in curves if hits[-1]],
-        "ece": [calibration_error(probabilities, truths)],
-        "brier": [(probabilities - truth_table.double()).square().sum(dim=1).mean() / (2 if num_classes == 2 else 1)],
+    distances = (probabilities - truth_table.double()).square().sum(dim=1)
+    return {
+        **({"top5": _in_top(probabilities, truths).item()} if num_classes > TOP else {}),
+        **from_ranks(probabilities, truth_table),
+        "ece": calibration_error(probabilities, truths).item(),
+        "brier": distances.mean().item() / (2 if num_classes == 2 else 1),
     }
-    return {name: torch.stack(values).mean().item() for name, values in found.items() if values}
+
+
+def from_ranks(scores: Tensor, positive: Tensor) -> dict[str, float]:
+    """`auroc` and `average_precision` of scores (N, C) whose truths are `positive` (N, C): the means over what has one.
+
+    A column has the first where it has positives and negatives, the second where it has positives.
+    """
+    step = max(1, RANKED_AT_ONCE // len(scores))
+    parts = [slice(start, start + step) for start in range(0, scores.shape[1], step)]
+    areas, precisions = (torch.cat(found) for found in zip(*(_ranked(scores[:, p], positive[:, p]) for p in parts), strict=True))
+    means = {"auroc": areas.nanmean().item(), "average_precision": precisions.nanmean().item()}
+    return {name: value for name, value in means.items() if not math.isnan(value)}
 
 
 def zero_divided(parts: Tensor, wholes: Tensor) -> Tensor:
@@ -69,23 +83,18 @@ def _in_top(probabilities: Tensor, truths: Tensor) -> Tensor:
     return (before.sum(dim=1) < TOP).double().mean()
 
 
-def curve(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-    """How many positives and negatives score at least each distinct score, highest first."""
-    ordered, order = scores.sort(descending=True)
-    hits = positive[order].double().cumsum(dim=0)
-    misses = torch.arange(1, len(hits) + 1, dtype=hits.dtype, device=hits.device) - hits
-    ends = torch.cat([ordered[1:] != ordered[:-1], ordered.new_ones(1, dtype=torch.bool)])
-    return hits[ends], misses[ends]
-
-
-def area(hits: Tensor, misses: Tensor) -> Tensor:
-    start = hits.new_zeros(1)
-    return torch.trapezoid(torch.cat([start, hits]), torch.cat([start, misses])) / (hits[-1] * misses[-1])
-
-
-def mean_precision(hits: Tensor, misses: Tensor) -> Tensor:
-    gained = hits.diff(prepend=hits.new_zeros(1))
-    return (gained * hits / (hits + misses)).sum() / hits[-1]
+def _ranked(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """The area under each column's ROC curve and its average precision (C); NaN where there is none."""
+    ordered, order = scores.sort(dim=0, descending=True)
+    hits = positive.gather(0, order).double().cumsum(dim=0)
+    misses = torch.arange(1, len(hits) + 1, dtype=hits.dtype, device=hits.device)[:, None] - hits
+    # Equal scores count together, at the last of them: up to it nothing is gained.
+    ends = torch.cat([ordered[1:] != ordered[:-1], torch.ones_like(ordered[:1], dtype=torch.bool)])
+    hits, misses = (torch.where(ends, counts, 0.0).cummax(dim=0).values for counts in (hits, misses))
+    start = torch.zeros_like(hits[:1])
+    gained, lost = hits.diff(dim=0, prepend=start), misses.diff(dim=0, prepend=start)
+    areas = ((hits - gained / 2) * lost).sum(dim=0) / (hits[-1] * misses[-1])
+    return areas, (gained * hits / (hits + misses).clamp(min=1)).sum(dim=0) / hits[-1]
 
 
 def calibration_error(probabilities: Tensor, truths: Tensor) -> Tensor:

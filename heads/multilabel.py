@@ -96,7 +96,7 @@ def measures_at(scores: Tensor, thresholds: Tensor) -> dict[str, float]:
     """
     truths, probabilities = scores.chunk(2, dim=1)
     counted = _from_counts(_count(decide(probabilities, thresholds), truths > 0))
-    return counted | _from_ranks(probabilities.double(), truths > 0) if len(scores) else counted
+    return counted | _from_scores(probabilities.double(), truths > 0) if len(scores) else counted
 
 
 def confusion(counts: Tensor) -> None:
@@ -169,14 +169,11 @@ def _from_counts(counts: Tensor) -> dict[str, float]:
     return {name: value.item() for name, value in found.items()}
 
 
-def _from_ranks(probabilities: Tensor, there: Tensor) -> dict[str, float]:
-    curves = [sample_measures.curve(*column) for column in zip(probabilities.unbind(1), there.unbind(1), strict=True)]
+def _from_scores(probabilities: Tensor, there: Tensor) -> dict[str, float]:
     # Class 0 is "there", so that even odds are told, as at a threshold of one half.
     sides = torch.stack([probabilities, 1 - probabilities], dim=-1).flatten(0, 1)
-    found = {
-        "auroc": [sample_measures.area(hits, misses) for hits, misses in curves if hits[-1] and misses[-1]],
-        "average_precision": [sample_measures.mean_precision(hits, misses) for hits, misses in curves if hits[-1]],
-        "ece": [sample_measures.calibration_error(sides, (~there).long().flatten())],
-        "brier": [(probabilities - there.double()).square().mean()],
+    return {
+        **sample_measures.from_ranks(probabilities, there),
+        "ece": sample_measures.calibration_error(sides, (~there).long().flatten()).item(),
+        "brier": (probabilities - there.double()).square().mean().item(),
     }
-    return {name: torch.stack(values).mean().item() for name, values in found.items() if values}

@@ -19,6 +19,7 @@ from sklearn.metrics import (
 )
 from torch import Tensor
 
+from heads import measures
 from heads.measures import from_counts, from_scores
 
 
@@ -104,6 +105,13 @@ def test_measures_of_scores_equal_those_of_scikit_learn(seed: int, num_samples: 
     if num_classes > 5:
         expected["top5"] = top_k_accuracy_score(truths, probabilities, k=5, labels=classes)
     assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_many_columns_are_ranked_a_few_at_a_time_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    probabilities, truths = (torch.from_numpy(array) for array in draw_scores(2, 30, 7, coarse=True))
+    whole = from_scores(probabilities, truths)
+    monkeypatch.setattr(measures, "RANKED_AT_ONCE", 100)
+    assert from_scores(probabilities, truths) == pytest.approx(whole, abs=1e-12)
 
 
 def test_with_every_class_in_truth_the_macro_values_are_scikit_learns_own() -> None:
