@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from workspaces import MOBILENET_V2
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.01
-BATCH_SIZE, FORWARD_BATCH_SIZE = 64, 32
+FORWARD_BATCH_SIZE = 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Labelled = list[tuple[str, int]]
@@ -69,6 +69,7 @@ class Bare:
     epochs: int
     num_run: int
     image_size_px: int
+    batch_size: int
     num_classes: int
     train: Labelled
     val: Labelled
@@ -102,8 +103,8 @@ def train_bare(asked: Bare) -> tuple[float, float]:
     features = frozen_features()
     torch.manual_seed(0)
     head = build_head(asked.design, asked.num_classes)
-    train = DataLoader(Pictures(asked.train, asked.image_size_px), batch_size=BATCH_SIZE, shuffle=True)
-    val = DataLoader(Pictures(asked.val, asked.image_size_px), batch_size=BATCH_SIZE)
+    train = DataLoader(Pictures(asked.train, asked.image_size_px), batch_size=asked.batch_size, shuffle=True)
+    val = DataLoader(Pictures(asked.val, asked.image_size_px), batch_size=asked.batch_size)
     optimiser, schedule = build_optimiser(head, asked.epochs * len(train))
     # As the product ranks epochs: by accuracy, then by loss.
     best, start = (0.0, -math.inf), time.perf_counter()

@@ -1,7 +1,7 @@
 """What a sweep, more heads and a few new samples cost with the feature store, against one pass over the images and bare loops.
 
     python tests/benchmarks/sweep.py [--data sign_digits] [--image-size-px 224] [--epochs 10] [--bare-epochs 10]
-        [--images N] [--folder DIR]
+        [--batch-size 64] [--images N] [--folder DIR]
 
 A copy of the data set without every hundredth image of train and val, in a new workspace, two workers of one thread each:
 a) 16 frozen variants of MobileNetV2 (linear and mlp heads, four rates, two weight decays), nothing stored: `seconds.train`, from
@@ -28,7 +28,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bare_loop import BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, Bare, Labelled, forward, side_by_side, train_bare
+from bare_loop import LEARNING_RATE, WEIGHT_DECAY, Bare, Labelled, forward, side_by_side, train_bare
 from workspaces import MOBILENET_V2, SHARED, Workspace, copy, say, spread
 
 RATES, DECAYS, DESIGNS = (3e-3, 1e-3, 3e-4, 1e-4), (0.0, 0.01), ("linear", "mlp")
@@ -49,12 +49,13 @@ class Sweep:
         copy((file for file in files if file not in self.late), self.shared, self.source)
         self.place = Workspace(root / "workspace", self.source)
         self.first = self.place.samples("train", "val")
-        self.figures: dict[str, Any] = {"images": len(self.first), "image_size_px": asked.image_size_px, "epochs": asked.epochs}
+        self.figures: dict[str, Any] = {"images": len(self.first)}
+        self.figures |= {name: getattr(asked, name) for name in ("image_size_px", "epochs", "batch_size")}
         self.misses: list[str] = []
 
     def plan(self, **changed: Any) -> dict[str, Any]:
         """The plan of a), with fit settings or heads changed."""
-        fit = {"epochs": self.asked.epochs, "batch_size": BATCH_SIZE, "learning_rate": RATES, "weight_decay": DECAYS}
+        fit = {"epochs": self.asked.epochs, "batch_size": self.asked.batch_size, "learning_rate": RATES, "weight_decay": DECAYS}
         fit |= {"image_size_px": self.asked.image_size_px, "seed": 0} | changed.pop("fit", {})
         common = {"name": "sweep", "backbones": ["mobilenet_v2"], "weights": str(MOBILENET_V2), "freeze": ["all"]}
         return common | {"heads": DESIGNS, "workers": {"count": NUM_PROCESSES}} | changed | {"fit": fit}
@@ -122,7 +123,8 @@ class Sweep:
         train, val = self.labelled("train"), self.labelled("val")
         epochs, num_run = self.asked.epochs, self.asked.bare_epochs or self.asked.epochs
         num_classes = 1 + max(number for _, number in train + val)
-        asked = [Bare(design, epochs, num_run, self.asked.image_size_px, num_classes, train, val) for design in DESIGNS]
+        sizes = (self.asked.image_size_px, self.asked.batch_size)
+        asked = [Bare(design, epochs, num_run, *sizes, num_classes, train, val) for design in DESIGNS]
         found = dict(zip(DESIGNS, side_by_side(train_bare, [(one,) for one in asked]), strict=True))
         mean = sum(seconds for seconds, _ in found.values()) / len(found) / num_run
         whole = mean * epochs * NUM_VARIANTS / NUM_PROCESSES
@@ -151,13 +153,15 @@ def main() -> int:
     parser.add_argument("--data", default="sign_digits", help="a folder of class folders below ../shared/data")
     parser.add_argument("--image-size-px", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--bare-epochs", type=int, default=None, help="so many epochs of the bare loops; all where left out")
+    parser.add_argument("--batch-size", type=int, default=64, help="over both workers together, and of a bare loop")
+    parser.add_argument("--bare-epochs", type=int, default=None, help="of the bare loops; all where left out, none of them at 0")
     parser.add_argument("--images", type=int, default=None, help="so many images, evenly spread; all where left out")
     parser.add_argument("--folder", type=Path, default=None)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="headstart-sweep-", dir=asked.folder, ignore_cleanup_errors=True) as root:
         sweep = Sweep(Path(root), asked)
-        for part in (sweep.run_cold, sweep.run_more_heads, sweep.run_fresh, sweep.run_bare):
+        parts = [sweep.run_cold, sweep.run_more_heads, sweep.run_fresh]
+        for part in parts if asked.bare_epochs == 0 else [*parts, sweep.run_bare]:
             part()
     say(json.dumps(sweep.figures | {"misses": sweep.misses}))
     return 1 if sweep.misses else 0
