@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from heads.dataset import ImageDataset
 from heads.evaluation import autocast
@@ -45,18 +45,17 @@ class Wanted:
         return [Key(digest, self.view) for digest in self.dataset.digests]
 
 
-class _Images(Dataset[Tensor]):
-    """Views of images, each of a dataset at an index."""
+class _View(Dataset[Tensor]):
+    """The images of what is wanted, as the network sees them."""
 
-    def __init__(self, places: Sequence[tuple[ImageDataset, int, int]]) -> None:
-        self._places = places
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._wanted.dataset)
 
-    def __getitem__(self, number: int) -> Tensor:
-        dataset, index, view = self._places[number]
-        return dataset.view(index, view)[0]
+    def __getitem__(self, index: int) -> Tensor:
+        return self._wanted.dataset.view(index, self._wanted.view)[0]
 
 
 def count_missing(store: FeatureStore, trunk: Trunk, taps: Collection[Tap], digests: Sequence[str], view: int) -> int:
@@ -82,38 +81,57 @@ def extract(
     with the number of samples of each shard that was written. Killed at any point, it loses a shard at most.
     """
     shelf, num_forwarded = store.shelf(trunk.id), 0
-    places = {key: (each.dataset, index, each.view) for each in wanted for index, key in enumerate(each.keys)}
+    # Places count through all splits and views, so that few batches are filled up.
+    images: ConcatDataset[Tensor] = ConcatDataset([_View(each) for each in wanted])
     while True:
         lacking = _lacking(shelf, wanted)
         # All have looked before any writes, so that their shares are of one whole.
-        if not sum_over_ranks(torch.tensor([float(len(lacking))], device=device)).item():
+        if not sum_over_ranks(torch.tensor([float(sum(map(len, lacking.values())))], device=device)).item():
             return num_forwarded
-        for taps in sorted(set(lacking.values())):
-            # Across splits and views, so that few batches are filled up.
-            alike = [key for key in places if lacking.get(key) == taps][rank() :: num_ranks()]
-            images = _Images([places[key] for key in alike])
-            for part, rows in _run(build(), taps, images, trunk.preprocess.image_size_px, device, precision):
-                shelf.write(alike[part], rows)
-                num_forwarded += part.stop - part.start
+        for taps, places in sorted(lacking.items()):
+            mine = places[rank() :: num_ranks()]
+            given = _run(build(), taps, Subset(images, mine), trunk.preprocess.image_size_px, device, precision) if mine else ()
+            for part, rows in given:
+                keys = [_key(wanted, place) for place in mine[part]]
+                shelf.write(keys, rows)
+                num_forwarded += len(keys)
                 if on_stored:
-                    on_stored(part.stop - part.start)
+                    on_stored(len(keys))
                 # Not beside the next shard, which fills meanwhile.
                 del rows
         sum_over_ranks(torch.zeros(1, device=device))
 
 
-def _lacking(shelf: Shelf, wanted: Sequence[Wanted]) -> Mapping[Key, tuple[Tap, ...]]:
-    """By key the taps that it lacks, for keys that lack any."""
-    found: dict[Key, set[Tap]] = defaultdict(set)
+def _lacking(shelf: Shelf, wanted: Sequence[Wanted]) -> dict[tuple[Tap, ...], list[int]]:
+    """The places of the images that lack the same taps, by these; of equal images the first."""
+    found: dict[tuple[Tap, ...], list[int]] = defaultdict(list)
+    first = 0
     for each in wanted:
-        for tap in each.taps:
-            for key in shelf.missing(each.keys, [tap.name]):
-                found[key].add(tap)
-    return {key: tuple(sorted(taps)) for key, taps in found.items()}
+        keys, lacking = each.keys, dict[Key, tuple[Tap, ...]]()
+        for tap in sorted(each.taps):
+            lacking.update({key: (*lacking.get(key, ()), tap) for key in shelf.missing(keys, [tap.name])})
+        for place, key in enumerate(keys, start=first):
+            if key in lacking:
+                found[lacking.pop(key)].append(place)
+        first += len(keys)
+    return dict(found)
+
+
+def _key(wanted: Sequence[Wanted], place: int) -> Key:
+    for each in wanted:
+        if place < len(each.dataset):
+            return Key(each.dataset.digests[place], each.view)
+        place -= len(each.dataset)
+    raise IndexError(place)
 
 
 def _run(
-    stages: nn.Sequential, taps: Sequence[Tap], images: _Images, image_size_px: int, device: torch.device, precision: Precision
+    stages: nn.Sequential,
+    taps: Sequence[Tap],
+    images: Subset[Tensor],
+    image_size_px: int,
+    device: torch.device,
+    precision: Precision,
 ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
     """Shards of the images: which of them, and their features by tap name, on the CPU."""
     batch_size = _batch_size(device, image_size_px)

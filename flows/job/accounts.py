@@ -20,14 +20,14 @@ SHARES = "shares.json"
 
 @dataclass(frozen=True)
 class Charge:
-    """What one pass of images through a trunk has to do, and which part of it each key stands for, together one.
+    """What one pass of images through a trunk has to do: samples, and their multiply-adds together.
 
-    That is samples, and their multiply-adds together.
+    `shares` are what of it is for each work, by key; together 1.
     """
 
     num_samples: int
     flops: int
-    parts: Mapping[str, float]
+    shares: Mapping[str, float]
 
 
 class Accounts:
@@ -58,8 +58,8 @@ class Accounts:
     def divide(self) -> None:
         """Divides the time since the last division among those that the pass is for."""
         now = monotonic()
-        for key, part in self._charge.parts.items():
-            self._shares[key] = self._shares.get(key, 0.0) + (now - self._since) * part
+        for key, share in self._charge.shares.items():
+            self._shares[key] = self._shares.get(key, 0.0) + (now - self._since) * share
         self._since = now
         if self.leads:
             write_json(self.job.folder / SHARES, self._shares)

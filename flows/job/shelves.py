@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,12 +38,16 @@ LOOK_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Part:
-    """One view of a split's images: the taps that works need of it, and the keys of these works."""
+    """One view of a split's images, and by the taps that works need of it the keys of these works."""
 
     view: int
     split: str
-    taps: frozenset[Tap]
-    keys: tuple[str, ...]
+    keys: Mapping[frozenset[Tap], Sequence[str]]
+
+    @property
+    def taps(self) -> frozenset[Tap]:
+        """All that is needed of it."""
+        return frozenset().union(*self.keys)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class Shelves:
         for each, charge in zip(passes, charges, strict=True):
             name_trunk(self.store, each.trunk)
             self.accounts.begin(charge)
-            sets = {split: self.images.read(split, each.work.variant, cache_bytes=0) for split in ("train", "val")}
+            splits = {part.split for part in each.parts}
+            sets = {split: self.images.read(split, each.work.variant, cache_bytes=0) for split in splits}
             extract(
                 partial(backbones.get, each.work),
                 each.trunk,
@@ -146,14 +151,16 @@ class Shelves:
 
     def _passes(self, works: Sequence[Work]) -> list[Pass]:
         first: dict[Trunk, Work] = {}
-        found: dict[Trunk, dict[tuple[int, str], Part]] = defaultdict(dict)
+        keys: dict[Trunk, dict[tuple[int, str], dict[frozenset[Tap], list[str]]]] = defaultdict(lambda: defaultdict(dict))
         for work in works:
             taps = frozenset(tap for taps in stored_taps(work.variant).values() for tap in taps)
             for trunk, view, split in self._views(work) if taps else ():
                 first.setdefault(trunk, work)
-                known = found[trunk].get((view, split), Part(view, split, frozenset(), ()))
-                found[trunk][view, split] = Part(view, split, known.taps | taps, (*known.keys, work.key))
-        return [Pass(trunk, first[trunk], tuple(parts.values())) for trunk, parts in found.items()]
+                keys[trunk][view, split].setdefault(taps, []).append(work.key)
+        return [
+            Pass(trunk, work, tuple(Part(view, split, by_taps) for (view, split), by_taps in keys[trunk].items()))
+            for trunk, work in first.items()
+        ]
 
     def _views(self, work: Work) -> Iterator[tuple[Trunk, int, str]]:
         """What the work's trunks are run on: each view of the training images, and the plain one for validation."""
@@ -168,21 +175,27 @@ class Shelves:
         ]
 
     def _charge(self, each: Pass) -> Charge:
+        """What the pass has to do; of a part's samples, each work's share is by how many of them lack what it needs."""
         num_samples, flops, shares = 0, 0, dict[str, float]()
         for part in each.parts:
-            lacking, cost = self._lacking(each, part)
+            lacking, cost = self._work_of(each, part.view, part.split, part.taps)
             num_samples, flops = num_samples + lacking, flops + cost
-            for key in part.keys:
-                shares[key] = shares.get(key, 0.0) + lacking / len(part.keys)
-        # Where nothing is missing, the look alone takes time.
-        return Charge(num_samples, flops, {key: x / num_samples if num_samples else 1 / len(shares) for key, x in shares.items()})
+            needs = {taps: self._work_of(each, part.view, part.split, taps)[0] for taps in part.keys}
+            whole = sum(needs[taps] * len(keys) for taps, keys in part.keys.items())
+            for taps, keys in part.keys.items():
+                for key in keys:
+                    shares[key] = shares.get(key, 0.0) + (lacking * needs[taps] / whole if whole else 0.0)
+        if not num_samples:
+            # The look alone takes time.
+            return Charge(0, 0, dict.fromkeys(shares, 1 / len(shares)))
+        return Charge(num_samples, flops, {key: share / num_samples for key, share in shares.items()})
 
-    def _lacking(self, each: Pass, part: Part) -> tuple[int, int]:
-        """How many samples of the part lack a tap, and their multiply-adds: each runs up to the deepest that it lacks."""
-        variant, digests, deeper, flops = each.work.variant, self.images.digests(part.split), 0, 0
-        for stage in sorted({tap.stage for tap in part.taps}, reverse=True):
-            taps = [tap for tap in part.taps if tap.stage >= stage]
-            lacking = count_missing(self.store, each.trunk, taps, digests, part.view)
+    def _work_of(self, each: Pass, view: int, split: str, needed: Collection[Tap]) -> tuple[int, int]:
+        """How many samples lack a tap, and their multiply-adds: each runs through the stages up to the deepest that it lacks."""
+        variant, digests, deeper, flops = each.work.variant, self.images.digests(split), 0, 0
+        for stage in sorted({tap.stage for tap in needed}, reverse=True):
+            taps = [tap for tap in needed if tap.stage >= stage]
+            lacking = count_missing(self.store, each.trunk, taps, digests, view)
             cost = forward_multiply_adds(variant.backbone, variant.fit.image_size_px, stage + 1)
             deeper, flops = lacking, flops + (lacking - deeper) * cost
         return deeper, flops

@@ -1,4 +1,4 @@
-"""MobileNetV2 as a person would run it without a store: a plain pass over pictures, and a training loop of one frozen variant."""
+"""What a person would run without a store: a plain pass over pictures, and a training loop of one frozen variant."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.models import mobilenet_v2
+from torchvision.models import get_model
 from torchvision.transforms import v2
 from workspaces import MOBILENET_V2
 
@@ -42,22 +42,22 @@ class Pictures(Dataset[tuple[Tensor, int]]):
             return self._transform(image.convert("RGB")), label
 
 
-def frozen_features() -> nn.Module:
-    """MobileNetV2 without its classifier, frozen; from here on this process has one thread."""
+def frozen(backbone: str) -> nn.Module:
+    """torchvision's model, frozen, MobileNetV2 with real weights; from here on this process has one thread."""
     torch.set_num_threads(1)
-    net = mobilenet_v2()
-    net.load_state_dict(torch.load(MOBILENET_V2, weights_only=True))
-    features: nn.Module = net.features
-    return features.requires_grad_(False).eval()
+    net: nn.Module = get_model(backbone)
+    if backbone == "mobilenet_v2":
+        net.load_state_dict(torch.load(MOBILENET_V2, weights_only=True))
+    return net.requires_grad_(False).eval()
 
 
-def forward(files: Labelled, image_size_px: int) -> float:
+def forward(backbone: str, files: Labelled, image_size_px: int) -> float:
     """The seconds of one pass over the images, decoding included."""
-    features, loader = frozen_features(), DataLoader(Pictures(files, image_size_px), batch_size=FORWARD_BATCH_SIZE)
+    net, loader = frozen(backbone), DataLoader(Pictures(files, image_size_px), batch_size=FORWARD_BATCH_SIZE)
     start = time.perf_counter()
     with torch.inference_mode():
         for images, _ in loader:
-            features(images)
+            net(images)
     return time.perf_counter() - start
 
 
@@ -100,7 +100,7 @@ def build_optimiser(head: nn.Module, num_updates: int) -> tuple[torch.optim.Opti
 
 def train_bare(asked: Bare) -> tuple[float, float]:
     """The seconds of the epochs that were run, and the best validation accuracy of them."""
-    features = frozen_features()
+    features = frozen("mobilenet_v2").get_submodule("features")
     torch.manual_seed(0)
     head = build_head(asked.design, asked.num_classes)
     train = DataLoader(Pictures(asked.train, asked.image_size_px), batch_size=asked.batch_size, shuffle=True)

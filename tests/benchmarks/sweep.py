@@ -1,10 +1,10 @@
 """What a sweep, more heads and a few new samples cost with the feature store, against one pass over the images and bare loops.
 
-    python tests/benchmarks/sweep.py [--data sign_digits] [--image-size-px 224] [--epochs 10] [--bare-epochs 10]
-        [--batch-size 64] [--images N] [--folder DIR]
+    python tests/benchmarks/sweep.py [--data sign_digits] [--backbone mobilenet_v2] [--image-size-px 224] [--epochs 10]
+        [--batch-size 64] [--bare-epochs 10] [--images N] [--folder DIR]
 
 A copy of the data set without every hundredth image of train and val, in a new workspace, two workers of one thread each:
-a) 16 frozen variants of MobileNetV2 (linear and mlp heads, four rates, two weight decays), nothing stored: `seconds.train`, from
+a) 16 frozen variants of a backbone (linear and mlp heads, four rates, two weight decays), nothing stored: `seconds.train`, from
    the first image to the last result, at most 1.25 times one plain forward pass over the same train and val images, decoding
    included, by two processes of one thread. The pass is timed before and after, and the mean of both counts.
 b) Four more head designs on the same features, cosine and three other shapes of mlp, at the same rates and weight decays, by
@@ -15,8 +15,9 @@ d) One linear and one mlp variant of a) in a bare torch loop each, without a sto
    each: pictures decoded every epoch, the backbone in eval without gradients, AdamW, warm-up and cosine, validation every
    epoch. Their seconds are extrapolated linearly to 16 variants x epochs on two cores: at least 50 times those of a). With all
    epochs run, the best validation accuracies differ by at most a point or two images, whichever is more.
-Data and weights are taken from `../shared`. About 20 minutes on two cores, d) most of it; `--bare-epochs 1` takes 6. A summary
-in JSON stands in the last line. Ends with status 1 where a bar is missed.
+Data and weights are taken from `../shared`. About 35 minutes on two cores, d) most of it; `--bare-epochs 1` takes 12, and
+`--bare-epochs 0` leaves d) and its bars out. A summary in JSON stands in the last line. Ends with status 1 where a bar is
+missed.
 """
 
 from __future__ import annotations
@@ -50,14 +51,15 @@ class Sweep:
         self.place = Workspace(root / "workspace", self.source)
         self.first = self.place.samples("train", "val")
         self.figures: dict[str, Any] = {"images": len(self.first)}
-        self.figures |= {name: getattr(asked, name) for name in ("image_size_px", "epochs", "batch_size")}
+        self.figures |= {name: getattr(asked, name) for name in ("backbone", "image_size_px", "epochs", "batch_size")}
         self.misses: list[str] = []
 
     def plan(self, **changed: Any) -> dict[str, Any]:
         """The plan of a), with fit settings or heads changed."""
         fit = {"epochs": self.asked.epochs, "batch_size": self.asked.batch_size, "learning_rate": RATES, "weight_decay": DECAYS}
         fit |= {"image_size_px": self.asked.image_size_px, "seed": 0} | changed.pop("fit", {})
-        common = {"name": "sweep", "backbones": ["mobilenet_v2"], "weights": str(MOBILENET_V2), "freeze": ["all"]}
+        weights = str(MOBILENET_V2) if self.asked.backbone == "mobilenet_v2" else "none"
+        common = {"name": "sweep", "backbones": [self.asked.backbone], "weights": weights, "freeze": ["all"]}
         return common | {"heads": DESIGNS, "workers": {"count": NUM_PROCESSES}} | changed | {"fit": fit}
 
     def judge(self, name: str, value: float, words: str, *, clears: bool) -> None:
@@ -76,7 +78,7 @@ class Sweep:
     def pass_seconds(self) -> float:
         """One plain forward pass over the train and val images by two processes."""
         files = self.labelled("train") + self.labelled("val")
-        parts = [(files[number::NUM_PROCESSES], self.asked.image_size_px) for number in range(NUM_PROCESSES)]
+        parts = [(self.asked.backbone, files[number::NUM_PROCESSES], self.asked.image_size_px) for number in range(NUM_PROCESSES)]
         return float(max(side_by_side(forward, parts)))
 
     def run_cold(self) -> None:
@@ -151,6 +153,7 @@ def main() -> int:
     """The exit status: 1 where a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="sign_digits", help="a folder of class folders below ../shared/data")
+    parser.add_argument("--backbone", default="mobilenet_v2", help="others have random weights and no bare loops")
     parser.add_argument("--image-size-px", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=64, help="over both workers together, and of a bare loop")
@@ -158,10 +161,11 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=None, help="so many images, evenly spread; all where left out")
     parser.add_argument("--folder", type=Path, default=None)
     asked = parser.parse_args()
+    has_bare = asked.backbone == "mobilenet_v2" and asked.bare_epochs != 0
     with tempfile.TemporaryDirectory(prefix="headstart-sweep-", dir=asked.folder, ignore_cleanup_errors=True) as root:
         sweep = Sweep(Path(root), asked)
         parts = [sweep.run_cold, sweep.run_more_heads, sweep.run_fresh]
-        for part in parts if asked.bare_epochs == 0 else [*parts, sweep.run_bare]:
+        for part in [*parts, sweep.run_bare] if has_bare else parts:
             part()
     say(json.dumps(sweep.figures | {"misses": sweep.misses}))
     return 1 if sweep.misses else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,11 @@ def outcome_of(*epochs: tuple[int, int]) -> Outcome:
     return Outcome(tuple(rows), 0, {}, {}, {}, sum(images for _, images in epochs), False, "all epochs")
 
 
-def test_the_time_of_filling_the_store_is_shared_and_outlives_a_kill(tmp_path: Path, version: DataVersion) -> None:
+def test_the_time_of_filling_the_store_is_shared_and_outlives_a_kill(
+    tmp_path: Path, version: DataVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count(0.0, 4.0)
+    monkeypatch.setattr(job.accounts, "monotonic", lambda: next(ticks))
     order = order_of(tmp_path, version, count=2, gpus_per_worker=0.5)
     job.write_json(order.folder / "shares.json", {"all": 10.0})
     accounts = Accounts(order, leads=True)
@@ -61,7 +66,8 @@ def test_the_time_of_filling_the_store_is_shared_and_outlives_a_kill(tmp_path: P
     accounts.note(2)
     assert (job.num_stored(order), job.flops_stored(order)) == ((6, 6), 500)
     shares = job.read_json(order.folder / "shares.json")
-    assert 0 < shares["lp_ft"] < shares["all"] - 10
+    # Two looks at the clock for the pass that both share, one for the other's own: four seconds each.
+    assert shares == {"all": 10 + 0.75 * 8 + 4, "lp_ft": 0.25 * 8}
     probe, tuned = (costs_of(order, work_of(freeze), outcome_of((9, 0), (9, 0))) for freeze in ("all", "lp_ft"))
     assert probe["seconds"] == pytest.approx(4 + shares["all"], abs=1e-3)
     # A probe held one worker for its own epochs and both for what was shared.

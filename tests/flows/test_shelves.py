@@ -14,8 +14,10 @@ from flows.job import shelves
 from flows.job.accounts import Charge
 from flows.job.datasets import Images
 from flows.records import DataVersion, Sample, Weights, Work, Workers
+from heads.features import FeatureStore, Key
 from heads.pricing import forward_multiply_adds
 from heads.spec import Fit, Head, Variant
+from heads.trunks import trunk_of
 
 NUM_TRAIN, NUM_VAL, SIZE_PX = 5, 3, 32
 
@@ -35,7 +37,7 @@ def order(tmp_path: Path) -> job.Job:
         (tmp_path / f"{number}.png").write_bytes(content)
         rows.append(Sample(hashlib.md5(content).hexdigest(), f"{number}.png", split, {"label": "ab"[number % 2]}))
     version = DataVersion("d" * 32, "r" * 40, tuple(rows), tmp_path, ())
-    works = (work_of("linear", 1), work_of("mlp", 3), work_of("linear", 2))
+    works = (work_of("linear", 1), work_of("mlp", 3), work_of("attention", 2))
     return job.Job("train", "k", "tiny", tmp_path, version, {"label": ("a", "b")}, Workers(count=1), works=works)
 
 
@@ -56,16 +58,26 @@ def filled(order: job.Job, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Charge
 
 
 def test_splits_and_views_of_one_trunk_are_one_pass(filled: Any) -> None:
-    pooled = {"3:pooled"}
-    plain = {(NUM_TRAIN, 0): pooled, (NUM_VAL, 0): pooled}
-    assert filled[1] == [plain, {(NUM_TRAIN, 1): pooled, (NUM_TRAIN, 2): pooled}]
+    both = {"3:map", "3:pooled"}
+    plain = {(NUM_TRAIN, 0): both, (NUM_VAL, 0): both}
+    assert filled[1] == [plain, {(NUM_TRAIN, 1): both, (NUM_TRAIN, 2): {"3:pooled"}}]
 
 
 def test_a_pass_is_shared_by_what_is_done_for_each(filled: Any) -> None:
     an_image = forward_multiply_adds("squeezenet1_1", SIZE_PX, 4)
     plain, varied = filled[0]
     assert (plain.num_samples, plain.flops) == (NUM_TRAIN + NUM_VAL, (NUM_TRAIN + NUM_VAL) * an_image)
-    assert plain.parts == pytest.approx({"linear 1": 1 / 3, "mlp 3": 1 / 3, "linear 2": 1 / 3})
+    assert plain.shares == pytest.approx({"linear 1": 1 / 3, "mlp 3": 1 / 3, "attention 2": 1 / 3})
     # The second view is for both that have it, the third for one.
     assert (varied.num_samples, varied.flops) == (2 * NUM_TRAIN, 2 * NUM_TRAIN * an_image)
-    assert varied.parts == pytest.approx({"mlp 3": 0.75, "linear 2": 0.25})
+    assert varied.shares == pytest.approx({"mlp 3": 0.75, "attention 2": 0.25})
+
+
+def test_who_lacks_nothing_pays_for_nothing(order: job.Job, request: pytest.FixtureRequest) -> None:
+    store = FeatureStore(order.features_root)
+    trunk = trunk_of(order.works[0].variant, "none", torch.device("cpu"))
+    keys = [Key(sample.digest) for sample in order.version.samples]
+    store.shelf(trunk.id).write(keys, {"3:pooled": torch.zeros(len(keys), 512, 1, 1)})
+    plain, _ = request.getfixturevalue("filled")[0]
+    assert plain.num_samples == len(keys)
+    assert plain.shares == {"linear 1": 0, "mlp 3": 0, "attention 2": 1}
