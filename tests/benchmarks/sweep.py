@@ -29,7 +29,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bare_loop import LEARNING_RATE, WEIGHT_DECAY, Bare, Labelled, forward, side_by_side, train_bare
+import torch
+from bare_loop import LEARNING_RATE, WEIGHT_DECAY, Bare, Labelled, forward, frozen, side_by_side, train_bare
 from workspaces import MOBILENET_V2, SHARED, Workspace, copy, say, spread
 
 RATES, DECAYS, DESIGNS = (3e-3, 1e-3, 3e-4, 1e-4), (0.0, 0.01), ("linear", "mlp")
@@ -48,6 +49,10 @@ class Sweep:
         held = [file for file in files if file.relative_to(self.shared).parts[0] != "test"]
         self.late = held[len(held) % 100 // 2 :: 100]
         copy((file for file in files if file not in self.late), self.shared, self.source)
+        self.weights = MOBILENET_V2
+        if asked.backbone != "mobilenet_v2":
+            self.weights = root / f"{asked.backbone}.pth"
+            torch.save(frozen(asked.backbone).state_dict(), self.weights)
         self.place = Workspace(root / "workspace", self.source)
         self.first = self.place.samples("train", "val")
         self.figures: dict[str, Any] = {"images": len(self.first)}
@@ -58,8 +63,7 @@ class Sweep:
         """The plan of a), with fit settings or heads changed."""
         fit = {"epochs": self.asked.epochs, "batch_size": self.asked.batch_size, "learning_rate": RATES, "weight_decay": DECAYS}
         fit |= {"image_size_px": self.asked.image_size_px, "seed": 0} | changed.pop("fit", {})
-        weights = str(MOBILENET_V2) if self.asked.backbone == "mobilenet_v2" else "none"
-        common = {"name": "sweep", "backbones": [self.asked.backbone], "weights": weights, "freeze": ["all"]}
+        common = {"name": "sweep", "backbones": [self.asked.backbone], "weights": str(self.weights), "freeze": ["all"]}
         return common | {"heads": DESIGNS, "workers": {"count": NUM_PROCESSES}} | changed | {"fit": fit}
 
     def judge(self, name: str, value: float, words: str, *, clears: bool) -> None:
