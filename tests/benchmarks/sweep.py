@@ -1,7 +1,7 @@
 """What a sweep, more heads and a few new samples cost with the feature store, against one pass over the images and bare loops.
 
-    python tests/benchmarks/sweep.py [--data sign_digits] [--backbone mobilenet_v2] [--image-size-px 224] [--epochs 10]
-        [--batch-size 64] [--bare-epochs 10] [--images N] [--folder DIR]
+    python tests/benchmarks/sweep.py [--parts abcd] [--data sign_digits] [--backbone mobilenet_v2] [--image-size-px 224]
+        [--epochs 10] [--batch-size 64] [--bare-epochs 10] [--images N] [--folder DIR]
 
 A copy of the data set without every hundredth image of train and val, in a new workspace, two workers of one thread each:
 a) 16 frozen variants of a backbone (linear and mlp heads, four rates, two weight decays), nothing stored: `seconds.train`, from
@@ -15,9 +15,9 @@ d) One linear and one mlp variant of a) in a bare torch loop each, without a sto
    each: pictures decoded every epoch, the backbone in eval without gradients, AdamW, warm-up and cosine, validation every
    epoch. Their seconds are extrapolated linearly to 16 variants x epochs on two cores: at least 50 times those of a). With all
    epochs run, the best validation accuracies differ by at most a point or two images, whichever is more.
-Data and weights are taken from `../shared`. About 35 minutes on two cores, d) most of it; `--bare-epochs 1` takes 12, and
-`--bare-epochs 0` leaves d) and its bars out. A summary in JSON stands in the last line. Ends with status 1 where a bar is
-missed.
+Data and weights are taken from `../shared`; backbones other than MobileNetV2 have random weights, and no d). About 35 minutes on
+two cores, d) most of it: `--bare-epochs 1` takes 12, `--parts ac` 4. A summary in JSON stands in the last line. Ends with status
+1 where a bar is missed.
 """
 
 from __future__ import annotations
@@ -157,20 +157,22 @@ def main() -> int:
     """The exit status: 1 where a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="sign_digits", help="a folder of class folders below ../shared/data")
-    parser.add_argument("--backbone", default="mobilenet_v2", help="others have random weights and no bare loops")
+    parser.add_argument("--parts", default="abcd", help="those to run, a among them; such as ac")
+    parser.add_argument("--backbone", default="mobilenet_v2")
     parser.add_argument("--image-size-px", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=64, help="over both workers together, and of a bare loop")
-    parser.add_argument("--bare-epochs", type=int, default=None, help="of the bare loops; all where left out, none of them at 0")
+    parser.add_argument("--bare-epochs", type=int, default=None, help="so many epochs of the bare loops; all where left out")
     parser.add_argument("--images", type=int, default=None, help="so many images, evenly spread; all where left out")
     parser.add_argument("--folder", type=Path, default=None)
     asked = parser.parse_args()
-    has_bare = asked.backbone == "mobilenet_v2" and asked.bare_epochs != 0
+    if not {"a"} <= set(asked.parts) <= set("abcd") or ("d" in asked.parts and asked.backbone != "mobilenet_v2"):
+        parser.error(f"--parts {asked.parts} of {asked.backbone}: give a, with any of b, c and, for mobilenet_v2 alone, d")
     with tempfile.TemporaryDirectory(prefix="headstart-sweep-", dir=asked.folder, ignore_cleanup_errors=True) as root:
         sweep = Sweep(Path(root), asked)
-        parts = [sweep.run_cold, sweep.run_more_heads, sweep.run_fresh]
-        for part in [*parts, sweep.run_bare] if has_bare else parts:
-            part()
+        runs = {"a": sweep.run_cold, "b": sweep.run_more_heads, "c": sweep.run_fresh, "d": sweep.run_bare}
+        for part in sorted(set(asked.parts)):
+            runs[part]()
     say(json.dumps(sweep.figures | {"misses": sweep.misses}))
     return 1 if sweep.misses else 0
 
