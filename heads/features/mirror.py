@@ -83,6 +83,7 @@ class Mirror:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+        self._room.settle()
         return opened
 
     def borrow(self, num_bytes: int, bring: Bring) -> Opened:
@@ -135,6 +136,11 @@ class Room:
             if self._granted < num_bytes:
                 self._granted = max(num_bytes, self._clear(num_bytes) // GRANTS)
             self._granted -= num_bytes
+
+    def settle(self) -> None:
+        """Looks again once a copy is there: others that were fetched beside it took the same room."""
+        with self._lock:
+            self._clear(0)
 
     def _clear(self, num_bytes: int) -> int:
         """The bytes that are left for copies after others made way for so many."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -249,22 +250,32 @@ def test_one_process_fetches_a_shard_while_the_others_of_its_machine_wait(
     assert list(folder.glob(".partial*")) == []
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.2], ids=["one after another", "at once"])
 def test_copies_make_way_for_others_and_who_has_them_open_reads_on(
-    bucket: type[object_store.Bucket], on_node: OnNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: type[object_store.Bucket], on_node: OnNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    for start in range(0, 100, 10):
+    # As many shards as are fetched at once.
+    for start in range(0, 80, 10):
         write(on_node("writer").shelf(TRUNK), range(start, start + 10))
-    one, keys = len(bucket.objects[shards(bucket)[0]]), keys_of(range(100))
+    assert len(shards(bucket)) == Bucket.num_readers
+    one, keys = len(bucket.objects[shards(bucket)[0]]), keys_of(range(80))
 
     def usage(path: Path) -> SimpleNamespace:
         """That of a disk for eight shards."""
         return SimpleNamespace(free=8 * one - sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
 
+    fetch = Bucket._fetch
+
+    def fetch_slowly(self: Bucket, name: str, goal: Path) -> None:
+        time.sleep(seconds)
+        fetch(self, name, goal)
+
     monkeypatch.setattr(mirror, "shutil", SimpleNamespace(disk_usage=usage))
+    monkeypatch.setattr(Bucket, "_fetch", fetch_slowly)
     reader = on_node("reader")
     features = reader.shelf(TRUNK).open(keys, ["pooled"])
     assert 1 <= len(copies(tmp_path / "reader")) <= 4
-    assert torch.equal(features[torch.arange(100)]["pooled"], pooled(keys))
+    assert torch.equal(features[torch.arange(80)]["pooled"], pooled(keys))
     assert reader.shelf(TRUNK).missing(keys, ["pooled", "map"]) == []
 
 
