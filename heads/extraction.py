@@ -103,7 +103,7 @@ def extract(
 
 
 def _lacking(shelf: Shelf, wanted: Sequence[Wanted]) -> dict[tuple[Tap, ...], list[int]]:
-    """The places of the images that lack the same taps, by these; of equal images the first."""
+    """The places of the images that lack the same taps, by these; of equal images of a set the first."""
     found: dict[tuple[Tap, ...], list[int]] = defaultdict(list)
     first = 0
     for each in wanted:

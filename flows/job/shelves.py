@@ -137,7 +137,6 @@ class Shelves:
 
     def _member(self, backbone: Any, work: Work) -> Member:
         model = build_model(work.variant, self.job.classes, work.weights.path, backbone=backbone)
-
         diary = Diary(self.job, work)
 
         def on_end(outcome: loop.Outcome | TrainingDiverged) -> None:
@@ -178,9 +177,9 @@ class Shelves:
         """What the pass has to do; of a part's samples, each work's share is by how many of them lack what it needs."""
         num_samples, flops, shares = 0, 0, dict[str, float]()
         for part in each.parts:
-            lacking, cost = self._work_of(each, part.view, part.split, part.taps)
+            lacking, cost = self._work_of(each, part)
             num_samples, flops = num_samples + lacking, flops + cost
-            needs = {taps: self._work_of(each, part.view, part.split, taps)[0] for taps in part.keys}
+            needs = {taps: lacking if taps == part.taps else self._count(each, part, taps) for taps in part.keys}
             whole = sum(needs[taps] * len(keys) for taps, keys in part.keys.items())
             for taps, keys in part.keys.items():
                 for key in keys:
@@ -190,15 +189,17 @@ class Shelves:
             return Charge(0, 0, dict.fromkeys(shares, 1 / len(shares)))
         return Charge(num_samples, flops, {key: share / num_samples for key, share in shares.items()})
 
-    def _work_of(self, each: Pass, view: int, split: str, needed: Collection[Tap]) -> tuple[int, int]:
+    def _work_of(self, each: Pass, part: Part) -> tuple[int, int]:
         """How many samples lack a tap, and their multiply-adds: each runs through the stages up to the deepest that it lacks."""
-        variant, digests, deeper, flops = each.work.variant, self.images.digests(split), 0, 0
-        for stage in sorted({tap.stage for tap in needed}, reverse=True):
-            taps = [tap for tap in needed if tap.stage >= stage]
-            lacking = count_missing(self.store, each.trunk, taps, digests, view)
+        variant, deeper, flops = each.work.variant, 0, 0
+        for stage in sorted({tap.stage for tap in part.taps}, reverse=True):
+            lacking = self._count(each, part, [tap for tap in part.taps if tap.stage >= stage])
             cost = forward_multiply_adds(variant.backbone, variant.fit.image_size_px, stage + 1)
             deeper, flops = lacking, flops + (lacking - deeper) * cost
         return deeper, flops
+
+    def _count(self, each: Pass, part: Part, taps: Collection[Tap]) -> int:
+        return count_missing(self.store, each.trunk, taps, self.images.digests(part.split), part.view)
 
 
 class _Backbones:

@@ -128,19 +128,21 @@ class Room:
     """What the mirrors of all stores in a folder may take: half of what the disk has left for them, used least recently first."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._lock, self._granted = path, Lock(), 0
+        self._path, self._lock, self._granted, self._is_scarce = path, Lock(), 0, False
 
     def take(self, num_bytes: int) -> None:
         """Takes room for a copy, from others where there is none; one that is larger than all room gets it."""
         with self._lock:
             if self._granted < num_bytes:
-                self._granted = max(num_bytes, self._clear(num_bytes) // GRANTS)
+                grant = self._clear(num_bytes) // GRANTS
+                self._granted, self._is_scarce = max(num_bytes, grant), grant < num_bytes
             self._granted -= num_bytes
 
     def settle(self) -> None:
-        """Looks again once a copy is there: others that were fetched beside it took the same room."""
+        """Looks again, where room is scarce, once a copy is there: others that were fetched beside it took the same room."""
         with self._lock:
-            self._clear(0)
+            if self._is_scarce:
+                self._clear(0)
 
     def _clear(self, num_bytes: int) -> int:
         """The bytes that are left for copies after others made way for so many."""

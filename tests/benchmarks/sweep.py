@@ -16,7 +16,7 @@ d) One linear and one mlp variant of a) in a bare torch loop each, without a sto
    epoch. Their seconds are extrapolated linearly to 16 variants x epochs on two cores: at least 50 times those of a). With all
    epochs run, the best validation accuracies differ by at most a point or two images, whichever is more.
 Data and weights are taken from `../shared`; backbones other than MobileNetV2 have random weights, and no d). About 35 minutes on
-two cores, d) most of it: `--bare-epochs 1` takes 12, `--parts ac` 4. A summary in JSON stands in the last line. Ends with status
+two cores, d) most of it: `--bare-epochs 1` takes 12, `--parts ac` 5. A summary in JSON stands in the last line. Ends with status
 1 where a bar is missed.
 """
 

@@ -98,6 +98,8 @@ def test_a_retraining_measures_every_head_and_promotes_by_the_mask(report: dict[
 
 
 def test_models_show_tells_the_holdout_a_line_a_target(shapes: Workspace, report: dict[str, Any]) -> None:
+    told = shapes.json("models", "show", "shapes")
+    assert told["champion"]["metrics"] == pytest.approx(report["holdout"])
     screen = shapes.run("models", "show", "shapes")
     for start in ("kind: accuracy", "mask: miou", "tags: accuracy"):
         assert start in screen

@@ -250,7 +250,7 @@ def test_one_process_fetches_a_shard_while_the_others_of_its_machine_wait(
     assert list(folder.glob(".partial*")) == []
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.2], ids=["one after another", "at once"])
+@pytest.mark.parametrize("seconds", [0.0, 0.2], ids=["as they come", "at once"])
 def test_copies_make_way_for_others_and_who_has_them_open_reads_on(
     bucket: type[object_store.Bucket], on_node: OnNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:

@@ -302,6 +302,7 @@ def test_views_beyond_the_first_are_varied_and_epochs_take_turns(pictures: Path,
         seen.append(rows[order.argsort()])
     assert all(torch.equal(seen[epoch], seen[epoch + 3]) for epoch in range(3))
     assert not any(torch.equal(seen[0], seen[view]) for view in (1, 2))
+    assert not torch.equal(seen[1], seen[2])
     stages = build_backbone(variant, None).eval()
     for view in (1, 2):
         with torch.no_grad():
@@ -430,15 +431,15 @@ def part_of(images: ImageDataset, indices: Any) -> ImageDataset:
 def test_a_damaged_shard_is_computed_again(pictures: Path, tmp_path: Path) -> None:
     variant = variant_of(KIND)
     sets = datasets(pictures, variant)
-    # The training images in one shard, those of validation in the next.
-    fill(variant, (sets[0], sets[0]), FeatureStore(tmp_path))
+    # The training images and one of validation in a shard, the others in the next.
+    fill(variant, (sets[0], part_of(sets[1], [0])), FeatureStore(tmp_path))
     fill(variant, sets, FeatureStore(tmp_path))
     shard = sorted(tmp_path.rglob("*.safetensors"), key=lambda path: path.stat().st_size)[-1]
     content = bytearray(shard.read_bytes())
     content[-5] ^= 1
     shard.write_bytes(content)
     store = FeatureStore(tmp_path)
-    assert fill(variant, sets, store) == NUM_TRAIN
+    assert fill(variant, sets, store) == NUM_TRAIN + 1
     assert len(loaders_of(variant, sets, store)) == 1
 
 
