@@ -60,31 +60,3 @@ def lay_out_state(optimiser: torch.optim.Optimizer) -> None:
     """Brings what the optimiser knows of each weight into that weight's layout."""
     for weight, state in optimiser.state.items():
         state.update({name: in_layout_of(weight.data, known) for name, known in state.items() if known.shape == weight.shape})
-
-
-class Joint:
-    """Optimisers of one kind as one: its step is a step of each, with what surrounds a step done once.
-
-    It is told to `release` what it knows of their weights before they are asked for it.
-    """
-
-    def __init__(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:
-        self._parts = tuple(optimisers)
-        first = self._parts[0]
-        kind: Any = type(first)
-        # The very groups of its parts: a rate that is set there holds here.
-        groups = [group for part in self._parts for group in part.param_groups]
-        self._whole: torch.optim.Optimizer = kind(groups, fused=first.defaults["fused"])
-        for part in self._parts:
-            self._whole.state.update(part.state)
-
-    def step(self) -> None:
-        """One update of all weights by their gradients, which are then dropped."""
-        self._whole.step()
-        self._whole.zero_grad(set_to_none=True)
-
-    def release(self) -> None:
-        """Gives each part what is known of its weights."""
-        for part in self._parts:
-            owned = [weight for group in part.param_groups for weight in group["params"]]
-            part.state.update({weight: self._whole.state[weight] for weight in owned if weight in self._whole.state})

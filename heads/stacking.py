@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from heads.evaluation import autocast
+from heads.joint import Joint, clip_rows, rows_of, stack_like
 from heads.model import Model
-from heads.optimiser import Joint, clip, in_layout_of, lay_out_state
+from heads.optimiser import in_layout_of, lay_out_state
 from heads.sampling import Batch
 from heads.spec import Fit, Variant
 from heads.tally import summed_loss
@@ -53,7 +54,10 @@ class Stack:
         self._names = [name for name, weight in self._first.model.named_parameters() if weight.requires_grad]
         self._owned = [[training.model.get_parameter(name) for name in self._names] for training in trainings]
         self._weights = [torch.stack([weight.detach() for weight in same]) for same in zip(*self._owned, strict=True)]
-        self._joints: list[Joint] = []
+        limits = [training.variant.fit.gradient_clip or torch.inf for training in trainings]
+        self._limits = torch.tensor(limits, device=self._first.device)
+        self._joint: Joint | None = None
+        self._gradients: list[Tensor] = []
         self._kept: list[Tensor] = []
 
     def train_on(self, number: int, batch: Batch) -> None:
@@ -62,20 +66,21 @@ class Stack:
         logits = self._logits(self._first.model, weights, batch)
         losses = {target: self._losses(target, rows, batch) for target, rows in logits.items()}
         gradients = torch.autograd.grad(self._first.balance(losses, batch.num_labels, updates=batch.updates), weights)
-        if not self._joints:
-            self._lay_out_like(gradients)
-        for place, (training, owned) in enumerate(zip(self.trainings, self._owned, strict=True)):
+        if self._joint is None:
+            self._joint = self._lay_out_like(gradients)
+        for place, training in enumerate(self.trainings):
             training.trained.take(_each(logits, place), batch.labels, batch.weights, _each(losses, place))
-            for weight, gradient in zip(owned, gradients, strict=True):
-                own = in_layout_of(weight, gradient[place])
-                weight.grad = own if weight.grad is None else weight.grad.add_(own)
+        rows = [rows_of(in_layout_of(*pair)) for pair in zip(self._weights, gradients, strict=True)]
+        if self._gradients:
+            for mine, more in zip(self._gradients, rows, strict=True):
+                mine.add_(more)
+        else:
+            self._gradients = rows
         if batch.updates:
             self._update(number // self._first.variant.fit.accumulate)
 
     def end_training(self) -> None:
         """Makes ready for validation, once the epoch's last batch is learnt from."""
-        for joint in self._joints:
-            joint.release()
         for training in self.trainings:
             training.end_training()
         kept = [[training.kept.get_parameter(name).detach() for name in self._names] for training in self.trainings]
@@ -89,25 +94,25 @@ class Stack:
             training.measured.add(_each(logits, place), batch.labels, batch.weights)
 
     def _update(self, number: int) -> None:
-        for training, owned in zip(self.trainings, self._owned, strict=True):
+        assert self._joint is not None
+        for training in self.trainings:
             training.set_rates(number)
-            clip(owned, training.variant.fit.gradient_clip)
-        for joint in self._joints:
-            joint.step()
+        clip_rows(self._gradients, self._limits)
+        self._joint.step(self._gradients)
+        self._gradients = []
         for training in self.trainings:
             training.follow_up(number)
 
-    def _lay_out_like(self, gradients: Sequence[Tensor]) -> None:
+    def _lay_out_like(self, gradients: Sequence[Tensor]) -> Joint:
         """Lays the weights out in memory as their gradients come: to turn these around would cost as much as they do."""
-        self._weights = [torch.empty_like(rows).copy_(own) for rows, own in zip(gradients, self._weights, strict=True)]
+        self._weights = [stack_like(*pair) for pair in zip(self._weights, gradients, strict=True)]
         for place, (training, owned) in enumerate(zip(self.trainings, self._owned, strict=True)):
             for weight, stacked in zip(owned, self._weights, strict=True):
                 weight.data = stacked[place]
             lay_out_state(training.optimiser)
             if training.average:
                 training.average.find(training.model)
-        kinds = {type(training.optimiser) for training in self.trainings}
-        self._joints = [Joint([one.optimiser for one in self.trainings if type(one.optimiser) is kind]) for kind in kinds]
+        return Joint([training.optimiser for training in self.trainings], self._owned)
 
     def _logits(self, model: Model, weights: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
         """Logits by target (V, N, C) of V trainings, which `model`'s heads give with the weights of each."""

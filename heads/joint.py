@@ -1,0 +1,113 @@
+"""One update of trainings whose weights lie in stacks: each by its own gradients, its own norm and its own optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
+
+from heads.optimiser import NORM_MARGIN
+
+# What the optimisers keep of a weight.
+ADAM = ("step", "exp_avg", "exp_avg_sq")
+SGD = ("momentum_buffer",)
+
+
+class Joint:
+    """The optimisers of trainings, stepped without what surrounds a step: each weight as the row that it is in memory.
+
+    What they know of their weights stays theirs. Fused kernels turn every weight that is not contiguous around and back at each
+    step, which costs more than the step does; rows are contiguous.
+    """
+
+    def __init__(self, optimisers: Sequence[torch.optim.Optimizer], owned: Sequence[Sequence[nn.Parameter]]) -> None:
+        self._groups = [
+            _Group(optimiser, group, place, owned[place])
+            for place, optimiser in enumerate(optimisers)
+            for group in optimiser.param_groups
+        ]
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """One update of all weights by the rows (V, N) of their gradients."""
+        rows = [each.unbind() for each in gradients]
+        for group in self._groups:
+            group.step(rows)
+
+
+class _Group:
+    """Weights of one training that share a rate and a weight decay."""
+
+    def __init__(
+        self, optimiser: torch.optim.Optimizer, group: dict[str, Any], place: int, owned: Sequence[nn.Parameter]
+    ) -> None:
+        # The optimiser's very own group: a rate that is set there holds here.
+        self._group, self._place, self._fused = group, place, bool(optimiser.defaults["fused"])
+        weights: list[nn.Parameter] = group["params"]
+        numbers = {weight: number for number, weight in enumerate(owned)}
+        self._numbers = [numbers[weight] for weight in weights]
+        self._weights = [row_of(weight.data) for weight in weights]
+        self._is_adam = isinstance(optimiser, torch.optim.AdamW)
+        for weight in weights:
+            _know(optimiser.state[weight], weight, ADAM if self._is_adam else SGD)
+        known = [optimiser.state[weight] for weight in weights]
+        self._kept = {name: [row_of(of[name]) for of in known] for name in known[0] if name != "step"}
+        self._steps = [of["step"] for of in known if "step" in of]
+
+    def step(self, rows: Sequence[Sequence[Tensor]]) -> None:
+        """One update by the rows of all gradients, by weight and training."""
+        gradients, group = [rows[number][self._place] for number in self._numbers], self._group
+        told: dict[str, Any] = {"fused": self._fused, "maximize": False, "lr": group["lr"], "weight_decay": group["weight_decay"]}
+        if self._is_adam:
+            (beta1, beta2), moments = group["betas"], (self._kept["exp_avg"], self._kept["exp_avg_sq"])
+            told |= {"beta1": beta1, "beta2": beta2, "eps": group["eps"], "amsgrad": False}
+            adamw(self._weights, gradients, *moments, [], self._steps, **told)
+        else:
+            told |= {name: group[name] for name in ("momentum", "dampening", "nesterov")}
+            sgd(self._weights, gradients, list(self._kept["momentum_buffer"]), **told)
+
+
+def _know(known: dict[str, Any], weight: nn.Parameter, names: Sequence[str]) -> None:
+    """Adds what an optimiser that never stepped does not know of a weight: zeros, as it would take them itself."""
+    for name in names:
+        if name not in known:
+            known[name] = torch.zeros((), device=weight.device) if name == "step" else torch.zeros_like(weight)
+
+
+def clip_rows(gradients: Sequence[Tensor], limits: Tensor) -> None:
+    """Brings each training's gradients, the rows (V, N) of its weights together, to its norm in `limits` (V) where theirs is
+    greater; a limit of infinity clips nothing."""
+    norms = torch.stack([torch.linalg.vector_norm(rows, dim=1) for rows in gradients], dim=1)
+    whole = torch.linalg.vector_norm(norms, dim=1) + NORM_MARGIN
+    # One that is no number takes all of its training's with it, as torch's own clipping does.
+    over = ~(whole <= limits) & limits.isfinite()
+    # On a CPU a look at the norms costs less than to multiply all gradients by one.
+    if norms.device.type != "cpu" or over.any():
+        factors = torch.where(over, limits / whole, 1.0)[:, None]
+        for rows in gradients:
+            rows.mul_(factors)
+
+
+def stack_like(weights: Tensor, gradients: Tensor) -> Tensor:
+    """Stacked weights (V, ...), one after another in memory, each laid out there as its gradient is."""
+    order = _memory_order(gradients)
+    room = torch.empty([weights.shape[dim] for dim in order], dtype=weights.dtype, device=weights.device)
+    return room.permute(*sorted(range(len(order)), key=order.__getitem__)).copy_(weights)
+
+
+def rows_of(stacked: Tensor) -> Tensor:
+    """Stacked tensors (V, ...), each of them dense in memory, as rows (V, N) in the order in which they lie there."""
+    return stacked.permute(_memory_order(stacked)).view(len(stacked), -1)
+
+
+def row_of(tensor: Tensor) -> Tensor:
+    """A tensor that is dense in memory as a row (N) in the order in which it lies there."""
+    return rows_of(tensor[None])[0]
+
+
+def _memory_order(stacked: Tensor) -> tuple[int, ...]:
+    return 0, *sorted(range(1, stacked.ndim), key=stacked.stride, reverse=True)
