@@ -15,6 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from heads.backbones.table import BACKBONES
 from heads.stages import BACKBONE_STAGES
 
+# What fills parameters at random: without storage there is nothing to fill, and it takes long.
+DRAWS = (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_)
+ELEMENTWISE = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.GELU, nn.Dropout)
+
 
 @dataclass(frozen=True)
 class StageCost:
@@ -34,13 +38,23 @@ def count_costs(name: str, image_size_px: int | None = None) -> tuple[StageCost,
     """
     backbone, costs = BACKBONES[name], list[StageCost]()
     side = image_size_px or backbone.image_size_px
-    stages = backbone.split(build_skeleton(name).to("meta").eval())
+    stages = nn.ModuleList(backbone.split(build_skeleton(name).to("meta").eval()))
+    num_parameters = [sum(parameter.numel() for parameter in stage.parameters()) for stage in stages]
+    # They multiply no matrices and keep shapes, and on the meta device each of them takes as long as a convolution and more.
+    _leave_out(stages, ELEMENTWISE)
     features = torch.zeros(1, 3, side, side, device="meta")
-    for stage_name, stage in zip(BACKBONE_STAGES[name], stages, strict=True):
+    for stage_name, stage, parameters in zip(BACKBONE_STAGES[name], stages, num_parameters, strict=True):
         features, multiply_adds = _run(stage, features)
-        parameters = sum(parameter.numel() for parameter in stage.parameters())
         costs.append(StageCost(stage_name, parameters, multiply_adds, tuple(features.shape[1:])))
     return tuple(costs)
+
+
+def _leave_out(part: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
+    for name, child in list(part.named_children()):
+        if isinstance(child, kinds):
+            setattr(part, name, nn.Identity())
+        else:
+            _leave_out(child, kinds)
 
 
 def _run(stage: nn.Module, features: Tensor) -> tuple[Tensor, int]:
@@ -63,6 +77,8 @@ class _ParametersWithoutStorage(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = dict(kwargs or {})
+        if func in DRAWS and args and args[0].is_meta:
+            return args[0]
         if func is torch.empty:
             given["device"] = "meta"
         return func(*args, **given)
