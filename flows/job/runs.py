@@ -17,17 +17,19 @@ LAST_WORDS_SECONDS = 20.0
 @contextlib.contextmanager
 def following(job: Job) -> Iterator[None]:
     """Runs begin, grow and end in MLflow while the block trains; what MLflow did not take is left to the flow."""
-    stop = threading.Event()
-    thread = threading.Thread(target=_follow, args=(job, stop), name="tracking", daemon=True)
+    stop, trained = threading.Event(), threading.Event()
+    thread = threading.Thread(target=_follow, args=(job, stop, trained), name="tracking", daemon=True)
     thread.start()
     try:
         yield
+        trained.set()
         thread.join(LAST_WORDS_SECONDS)
     finally:
         stop.set()
+        trained.set()
 
 
-def _follow(job: Job, stop: threading.Event) -> None:
+def _follow(job: Job, stop: threading.Event, trained: threading.Event) -> None:
     if job.tracking is None:
         return
     try:
@@ -37,6 +39,6 @@ def _follow(job: Job, stop: threading.Event) -> None:
         order = job.tracking
         tracker = tracking.Tracker(order.address, order.artifacts, order.name)
         origin, draw = tracking.Origin(**order.origin), partial(draw_variant, work_root=job.work_root)
-        tracking.follow(tracker, order.parent, job.works, job.work_root, origin, draw, stop)
+        tracking.follow(tracker, order.parent, job.works, job.work_root, origin, draw, stop, trained)
     except Exception as error:
         LOG.warning("the runs are not followed, the training goes on: %s", error)

@@ -20,7 +20,7 @@ from flows.records import Work
 from heads import loop
 from heads.errors import TrainingDiverged
 from heads.loop import Member
-from heads.model import build_backbone, build_model
+from heads.model import build_model
 from heads.phases import compile_policy
 from heads.trunks import stored_taps
 
@@ -42,8 +42,7 @@ def probe(job: Job, shelves: Shelves, works: Sequence[Work]) -> None:
         first = left[0]
         phase = compile_policy(first.variant)[0]
         loaders = shelves.loaders(first, *(shelves.images.open(split, first.variant) for split in ("train", "val")))[phase]
-        backbone = build_backbone(first.variant, first.weights.path)
-        train_together(job, left, partial(_member, job, backbone), loaders)
+        train_together(job, left, partial(_member, job, shelves.backbone(first)), loaders)
 
 
 def _member(job: Job, backbone: Any, work: Work) -> Member:

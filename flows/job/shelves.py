@@ -72,20 +72,20 @@ class Shelves:
         self.job, self.images, self.device = job, images, device
         self.store = FeatureStore(job.features_root)
         self.accounts = Accounts(job, leads=rank() == 0)
+        self._backbones = _Backbones(device)
 
     def fill(self, works: Sequence[Work]) -> None:
         """Runs every trunk that the works share on the samples that it never saw; all members together."""
         passes = self._passes(works)
         charges = [self._charge(each) for each in passes]
         self.accounts.announce(charges)
-        backbones = _Backbones(self.device)
         for each, charge in zip(passes, charges, strict=True):
             name_trunk(self.store, each.trunk)
             self.accounts.begin(charge)
             splits = {part.split for part in each.parts}
             sets = {split: self.images.read(split, each.work.variant, cache_bytes=0) for split in splits}
             extract(
-                partial(backbones.get, each.work),
+                partial(self.backbone, each.work),
                 each.trunk,
                 [Wanted(sets[part.split], part.view, part.taps) for part in each.parts],
                 self.store,
@@ -96,6 +96,14 @@ class Shelves:
             self.accounts.divide()
         # What the leader wrote is there before anyone goes on to read it.
         sum_over_ranks(torch.zeros(1, device=self.device))
+
+    def backbone(self, work: Work) -> nn.Sequential:
+        """The backbone that a work starts from, frozen and in eval mode on the device: one for all that train nothing in it."""
+        return self._backbones.get(work)
+
+    def forget_backbone(self) -> None:
+        """Lets go of the backbone that works shared."""
+        self._backbones = _Backbones(self.device)
 
     def loaders(self, work: Work, train_set: ImageDataset, val_set: ImageDataset) -> dict[Phase, Loaders]:
         """What each of the work's phases reads from the store."""
@@ -132,10 +140,9 @@ class Shelves:
         first = group[0]
         sets = [self.images.open(split, first.variant) for split in ("train", "val")]
         (loaders,) = self.loaders(first, *sets).values()
-        backbone = build_backbone(first.variant, first.weights.path)
-        train_together(self.job, group, partial(self._member, backbone), loaders)
+        train_together(self.job, group, partial(self._member, self.backbone(first)), loaders)
 
-    def _member(self, backbone: Any, work: Work) -> Member:
+    def _member(self, backbone: nn.Sequential, work: Work) -> Member:
         model = build_model(work.variant, self.job.classes, work.weights.path, backbone=backbone)
         diary = Diary(self.job, work)
 

@@ -111,6 +111,7 @@ class _Member:
         probes = [work for work in todo if is_probe(work.variant)]
         self._train_probes(probes)
         out = self._screen([work for work in self.job.works if is_in_contest(self.job, work)], todo)
+        self.shelves.forget_backbone()
         self._train_one_by_one([work for work in todo if work not in probes and work.key not in out])
 
     def _screen(self, rivals: Sequence[Work], todo: Sequence[Work]) -> set[str]:

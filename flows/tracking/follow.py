@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from flows.records import Work
@@ -16,6 +17,8 @@ from flows.tracking_server import check
 
 LOG = logging.getLogger(__name__)
 LONGEST_PAUSE_SECONDS = 60.0
+# Of the time beside a training it takes a tenth at most: both may share a few cores.
+RESTS = 9.0
 
 Draw = Callable[[Mapping[str, Any]], Mapping[str, bytes]]
 
@@ -28,12 +31,13 @@ def follow(
     origin: Origin,
     draw: Draw,
     stop: threading.Event,
+    trained: threading.Event,
     every_seconds: float = 1.0,
 ) -> None:
     """Return once `stop` is set or every work is logged; in between, runs begin, grow by epochs and end as the works do.
 
-    Meant for a thread beside the training: MLflow failing is logged, waited out and tried again, and never raised.
-    `draw` turns a `result.json` into pictures by file name.
+    Meant for a thread beside the training, which it leaves most of the processor to until `trained` is set: MLflow failing is
+    logged, waited out and tried again, and never raised. `draw` turns a `result.json` into pictures by file name.
     """
     seen: dict[str, int] = {}
     done: set[str] = set()
@@ -43,10 +47,11 @@ def follow(
             for work in _changed(works, work_root, seen, done):
                 if stop.is_set():
                     return
-                change = _changed_at(work_root / work.key)
+                start, change = monotonic(), _changed_at(work_root / work.key)
                 if _record(tracker, parent, work, work_root / work.key, origin, draw)[1]:
                     done.add(work.key)
                 seen[work.key] = change
+                trained.wait(min(RESTS * (monotonic() - start), LONGEST_PAUSE_SECONDS))
             failures = 0
         except Exception as error:  # whatever happens to a run, the training beside this thread goes on
             failures += 1

@@ -14,7 +14,7 @@ from flows.tracking.text import as_json, flat, metrics_at, now_ms, summary
 from flows.tracking_server import asking, connect, experiment
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
     from mlflow.tracking import MlflowClient
 
 End = Literal["FINISHED", "FAILED", "KILLED"]
@@ -118,16 +118,18 @@ class Tracker:
     def log_epochs(self, run_id: str, epochs: Iterable[Mapping[str, Any]]) -> None:
         """Log the epochs of a `progress.json` that the run does not hold yet, one step an epoch."""
         last = self._client.get_run(run_id).data.metrics.get("epoch", -1)
+        found: list[Metric] = []
         for epoch in epochs:
             if epoch["epoch"] > last:
-                about = {"phase": epoch["phase"], "epoch_seconds": epoch["seconds"], "epoch": epoch["epoch"]}
-                about |= {name: epoch[name] for name in ("num_frozen_stages",) if name in epoch}
-                self._log_metrics(run_id, {**epoch["metrics"], **about}, epoch["epoch"])
+                # Its number comes last: once that is logged, so is all the rest.
+                about = {"phase": epoch["phase"], "epoch_seconds": epoch["seconds"]}
+                about |= {name: epoch[name] for name in ("num_frozen_stages", "epoch") if name in epoch}
+                found += metrics_at({**epoch["metrics"], **about}, epoch["epoch"])
+        self._log_metrics(run_id, found)
 
-    def _log_metrics(self, run_id: str, measures: Mapping[str, float], step: int) -> None:
-        for first in range(0, len(measures), NUM_METRICS_AT_ONCE):
-            batch = metrics_at(dict(list(measures.items())[first : first + NUM_METRICS_AT_ONCE]), step)
-            self._client.log_batch(run_id, metrics=batch)
+    def _log_metrics(self, run_id: str, metrics: Sequence[Metric]) -> None:
+        for first in range(0, len(metrics), NUM_METRICS_AT_ONCE):
+            self._client.log_batch(run_id, metrics=metrics[first : first + NUM_METRICS_AT_ONCE])
 
     @asking
     def finish_variant(self, run_id: str, result: Mapping[str, Any], bundle: Path, pictures: Mapping[str, bytes]) -> None:
@@ -138,7 +140,7 @@ class Tracker:
         run = self._client.get_run(run_id)
         if not _is_complete(run):
             measures = result["metrics"] | {name: result[name] for name in COUNTS if name in result}
-            self._log_metrics(run_id, measures, len(result["epochs"]))
+            self._log_metrics(run_id, metrics_at(measures, len(result["epochs"])))
             self._log_files(run_id, {"result.json": as_json(result)}, "")
             self._log_files(run_id, pictures, "pictures")
             self._client.log_artifacts(run_id, str(bundle), "bundle")
@@ -188,7 +190,7 @@ class Tracker:
             self._client.set_tag(parent, "headstart.promoted", str(verdict.promoted).lower())
         if pictures:
             self._log_files(parent, pictures, "pictures")
-        self._log_metrics(parent, metrics or {}, 0)
+        self._log_metrics(parent, metrics_at(metrics or {}, 0))
         self._terminate(parent, end)
 
     def _terminate(self, parent: str, end: End) -> None:

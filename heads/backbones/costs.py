@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from heads.backbones.table import BACKBONES
 from heads.stages import BACKBONE_STAGES
 
-# What fills parameters at random: without storage there is nothing to fill, and it takes long.
 DRAWS = (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_)
 ELEMENTWISE = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.GELU, nn.Dropout)
 
@@ -66,7 +65,22 @@ def _run(stage: nn.Module, features: Tensor) -> tuple[Tensor, int]:
 def build_skeleton(name: str) -> nn.Module:
     """torchvision's model with its parameters' shapes but no storage for them, quick to make; buffers are real."""
     with _ParametersWithoutStorage():
+        return build_blank(name)
+
+
+def build_blank(name: str) -> nn.Module:
+    """torchvision's model with parameters that are whatever was in memory, to be filled; quicker to make than random ones."""
+    with _NothingDrawn():
         return BACKBONES[name].build()
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Layers fill their parameters at random, which takes long: on the meta device nearly as long as to compute with them."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func in DRAWS else func(*args, **(kwargs or {}))
 
 
 class _ParametersWithoutStorage(TorchFunctionMode):
@@ -77,8 +91,6 @@ class _ParametersWithoutStorage(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = dict(kwargs or {})
-        if func in DRAWS and args and args[0].is_meta:
-            return args[0]
         if func is torch.empty:
             given["device"] = "meta"
         return func(*args, **given)

@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from heads.backbones.costs import build_skeleton
+from heads.backbones.costs import build_blank, build_skeleton
 from heads.backbones.table import BACKBONES, Backbone
 from heads.errors import WeightsError
 from heads.stages import BACKBONE_STAGES
@@ -38,10 +38,11 @@ def build_stages(name: str, weights: Path | None) -> nn.Sequential:
     random weights. Raises WeightsError.
     """
     backbone = BACKBONES[name]
-    model = backbone.build()
     if weights is None:
+        model = backbone.build()
         _follow_statistics(model)
     else:
+        model = build_blank(name)
         state = _features_only(_read_state(weights), backbone)
         _check_fit(name, state, _features_only(model.state_dict(), backbone), weights)
         # On top of what the model has: the classifier, and BatchNorm counters that old files lack, were let pass just above.

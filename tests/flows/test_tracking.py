@@ -178,8 +178,9 @@ def test_filling_in_again_changes_nothing(tracker: Tracker, tmp_path: Path) -> N
 def test_following_logs_while_works_train_and_ends_when_all_are_done(tracker: Tracker, tmp_path: Path) -> None:
     works = [make_work(1), make_work(2)]
     parent = tracker.start_retraining("key1", ORIGIN)
-    stop = threading.Event()
-    thread = threading.Thread(target=tracking.follow, args=(tracker, parent, works, tmp_path, ORIGIN, draw, stop, 0.05))
+    stop, trained = threading.Event(), threading.Event()
+    arguments = (tracker, parent, works, tmp_path, ORIGIN, draw, stop, trained, 0.05)
+    thread = threading.Thread(target=tracking.follow, args=arguments)
     thread.start()
     progress(tmp_path, works[0], 1)
     wait_for(lambda: len(runs(tracker)) == 2)
@@ -192,9 +193,33 @@ def test_following_logs_while_works_train_and_ends_when_all_are_done(tracker: Tr
     assert sorted(run.info.status for run in runs(tracker).values()) == ["FINISHED", "FINISHED", "RUNNING"]
 
 
+def test_following_rests_beside_a_training_and_hurries_after_it(tracker: Tracker, tmp_path: Path) -> None:
+    works, trained = [make_work(1), make_work(2)], threading.Event()
+    parent = tracker.start_retraining("key1", ORIGIN)
+
+    def draw_slowly(result: Mapping[str, Any]) -> dict[str, bytes]:
+        time.sleep(2)
+        return {}
+
+    for work in works:
+        finish(tmp_path, work)
+    arguments = (tracker, parent, works, tmp_path, ORIGIN, draw_slowly, threading.Event(), trained)
+    thread = threading.Thread(target=tracking.follow, args=arguments)
+    thread.start()
+    # The parent's run is one of them.
+    wait_for(lambda: sorted(run.info.status for run in runs(tracker).values()) == ["FINISHED", "RUNNING"])
+    # The second would begin at once: now it waits for nine times what the first one took.
+    time.sleep(3)
+    assert len(runs(tracker)) == 2
+    trained.set()
+    thread.join(12)
+    assert not thread.is_alive()
+    assert sorted(run.info.status for run in runs(tracker).values()) == ["FINISHED", "FINISHED", "RUNNING"]
+
+
 def test_following_stops_when_told(tracker: Tracker, tmp_path: Path) -> None:
     stop = threading.Event()
-    arguments = (tracker, "none", [make_work(1)], tmp_path, ORIGIN, draw, stop)
+    arguments = (tracker, "none", [make_work(1)], tmp_path, ORIGIN, draw, stop, threading.Event())
     thread = threading.Thread(target=tracking.follow, args=arguments)
     thread.start()
     stop.set()
@@ -384,8 +409,9 @@ def test_a_server_killed_in_the_middle_costs_no_training_and_no_run(
     start()
     tracker = Tracker(address, tmp_path / "unused", "pets")
     parent = tracker.start_retraining("key1", ORIGIN)
-    stop = threading.Event()
-    follower = threading.Thread(target=tracking.follow, args=(tracker, parent, works, root, ORIGIN, draw, stop, 0.1))
+    stop, trained = threading.Event(), threading.Event()
+    arguments = (tracker, parent, works, root, ORIGIN, draw, stop, trained, 0.1)
+    follower = threading.Thread(target=tracking.follow, args=arguments)
     follower.start()
     progress(root, works[0], 1)
     wait_for(lambda: len(runs(tracker)) == 2)
@@ -396,6 +422,7 @@ def test_a_server_killed_in_the_middle_costs_no_training_and_no_run(
     wait_for(lambda: "the training goes on" in caplog.text)
     assert follower.is_alive()
     stop.set()
+    trained.set()
     follower.join(30)
     assert not follower.is_alive()
     with pytest.raises(Unreachable):
