@@ -44,6 +44,8 @@ def follow(
     failures = 0
     while len(done) < len(works) and not stop.is_set():
         try:
+            # Before the training begins: the first use of MLflow takes seconds of processor time.
+            tracker.open()
             for work in _changed(works, work_root, seen, done):
                 if stop.is_set():
                     return

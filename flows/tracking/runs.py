@@ -46,6 +46,11 @@ class Tracker:
     def _experiment(self) -> str:
         return experiment(self._client, self.name, None if self.address.startswith("http") else self.artifacts)
 
+    @asking
+    def open(self) -> None:
+        """Connects, and makes the experiment where there is none."""
+        self._experiment  # noqa: B018
+
     def _find(self, *conditions: str) -> Iterator[Run]:
         token = None
         while True:
