@@ -92,11 +92,13 @@ def clip_rows(gradients: Sequence[Tensor], limits: Tensor) -> None:
             rows.mul_(factors)
 
 
-def stack_like(weights: Tensor, gradients: Tensor) -> Tensor:
-    """Stacked weights (V, ...), one after another in memory, each laid out there as its gradient is."""
-    order = _memory_order(gradients)
-    room = torch.empty([weights.shape[dim] for dim in order], dtype=weights.dtype, device=weights.device)
-    return room.permute(*sorted(range(len(order)), key=order.__getitem__)).copy_(weights)
+def stack_weights(weights: Sequence[Tensor]) -> Tensor:
+    """A copy of weights of one shape as (V, ...), one after another in memory, the matrices among them column by column.
+
+    That is how vmap gives the gradients of linear layers: to turn these around would cost as much as they do.
+    """
+    stacked = torch.stack([weight.detach() for weight in weights])
+    return stacked.mT.contiguous().mT if stacked.ndim == 3 else stacked
 
 
 def rows_of(stacked: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from heads.progress import Epoch, Outcome
 from heads.ranks import alone
 from heads.sampling import ImageLoader, Loaders
 from heads.spec import Variant
-from heads.stacking import stacks_of
+from heads.stacking import Stack, stacks_of
 from heads.stream import RandomStream
 from heads.training import Training
 
@@ -109,10 +109,10 @@ def train_together(members: Sequence[Member], loaders: Loaders) -> None:
     resumed.
     """
     with alone():
-        active = [_Fused(member, loaders) for member in members]
+        active, stacks = [_Fused(member, loaders) for member in members], _Stacks()
         while active := [each for each in active if each.goes_on()]:
             first = min(len(each.training.epochs) for each in active)
-            _run_epoch([each for each in active if len(each.training.epochs) == first], loaders)
+            _run_epoch([each for each in active if len(each.training.epochs) == first], loaders, stacks)
 
 
 def conclude(model: Model, variant: Variant, loaders: Loaders, resume: Path, ended: str) -> Outcome:
@@ -159,12 +159,27 @@ class _Fused:
         self.member.on_end(end)
 
 
-def _run_epoch(active: Sequence[_Fused], loaders: Loaders) -> None:
+class _Stacks:
+    """Who learns together, from one epoch to the next for as long as the same go on, each with the same optimiser."""
+
+    def __init__(self) -> None:
+        self._optimisers: list[torch.optim.Optimizer] = []
+        self._stacks: list[Stack | Training] = []
+
+    def of(self, trainings: Sequence[Training]) -> list[Stack | Training]:
+        """The trainings in stacks, and by themselves where they cannot share one."""
+        optimisers = [training.optimiser for training in trainings]
+        if optimisers != self._optimisers:
+            self._optimisers, self._stacks = optimisers, stacks_of(trainings)
+        return self._stacks
+
+
+def _run_epoch(active: Sequence[_Fused], loaders: Loaders, stacks: _Stacks) -> None:
     first = active[0].training
     for each in active:
         each.training.begin_epoch(num_together=len(active))
     # Each begins an epoch with the random state of their seed: from here on who draws goes on with a stream of its own.
-    parties = [(party, RandomStream(loaders.train.device)) for party in stacks_of([each.training for each in active])]
+    parties = [(party, RandomStream(loaders.train.device)) for party in stacks.of([each.training for each in active])]
     loaders.train.set_epoch(first.index, first.variant.fit.seed)
     for number, batch in enumerate(loaders.train):
         for party, random in parties:

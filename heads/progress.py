@@ -79,14 +79,23 @@ class Outcome:
 
 
 def weights_of(model: nn.Module, leaving_out: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """A copy of a model's parameters and buffers on the CPU, but of those whose names begin with one of `leaving_out`."""
-    kept = ((name, tensor) for name, tensor in model.state_dict().items() if not name.startswith(leaving_out))
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in kept}
+    """A copy of a model's parameters and buffers on the CPU, but of the parts in `leaving_out`, such as `backbone.stem.`."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in _state(model, "", leaving_out).items()}
 
 
 def put_back(model: nn.Module, weights: Mapping[str, Tensor], leaving_out: tuple[str, ...] = ()) -> None:
     """Puts what `weights_of` took back into a model. Raises KeyError or RuntimeError where it is another model's."""
-    names = {name for name in model.state_dict() if not name.startswith(leaving_out)}
-    if strange := names ^ weights.keys():
+    if strange := _state(model, "", leaving_out).keys() ^ weights.keys():
         raise KeyError(", ".join(sorted(strange)))
     model.load_state_dict(weights, strict=False)
+
+
+def _state(part: nn.Module, prefix: str, leaving_out: tuple[str, ...]) -> dict[str, Tensor]:
+    """A part's state by names that begin with its own; to walk a whole backbone takes longer than to copy a head."""
+    if not any(name.startswith(prefix) for name in leaving_out):
+        return part.state_dict(prefix=prefix)
+    if prefix in leaving_out:
+        return {}
+    # What parts are left out of is a container, and has no tensors of its own.
+    inner = (_state(child, f"{prefix}{name}.", leaving_out) for name, child in part.named_children())
+    return {name: tensor for state in inner for name, tensor in state.items()}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from heads.evaluation import autocast
-from heads.joint import Joint, clip_rows, rows_of, stack_like
+from heads.joint import Joint, clip_rows, rows_of, stack_weights
 from heads.model import Model
 from heads.optimiser import in_layout_of, lay_out_state
 from heads.sampling import Batch
@@ -43,20 +43,26 @@ OWN_DEFAULTS = {name: Fit.model_fields[name].default for name in OWN_FIELDS}
 
 
 class Stack:
-    """Trainings that pass through the epoch at hand together, each ending it as it would in a stack of its own, to the bit.
+    """Trainings that pass through epochs together, each ending them as it would in a stack of its own, to the bit.
 
-    Their models differ in the values of their heads' weights alone, and from the first batch on these are views of the stack:
-    who updates one updates the stack. They draw the same dropout, as each would by itself from the seed that they share.
+    Their models differ in the values of their heads' weights alone, and from now on these are views of the stack: who updates
+    one updates the stack. They draw the same dropout, as each would by itself from the seed that they share.
     """
 
     def __init__(self, trainings: Sequence[Training]) -> None:
         self.trainings, self._first = tuple(trainings), trainings[0]
         self._names = [name for name, weight in self._first.model.named_parameters() if weight.requires_grad]
         self._owned = [[training.model.get_parameter(name) for name in self._names] for training in trainings]
-        self._weights = [torch.stack([weight.detach() for weight in same]) for same in zip(*self._owned, strict=True)]
+        self._weights = [stack_weights(same) for same in zip(*self._owned, strict=True)]
+        for place, (training, owned) in enumerate(zip(self.trainings, self._owned, strict=True)):
+            for weight, stacked in zip(owned, self._weights, strict=True):
+                weight.data = stacked[place]
+            lay_out_state(training.optimiser)
+            if training.average:
+                training.average.find(training.model)
+        self._joint = Joint([training.optimiser for training in self.trainings], self._owned)
         limits = [training.variant.fit.gradient_clip or torch.inf for training in trainings]
         self._limits = torch.tensor(limits, device=self._first.device)
-        self._joint: Joint | None = None
         self._gradients: list[Tensor] = []
         self._kept: list[Tensor] = []
 
@@ -66,8 +72,6 @@ class Stack:
         logits = self._logits(self._first.model, weights, batch)
         losses = {target: self._losses(target, rows, batch) for target, rows in logits.items()}
         gradients = torch.autograd.grad(self._first.balance(losses, batch.num_labels, updates=batch.updates), weights)
-        if self._joint is None:
-            self._joint = self._lay_out_like(gradients)
         for place, training in enumerate(self.trainings):
             training.trained.take(_each(logits, place), batch.labels, batch.weights, _each(losses, place))
         rows = [rows_of(in_layout_of(*pair)) for pair in zip(self._weights, gradients, strict=True)]
@@ -94,7 +98,6 @@ class Stack:
             training.measured.add(_each(logits, place), batch.labels, batch.weights)
 
     def _update(self, number: int) -> None:
-        assert self._joint is not None
         for training in self.trainings:
             training.set_rates(number)
         clip_rows(self._gradients, self._limits)
@@ -102,17 +105,6 @@ class Stack:
         self._gradients = []
         for training in self.trainings:
             training.follow_up(number)
-
-    def _lay_out_like(self, gradients: Sequence[Tensor]) -> Joint:
-        """Lays the weights out in memory as their gradients come: to turn these around would cost as much as they do."""
-        self._weights = [stack_like(*pair) for pair in zip(self._weights, gradients, strict=True)]
-        for place, (training, owned) in enumerate(zip(self.trainings, self._owned, strict=True)):
-            for weight, stacked in zip(owned, self._weights, strict=True):
-                weight.data = stacked[place]
-            lay_out_state(training.optimiser)
-            if training.average:
-                training.average.find(training.model)
-        return Joint([training.optimiser for training in self.trainings], self._owned)
 
     def _logits(self, model: Model, weights: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
         """Logits by target (V, N, C) of V trainings, which `model`'s heads give with the weights of each."""

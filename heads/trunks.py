@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 
 import torch
@@ -69,9 +70,14 @@ class Trunk:
                 "preprocess": self.preprocess.to_json(),
                 "dtype": self.dtype,
                 "views": [self.augment, self.flip],
-                "libraries": {name: version(name) for name in LIBRARIES},
+                "libraries": _library_versions(),
             }
         )
+
+
+@cache
+def _library_versions() -> dict[str, str]:
+    return {name: version(name) for name in LIBRARIES}
 
 
 def trunk_of(variant: Variant, weights_digest: str, device: torch.device, *, varied: bool = False) -> Trunk:

@@ -25,6 +25,7 @@ class Images:
     def __init__(self, job: Job) -> None:
         self.job = job
         self._open: dict[tuple[Any, ...], ImageDataset] = {}
+        self._files: dict[str, list[Path]] = {}
 
     def open(self, split: str, variant: Variant) -> ImageDataset:
         """The split as the variant sees it; one dataset a split stays open, the one last asked for."""
@@ -37,10 +38,10 @@ class Images:
 
     def read(self, split: str, variant: Variant, cache_bytes: int = DEFAULT_CACHE_BYTES) -> ImageDataset:
         """A dataset of its own that keeps as many bytes of pictures."""
-        paths, labels, masks = read_split(self.job, split, variant.heads)
+        labels, masks = read_labels(self.job, split, variant.heads)
         preprocess, augment, flip, seed = self._view(split, variant)
         return ImageDataset(
-            paths,
+            self._located(split),
             labels,
             preprocess,
             augment,
@@ -53,7 +54,13 @@ class Images:
 
     def digests(self, split: str) -> list[str]:
         """The digests of the split's samples, in order."""
-        return [sample.digest for sample in self.job.version.samples if sample.split == split]
+        return [sample.digest for sample in _samples(self.job, split)]
+
+    def _located(self, split: str) -> list[Path]:
+        # Looked for once: it takes longer than to read stored features.
+        if split not in self._files:
+            self._files[split] = [locate(self.job.version, sample) for sample in _samples(self.job, split)]
+        return self._files[split]
 
     def _view(self, split: str, variant: Variant) -> tuple[Preprocess, Augment, bool, int]:
         fit = variant.fit
@@ -61,10 +68,9 @@ class Images:
         return preprocess_for(variant.backbone, fit.image_size_px, whole=variant.sees_whole), augment, flip, fit.seed
 
 
-def read_split(job: Job, split: str, heads: Sequence[Head]) -> tuple[list[Path], dict[str, Tensor], dict[str, Masks]]:
-    """The split's image files, its labels by target (class numbers, or rows of label sets), and its masks by target."""
-    samples = [sample for sample in job.version.samples if sample.split == split]
-    labels, masks = {}, {}
+def read_labels(job: Job, split: str, heads: Sequence[Head]) -> tuple[dict[str, Tensor], dict[str, Masks]]:
+    """The split's labels by target (class numbers, or rows of label sets), and its masks by target."""
+    samples, labels, masks = _samples(job, split), {}, {}
     for head in heads:
         names = job.classes[head.target]
         if head.task == "segmentation":
@@ -72,7 +78,11 @@ def read_split(job: Job, split: str, heads: Sequence[Head]) -> tuple[list[Path],
         else:
             number = _label_sets if head.task == "multilabel" else _class_numbers
             labels[head.target] = number([sample.labels[head.target] for sample in samples], names)
-    return [locate(job.version, sample) for sample in samples], labels, masks
+    return labels, masks
+
+
+def _samples(job: Job, split: str) -> list[Sample]:
+    return [sample for sample in job.version.samples if sample.split == split]
 
 
 def _class_numbers(cells: Sequence[str | None], names: Sequence[str]) -> Tensor:

@@ -1,0 +1,117 @@
+"""One update of many stacked trainings, against torch's own optimisers and clipping on each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from heads.joint import Joint, clip_rows, row_of, rows_of, stack_weights
+
+SHAPES = ((7, 5), (7,), (1, 7), (1,))
+NUM = 3
+RATES, DECAYS = (0.1, 0.03, 0.01), (0.0, 0.1, 0.3)
+
+Build = Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]
+
+
+def adamw(weights: list[nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
+    groups = [{"params": weights[::2], "weight_decay": decay}, {"params": weights[1::2], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, fused=True)
+
+
+def sgd(weights: list[nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(weights, lr=rate, weight_decay=decay, momentum=0.9, nesterov=True, fused=True)
+
+
+def mixed(weights: list[nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
+    return (adamw if decay else sgd)(weights, rate, decay)
+
+
+def draw(seed: int) -> list[list[Tensor]]:
+    """Tensors (V by weight) of every shape."""
+    random = torch.Generator().manual_seed(seed)
+    return [[torch.randn(shape, generator=random) for shape in SHAPES] for _ in range(NUM)]
+
+
+def make(build: Build) -> tuple[list[list[nn.Parameter]], list[torch.optim.Optimizer]]:
+    weights = [[nn.Parameter(tensor) for tensor in own] for own in draw(0)]
+    return weights, [build(own, rate, decay) for own, rate, decay in zip(weights, RATES, DECAYS, strict=True)]
+
+
+@pytest.mark.parametrize("build", [adamw, sgd, mixed])
+def test_a_joint_step_is_a_step_of_each(build: Build) -> None:
+    alone, optimisers = make(build)
+    stacked, parts = make(build)
+    stacks = [stack_weights(same) for same in zip(*stacked, strict=True)]
+    for place, own in enumerate(stacked):
+        for weight, stack in zip(own, stacks, strict=True):
+            weight.data = stack[place]
+    joint = Joint(parts, stacked)
+    for number in range(1, 6):
+        gradients = draw(number)
+        for own, given, optimiser in zip(alone, gradients, optimisers, strict=True):
+            optimiser.param_groups[0]["lr"] *= 0.9
+            for weight, gradient in zip(own, given, strict=True):
+                weight.grad = gradient
+            optimiser.step()
+        for part in parts:
+            part.param_groups[0]["lr"] *= 0.9
+        joint.step([rows_of(stack_weights(same)) for same in zip(*gradients, strict=True)])
+    for own, weights, optimiser, part in zip(alone, stacked, optimisers, parts, strict=True):
+        for expected, weight in zip(own, weights, strict=True):
+            # Vector units end where a row in memory does, so that the last bit may differ.
+            torch.testing.assert_close(weight, expected)
+            # What is kept belongs to each optimiser, so that it goes into its checkpoint.
+            known = part.state[weight]
+            assert known.keys() == optimiser.state[expected].keys()
+            for name, value in optimiser.state[expected].items():
+                torch.testing.assert_close(known[name], value)
+
+
+def test_each_training_is_clipped_by_its_own_norm_and_limit() -> None:
+    limits = torch.tensor([1.0, torch.inf, 100.0])
+    gradients = draw(1)
+    rows = [rows_of(stack_weights(same)) for same in zip(*gradients, strict=True)]
+    clip_rows(rows, limits)
+    for place, (own, limit) in enumerate(zip(gradients, limits.tolist(), strict=True)):
+        weights = [nn.Parameter(torch.empty_like(gradient)) for gradient in own]
+        for weight, gradient in zip(weights, own, strict=True):
+            weight.grad = gradient.clone()
+        norm = nn.utils.clip_grad_norm_(weights, limit)
+        assert (norm > limit) == (place == 0), "one of the three is clipped"
+        for found, weight in zip(rows, weights, strict=True):
+            assert weight.grad is not None
+            torch.testing.assert_close(found[place], row_of(stack_weights([weight.grad])[0]))
+
+
+def test_a_gradient_that_is_no_number_spoils_its_own_training_alone() -> None:
+    rows = [torch.ones(2, 3), torch.ones(2, 4)]
+    rows[0][1, 0] = torch.nan
+    clip_rows(rows, torch.full((2,), 1.0))
+    assert all(each[0].isfinite().all() and each[1].isnan().all() for each in rows)
+
+
+def test_weights_lie_in_memory_as_vmap_gives_their_gradients() -> None:
+    layers = [nn.Linear(5, 7) for _ in range(NUM)]
+    stacks = {name: stack_weights([layer.get_parameter(name) for layer in layers]) for name in ("weight", "bias")}
+    wanted = {name: stack.requires_grad_() for name, stack in stacks.items()}
+    skeleton, inputs = deepcopy(layers[0]), torch.randn(4, 5)
+    given = vmap(lambda own: functional_call(skeleton, own, inputs))(wanted)
+    expected = torch.stack([layer(inputs) for layer in layers])
+    torch.testing.assert_close(given, expected)
+    for name, gradient in zip(wanted, torch.autograd.grad(given.square().sum(), list(wanted.values())), strict=True):
+        assert gradient.stride() == wanted[name].stride(), name
+
+
+def test_a_row_is_a_view_in_the_order_of_memory() -> None:
+    stacked = stack_weights([torch.arange(6.0).reshape(2, 3), torch.arange(6.0, 12).reshape(2, 3)])
+    rows = rows_of(stacked)
+    assert rows[1].tolist() == [6, 9, 7, 10, 8, 11]
+    rows[1, 1] = -1
+    assert stacked[1, 1, 0] == -1
+    assert row_of(stacked[1])[1] == -1
