@@ -1,10 +1,17 @@
-"""A random stream of one's own in a process that others draw in too."""
+"""Torch's random streams: seeded, and one's own in a process that others draw in too."""
 
 from __future__ import annotations
 
 from types import TracebackType
 
 import torch
+
+
+def seed_streams(seed: int, device: torch.device) -> None:
+    """Seeds torch's random state on the CPU and on `device`; `torch.manual_seed` looks for every kind of device there is first."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
 
 
 class RandomStream:

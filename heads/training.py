@@ -31,6 +31,7 @@ from heads.schedule import rate_factor
 from heads.spec import Variant
 from heads.stages import BACKBONE_STAGES
 from heads.stopping import check_finite, why_ended
+from heads.stream import seed_streams
 from heads.tally import MAX_PENDING_BYTES, Tally, epoch_score, train_measures
 
 
@@ -94,7 +95,7 @@ class Training:
         if phase != self.phase:
             self._enter(phase)
         # Drawn anew each epoch, so that dropout after a resume is what it would have been.
-        torch.manual_seed((self.variant.fit.seed * 1_000_003 + self.index) * 1_009 + rank())
+        seed_streams((self.variant.fit.seed * 1_000_003 + self.index) * 1_009 + rank(), self.device)
         self._movements = Movements(self.model) if self.adaptive else None
         pending = MAX_PENDING_BYTES // num_together
         self.trained = Tally(self.model.tasks, self.criteria, max_pending_bytes=pending)
