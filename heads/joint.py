@@ -18,11 +18,7 @@ SGD = ("momentum_buffer",)
 
 
 class Joint:
-    """The optimisers of trainings, stepped without what surrounds a step: each weight as the row that it is in memory.
-
-    What they know of their weights stays theirs. Fused kernels turn every weight that is not contiguous around and back at each
-    step, which costs more than the step does; rows are contiguous.
-    """
+    """The optimisers of trainings, stepped without what surrounds a step; what they know of their weights stays theirs."""
 
     def __init__(self, optimisers: Sequence[torch.optim.Optimizer], owned: Sequence[Sequence[nn.Parameter]]) -> None:
         self._groups = [
@@ -33,10 +29,10 @@ class Joint:
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
-        """One update of all weights by the rows (V, N) of their gradients."""
-        rows = [each.unbind() for each in gradients]
+        """One update of all weights by their stacked gradients (V, ...)."""
+        each = [stacked.unbind() for stacked in gradients]
         for group in self._groups:
-            group.step(rows)
+            group.step(each)
 
 
 class _Group:
@@ -50,17 +46,17 @@ class _Group:
         weights: list[nn.Parameter] = group["params"]
         numbers = {weight: number for number, weight in enumerate(owned)}
         self._numbers = [numbers[weight] for weight in weights]
-        self._weights = [row_of(weight.data) for weight in weights]
+        self._weights = [weight.data for weight in weights]
         self._is_adam = isinstance(optimiser, torch.optim.AdamW)
         for weight in weights:
             _know(optimiser.state[weight], weight, ADAM if self._is_adam else SGD)
         known = [optimiser.state[weight] for weight in weights]
-        self._kept = {name: [row_of(of[name]) for of in known] for name in known[0] if name != "step"}
+        self._kept = {name: [of[name] for of in known] for name in known[0] if name != "step"}
         self._steps = [of["step"] for of in known if "step" in of]
 
-    def step(self, rows: Sequence[Sequence[Tensor]]) -> None:
-        """One update by the rows of all gradients, by weight and training."""
-        gradients, group = [rows[number][self._place] for number in self._numbers], self._group
+    def step(self, all_gradients: Sequence[Sequence[Tensor]]) -> None:
+        """One update by its own of all gradients, by weight and training."""
+        gradients, group = [all_gradients[number][self._place] for number in self._numbers], self._group
         told: dict[str, Any] = {"fused": self._fused, "maximize": False, "lr": group["lr"], "weight_decay": group["weight_decay"]}
         if self._is_adam:
             (beta1, beta2), moments = group["betas"], (self._kept["exp_avg"], self._kept["exp_avg_sq"])
@@ -78,38 +74,16 @@ def _know(known: dict[str, Any], weight: nn.Parameter, names: Sequence[str]) -> 
             known[name] = torch.zeros((), device=weight.device) if name == "step" else torch.zeros_like(weight)
 
 
-def clip_rows(gradients: Sequence[Tensor], limits: Tensor) -> None:
-    """Brings each training's gradients, the rows (V, N) of its weights together, to its norm in `limits` (V) where theirs is
-    greater; a limit of infinity clips nothing."""
-    norms = torch.stack([torch.linalg.vector_norm(rows, dim=1) for rows in gradients], dim=1)
+def clip(gradients: Sequence[Tensor], limits: Tensor) -> None:
+    """Brings the gradients of each training, those at its place in stacks (V, ...), together to its norm in `limits` (V) where
+    theirs is greater; a limit of infinity clips nothing."""
+    rows = [each.view(len(each), -1) for each in gradients]
+    norms = torch.stack([torch.linalg.vector_norm(each, dim=1) for each in rows], dim=1)
     whole = torch.linalg.vector_norm(norms, dim=1) + NORM_MARGIN
     # One that is no number takes all of its training's with it, as torch's own clipping does.
     over = ~(whole <= limits) & limits.isfinite()
     # On a CPU a look at the norms costs less than to multiply all gradients by one.
     if norms.device.type != "cpu" or over.any():
         factors = torch.where(over, limits / whole, 1.0)[:, None]
-        for rows in gradients:
-            rows.mul_(factors)
-
-
-def stack_weights(weights: Sequence[Tensor]) -> Tensor:
-    """A copy of weights of one shape as (V, ...), one after another in memory, the matrices among them column by column.
-
-    That is how vmap gives the gradients of linear layers: to turn these around would cost as much as they do.
-    """
-    stacked = torch.stack([weight.detach() for weight in weights])
-    return stacked.mT.contiguous().mT if stacked.ndim == 3 else stacked
-
-
-def rows_of(stacked: Tensor) -> Tensor:
-    """Stacked tensors (V, ...), each of them dense in memory, as rows (V, N) in the order in which they lie there."""
-    return stacked.permute(_memory_order(stacked)).view(len(stacked), -1)
-
-
-def row_of(tensor: Tensor) -> Tensor:
-    """A tensor that is dense in memory as a row (N) in the order in which it lies there."""
-    return rows_of(tensor[None])[0]
-
-
-def _memory_order(stacked: Tensor) -> tuple[int, ...]:
-    return 0, *sorted(range(1, stacked.ndim), key=stacked.stride, reverse=True)
+        for each in rows:
+            each.mul_(factors)

@@ -102,9 +102,9 @@ class Member:
 def train_together(members: Sequence[Member], loaders: Loaders) -> None:
     """Trains variants with fully frozen backbones on the same batches of stored features, each as if it were alone.
 
-    Each has its own head, optimiser, rate, random stream and early stop, and ends with what this function gives it without the
-    others, on a CPU to the bit, and `train` but for rounding; they share seed, batch size and what is read. Those that go on
-    from an earlier epoch than others catch up with them first.
+    Each has its own head, optimiser, rate, random stream and early stop, and ends with what `train` gives it on these features,
+    on a CPU to the bit; they share seed, batch size and what is read. Those that go on from an earlier epoch than others catch up
+    with them first.
     This process trains them whole, whatever other ranks do. Raises CheckpointError, before any trains, where one cannot be
     resumed.
     """

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from heads.evaluation import Confusion
@@ -85,9 +86,14 @@ def weights_of(model: nn.Module, leaving_out: tuple[str, ...] = ()) -> dict[str,
 
 def put_back(model: nn.Module, weights: Mapping[str, Tensor], leaving_out: tuple[str, ...] = ()) -> None:
     """Puts what `weights_of` took back into a model. Raises KeyError or RuntimeError where it is another model's."""
-    if strange := _state(model, "", leaving_out).keys() ^ weights.keys():
+    state = _state(model, "", leaving_out)
+    if strange := state.keys() ^ weights.keys():
         raise KeyError(", ".join(sorted(strange)))
-    model.load_state_dict(weights, strict=False)
+    if reshaped := [name for name, tensor in state.items() if weights[name].shape != tensor.shape]:
+        raise RuntimeError(f"of another shape: {', '.join(sorted(reshaped))}")
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.copy_(weights[name])
 
 
 def _state(part: nn.Module, prefix: str, leaving_out: tuple[str, ...]) -> dict[str, Tensor]:

@@ -1,25 +1,22 @@
 """Heads of one shape trained as one: their weights in stacks, and one forward and backward pass for all of them.
 
-After "HFTA", Wang et al., "Horizontally Fused Training Array", MLSys 2021, by torch.func's vmap in place of fused layers. What
-the heads read is read, pooled and normalised once; rates, optimisers, clipping and early stops stay each one's own.
+After "HFTA", Wang et al., "Horizontally Fused Training Array", MLSys 2021. What the heads read is read, pooled and normalised
+once; rates, optimisers, clipping and early stops stay each one's own.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from heads.evaluation import autocast
-from heads.joint import Joint, clip_rows, rows_of, stack_weights
+from heads.joint import Joint, clip
 from heads.model import Model
-from heads.optimiser import in_layout_of, lay_out_state
 from heads.sampling import Batch
+from heads.side_by_side import run_side_by_side
 from heads.spec import Fit, Variant
 from heads.tally import summed_loss
 from heads.training import Training
@@ -53,11 +50,10 @@ class Stack:
         self.trainings, self._first = tuple(trainings), trainings[0]
         self._names = [name for name, weight in self._first.model.named_parameters() if weight.requires_grad]
         self._owned = [[training.model.get_parameter(name) for name in self._names] for training in trainings]
-        self._weights = [stack_weights(same) for same in zip(*self._owned, strict=True)]
+        self._weights = [torch.stack([weight.detach() for weight in same]) for same in zip(*self._owned, strict=True)]
         for place, (training, owned) in enumerate(zip(self.trainings, self._owned, strict=True)):
             for weight, stacked in zip(owned, self._weights, strict=True):
                 weight.data = stacked[place]
-            lay_out_state(training.optimiser)
             if training.average:
                 training.average.find(training.model)
         self._joint = Joint([training.optimiser for training in self.trainings], self._owned)
@@ -74,12 +70,11 @@ class Stack:
         gradients = torch.autograd.grad(self._first.balance(losses, batch.num_labels, updates=batch.updates), weights)
         for place, training in enumerate(self.trainings):
             training.trained.take(_each(logits, place), batch.labels, batch.weights, _each(losses, place))
-        rows = [rows_of(in_layout_of(*pair)) for pair in zip(self._weights, gradients, strict=True)]
         if self._gradients:
-            for mine, more in zip(self._gradients, rows, strict=True):
+            for mine, more in zip(self._gradients, gradients, strict=True):
                 mine.add_(more)
         else:
-            self._gradients = rows
+            self._gradients = list(gradients)
         if batch.updates:
             self._update(number // self._first.variant.fit.accumulate)
 
@@ -100,7 +95,7 @@ class Stack:
     def _update(self, number: int) -> None:
         for training in self.trainings:
             training.set_rates(number)
-        clip_rows(self._gradients, self._limits)
+        clip(self._gradients, self._limits)
         self._joint.step(self._gradients)
         self._gradients = []
         for training in self.trainings:
@@ -112,9 +107,10 @@ class Stack:
         own, logits = dict(zip(self._names, weights, strict=True)), {}
         with autocast(self._first.device, self._first.variant.fit.precision):
             for target, key in model.head_keys.items():
-                features, prefix = [batch.inputs[tap] for tap in model.taps[target]], f"heads.{key}."
+                features, prefix, head = [batch.inputs[tap] for tap in model.taps[target]], f"heads.{key}.", model.heads[key]
                 stacked = {name.removeprefix(prefix): weight for name, weight in own.items() if name.startswith(prefix)}
-                logits[target] = vmap(partial(_call, model.heads[key], features), randomness="same")(stacked)
+                assert isinstance(head, nn.Sequential)
+                logits[target] = run_side_by_side(head, features, stacked)
         return logits
 
     def _losses(self, target: str, logits: Tensor, batch: Batch) -> Tensor:
@@ -146,7 +142,3 @@ def _shape(training: Training) -> Variant | None:
 
 def _each(stacked: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
     return {target: tensor[place] for target, tensor in stacked.items()}
-
-
-def _call(head: nn.Module, features: Sequence[Tensor], weights: dict[str, Tensor]) -> Any:
-    return functional_call(head, weights, tuple(features), tie_weights=False)

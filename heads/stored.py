@@ -12,8 +12,9 @@ from heads.features import Features, FeatureStore, Key
 from heads.sampling import Inputs, Loader
 from heads.trunks import Tap, Trunk, inputs_of
 
-# On a GPU features are held where they are few: then a batch crosses no bus. On a CPU reading them by position is as fast.
-MAX_HELD_BYTES = 2 * 2**30
+# Where features are few they are held in memory, by the kind of device: on a GPU a batch then crosses no bus, on a CPU it takes
+# no call a sample. Above that, reading them by position takes no memory.
+MAX_HELD_BYTES = {"cpu": 32 * 2**20, "cuda": 2 * 2**30}
 
 
 class FeatureLoader(Loader):
@@ -69,7 +70,7 @@ def open_views(
     views = []
     for number, trunk in enumerate(trunks):
         found = store.shelf(trunk.id).open([Key(digest, number) for digest in digests], names)
-        held = device.type == "cuda" and found.num_bytes * len(trunks) <= MAX_HELD_BYTES
+        held = found.num_bytes * len(trunks) <= MAX_HELD_BYTES.get(device.type, 0)
         views.append(found.in_memory(device) if held else found)
     return tuple(views)
 

@@ -8,7 +8,7 @@ import torch
 
 
 def seed_streams(seed: int, device: torch.device) -> None:
-    """Seeds torch's random state on the CPU and on `device`; `torch.manual_seed` looks for every kind of device there is first."""
+    """Seeds torch's random state on the CPU and on `device`, and no other device."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed_all(seed)

@@ -1,0 +1,80 @@
+"""The forward and backward pass of heads of one shape, each with weights of its own: products one by one, all else at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Devices on which products are taken one by one.
+ONE_BY_ONE = ("cpu",)
+
+
+def run_side_by_side(head: nn.Sequential, features: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+    """What V heads give of the same features, (V, N, C), by their stacked weights (V, ...) under their names in `head`.
+
+    The first layer has no weights and runs once; linear ones follow, activations, and dropout, which drops the same for all.
+    """
+    (_, pool), *layers = head.named_children()
+    rows: Tensor = pool(*features)
+    for name, layer in layers:
+        if isinstance(layer, nn.Linear):
+            rows = _linear(rows, weights[f"{name}.weight"], weights[f"{name}.bias"])
+        elif isinstance(layer, nn.Dropout):
+            rows = rows * F.dropout(rows.new_ones(rows.shape[1:]), layer.p, layer.training)
+        else:
+            rows = layer(rows)
+    return rows
+
+
+def _linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Rows (V, N, I), or (N, I) that all share, times weights (V, O, I) plus biases (V, O), as (V, N, O)."""
+    kind = rows.device.type
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        rows, weight, bias = rows.to(dtype), weight.to(dtype), bias.to(dtype)
+    given: Tensor = _Linear.apply(rows, weight, bias)
+    return given
+
+
+class _Linear(torch.autograd.Function):
+    """On a CPU each product is the call that the head would make by itself, so that no bit of it depends on its neighbours:
+    a product of stacks is cut up by how many they are. On a GPU a call takes longer than the product of a small head."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        if rows.device.type not in ONE_BY_ONE:
+            return torch.baddbmm(bias.unsqueeze(1), _spread(rows, weight), weight.mT)
+        given = rows.new_empty(len(weight), rows.shape[-2], weight.shape[1])
+        for out, own, matrix, offset in zip(given, _each(rows, weight), weight, bias, strict=True):
+            torch.addmm(offset, own, matrix.mT, out=out)
+        return given
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        (gradient,), (rows, weight) = gradients, ctx.saved_tensors
+        of_rows, of_bias = None, gradient.sum(dim=1)
+        if rows.device.type not in ONE_BY_ONE:
+            if ctx.needs_input_grad[0]:
+                of_rows = torch.bmm(gradient, weight)
+            return of_rows, torch.bmm(gradient.mT, _spread(rows, weight)), of_bias
+        if ctx.needs_input_grad[0]:
+            of_rows = torch.empty_like(rows)
+            for out, own, matrix in zip(of_rows, gradient, weight, strict=True):
+                torch.mm(own, matrix, out=out)
+        of_weight = torch.empty_like(weight)
+        for out, own, given in zip(of_weight, _each(rows, weight), gradient, strict=True):
+            torch.mm(given.mT, own, out=out)
+        return of_rows, of_weight, of_bias
+
+
+def _spread(rows: Tensor, weight: Tensor) -> Tensor:
+    return rows.expand(len(weight), *rows.shape[-2:])
+
+
+def _each(rows: Tensor, weight: Tensor) -> Iterable[Tensor]:
+    return rows if rows.ndim == 3 else [rows] * len(weight)
