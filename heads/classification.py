@@ -37,9 +37,15 @@ class PooledNorm(nn.Module):
         self.norm = nn.LayerNorm(channels, elementwise_affine=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        pooled = features[:, 0] if features.ndim == 3 else features.mean(dim=(2, 3))
-        normed: Tensor = self.norm(pooled)
+        normed: Tensor = self.norm(_pooled(features))
         return normed
+
+
+def _pooled(features: Tensor) -> Tensor:
+    if features.ndim == 3:
+        return features[:, 0]
+    # Stored features are pooled already: a mean over one position takes as long as the layer after it.
+    return features.flatten(1) if features.shape[2:] == (1, 1) else features.mean(dim=(2, 3))
 
 
 class AttentionPool(nn.Module):

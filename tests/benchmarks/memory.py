@@ -77,15 +77,6 @@ class Watch:
         self.num_looks += 1
 
 
-def repeat(files: list[Path], target: Path, times: int) -> None:
-    """Copies of the pictures below `target`, so many of each, all of different bytes."""
-    copy(files, SOURCE, target)
-    for number in range(1, times):
-        for file in files:
-            place = target / file.relative_to(SOURCE)
-            place.with_stem(f"{place.stem}-{number}").write_bytes(file.read_bytes() + b"\0again %d" % number)
-
-
 def plan(asked: argparse.Namespace) -> dict[str, Any]:
     """Four frozen variants and as many behind a stored cut."""
     fit = {"epochs": asked.epochs, "batch_size": 32, "learning_rate": RATES, "image_size_px": asked.image_size_px, "seed": 0}
@@ -96,7 +87,7 @@ def plan(asked: argparse.Namespace) -> dict[str, Any]:
 def measure(files: list[Path], times: int, root: Path, asked: argparse.Namespace) -> dict[str, float]:
     """The highest USS and RSS of any worker, and the largest shard, in bytes."""
     source = root / f"source-{times}"
-    repeat(files, source, times)
+    copy(files, SOURCE, source, times)
     place = Workspace(root / f"workspace-{times}", source)
     samples = place.samples("train", "val", "test")
     if len({sample.digest for sample in samples}) != times * len(files):

@@ -1,7 +1,7 @@
 """What a sweep, more heads and a few new samples cost with the feature store, against one pass over the images and bare loops.
 
     python tests/benchmarks/sweep.py [--parts abcd] [--data sign_digits] [--backbone mobilenet_v2] [--image-size-px 224]
-        [--epochs 10] [--batch-size 64] [--bare-epochs 10] [--images N] [--folder DIR]
+        [--epochs 10] [--batch-size 64] [--bare-epochs 10] [--images N] [--times 1] [--folder DIR]
 
 A copy of the data set without every hundredth image of train and val, in a new workspace, two workers of one thread each:
 a) 16 frozen variants of a backbone (linear and mlp heads, four rates, two weight decays), nothing stored: `seconds.train`, from
@@ -48,7 +48,7 @@ class Sweep:
         files = spread(self.shared, asked.images)
         held = [file for file in files if file.relative_to(self.shared).parts[0] != "test"]
         self.late = held[len(held) % 100 // 2 :: 100]
-        copy((file for file in files if file not in self.late), self.shared, self.source)
+        copy((file for file in files if file not in self.late), self.shared, self.source, asked.times)
         self.weights = MOBILENET_V2
         if asked.backbone != "mobilenet_v2":
             self.weights = root / f"{asked.backbone}.pth"
@@ -56,7 +56,7 @@ class Sweep:
         self.place = Workspace(root / "workspace", self.source)
         self.first = self.place.samples("train", "val")
         self.figures: dict[str, Any] = {"images": len(self.first)}
-        self.figures |= {name: getattr(asked, name) for name in ("backbone", "image_size_px", "epochs", "batch_size")}
+        self.figures |= {name: getattr(asked, name) for name in ("backbone", "image_size_px", "epochs", "batch_size", "times")}
         self.misses: list[str] = []
 
     def plan(self, **changed: Any) -> dict[str, Any]:
@@ -88,7 +88,8 @@ class Sweep:
     def run_cold(self) -> None:
         """Part a)."""
         before, self.cold, after = self.pass_seconds(), self.place.retrain(self.plan()), self.pass_seconds()
-        train, one = float(self.cold["seconds"]["train"]), (before + after) / 2
+        train, self.one_pass = float(self.cold["seconds"]["train"]), (before + after) / 2
+        one = self.one_pass
         self.figures |= {"cold_seconds": train, "pass_seconds": [before, after]}
         say(f"a) plain forward passes over {len(self.first)} images: {before:.1f} s before, {after:.1f} s after")
         forwards = self.cold["counts"]["trunk_forwards"]
@@ -111,17 +112,17 @@ class Sweep:
 
     def run_fresh(self) -> None:
         """Part c)."""
-        copy(self.late, self.shared, self.source)
+        copy(self.late, self.shared, self.source, self.asked.times)
         self.place.run("data", "ingest", str(self.source))
         old = {sample.digest for sample in self.first}
         new = {sample.digest for sample in self.place.samples("train", "val")} - old
         report = self.place.retrain(self.plan())
         forwards, train = report["counts"]["trunk_forwards"], float(report["seconds"]["train"])
         share = train / self.figures["cold_seconds"]
-        words = f"c) {len(self.late)} images more, {len(new)} of them in train and val; {forwards} forwarded, each of these once"
+        words = f"c) {len(self.late) * self.asked.times} images more, {len(new)} of them in train and val; {forwards} forwarded, each of these once"
         self.judge("fresh_forwards", forwards, words, clears=forwards == len(new) > 0)
-        self.figures["fresh_seconds"] = train
-        words = f"c) {train:.1f} s, {share:.3f} of the cold run's (bar {FRESH_BAR})"
+        self.figures |= {"fresh_seconds": train, "fresh_passes": train / self.one_pass}
+        words = f"c) {train:.1f} s, {train / self.one_pass:.3f} passes, {share:.3f} of the cold run's (bar {FRESH_BAR})"
         self.judge("fresh_share", share, words, clears=share <= FRESH_BAR)
 
     def run_bare(self) -> None:
@@ -164,6 +165,7 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=64, help="over both workers together, and of a bare loop")
     parser.add_argument("--bare-epochs", type=int, default=None, help="so many epochs of the bare loops; all where left out")
     parser.add_argument("--images", type=int, default=None, help="so many images, evenly spread; all where left out")
+    parser.add_argument("--times", type=int, default=1, help="each image so many times, under digests of its own")
     parser.add_argument("--folder", type=Path, default=None)
     asked = parser.parse_args()
     if not {"a"} <= set(asked.parts) <= set("abcd") or ("d" in asked.parts and asked.backbone != "mobilenet_v2"):

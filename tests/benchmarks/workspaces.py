@@ -94,12 +94,15 @@ def spread(source: Path, count: int | None = None, folders: str = "*") -> list[P
     return [files[number * len(files) // count] for number in range(count)]
 
 
-def copy(files: Iterable[Path], source: Path, target: Path) -> None:
-    """Copies files of `source` to the same places below `target`."""
+def copy(files: Iterable[Path], source: Path, target: Path, times: int = 1) -> None:
+    """Copies files of `source` to the same places below `target`; repeats have a few bytes more, and so digests of their own."""
     for file in files:
         place = target / file.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, place)
+        for number in range(1, times):
+            # Decoders pass over what comes after the end of a picture.
+            place.with_stem(f"{place.stem}-{number}").write_bytes(file.read_bytes() + b"\0again %d" % number)
 
 
 def say(text: str) -> None:
