@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from time import monotonic
+from time import thread_time
 from typing import Any
 
 from flows.records import Work
@@ -17,7 +17,7 @@ from flows.tracking_server import check
 
 LOG = logging.getLogger(__name__)
 LONGEST_PAUSE_SECONDS = 60.0
-# Of the time beside a training it takes a tenth at most: both may share a few cores.
+# Beside a training it takes a tenth of a core at most: both may share a few.
 RESTS = 9.0
 
 Draw = Callable[[Mapping[str, Any]], Mapping[str, bytes]]
@@ -49,11 +49,11 @@ def follow(
             for work in _changed(works, work_root, seen, done):
                 if stop.is_set():
                     return
-                start, change = monotonic(), _changed_at(work_root / work.key)
+                start, change = thread_time(), _changed_at(work_root / work.key)
                 if _record(tracker, parent, work, work_root / work.key, origin, draw)[1]:
                     done.add(work.key)
                 seen[work.key] = change
-                trained.wait(min(RESTS * (monotonic() - start), LONGEST_PAUSE_SECONDS))
+                trained.wait(min(RESTS * (thread_time() - start), LONGEST_PAUSE_SECONDS))
             failures = 0
         except Exception as error:  # whatever happens to a run, the training beside this thread goes on
             failures += 1

@@ -119,7 +119,10 @@ class Sweep:
         report = self.place.retrain(self.plan())
         forwards, train = report["counts"]["trunk_forwards"], float(report["seconds"]["train"])
         share = train / self.figures["cold_seconds"]
-        words = f"c) {len(self.late) * self.asked.times} images more, {len(new)} of them in train and val; {forwards} forwarded, each of these once"
+        words = (
+            f"c) {len(self.late) * self.asked.times} images more, {len(new)} of them in train and val; "
+            f"{forwards} forwarded, each of these once"
+        )
         self.judge("fresh_forwards", forwards, words, clears=forwards == len(new) > 0)
         self.figures |= {"fresh_seconds": train, "fresh_passes": train / self.one_pass}
         words = f"c) {train:.1f} s, {train / self.one_pass:.3f} passes, {share:.3f} of the cold run's (bar {FRESH_BAR})"

@@ -198,7 +198,9 @@ def test_following_rests_beside_a_training_and_hurries_after_it(tracker: Tracker
     parent = tracker.start_retraining("key1", ORIGIN)
 
     def draw_slowly(result: Mapping[str, Any]) -> dict[str, bytes]:
-        time.sleep(2)
+        end = time.thread_time() + 2
+        while time.thread_time() < end:
+            pass
         return {}
 
     for work in works:
@@ -208,7 +210,7 @@ def test_following_rests_beside_a_training_and_hurries_after_it(tracker: Tracker
     thread.start()
     # The parent's run is one of them.
     wait_for(lambda: sorted(run.info.status for run in runs(tracker).values()) == ["FINISHED", "RUNNING"])
-    # The second would begin at once: now it waits for nine times what the first one took.
+    # The second would begin at once: now it waits for nine times the processor time that the first one took.
     time.sleep(3)
     assert len(runs(tracker)) == 2
     trained.set()
