@@ -68,7 +68,8 @@ class _Group:
 
 
 def _know(known: dict[str, Any], weight: nn.Parameter, names: Sequence[str]) -> None:
-    """Adds what an optimiser that never stepped does not know of a weight: zeros, as it would take them itself."""
+    """Adds what an optimiser that never stepped does not know of a weight: zeros, which its first step makes of it what torch's
+    own would, as long as nothing dampens it."""
     for name in names:
         if name not in known:
             known[name] = torch.zeros((), device=weight.device) if name == "step" else torch.zeros_like(weight)
@@ -84,6 +85,7 @@ def clip(gradients: Sequence[Tensor], limits: Tensor) -> None:
     over = ~(whole <= limits) & limits.isfinite()
     # On a CPU a look at the norms costs less than to multiply all gradients by one.
     if norms.device.type != "cpu" or over.any():
-        factors = torch.where(over, limits / whole, 1.0)[:, None]
+        # As torch divides a number by a tensor.
+        factors = torch.where(over, whole.reciprocal() * limits, 1.0)[:, None]
         for each in rows:
             each.mul_(factors)

@@ -40,7 +40,7 @@ OWN_DEFAULTS = {name: Fit.model_fields[name].default for name in OWN_FIELDS}
 
 
 class Stack:
-    """Trainings that pass through epochs together, each ending them as it would in a stack of its own, to the bit.
+    """Trainings that pass through epochs together, each ending them as it would by itself, on a CPU to the bit.
 
     Their models differ in the values of their heads' weights alone, and from now on these are views of the stack: who updates
     one updates the stack. They draw the same dropout, as each would by itself from the seed that they share.
@@ -48,7 +48,9 @@ class Stack:
 
     def __init__(self, trainings: Sequence[Training]) -> None:
         self.trainings, self._first = tuple(trainings), trainings[0]
-        self._names = [name for name, weight in self._first.model.named_parameters() if weight.requires_grad]
+        names = {weight: name for name, weight in self._first.model.named_parameters()}
+        # In the optimiser's order, in which a training by itself adds up its gradients' norm.
+        self._names = [names[weight] for group in self._first.optimiser.param_groups for weight in group["params"]]
         self._owned = [[training.model.get_parameter(name) for name in self._names] for training in trainings]
         self._weights = [torch.stack([weight.detach() for weight in same]) for same in zip(*self._owned, strict=True)]
         for place, (training, owned) in enumerate(zip(self.trainings, self._owned, strict=True)):

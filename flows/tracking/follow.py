@@ -17,7 +17,7 @@ from flows.tracking_server import check
 
 LOG = logging.getLogger(__name__)
 LONGEST_PAUSE_SECONDS = 60.0
-# Beside a training it takes a tenth of a core at most: both may share a few.
+# Beside a training it takes about a tenth of a core: both may share a few.
 RESTS = 9.0
 
 Draw = Callable[[Mapping[str, Any]], Mapping[str, bytes]]
@@ -36,8 +36,9 @@ def follow(
 ) -> None:
     """Return once `stop` is set or every work is logged; in between, runs begin, grow by epochs and end as the works do.
 
-    Meant for a thread beside the training, which it leaves most of the processor to until `trained` is set: MLflow failing is
-    logged, waited out and tried again, and never raised. `draw` turns a `result.json` into pictures by file name.
+    Meant for a thread beside the training, which it leaves most of the processor to until `trained` is set: only that ends a
+    rest, so set it as well as `stop`. MLflow failing is logged, waited out and tried again, and never raised. `draw` turns a
+    `result.json` into pictures by file name.
     """
     seen: dict[str, int] = {}
     done: set[str] = set()
@@ -45,7 +46,7 @@ def follow(
     while len(done) < len(works) and not stop.is_set():
         try:
             # Before the training begins: the first use of MLflow takes seconds of processor time.
-            tracker.open()
+            tracker.connect()
             for work in _changed(works, work_root, seen, done):
                 if stop.is_set():
                     return

@@ -47,9 +47,9 @@ class Tracker:
         return experiment(self._client, self.name, None if self.address.startswith("http") else self.artifacts)
 
     @asking
-    def open(self) -> None:
+    def connect(self) -> None:
         """Connects, and makes the experiment where there is none."""
-        self._experiment  # noqa: B018
+        _ = self._experiment
 
     def _find(self, *conditions: str) -> Iterator[Run]:
         token = None

@@ -15,7 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from heads.backbones.table import BACKBONES
 from heads.stages import BACKBONE_STAGES
 
-DRAWS = (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_)
+# What fills parameters at random; functions of nn.init come whole, and what they call is not seen any more.
+DRAWS = (
+    *(Tensor.normal_, Tensor.uniform_, Tensor.erfinv_),
+    *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_),
+    *(nn.init.xavier_normal_, nn.init.xavier_uniform_),
+)
+# They multiply no matrices and keep shapes, and on the meta device each of them takes as long as a convolution and more.
 ELEMENTWISE = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.GELU, nn.Dropout)
 
 
@@ -39,7 +45,6 @@ def count_costs(name: str, image_size_px: int | None = None) -> tuple[StageCost,
     side = image_size_px or backbone.image_size_px
     stages = nn.ModuleList(backbone.split(build_skeleton(name).to("meta").eval()))
     num_parameters = [sum(parameter.numel() for parameter in stage.parameters()) for stage in stages]
-    # They multiply no matrices and keep shapes, and on the meta device each of them takes as long as a convolution and more.
     _leave_out(stages, ELEMENTWISE)
     features = torch.zeros(1, 3, side, side, device="meta")
     for stage_name, stage, parameters in zip(BACKBONE_STAGES[name], stages, num_parameters, strict=True):
@@ -69,18 +74,23 @@ def build_skeleton(name: str) -> nn.Module:
 
 
 def build_blank(name: str) -> nn.Module:
-    """torchvision's model with parameters that are whatever was in memory, to be filled; quicker to make than random ones."""
+    """torchvision's model with zeros where it would draw at random, to be filled: made in a fraction of the time."""
     with _NothingDrawn():
         return BACKBONES[name].build()
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Layers fill their parameters at random, which takes long: on the meta device nearly as long as to compute with them."""
+    """Layers fill their parameters at random, which takes long, on the meta device too. Zeros, since some draw until all fits."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return args[0] if func in DRAWS else func(*args, **(kwargs or {}))
+        given = dict(kwargs or {})
+        if func not in DRAWS:
+            return func(*args, **given)
+        tensor: Tensor = args[0] if args else given["tensor"]
+        tensor.detach().zero_()
+        return tensor
 
 
 class _ParametersWithoutStorage(TorchFunctionMode):

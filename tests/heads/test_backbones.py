@@ -20,7 +20,7 @@ from heads.backbones import (
     weights,
     weights_digest,
 )
-from heads.backbones.costs import build_skeleton
+from heads.backbones.costs import build_blank, build_skeleton
 from heads.errors import WeightsError
 from heads.spec import check_image_size
 from heads.stages import BACKBONE_STAGES, IMAGE_SIZES
@@ -226,6 +226,15 @@ def test_stages_of_a_group_have_one_resolution_and_depth() -> None:
             features = stage(features)
             shapes.append(tuple(features.shape[1:3]))
     assert shapes == [(32, 112), (16, 112), (24, 56), (32, 28), (64, 14), (96, 14), (160, 7), (320, 7), (1280, 7)]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_nothing_is_drawn_for_parameters_that_a_file_fills(name: str) -> None:
+    # Some initialisers draw until all values fit: on what was left in memory they would never end.
+    before = torch.get_rng_state()
+    model = build_blank(name)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_a_file_without_classifier_or_with_another_classifier_is_taken(tmp_path: Path) -> None:

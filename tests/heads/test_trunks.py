@@ -198,8 +198,12 @@ TOGETHER = [
 ]
 # Odd sizes: where an element lies in a stack must not matter.
 OF_TWO_TARGETS = [
-    variant_of(KIND, LABELS, learning_rate=rate, mlp_width=50, batch_size=7, mlp_activation=activation, mlp_dropout=0.2)
-    for rate in (0.01, 0.003, 0.001)
+    variant_of(KIND, LABELS, mlp_width=50, batch_size=7, accumulate=2, mlp_dropout=0.2, mlp_activation=activation, **own)
+    for own in (
+        {"learning_rate": 0.01, "gradient_clip": 0.1},
+        {"learning_rate": 0.003, "optimiser": "sgd", "weight_decay": 0.1, "gradient_clip": 0.3},
+        {"learning_rate": 0.01, "optimiser": "sgd", "ema": 0.9, "epochs": 5},
+    )
     for activation in ("gelu", "relu")
 ]
 
