@@ -14,7 +14,7 @@ from heads.trunks import Tap, Trunk, inputs_of
 
 # Where features are few they are held in memory, by the kind of device: on a GPU a batch then crosses no bus, on a CPU it takes
 # no call a sample. Above that, reading them by position takes no memory.
-MAX_HELD_BYTES = {"cpu": 32 * 2**20, "cuda": 2 * 2**30}
+MAX_HELD_BYTES = {"cpu": 16 * 2**20, "cuda": 2 * 2**30}
 
 
 class FeatureLoader(Loader):
