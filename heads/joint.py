@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,32 +20,32 @@ SGD = ("momentum_buffer",)
 class Joint:
     """The optimisers of trainings, stepped without what surrounds a step; what they know of their weights stays theirs."""
 
-    def __init__(self, optimisers: Sequence[torch.optim.Optimizer], owned: Sequence[Sequence[nn.Parameter]]) -> None:
-        self._groups = [
-            _Group(optimiser, group, place, owned[place])
-            for place, optimiser in enumerate(optimisers)
-            for group in optimiser.param_groups
-        ]
+    def __init__(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+        self._groups = [group for place, optimiser in enumerate(optimisers) for group in _groups(optimiser, place)]
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
-        """One update of all weights by their stacked gradients (V, ...)."""
+        """One update of all weights by their stacked gradients (V, ...), in the order in which each optimiser has them."""
         each = [stacked.unbind() for stacked in gradients]
         for group in self._groups:
             group.step(each)
 
 
-class _Group:
-    """Weights of one training that share a rate and a weight decay."""
+def _groups(optimiser: torch.optim.Optimizer, place: int) -> Iterator[_Group]:
+    first = 0
+    for group in optimiser.param_groups:
+        yield _Group(optimiser, group, place, first)
+        first += len(group["params"])
 
-    def __init__(
-        self, optimiser: torch.optim.Optimizer, group: dict[str, Any], place: int, owned: Sequence[nn.Parameter]
-    ) -> None:
+
+class _Group:
+    """Weights that share a rate and a weight decay: those of the training at `place`, from its `first` one on."""
+
+    def __init__(self, optimiser: torch.optim.Optimizer, group: dict[str, Any], place: int, first: int) -> None:
         # The optimiser's very own group: a rate that is set there holds here.
         self._group, self._place, self._fused = group, place, bool(optimiser.defaults["fused"])
         weights: list[nn.Parameter] = group["params"]
-        numbers = {weight: number for number, weight in enumerate(owned)}
-        self._numbers = [numbers[weight] for weight in weights]
+        self._numbers = range(first, first + len(weights))
         self._weights = [weight.data for weight in weights]
         self._is_adam = isinstance(optimiser, torch.optim.AdamW)
         for weight in weights:
@@ -75,7 +75,7 @@ def _know(known: dict[str, Any], weight: nn.Parameter, names: Sequence[str]) -> 
             known[name] = torch.zeros((), device=weight.device) if name == "step" else torch.zeros_like(weight)
 
 
-def clip(gradients: Sequence[Tensor], limits: Tensor) -> None:
+def clip_each(gradients: Sequence[Tensor], limits: Tensor) -> None:
     """Brings the gradients of each training, those at its place in stacks (V, ...), together to its norm in `limits` (V) where
     theirs is greater; a limit of infinity clips nothing."""
     rows = [each.view(len(each), -1) for each in gradients]

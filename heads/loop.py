@@ -18,7 +18,7 @@ from heads.progress import Epoch, Outcome
 from heads.ranks import alone
 from heads.sampling import ImageLoader, Loaders
 from heads.spec import Variant
-from heads.stacking import Stack, stacks_of
+from heads.stacking import Stacks
 from heads.stream import RandomStream
 from heads.training import Training
 
@@ -109,7 +109,7 @@ def train_together(members: Sequence[Member], loaders: Loaders) -> None:
     resumed.
     """
     with alone():
-        active, stacks = [_Fused(member, loaders) for member in members], _Stacks()
+        active, stacks = [_Fused(member, loaders) for member in members], Stacks()
         while active := [each for each in active if each.goes_on()]:
             first = min(len(each.training.epochs) for each in active)
             _run_epoch([each for each in active if len(each.training.epochs) == first], loaders, stacks)
@@ -159,22 +159,7 @@ class _Fused:
         self.member.on_end(end)
 
 
-class _Stacks:
-    """Who learns together, from one epoch to the next for as long as the same go on, each with the same optimiser."""
-
-    def __init__(self) -> None:
-        self._optimisers: list[torch.optim.Optimizer] = []
-        self._stacks: list[Stack | Training] = []
-
-    def of(self, trainings: Sequence[Training]) -> list[Stack | Training]:
-        """The trainings in stacks, and by themselves where they cannot share one."""
-        optimisers = [training.optimiser for training in trainings]
-        if optimisers != self._optimisers:
-            self._optimisers, self._stacks = optimisers, stacks_of(trainings)
-        return self._stacks
-
-
-def _run_epoch(active: Sequence[_Fused], loaders: Loaders, stacks: _Stacks) -> None:
+def _run_epoch(active: Sequence[_Fused], loaders: Loaders, stacks: Stacks) -> None:
     first = active[0].training
     for each in active:
         each.training.begin_epoch(num_together=len(active))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from heads.evaluation import autocast
-from heads.joint import Joint, clip
+from heads.joint import Joint, clip_each
 from heads.model import Model
 from heads.sampling import Batch
 from heads.side_by_side import run_side_by_side
@@ -51,14 +51,14 @@ class Stack:
         names = {weight: name for name, weight in self._first.model.named_parameters()}
         # In the optimiser's order, in which a training by itself adds up its gradients' norm.
         self._names = [names[weight] for group in self._first.optimiser.param_groups for weight in group["params"]]
-        self._owned = [[training.model.get_parameter(name) for name in self._names] for training in trainings]
-        self._weights = [torch.stack([weight.detach() for weight in same]) for same in zip(*self._owned, strict=True)]
-        for place, (training, owned) in enumerate(zip(self.trainings, self._owned, strict=True)):
-            for weight, stacked in zip(owned, self._weights, strict=True):
+        owned = [[training.model.get_parameter(name) for name in self._names] for training in trainings]
+        self._weights = [torch.stack([weight.detach() for weight in same]) for same in zip(*owned, strict=True)]
+        for place, (training, own) in enumerate(zip(trainings, owned, strict=True)):
+            for weight, stacked in zip(own, self._weights, strict=True):
                 weight.data = stacked[place]
             if training.average:
                 training.average.find(training.model)
-        self._joint = Joint([training.optimiser for training in self.trainings], self._owned)
+        self._joint = Joint([training.optimiser for training in trainings])
         limits = [training.variant.fit.gradient_clip or torch.inf for training in trainings]
         self._limits = torch.tensor(limits, device=self._first.device)
         self._gradients: list[Tensor] = []
@@ -97,7 +97,7 @@ class Stack:
     def _update(self, number: int) -> None:
         for training in self.trainings:
             training.set_rates(number)
-        clip(self._gradients, self._limits)
+        clip_each(self._gradients, self._limits)
         self._joint.step(self._gradients)
         self._gradients = []
         for training in self.trainings:
@@ -122,8 +122,22 @@ class Stack:
         return torch.stack([summed_loss(criterion, rows, labels, batch.weights) for rows in logits])
 
 
-def stacks_of(trainings: Sequence[Training]) -> list[Stack | Training]:
-    """Trainings of fully frozen backbones in stacks of those that can share one, and by themselves where one cannot."""
+class Stacks:
+    """Who learns together, from one epoch to the next for as long as the same go on, each with the same optimiser."""
+
+    def __init__(self) -> None:
+        self._optimisers: list[torch.optim.Optimizer] = []
+        self._stacks: list[Stack | Training] = []
+
+    def of(self, trainings: Sequence[Training]) -> list[Stack | Training]:
+        """Trainings of fully frozen backbones in stacks of those that can share one, and by themselves where one cannot."""
+        optimisers = [training.optimiser for training in trainings]
+        if optimisers != self._optimisers:
+            self._optimisers, self._stacks = optimisers, _stack(trainings)
+        return self._stacks
+
+
+def _stack(trainings: Sequence[Training]) -> list[Stack | Training]:
     alike: dict[Hashable, list[Training]] = defaultdict(list)
     for number, training in enumerate(trainings):
         alike[_shape(training) or number].append(training)

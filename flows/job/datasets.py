@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ class Images:
     def __init__(self, job: Job) -> None:
         self.job = job
         self._open: dict[tuple[Any, ...], ImageDataset] = {}
+        self._samples: dict[str, list[Sample]] = defaultdict(list)
+        for sample in job.version.samples:
+            self._samples[sample.split].append(sample)
         self._files: dict[str, list[Path]] = {}
 
     def open(self, split: str, variant: Variant) -> ImageDataset:
@@ -38,7 +42,7 @@ class Images:
 
     def read(self, split: str, variant: Variant, cache_bytes: int = DEFAULT_CACHE_BYTES) -> ImageDataset:
         """A dataset of its own that keeps as many bytes of pictures."""
-        labels, masks = read_labels(self.job, split, variant.heads)
+        labels, masks = read_labels(self.job, self._samples[split], variant.heads)
         preprocess, augment, flip, seed = self._view(split, variant)
         return ImageDataset(
             self._located(split),
@@ -54,12 +58,12 @@ class Images:
 
     def digests(self, split: str) -> list[str]:
         """The digests of the split's samples, in order."""
-        return [sample.digest for sample in _samples(self.job, split)]
+        return [sample.digest for sample in self._samples[split]]
 
     def _located(self, split: str) -> list[Path]:
         # Looked for once: it takes longer than to read stored features.
         if split not in self._files:
-            self._files[split] = [locate(self.job.version, sample) for sample in _samples(self.job, split)]
+            self._files[split] = [locate(self.job.version, sample) for sample in self._samples[split]]
         return self._files[split]
 
     def _view(self, split: str, variant: Variant) -> tuple[Preprocess, Augment, bool, int]:
@@ -68,9 +72,9 @@ class Images:
         return preprocess_for(variant.backbone, fit.image_size_px, whole=variant.sees_whole), augment, flip, fit.seed
 
 
-def read_labels(job: Job, split: str, heads: Sequence[Head]) -> tuple[dict[str, Tensor], dict[str, Masks]]:
-    """The split's labels by target (class numbers, or rows of label sets), and its masks by target."""
-    samples, labels, masks = _samples(job, split), {}, {}
+def read_labels(job: Job, samples: Sequence[Sample], heads: Sequence[Head]) -> tuple[dict[str, Tensor], dict[str, Masks]]:
+    """The samples' labels by target (class numbers, or rows of label sets), and their masks by target."""
+    labels, masks = {}, {}
     for head in heads:
         names = job.classes[head.target]
         if head.task == "segmentation":
@@ -79,10 +83,6 @@ def read_labels(job: Job, split: str, heads: Sequence[Head]) -> tuple[dict[str, 
             number = _label_sets if head.task == "multilabel" else _class_numbers
             labels[head.target] = number([sample.labels[head.target] for sample in samples], names)
     return labels, masks
-
-
-def _samples(job: Job, split: str) -> list[Sample]:
-    return [sample for sample in job.version.samples if sample.split == split]
 
 
 def _class_numbers(cells: Sequence[str | None], names: Sequence[str]) -> Tensor:

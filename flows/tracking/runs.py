@@ -126,10 +126,10 @@ class Tracker:
         found: list[Metric] = []
         for epoch in epochs:
             if epoch["epoch"] > last:
-                # Its number comes last: once that is logged, so is all the rest.
                 about = {"phase": epoch["phase"], "epoch_seconds": epoch["seconds"]}
-                about |= {name: epoch[name] for name in ("num_frozen_stages", "epoch") if name in epoch}
-                found += metrics_at({**epoch["metrics"], **about}, epoch["epoch"])
+                about |= {name: epoch[name] for name in ("num_frozen_stages",) if name in epoch}
+                # Its number comes last: once that is logged, so is all the rest.
+                found += metrics_at({**epoch["metrics"], **about, "epoch": epoch["epoch"]}, epoch["epoch"])
         self._log_metrics(run_id, found)
 
     def _log_metrics(self, run_id: str, metrics: Sequence[Metric]) -> None:

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from heads.backbones.blank import build_skeleton
 from heads.backbones.table import BACKBONES
 from heads.stages import BACKBONE_STAGES
 
-# What fills parameters at random; functions of nn.init come whole, and what they call is not seen any more.
-DRAWS = (
-    *(Tensor.normal_, Tensor.uniform_, Tensor.erfinv_),
-    *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_),
-    *(nn.init.xavier_normal_, nn.init.xavier_uniform_),
-)
 # They multiply no matrices and keep shapes, and on the meta device each of them takes as long as a convolution and more.
 ELEMENTWISE = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.GELU, nn.Dropout)
 
@@ -65,42 +57,3 @@ def _run(stage: nn.Module, features: Tensor) -> tuple[Tensor, int]:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         given: Tensor = stage(features)
     return given, counter.get_total_flops() // 2
-
-
-def build_skeleton(name: str) -> nn.Module:
-    """torchvision's model with its parameters' shapes but no storage for them, quick to make; buffers are real."""
-    with _ParametersWithoutStorage():
-        return build_blank(name)
-
-
-def build_blank(name: str) -> nn.Module:
-    """torchvision's model with zeros where it would draw at random, to be filled: made in a fraction of the time."""
-    with _NothingDrawn():
-        return BACKBONES[name].build()
-
-
-class _NothingDrawn(TorchFunctionMode):
-    """Layers fill their parameters at random, which takes long, on the meta device too. Zeros, since some draw until all fits."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        given = dict(kwargs or {})
-        if func not in DRAWS:
-            return func(*args, **given)
-        tensor: Tensor = args[0] if args else given["tensor"]
-        tensor.detach().zero_()
-        return tensor
-
-
-class _ParametersWithoutStorage(TorchFunctionMode):
-    """Layers make their parameters by `torch.empty`. All of them on the meta device would not do: RegNet computes with tensors
-    how wide its layers are."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        given = dict(kwargs or {})
-        if func is torch.empty:
-            given["device"] = "meta"
-        return func(*args, **given)

@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from heads.backbones.costs import build_blank, build_skeleton
+from heads.backbones.blank import build_blank, build_skeleton
 from heads.backbones.table import BACKBONES, Backbone
 from heads.errors import WeightsError
 from heads.stages import BACKBONE_STAGES

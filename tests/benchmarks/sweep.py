@@ -89,16 +89,14 @@ class Sweep:
         """Part a)."""
         before, self.cold, after = self.pass_seconds(), self.place.retrain(self.plan()), self.pass_seconds()
         train, self.one_pass = float(self.cold["seconds"]["train"]), (before + after) / 2
-        one = self.one_pass
         self.figures |= {"cold_seconds": train, "pass_seconds": [before, after]}
         say(f"a) plain forward passes over {len(self.first)} images: {before:.1f} s before, {after:.1f} s after")
         forwards = self.cold["counts"]["trunk_forwards"]
         words = f"a) cold, {forwards} of {len(self.first)} images forwarded, once each"
         self.judge("cold_forwards", forwards, words, clears=forwards == len({s.digest for s in self.first}))
-        words = (
-            f"a) {NUM_VARIANTS} variants x {self.asked.epochs} epochs {train:.1f} s, {train / one:.3f} passes (bar {FORWARD_BAR})"
-        )
-        self.judge("cold_passes", train / one, words, clears=train <= FORWARD_BAR * one)
+        passes = train / self.one_pass
+        words = f"a) {NUM_VARIANTS} variants x {self.asked.epochs} epochs {train:.1f} s, {passes:.3f} passes (bar {FORWARD_BAR})"
+        self.judge("cold_passes", passes, words, clears=passes <= FORWARD_BAR)
 
     def run_more_heads(self) -> None:
         """Part b)."""

@@ -20,7 +20,7 @@ from heads.backbones import (
     weights,
     weights_digest,
 )
-from heads.backbones.costs import build_blank, build_skeleton
+from heads.backbones.blank import build_blank, build_skeleton
 from heads.errors import WeightsError
 from heads.spec import check_image_size
 from heads.stages import BACKBONE_STAGES, IMAGE_SIZES
