@@ -175,6 +175,11 @@ class Criterion:
     label_smoothing: float = 0.0
     class_weights: Tensor | None = None
 
+    @property
+    def by_row(self) -> bool:
+        """Whether a sample's loss and its gradient are, to the bit, what they are beside any other samples."""
+        return not self.gamma
+
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample (N), 0 where the label is missing."""
         num_classes, smoothing, weights = logits.shape[1], self.label_smoothing, self.class_weights

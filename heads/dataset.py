@@ -55,7 +55,7 @@ class ImageDataset(Dataset[Item]):
         masks: Mapping[str, Masks] | None = None,
         digests: Sequence[str] = (),
     ) -> None:
-        self.paths, self.digests = tuple(paths), tuple(digests)
+        self.paths, self.digests = paths, tuple(digests)
         self.masks = dict(masks or {})
         self.labels = {target: torch.as_tensor(column, dtype=torch.int64) for target, column in labels.items()}
         # Of a mask only whether there is one is known before it is read.

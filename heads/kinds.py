@@ -16,6 +16,11 @@ from heads.spec import Fit, Head, Task
 class Criterion(Protocol):
     """What a training minimises for one target."""
 
+    @property
+    def by_row(self) -> bool:
+        """Whether a sample's loss and its gradient are, to the bit, what they are beside any other samples."""
+        ...
+
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample in nats (N), 0 where it has no label."""
         ...

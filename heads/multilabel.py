@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ class Criterion:
     (C) multiply the terms of what is there; `label_smoothing` spreads that share of a label evenly over yes and no.
     """
 
+    by_row: ClassVar[bool] = False
     gamma: float = 0.0
     label_smoothing: float = 0.0
     positive_weights: Tensor | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ class Criterion:
     """What a training minimises for one target: the mean of `of_pixels` over an image's labelled pixels, in nats, plus Dice loss
     where `dice`. So every image counts alike, however much of it is labelled."""
 
+    by_row: ClassVar[bool] = False
     of_pixels: classification.Criterion | None = classification.PLAIN
     dice: bool = False
 

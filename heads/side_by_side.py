@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,14 +14,13 @@ from torch.nn import functional as F
 ONE_BY_ONE = ("cpu",)
 
 
-def run_side_by_side(head: nn.Sequential, features: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
-    """What V heads give of the same features, (V, N, C), by their stacked weights (V, ...) under their names in `head`.
+def run_side_by_side(head: nn.Sequential, rows: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    """What V heads give of the same rows (N, I), (V, N, C), by their stacked weights (V, ...) under their names in `head`.
 
-    The first layer has no weights and runs once; linear ones follow, activations, and dropout, which drops the same for all.
+    The rows are what `head`'s first layer gives, which has no weights; linear ones follow, activations, and dropout, which
+    drops the same for all.
     """
-    (_, pool), *layers = head.named_children()
-    rows: Tensor = pool(*features)
-    for name, layer in layers:
+    for name, layer in islice(head.named_children(), 1, None):
         if isinstance(layer, nn.Linear):
             rows = _linear(rows, weights[f"{name}.weight"], weights[f"{name}.bias"])
         elif isinstance(layer, nn.Dropout):

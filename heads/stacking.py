@@ -18,7 +18,7 @@ from heads.model import Model
 from heads.sampling import Batch
 from heads.side_by_side import run_side_by_side
 from heads.spec import Fit, Variant
-from heads.tally import summed_loss
+from heads.tally import summed_losses
 from heads.training import Training
 
 # What happens between a gradient and the next weights, and when training ends: stacked variants may differ in it.
@@ -46,8 +46,8 @@ class Stack:
     one updates the stack. They draw the same dropout, as each would by itself from the seed that they share.
     """
 
-    def __init__(self, trainings: Sequence[Training]) -> None:
-        self.trainings, self._first = tuple(trainings), trainings[0]
+    def __init__(self, trainings: Sequence[Training], descriptors: _Descriptors) -> None:
+        self.trainings, self._first, self._descriptors = tuple(trainings), trainings[0], descriptors
         names = {weight: name for name, weight in self._first.model.named_parameters()}
         # In the optimiser's order, in which a training by itself adds up its gradients' norm.
         self._names = [names[weight] for group in self._first.optimiser.param_groups for weight in group["params"]]
@@ -68,7 +68,10 @@ class Stack:
         """Each learns from the epoch's batch of this number."""
         weights = [stacked.detach().requires_grad_() for stacked in self._weights]
         logits = self._logits(self._first.model, weights, batch)
-        losses = {target: self._losses(target, rows, batch) for target, rows in logits.items()}
+        losses = {
+            target: summed_losses(self._first.criteria[target], rows, batch.labels[target], batch.weights)
+            for target, rows in logits.items()
+        }
         gradients = torch.autograd.grad(self._first.balance(losses, batch.num_labels, updates=batch.updates), weights)
         for place, training in enumerate(self.trainings):
             training.trained.take(_each(logits, place), batch.labels, batch.weights, _each(losses, place))
@@ -109,17 +112,28 @@ class Stack:
         own, logits = dict(zip(self._names, weights, strict=True)), {}
         with autocast(self._first.device, self._first.variant.fit.precision):
             for target, key in model.head_keys.items():
-                features, prefix, head = [batch.inputs[tap] for tap in model.taps[target]], f"heads.{key}.", model.heads[key]
+                prefix, head = f"heads.{key}.", model.heads[key]
                 stacked = {name.removeprefix(prefix): weight for name, weight in own.items() if name.startswith(prefix)}
                 assert isinstance(head, nn.Sequential)
-                logits[target] = run_side_by_side(head, features, stacked)
+                logits[target] = run_side_by_side(head, self._descriptors.of(batch.inputs, model.taps[target], head[0]), stacked)
         return logits
 
-    def _losses(self, target: str, logits: Tensor, batch: Batch) -> Tensor:
-        """The summed loss (V) of each training's logits (V, N, C)."""
-        criterion, labels = self._first.criteria[target], batch.labels[target]
-        # One by one: how an element is computed may depend on where in a tensor it lies.
-        return torch.stack([summed_loss(criterion, rows, labels, batch.weights) for rows in logits])
+
+class _Descriptors:
+    """What heads' first layers, which have no weights, give of a batch: once for all stacks that read it alike."""
+
+    def __init__(self) -> None:
+        self._inputs: Mapping[int, Tensor] = {}
+        self._known: dict[Hashable, Tensor] = {}
+
+    def of(self, inputs: Mapping[int, Tensor], taps: Sequence[int], layer: nn.Module) -> Tensor:
+        """What the layer gives (N, I) of the features at these taps."""
+        if inputs is not self._inputs:
+            self._inputs, self._known = inputs, {}
+        key = (tuple(taps), repr(layer))
+        if key not in self._known:
+            self._known[key] = layer(*(inputs[tap] for tap in taps))
+        return self._known[key]
 
 
 class Stacks:
@@ -141,8 +155,9 @@ def _stack(trainings: Sequence[Training]) -> list[Stack | Training]:
     alike: dict[Hashable, list[Training]] = defaultdict(list)
     for number, training in enumerate(trainings):
         alike[_shape(training) or number].append(training)
+    descriptors = _Descriptors()
     # A stack of one as well: what a variant ends with then depends on no neighbour.
-    return [Stack(group) if isinstance(shape, Variant) else group[0] for shape, group in alike.items()]
+    return [Stack(group, descriptors) if isinstance(shape, Variant) else group[0] for shape, group in alike.items()]
 
 
 def _shape(training: Training) -> Variant | None:

@@ -13,8 +13,8 @@ from heads.sampling import Inputs, Loader
 from heads.trunks import Tap, Trunk, inputs_of
 
 # Where features are few they are held in memory, by the kind of device: on a GPU a batch then crosses no bus, on a CPU it takes
-# no call a sample. Above that, reading them by position takes no memory.
-MAX_HELD_BYTES = {"cpu": 16 * 2**20, "cuda": 2 * 2**30}
+# no call a sample, which those read in order do not need. Above that, reading them by position takes no memory.
+MAX_HELD_BYTES = {"cpu": 32 * 2**20, "cuda": 2 * 2**30}
 
 
 class FeatureLoader(Loader):
@@ -63,14 +63,24 @@ class FeatureLoader(Loader):
 
 
 def open_views(
-    store: FeatureStore, trunks: Sequence[Trunk], taps: Sequence[Tap], digests: Sequence[str], device: torch.device
+    store: FeatureStore,
+    trunks: Sequence[Trunk],
+    taps: Sequence[Tap],
+    digests: Sequence[str],
+    device: torch.device,
+    *,
+    shuffled: bool,
 ) -> tuple[Features, ...]:
-    """The stored features of samples, a view for each of `trunks`, numbered from 0; raises FeatureError where any is missing."""
+    """The stored features of samples, a view for each of `trunks`, numbered from 0; raises FeatureError where any is missing.
+
+    `shuffled` is whether they are read in other orders than this one.
+    """
     names = [tap.name for tap in taps]
     views = []
     for number, trunk in enumerate(trunks):
         found = store.shelf(trunk.id).open([Key(digest, number) for digest in digests], names)
-        held = found.num_bytes * len(trunks) <= MAX_HELD_BYTES.get(device.type, 0)
+        limit = MAX_HELD_BYTES.get(device.type, 0) if shuffled or device.type != "cpu" else 0
+        held = found.num_bytes * len(trunks) <= limit
         views.append(found.in_memory(device) if held else found)
     return tuple(views)
 

@@ -151,6 +151,14 @@ def summed_loss(criterion: Criterion, logits: Tensor, labels: Tensor, weights: T
     return (criterion.losses(logits.float(), labels) * weights).sum()
 
 
+def summed_losses(criterion: Criterion, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """What `summed_loss` gives, to the bit, for each (V) of the logits (V, N, C) of the same samples."""
+    if not criterion.by_row:
+        return torch.stack([summed_loss(criterion, rows, labels, weights) for rows in logits])
+    losses = criterion.losses(logits.flatten(0, 1).float(), labels.repeat(len(logits)))
+    return (losses.view(len(logits), -1) * weights).sum(dim=1)
+
+
 def train_measures(totals: Mapping[str, Total]) -> dict[str, float]:
     """What is told of an epoch's training: `train/loss`, the sum of the targets' means, and each one's primary measure."""
     primary = {target: KINDS[total.task].PRIMARY for target, total in totals.items()}

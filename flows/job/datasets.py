@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from flows.job.order import Job
 from flows.manifest import split_labels
-from flows.records import Sample
+from flows.records import DataVersion, Sample
 from flows.workspace import locate, locate_mask
 from heads.dataset import DEFAULT_CACHE_BYTES, ImageDataset, Masks
 from heads.images import Preprocess, preprocess_for
@@ -29,7 +29,6 @@ class Images:
         self._samples: dict[str, list[Sample]] = defaultdict(list)
         for sample in job.version.samples:
             self._samples[sample.split].append(sample)
-        self._files: dict[str, list[Path]] = {}
 
     def open(self, split: str, variant: Variant) -> ImageDataset:
         """The split as the variant sees it; one dataset a split stays open, the one last asked for."""
@@ -45,7 +44,7 @@ class Images:
         labels, masks = read_labels(self.job, self._samples[split], variant.heads)
         preprocess, augment, flip, seed = self._view(split, variant)
         return ImageDataset(
-            self._located(split),
+            Files(self.job.version, self._samples[split]),
             labels,
             preprocess,
             augment,
@@ -60,16 +59,34 @@ class Images:
         """The digests of the split's samples, in order."""
         return [sample.digest for sample in self._samples[split]]
 
-    def _located(self, split: str) -> list[Path]:
-        # Looked for once: it takes longer than to read stored features.
-        if split not in self._files:
-            self._files[split] = [locate(self.job.version, sample) for sample in self._samples[split]]
-        return self._files[split]
-
     def _view(self, split: str, variant: Variant) -> tuple[Preprocess, Augment, bool, int]:
         fit = variant.fit
         augment, flip = (fit.augment, fit.flip) if split == "train" else ("none", False)
         return preprocess_for(variant.backbone, fit.image_size_px, whole=variant.sees_whole), augment, flip, fit.seed
+
+
+class Files(Sequence[Path]):
+    """The files of samples, each looked for when it is asked for: that takes longer than to read its stored features.
+
+    Raises AskedWrongly where one is nowhere.
+    """
+
+    def __init__(self, version: DataVersion, samples: Sequence[Sample]) -> None:
+        self._version, self._samples = version, samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Path]: ...
+
+    def __getitem__(self, index: int | slice) -> Path | list[Path]:
+        if isinstance(index, slice):
+            return [locate(self._version, sample) for sample in self._samples[index]]
+        return locate(self._version, self._samples[index])
 
 
 def read_labels(job: Job, samples: Sequence[Sample], heads: Sequence[Head]) -> tuple[dict[str, Tensor], dict[str, Masks]]:

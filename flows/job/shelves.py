@@ -111,8 +111,8 @@ class Shelves:
         found = {}
         for phase, taps in stored_taps(work.variant).items():
             trunks = self._trunks(work)
-            train = open_views(self.store, trunks, taps, train_set.digests, self.device)
-            val = open_views(self.store, trunks[:1], taps, val_set.digests, self.device)
+            train = open_views(self.store, trunks, taps, train_set.digests, self.device, shuffled=True)
+            val = open_views(self.store, trunks[:1], taps, val_set.digests, self.device, shuffled=False)
             found[phase] = Loaders(
                 FeatureLoader(train_set, train, taps, fit.batch_size, self.device, training=True, accumulate=fit.accumulate),
                 FeatureLoader(val_set, val, taps, self._look(work, phase, val[0]), self.device),

@@ -56,7 +56,10 @@ def measure(variant: Variant, folder: Path, *, with_store: bool) -> tuple[float,
             backbone = build_backbone(variant, MOBILENET_V2).eval().to(memory_format=torch.channels_last)
             wanted = [Wanted(images, 0, taps) for images in (train_set, val_set)]
             extract(lambda: backbone, trunk, wanted, store, device=CPU, precision="fp32")
-            views = [open_views(store, [trunk], taps, images.digests, CPU) for images in (train_set, val_set)]
+            views = [
+                open_views(store, [trunk], taps, images.digests, CPU, shuffled=images is train_set)
+                for images in (train_set, val_set)
+            ]
             size = variant.fit.batch_size
             stored = {
                 phase: Loaders(

@@ -38,7 +38,7 @@ def run(heads: list[nn.Sequential], features: Tensor, towards: Tensor) -> tuple[
     """What they give (V, N, C), and their weights' gradients (V, ...) on the way from `towards` (N, C)."""
     torch.manual_seed(7)
     weights = stack(heads)
-    given = run_side_by_side(heads[0], [features], weights)
+    given = run_side_by_side(heads[0], heads[0][0](features), weights)
     return given.detach(), list(torch.autograd.grad((given * towards).sum(), list(weights.values())))
 
 
@@ -72,7 +72,7 @@ def test_heads_side_by_side_give_what_each_gives_alone_to_the_bit(num_rows: int,
 def test_heads_in_eval_mode_drop_nothing() -> None:
     heads = [head.eval() for head in make_heads(3, depth=1)]
     features = torch.randn(8, CHANNELS, 1, 1)
-    given = run_side_by_side(heads[0], [features], stack(heads))
+    given = run_side_by_side(heads[0], heads[0][0](features), stack(heads))
     assert all(torch.equal(given[place], head(features)) for place, head in enumerate(heads))
 
 
@@ -81,7 +81,7 @@ def test_heads_side_by_side_obey_autocast() -> None:
     features = torch.randn(8, CHANNELS, 1, 1)
     with torch.autocast("cpu", torch.bfloat16):
         weights = stack(heads)
-        given = run_side_by_side(heads[0], [features], weights)
+        given = run_side_by_side(heads[0], heads[0][0](features), weights)
         assert given.dtype == torch.bfloat16
         for place, head in enumerate(heads):
             torch.testing.assert_close(given[place], head(features))

@@ -110,8 +110,8 @@ def loaders_of(variant: Variant, sets: tuple[ImageDataset, ImageDataset], store:
     found = {}
     for phase, taps in stored_taps(variant).items():
         train_views, val_views = (
-            open_views(store, trunks, taps, images.digests, CPU)
-            for trunks, images in ((trunks_of(variant), sets[0]), (trunks_of(variant)[:1], sets[1]))
+            open_views(store, trunks, taps, images.digests, CPU, shuffled=shuffled)
+            for trunks, images, shuffled in ((trunks_of(variant), sets[0], True), (trunks_of(variant)[:1], sets[1], False))
         )
         load = partial(FeatureLoader, taps=taps, batch_size=variant.fit.batch_size, device=CPU)
         accumulate = variant.fit.accumulate
@@ -450,7 +450,7 @@ def test_a_samples_features_are_the_same_to_the_bit_whatever_it_is_computed_with
             labels = {"kind": torch.zeros(len(own), dtype=torch.long)}
             images = ImageDataset(own, labels, preprocess_for(variant.backbone, 96), digests=digests[-len(own) :])
             extract(lambda: stages, trunk, [Wanted(images, 0, wanted)], store, device=CPU, precision="fp32")
-        (view,) = open_views(store, [trunk], wanted, sorted(digests), CPU)
+        (view,) = open_views(store, [trunk], wanted, sorted(digests), CPU, shuffled=False)
         return view[torch.arange(len(files))][wanted[0].name]
 
     assert torch.equal(stored("whole", slice(None)), stored("parts", slice(0, 1), slice(1, 4), slice(4, None)))
