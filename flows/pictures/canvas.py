@@ -18,14 +18,11 @@ PALE = "#b8c4d6"
 def new_figure(width_inches: float, height_inches: float) -> Figure:
     """An empty white figure."""
     # Not pyplot: its figures are global, and the driver's logging thread draws too.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
-    figure = Figure(figsize=(width_inches, height_inches), layout=layout, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width_inches, height_inches), dpi=110, layout=layout, facecolor="white")
 
 
 def entitle(axes: Axes, text: str) -> None:
@@ -50,8 +47,14 @@ def plain(text: str, num_chars: int) -> str:
 
 def to_png(figure: Figure) -> bytes:
     """The figure as a PNG file's bytes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     made = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the one shipped font lacks
-        figure.savefig(made, format="png", dpi=110)
+        # Laid out and drawn once: `savefig` would draw it twice.
+        if layout := figure.get_layout_engine():
+            layout.execute(figure)
+            figure.set_layout_engine("none")
+        FigureCanvasAgg(figure).print_png(made)
     return made.getvalue()

@@ -34,7 +34,9 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], ti
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if shares[row, column] > 0.35 else INK if count else GRID
             told = _percent(shares[row, column]) if of_pixels else f"{int(count)}"
-            axes.text(column, row, told, ha="center", va="center", fontsize=size, color=colour)
+            text = axes.text(column, row, told, ha="center", va="center", fontsize=size, color=colour)
+            # It lies in its cell: nothing has to make room for it.
+            text.set_in_layout(False)
     step = math.ceil(num_classes / NUM_CLASSES_WITH_NAMES)
     ticks = range(0, num_classes, step)
     names = [plain(classes[index], 22) for index in ticks]
