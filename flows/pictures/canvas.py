@@ -56,5 +56,5 @@ def to_png(figure: Figure) -> bytes:
         if layout := figure.get_layout_engine():
             layout.execute(figure)
             figure.set_layout_engine("none")
-        FigureCanvasAgg(figure).print_png(made)
+        FigureCanvasAgg(figure).print_png(made)  # type: ignore[no-untyped-call]
     return made.getvalue()

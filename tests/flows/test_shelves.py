@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from flows import job
+from flows.errors import AskedWrongly
 from flows.job import shelves
 from flows.job.accounts import Charge
 from flows.job.datasets import Images
@@ -71,6 +72,16 @@ def test_a_pass_is_shared_by_what_is_done_for_each(filled: Any) -> None:
     # The second view is for both that have it, the third for one.
     assert (varied.num_samples, varied.flops) == (2 * NUM_TRAIN, 2 * NUM_TRAIN * an_image)
     assert varied.shares == pytest.approx({"mlp 3": 0.75, "attention 2": 0.25})
+
+
+def test_an_image_is_looked_for_when_it_is_read_and_not_before(order: job.Job) -> None:
+    (order.version.data / "0.png").unlink()
+    images = Images(order).open("train", order.works[0].variant)
+    assert len(images) == NUM_TRAIN
+    assert images.digests[0] == order.version.samples[0].digest
+    assert [path.name for path in images.paths[1:]] == [f"{number}.png" for number in range(1, NUM_TRAIN)]
+    with pytest.raises(AskedWrongly, match=r"0\.png .* is neither in the DVC cache"):
+        images.view(0, 0)
 
 
 def test_who_lacks_nothing_pays_for_nothing(order: job.Job, request: pytest.FixtureRequest) -> None:

@@ -14,7 +14,7 @@ from heads.classification import DESIGNS, PLAIN, AttentionHead, Criterion, Poole
 from heads.classification import criterion_of as criterion_of_counts
 from heads.labels import MISSING_LABEL, has_label
 from heads.spec import HEAD_DESIGNS, Fit
-from heads.tally import summed_loss
+from heads.tally import summed_loss, summed_losses
 
 
 def loss(logits: Tensor, labels: Tensor, weights: Tensor, criterion: Criterion = PLAIN) -> tuple[Tensor, Tensor]:
@@ -93,6 +93,28 @@ def test_focal_loss_is_what_a_plain_loop_gives_padding_and_missing_labels_apart(
     loss(sure, torch.tensor([0]), torch.ones(1), Criterion(2.0))[0].backward()
     assert sure.grad is not None
     assert sure.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("fit", [Fit(), Fit(label_smoothing=0.1, class_weights="balanced"), Fit(loss="focal")], ids=str)
+@pytest.mark.parametrize(("num", "size", "num_classes"), [(2, 1, 2), (3, 7, 9), (5, 33, 17), (4, 256, 10), (8, 50, 101)])
+def test_the_losses_of_a_stack_and_their_gradients_are_those_of_each_to_the_bit(
+    fit: Fit, num: int, size: int, num_classes: int
+) -> None:
+    generator = torch.Generator().manual_seed(size)
+    stacked = torch.randn(num, size, num_classes, generator=generator) * 5
+    labels = torch.randint(MISSING_LABEL, num_classes, (size,), generator=generator)
+    labels[0] = num_classes - 1
+    weights = torch.randint(0, 2, (size,), generator=generator).float()
+    criterion = criterion_of(fit, labels)
+    assert criterion.by_row == (fit.loss != "focal")
+    stacked.requires_grad_()
+    found = summed_losses(criterion, stacked, labels, weights)
+    (gradients,) = torch.autograd.grad(found.sum() / size, stacked)
+    for place in range(num):
+        own = stacked[place].detach().requires_grad_()
+        expected = summed_loss(criterion, own, labels, weights)
+        assert torch.equal(found[place], expected)
+        assert torch.equal(gradients[place], *torch.autograd.grad(expected / size, own))
 
 
 def test_a_class_that_train_lacks_weighs_nothing() -> None:
