@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -120,14 +121,17 @@ def _read_holdout(job: Job, path: Path, bundle: Bundle) -> list[Row]:
     for sample in job.version.samples:
         places = {t: str(locate_mask(job.version, cell)) for t, cell in sample.labels.items() if t in masks and cell}
         items.append(Item(sample.digest, str(locate(job.version, sample)), dict(sample.labels), places))
-    uses_gpu, num_threads = job.workers.gpus_per_worker > 0, max(1, int(job.workers.cpus_per_worker))
-    num_shards = max(1, min(job.workers.count, len(items) // MIN_SHARD_IMAGES))
+    group, uses_gpu = job.workers, job.workers.gpus_per_worker > 0
+    num_shards = max(1, min(group.count, len(items) // MIN_SHARD_IMAGES))
     if num_shards == 1 and not uses_gpu:
+        # Here, with the cores of the whole group.
+        num_threads = max(1, min(int(group.count * group.cpus_per_worker), os.cpu_count() or 1))
         rows = score_shard(str(path), items, uses_gpu, num_threads)
     else:
-        workers.join(job.workers)
+        num_threads = max(1, int(group.cpus_per_worker))
+        workers.join(group)
         shards = [(str(path), items[i::num_shards], uses_gpu, num_threads) for i in range(num_shards)]
-        rows = [row for shard in workers.map_shards(score_shard, shards, workers=job.workers) for row in shard]
+        rows = [row for shard in workers.map_shards(score_shard, shards, workers=group) for row in shard]
     return sorted(rows)
 
 
