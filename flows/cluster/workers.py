@@ -27,7 +27,9 @@ def join(workers: Workers) -> None:
     """Joins this job's cluster. Raises AskedWrongly when it is too small for these workers."""
     import ray
 
-    ray.init()
+    # Joined already where the same job scores another bundle.
+    if not ray.is_initialized():
+        ray.init()
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for resource, each in (("CPU", workers.cpus_per_worker), ("GPU", workers.gpus_per_worker)):
         if workers.count * each > total.get(resource, 0):

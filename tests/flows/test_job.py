@@ -21,6 +21,7 @@ from PIL import Image
 from flows import cluster, job
 from flows.cluster import processes
 from flows.job import order as orders
+from flows.job.scoring import MIN_SHARD_IMAGES
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from heads import bundle
 from heads.spec import Fit, Head, Variant
@@ -251,17 +252,28 @@ def test_a_variant_that_diverges_is_given_up_with_its_reason_and_the_others_go_o
 
 
 @pytest.mark.slow
-def test_the_holdout_is_scored_sample_by_sample(place: Place, undisturbed: Run) -> None:
+def test_a_large_holdout_is_scored_by_the_group_bundle_after_bundle(place: Place, undisturbed: Run) -> None:
     train = undisturbed.order
-    work = train.works[0]
-    order = replace(train, kind="score", key="s1", works=(), bundles=(train.work_root / work.key / "bundle",))
+    holdout = [sample for sample in train.version.samples if sample.split == "test"]
+    # Enough for both members of the group to read a part.
+    version = replace(train.version, samples=tuple(holdout) * (2 * MIN_SHARD_IMAGES // len(holdout) + 1))
+    paths = tuple(train.work_root / work.key / "bundle" for work in train.works[:2])
+    order = replace(train, kind="score", key="s1", works=(), version=version, bundles=paths)
     outcome = cluster.run_job(place.cluster, job.begin(order), key=order.key, name="tiny")
-    table = orders.read_scores(Path(outcome["scores"][str(order.bundles[0])]))
-    holdout = {s.digest: s.labels["label"] for s in train.version.samples if s.split == "test"}
-    assert {row.digest: row.truth for row in table.rows} == holdout
-    hits = sum(row.truth == row.predicted for row in table.rows)
-    assert table.metrics["label/accuracy"] == pytest.approx(hits / len(holdout))
-    assert table.bundle_digest == bundle.digest(order.bundles[0])
+    for path in paths:
+        table = orders.read_scores(Path(outcome["scores"][str(path)]))
+        assert table.bundle_digest == bundle.digest(path)
+        assert len(table.rows) == len(version.samples)
+        told = bundle.load(path).predict([train.version.data / sample.file for sample in holdout])
+        answers = {sample.digest: each["label"] for sample, each in zip(holdout, told, strict=True)}
+        truths = {sample.digest: sample.labels["label"] for sample in holdout}
+        for row in table.rows:
+            answer = answers[row.digest]
+            assert isinstance(answer, bundle.Prediction)
+            assert (row.truth, row.predicted) == (truths[row.digest], answer.label)
+            assert row.probability == pytest.approx(answer.probability, abs=1e-4)
+        hits = sum(row.truth == row.predicted for row in table.rows)
+        assert table.metrics["label/accuracy"] == pytest.approx(hits / len(table.rows))
 
 
 @pytest.mark.slow
