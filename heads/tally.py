@@ -154,6 +154,7 @@ def summed_loss(criterion: Criterion, logits: Tensor, labels: Tensor, weights: T
 def summed_losses(criterion: Criterion, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """What `summed_loss` gives, to the bit, for each (V) of the logits (V, N, C) of the same samples."""
     if not criterion.by_row:
+        # One by one: how an element is computed may depend on where in a tensor it lies.
         return torch.stack([summed_loss(criterion, rows, labels, weights) for rows in logits])
     losses = criterion.losses(logits.flatten(0, 1).float(), labels.repeat(len(logits)))
     return (losses.view(len(logits), -1) * weights).sum(dim=1)
