@@ -130,7 +130,7 @@ class _Descriptors:
         """What the layer gives (N, I) of the features at these taps."""
         if inputs is not self._inputs:
             self._inputs, self._known = inputs, {}
-        key = (tuple(taps), repr(layer))
+        key = (tuple(taps), type(layer))
         if key not in self._known:
             self._known[key] = layer(*(inputs[tap] for tap in taps))
         return self._known[key]

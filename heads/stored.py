@@ -13,7 +13,7 @@ from heads.sampling import Inputs, Loader
 from heads.trunks import Tap, Trunk, inputs_of
 
 # Where features are few they are held in memory, by the kind of device: on a GPU a batch then crosses no bus, on a CPU it takes
-# no call a sample, which those read in order do not need. Above that, reading them by position takes no memory.
+# no call a sample. Above that, reading them by position takes no memory.
 MAX_HELD_BYTES = {"cpu": 32 * 2**20, "cuda": 2 * 2**30}
 
 
@@ -79,6 +79,7 @@ def open_views(
     views = []
     for number, trunk in enumerate(trunks):
         found = store.shelf(trunk.id).open([Key(digest, number) for digest in digests], names)
+        # On a CPU those of validation, the fewer, are never held: train then has all of what memory may grow by.
         limit = MAX_HELD_BYTES.get(device.type, 0) if shuffled or device.type != "cpu" else 0
         held = found.num_bytes * len(trunks) <= limit
         views.append(found.in_memory(device) if held else found)

@@ -44,7 +44,7 @@ class Images:
         labels, masks = read_labels(self.job, self._samples[split], variant.heads)
         preprocess, augment, flip, seed = self._view(split, variant)
         return ImageDataset(
-            Files(self.job.version, self._samples[split]),
+            _Files(self.job.version, self._samples[split]),
             labels,
             preprocess,
             augment,
@@ -65,7 +65,7 @@ class Images:
         return preprocess_for(variant.backbone, fit.image_size_px, whole=variant.sees_whole), augment, flip, fit.seed
 
 
-class Files(Sequence[Path]):
+class _Files(Sequence[Path]):
     """The files of samples, each looked for when it is asked for: that takes longer than to read its stored features.
 
     Raises AskedWrongly where one is nowhere.

@@ -251,14 +251,15 @@ def test_a_variant_that_diverges_is_given_up_with_its_reason_and_the_others_go_o
     assert job.read_failure(run.order.storage, tame) is None
 
 
+# One holdout is read by the driver, one is enough for both members of the group to read a part.
 @pytest.mark.slow
-def test_a_large_holdout_is_scored_by_the_group_bundle_after_bundle(place: Place, undisturbed: Run) -> None:
+@pytest.mark.parametrize("least", [1, 2 * MIN_SHARD_IMAGES], ids=["small", "large"])
+def test_a_holdout_is_scored_sample_by_sample_bundle_after_bundle(place: Place, undisturbed: Run, least: int) -> None:
     train = undisturbed.order
     holdout = [sample for sample in train.version.samples if sample.split == "test"]
-    # Enough for both members of the group to read a part.
-    version = replace(train.version, samples=tuple(holdout) * (2 * MIN_SHARD_IMAGES // len(holdout) + 1))
+    version = replace(train.version, digest=f"{least:032}", samples=tuple(holdout) * -(-least // len(holdout)))
     paths = tuple(train.work_root / work.key / "bundle" for work in train.works[:2])
-    order = replace(train, kind="score", key="s1", works=(), version=version, bundles=paths)
+    order = replace(train, kind="score", key=f"s{least}", works=(), version=version, bundles=paths)
     outcome = cluster.run_job(place.cluster, job.begin(order), key=order.key, name="tiny")
     for path in paths:
         table = orders.read_scores(Path(outcome["scores"][str(path)]))
