@@ -60,7 +60,7 @@ def train(
     training = Training(model, variant, loaders)
     if resume:
         training.restore(resume)
-    while not training.is_finished:
+    while not training.history.ended:
         training.begin_epoch()
         training.loaders.train.set_epoch(training.index, variant.fit.seed)
         for number, batch in enumerate(training.loaders.train):
@@ -111,8 +111,8 @@ def train_together(members: Sequence[Member], loaders: Loaders) -> None:
     with alone():
         active, stacks = [_Fused(member, loaders) for member in members], Stacks()
         while active := [each for each in active if each.goes_on()]:
-            first = min(len(each.training.epochs) for each in active)
-            _run_epoch([each for each in active if len(each.training.epochs) == first], loaders, stacks)
+            first = min(len(each.training.history.epochs) for each in active)
+            _run_epoch([each for each in active if len(each.training.history.epochs) == first], loaders, stacks)
 
 
 def conclude(model: Model, variant: Variant, loaders: Loaders, resume: Path, ended: str) -> Outcome:
@@ -136,11 +136,11 @@ class _Fused:
         """Whether there is another epoch; tells the member's end where there is none."""
         if self._failed:
             return False
-        if self.training.is_finished:
+        if self.training.history.ended:
             self._end(self.training.finish())
             return False
-        if self.member.on_pause and len(self.training.epochs) == self.member.num_epochs:
-            self.member.on_pause(self.training.epochs, self.training.save)
+        if self.member.on_pause and len(self.training.history.epochs) == self.member.num_epochs:
+            self.member.on_pause(self.training.history.epochs, self.training.save)
             return False
         return True
 

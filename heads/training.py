@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -19,6 +18,7 @@ from heads.errors import CheckpointError, HeadsError
 from heads.evaluation import autocast, confusions, named_measures, place_model
 from heads.evaluation import thresholds as tuned_thresholds
 from heads.freezing import apply_phase, optimiser_groups
+from heads.history import History
 from heads.kinds import KINDS
 from heads.mixing import draw_mix
 from heads.model import Model
@@ -30,7 +30,7 @@ from heads.sampling import Batch, Loaders
 from heads.schedule import rate_factor
 from heads.spec import Variant
 from heads.stages import BACKBONE_STAGES
-from heads.stopping import check_finite, why_ended
+from heads.stopping import check_finite
 from heads.stream import seed_streams
 from heads.tally import MAX_PENDING_BYTES, Tally, epoch_score, train_measures
 
@@ -63,34 +63,22 @@ class Training:
         self._fixed = tuple(f"backbone.{name}." for name in BACKBONE_STAGES[variant.backbone][:num_fixed])
         decay = variant.fit.ema
         self.average = Average(self.model, decay) if decay else None
-        self.epochs: list[Epoch] = []
-        self.best: Best | None = None
+        self.history = History(variant.fit, self.policy[-1])
         self.optimiser: torch.optim.Optimizer
         self.phase = -1
         self._enter(0)
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the training has ended."""
-        return self._why_ended() is not None
 
     @property
     def kept(self) -> Model:
         """What is evaluated, and kept where it is the best: the weights' running average, where there is one."""
         return self.average.model if self.average else self.model
 
-    def _why_ended(self) -> str | None:
-        if self.best is None:
-            return None
-        score = self.epochs[self.best.index].score
-        return why_ended(self.variant.fit, self.policy[-1], len(self.epochs), self.best.index, score)
-
     def begin_epoch(self, num_together: int = 1) -> None:
         """Makes ready for the batches of the next epoch: first `train_on` each of `loaders.train`, then `validate_on`.
 
         Of the epoch's seconds it takes an equal share where so many train together.
         """
-        self._start, self._num_together, self.index = perf_counter(), num_together, len(self.epochs)
+        self._start, self._num_together, self.index = perf_counter(), num_together, len(self.history.epochs)
         phase = phase_number(self.phases, self.index)
         if phase != self.phase:
             self._enter(phase)
@@ -165,21 +153,18 @@ class Training:
             num_frozen_stages=phase.num_frozen_stages,
             movements=self._movements.measure() if self._movements else (),
         )
-        self.epochs.append(epoch)
-        if self.best is None or epoch.score > self.epochs[self.best.index].score:
-            self.best = Best(
-                self.index, confusions(measured), tuned_thresholds(measured), weights_of(self.kept, leaving_out=self._fixed)
-            )
-        ended = self._why_ended()
-        self.epochs[-1] = replace(epoch, ended=ended, decisions=() if ended else self._decide(epoch))
-        return self.epochs[-1]
+
+        def keep() -> Best:
+            weights = weights_of(self.kept, leaving_out=self._fixed)
+            return Best(self.index, confusions(measured), tuned_thresholds(measured), weights)
+
+        return self.history.add(epoch, keep, self._decide)
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint of what the last epoch left."""
-        assert self.best is not None
         progress = Progress(
-            epochs=tuple(self.epochs),
-            best=self.best,
+            epochs=tuple(self.history.epochs),
+            best=self.history.best,
             model=weights_of(self.model, leaving_out=self._fixed),
             optimiser=self.optimiser.state_dict(),
             balance=weights_of(self.balance),
@@ -206,25 +191,13 @@ class Training:
             raise CheckpointError(
                 f"{path} does not fit the model, whose classes may have changed; train without it: {error}"
             ) from error
-        self.epochs, self.best = list(progress.epochs), progress.best
+        self.history.go_back(progress.epochs, progress.best)
 
     def finish(self, ended: str | None = None) -> Outcome:
         """The outcome, with the best epoch's weights in the model; `ended` says why a training ends before its own end."""
-        ended = ended or self._why_ended()
-        assert self.best is not None
-        assert ended is not None
-        put_back(self.model, self.best.weights, leaving_out=self._fixed)
+        put_back(self.model, self.history.best.weights, leaving_out=self._fixed)
         self.model.eval()
-        return Outcome(
-            epochs=tuple(self.epochs),
-            best_epoch=self.best.index,
-            metrics=self.epochs[self.best.index].metrics,
-            confusion=self.best.confusion,
-            thresholds=self.best.thresholds,
-            num_forwarded=sum(epoch.num_forwarded for epoch in self.epochs),
-            stopped_early=len(self.epochs) < self.variant.fit.epochs,
-            ended=ended,
-        )
+        return self.history.outcome(ended)
 
     def _decide(self, epoch: Epoch) -> tuple[str, ...]:
         """What adaptive freezing decides after an epoch: a new phase, where it is anything."""
@@ -256,6 +229,5 @@ class Training:
         self.forward = synchronise_gradients(Compiled(self.model) if self.variant.fit.compile else self.model, self.device)
 
     def _rate_factor(self, update: int) -> float:
-        scores = [done.score for done in self.epochs[: self.index]]
         phase = self.policy[phase_number(self.policy, self.index)]
-        return rate_factor(self.variant.fit, phase, self.index, update, self.loaders.train.num_updates, scores)
+        return rate_factor(self.variant.fit, phase, self.index, update, self.loaders.train.num_updates, self.history.scores)
