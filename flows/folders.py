@@ -1,0 +1,194 @@
+"""What lies in a folder that a person names: every file, which of them are pictures, and what was passed over and why."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+from flows.errors import AskedWrongly
+from flows.workspace import DATA, STORAGE
+
+# What systems and tools leave in folders, in lower case: nobody's pictures, so passed over without a word.
+# fmt: off
+_TRACES = frozenset({
+    ".git", ".hg", ".svn", ".github", ".dvc", ".headstart", ".venv", ".cache", ".idea", ".vscode", ".ipynb_checkpoints",
+    ".mypy_cache", ".pytest_cache", ".ruff_cache", ".trash", ".trashes", ".spotlight-v100", ".fseventsd", ".temporaryitems",
+    ".documentrevisions-v100", ".appledouble", ".appledb", ".appledesktop", ".snapshot", ".snapshots", ".zfs", ".thumbnails",
+    ".dropbox.cache", ".stfolder", ".stversions", ".sync", "__macosx", "__pycache__", "@eadir", "@tmp", "#recycle",
+    "#snapshot", "lost+found", "$recycle.bin", "system volume information",
+})
+# fmt: on
+_TRACE_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
+# Pillow tells these formats by their first bytes, but reads their pixels only with a part that is not installed, or never.
+_WITHOUT_PIXELS = frozenset({"BUFR", "GRIB", "HDF5", "MPEG", "WMF"})
+HIDDEN = "hidden, as its name starts with a dot"
+LOOP = "a link to a folder that it lies in"
+NOWHERE = "a link that leads nowhere"
+OWN = "a workspace's own data"
+_MAX_TOLD = 8
+_FOLDER, _FILE = "folder", "file"
+_Identity = tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A file or folder that was passed over, and why."""
+
+    path: PurePosixPath
+    reason: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All files of a folder by their paths in it, those of a folder sorted and before its folders', and what was passed over.
+
+    Linked files and folders are among them. Not among them, and not told, are what systems and tools leave behind.
+    """
+
+    files: tuple[PurePosixPath, ...]
+    passed: tuple[Passed, ...] = ()
+
+    @property
+    def images(self) -> tuple[PurePosixPath, ...]:
+        """The files that are taken for pictures, by their endings."""
+        return tuple(file for file in self.files if is_image(file.name))
+
+
+@cache
+def image_endings() -> tuple[str, ...]:
+    """The endings of files that are taken for pictures: those of every format that is read, in lower case, sorted."""
+    from PIL import Image
+
+    from heads.decoding import formats
+
+    # MPO is a JPEG with more than one picture, and opened as such.
+    readable = {*formats(), "MPO"} - _WITHOUT_PIXELS
+    return tuple(sorted(ending for ending, name in Image.registered_extensions().items() if name in readable))
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is taken for a picture."""
+    return ending(name) in image_endings()
+
+
+def ending(name: str) -> str:
+    """The ending of a file's name in lower case, with its dot; empty where it has none."""
+    _, dot, last = name.rpartition(".")
+    return f".{last.lower()}" if dot else ""
+
+
+def is_trace(name: str) -> bool:
+    """Whether this is the name of a file or folder that systems and tools leave behind, of which nothing need be said."""
+    lower = name.lower()
+    return lower in _TRACES or lower in _TRACE_FILES or lower.startswith(("._", ".trash-", ".ds_store", ".nfs", ".fuse_hidden"))
+
+
+def contents(root: Path, own: Collection[Path] = ()) -> Contents:
+    """What lies in a folder and in those under it, links followed.
+
+    Where folders of one's `own` are named, those are passed over, and so is the data of other workspaces. Raises AskedWrongly
+    where a folder cannot be read: what cannot be read is not gone.
+    """
+    files: list[PurePosixPath] = []
+    passed: list[Passed] = []
+    owned = {identity for folder in own if (identity := _identity(folder))}
+    # A stack instead of a recursion: a folder may lie deeper than Python calls.
+    ahead: list[tuple[PurePosixPath, tuple[_Identity, ...]]] = [(PurePosixPath(), ())]
+    while ahead:
+        here, around = ahead.pop()
+        folder = root / here
+        identity = _identity(folder)
+        if identity in around:
+            passed.append(Passed(here, LOOP))
+        elif own and around and (identity in owned or _is_data(folder)):
+            passed.append(Passed(here, OWN))
+        else:
+            folders, found, left = _entries(root, here)
+            files += found
+            passed += left
+            ahead += [(inner, (*around, identity)) for inner in reversed(folders)]
+    return Contents(tuple(files), tuple(passed))
+
+
+def _identity(folder: Path) -> _Identity:
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_data(folder: Path) -> bool:
+    return folder.name == DATA and (folder.parent / STORAGE).is_dir()
+
+
+def _entries(root: Path, here: PurePosixPath) -> tuple[list[PurePosixPath], list[PurePosixPath], list[Passed]]:
+    """The folders and files in a folder, each sorted, and what is passed over there."""
+    folders, files, passed = [], [], []
+    try:
+        with os.scandir(root / here) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unreadable(root / here, error) from None
+    for entry in entries:
+        path = here / entry.name
+        if is_trace(entry.name):
+            continue
+        kind = _kind(entry)
+        if entry.name.startswith("."):
+            if kind == _FOLDER or is_image(entry.name):
+                passed.append(Passed(path, HIDDEN))
+        elif kind == _FOLDER:
+            folders.append(path)
+        elif kind == NOWHERE:
+            passed.append(Passed(path, NOWHERE))
+        else:
+            files.append(path)
+    return folders, files, passed
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    try:
+        if entry.is_dir():
+            return _FOLDER
+        nowhere = entry.is_symlink() and not os.path.exists(entry.path)
+    except OSError as error:
+        # A link that leads to itself has no end; any other failure hides what lies there.
+        nowhere = error.errno == errno.ELOOP
+        if not nowhere and not is_image(entry.name):
+            raise _unreadable(Path(entry.path), error) from None
+    # A picture that cannot be reached is a bad picture, and told as the others are when it is read.
+    return NOWHERE if nowhere and not is_image(entry.name) else _FILE
+
+
+def _unreadable(path: Path, error: OSError) -> AskedWrongly:
+    return AskedWrongly(
+        f"{str(path)!r} cannot be read ({error.strerror or error}), and what cannot be read is not taken for gone: "
+        "give yourself the right to read it, or take it out of the folder. Nothing was changed"
+    )
+
+
+def told(others: Iterable[PurePosixPath], passed: Iterable[Passed]) -> str:
+    """Files that are left out, counted by their endings, and what was passed over, in words for a warning; empty without any."""
+    counts = Counter(ending(file.name) or "no ending" for file in others)
+    shown = [f"{count} {name}" for name, count in counts.most_common(_MAX_TOLD)]
+    rest = len(counts) - len(shown)
+    parts = (
+        [f"{_counted(counts.total(), 'file')} ({', '.join(shown)}{f', {rest} more endings' if rest else ''})"] if counts else []
+    )
+    by_reason: dict[str, list[str]] = {}
+    for one in passed:
+        by_reason.setdefault(one.reason, []).append(str(one.path))
+    for reason, paths in by_reason.items():
+        more = f" and {len(paths) - _MAX_TOLD} more" if len(paths) > _MAX_TOLD else ""
+        parts.append(f"{', '.join(paths[:_MAX_TOLD])}{more} ({reason})")
+    return "; ".join(parts).encode(errors="backslashreplace").decode()
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
