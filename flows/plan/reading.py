@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from flows.errors import AskedWrongly
 from flows.plan.fit import FitGrid
 from flows.plan.form import WEIGHTS, Plan, Promotion, Target, WorkersSpec, suggestion
+from flows.plan.written import Document, Unclear, read_yaml
 
 _PARTS: Mapping[str, type[BaseModel]] = {"fit": FitGrid, "workers": WorkersSpec, "promotion": Promotion, "targets": Target}
 _EXAMPLE = "flows/plans/ holds examples"
@@ -38,19 +41,6 @@ _WORDS: Mapping[str, str] = {
 }
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error, as the first of the two would be lost in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def read_plan(path: Path) -> Plan:
     """The plan of a YAML file; a relative weights file counts from the current directory, else from the plan's folder.
 
@@ -62,24 +52,28 @@ def read_plan(path: Path) -> Plan:
         raise AskedWrongly(f"there is no plan {str(path)!r}; give the path of a YAML file ({_EXAMPLE})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise AskedWrongly(f"plan {str(path)!r} cannot be read: {error}; give the path of a YAML file ({_EXAMPLE})") from None
-    plan = parse_plan(_load(text, path), source=f"plan {str(path)!r}")
+    document = _load(text, path)
+    plan = parse_plan(document.content, source=f"plan {str(path)!r}", document=document)
     return plan.model_copy(update={"weights": _located(plan.weights, path.parent)})
 
 
-def parse_plan(mapping: object, *, source: str = "the plan") -> Plan:
-    """The plan of a mapping, as YAML or a form gives it; raises AskedWrongly that names every wrong field and what is allowed."""
+def parse_plan(mapping: object, *, source: str = "the plan", document: Document | None = None) -> Plan:
+    """The plan of a mapping, as YAML or a form gives it; raises AskedWrongly that names every wrong field and what is allowed.
+
+    With the `document` that it comes from, words and numbers are quoted as the file writes them.
+    """
     if not isinstance(mapping, Mapping):
         raise AskedWrongly(f"{source}: a mapping of keys to values is expected, got {_shown(mapping)}; {_EXAMPLE}")
     try:
         return Plan.model_validate(dict(mapping))
     except ValidationError as error:
-        wrong = list(dict.fromkeys(_complaints(error, mapping)))
+        wrong = list(dict.fromkeys(_complaints(error, mapping, document)))
     raise AskedWrongly(f"{source}: {wrong[0]}" if len(wrong) == 1 else "\n  - ".join([f"{source}:", *wrong]))
 
 
-def _load(text: str, path: Path) -> object:
+def _load(text: str, path: Path) -> Document:
     try:
-        return yaml.load(text, _Loader)
+        return read_yaml(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -101,7 +95,7 @@ def _located(weights: str, folder: Path) -> str:
     return str(found)
 
 
-def _complaints(error: ValidationError, data: Mapping[Any, Any]) -> Iterator[str]:
+def _complaints(error: ValidationError, data: Mapping[Any, Any], document: Document | None) -> Iterator[str]:
     for one in error.errors(include_url=False):
         keys, arms, value = _walk(one["loc"], data, missing=one["type"] == "missing")
         # A number that may be a list fails as both: only the arm of the given kind has something to say.
@@ -111,7 +105,8 @@ def _complaints(error: ValidationError, data: Mapping[Any, Any]) -> Iterator[str
         if one["type"] == "too_short" and value:
             continue
         where = ".".join(str(key) for key in keys)
-        words = _words(one["type"], one.get("ctx", {}), one["msg"], one["input"], keys)
+        text = document.text(keys) if document else None
+        words = _words(one["type"], one.get("ctx", {}), one["msg"], _Given(one["input"], text), keys)
         yield f"{where}: {words}" if where else words
 
 
@@ -135,7 +130,21 @@ def _walk(loc: tuple[int | str, ...], data: Any, *, missing: bool) -> tuple[list
     return keys, arms, value
 
 
-def _words(kind: str, context: Mapping[str, Any], message: str, value: object, keys: list[int | str]) -> str:
+@dataclass(frozen=True)
+class _Given:
+    """A value that was refused, and what the file says there, if it says it in one word."""
+
+    value: object
+    text: str | None
+
+    def shown(self, *, as_written: bool) -> str:
+        """It as a message shows it: `as_written` as the file has it; so are words and dates that YAML made values of."""
+        if self.text and (as_written or isinstance(self.value, bool | date | Unclear)) and not isinstance(self.value, str):
+            return self.text
+        return _shown(self.value)
+
+
+def _words(kind: str, context: Mapping[str, Any], message: str, given: _Given, keys: list[int | str]) -> str:
     model = _PARTS.get(str(keys[0]), Plan) if len(keys) > 1 else Plan
     last = str(keys[-1]) if keys else ""
     if kind == "extra_forbidden":
@@ -145,11 +154,17 @@ def _words(kind: str, context: Mapping[str, Any], message: str, value: object, k
         field = model.model_fields.get(last)
         return f"missing; {field.description if field and field.description else 'give a value'}"
     if kind == "string_pattern_mismatch":
-        return f"{_shown(value)} is not a name; allowed: letters, digits, '-' and '_', the first one a letter or a digit"
+        return f"{_shown(given.value)} is not a name; allowed: letters, digits, '-' and '_', the first one a letter or a digit"
     if "error" in context:
         return str(context["error"])
-    hint = f" (put it in quotes: '{value}')" if kind == "string_type" and isinstance(value, int | float) else ""
-    return f"{_WORDS[kind].format(**context) if kind in _WORDS else message[:1].lower() + message[1:]}, got {_shown(value)}{hint}"
+    wanted = _WORDS[kind].format(**context) if kind in _WORDS else message[:1].lower() + message[1:]
+    if kind == "string_type":
+        scalar = isinstance(given.value, bool | int | float | date | Unclear) or (given.value is None and given.text)
+        hint = f" (put it in quotes: '{given.text or given.value}')" if scalar else ""
+        return f"{wanted}, got {given.shown(as_written=True)}{hint}"
+    if isinstance(given.value, Unclear):
+        return f"{wanted}, got {given.value}: {given.value.reason}"
+    return f"{wanted}, got {given.shown(as_written=False)}"
 
 
 def _shown(value: object) -> str:

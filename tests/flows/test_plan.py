@@ -167,6 +167,21 @@ def test_left_out_freezing_without_weights_is_none() -> None:
         ("backbones: [mobilenet_v2]", ["name: missing"]),
         ("name: a b", ["'a b' is not a name", "letters, digits"]),
         ("name: 2024", ["name: should be text, got 2024", "quotes"]),
+        ("name: no", ["name: should be text, got no (put it in quotes: 'no')"]),
+        ("name: 010", ["name: should be text, got 010 (put it in quotes: '010')"]),
+        ("name: 1.10", ["name: should be text, got 1.10 (put it in quotes: '1.10')"]),
+        ("name: 2024-01-02", ["got 2024-01-02 (put it in quotes: '2024-01-02')"]),
+        ("name: ~", ["name: should be text, got ~ (put it in quotes: '~')"]),
+        ("name: a\ntargets: [{column: 0x1F}]", ["targets.0.column: should be text, got 0x1F (put it in quotes: '0x1F')"]),
+        ("name: a\nfit: {batch_size: 010}", ["fit.batch_size: should be a whole number, got 010", "octal; write 10"]),
+        ("name: a\nfit: {batch_size: [16, -0_20]}", ["fit.batch_size.1", "got -0_20", "octal; write -20"]),
+        ("name: a\nfit: {image_size_px: 00}", ["fit.image_size_px: should be a whole number, got 00", "write 0"]),
+        ("name: a\nfit: {epochs: 1:30}", ["fit.epochs: should be a whole number, got 1:30", "base of 60"]),
+        ("name: a\nfit: {learning_rate: 0:00.5}", ["fit.learning_rate: should be a number, got 0:00.5", "base of 60"]),
+        ("name: a\nworkers: {count: 02}", ["workers.count: should be a whole number, got 02", "write 2"]),
+        ("name: a\nfit: {epochs: 0o17}", ["fit.epochs: should be a whole number, got '0o17'"]),
+        ("name: a\nfit: {epochs: yes}", ["fit.epochs: should be a number, not true or false"]),
+        ("name: a\nfit: {loss: off}", ["fit.loss: should be 'cross_entropy'", "got off"]),
         ("name: [a", ["not valid YAML, line 1, column 9"]),
         ("name: a\nfit:\n\tepochs: 3", ["not valid YAML, line 3, column 1"]),
         ("name: a\nname: b", ["line 2, column 1", "'name' stands twice"]),
@@ -177,6 +192,21 @@ def test_left_out_freezing_without_weights_is_none() -> None:
 def test_a_wrong_plan_is_refused_with_words_that_help(text: str, words: list[str], tmp_path: Path) -> None:
     message = refusal(text, tmp_path)
     assert [word for word in words if word not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("8", 8), ("08", 8), ("0x10", 16), ("0b11", 3), ("1_000", 1000), ("'010'", 10), ("+7", 7), ("[1, 2]", (1, 2))],
+)
+def test_a_whole_number_is_the_one_that_is_written(written: str, read: object, tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(f"name: a\nfit: {{batch_size: {written}}}")
+    assert read_plan(tmp_path / "plan.yaml").fit.batch_size in (read, (read,))
+
+
+@pytest.mark.parametrize(("written", "read"), [("1e-3", 0.001), ("1.0e-3", 0.001), ("0.010", 0.01), (".5", 0.5), ("1e-03", 0.001)])
+def test_a_number_with_an_exponent_is_one_though_yaml_takes_it_for_text(written: str, read: float, tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(f"name: a\nfit: {{learning_rate: {written}}}")
+    assert read_plan(tmp_path / "plan.yaml").fit.learning_rate in (read, (read,))
 
 
 def test_every_fault_is_named_once(tmp_path: Path) -> None:
