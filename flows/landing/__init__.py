@@ -16,7 +16,7 @@ from flows.landing.arrivals import Arrival, Known, Progress, receive
 from flows.landing.bucket import fetch
 from flows.landing.digits import digits
 from flows.landing.layouts import UNDERSTOOD, Listing, scan
-from flows.landing.merge import merge, tally
+from flows.landing.merge import composed_labels, merge, tally
 from flows.manifest import (
     IMAGES,
     MASK_TABLE,
@@ -103,7 +103,7 @@ def _list(source: str | Path, storage: Path, data: Path) -> Listing:
 
 
 def _read_samples(path: Path) -> tuple[Sample, ...]:
-    return parse(path.read_bytes().decode()) if path.exists() else ()
+    return composed_labels(parse(path.read_bytes().decode())) if path.exists() else ()
 
 
 def _read_masks(path: Path) -> dict[str, Mask]:

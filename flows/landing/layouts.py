@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
-from flows.landing.tables import TABLES, read_table
+from flows.landing.tables import TABLES, composed, read_table
 from flows.manifest import IMAGES, MASKS
 from flows.workspace import IMAGE_ENDINGS
 
@@ -114,13 +114,13 @@ def _class_folders(root: Path, images: Sequence[PurePosixPath]) -> list[Entry]:
     found = [file for file in images if len(file.parts) == 2]
     if all(file.parts[0].lower() in SPLIT_NAMES for file in found):
         return []
-    return [Entry(Picture(f"{IMAGES}{file}", root / file), {LABEL: file.parts[0]}) for file in found]
+    return [Entry(Picture(f"{IMAGES}{file}", root / file), {LABEL: composed(file.parts[0])}) for file in found]
 
 
 def _split_folders(root: Path, images: Sequence[PurePosixPath]) -> list[Entry]:
     found = [file for file in images if len(file.parts) == 3 and file.parts[0].lower() in SPLIT_NAMES]
     return [
-        Entry(Picture(f"{IMAGES}{file}", root / file), {LABEL: file.parts[1]}, split=SPLIT_NAMES[file.parts[0].lower()])
+        Entry(Picture(f"{IMAGES}{file}", root / file), {LABEL: composed(file.parts[1])}, split=SPLIT_NAMES[file.parts[0].lower()])
         for file in found
     ]
 
@@ -148,12 +148,12 @@ class _MaskIndex:
     """The mask of an image by folder and stem; `folders` are those that hold masks."""
 
     def __init__(self, images: Iterable[PurePosixPath]) -> None:
-        self._by_stem = {(file.parent, file.stem): file for file in images}
+        self._by_stem = {(file.parent, composed(file.stem)): file for file in images}
         folders = {file.parent for file in self._by_stem.values()}
         self.folders = frozenset(mask for folder in folders for mask in _mask_folders(folder) if mask in folders)
 
     def of(self, image: PurePosixPath) -> PurePosixPath | None:
-        places = (self._by_stem.get((folder, image.stem)) for folder in _mask_folders(image.parent))
+        places = (self._by_stem.get((folder, composed(image.stem))) for folder in _mask_folders(image.parent))
         return next((file for file in places if file), None)
 
 
@@ -179,7 +179,7 @@ def _left_out(images: Sequence[PurePosixPath], entries: Sequence[Entry], root: P
 
 def _table(root: Path, path: Path, images: Sequence[PurePosixPath]) -> Listing:
     table = read_table(path)
-    known = set(images)
+    known = {**{_composed(file): file for file in images}, **{file: file for file in images}}
     masks = _MaskIndex(images)
     mask_columns = [c for c in table.targets if _is_mask_column(root, [row.cells[c] for row in table.rows], known)]
     stems = bool(masks.folders) and not mask_columns and MASK not in table.targets
@@ -199,16 +199,21 @@ def _table(root: Path, path: Path, images: Sequence[PurePosixPath]) -> Listing:
     return Listing(tuple(entries), (*table.warnings, *left_out))
 
 
-def _find(root: Path, cell: str, known: set[PurePosixPath], folders: Sequence[str]) -> PurePosixPath | None:
-    """The file of the source that a cell names: as it stands, or inside one of `folders`."""
+def _find(root: Path, cell: str, known: Mapping[PurePosixPath, PurePosixPath], folders: Sequence[str]) -> PurePosixPath | None:
+    """The file of the source that a cell names, its letters composed or not: as it stands, or inside one of `folders`."""
     named = Path(cell.replace("\\", "/"))
     if named.is_absolute() and named.is_relative_to(root):
         named = named.relative_to(root)
     plain = PurePosixPath(os.path.normpath(named.as_posix()))
-    return next((file for file in (plain, *(PurePosixPath(folder) / plain for folder in folders)) if file in known), None)
+    places = [plain, *(PurePosixPath(folder) / plain for folder in folders)]
+    return next((known[name] for place in places for name in (place, _composed(place)) if name in known), None)
 
 
-def _is_mask_column(root: Path, cells: Sequence[str | None], known: set[PurePosixPath]) -> bool:
+def _composed(file: PurePosixPath) -> PurePosixPath:
+    return PurePosixPath(composed(file.as_posix()))
+
+
+def _is_mask_column(root: Path, cells: Sequence[str | None], known: Mapping[PurePosixPath, PurePosixPath]) -> bool:
     filled = [cell for cell in cells if cell]
     looks = all(PurePosixPath(cell).suffix.lower() in IMAGE_ENDINGS for cell in filled)
     return looks and any(_find(root, cell, known, MASK_FOLDERS) for cell in filled)

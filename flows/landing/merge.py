@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from flows.landing.arrivals import Arrival
 from flows.landing.splits import ClassName, Unsettled, settle
+from flows.landing.tables import composed
 from flows.manifest import MASKS, is_mask_target, split_labels
 from flows.records import Sample
 
@@ -31,6 +33,17 @@ def merge(earlier: Sequence[Sample], arrivals: Sequence[Arrival], mirror: bool) 
     splits, warnings = settle(_unsettled(drafts, given, earlier, mirror))
     samples = [Sample(d.digest, d.file, split, d.labels, d.group) for d, split in zip(drafts, splits, strict=True)]
     return sorted(samples, key=lambda sample: sample.file), (*warnings, *_contradictions(samples))
+
+
+def composed_labels(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """The samples with targets and labels in Unicode's composed form, as new ones have them: one name is one class."""
+    return tuple(replace(sample, labels=dict(map(_composed, sample.labels.items()))) for sample in samples)
+
+
+def _composed(item: tuple[str, str | None]) -> tuple[str, str | None]:
+    target, cell = item
+    # The name of a mask's file stays as it lies in the data folder.
+    return composed(target), composed(cell) if cell and not cell.startswith(MASKS) else cell
 
 
 def _labels(arrival: Arrival, before: Sample | None) -> dict[str, str | None]:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import csv
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows.errors import AskedWrongly
+from flows.landing.cells import texts_of
 
 TABLES = ("labels.csv", "labels.parquet")
 _SPECIAL = frozenset({"file", "split", "group"})
+# What pandas adds where a frame's index is written with it.
+_INDEX = re.compile(r"__index_level_\d+__|Unnamed: \d+")
+# In a header that is one column, what may have been meant to part it.
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 @dataclass(frozen=True)
@@ -34,58 +41,138 @@ class Table:
     warnings: tuple[str, ...] = ()
 
 
+Line = tuple[int, Sequence[str]]
+
+
 def read_table(path: Path) -> Table:
-    """The table in a labels.csv or labels.parquet. Raises AskedWrongly where it is damaged or lacks what it needs."""
+    """The table in a labels.csv or labels.parquet, labels in Unicode's composed form (NFC).
+
+    Raises AskedWrongly where it is damaged, not well formed or lacks what it needs.
+    """
     columns, lines = _parquet(path) if path.suffix == ".parquet" else _csv(path)
-    twice = [name for name, count in Counter(columns).items() if count > 1]
-    faults = [f"has the column {name!r} twice" for name in twice]
-    faults += ["has no column 'file'"] if "file" not in columns else []
+    _check_columns(columns, path)
+    columns = [composed(name.strip()) for name in columns]
+    index = {name for name in columns if _INDEX.fullmatch(name)}
+    targets = tuple(name for name in columns if name not in _SPECIAL and name != "digest" and name not in index)
+    if not targets:
+        raise AskedWrongly(f"{path.name} has the columns {columns} and no target: add one column for what is to be predicted")
+    warnings = ["the column 'digest' of the table is left out: it is the manifest's own"] if "digest" in columns else []
+    if index:
+        warnings.append(f"left out of the table, since they number its rows: {', '.join(sorted(index))}")
+    return Table(targets, _rows(columns, lines, targets, path), tuple(warnings))
+
+
+def composed(text: str) -> str:
+    """A text in Unicode's composed form (NFC): letters that look alike are then the same."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _check_columns(columns: Sequence[str], path: Path) -> None:
+    faults = [f"has the column {name!r}, which holds {odd}" for name in columns if (odd := odd_letter(name))]
+    columns = [composed(name.strip()) for name in columns]
+    faults += [f"has the column {name!r} twice" for name, count in Counter(columns).items() if count > 1]
+    if "file" not in columns:
+        other = next((word for mark, word in _SEPARATORS.items() if len(columns) == 1 and mark in columns[0]), None)
+        faults += [f"is parted by {other}, not by commas"] if other else ["has no column 'file'"]
     faults += ["has a column without a name"] if "" in columns else []
     if faults:
         raise AskedWrongly(f"{path.name} {faults[0]}; its columns are {columns}. It needs `file` and one column a target.")
-    targets = tuple(name for name in columns if name not in _SPECIAL and name != "digest")
-    if not targets:
-        raise AskedWrongly(f"{path.name} has the columns {columns} and no target: add one column for what is to be predicted")
-    warnings = ("the column 'digest' of the table is left out: it is the manifest's own",) if "digest" in columns else ()
-    return Table(targets, _rows(columns, lines, targets, path), warnings)
 
 
-def _rows(columns: Sequence[str], lines: Sequence[Sequence[str]], targets: Sequence[str], path: Path) -> tuple[Row, ...]:
+def odd_letter(text: str) -> str | None:
+    """What keeps a text from being a name or a label, in words: a line break or an invisible mark; None where nothing does."""
+    if "\0" in text:
+        return "a NUL byte"
+    if len(text.splitlines()) > 1 or text.splitlines() != [text][: bool(text)]:
+        return "a line break"
+    return "an invisible byte order mark" if "\ufeff" in text else None
+
+
+def _rows(columns: Sequence[str], lines: Iterable[Line], targets: Sequence[str], path: Path) -> tuple[Row, ...]:
     found: dict[str, Row] = {}
-    for number, line in enumerate(lines, start=2):
-        if any(text.strip() for text in line[len(columns) :]):
-            raise AskedWrongly(f"{path.name} row {number} has {len(line)} cells for {len(columns)} columns: {','.join(line)!r}")
+    for number, line in lines:
+        if len(line) < len(columns) or any(text.strip() for text in line[len(columns) :]):
+            raise AskedWrongly(
+                f"{path.name} row {number} has {len(line)} cells for {len(columns)} columns: {','.join(line)[:200]!r}"
+            )
+        for name, text in zip(columns, line, strict=False):
+            if odd := odd_letter(text):
+                raise AskedWrongly(f"{path.name} row {number} holds {odd} in the column {name!r}: {text[:200]!r}")
         cell = {name: text.strip() or None for name, text in zip(columns, line, strict=False)}
         file = cell.get("file")
         if file is None:
             raise AskedWrongly(f"{path.name} row {number} names no file")
-        row = Row(file, {t: cell.get(t) for t in targets}, cell.get("split"), cell.get("group"))
+        labels = {t: composed(label) if (label := cell.get(t)) else None for t in targets}
+        group = cell.get("group")
+        row = Row(file, labels, cell.get("split"), composed(group) if group else None)
         if file in found and found[file] != row:
             row = Row(row.file, row.cells, row.split, row.group, "the table lists it twice with different cells")
         found[file] = row
     return tuple(found.values())
 
 
-def _csv(path: Path) -> tuple[list[str], list[list[str]]]:
+def _csv(path: Path) -> tuple[list[str], list[Line]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            rows = [row for row in csv.reader(lines) if any(cell.strip() for cell in row)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise AskedWrongly(f"{path.name} is not a CSV file in UTF-8: {error}") from None
-    if len(rows) < 2:
+        content = path.read_bytes()
+    except OSError as error:
+        raise AskedWrongly(f"{path.name} cannot be read: {error.strerror}") from None
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise AskedWrongly(f"{path.name} is not a CSV file in UTF-8 but in UTF-16; save it as 'CSV UTF-8'")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = content.count(b"\n", 0, error.start) + 1
+        raise AskedWrongly(f"{path.name} is not a CSV file in UTF-8: {error}, in line {row}; save it as 'CSV UTF-8'") from None
+    lines = [(number, row) for number, row in _records(text, path) if any(cell.strip() for cell in row)]
+    if len(lines) < 2:
         raise AskedWrongly(f"{path.name} has no lines under its header")
-    return [name.strip() for name in rows[0]], rows[1:]
+    return list(lines[0][1]), lines[1:]
 
 
-def _parquet(path: Path) -> tuple[list[str], list[list[str]]]:
+def _records(text: str, path: Path) -> Iterator[Line]:
+    """The rows of a CSV text, each with the number of the line that it begins in. Raises AskedWrongly on a stray quote."""
+    taken: list[str] = []
+
+    def lines() -> Iterator[str]:
+        for line in re.split(r"(?<=\n)|(?<=\r)(?!\n)", text):
+            taken.append(line)
+            yield line
+
+    number = 1
+    reader = csv.reader(lines(), strict=True)
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise AskedWrongly(f"{path.name} row {number} is not well formed ({error}): {_start(taken)}") from None
+        if row is None:
+            return
+        raw = "".join(taken)
+        # The csv module takes a quote inside a cell that has none around it for a letter.
+        stray = next((cell for cell in row if '"' in cell and '"' + cell.replace('"', '""') + '"' not in raw), None)
+        if stray is not None:
+            raise AskedWrongly(f'{path.name} row {number} has a stray " in it: {_start(taken)}; write "" inside of quotes')
+        yield number, row
+        number += len(taken)
+        taken.clear()
+
+
+def _start(lines: Sequence[str]) -> str:
+    return repr("".join(lines[:1])[:80].rstrip("\r\n"))
+
+
+def _parquet(path: Path) -> tuple[list[str], list[Line]]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise AskedWrongly(f"{path.name} is not a Parquet file: {error}") from None
-    columns = [column.to_pylist() for column in table.columns]
-    # A missing number reads as NaN, which alone does not equal itself.
-    lines = [["" if cell is None or cell != cell else str(cell) for cell in line] for line in zip(*columns, strict=True)]
-    return [str(name) for name in table.column_names], lines
+    named = list(zip(map(str, table.column_names), table.columns, strict=True))
+    try:
+        # An index may be of any type, and is left out.
+        columns = [[""] * len(column) if _INDEX.fullmatch(name) else texts_of(name, column) for name, column in named]
+    except AskedWrongly as error:
+        raise AskedWrongly(f"{path.name}: {error}") from None
+    return [name for name, _ in named], list(enumerate(zip(*columns, strict=True), start=1))

@@ -203,7 +203,9 @@ def test_a_whole_number_is_the_one_that_is_written(written: str, read: object, t
     assert read_plan(tmp_path / "plan.yaml").fit.batch_size in (read, (read,))
 
 
-@pytest.mark.parametrize(("written", "read"), [("1e-3", 0.001), ("1.0e-3", 0.001), ("0.010", 0.01), (".5", 0.5), ("1e-03", 0.001)])
+@pytest.mark.parametrize(
+    ("written", "read"), [("1e-3", 0.001), ("1.0e-3", 0.001), ("0.010", 0.01), (".5", 0.5), ("1e-03", 0.001)]
+)
 def test_a_number_with_an_exponent_is_one_though_yaml_takes_it_for_text(written: str, read: float, tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text(f"name: a\nfit: {{learning_rate: {written}}}")
     assert read_plan(tmp_path / "plan.yaml").fit.learning_rate in (read, (read,))
