@@ -7,15 +7,33 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.dataset.revisions import DATA_FILE, commit, committed_text, git, holder, resolve, revisions
-from flows.dataset.store import Store, init_store, open_store, parse_pointer
+from flows.dataset.pointer import parse_pointer
+from flows.dataset.readiness import check_names, check_ready, refuse_ignored
+from flows.dataset.revisions import DATA_FILE, commit, committed_text, head_commit, holder, pointer_text, resolve, revisions
+from flows.dataset.setup import init_workspace
+from flows.dataset.store import Store, open_store
 from flows.errors import AskedWrongly, Busy, HeadstartError
 from flows.manifest import MASK_TABLE, NAME, class_counts, split_counts
 from flows.records import DataVersion
-from flows.workspace import DATA, STORAGE, md5_of, writing
+from flows.workspace import DATA, md5_of, writing
+
+__all__ = [
+    "Status",
+    "VersionRecord",
+    "check_names",
+    "check_ready",
+    "checkout",
+    "head_commit",
+    "history",
+    "init_workspace",
+    "open_workspace",
+    "read_version",
+    "record_version",
+    "restore",
+    "status",
+]
 
 _MIN_DIGEST = 7
-_IGNORED = (f"/{DATA}", f"/{STORAGE}/")
 _NO_DATA = "bring some in with `headstart data ingest SOURCE`"
 
 
@@ -41,25 +59,6 @@ class Status:
     classes: Mapping[str, Mapping[str, Mapping[str, int]]]
 
 
-def init_workspace(folder: Path) -> Path:
-    """The workspace made in `folder`: git, DVC with a remote under it, and a first commit of both; safe to repeat."""
-    folder = folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / ".git").exists():
-        git(folder, "init", "--quiet")
-    files = [".gitignore"]
-    if not (folder / ".dvc").is_dir():
-        files += init_store(folder)
-    ignore = folder / ".gitignore"
-    lines = ignore.read_text().splitlines() if ignore.exists() else []
-    missing = [line for line in _IGNORED if line.rstrip("/") not in {known.strip().rstrip("/") for known in lines}]
-    if missing:
-        ignore.write_text("\n".join([*lines, *missing]) + "\n")
-    # The remote goes into the first commit: a revision knows only the remotes that it holds.
-    commit(folder, files, "Headstart workspace")
-    return folder
-
-
 def open_workspace(folder: Path) -> Path:
     """The workspace at `folder`, absolute. Raises AskedWrongly where it is none."""
     folder = folder.absolute()
@@ -72,8 +71,8 @@ def record_version(workspace: Path, message: str) -> DataVersion:
     """The version of what is in `data/`: added to DVC, pushed to the remote, and committed, in that order.
 
     Where `data/` equals HEAD's version nothing is committed, but its objects are in the cache and on the remote all the
-    same. Raises AskedWrongly without data, HeadstartError where `data/` contradicts its manifest or the push fails; then
-    `data.dvc` is as it was.
+    same. Raises AskedWrongly without data, HeadstartError where `data/` contradicts its manifest, or the push or the commit
+    fails; then `data.dvc` is as it was.
     """
     workspace = open_workspace(workspace)
     if not (workspace / DATA / NAME).exists():
@@ -82,15 +81,15 @@ def record_version(workspace: Path, message: str) -> DataVersion:
     with writing(workspace):
         ignored = ignore.read_bytes() if ignore.exists() else b""
         store = open_store(workspace)
-        if not (_is_committed(workspace) and store.is_settled()):
-            with _undone_on_failure(workspace / DATA_FILE):
+        with _undone_on_failure(workspace / DATA_FILE):
+            if not (_is_committed(workspace) and store.is_settled()):
                 store.add()
                 _check_manifest(store)
                 store.push()
-        if not _is_committed(workspace):
-            # DVC writes .gitignore where it does not leave `data/` out yet.
-            touched = ignore.exists() and ignore.read_bytes() != ignored
-            commit(workspace, [DATA_FILE, *([".gitignore"] if touched else [])], message)
+            if not _is_committed(workspace):
+                # DVC writes .gitignore where it does not leave `data/` out yet.
+                touched = ignore.exists() and ignore.read_bytes() != ignored
+                commit(workspace, [DATA_FILE, *([".gitignore"] if touched else [])], message)
     return read_version(workspace)
 
 
@@ -148,7 +147,7 @@ def checkout(workspace: Path, revision: str) -> DataVersion:
                 "or remove the folder to drop them"
             )
         with _undone_on_failure(workspace / DATA_FILE):
-            (workspace / DATA_FILE).write_text(text)
+            (workspace / DATA_FILE).write_text(text, encoding="utf-8", newline="\n")
             store.bring()
     return read_version(workspace)
 
@@ -187,7 +186,7 @@ def status(workspace: Path) -> Status:
 
 def _is_committed(workspace: Path) -> bool:
     pointer = workspace / DATA_FILE
-    return pointer.exists() and committed_text(workspace) == pointer.read_text()
+    return pointer.exists() and committed_text(workspace) == pointer_text(workspace)
 
 
 def _tables(data: Path) -> Mapping[str, str]:
@@ -218,6 +217,7 @@ def _check_manifest(store: Store) -> None:
     told = {sample.file: sample.digest for sample in store.samples(digest)}
     told |= {file: mask.digest for file, mask in store.masks(digest).items()}
     wrong = [file for file in told if files.get(file) != told[file]]
+    refuse_ignored(store, [file for file in wrong if file not in files and (store.workspace / DATA / file).exists()])
     if wrong:
         raise HeadstartError(
             f"{len(wrong)} files of {store.workspace / DATA} are not what {NAME} and {MASK_TABLE} say, e.g. {wrong[0]}: they "

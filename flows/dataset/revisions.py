@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,57 +27,89 @@ class Revision:
 
 def git(workspace: Path, *arguments: str) -> str:
     """The standard output of a git command in the workspace. Raises HeadstartError with git's own words where it fails."""
-    done = _run(workspace, *arguments)
+    done = ask(workspace, *arguments)
     if done.returncode:
-        raise HeadstartError(f"git {arguments[0]} failed in {workspace}: {(done.stderr or done.stdout).strip()}")
+        verb = next(word for word in arguments if "=" not in word and not word.startswith("-"))
+        raise HeadstartError(f"git {verb} failed in {workspace}: {(done.stderr or done.stdout).strip()}")
     return done.stdout
 
 
 def committed_text(workspace: Path, revision: str = "HEAD") -> str | None:
     """The text of `data.dvc` at a revision, or None where that revision has none."""
-    done = _run(workspace, "show", f"{revision}:./{DATA_FILE}")
+    done = ask(workspace, "show", f"{revision}:./{DATA_FILE}")
     return None if done.returncode else done.stdout
 
 
 def resolve(workspace: Path, revision: str) -> str:
     """The full hash of a commit. Raises AskedWrongly where there is no such commit."""
-    done = _run(workspace, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    done = ask(workspace, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if done.returncode:
         raise AskedWrongly(f"revision {revision!r} is not in {workspace}; `headstart data history` lists those that are")
     return done.stdout.strip()
 
 
+def head_commit(workspace: Path) -> str:
+    """The commit that the workspace stands on, or 'unknown' outside git."""
+    done = ask(workspace, "rev-parse", "HEAD")
+    return "unknown" if done.returncode else done.stdout.strip()
+
+
+def pointer_text(workspace: Path) -> str:
+    """The text of `data.dvc` as it stands, read as `committed_text` reads what git holds."""
+    return (workspace / DATA_FILE).read_text(encoding="utf-8", errors="replace")
+
+
 def holder(workspace: Path) -> str | None:
     """The last commit reachable from HEAD that brought `data.dvc` as it now stands, or None where none holds it."""
-    text = (workspace / DATA_FILE).read_text()
+    text = pointer_text(workspace)
     if committed_text(workspace) == text:
-        return git(workspace, "log", "-1", "--format=%H", "--", DATA_FILE).strip()
+        return git(workspace, "log", "--no-show-signature", "-1", "--format=%H", "--", DATA_FILE).strip()
     return next((revision.name for revision in revisions(workspace) if revision.text == text), None)
 
 
 def revisions(workspace: Path) -> list[Revision]:
     """Every commit on HEAD's history that changed `data.dvc`, newest first."""
-    done = _run(workspace, "log", "--format=%H%x09%cI%x09%s", "--", DATA_FILE)
+    done = ask(workspace, "log", "--no-show-signature", "--format=%H%x09%cI%x09%s", "--", DATA_FILE)
     lines = [line.split("\t", 2) for line in done.stdout.splitlines()] if not done.returncode else []
     found = [Revision(name, date, message, committed_text(workspace, name) or "") for name, date, message in lines]
     return [revision for revision in found if revision.text]
 
 
 def commit(workspace: Path, files: Sequence[str], message: str) -> None:
-    """Commit these files and nothing else, whatever else is staged; no commit where they equal HEAD."""
+    """Commit these files and nothing else, whatever else is staged; no commit where they equal HEAD.
+
+    Raises HeadstartError where git or a hook of the person's refuses it; the files are unstaged then.
+    """
     git(workspace, "add", "--", *files)
-    if not _run(workspace, "diff", "--cached", "--quiet", "--", *files).returncode:
+    if not ask(workspace, "diff", "--cached", "--quiet", "--", *files).returncode:
         return
     # Only where git knows nobody: an identity given by config or environment stays.
-    known = not _run(workspace, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT").returncode
+    known = not ask(workspace, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT").returncode
     identity = () if known else _FALLBACK_IDENTITY
-    git(workspace, *identity, "commit", "--quiet", "--only", "--message", message, "--", *files)
-
-
-def _run(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     try:
+        git(workspace, *identity, "commit", "--quiet", "--only", "--message", message, "--", *files)
+    except HeadstartError:
+        ask(workspace, "reset", "--quiet", "--", *files)
+        raise
+
+
+@functools.cache
+def local_variables() -> frozenset[str]:
+    """The variables by which git tells its children, hooks among them, which repository is meant.
+
+    Whoever runs in a hook of another repository has them, and they would stand above the workspace's folder.
+    """
+    told = subprocess.run(["git", "rev-parse", "--local-env-vars"], capture_output=True, text=True, check=False)
+    return frozenset((*told.stdout.split(), "GIT_QUARANTINE_PATH"))
+
+
+def ask(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What a git command in the workspace ended with. Raises HeadstartError where there is no git."""
+    try:
+        environment = {name: value for name, value in os.environ.items() if name not in local_variables()}
         return subprocess.run(
-            ["git", "-C", str(workspace), *arguments], capture_output=True, text=True, errors="replace", check=False
-        )
+            ["git", "-C", str(workspace), *arguments],
+            capture_output=True, encoding="utf-8", errors="replace", check=False, env=environment,
+        )  # fmt: skip
     except FileNotFoundError:
         raise HeadstartError("git is not installed; a workspace keeps its data versions in git") from None

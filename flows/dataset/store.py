@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
+import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from flows.dataset.revisions import DATA_FILE
+from flows.dataset.pointer import Pointer, json_listing, parse_pointer
+from flows.dataset.revisions import DATA_FILE, local_variables, pointer_text
 from flows.errors import AskedWrongly, Busy, HeadstartError
 from flows.manifest import MASK_TABLE, NAME, parse, parse_masks
 from flows.records import Mask, Sample
@@ -23,35 +22,31 @@ from flows.workspace import DATA, STORAGE, find, md5_of
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-_CONFIG = f"""[core]
+_CORE = """[core]
     analytics = false
     autostage = false
     check_update = false
-    remote = storage
-['remote "storage"']
-    url = ../{STORAGE}/remote
 """
+# What `init_store` makes, and a workspace commits.
+OWN_FILES = (".dvc/config", ".dvc/.gitignore", ".dvcignore")
+DVC_IGNORES = "a rule of DVC's own"
 _OBJECTS = Path("files") / "md5"
 # Up to here reading every file is quicker than importing DVC, which keeps their hashes, takes.
 _QUICK_LOOK_BYTES = 2**28
 
 
 @dataclass(frozen=True)
-class Pointer:
-    """What a `data.dvc` points at: the directory hash, how many files it has, and their bytes together."""
-
-    digest: str
-    num_files: int
-    size_bytes: int
-
-
-@dataclass(frozen=True)
 class Store:
-    """A workspace's DVC: `cache` holds files by md5, `remote` too where the remote is a folder (None where it is not)."""
+    """A workspace's DVC: `cache` holds files by md5, `remote` too where the remote is a folder (None where it is not).
+
+    `remote_name` is the default remote, None where there is none; `remotes` are all that its configuration names.
+    """
 
     workspace: Path
     cache: Path
     remote: Path | None
+    remote_name: str | None = None
+    remotes: tuple[str, ...] = ()
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -61,8 +56,7 @@ class Store:
     @property
     def pointer(self) -> Pointer:
         """What the workspace's `data.dvc` points at."""
-        path = self.workspace / DATA_FILE
-        return parse_pointer(path.read_text(), str(path))
+        return parse_pointer(pointer_text(self.workspace), str(self.workspace / DATA_FILE))
 
     def add(self) -> None:
         """Bring `data/` into the cache and write `data.dvc`."""
@@ -88,6 +82,32 @@ class Store:
             if self._lacks(digest, (self.cache,)):
                 raise HeadstartError(f"data version {digest} is not whole in the DVC cache or on the remote; nothing was changed")
             repo.checkout(targets=[target], force=True)
+
+    def check_layout(self) -> None:
+        """Raise AskedWrongly where DVC has no way to the remote, or another file of DVC's has its say on `data/`."""
+        data = self.workspace / DATA
+        try:
+            with _opened(self.workspace) as repo:
+                repo.cloud.get_remote_odb()
+                taken = [out for out in repo.index.outs if _overlap(Path(out.fs_path), data)]
+        except Busy:
+            raise
+        except HeadstartError as error:
+            raise AskedWrongly(f"DVC can not keep data in {self.workspace}: {error.__cause__ or error}") from error
+        for out in taken:
+            if Path(out.stage.path) != self.workspace / DATA_FILE and not Path(out.stage.path).is_relative_to(data):
+                raise AskedWrongly(
+                    f"{out.stage.relpath} of {self.workspace} keeps {out} already, and a data version is all of {data}: "
+                    "give that output another folder"
+                )
+
+    def ignored(self, names: Iterable[str]) -> Mapping[str, str]:
+        """The pattern, and where it stands, by which DVC leaves out each of these files of `data/` that it leaves out."""
+        data = str(self.workspace / DATA)
+        with _opened(self.workspace) as repo:
+            left_out = [name for name in names if repo.dvcignore.is_ignored_file(f"{data}/{name}")]
+            found = {name: repo.dvcignore.check_ignore(f"{data}/{name}").pattern_infos for name in left_out}
+        return {name: str(patterns[-1]) if patterns else DVC_IGNORES for name, patterns in found.items()}
 
     def is_dirty(self) -> bool:
         """Whether `data/` holds something else than `data.dvc` says."""
@@ -146,46 +166,39 @@ class Store:
 
     def _lacks(self, digest: str, folders: tuple[Path, ...]) -> bool:
         path = find(digest, folders)
-        return path is None or any(find(md5, folders) is None for md5 in json_listing(path.read_text()).values())
+        return path is None or any(find(md5, folders) is None for md5 in json_listing(path.read_text(encoding="utf-8")).values())
 
 
 def open_store(workspace: Path) -> Store:
-    """The store of a workspace, by its DVC configuration."""
+    """The store of a workspace, by its DVC configuration. Raises AskedWrongly where that cannot be read."""
     from dvc.config import Config, ConfigError
 
     try:
         config = Config(str(workspace / ".dvc"))
-    except ConfigError as error:
+    except (ConfigError, UnicodeError) as error:
         raise AskedWrongly(f"the DVC configuration of {workspace} cannot be read: {error}") from error
     cache = Path(config["cache"].get("dir") or workspace / ".dvc" / "cache")
-    url = str(config["remote"].get(config["core"].get("remote"), {}).get("url", "://"))
-    return Store(workspace, cache / _OBJECTS, None if "://" in url else Path(url) / _OBJECTS)
+    name, remotes = config["core"].get("remote"), config["remote"]
+    if name is not None and name not in remotes:
+        raise AskedWrongly(f"the DVC configuration of {workspace} has the default remote {name!r}, which it does not describe")
+    url = str(remotes.get(name, {}).get("url", "://"))
+    folder = None if "://" in url else Path(url) / _OBJECTS
+    return Store(workspace, cache / _OBJECTS, folder, name, tuple(remotes))
 
 
-def init_store(workspace: Path) -> tuple[str, ...]:
-    """The files to commit after making `.dvc` in a git repository, with a remote that is a folder of the workspace."""
+def init_store(workspace: Path) -> None:
+    """Make `.dvc` in a git repository, with a remote that is a folder of the workspace."""
     from dvc.repo import Repo
 
     with _in_our_words(workspace):
         Repo.init(str(workspace)).close()
-    (workspace / ".dvc" / "config").write_text(_CONFIG)
-    return (".dvc/config", ".dvc/.gitignore", ".dvcignore")
+    core, remote = remote_text()
+    (workspace / ".dvc" / "config").write_bytes(_CORE.encode() + core + remote)
 
 
-def parse_pointer(text: str, name: str) -> Pointer:
-    """What the text of a `data.dvc` points at. Raises AskedWrongly where it is damaged."""
-    try:
-        (out,) = yaml.safe_load(text)["outs"]
-        if str(out["md5"]).endswith(".dir"):
-            return Pointer(out["md5"], int(out.get("nfiles", 0)), int(out.get("size", 0)))
-    except (yaml.YAMLError, KeyError, TypeError, ValueError):
-        pass
-    raise AskedWrongly(f"{name} is not a DVC file of one folder (a merge conflict?); restore it with git checkout -- {DATA_FILE}")
-
-
-def json_listing(text: str) -> Mapping[str, str]:
-    """The md5 by path in the text of a DVC directory object."""
-    return {entry["relpath"]: entry["md5"] for entry in json.loads(text)}
+def remote_text() -> tuple[bytes, bytes]:
+    """The line under [core] that makes `storage` the default remote, and its own section: a folder of the workspace."""
+    return b"    remote = storage\n", f"['remote \"storage\"']\n    url = ../{STORAGE}/remote\n".encode()
 
 
 @contextmanager
@@ -197,6 +210,20 @@ def _opened(workspace: Path) -> Iterator[Repo]:
             yield repo
 
 
+def _overlap(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
+@contextmanager
+def _own_repository() -> Iterator[None]:
+    """Keep from DVC what a caller's git says of another repository; the process has it back afterwards."""
+    hidden = {name: os.environ.pop(name) for name in local_variables() if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
 @contextmanager
 def _in_our_words(workspace: Path) -> Iterator[Any]:
     """Keep DVC off standard output, and turn what it raises into our errors."""
@@ -206,7 +233,7 @@ def _in_our_words(workspace: Path) -> Iterator[Any]:
     logging.getLogger("dvc_data").setLevel(logging.CRITICAL)
     logging.getLogger("dvc_objects").setLevel(logging.CRITICAL)
     try:
-        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        with _own_repository(), redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except LockError as error:

@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +57,11 @@ def ingest(
     mirror: bool = False,
     max_bad_share: float = MAX_BAD_SHARE,
     on_progress: Progress | None = None,
+    admit: Callable[[Iterable[str]], None] | None = None,
 ) -> IngestReport:
     """What was added, updated, removed and quarantined in bringing `source` into `data`; `on_progress` gets (done, all) images.
+
+    `admit` is called with the names of all files that `data` will hold before any is moved in, and may raise.
 
     `source` is a folder, `s3://bucket/prefix` or `digits`. Raises AskedWrongly, with `data` as it was, on a source that is
     missing, empty, of an unknown layout, of one class only or with too many bad images; Busy while another writer is at work.
@@ -83,6 +86,9 @@ def ingest(
                 warnings=(*listing.warnings, *notes),
                 num_samples=len(samples),
             )
+            if admit:
+                files = mask_files(samples)
+                admit([NAME, *([MASK_TABLE] if files else []), *(sample.file for sample in samples), *files])
             _replace(data, incoming, samples, _quarantine(data, arrivals, mirror), _masks(samples, masks, arrivals))
             if mirror:
                 _sweep(data, samples)

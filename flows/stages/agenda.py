@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,12 @@ def ingest(
     from flows import dataset, landing
 
     workspace = dataset.open_workspace(settings.workspace)
+    dataset.check_ready(workspace)
     # A fresh clone, or one that pulled, holds other data than `data.dvc` names: what is new is new beside the latter.
     pointer = workspace / "data.dvc"
     before = pointer.read_text() if pointer.exists() and not dataset.restore(workspace) else None
-    report = landing.ingest(source, workspace / "data", mirror=mirror, on_progress=on_progress)
+    admit = partial(dataset.check_names, workspace)
+    report = landing.ingest(source, workspace / "data", mirror=mirror, on_progress=on_progress, admit=admit)
     version = dataset.record_version(workspace, f"Data from {source}")
     lost = before is not None and pointer.read_text() != before
     return {

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows import cluster, job, tracking
+from flows import cluster, dataset, job, tracking
 from flows.records import FailedVariant, ModelVersion, ScoreTable, TrainedVariant, TrainResult, Verdict
 from flows.stages.agenda import Agenda, failures, majority_classes
 from flows.stages.desk import Desk
@@ -135,7 +134,7 @@ def promote(desk: Desk, agenda: Agenda, scores: Scores) -> Outcome:
         work_key=candidate.key,
         variant_id=candidate.variant.variant_id,
         data_version=agenda.version.digest,
-        git_commit=git_commit(desk.settings.workspace),
+        git_commit=dataset.head_commit(desk.settings.workspace),
         metrics=scores.table.metrics,
     )
     if verdict.promoted:
@@ -144,18 +143,12 @@ def promote(desk: Desk, agenda: Agenda, scores: Scores) -> Outcome:
     return Outcome(verdict, desk.registry.set_challenger(name, version.version))
 
 
-def git_commit(workspace: Path) -> str:
-    """The commit that the workspace stands on, or 'unknown' outside git."""
-    done = subprocess.run(["git", "-C", str(workspace), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
 def _origin(desk: Desk, agenda: Agenda) -> tracking.Origin:
     return tracking.Origin(
         data_version=agenda.version.digest,
         data_revision=agenda.version.revision,
         data_source=str(agenda.version.data),
-        git_commit=git_commit(desk.settings.workspace),
+        git_commit=dataset.head_commit(desk.settings.workspace),
         flow_run_id=desk.flow_run_id or None,
     )
 
