@@ -82,7 +82,7 @@ def check_ignore_file(folder: Path) -> None:
     """Raise AskedWrongly where DVC can not read the person's `.dvcignore`."""
     try:
         (folder / DVC_IGNORE).read_bytes().decode()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except UnicodeDecodeError as error:
         raise AskedWrongly(f"{folder / DVC_IGNORE} is not UTF-8 ({error.reason}), which DVC asks for; save it so") from None
