@@ -29,7 +29,7 @@ _WITHOUT_PIXELS = frozenset({"BUFR", "GRIB", "HDF5", "MPEG", "WMF"})
 HIDDEN = "hidden, as its name starts with a dot"
 LOOP = "a link to a folder that it lies in"
 NOWHERE = "a link that leads nowhere"
-OWN = "a workspace's own data"
+OTHERS = "the data of another workspace"
 _MAX_TOLD = 8
 _FOLDER, _FILE = "folder", "file"
 _Identity = tuple[int, int] | None
@@ -47,11 +47,13 @@ class Passed:
 class Contents:
     """All files of a folder by their paths in it, those of a folder sorted and before its folders', and what was passed over.
 
-    Linked files and folders are among them. Not among them, and not told, are what systems and tools leave behind.
+    Linked files and folders are among them. Not among them, and not told, are what systems and tools leave behind. `empty` are
+    the folders in which nothing lies, the folder itself among them.
     """
 
     files: tuple[PurePosixPath, ...]
     passed: tuple[Passed, ...] = ()
+    empty: tuple[PurePosixPath, ...] = ()
 
     @property
     def images(self) -> tuple[PurePosixPath, ...]:
@@ -91,11 +93,12 @@ def is_trace(name: str) -> bool:
 def contents(root: Path, own: Collection[Path] = ()) -> Contents:
     """What lies in a folder and in those under it, links followed.
 
-    Where folders of one's `own` are named, those are passed over, and so is the data of other workspaces. Raises AskedWrongly
-    where a folder cannot be read: what cannot be read is not gone.
+    Where folders of one's `own` are named, those are passed over without a word, and the data of other workspaces with one.
+    Raises AskedWrongly where a folder cannot be read: what cannot be read is not gone.
     """
     files: list[PurePosixPath] = []
     passed: list[Passed] = []
+    empty: list[PurePosixPath] = []
     owned = {identity for folder in own if (identity := _identity(folder))}
     # A stack instead of a recursion: a folder may lie deeper than Python calls.
     ahead: list[tuple[PurePosixPath, tuple[_Identity, ...]]] = [(PurePosixPath(), ())]
@@ -105,14 +108,17 @@ def contents(root: Path, own: Collection[Path] = ()) -> Contents:
         identity = _identity(folder)
         if identity in around:
             passed.append(Passed(here, LOOP))
-        elif own and around and (identity in owned or _is_data(folder)):
-            passed.append(Passed(here, OWN))
+        elif around and identity in owned:
+            continue
+        elif own and around and _is_data(folder):
+            passed.append(Passed(here, OTHERS))
         else:
             folders, found, left = _entries(root, here)
+            empty += [] if folders or found or left else [here]
             files += found
             passed += left
             ahead += [(inner, (*around, identity)) for inner in reversed(folders)]
-    return Contents(tuple(files), tuple(passed))
+    return Contents(tuple(files), tuple(passed), tuple(empty))
 
 
 def _identity(folder: Path) -> _Identity:

@@ -15,7 +15,8 @@ from flows.errors import AskedWrongly
 from flows.landing.arrivals import Arrival, Known, Progress, receive
 from flows.landing.bucket import fetch
 from flows.landing.digits import digits
-from flows.landing.layouts import UNDERSTOOD, Listing, scan
+from flows.landing.entries import Listing
+from flows.landing.layouts import UNDERSTOOD, scan
 from flows.landing.merge import composed_labels, merge, tally
 from flows.manifest import (
     IMAGES,
@@ -56,6 +57,7 @@ def ingest(
     *,
     mirror: bool = False,
     max_bad_share: float = MAX_BAD_SHARE,
+    own: Sequence[Path] = (),
     on_progress: Progress | None = None,
     admit: Callable[[Iterable[str]], None] | None = None,
 ) -> IngestReport:
@@ -63,15 +65,16 @@ def ingest(
 
     `admit` is called with the names of all files that `data` will hold before any is moved in, and may raise.
 
-    `source` is a folder, `s3://bucket/prefix` or `digits`. Raises AskedWrongly, with `data` as it was, on a source that is
-    missing, empty, of an unknown layout, of one class only or with too many bad images; Busy while another writer is at work.
+    `source` is a folder, `s3://bucket/prefix` or `digits`; what lies in `data`, or in the folders of `own`, is no part of it.
+    Raises AskedWrongly, with `data` as it was, on a source that is missing, empty, of an unknown layout, of one class only or
+    with too many bad images; Busy while another writer is at work.
     """
     data = data.absolute()
     with writing(data.parent) as storage:
         incoming = storage / "incoming"
         shutil.rmtree(incoming, ignore_errors=True)
         try:
-            listing = _list(source, storage, data)
+            listing = _list(source, storage, (data, storage, *own))
             earlier = _read_samples(data / NAME)
             masks = _read_masks(data / MASK_TABLE)
             known = Known({sample.file: sample for sample in earlier}, masks)
@@ -97,15 +100,18 @@ def ingest(
             shutil.rmtree(incoming, ignore_errors=True)
 
 
-def _list(source: str | Path, storage: Path, data: Path) -> Listing:
+def _list(source: str | Path, storage: Path, own: Sequence[Path]) -> Listing:
     if source == "digits":
         return digits()
     if isinstance(source, str) and source.startswith("s3://"):
         return scan(fetch(source, storage / "sources"))
     folder = Path(source).expanduser().absolute()
-    if folder.resolve() == data.resolve():
-        raise AskedWrongly(f"source {str(source)!r} is the workspace's own data folder; give the folder that new images land in")
-    return scan(folder)
+    for inside in own[:2]:
+        if folder.resolve().is_relative_to(inside.resolve()):
+            raise AskedWrongly(
+                f"source {str(source)!r} lies in the workspace's own folder {inside}; give the folder that new images land in"
+            )
+    return scan(folder, own)
 
 
 def _read_samples(path: Path) -> tuple[Sample, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.landing.layouts import Entry
+from flows.landing.entries import Entry
 from flows.manifest import mask_files
 from flows.records import Mask, Sample
 from heads.decoding import decode, decode_mask

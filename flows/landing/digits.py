@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from flows.errors import AskedWrongly
-from flows.landing.layouts import LABEL, Entry, Listing, Picture
+from flows.landing.entries import LABEL, Entry, Listing, Picture
 from flows.manifest import IMAGES
 
 SIDE_PX = 8

@@ -56,7 +56,8 @@ def ingest(
     pointer = workspace / "data.dvc"
     before = pointer.read_text() if pointer.exists() and not dataset.restore(workspace) else None
     admit = partial(dataset.check_names, workspace)
-    report = landing.ingest(source, workspace / "data", mirror=mirror, on_progress=on_progress, admit=admit)
+    own = [settings.storage, *([settings.features] if isinstance(settings.features, Path) else [])]
+    report = landing.ingest(source, workspace / "data", mirror=mirror, own=own, on_progress=on_progress, admit=admit)
     version = dataset.record_version(workspace, f"Data from {source}")
     lost = before is not None and pointer.read_text() != before
     return {

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from flows.errors import AskedWrongly
-from flows.folders import HIDDEN, LOOP, NOWHERE, OWN, Contents, Passed, contents, image_endings, is_image, told
+from flows.folders import HIDDEN, LOOP, NOWHERE, OTHERS, Contents, Passed, contents, image_endings, is_image, told
 from tests.powers import of_a_plain_person
 
 
@@ -91,7 +91,7 @@ def test_ones_own_folders_are_passed_over_by_whatever_name_they_are_reached(tmp_
     (root / "mine").symlink_to("data")
     assert len(contents(root).files) == 4, "without a folder of one's own nothing is"
     found = contents(root, (root / "data",))
-    assert (names(found), passed(found)) == (["images/0.png"], {"data": OWN, "mine": OWN, "other/data": OWN})
+    assert (names(found), passed(found)) == (["images/0.png"], {"other/data": OTHERS})
 
 
 def test_what_is_left_out_is_counted_by_ending_and_named_by_reason() -> None:

@@ -432,6 +432,29 @@ def test_progress_counts_every_image(tmp_path: Path, data: Path) -> None:
     assert seen == [(number, 40) for number in range(1, 41)]
 
 
+def test_a_source_that_holds_the_workspace_does_not_feed_on_it(tmp_path: Path) -> None:
+    pairs(tmp_path, 24)
+    data = tmp_path / "data"
+    draw(tmp_path / "storage" / "images" / "curve.png", 1)
+    first = ingest(tmp_path, data, own=(tmp_path / "storage",))
+    assert (first.added, first.warnings) == (24, ())
+    before = tree(data)
+    (tmp_path / "link").symlink_to(data)
+    again = ingest(tmp_path, data, own=(tmp_path / "storage",))
+    assert (again.unchanged, again.added, again.num_samples, again.warnings) == (24, 0, 24, ())
+    assert tree(data) == before
+    for inside in (data, data / "images", tmp_path / "link", tmp_path / ".headstart"):
+        with pytest.raises(AskedWrongly, match="the workspace's own folder"):
+            ingest(inside, data)
+
+
+def test_the_data_of_another_workspace_in_the_source_is_passed_over_with_a_word(tmp_path: Path, data: Path) -> None:
+    source = pairs(tmp_path / "source")
+    ingest(source, source / "other" / "data")
+    report = ingest(source, data)
+    assert (report.num_samples, report.warnings) == (24, ("left out of the source: other/data (the data of another workspace)",))
+
+
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Bucket]]:
     with serving(monkeypatch) as bucket:

@@ -1,0 +1,110 @@
+"""Folders that look like classes and are none, by their names and a look at some pixels: splits, pictures in general, masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from flows.errors import AskedWrongly
+from flows.landing.glances import Glance, are_mostly
+from flows.landing.names import MASK_MARK, is_masks_in_general, is_pictures_in_general, role, speaks_of_masks, splits_among
+
+_REMEDY = "If these are classes all the same, name the labels in a table labels.csv (columns file and label). Nothing was changed"
+# Among so many classes none is the masks of another, and comparing each with each takes long.
+_MANY = 20
+Classes = Mapping[str, Sequence[PurePosixPath]]
+
+
+def refuse_no_classes(root: Path, classes: Classes) -> None:
+    """Raise AskedWrongly where one of the class folders, given with their pictures, is a folder of a split or of masks."""
+    splits = list(splits_among(classes))
+    if splits:
+        raise AskedWrongly(
+            f"{_named(root, splits)}, named as splits are, which would be learnt as classes. For splits put class folders into "
+            f"each (train/cat/*.jpg), and take out what has no label. {_REMEDY}"
+        )
+    general = [name for name in classes if is_pictures_in_general(name)]
+    masks = [name for name in classes if is_masks_in_general(name)]
+    if general or masks:
+        beside = [name for name in classes if name not in (*general, *masks) and role(name).holds == "masks"]
+        raise AskedWrongly(
+            f"{_named(root, [*general, *masks, *beside])}, named as pictures in general or masks are and not as a class. For "
+            "masks give each picture one of the same stem: images/x.jpg and masks/x.png, or for every picture x_mask.png or "
+            f"x.jpg.png. {_REMEDY}"
+        )
+    _refuse_masks(root, classes)
+    _refuse_masks_within(root, classes)
+
+
+def _named(root: Path, names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"source {str(root)!r} has the folder{'s' if len(names) > 1 else ''} {shown}"
+
+
+def _refuse_masks(root: Path, classes: Classes) -> None:
+    """Refuse a folder whose pictures look like the masks of another's: its name says so, or its files are named after those."""
+    for name in classes:
+        if _holds_masks(root, name, classes):
+            raise AskedWrongly(
+                f"{_named(root, [name])}, which holds masks: its pictures have a few flat values, and those beside it have not. "
+                "Put pictures into images/ and their masks into masks/, of the same stem each, or name both in a table "
+                f"labels.csv (columns file and mask). {_REMEDY}"
+            )
+
+
+def _holds_masks(root: Path, name: str, classes: Classes) -> bool:
+    others = [other for other in classes if other != name]
+    if speaks_of_masks(name):
+        return _are(root, classes[name], _flat) and any(_are(root, classes[other], _not_flat) for other in others)
+    if len(classes) > _MANY:
+        return False
+    paired = [other for other in others if _are_named_after(classes[name], classes[other])]
+    return bool(paired) and _are(root, classes[name], _mask) and any(_are(root, classes[other], _photograph) for other in paired)
+
+
+def _are(root: Path, files: Sequence[PurePosixPath], kind: Callable[[Glance], bool]) -> bool:
+    return are_mostly([root / file for file in files], kind)
+
+
+def _refuse_masks_within(root: Path, classes: Classes) -> None:
+    """Refuse a class folder in which pictures lie beside their own masks: x.png and x_mask.png."""
+    for name, files in classes.items():
+        stems = {file.stem for file in files}
+        masks = [file for file in files if (mark := MASK_MARK.match(file.stem)) and mark["stem"] in stems]
+        pictures = sorted({*files} - {*masks})
+        if not masks or 2 * len(masks) < len(pictures):
+            continue
+        if _are(root, masks, _flat) and _are(root, pictures, _not_flat):
+            raise AskedWrongly(
+                f"source {str(root)!r}: in the folder {name!r} {len(masks)} masks lie beside their pictures, e.g. {masks[0]}, "
+                "and would be learnt as pictures of that class. Put pictures into images/ and masks into masks/, or name both in "
+                "a table labels.csv (columns file, label and mask). Nothing was changed"
+            )
+
+
+def _flat(seen: Glance) -> bool:
+    return seen.is_flat
+
+
+def _not_flat(seen: Glance) -> bool:
+    return not seen.is_flat
+
+
+def _mask(seen: Glance) -> bool:
+    return seen.is_mask
+
+
+def _photograph(seen: Glance) -> bool:
+    return seen.is_photograph
+
+
+def _are_named_after(files: Sequence[PurePosixPath], pictures: Sequence[PurePosixPath]) -> bool:
+    """Whether nearly every file has the stem of a picture, or that with something behind it."""
+    stems = {name for picture in pictures for name in (picture.stem, picture.name)}
+    named = [file for file in files if file.stem in stems or _cut(file.stem) in stems]
+    return 10 * len(named) >= 9 * len(files)
+
+
+def _cut(stem: str) -> str:
+    mark = MASK_MARK.match(stem)
+    return mark["stem"] if mark else stem.rpartition("_")[0] or stem.rpartition("-")[0]

@@ -1,0 +1,71 @@
+"""The layout of a source with a table: what each line says of its image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from flows.errors import AskedWrongly
+from flows.folders import Contents, is_image
+from flows.landing.entries import MASK, Entry, Listing, Picture, picture
+from flows.landing.names import SPLIT_NAMES
+from flows.landing.pairs import Masks
+from flows.landing.tables import composed, read_table
+from flows.manifest import IMAGES, MASKS
+
+_MASK_FOLDERS = ("masks", "mask", "annotations", "annot", "labels")
+_Known = Mapping[PurePosixPath, PurePosixPath]
+
+
+def read_listed(root: Path, path: Path, found: Contents) -> Listing:
+    """An entry for every line of the table at `path`, whose files lie in `root`; what it names needs no picture's ending."""
+    table = read_table(path)
+    known = {**{_composed(file): file for file in found.files}, **{file: file for file in found.files}}
+    masks = Masks(found.images)
+    mask_columns = [c for c in table.targets if _is_mask_column(root, [row.cells[c] for row in table.rows], known)]
+    stems = bool(masks.folders) and not mask_columns and MASK not in table.targets
+    entries = []
+    for row in table.rows:
+        file = _find(root, row.file, known, ("images",))
+        cells = {c: _find(root, cell, known, _MASK_FOLDERS) if (cell := row.cells[c]) else None for c in mask_columns}
+        named = {c: _mask_picture(root, mask) for c, mask in cells.items()}
+        if stems:
+            named[MASK] = _mask_picture(root, masks.of(file)) if file else None
+        gone = [f"its {c} {row.cells[c]!r} is not in the source" for c in mask_columns if row.cells[c] and not cells[c]]
+        fault = row.fault or (None if file else "no such image in the source") or (gone[0] if gone else None)
+        image = picture(root, file, IMAGES) if file else Picture(IMAGES + row.file, b"")
+        labels = {c: row.cells[c] for c in table.targets if c not in mask_columns}
+        entries.append(Entry(image, labels, named, _split_value(row.split, path), row.group, fault))
+    return Listing(tuple(entries), table.warnings)
+
+
+def _mask_picture(root: Path, file: PurePosixPath | None) -> Picture | None:
+    return picture(root, file, MASKS) if file else None
+
+
+def _find(root: Path, cell: str, known: _Known, folders: Sequence[str]) -> PurePosixPath | None:
+    """The file of the source that a cell names, its letters composed or not: as it stands, or inside one of `folders`."""
+    named = Path(cell.replace("\\", "/"))
+    if named.is_absolute() and named.is_relative_to(root):
+        named = named.relative_to(root)
+    plain = PurePosixPath(os.path.normpath(named.as_posix()))
+    places = [plain, *(PurePosixPath(folder) / plain for folder in folders)]
+    return next((known[name] for place in places for name in (place, _composed(place)) if name in known), None)
+
+
+def _composed(file: PurePosixPath) -> PurePosixPath:
+    return PurePosixPath(composed(file.as_posix()))
+
+
+def _is_mask_column(root: Path, cells: Sequence[str | None], known: _Known) -> bool:
+    filled = [cell for cell in cells if cell]
+    return all(map(is_image, filled)) and any(_find(root, cell, known, _MASK_FOLDERS) for cell in filled)
+
+
+def _split_value(value: str | None, path: Path) -> str | None:
+    if value is None:
+        return None
+    if value.lower() not in SPLIT_NAMES:
+        raise AskedWrongly(f"{path.name} gives the split {value!r}; allowed: {', '.join(SPLIT_NAMES)}, or an empty cell")
+    return SPLIT_NAMES[value.lower()]
