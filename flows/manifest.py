@@ -15,7 +15,10 @@ MASK_TABLE = "masks.csv"
 QUARANTINE = "quarantine.csv"
 IMAGES = "images/"
 MASKS = "masks/"
-_MEND = "Remove the data folder, then run `headstart data checkout HEAD`."
+MEND = (
+    "Where this file is yours, move it out of the data folder; where it was an ingest's, move it away too, then run "
+    "`headstart data checkout HEAD`."
+)
 OWN_COLUMNS = ("digest", "file", "split", "group")
 
 
@@ -37,7 +40,7 @@ def parse(text: str) -> tuple[Sample, ...]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     columns = reader.fieldnames or []
     if not {"digest", "file", "split"} <= set(columns):
-        raise AskedWrongly(f"{NAME} has columns {list(columns)}; it needs digest, file, split. {_MEND}")
+        raise AskedWrongly(f"{NAME} has columns {list(columns)}; it needs digest, file, split. {MEND}")
     targets = [column for column in columns if column not in OWN_COLUMNS]
     return tuple(_sample(row, targets) for row in reader)
 
@@ -54,7 +57,7 @@ def parse_masks(text: str) -> dict[str, Mask]:
         rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         return {row["file"]: Mask(row["digest"], _pixels(row["pixels"])) for row in rows}
     except (KeyError, ValueError, AttributeError, csv.Error) as error:
-        raise AskedWrongly(f"{MASK_TABLE} is damaged ({error}); it needs file, digest, pixels. {_MEND}") from None
+        raise AskedWrongly(f"{MASK_TABLE} is damaged ({error}); it needs file, digest, pixels. {MEND}") from None
 
 
 def mask_files(samples: Iterable[Sample]) -> frozenset[str]:
@@ -110,6 +113,6 @@ def _by_class(samples: Iterable[Sample], target: str) -> dict[str, dict[str, int
 
 def _sample(row: Mapping[str, str], targets: Sequence[str]) -> Sample:
     if row["split"] not in SPLITS:
-        raise AskedWrongly(f"{NAME} gives {row['file']} the split {row['split']!r}; allowed: {', '.join(SPLITS)}. {_MEND}")
+        raise AskedWrongly(f"{NAME} gives {row['file']} the split {row['split']!r}; allowed: {', '.join(SPLITS)}. {MEND}")
     labels = {target: row[target] or None for target in targets}
     return Sample(row["digest"], row["file"], row["split"], labels, row.get("group") or None)

@@ -25,12 +25,16 @@ def ingest(
     source: Annotated[str, typer.Argument(help="A folder, an s3://bucket/prefix, or the built-in `digits`.")],
     workspace: Workspace = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Also remove what the source no longer has.")] = False,
+    max_removed_share: Annotated[
+        float, typer.Option(min=0, max=1, help="With --mirror: refuse to remove more than this share of the samples; 1: never.")
+    ] = 0.1,
     as_json: AsJson = False,
 ) -> None:
     """Bring images and labels in, check every one, and make a data version.
 
     Understands class folders (`cat/*.jpg`, or `train/cat/*.jpg`), a table `labels.csv` beside `images/`, and pairs of
     images and masks. Run it again to add what is new; bad images are set aside and listed, never the whole night's loss.
+    What the source holds beside is told; files in `data/` that no ingest brought are neither replaced nor removed.
     """
     from flows import stages
 
@@ -39,7 +43,11 @@ def ingest(
     with screen.progress_bars() as bars:
         bar = bars.add_task("images", total=None, state="")
         told = stages.ingest(
-            settings, source, mirror=mirror, on_progress=lambda done, total: bars.update(bar, completed=done, total=total)
+            settings,
+            source,
+            mirror=mirror,
+            max_removed_share=max_removed_share,
+            on_progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )
     for warning in told["warnings"]:
         screen.warn(warning)

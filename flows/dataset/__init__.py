@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.dataset.losses import refuse_losses
 from flows.dataset.pointer import parse_pointer
 from flows.dataset.readiness import check_names, check_ready, refuse_ignored
 from flows.dataset.revisions import DATA_FILE, commit, committed_text, head_commit, holder, pointer_text, resolve, revisions
@@ -142,10 +143,7 @@ def checkout(workspace: Path, revision: str) -> DataVersion:
     with writing(workspace):
         store = open_store(workspace)
         if (workspace / DATA).exists() and store.is_dirty():
-            raise AskedWrongly(
-                f"{workspace / DATA} has changes that {DATA_FILE} does not hold; ingest again to keep them, "
-                "or remove the folder to drop them"
-            )
+            refuse_losses(store)
         with _undone_on_failure(workspace / DATA_FILE):
             (workspace / DATA_FILE).write_text(text, encoding="utf-8", newline="\n")
             store.bring()
@@ -156,7 +154,8 @@ def restore(workspace: Path) -> bool:
     """Whether `data/` is fit to build on: it holds the version of `data.dvc`, or changes made on top of a version.
 
     Where it is missing (a fresh clone) or holds another recorded version (after a git pull), the version of `data.dvc` is
-    fetched first. False where there is no version yet, or its objects can be had from nowhere.
+    fetched first. False where there is no version yet, or its objects can be had from nowhere. Raises AskedWrongly where
+    `data/` has files that no version holds, which would be lost.
     """
     workspace = open_workspace(workspace)
     copy = workspace / DATA / NAME
@@ -168,6 +167,8 @@ def restore(workspace: Path) -> bool:
     if copy.exists() and not _is_another_version(store, _tables(copy.parent)):
         return True
     with writing(workspace):
+        if copy.parent.exists():
+            refuse_losses(store)
         try:
             store.bring()
         except Busy:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,25 +14,14 @@ from flows.landing.bucket import fetch
 from flows.landing.digits import digits
 from flows.landing.entries import Listing
 from flows.landing.layouts import UNDERSTOOD, scan
-from flows.landing.merge import composed_labels, merge, tally
-from flows.manifest import (
-    IMAGES,
-    MASK_TABLE,
-    MASKS,
-    NAME,
-    QUARANTINE,
-    class_counts,
-    mask_files,
-    parse,
-    parse_masks,
-    render,
-    render_masks,
-    table_text,
-)
+from flows.landing.merge import merge, refuse_removing, tally
+from flows.landing.placing import Move, quarantine_text, quarantined, read_earlier, settle
+from flows.manifest import IMAGES, MASK_TABLE, NAME, class_counts, mask_files
 from flows.records import Mask, Sample
 from flows.workspace import writing
 
 MAX_BAD_SHARE = 0.05
+MAX_REMOVED_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -57,6 +43,7 @@ def ingest(
     *,
     mirror: bool = False,
     max_bad_share: float = MAX_BAD_SHARE,
+    max_removed_share: float = MAX_REMOVED_SHARE,
     own: Sequence[Path] = (),
     on_progress: Progress | None = None,
     admit: Callable[[Iterable[str]], None] | None = None,
@@ -66,8 +53,9 @@ def ingest(
     `admit` is called with the names of all files that `data` will hold before any is moved in, and may raise.
 
     `source` is a folder, `s3://bucket/prefix` or `digits`; what lies in `data`, or in the folders of `own`, is no part of it.
-    Raises AskedWrongly, with `data` as it was, on a source that is missing, empty, of an unknown layout, of one class only or
-    with too many bad images; Busy while another writer is at work.
+    Raises AskedWrongly, with `data` as it was, on a source that is missing, unreadable, empty, of an unknown layout, of one
+    class only or with too many bad images, where a mirror would remove more than `max_removed_share` of the samples, and where
+    something in `data` is in the way that no ingest brought; Busy while another writer is at work.
     """
     data = data.absolute()
     with writing(data.parent) as storage:
@@ -75,26 +63,31 @@ def ingest(
         shutil.rmtree(incoming, ignore_errors=True)
         try:
             listing = _list(source, storage, (data, storage, *own))
-            earlier = _read_samples(data / NAME)
-            masks = _read_masks(data / MASK_TABLE)
-            known = Known({sample.file: sample for sample in earlier}, masks)
+            earlier = read_earlier(data, storage)
+            known = Known({sample.file: sample for sample in earlier.samples}, earlier.masks)
             arrivals = receive(listing.entries, data, incoming, known, on_progress)
             _refuse_bad(arrivals, max_bad_share)
-            samples, notes = merge(earlier, arrivals, mirror)
+            samples, notes = merge(earlier.samples, arrivals, mirror)
             _refuse_one_class(arrivals, samples)
+            if mirror and max_removed_share < 1:
+                refuse_removing(earlier.samples, samples, listing.empty, max_removed_share)
             bad = tuple((_printable(a.entry.image.file.removeprefix(IMAGES)), a.fault) for a in arrivals if a.fault)
             report = IngestReport(
-                **tally(earlier, samples, arrivals),
+                **tally(earlier.samples, samples, arrivals),
                 quarantined=bad,
                 warnings=(*listing.warnings, *notes),
                 num_samples=len(samples),
             )
+            masks = _masks(samples, earlier.masks, arrivals)
+            named = [sample.file for sample in samples] + sorted(mask_files(samples))
             if admit:
-                files = mask_files(samples)
-                admit([NAME, *([MASK_TABLE] if files else []), *(sample.file for sample in samples), *files])
-            _replace(data, incoming, samples, _quarantine(data, arrivals, mirror), _masks(samples, masks, arrivals))
+                admit([NAME, *([MASK_TABLE] if mask_files(samples) else []), *named])
+            move = Move(data, incoming, earlier, samples, masks, _quarantine(data, arrivals, mirror))
+            move.refuse_strangers()
+            move.carry_out(storage)
             if mirror:
-                _sweep(data, samples)
+                move.sweep({*named})
+            settle(storage)
             return report
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
@@ -112,14 +105,6 @@ def _list(source: str | Path, storage: Path, own: Sequence[Path]) -> Listing:
                 f"source {str(source)!r} lies in the workspace's own folder {inside}; give the folder that new images land in"
             )
     return scan(folder, own)
-
-
-def _read_samples(path: Path) -> tuple[Sample, ...]:
-    return composed_labels(parse(path.read_bytes().decode())) if path.exists() else ()
-
-
-def _read_masks(path: Path) -> dict[str, Mask]:
-    return parse_masks(path.read_bytes().decode()) if path.exists() else {}
 
 
 def _refuse_bad(arrivals: Sequence[Arrival], max_bad_share: float) -> None:
@@ -153,18 +138,10 @@ def _printable(name: str) -> str:
 
 def _quarantine(data: Path, arrivals: Sequence[Arrival], mirror: bool) -> str:
     """The quarantine list as text: the bad of this source, and of others where nothing newer is known; empty if none."""
-    rows = {a.entry.image.file: (a.digest, a.fault) for a in arrivals if a.fault}
-    path = data / QUARANTINE
-    if path.exists() and not mirror:
-        listed = {arrival.entry.image.file for arrival in arrivals}
-        old = {
-            row["file"]: (row["digest"], row["reason"])
-            for row in csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
-            if row["file"] not in listed
-        }
-        rows = {**old, **rows}
-    lines = [(_printable(file), *rows[file]) for file in sorted(rows)]
-    return table_text([("file", "digest", "reason"), *lines]) if lines else ""
+    rows = {_printable(a.entry.image.file): (a.digest, a.fault) for a in arrivals if a.fault is not None}
+    listed = {_printable(arrival.entry.image.file) for arrival in arrivals}
+    old = {} if mirror else {file: row for file, row in (quarantined(data) or {}).items() if file not in listed}
+    return quarantine_text({**old, **rows})
 
 
 def _masks(samples: Sequence[Sample], earlier: Mapping[str, Mask], arrivals: Sequence[Arrival]) -> dict[str, Mask]:
@@ -173,37 +150,3 @@ def _masks(samples: Sequence[Sample], earlier: Mapping[str, Mask], arrivals: Seq
     for arrival in arrivals:
         known |= arrival.masks
     return {file: known[file] for file in mask_files(samples) if file in known}
-
-
-def _replace(data: Path, incoming: Path, samples: Sequence[Sample], quarantine: str, masks: Mapping[str, Mask]) -> None:
-    """Move staged files into place, the manifest last: until then the old one stands."""
-    data.mkdir(parents=True, exist_ok=True)
-    staged = sorted(path for path in incoming.rglob("*") if path.is_file())
-    for path in staged:
-        goal = data / path.relative_to(incoming)
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(path, goal)
-    for name, text in ((QUARANTINE, quarantine), (MASK_TABLE, render_masks(masks) if masks else "")):
-        if text:
-            _put(data / name, text, incoming)
-        else:
-            (data / name).unlink(missing_ok=True)
-    _put(data / NAME, render(samples), incoming)
-
-
-def _put(path: Path, text: str, incoming: Path) -> None:
-    if path.exists() and path.read_bytes() == text.encode():
-        return
-    incoming.mkdir(parents=True, exist_ok=True)
-    staged = incoming / path.name
-    staged.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(staged, path)
-
-
-def _sweep(data: Path, samples: Sequence[Sample]) -> None:
-    """Remove the images and masks that no sample names any more."""
-    named = mask_files(samples) | {sample.file for sample in samples}
-    for kind in (IMAGES, MASKS):
-        for path in (data / kind).rglob("*"):
-            if path.is_file() and path.relative_to(data).as_posix() not in named:
-                path.unlink()

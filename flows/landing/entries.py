@@ -38,7 +38,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """All entries of a source, and what a person should know about those left out; `empty` are folders that hold nothing."""
+    """All entries of a source, and what a person should know about what is left out.
+
+    `empty` are the folders in which nothing lies, and the links that lead nowhere.
+    """
 
     entries: tuple[Entry, ...]
     warnings: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
-from flows.folders import Contents, contents, told
+from flows.folders import NOWHERE, Contents, contents, told
 from flows.landing.doubts import refuse_no_classes
 from flows.landing.entries import LABEL, MASK, Entry, Listing, Picture, picture
 from flows.landing.listed import read_listed
@@ -36,7 +36,9 @@ def scan(root: Path, own: Collection[Path] = ()) -> Listing:
     table = next((name for name in map(PurePosixPath, TABLES) if name in found.files), None)
     if table is not None:
         listing = read_listed(root, root / table, found)
-        return Listing(_once(listing.entries), (*listing.warnings, *_left_out(root, found, listing.entries, table)), found.empty)
+        return Listing(
+            _once(listing.entries), (*listing.warnings, *_left_out(root, found, listing.entries, table)), _vanished(found)
+        )
     images = found.images
     if not images:
         seen = told(found.files, found.passed)
@@ -47,10 +49,14 @@ def scan(root: Path, own: Collection[Path] = ()) -> Listing:
     for read in (_pairs, _split_folders, _class_folders):
         entries = read(root, images)
         if entries:
-            return Listing(_once(entries), _left_out(root, found, entries), found.empty)
+            return Listing(_once(entries), _left_out(root, found, entries), _vanished(found))
     raise AskedWrongly(
         f"source {str(root)!r} has {len(images)} images, e.g. {images[0]}, in no layout understood.{_deeper(images)} {UNDERSTOOD}"
     )
+
+
+def _vanished(found: Contents) -> tuple[PurePosixPath, ...]:
+    return (*found.empty, *(one.path for one in found.passed if one.reason == NOWHERE))
 
 
 def _is_folder(root: Path) -> bool:

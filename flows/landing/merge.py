@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePosixPath
 
+from flows.errors import AskedWrongly
 from flows.landing.arrivals import Arrival
 from flows.landing.splits import ClassName, Unsettled, settle
 from flows.landing.tables import composed
-from flows.manifest import MASKS, is_mask_target, split_labels
+from flows.manifest import IMAGES, MASKS, is_mask_target, split_labels
 from flows.records import Sample
 
 
@@ -103,3 +105,22 @@ def _same(one: Sample, other: Sample) -> bool:
     """Whether two samples say the same; a column that one of them lacks counts as empty."""
     filled = [{target: label for target, label in sample.labels.items() if label} for sample in (one, other)]
     return (one.digest, one.split, one.group, filled[0]) == (other.digest, other.split, other.group, filled[1])
+
+
+def refuse_removing(earlier: Sequence[Sample], samples: Sequence[Sample], empty: Sequence[PurePosixPath], most: float) -> None:
+    """Raise AskedWrongly where more than a share of the earlier samples would go, or all that came from a folder now empty."""
+    kept = {sample.file for sample in samples}
+    gone = [sample.file for sample in earlier if sample.file not in kept]
+    allow = "If they are meant to go, run this again with --max-removed-share 1. Nothing was changed"
+    for folder in empty:
+        under = [file for file in gone if file.startswith(f"{IMAGES}{folder.as_posix().removeprefix(IMAGES)}/")]
+        if under:
+            raise AskedWrongly(
+                f"nothing lies at {str(folder)!r} in the source any more, as where a disk is not mounted, and "
+                f"{len(under)} samples came from there. {allow}"
+            )
+    if len(gone) > most * len(earlier):
+        raise AskedWrongly(
+            f"the mirror would remove {len(gone)} of {len(earlier)} samples ({len(gone) / len(earlier):.1%}), more than the "
+            f"{most:.0%} allowed, e.g. {gone[0]}. {allow}"
+        )

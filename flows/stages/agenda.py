@@ -45,9 +45,14 @@ class Agenda:
 
 
 def ingest(
-    settings: Settings, source: str, *, mirror: bool = False, on_progress: Callable[[int, int], None] | None = None
+    settings: Settings,
+    source: str,
+    *,
+    mirror: bool = False,
+    max_removed_share: float | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """What bringing a source in changed, and the data version that it made."""
+    """What bringing a source in changed, and the data version that it made; None leaves a mirror its usual limit."""
     from flows import dataset, landing
 
     workspace = dataset.open_workspace(settings.workspace)
@@ -57,7 +62,15 @@ def ingest(
     before = pointer.read_text() if pointer.exists() and not dataset.restore(workspace) else None
     admit = partial(dataset.check_names, workspace)
     own = [settings.storage, *([settings.features] if isinstance(settings.features, Path) else [])]
-    report = landing.ingest(source, workspace / "data", mirror=mirror, own=own, on_progress=on_progress, admit=admit)
+    report = landing.ingest(
+        source,
+        workspace / "data",
+        mirror=mirror,
+        max_removed_share=landing.MAX_REMOVED_SHARE if max_removed_share is None else max_removed_share,
+        own=own,
+        on_progress=on_progress,
+        admit=admit,
+    )
     version = dataset.record_version(workspace, f"Data from {source}")
     lost = before is not None and pointer.read_text() != before
     return {

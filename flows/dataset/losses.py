@@ -1,0 +1,58 @@
+"""What a checkout would take from `data/` that no data version holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows.dataset.pointer import parse_pointer
+from flows.dataset.revisions import revisions
+from flows.dataset.store import Store
+from flows.errors import AskedWrongly
+from flows.folders import is_trace
+from flows.workspace import DATA, find, md5_of
+
+
+def refuse_losses(store: Store) -> None:
+    """Raise AskedWrongly where `data/` has files that no version has by that name and md5: a checkout would remove them."""
+    data = store.workspace / DATA
+    left = {path.relative_to(data).as_posix(): path for path in _files(data) if not is_trace(path.name)}
+    digests: dict[str, str | None] = {}
+    for version in _versions(store):
+        if not left:
+            return
+        listing = store.listing(version) if find(version, store.folders) else {}
+        for name in left.keys() & listing.keys():
+            digests[name] = digests[name] if name in digests else _md5(left[name])
+            if digests[name] == listing[name]:
+                del left[name]
+    # What DVC ignores it leaves where it is.
+    for name in store.ignored(left) if left else ():
+        left.pop(name, None)
+    if left:
+        raise AskedWrongly(
+            f"{data} has changes that no data version holds, and a checkout would remove them ({len(left)}), "
+            f"e.g. {min(left)}; ingest again to keep them, or move them out of {data}. Nothing was changed"
+        )
+
+
+def _files(data: Path) -> Iterator[Path]:
+    """Everything in a folder that is no folder, links among it."""
+    for folder, folders, names in os.walk(data):
+        yield from (Path(folder, name) for name in names)
+        yield from (path for name in folders if (path := Path(folder, name)).is_symlink())
+
+
+def _versions(store: Store) -> Iterator[str]:
+    """The digests of the versions in the history, that of `data.dvc` first."""
+    yield store.pointer.digest
+    for revision in revisions(store.workspace):
+        yield parse_pointer(revision.text, revision.name).digest
+
+
+def _md5(path: Path) -> str | None:
+    try:
+        return md5_of(path)
+    except OSError:
+        return None

@@ -1,0 +1,28 @@
+"""What `data ingest` says and refuses, as a person sees it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from PIL import Image
+
+from flows import dataset
+from tests.cli.conftest import Ask
+
+
+def test_a_mirror_removes_a_large_share_only_where_it_is_told_to(ask: Ask, tmp_path: Path) -> None:
+    source, workspace = tmp_path / "source", tmp_path / "workspace"
+    for number in range(30):
+        (source / "abc"[number % 3]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(source / "abc"[number % 3] / f"{number}.png")
+    (source / "a" / "0.heic").touch()
+    dataset.init_workspace(workspace)
+    assert ask(workspace, "data", "ingest", str(source)).status == 0
+    shutil.rmtree(source / "c")
+    answer = ask(workspace, "data", "ingest", str(source), "--mirror")
+    assert (answer.status, "would remove 10 of 30 samples" in answer.err) == (2, True), answer
+    assert len(list((workspace / "data/images/c").iterdir())) == 10
+    assert ask(workspace, "data", "ingest", str(source), "--mirror", "--max-removed-share", "2").status == 2
+    answer = ask(workspace, "data", "ingest", str(source), "--mirror", "--max-removed-share", "1")
+    assert (answer.status, "10 removed" in answer.err, "1 file (1 .heic)" in answer.err) == (0, True, True), answer
