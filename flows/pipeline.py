@@ -43,8 +43,9 @@ class Clock:
         return result
 
     def finish(self) -> dict[str, float]:
-        """The seconds of every stage and their total."""
-        return {**self.seconds, "total": round(time.monotonic() - self._start, 2)}
+        """The seconds of every stage, of what lay between them (such as waiting for another retraining), and their total."""
+        total = round(time.monotonic() - self._start, 2)
+        return {**self.seconds, "other": max(0.0, round(total - sum(self.seconds.values()), 2)), "total": total}
 
 
 def stop_what_runs(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:

@@ -86,13 +86,29 @@ def rollback(name: Name, workspace: Workspace = None) -> None:
 @app.command()
 def pull(
     model: Annotated[str, typer.Argument(metavar="NAME@ALIAS", help="NAME@champion, NAME@previous or NAME@3.")],
-    folder: Annotated[Path, typer.Argument(metavar="DEST", help="The folder to make; it must not exist or be empty.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DEST", help="The folder to make, or one that holds an earlier pull of this model.")
+    ],
     workspace: Workspace = None,
 ) -> None:
-    """Download a model's bundle, checked against its digests.
+    """Download a model's bundle, checked against its digests; an earlier one, just as it was pulled, gives way to it.
 
     Use it where only torch, torchvision, safetensors and pydantic are installed: heads.bundle.load(DEST).predict([...])
     """
     name, _, which = model.partition("@")
     version = _registry(workspace).pull(name, which or "champion", folder)
     screen.note(f"{folder} holds {version.name} version {version.version}")
+
+
+@app.command()
+def card(
+    model: Annotated[str, typer.Argument(metavar="NAME@ALIAS", help="NAME@champion, NAME@previous or NAME@3.")],
+    workspace: Workspace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a model's card: what it is, what it was measured to do, and how to use it."""
+    name, _, which = model.partition("@")
+    text = _registry(workspace).card(name, which or "champion")
+    if as_json:
+        return screen.show_json({"name": name, "which": which or "champion", "card": text})
+    return screen.out.print(text, markup=False, soft_wrap=True)

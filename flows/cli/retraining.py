@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -24,7 +25,9 @@ def run(settings: Settings, plan: Plan, source: str | None) -> dict[str, Any]:
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     where = f"at {settings.prefect}" if settings.prefect else "without a standing server"
     screen.note(f"Retraining {plan.name}; Prefect {where}")
-    with stages.warming(settings, plan), screen.progress_bars() as bars, stages.listening(_Bars(bars)):
+    # What a source brings is not known yet: a night with nothing new needs no Ray.
+    warm = contextlib.nullcontext() if source else stages.warming(settings, plan)
+    with warm, screen.progress_bars() as bars, stages.listening(_Bars(bars)):
         from flows import pipeline
 
         return pipeline.retrain(plan, source)
@@ -55,13 +58,17 @@ def show(report: dict[str, Any]) -> None:
     """Print the leaderboard, the verdict in words, the champion, and what to do next."""
     rows = stages.leaderboard(report)
     # A terminal has room for the measures; what was forwarded and read is told in sum below.
-    columns = [column for column in rows[0] if column not in ("images forwarded", "features read")]
-    screen.show_table(f"Leaderboard of {report['name']} on validation", columns, [[row[c] for c in columns] for row in rows])
-    screen.out.print(stages.verdict_text(report).replace("**", ""), markup=False, soft_wrap=True)
+    columns = [column for column in rows[0] if column not in ("images forwarded", "features read", "run")]
+    screen.show_table(
+        f"Leaderboard of {report['name']} on validation", columns, [[_cell(row[c]) for c in columns] for row in rows]
+    )
+    words = stages.verdict_text(report, links=False).replace("**", "")
+    pages = [f"{what} in MLflow: {page}" for what, page in stages.pages(report).items()]
+    screen.out.print("\n".join([words, *pages]), markup=False, soft_wrap=True)
     counts, seconds = report["counts"], report["seconds"]
     screen.out.print(
         f"\n{counts['variants_trained']} variants trained, {counts['variants_reused']} found done; {_describe_work(counts)}"
-        + ", ".join(f"{stage} {taken:.1f} s" for stage, taken in seconds.items()),
+        + ", ".join(f"{stage.replace('_', ' ')} {taken:.1f} s" for stage, taken in seconds.items()),
         markup=False,
         soft_wrap=True,
     )
@@ -71,6 +78,10 @@ def show(report: dict[str, Any]) -> None:
         verbs = [f"predict {name}@champion IMAGE...{output}", f"models show {name}", f"models pull {name}@champion DEST"]
         lines = [f"  headstart {verb}" for verb in verbs] + ["  headstart up PLAN    (Prefect and MLflow in the browser)"]
         screen.out.print("\n".join(["", "Next:", *lines]), markup=False, soft_wrap=True)
+
+
+def _cell(value: object) -> object:
+    return "-" if value is None else value
 
 
 def _describe_work(counts: dict[str, Any]) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
 import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
-from flows.errors import AskedWrongly
+from flows.errors import AskedWrongly, HeadstartError
 from flows.records import ModelVersion
+from flows.registry import placing
 from flows.registry.program import BUNDLE_FOLDER
 from flows.tracking_server import asking, connect, is_missing
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 ALIASES = ("champion", "previous", "challenger")
+BUNDLE_TAG = "headstart.bundle_digest"
 
 
 class Catalog:
@@ -105,25 +108,53 @@ class Catalog:
     def pull(self, name: str, which: str, dest: Path) -> ModelVersion:
         """The version of that number or alias, with its bundle, checked against its digests, in the folder `dest`.
 
-        Raises AskedWrongly when `dest` holds something, BundleError when what came does not match its digests.
+        A folder that holds a bundle of this model as it was pulled is exchanged for the new one in one step. Raises
+        AskedWrongly when `dest` holds anything else, BundleError when what came does not match its digests.
         """
         from heads import bundle as bundles
 
-        if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-            raise AskedWrongly(f"{dest} is in the way: name a folder that does not exist, or an empty one")
+        held = placing.held_bundle(dest, name)
         version = self.find(name, which)
+        if held is not None:
+            if held == self._bundle_digest(version):
+                return version
+            if not any(held == self._bundle_digest(known) for known in reversed(self.versions(name))):
+                raise placing.in_the_way(dest, name, f"it holds a bundle that is none of {name}'s versions")
         dest.absolute().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.absolute().parent) as made:
-            arrived = self._download(version, Path(made))
+            arrived = self._download(version, BUNDLE_FOLDER, Path(made))
             bundles.verify(arrived)
-            os.replace(arrived, dest)
+            placing.put(arrived, dest)
         return version
 
-    def _download(self, version: ModelVersion, folder: Path) -> Path:
+    @asking
+    def card(self, name: str, which: str) -> str:
+        """The model card of the version of that number or alias, in Markdown."""
+        with tempfile.TemporaryDirectory(prefix="headstart-card-") as made:
+            return self._download(self.find(name, which), f"{BUNDLE_FOLDER}/card.md", Path(made)).read_text(encoding="utf-8")
+
+    def _bundle_digest(self, version: ModelVersion) -> str | None:
+        """What names a version's bundle: its tag, else, of versions of before, its file of digests; None where that is lost."""
+        if digest := version.tags.get(BUNDLE_TAG):
+            return digest
+        try:
+            with tempfile.TemporaryDirectory(prefix="headstart-digest-") as made:
+                return hashlib.sha256(self._download(version, f"{BUNDLE_FOLDER}/SHA256SUMS", Path(made)).read_bytes()).hexdigest()
+        except Exception:
+            return None
+
+    def _download(self, version: ModelVersion, what: str, folder: Path) -> Path:
         from mlflow.artifacts import download_artifacts
 
         source = self._client.get_model_version_download_uri(version.name, version.version).rstrip("/")
-        return Path(download_artifacts(f"{source}/{BUNDLE_FOLDER}", dst_path=str(folder), tracking_uri=self.address))
+        place = Path(unquote(urlsplit(source).path)) if source.startswith(("/", "file:")) else None
+        if place is not None and not (place / what).exists():
+            raise HeadstartError(
+                f"the files of {version.name} version {version.version} are not where MLflow at {self.address} says, in {place}. "
+                "Put that folder back; a storage that moved as a whole is found by itself: name it by HEADSTART_STORAGE_ROOT or "
+                "--workspace, and start `headstart up` anew where it runs"
+            )
+        return Path(download_artifacts(f"{source}/{what}", dst_path=str(folder), tracking_uri=self.address))
 
 
 def _ranges(versions: list[ModelVersion]) -> str:

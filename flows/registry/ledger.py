@@ -8,8 +8,11 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 
 @dataclass(frozen=True)
@@ -35,21 +38,43 @@ class Entry:
         said = [self.kind, self.name, self.version, self.work_key, self.promoted, self.champion_before, self.champion_after]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
 
-    def to_json(self, limit_chars: int | None = None) -> str:
-        """One line of JSON; past the limit the figures go first, then the last reasons."""
-        told = asdict(self) | {"id": self.id}
-        text = json.dumps(told)
-        while limit_chars and len(text) > limit_chars and (told["figures"] or told["reasons"]):
-            told |= {"figures": {}} if told["figures"] else {"reasons": told["reasons"][:-1]}
-            text = json.dumps(told)
-        return text
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self) | {"id": self.id})
 
     @classmethod
     def from_json(cls, text: str) -> Entry:
         """The entry of a line; raises ValueError, TypeError or KeyError on any other text."""
-        told: dict[str, Any] = json.loads(text)
-        told.pop("id", None)
-        return cls(**told | {"reasons": tuple(told["reasons"])})
+        return cls._made(json.loads(text))
+
+    def to_text(self, limit_chars: int) -> str:
+        """The entry as a person reads it, a line a field (YAML); past the limit the figures go first, then the last reasons."""
+        when = datetime.fromtimestamp(self.time, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        told = {"when": when, **asdict(self), "reasons": list(self.reasons), "figures": dict(self.figures)}
+        text = _as_yaml(told)
+        while len(text) > limit_chars and (told["figures"] or told["reasons"]):
+            told |= {"figures": {}} if told["figures"] else {"reasons": told["reasons"][:-1]}
+            text = _as_yaml(told)
+        return text
+
+    @classmethod
+    def from_text(cls, text: str) -> Entry:
+        """The entry of a text; those of before were JSON. Raises ValueError, TypeError or KeyError on any other text."""
+        if text.startswith("{"):
+            return cls.from_json(text)
+        try:
+            return cls._made(yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from None
+
+    @classmethod
+    def _made(cls, told: dict[str, Any]) -> Entry:
+        given = {name: value for name, value in told.items() if name not in ("id", "when")}
+        return cls(**given | {"reasons": tuple(given["reasons"])})
+
+
+def _as_yaml(told: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(told), sort_keys=False, allow_unicode=True, width=10**6)
 
 
 def append(file: Path, entry: Entry) -> None:

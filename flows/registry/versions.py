@@ -6,19 +6,17 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from flows.errors import AskedWrongly, HeadstartError
 from flows.records import ModelVersion, Verdict
-from flows.registry import ledger, program
-from flows.registry.catalog import Catalog
+from flows.registry import ledger, program, telling
+from flows.registry.catalog import BUNDLE_TAG, Catalog
 from flows.registry.ledger import Entry
 from flows.tracking_server import asking
 
 LEDGER_TAG = "headstart.ledger."
-TAG_CHARS = 5000  # what MLflow's registry has always taken
 
 
 class Registry(Catalog):
@@ -58,12 +56,15 @@ class Registry(Catalog):
         }
         model_id = self._logged_model(name, bundle, run_id, marks)
         try:
-            self._client.create_registered_model(name, description="Retrained and promoted by Headstart.")
+            self._client.create_registered_model(name, description=telling.UNPROMOTED)
         except Exception as error:
             if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
                 raise
-        told = marks | {"headstart.metrics": json.dumps(dict(metrics))[:TAG_CHARS], **(tags or {})}
-        made = self._client.create_model_version(name, source=f"models:/{model_id}", run_id=run_id, tags=told, model_id=model_id)
+        told = marks | {telling.HOLDOUT: telling.holdout_tag(metrics), BUNDLE_TAG: _bundle_digest(bundle), **(tags or {})}
+        description = telling.describe_version((bundle / "card.md").read_text(encoding="utf-8"), metrics)
+        made = self._client.create_model_version(
+            name, source=f"models:/{model_id}", run_id=run_id, tags=told, description=description, model_id=model_id
+        )
         return self.find(name, str(made.version))
 
     def _logged_model(self, name: str, bundle: Path, run_id: str, marks: Mapping[str, str]) -> str:
@@ -90,13 +91,13 @@ class Registry(Catalog):
         judged, champion = self.find(name, version), self._aliases(name).get("champion")
         entry = _entry("verdict", judged, verdict, champion, judged.version if verdict.promoted else champion)
         self._keep(entry)
-        self._client.set_model_version_tag(name, judged.version, "headstart.verdict", _short_json(asdict(verdict)))
+        self._client.set_model_version_tag(name, judged.version, telling.VERDICT, telling.verdict_tag(verdict))
         return entry
 
     def _keep(self, entry: Entry) -> None:
         tag = LEDGER_TAG + entry.id
         if tag not in self.find(entry.name, entry.version).tags:
-            self._client.set_model_version_tag(entry.name, entry.version, tag, entry.to_json(TAG_CHARS))
+            self._client.set_model_version_tag(entry.name, entry.version, tag, entry.to_text(telling.TAG_CHARS))
         ledger.append(self._ledger_file(entry.name), entry)
 
     def _ledger_file(self, name: str) -> Path:
@@ -111,7 +112,7 @@ class Registry(Catalog):
         written = ledger.read(self._ledger_file(name))
         if not versions and not written:
             self.find(name, "champion")
-        tagged = [Entry.from_json(value) for v in versions for tag, value in v.tags.items() if tag.startswith(LEDGER_TAG)]
+        tagged = [Entry.from_text(value) for v in versions for tag, value in v.tags.items() if tag.startswith(LEDGER_TAG)]
         return ledger.merge([*tagged, *written])
 
     @asking
@@ -130,7 +131,17 @@ class Registry(Catalog):
             self._move(name, {"previous": champion} if champion else {})
         self._move(name, {"challenger": None} if before.get("challenger") == judged.version else {})
         self._move(name, {"champion": judged.version})
+        self._describe(name, judged.version)
         return self.find(name, judged.version)
+
+    def _describe(self, name: str, champion: str) -> None:
+        """Let the model's description be its champion's, unless a person wrote it."""
+        model = self._client.get_registered_model(name)
+        if telling.is_ours(model.description, model.tags):
+            version = self._client.get_model_version(name, champion)
+            text = telling.describe_model(champion, version.description or "")
+            self._client.set_registered_model_tag(name, telling.DESCRIBED, telling.hash_of(text))
+            self._client.update_registered_model(name, text)
 
     @asking
     def set_challenger(self, name: str, version: str) -> ModelVersion:
@@ -168,6 +179,7 @@ class Registry(Catalog):
         self._keep(entry)
         self._client.set_model_version_tag(name, champion.version, "headstart.withdrawn", "true")
         self._move(name, {"champion": previous.version})
+        self._describe(name, previous.version)
         self._move(name, {"previous": self._champion_before(name, previous.version)})
         return self.find(name, "champion")
 
@@ -195,8 +207,7 @@ def _entry(kind: str, judged: ModelVersion, verdict: Verdict, before: str | None
     )
 
 
-def _short_json(value: dict[str, Any]) -> str:
-    """JSON that a tag takes: figures go first, then the last reasons."""
-    while len(text := json.dumps(value)) > TAG_CHARS and (value["figures"] or value["reasons"]):
-        value = value | ({"figures": {}} if value["figures"] else {"reasons": value["reasons"][:-1]})
-    return text
+def _bundle_digest(bundle: Path) -> str:
+    from heads import bundle as bundles
+
+    return bundles.digest(bundle)

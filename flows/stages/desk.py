@@ -91,7 +91,7 @@ def open_desk(settings: Settings, plan: Plan, *, flow_run_id: str = "", wait_sec
     A block that fails leaves no run that says RUNNING. Raises Unreachable when MLflow does not answer, Busy when the
     wait is over.
     """
-    tracking.check(settings.tracking)
+    tracking.reach(settings.tracking, settings.artifacts)
     with contextlib.ExitStack() as held:
         desk = Desk(settings, plan, flow_run_id, held)
         held.enter_context(_alone(desk, wait_seconds))
@@ -130,7 +130,7 @@ def open_registry(settings: Settings) -> Registry:
 
     Raises AskedWrongly where they name no registry and the folder is no workspace, Unreachable when MLflow does not answer.
     """
-    tracking.check(settings.tracking)
+    tracking.reach(settings.tracking, settings.artifacts)
     if settings.tracking_address is None and settings.storage_root is None:
         dataset.open_workspace(settings.workspace)
     return Registry(settings.tracking, settings.storage / "ledger")

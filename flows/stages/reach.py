@@ -23,7 +23,7 @@ def check_reach(settings: Settings, plan: Plan, *, prefect: str | None) -> None:
     """
     dataset.open_workspace(settings.workspace)
     _check_storage(settings.storage)
-    tracking.check(settings.tracking)
+    tracking.reach(settings.tracking, settings.artifacts)
     if prefect:
         _check_prefect(prefect)
     cluster.check(settings.ray_address, settings.storage, plan.workers.group())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from flows import job, tracking
 from flows import plan as plans
 from flows.plan import Plan
 from flows.records import ModelVersion, TrainResult
-from flows.registry import Registry
+from flows.registry import Registry, read_holdout
 from flows.settings import Settings
 from flows.stages.agenda import Agenda, failures, plan_works
 from flows.stages.desk import Desk, open_registry
@@ -28,12 +28,14 @@ def close(
     """The report, after ending the parent run with it and keeping it for the next time the same is asked."""
     from flows.pictures import leaderboard as draw_leaderboard
 
+    assert desk.parent_run_id is not None
     report = _report(agenda, trained, scores, outcome, seconds)
+    report |= {"run_id": desk.parent_run_id, "experiment_id": desk.tracker.connect()}
+    report = with_pages(report, desk.settings.tracking)
     rows = leaderboard(report)
     counts = {f"counts/{name}": float(value) for name, value in report["counts"].items()}
     measures = {name: float(value) for name, value in report["holdout"].items()} | counts
-    assert desk.parent_run_id is not None
-    names, values = [row["variant"] for row in rows], [row[agenda.metric] for row in rows]
+    names, values = [row["variant"] for row in rows], [nan if (x := row[agenda.metric]) is None else x for row in rows]
     chosen = next(i for i, row in enumerate(rows) if row["state"].startswith("candidate"))
     pictures = {"leaderboard.png": draw_leaderboard(names, values, agenda.metric, chosen)}
     desk.tracker.close_retraining(
@@ -51,7 +53,7 @@ def finished(settings: Settings, plan: Plan) -> dict[str, Any] | None:
     from flows import dataset
 
     started = time.monotonic()
-    tracking.check(settings.tracking)
+    tracking.reach(settings.tracking, settings.artifacts)
     agenda = plan_works(plan, dataset.read_version(settings.workspace))
     failures(settings, agenda)
     report = recall(settings, agenda)
@@ -75,13 +77,27 @@ def recall(settings: Settings, agenda: Agenda) -> dict[str, Any] | None:
         "counts": kept["counts"] | dict.fromkeys(COUNTED, 0) | {"variants_reused": len(kept["variants"])},
         "seconds": {},
     }
-    return report
+    return with_pages(report, settings.tracking)
+
+
+def with_pages(report: Mapping[str, Any], address: str) -> dict[str, Any]:
+    """The report with the pages that MLflow at this address shows of its runs and its version; None where it shows none."""
+    experiment = report.get("experiment_id")  # reports of before do not name it
+
+    def page(run_id: str | None) -> str | None:
+        return tracking.run_page(address, experiment, run_id) if experiment and run_id else None
+
+    model = report["model"]
+    version = model and model | {"page": tracking.version_page(address, model["name"], model["version"])}
+    variants = [variant | {"page": page(variant["run_id"])} for variant in report["variants"]]
+    return {**report, "page": page(report.get("run_id")), "variants": variants, "model": version}
 
 
 def leaderboard(report: dict[str, Any]) -> list[dict[str, Any]]:
     """The variants, best on validation first, as rows with the same columns; the candidate is marked.
 
-    Beside the measure that ranks stand the primary ones of the other targets.
+    Beside the measure that ranks stand the primary ones of the other targets. Measures have four digits and None where there
+    is none; where MLflow has pages, each row names that of its run.
     """
     metric = report["metric"]
     column = metric.rpartition("/")[0]
@@ -91,21 +107,26 @@ def leaderboard(report: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "variant": variant["label"],
-            **{name: variant["metrics"].get(f"val/{name}", float("nan")) for name in (metric, *primary)},
-            "loss": variant["metrics"].get(f"val/{column}/loss", float("nan")),
+            **{name: _rounded(variant["metrics"].get(f"val/{name}")) for name in (metric, *primary)},
+            "loss": _rounded(variant["metrics"].get(f"val/{column}/loss")),
             "trained parameters": variant["num_trained_parameters"],
             "images forwarded": variant.get("num_forwarded", 0),
             "features read": variant.get("num_features_read", 0),
-            "seconds": variant["seconds"],
+            "seconds": round(variant["seconds"], 1),
             "state": ("candidate, " if variant["variant_id"] == report["candidate"] else "")
             + ("found done" if variant["reused"] else "trained"),
+            **({"run": variant["page"]} if variant.get("page") else {}),
         }
         for variant in ranked
     ]
 
 
-def verdict_text(report: dict[str, Any]) -> str:
-    """The verdict in words: what was decided, every reason, and who is champion now."""
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not isfinite(value) else round(value, 4)
+
+
+def verdict_text(report: dict[str, Any], *, links: bool = True) -> str:
+    """The verdict in words (Markdown): what was decided, every reason, who is champion now, and links to MLflow's pages."""
     verdict, model = report["verdict"], report["model"]
     decided = "Promoted" if verdict["promoted"] else "Not promoted"
     lines = [f"**{decided}**: variant {report['candidate']} of {report['name']}", ""]
@@ -117,7 +138,18 @@ def verdict_text(report: dict[str, Any]) -> str:
     champion = f"version {report['champion']}" if report["champion"] else "nobody yet"
     candidate = f" (this candidate is version {model['version']})" if model else ""
     lines.append(f"Champion of {report['name']}: {champion}{candidate}")
+    if links and (shown := pages(report)):
+        lines += ["", "In MLflow: " + ", ".join(f"[{what}]({page})" for what, page in shown.items())]
     return "\n".join(lines)
+
+
+def pages(report: Mapping[str, Any]) -> dict[str, str]:
+    """MLflow's pages by what they show: the retraining, the candidate's run, its version; none where MLflow is no server."""
+    model, of = report["model"], {variant["variant_id"]: variant.get("page") for variant in report["variants"]}
+    found = {"this retraining": report.get("page"), "the candidate's run": of.get(report["candidate"])}
+    if model:
+        found[f"version {model['version']} of {model['name']}"] = model.get("page")
+    return {what: page for what, page in found.items() if page}
 
 
 def describe_measures(metrics: Mapping[str, float]) -> list[str]:
@@ -141,7 +173,7 @@ def _summary(version: ModelVersion | None) -> dict[str, Any] | None:
     if version is None:
         return None
     told = {name: version.tags.get(f"headstart.{name}") for name in ("variant_id", "data_version", "run_id")}
-    return {"version": version.version, **told, "metrics": json.loads(version.tags.get("headstart.metrics", "{}"))}
+    return {"version": version.version, **told, "metrics": read_holdout(version.tags)}
 
 
 def _file(settings: Settings, agenda: Agenda) -> Path:
@@ -190,8 +222,16 @@ def _report(agenda: Agenda, trained: TrainResult, scores: Scores, outcome: Outco
         "model": {"name": model.name, "version": model.version, "aliases": list(model.aliases)} if model else None,
         "champion": champion.version if champion else None,
         "counts": _count(agenda, trained),
-        "seconds": seconds | {"train": trained.seconds},
+        "seconds": _seconds(seconds, trained),
     }
+
+
+def _seconds(stages: Mapping[str, float], trained: TrainResult) -> dict[str, float]:
+    """The seconds of every stage, that of the training in two: its batches, and the start and the records around them."""
+    around = max(0.0, round(stages.get("train", trained.seconds) - trained.seconds, 2))
+    told = {**stages, "train": trained.seconds, "train_around": around}
+    last = {name: told.pop(name) for name in ("other", "total") if name in told}
+    return told | last
 
 
 def _count(agenda: Agenda, trained: TrainResult) -> dict[str, int]:

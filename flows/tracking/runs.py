@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flows.records import Verdict, Work
 from flows.tracking.origin import Origin, dataset_input
-from flows.tracking.text import as_json, flat, metrics_at, now_ms, summary
+from flows.tracking.text import as_json, equals, flat, metrics_at, now_ms, retraining_name, safe_name, summary
 from flows.tracking_server import asking, connect, experiment
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 End = Literal["FINISHED", "FAILED", "KILLED"]
 PARENT = "mlflow.parentRunId"
+# Before the names of measures that are one an epoch: those without it are of the model that was kept.
+CURVES = "epoch/"
 RUNNING = "attributes.status = 'RUNNING'"
 COUNTS = (
     *("num_parameters", "num_trained_parameters", "best_epoch", "num_forwarded", "num_features_read"),
@@ -47,9 +49,9 @@ class Tracker:
         return experiment(self._client, self.name, None if self.address.startswith("http") else self.artifacts)
 
     @asking
-    def connect(self) -> None:
-        """Connects, and makes the experiment where there is none."""
-        _ = self._experiment
+    def connect(self) -> str:
+        """Connects, and makes the experiment where there is none; gives its id."""
+        return self._experiment
 
     def _find(self, *conditions: str) -> Iterator[Run]:
         token = None
@@ -61,7 +63,7 @@ class Tracker:
                 return
 
     def _run_tagged(self, tag: str, value: str) -> Run | None:
-        return next(self._find(_equals(tag, value)), None)
+        return next(self._find(equals(tag, value)), None)
 
     def _open(self, found: Run | None, name: str, tags: Mapping[str, str]) -> str:
         """The run's id: a new one that has the tags from its first moment, or the one found, running again and tagged anew."""
@@ -81,7 +83,7 @@ class Tracker:
         """The id of the parent run of the retraining `key`: the one that was there, or a new one."""
         found = self._run_tagged("headstart.retraining", key)
         tags = origin.tags | {"headstart.kind": "retraining", "headstart.retraining": key}
-        run_id = self._open(found, f"retrain {key}", tags)
+        run_id = self._open(found, retraining_name(self.name, origin.data_version), tags)
         self._log_params(run_id, found, flat(plan or {}))
         self._log_data(run_id, origin)
         return run_id
@@ -121,7 +123,7 @@ class Tracker:
 
     @asking
     def log_epochs(self, run_id: str, epochs: Iterable[Mapping[str, Any]]) -> None:
-        """Log the epochs of a `progress.json` that the run does not hold yet, one step an epoch."""
+        """Log the epochs of a `progress.json` that the run does not hold yet, one step an epoch, under `epoch/<measure>`."""
         last = self._client.get_run(run_id).data.metrics.get("epoch", -1)
         found: list[Metric] = []
         for epoch in epochs:
@@ -129,7 +131,8 @@ class Tracker:
                 about = {"phase": epoch["phase"], "epoch_seconds": epoch["seconds"]}
                 about |= {name: epoch[name] for name in ("num_frozen_stages",) if name in epoch}
                 # Its number comes last: once that is logged, so is all the rest.
-                found += metrics_at({**epoch["metrics"], **about, "epoch": epoch["epoch"]}, epoch["epoch"])
+                curves = {CURVES + name: value for name, value in epoch["metrics"].items()}
+                found += metrics_at({**curves, **about, "epoch": epoch["epoch"]}, epoch["epoch"])
         self._log_metrics(run_id, found)
 
     def _log_metrics(self, run_id: str, metrics: Sequence[Metric]) -> None:
@@ -140,12 +143,16 @@ class Tracker:
     def finish_variant(self, run_id: str, result: Mapping[str, Any], bundle: Path, pictures: Mapping[str, bytes]) -> None:
         """Log what a `result.json` says, its pictures and its bundle, and end the run, marked complete.
 
-        The run's last step (the number of epochs) holds the measures of the model as it was kept, of the best epoch.
+        The measures of the model as it was kept, of its best epoch, have names and a point of their own, outside the curves:
+        what MLflow's table of runs shows and sorts by.
         """
         run = self._client.get_run(run_id)
         if not _is_complete(run):
             measures = result["metrics"] | {name: result[name] for name in COUNTS if name in result}
-            self._log_metrics(run_id, metrics_at(measures, len(result["epochs"])))
+            # A run that was begun before curves had names of their own shows the last step of these.
+            begun_before = any(safe_name(name) in run.data.metrics for name in result["metrics"])
+            last = len(result["epochs"])
+            self._log_metrics(run_id, metrics_at(measures, last if begun_before else result.get("best_epoch", last)))
             self._log_files(run_id, {"result.json": as_json(result)}, "")
             self._log_files(run_id, pictures, "pictures")
             self._client.log_artifacts(run_id, str(bundle), "bundle")
@@ -200,7 +207,7 @@ class Tracker:
 
     def _terminate(self, parent: str, end: End) -> None:
         unfinished: End = "KILLED" if end == "KILLED" else "FAILED"
-        for child in list(self._find(_equals(PARENT, parent), RUNNING)):
+        for child in list(self._find(equals(PARENT, parent), RUNNING)):
             self._client.set_terminated(child.info.run_id, "FINISHED" if _is_complete(child) else unfinished)
         self._client.set_terminated(parent, end)
 
@@ -210,7 +217,7 @@ class Tracker:
 
         `alive` are the retraining keys that are at work.
         """
-        kind = _equals("headstart.kind", "retraining")
+        kind = equals("headstart.kind", "retraining")
         running = list(self._find(kind, RUNNING))
         gone = [run for run in running if run.data.tags.get("headstart.retraining") not in alive]
         for run in gone:
@@ -220,7 +227,7 @@ class Tracker:
     @asking
     def stop_runs(self, flow_run_id: str) -> tuple[str, ...]:
         """The ids of the parent runs of a flow run that still ran, now KILLED with their children."""
-        conditions = _equals("headstart.flow_run_id", flow_run_id), _equals("headstart.kind", "retraining"), RUNNING
+        conditions = equals("headstart.flow_run_id", flow_run_id), equals("headstart.kind", "retraining"), RUNNING
         stopped = [str(run.info.run_id) for run in self._find(*conditions)]
         for run_id in stopped:
             self._terminate(run_id, "KILLED")
@@ -236,12 +243,6 @@ def stop_runs(address: str, flow_run_id: str) -> tuple[str, ...]:
     """The ids of the parent runs of a flow run, of whatever plan, that still ran: now KILLED with their children."""
     names = Tracker(address, Path(), "").experiments()
     return tuple(run_id for name in names for run_id in Tracker(address, Path(), name).stop_runs(flow_run_id))
-
-
-def _equals(tag: str, value: str) -> str:
-    if "'" in value or "\\" in value:
-        raise ValueError(f"tag {tag} can not be searched for {value!r}: quotes and backslashes are not understood")
-    return f"tags.`{tag}` = '{value}'"
 
 
 def _is_complete(run: Run) -> bool:

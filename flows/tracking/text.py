@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from flows.records import Verdict
@@ -32,6 +33,13 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^/\w.\- :]", "_", name).replace("..", "__").strip("/")[:250] or "_"
 
 
+def equals(tag: str, value: str) -> str:
+    """The words by which MLflow is searched for runs whose tag has this value. Raises ValueError on what it cannot quote."""
+    if "'" in value or "\\" in value:
+        raise ValueError(f"tag {tag} can not be searched for {value!r}: quotes and backslashes are not understood")
+    return f"tags.`{tag}` = '{value}'"
+
+
 def metrics_at(measures: Mapping[str, float], step: int) -> list[Metric]:
     """MLflow's metrics of one step, taken now."""
     from mlflow.entities import Metric
@@ -43,6 +51,11 @@ def metrics_at(measures: Mapping[str, float], step: int) -> list[Metric]:
 def now_ms() -> int:
     """Milliseconds since 1970, as MLflow counts time."""
     return int(time.time() * 1000)
+
+
+def retraining_name(plan: str, data_version: str) -> str:
+    """What a retraining's run is called: its plan, when it began here, and its data in eight digits."""
+    return f"{plan} {datetime.now().astimezone():%Y-%m-%d %H:%M}, data {data_version[:8]}"
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:

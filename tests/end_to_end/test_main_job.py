@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -71,9 +72,17 @@ def test_every_epoch_of_every_variant_is_in_mlflow_once_and_no_run_is_left_runni
 ) -> None:
     assert _rows(digits, "select count(*) from runs where status != 'FINISHED'") == [(0,)]
     for variant in resumed["variants"]:
-        query = f"select step from metrics where run_uuid = '{variant['run_id']}' and key = 'train/loss' order by step"
-        # Four epochs, and behind them the measures of the weights that were kept.
-        assert [step for (step,) in _rows(digits, query)] == [0, 1, 2, 3, 4]
+        query = f"select step, value from metrics where run_uuid = '{variant['run_id']}' and key = '{{}}' order by step"
+        assert [step for step, _ in _rows(digits, query.format("epoch/train/loss"))] == [0, 1, 2, 3]
+        # Beside the curve stands what the kept weights measure, which is a point of it.
+        ((step, value),) = _rows(digits, query.format("val/label/accuracy"))
+        assert value == variant["metrics"]["val/label/accuracy"]
+        assert (step, value) in _rows(digits, query.format("epoch/val/label/accuracy"))
+
+
+def test_the_seconds_of_a_retraining_add_up_to_its_total(resumed: dict[str, Any]) -> None:
+    seconds = resumed["seconds"]
+    assert sum(seconds.values()) - seconds["total"] == pytest.approx(seconds["total"], abs=0.1)
 
 
 def test_a_third_retraining_trains_and_registers_nothing(digits: Workspace, resumed: dict[str, Any]) -> None:
@@ -82,6 +91,13 @@ def test_a_third_retraining_trains_and_registers_nothing(digits: Workspace, resu
     assert again["counts"] == nothing_done | {"samples": resumed["counts"]["samples"], "variants_reused": 2}
     assert again["holdout"] == resumed["holdout"]
     assert _rows(digits, "select count(*) from model_versions") == [(1,)]
+
+
+def test_a_source_that_brings_nothing_new_starts_no_ray(digits: Workspace, resumed: dict[str, Any]) -> None:
+    shutil.rmtree(digits.storage / "ray")
+    again = digits.json("retrain", "plan.yaml", "--source", "digits")
+    assert again["counts"]["variants_reused"] == 2
+    assert not (digits.storage / "ray" / "token").exists(), "a Ray that starts makes its token first"
 
 
 def test_no_ray_process_of_the_workspace_is_left(digits: Workspace, resumed: dict[str, Any]) -> None:
@@ -94,6 +110,21 @@ def test_models_show_gives_the_champion_with_its_holdout_measures(digits: Worksp
     assert told["champion"]["metrics"] == pytest.approx(resumed["holdout"])
     assert told["champion"]["data_version"] == resumed["data_version"]
     assert told["previous"] is None
+
+
+def test_a_workspace_that_moved_reads_its_models_where_they_are_now(
+    digits: Workspace, resumed: dict[str, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(digits.folder, tmp_path / "moved here", symlinks=True)
+    moved, image = Workspace(tmp_path / "moved here"), str(next(digits.folder.glob("data/images/*/*.bmp")))
+    (digits.storage / "artifacts").rename(digits.storage / "away")
+    try:
+        assert "bundle.predict" in moved.run("models", "card", "digits@champion")
+        moved.run("models", "pull", "digits@champion", "live")
+        assert moved.json("predict", "digits@champion", image)["predictions"][0]["file"] == image
+        assert not (digits.storage / "artifacts").exists()
+    finally:
+        (digits.storage / "away").rename(digits.storage / "artifacts")
 
 
 def test_a_bundle_predicts_where_only_torch_torchvision_safetensors_and_pydantic_are(

@@ -15,7 +15,7 @@ import torch
 
 from flows.errors import AskedWrongly, HeadstartError
 from flows.records import ModelVersion, Verdict, Weights, Work
-from flows.registry import Registry, ledger
+from flows.registry import Registry, ledger, placing, read_holdout, telling
 from flows.registry.ledger import Entry
 from flows.tracking import Origin, Tracker
 from heads import bundle as bundles
@@ -107,11 +107,60 @@ def test_a_registered_version_says_where_it_comes_from(place: Place, first: Mode
     assert first.tags["headstart.data_version"] == "v1"
     assert first.tags["headstart.variant_id"] == VARIANT.variant_id
     assert first.tags["headstart.git_commit"] == "c0ffee"
-    assert json.loads(first.tags["headstart.metrics"]) == {"label/accuracy": 0.9}
-    assert json.loads(first.tags["headstart.verdict"])["promoted"] is True
+    assert read_holdout(first.tags) == {"label/accuracy": 0.9}
+    assert first.tags["headstart.verdict"] == f"promoted\n{YES.reasons[0]}"
     run = place.tracker._client.get_run(first.tags["headstart.run_id"])
     assert run.outputs is not None
     assert len(run.outputs.model_outputs) == 1
+
+
+def test_a_version_and_its_model_are_described_by_the_card_and_no_tag_is_json(place: Place, first: ModelVersion) -> None:
+    client, card = place.registry()._client, (place.bundle / "card.md").read_text()
+    version, model = client.get_model_version("digits", first.version), client.get_registered_model("digits")
+    assert version.description == f"**On the holdout:** label/accuracy 0.9000\n\n{card}"
+    assert model.description.startswith("**Champion: version 1.**")
+    assert card in model.description
+    assert [key for key, value in first.tags.items() if value.lstrip().startswith(("{", "["))] == []
+    assert place.registry().card("digits", "champion") == card
+
+
+def test_the_models_description_follows_its_champion_unless_a_person_wrote_it(
+    place: Place, first: ModelVersion, name: str
+) -> None:
+    registry, client = place.registry(), place.registry()._client
+
+    def described() -> str:
+        return str(client.get_registered_model(name).description)
+
+    for number, key in enumerate(("a", "b", "c"), start=1):
+        add(place, first, name, key)
+        client.update_model_version(name, str(number), f"card {key}")
+        registry.promote(name, str(number), YES)
+        assert f"version {number}" in described()
+    registry.rollback(name)
+    assert described().startswith("**Champion: version 2.**")
+    assert described().endswith("card b")
+    client.update_registered_model(name, "Ours to say.")
+    registry.rollback(name)
+    assert described() == "Ours to say."
+
+
+def test_measures_of_many_classes_are_cut_at_whole_lines_and_read_as_they_are() -> None:
+    metrics = {f"mask/iou of {n} | ü": n / 7 for n in range(1000)} | {"mask/miou": float("nan")}
+    tag = telling.holdout_tag(metrics)
+    assert len(tag) <= 5000
+    told = read_holdout({"headstart.holdout": tag})
+    assert told == pytest.approx(dict(list(metrics.items())[: len(told)]))
+    assert len(told) > 100
+    assert read_holdout({"headstart.metrics": '{"a/accuracy": 0.5}'}) == {"a/accuracy": 0.5}, "as versions of before tell it"
+    assert read_holdout({"headstart.metrics": '{"a/accuracy": 0.5, "a/lo'}) == {}
+
+
+def test_a_card_too_long_for_a_description_says_where_the_rest_is() -> None:
+    text = telling.describe_version("# A card\n\n```python\n" + "line\n" * 2000, {})
+    assert len(text) <= 5000
+    assert text.count("```") == 2
+    assert "bundle/card.md" in text
 
 
 def test_registering_the_same_work_again_gives_the_same_version(place: Place, first: ModelVersion) -> None:
@@ -180,6 +229,80 @@ def test_a_folder_that_holds_something_is_not_pulled_over(place: Place, first: M
     for taken in (tmp_path, tmp_path / "mine"):
         with pytest.raises(AskedWrongly, match="in the way"):
             place.registry().pull("digits", "champion", taken)
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def other_bundle(folder: Path, classes: tuple[str, ...] = ("cat", "dog", "elk")) -> Path:
+    """Another whole bundle."""
+    model = build_model(VARIANT, {"label": classes}, None)
+    preprocess = preprocess_for("squeezenet1_1", 48)
+    return bundles.save(folder, model=model, variant=VARIANT, classes={"label": classes}, preprocess=preprocess, facts={})
+
+
+def test_a_folder_that_was_pulled_before_gives_way_to_the_newer_version(
+    place: Place, first: ModelVersion, name: str, tmp_path: Path
+) -> None:
+    registry, dest = place.registry(), tmp_path / "live"
+    add(place, first, name, "a")
+    registry._client.set_model_version_tag(name, "1", "headstart.bundle_digest", bundles.digest(other_bundle(dest)))
+    add(place, first, name, "b")
+    assert registry.pull(name, "2", dest).version == "2"
+    assert bundles.digest(dest) == bundles.digest(place.bundle)
+    inode = dest.stat().st_ino
+    assert registry.pull(name, "2", dest).version == "2"
+    assert dest.stat().st_ino == inode, "what is there already is not fetched again"
+    assert [path.name for path in tmp_path.iterdir()] == ["live"]
+
+
+def test_only_an_unchanged_bundle_of_this_model_gives_way(place: Place, first: ModelVersion, tmp_path: Path) -> None:
+    def pulled(named: str) -> Path:
+        place.registry().pull("digits", "champion", tmp_path / named)
+        return tmp_path / named
+
+    (pulled("notes") / "notes.txt").write_text("mine")
+    (pulled("card") / "card.md").write_text("my own words")
+    (pulled("nested") / "mine").mkdir()
+    (pulled("less") / "card.md").unlink()
+    (tmp_path / "link").symlink_to(pulled("target"))
+    other_bundle(tmp_path / "stranger")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    words = {
+        "notes": "notes.txt",
+        "card": "card.md",
+        "nested": "mine",
+        "less": "card.md",
+        "link": "a link",
+        "stranger": "none of",
+    }
+    for taken, why in words.items():
+        with pytest.raises(AskedWrongly, match=rf"in the way \(.*{why}"):
+            place.registry().pull("digits", "champion", tmp_path / taken)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("exchanges", [True, False], ids=["in one step", "in two"])
+def test_a_folder_is_put_in_the_place_of_another_whole(tmp_path: Path, exchanges: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not exchanges:
+        monkeypatch.setattr(placing, "_exchange", lambda one, other: False)
+    new, old = tmp_path / "made" / "new", tmp_path / "old"
+    for folder in (new, old):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text(folder.name)
+    placing.put(new, old)
+    assert (old / "file").read_text() == "new"
+    assert [file.read_text() for file in (tmp_path / "made").rglob("file")] == ["old"]
+
+
+def test_files_that_mlflow_no_longer_has_are_missed_in_whole_words(
+    place: Place, first: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(place.registry()._client.get_model_version_download_uri("digits", first.version))
+    folder.rename(tmp_path / "away")
+    try:
+        with pytest.raises(HeadstartError, match=rf"digits version 1 are not where .*{folder}.*HEADSTART_STORAGE_ROOT"):
+            place.registry().pull("digits", "champion", tmp_path / "dest")
+    finally:
+        (tmp_path / "away").rename(folder)
 
 
 def test_a_changed_byte_in_the_registry_is_not_pulled(place: Place, first: ModelVersion, tmp_path: Path) -> None:
@@ -230,7 +353,7 @@ def test_only_a_verdict_to_promote_moves_the_champion(place: Place, first: Model
     place.registry().record(name, "1", NO)
     place.registry().set_challenger(name, "1")
     assert aliases(place, name) == {"challenger": "1"}
-    assert json.loads(place.registry().find(name, "1").tags["headstart.verdict"])["promoted"] is False
+    assert place.registry().find(name, "1").tags["headstart.verdict"] == f"not promoted\n{NO.reasons[0]}"
 
 
 def test_a_promotion_cut_short_is_finished_by_the_next(place: Place, first: ModelVersion, name: str) -> None:
@@ -313,10 +436,20 @@ def test_a_line_cut_short_by_a_crash_costs_no_other_line(tmp_path: Path) -> None
 
 def test_an_entry_too_long_for_a_tag_loses_figures_and_last_reasons_first() -> None:
     long = entry("1", reasons=("why",) + ("x" * 1000,) * 9, figures={f"f{i}": 0.5 for i in range(900)})
-    short = Entry.from_json(long.to_json(5000))
-    assert len(long.to_json(5000)) <= 5000
+    short = Entry.from_text(long.to_text(5000))
+    assert len(long.to_text(5000)) <= 5000
     assert (short.reasons[0], len(short.reasons), short.figures) == ("why", 5, {})
     assert Entry.from_json(long.to_json()) == long
+
+
+def test_an_entry_of_the_ledger_reads_as_plain_lines_and_is_the_same_again() -> None:
+    told = entry(
+        "1", time=1795755300.123, reasons=("a: 'b' \"c\"", "ü < 0.05"), figures={"p": 1.3e-12, "n": 3.0}, data_version="12345678"
+    )
+    text = told.to_text(5000)
+    assert text.startswith("when: 2026-11-27 04:55 UTC\nkind: verdict\n")
+    assert Entry.from_text(text) == told
+    assert Entry.from_text(told.to_json()) == told, "as registries of before hold it"
 
 
 def test_a_registry_that_fails_says_so_in_our_words(place: Place, first: ModelVersion) -> None:

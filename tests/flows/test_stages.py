@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,18 @@ from flows import cluster, job, stages
 from flows.cluster import capacity
 from flows.errors import AskedWrongly
 from flows.plan import parse_plan
-from flows.records import DataVersion, FailedVariant, Sample, ScoreTable, TrainedVariant, TrainResult, Verdict, Work, Workers
+from flows.records import (
+    DataVersion,
+    FailedVariant,
+    ModelVersion,
+    Sample,
+    ScoreTable,
+    TrainedVariant,
+    TrainResult,
+    Verdict,
+    Work,
+    Workers,
+)
 from flows.settings import Settings
 from flows.stages import report, work
 from flows.stages.agenda import Agenda, plan_works
@@ -82,6 +94,46 @@ def test_the_report_names_a_failed_variant_apart_from_those_ranked(agenda: Agend
     ]
     assert len(stages.leaderboard(told)) == 1
     assert f"Failed and left out: {agenda.label(wild)}: it diverged" in stages.verdict_text(told)
+
+
+def reported(agenda: Agenda, seconds: dict[str, float]) -> dict[str, Any]:
+    """The report of a retraining of both variants, the second of which has no finite loss."""
+    first, second = trained(agenda.works[0]), trained(agenda.works[1])
+    exact = {"val/label/accuracy": 0.123456789012, "val/label/loss": float("nan")}
+    result = TrainResult((replace(first, run_id="run1"), replace(second, run_id="run2", metrics=exact)), 6, 2.5)
+    version = ModelVersion("x", "3", ("champion",), {}, 0.0)
+    scores = work.Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
+    told = report._report(agenda, result, scores, work.Outcome(Verdict(True, ("better",)), version), seconds)
+    return told | {"run_id": "parent", "experiment_id": "7"}
+
+
+def test_a_leaderboard_has_four_digits_and_the_page_of_each_run(agenda: Agenda) -> None:
+    rows = stages.leaderboard(report.with_pages(reported(agenda, {}), "http://ml:5000"))
+    assert [row["label/accuracy"] for row in rows] == [0.75, 0.1235]
+    assert [row["loss"] for row in rows] == [0.5, None], "what is no number is none in JSON either"
+    assert [row["run"] for row in rows] == [f"http://ml:5000/#/experiments/7/runs/{run}" for run in ("run1", "run2")]
+    assert all(len(str(row["seconds"])) < 6 for row in rows)
+
+
+def test_a_verdict_links_to_the_retraining_its_candidate_and_the_version_where_mlflow_has_pages(agenda: Agenda) -> None:
+    told = report.with_pages(reported(agenda, {}), "http://ml:5000")
+    words = stages.verdict_text(told)
+    assert "[this retraining](http://ml:5000/#/experiments/7/runs/parent)" in words
+    assert "[the candidate's run](http://ml:5000/#/experiments/7/runs/run1)" in words
+    assert "[version 3 of x](http://ml:5000/#/models/x/versions/3)" in words
+    assert "http" not in stages.verdict_text(told, links=False)
+    without = report.with_pages(told, "sqlite:////a/mlflow.db")
+    assert "MLflow" not in stages.verdict_text(without)
+    assert all("run" not in row for row in stages.leaderboard(without))
+    of_before = {name: value for name, value in told.items() if name not in ("run_id", "experiment_id")}
+    assert "this retraining" not in stages.verdict_text(report.with_pages(of_before, "http://ml:5000"))
+
+
+def test_the_seconds_of_the_stages_and_of_what_is_around_the_batches_add_up(agenda: Agenda) -> None:
+    told = reported(agenda, {"data": 1.0, "train": 22.0, "score": 3.0, "other": 0.5, "total": 26.5})["seconds"]
+    assert told == {"data": 1.0, "train": 2.5, "score": 3.0, "train_around": 19.5, "other": 0.5, "total": 26.5}
+    assert sum(told.values()) - told["total"] == told["total"]
+    assert list(told)[-1] == "total"
 
 
 def test_a_worker_group_that_this_machine_cannot_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

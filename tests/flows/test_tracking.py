@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -80,6 +82,11 @@ def runs(tracker: Tracker) -> dict[str, Any]:
     return {run.info.run_name: run for run in tracker._find()}
 
 
+def curve(tracker: Tracker, run_id: str, name: str) -> list[tuple[int, float]]:
+    """A metric's points: step and value."""
+    return [(point.step, point.value) for point in tracker._client.get_metric_history(run_id, name)]
+
+
 def wait_for(said: Callable[[], Any], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not said():
@@ -121,8 +128,91 @@ def test_epochs_are_logged_once_however_often_they_are_given(tracker: Tracker) -
     run_id = tracker.start_variant(tracker.start_retraining("key1", ORIGIN), make_work(1), ORIGIN)
     for num_epochs in (1, 1, 3, 2, 3):
         tracker.log_epochs(run_id, make_epochs(num_epochs))
-    history = tracker._client.get_metric_history(run_id, MEASURE)
-    assert [(metric.step, metric.value) for metric in history] == [(0, 0.0), (1, 0.1), (2, 0.2)]
+    assert curve(tracker, run_id, f"epoch/{MEASURE}") == [(0, 0.0), (1, 0.1), (2, 0.2)]
+
+
+def test_what_mlflow_shows_of_a_run_is_its_best_epoch_and_its_curve_ends_with_its_last(tracker: Tracker, tmp_path: Path) -> None:
+    work = make_work(1)
+    progress(tmp_path, work, 2)
+    parent = tracker.start_retraining("key1", ORIGIN)
+    run_id = tracking.fill_in(tracker, parent, [work], tmp_path, ORIGIN, draw)[work.key]
+    assert MEASURE not in tracker._client.get_run(run_id).data.metrics, "no measure of a model that is not there yet"
+    finish(tmp_path, work)
+    tracking.fill_in(tracker, parent, [work], tmp_path, ORIGIN, draw)
+    assert curve(tracker, run_id, f"epoch/{MEASURE}") == [(0, 0.0), (1, 0.1), (2, 0.2)]
+    assert curve(tracker, run_id, MEASURE) == [(1, 0.1)]
+    assert curve(tracker, run_id, "train/loss") == [(1, 0.9)]
+    shown = tracker._client.get_run(run_id).data.metrics
+    assert (shown[MEASURE], shown[f"epoch/{MEASURE}"], shown["epoch"]) == (0.1, 0.2, 2)
+
+
+def test_a_run_begun_when_curves_had_the_measures_own_names_still_shows_its_best_epoch(tracker: Tracker, tmp_path: Path) -> None:
+    work = make_work(1)
+    run_id = tracker.start_variant(tracker.start_retraining("key1", ORIGIN), work, ORIGIN)
+    for step, value in enumerate((0.0, 0.1, 0.2)):
+        tracker._client.log_metric(run_id, MEASURE, value, step=step)
+    finish(tmp_path, work)
+    tracking.fill_in(tracker, "none", [work], tmp_path, ORIGIN, draw)
+    assert tracker._client.get_run(run_id).data.metrics[MEASURE] == 0.1
+
+
+def test_a_retraining_is_called_by_its_plan_its_day_and_its_data(tracker: Tracker) -> None:
+    name = tracker._client.get_run(tracker.start_retraining("key1", ORIGIN)).info.run_name
+    assert re.fullmatch(rf"{tracker.name} \d{{4}}-\d\d-\d\d \d\d:\d\d, data {VERSION[:8]}", name)
+
+
+def test_a_run_and_a_version_have_a_page_where_mlflow_is_a_server_alone() -> None:
+    assert tracking.run_page("http://ml:5000/", "3", "abc") == "http://ml:5000/#/experiments/3/runs/abc"
+    assert tracking.version_page("https://ml", "pets", "7") == "https://ml/#/models/pets/versions/7"
+    assert tracking.run_page("sqlite:////a/mlflow.db", "3", "abc") is None
+    assert tracking.version_page("sqlite:////a/mlflow.db", "pets", "7") is None
+
+
+def test_a_storage_that_moved_or_was_copied_keeps_its_artifacts(tmp_path: Path) -> None:
+    def storage(name: str) -> Tracker:
+        return Tracker(f"sqlite:///{tmp_path / name / 'mlflow.db'}", tmp_path / name / "artifacts", "pets")
+
+    def seen(tracker: Tracker) -> tuple[str, list[str]]:
+        tracking.reach(tracker.address, tracker.artifacts)
+        uri = tracker._client.get_run(run_id).info.artifact_uri
+        return uri, [file.path for file in tracker._client.list_artifacts(run_id, "bundle")]
+
+    work, first = make_work(1), storage("a")
+    finish(tmp_path / "work", work)
+    parent = first.start_retraining("key1", ORIGIN)
+    run_id = tracking.fill_in(first, parent, [work], tmp_path / "work", ORIGIN, draw)[work.key]
+    assert tracking.follow_move(first.address, first.artifacts) == 0
+
+    shutil.copytree(tmp_path / "a", tmp_path / "copy of a")
+    uri, files = seen(storage("copy of a"))
+    assert (str(tmp_path / "copy of a" / "artifacts") in uri, files) == (True, ["bundle/card.md"])
+    (tmp_path / "a").rename(tmp_path / "a%20b")
+    moved = storage("a%20b")
+    tracking.follow_move(moved.address, moved.artifacts)
+    with sqlite3.connect(tmp_path / "a%20b" / "mlflow.db") as database:
+        found = database.execute(
+            "select artifact_uri from runs union select artifact_location from experiments where name = 'pets'"
+        )
+        assert {str(Path(place).relative_to(moved.artifacts)).split("/")[0] for (place,) in found} == {"pets"}
+    # What is logged from now on does not make the old folder again.
+    other = storage("copy of a")
+    finish(tmp_path / "work", make_work(2))
+    tracking.fill_in(other, other.start_retraining("key2", ORIGIN), [make_work(2)], tmp_path / "work", ORIGIN, draw)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_database_elsewhere_keeps_the_paths_of_a_storage_that_is_only_not_named_now(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path / 'db' / 'mlflow.db'}"
+    work = make_work(1)
+    finish(tmp_path / "work", work)
+    tracker = Tracker(address, tmp_path / "one" / "artifacts", "pets")
+    run_id = tracking.fill_in(tracker, tracker.start_retraining("k", ORIGIN), [work], tmp_path / "work", ORIGIN, draw)[work.key]
+    assert tracking.follow_move(address, tmp_path / "two" / "artifacts") == 0
+    assert [file.path for file in tracker._client.list_artifacts(run_id, "bundle")] == ["bundle/card.md"]
+    (tmp_path / "one").rename(tmp_path / "three")
+    assert tracking.follow_move(address, tmp_path / "two" / "artifacts") == 0, "nothing of it lies there"
+    assert tracking.follow_move(address, tmp_path / "three" / "artifacts") > 0
+    assert [file.path for file in tracker._client.list_artifacts(run_id, "bundle")] == ["bundle/card.md"]
 
 
 def test_a_name_that_mlflow_does_not_take_is_replaced_not_refused(tracker: Tracker) -> None:
@@ -130,7 +220,7 @@ def test_a_name_that_mlflow_does_not_take_is_replaced_not_refused(tracker: Track
     tracker.log_epochs(run_id, [{"epoch": 0, "phase": 0, "seconds": 0.1, "metrics": {"val/größe (cm)/accuracy": float("nan")}}])
     run = tracker._client.get_run(run_id)
     assert "targets.a_b_c" in run.data.params
-    assert "val/größe _cm_/accuracy" in run.data.metrics
+    assert "epoch/val/größe _cm_/accuracy" in run.data.metrics
 
 
 def test_a_finished_variant_holds_measures_pictures_and_the_bundle(tracker: Tracker, tmp_path: Path) -> None:
@@ -349,7 +439,7 @@ def test_two_processes_make_a_missing_database_and_write_to_it_at_once(tmp_path:
         assert process.returncode == 0, err
         assert len(json.loads(out)) == 4, "standard output holds nothing but what was asked for"
         assert err == "", "MLflow chatters on standard error"
-    found = runs(tracker)
+    found = list(tracker._find())
     assert len(list(tracker._find("tags.`headstart.kind` = 'variant'", "attributes.status = 'FINISHED'"))) == 8
     assert len(found) == 10
     left = {path.name for path in root.iterdir()} - {make_work(seed).key for seed in range(8)}

@@ -1,0 +1,68 @@
+"""The folder that a pulled bundle is put into: made, filled, or exchanged for an older one; never a person's own."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+from flows.errors import AskedWrongly
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+
+
+def held_bundle(dest: Path, name: str) -> str | None:
+    """The digest of the whole, unchanged bundle that `dest` holds beside nothing else; None where it is empty or not there.
+
+    Raises AskedWrongly on anything else.
+    """
+    from heads import bundle as bundles
+    from heads.errors import BundleError
+
+    if not dest.exists() and not dest.is_symlink():
+        return None
+    if dest.is_symlink() or not dest.is_dir():
+        raise in_the_way(dest, name, "it is a link" if dest.is_symlink() else "it is no folder")
+    if not any(dest.iterdir()):
+        return None
+    if own := sorted(entry.name for entry in dest.iterdir() if entry.name not in {*bundles.FILES, bundles.SUMS}):
+        more = f" and {len(own) - 3} more" if len(own) > 3 else ""
+        raise in_the_way(dest, name, f"it holds {', '.join(own[:3])}{more}, which no bundle has")
+    try:
+        bundles.verify(dest)
+        return bundles.digest(dest)
+    except BundleError as error:
+        raise in_the_way(dest, name, f"what it holds is no bundle as it was pulled: {error}") from None
+
+
+def in_the_way(dest: Path, name: str, why: str) -> AskedWrongly:
+    """The refusal of a folder that a bundle of `name` may not be put into."""
+    return AskedWrongly(
+        f"{dest} is in the way ({why}): name a folder that does not exist, an empty one, or one that holds a bundle of "
+        f"{name} just as it was pulled, which gives way to the newer"
+    )
+
+
+def put(arrived: Path, dest: Path) -> None:
+    """Make the folder `dest` be `arrived`; what it held is then beside `arrived` or in its place.
+
+    Where the system can, the two change places in one step, so that a reader finds the one or the other.
+    """
+    if not dest.exists() or not any(dest.iterdir()):
+        os.replace(arrived, dest)
+        return
+    if _exchange(arrived, dest):
+        return
+    old = arrived.with_name("old")
+    os.rename(dest, old)
+    try:
+        os.rename(arrived, dest)
+    except OSError:
+        os.rename(old, dest)
+        raise
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Whether two names on one disk changed places; Linux can, on most disks."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    return rename is not None and rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0

@@ -1,0 +1,80 @@
+"""What a person reads of a version in the registry: its description, and tags in plain words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from flows.records import Verdict
+
+# What MLflow's registry has always taken of a tag, and takes of a description.
+TAG_CHARS = DESCRIPTION_CHARS = 5000
+HOLDOUT = "headstart.holdout"
+VERDICT = "headstart.verdict"
+# The hash of the description that we gave a model, so that one that a person wrote stays.
+DESCRIBED = "headstart.description"
+UNPROMOTED = "Retrained and promoted by Headstart."
+
+
+def holdout_tag(metrics: Mapping[str, float]) -> str:
+    """Measures named `<target>/<measure>` a line, to seven digits, as many as a tag takes."""
+    return _whole_lines([f"{name} {value:.7g}" for name, value in metrics.items()], TAG_CHARS)
+
+
+def read_holdout(tags: Mapping[str, str]) -> dict[str, float]:
+    """The measures on the holdout that a version's tags tell; those of versions of before were JSON."""
+    if HOLDOUT in tags:
+        lines = [line.rpartition(" ") for line in tags[HOLDOUT].splitlines()]
+        return {name: float(value) for name, _, value in lines}
+    try:
+        return {name: float(value) for name, value in json.loads(tags.get("headstart.metrics", "{}")).items()}
+    except ValueError:  # cut short, as there were more of them than a tag takes
+        return {}
+
+
+def verdict_tag(verdict: Verdict) -> str:
+    """What was decided, and the reasons, a line each."""
+    return _whole_lines(["promoted" if verdict.promoted else "not promoted", *verdict.reasons], TAG_CHARS)
+
+
+def describe_version(card: str, metrics: Mapping[str, float]) -> str:
+    """A version's description: its measures on the holdout in a line, then its card, in Markdown."""
+    told = ", ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:12])
+    more = f" and {len(metrics) - 12} more" if len(metrics) > 12 else ""
+    return _fitting(f"**On the holdout:** {told}{more}\n\n{card}" if told else card)
+
+
+def describe_model(version: str, described: str) -> str:
+    """A registered model's description: who its champion is, and what that version's description says."""
+    return _fitting(f"**Champion: version {version}.** Retrained and promoted by Headstart.\n\n{described}")
+
+
+def is_ours(description: str | None, tags: Mapping[str, Any]) -> bool:
+    """Whether a model's description is one of ours, unchanged since."""
+    return not description or description == UNPROMOTED or tags.get(DESCRIBED) == hash_of(description)
+
+
+def hash_of(description: str) -> str:
+    """Sixteen hex digits that name a description."""
+    return hashlib.sha256(description.encode()).hexdigest()[:16]
+
+
+def _fitting(text: str) -> str:
+    """The text, or as many of its lines as a description takes, and where the rest is."""
+    if len(text) <= DESCRIPTION_CHARS:
+        return text
+    rest = "\n\n… the whole card is `bundle/card.md` among this version's files."
+    # A block of code that is cut must not swallow what follows.
+    kept = _whole_lines(text.splitlines(), DESCRIPTION_CHARS - len(rest) - 4)
+    return kept + ("\n```" if kept.count("```") % 2 else "") + rest
+
+
+def _whole_lines(lines: list[str], limit: int) -> str:
+    kept: list[str] = []
+    for line in lines:
+        if sum(map(len, kept)) + len(kept) + len(line) > limit:
+            break
+        kept.append(line)
+    return "\n".join(kept) if kept else lines[0][:limit] if lines else ""
