@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
+from typing import Any
 
 from pydantic import ByteSize, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from flows import addresses, surroundings
 from flows.errors import AskedWrongly
 
 # Who a server works for: one whose owner was killed is ended by the next command (`flows.stack.end_orphans`).
 OWNER = "HEADSTART_OWNER"
 
-# What a setting of a closed form looks like, for whoever gave another.
-EXAMPLES = {"features_max_bytes": "bytes or such as 50GB", "features_root": "a folder or such as s3://bucket/prefix"}
+# What each setting takes, for whoever gave something else.
+TAKES = {
+    "workspace": "a folder of this machine, such as /srv/pets",
+    "storage_root": "a folder of this machine, or one that it mounts, such as /mnt/shared/pets",
+    "tracking_address": "MLflow's address: http(s)://host:5000, or a database such as sqlite:////srv/mlflow.db or "
+    "postgresql+psycopg2://host/name; its credentials go in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    "ray_address": "the address of a cluster's Jobs API, which is its dashboard's, such as http://host:8265; its token goes in "
+    "RAY_AUTH_TOKEN",
+    "prefect_address": "the address of Prefect's API, such as http://host:4200/api; its credentials go in "
+    "PREFECT_API_AUTH_STRING or PREFECT_API_KEY",
+    "features_max_bytes": "bytes or such as 50GB",
+    "features_root": "a folder of this machine, or such as s3://bucket/prefix",
+}
 
 # No tool phones home, and none of them chats on standard output.
 QUIET = {
@@ -45,12 +57,25 @@ class Settings(BaseSettings):
     # A folder, or s3://bucket/prefix.
     features_root: str | None = None
 
+    @field_validator("workspace", "storage_root", mode="before")
+    @classmethod
+    def _check_folder(cls, given: str | Path | None) -> Path | None:
+        return None if given is None else addresses.folder(given)
+
     @field_validator("features_root")
     @classmethod
     def _check_features_root(cls, given: str | None) -> str | None:
-        if given and "://" in given and not re.fullmatch(r"s3://[^/]+(/.*)?", given):
-            raise ValueError("it is neither a folder nor an address such as s3://bucket/prefix")
-        return given
+        return given and addresses.folder_or_bucket(given)
+
+    @field_validator("ray_address", "prefect_address")
+    @classmethod
+    def _check_server(cls, given: str | None) -> str | None:
+        return given and addresses.server(given)
+
+    @field_validator("tracking_address")
+    @classmethod
+    def _check_tracking_address(cls, given: str | None) -> str | None:
+        return given and addresses.server_or_database(given)
 
     @property
     def storage(self) -> Path:
@@ -67,7 +92,7 @@ class Settings(BaseSettings):
     @property
     def tracking(self) -> str:
         """The MLflow address: a server's, or a SQLite file's under the storage root."""
-        return self.tracking_address or f"sqlite:///{self.storage / 'mlflow.db'}"
+        return self.tracking_address or addresses.sqlite(self.storage / "mlflow.db")
 
     @property
     def prefect(self) -> str | None:
@@ -93,16 +118,24 @@ def read_settings(workspace: Path | None = None) -> Settings:
     try:
         settings = Settings() if workspace is None else Settings(workspace=workspace)
     except ValidationError as error:
-        wrong = error.errors()[0]
-        name = f"HEADSTART_{str(wrong['loc'][0]).upper()}"
-        advice = EXAMPLES.get(str(wrong["loc"][0]), "another value")
-        raise AskedWrongly(f"{name}={wrong['input']}: {wrong['msg']}; give {advice}, or unset it") from None
+        raise AskedWrongly(_refusal(error.errors()[0], workspace)) from None
     settings = settings.model_copy(update={"workspace": settings.workspace.resolve()})
+    for folder in (settings.workspace, settings.storage):
+        addresses.check_path(folder)
     running = read_stack(settings)
     left_out = {
         name: value for name, value in running.items() if name in Settings.model_fields and getattr(settings, name) is None
     }
     return settings.model_copy(update=left_out)
+
+
+def _refusal(wrong: Any, workspace: Path | None) -> str:
+    name = str(wrong["loc"][0])
+    given = addresses.without_password(str(wrong["input"]))
+    fault = str(wrong["msg"]).removeprefix("Value error, ")
+    if name == "workspace" and workspace is not None:
+        return f"workspace {given}: {fault}; give {TAKES[name]}"
+    return f"HEADSTART_{name.upper()}={given}: {fault}; give {TAKES[name]}, or unset it"
 
 
 def read_stack(settings: Settings) -> dict[str, str]:
@@ -129,18 +162,47 @@ def child_environment(settings: Settings) -> dict[str, str]:
         env["HEADSTART_RAY_ADDRESS"] = settings.ray_address
     if settings.prefect_address:
         env["PREFECT_API_URL"] = settings.prefect_address
+        if read_stack(settings).get("prefect_address") == settings.prefect_address:
+            env |= _login()
     elif "PREFECT_API_URL" not in os.environ:
-        env["PREFECT_HOME"] = str(settings.storage / "prefect")
-        env["PREFECT_SERVER_EPHEMERAL_ENABLED"] = "true"
-        env["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
-        env["PREFECT_SERVER_LOGGING_LEVEL"] = "ERROR"
+        env |= _own_prefect(settings)
     return env
 
 
-def prepare_process(settings: Settings) -> None:
-    """Set this process's environment for the tools it will import; what the caller chose of them stays."""
+def _own_prefect(settings: Settings) -> dict[str, str]:
+    home = settings.storage / "prefect"
+    env = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    }
+    database = addresses.sqlite(home / "prefect.db", "sqlite+aiosqlite")
+    if database != f"sqlite+aiosqlite:///{home}/prefect.db" and "PREFECT_SERVER_DATABASE_CONNECTION_URL" not in os.environ:
+        env["PREFECT_API_DATABASE_CONNECTION_URL"] = database
+    return env | _login()
+
+
+def _login() -> dict[str, str]:
+    """What a server of ours, which this environment tells to ask for it, is to be given."""
+    asked = os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
+    return {"PREFECT_API_AUTH_STRING": asked} if asked else {}
+
+
+def prepare_process(settings: Settings) -> list[str]:
+    """Set this process's environment for the tools it will import; what the caller chose of them stays.
+
+    What of the caller's had to be left out of account is told, in words.
+    """
     for name, value in child_environment(settings).items():
         if name.startswith("HEADSTART_"):  # these settings have heard the environment already
             os.environ[name] = value
         else:
             os.environ.setdefault(name, value)
+    return surroundings.adapt(os.environ, settings.storage)
+
+
+def enter(workspace: Path | None = None) -> tuple[Settings, list[str]]:
+    """The settings of a workspace with this process's environment set for them, and what `prepare_process` tells."""
+    settings = read_settings(workspace)
+    return settings, prepare_process(settings)

@@ -7,8 +7,6 @@ import functools
 import logging
 import os
 import re
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from flows import addresses
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
+from flows.tracking_access import LOG_IN, check_access
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-PROBE_SECONDS = 5.0
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
 # MLflow takes these from the environment only. Its own defaults hang for minutes on a dead server.
 CLIENT_SETTINGS = {
@@ -51,7 +50,7 @@ def check(address: str) -> None:
             "Set HEADSTART_TRACKING_ADDRESS to sqlite:///<file>, postgresql+psycopg2://… or http(s)://<server>."
         )
     if scheme in ("http", "https"):
-        _probe(address)
+        check_access(address)
     elif (file := database_file(address)) and not _can_hold(file):
         advice = "Free its folder, or set HEADSTART_TRACKING_ADDRESS."
         raise Unreachable(f"MLflow's database {file} can not be made or written. {advice}")
@@ -65,23 +64,16 @@ def _refuse_password(address: str) -> None:
         )
 
 
-def _probe(address: str) -> None:
-    advice = "Start it (`headstart up` starts one), or set HEADSTART_TRACKING_ADDRESS to where it is."
-    try:
-        with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=PROBE_SECONDS):
-            return
-    except urllib.error.HTTPError as error:
-        with error:
-            raise Unreachable(f"{address} answers, but not as MLflow does (/health gave {error.code}). {advice}") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise Unreachable(f"MLflow does not answer at {address} ({reason}). {advice}") from None
-
-
 def database_file(address: str) -> Path | None:
     """The file of an embedded database, or None for any other address."""
     kind, _, path = address.partition(":///")
-    return Path(path.partition("?")[0]) if kind.startswith("sqlite") and path else None
+    if not kind.startswith("sqlite") or not path:
+        return None
+    if "%" not in path:
+        return Path(path.partition("?")[0])
+    from sqlalchemy.engine import make_url
+
+    return Path(make_url(address).database or path)
 
 
 def _can_hold(file: Path) -> bool:
@@ -128,7 +120,7 @@ def experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifact_location=str(artifacts / name) if artifacts else None))
+            return str(client.create_experiment(name, artifact_location=addresses.local(artifacts / name) if artifacts else None))
         except Exception:
             found = client.get_experiment_by_name(name)  # made by another process just now
             if found is None:
@@ -171,8 +163,7 @@ def _ours(address: str, error: Exception) -> Exception:
         return error
     text = str(error).strip().splitlines()[0][:500] if str(error).strip() else type(error).__name__
     if re.search(r"\b(401|403)\b", text) and address.startswith("http"):
-        advice = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
-        return Unreachable(f"MLflow at {address} refused the credentials. {advice}")
+        return Unreachable(f"MLflow at {address} refused the credentials. {LOG_IN}")
     if address.startswith("http") and ("failed with exception" in text or "Max retries" in text or "too many 5" in text):
         return Unreachable(f"MLflow does not answer at {address} ({text}). Start it, or set HEADSTART_TRACKING_ADDRESS.")
     return HeadstartError(f"MLflow at {address} failed: {text}")

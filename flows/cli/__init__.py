@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import signal
 import sys
 
@@ -13,6 +14,7 @@ WRONG_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirector
 
 def main() -> None:
     """Run the command; a wrong request ends with status 2, a failure with 1, each with one message."""
+    _write_any_letter()
     try:
         from flows.cli.verbs import app
     except ModuleNotFoundError as error:
@@ -35,6 +37,13 @@ def main() -> None:
         sys.exit(_say(STOPPED, INTERRUPTED) if end.code == INTERRUPTED else end.code)
     except KeyboardInterrupt:
         sys.exit(_say(STOPPED, INTERRUPTED))
+
+
+def _write_any_letter() -> None:
+    """Let both streams spell out what their encoding lacks, as in a terminal of another language, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _of_the_disk(error: OSError) -> tuple[str, int]:

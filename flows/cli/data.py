@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from flows.cli import screen
+from flows.cli.place import settings_of
 from flows.manifest import is_mask_target, split_labels
 from flows.records import SPLITS, DataVersion
-from flows.settings import prepare_process, read_settings
 
 app = typer.Typer(help="Bring images in and look at the data versions.", no_args_is_help=True)
 
@@ -38,8 +38,7 @@ def ingest(
     """
     from flows import stages
 
-    settings = read_settings(workspace)
-    prepare_process(settings)
+    settings = settings_of(workspace)
     with screen.progress_bars() as bars:
         bar = bars.add_task("images", total=None, state="")
         told = stages.ingest(
@@ -67,7 +66,7 @@ def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
     """Show the present data version: its samples by target, class and split, and whether the working copy differs."""
     from flows import dataset
 
-    found = dataset.status(read_settings(workspace).workspace)
+    found = dataset.status(settings_of(workspace).workspace)
     told = {
         "data_version": found.version.digest,
         "revision": found.version.revision,
@@ -96,7 +95,7 @@ def history(workspace: Workspace = None, as_json: AsJson = False) -> None:
     """List the data versions, newest first."""
     from flows import dataset
 
-    versions = dataset.history(read_settings(workspace).workspace)
+    versions = dataset.history(settings_of(workspace).workspace)
     if as_json:
         return screen.show_json({"versions": [asdict(version) for version in versions]})
     rows = [[screen.short(v.digest), v.revision[:8], v.date, sum(v.splits.values()) or "not here", v.message] for v in versions]
@@ -113,7 +112,7 @@ def checkout(
     """Put the working copy back to an earlier data version."""
     from flows import dataset
 
-    version = dataset.checkout(read_settings(workspace).workspace, revision)
+    version = dataset.checkout(settings_of(workspace).workspace, revision)
     screen.note(f"the working copy holds data version {screen.short(version.digest)}")
 
 

@@ -10,8 +10,8 @@ import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from flows.cli import screen
+from flows.cli.place import settings_of
 from flows.errors import AskedWrongly
-from flows.settings import read_settings
 
 app = typer.Typer(
     help="Look after the features that frozen trunks gave, kept so that none is computed twice.", no_args_is_help=True
@@ -28,7 +28,7 @@ def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
     """Show what is stored of each trunk, the most recently used first, and how large it all is and may be."""
     from flows import stages
 
-    told = stages.features_status(read_settings(workspace))
+    told = stages.features_status(settings_of(workspace))
     if as_json:
         return screen.show_json(told)
     if told["trunks"]:
@@ -45,7 +45,7 @@ def verify(workspace: Workspace = None, as_json: AsJson = False) -> None:
     """
     from flows import stages
 
-    told = stages.verify_features(read_settings(workspace))
+    told = stages.verify_features(settings_of(workspace))
     if as_json:
         screen.show_json(told)
     for one in told["damaged"]:
@@ -65,7 +65,7 @@ def prune(
     from flows import stages
 
     most = _bytes(max_size)
-    told = stages.prune_features(read_settings(workspace), most)
+    told = stages.prune_features(settings_of(workspace), most)
     if as_json:
         return screen.show_json(told)
     freed, left = screen.size(told["freed_bytes"]), screen.size(told["bytes"])

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import screen
-from flows.settings import prepare_process, read_settings
+from flows.cli.place import settings_of
 
 app = typer.Typer(help="Look at, pull and roll back the registered models.", no_args_is_help=True)
 
@@ -21,8 +21,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standar
 def _registry(workspace: Path | None) -> Any:
     from flows import stages
 
-    settings = read_settings(workspace)
-    prepare_process(settings)
+    settings = settings_of(workspace)
     return stages.open_registry(settings)
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import data, features, models, screen
+from flows.cli.place import settings_of
 from flows.errors import AskedWrongly
-from flows.settings import Settings, prepare_process, read_settings
 
 app = typer.Typer(
     name="headstart",
@@ -31,12 +31,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standar
 Source = Annotated[str | None, typer.Option(help="A folder or s3:// prefix to bring new images in from first.")]
 
 
-def _settings(workspace: Path | None) -> Settings:
-    settings = read_settings(workspace)
-    prepare_process(settings)
-    return settings
-
-
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="The folder to make; an existing git repository becomes a workspace.")],
@@ -47,6 +41,7 @@ def init(
     """
     from flows import dataset
 
+    settings_of(folder)
     dataset.init_workspace(folder)
     screen.note(f"{folder} is a workspace. Next: cd {folder} && headstart data ingest FOLDER")
 
@@ -77,7 +72,7 @@ def plan(
     if plan_file is None:
         raise AskedWrongly("no plan was named; give the path of a YAML file, or --backbones for what a plan may name")
     asked = read_plan(plan_file)
-    outlook = stages.preview(_settings(workspace), asked, calibrate=not no_calibrate)
+    outlook = stages.preview(settings_of(workspace), asked, calibrate=not no_calibrate)
     if as_json:
         return screen.show_json(outlook)
     return planning.show(outlook, plan_file)
@@ -101,7 +96,7 @@ def retrain(
     from flows.plan import read_plan
 
     asked = read_plan(plan_file)
-    report = retraining.run(_settings(workspace), asked, source)
+    report = retraining.run(settings_of(workspace), asked, source)
     if as_json:
         screen.show_json(report)
     else:
@@ -128,7 +123,7 @@ def predict(
     """
     from flows import stages
 
-    readings = stages.predict(_settings(workspace), model, files, output)
+    readings = stages.predict(settings_of(workspace), model, files, output)
     if as_json:
         return screen.show_json({"predictions": readings})
     targets = [key for key in readings[0] if key != "file"] if readings else []
@@ -159,4 +154,4 @@ def up(
     from flows import stack
     from flows.plan import read_plan
 
-    stack.run(_settings(workspace), [read_plan(file) for file in plan_files], cron=cron, source=source, say=screen.note)
+    stack.run(settings_of(workspace), [read_plan(file) for file in plan_files], cron=cron, source=source, say=screen.note)

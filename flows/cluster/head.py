@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from flows import surroundings
 from flows.cluster import processes
 from flows.cluster.api import Cluster, answers, connect
 from flows.errors import AskedWrongly, Busy, HeadstartError
@@ -115,8 +116,8 @@ def _start(folder: Path, num_cpus: float) -> dict[str, Any]:
         )
     gcs, dashboard, agent, client, metrics, autoscaler = processes.free_ports(6)
     _make_token(folder)
-    # Ray's sockets lie under it, and a socket's path may have 107 characters: so not under the storage.
-    home = Path(tempfile.mkdtemp(prefix="headstart-ray-"))
+    # Ray's sockets lie under it, and their paths must be short: so not under the storage, nor under a long TMPDIR.
+    home = Path(tempfile.mkdtemp(prefix="headstart-ray-", dir=surroundings.ray_folder()))
     record: dict[str, Any] = {
         "address": f"http://127.0.0.1:{dashboard}",
         "gcs_address": f"127.0.0.1:{gcs}",

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import tempfile
-import urllib.error
-import urllib.request
 from pathlib import Path
 
-from flows import cluster, dataset, tracking
-from flows.errors import AskedWrongly, Unreachable
+from flows import cluster, dataset, prefect_server, tracking
+from flows.errors import AskedWrongly
 from flows.plan import Plan
 from flows.settings import Settings
 from flows.stages.agenda import find_weights
-
-PROBE_SECONDS = 5.0
 
 
 def check_reach(settings: Settings, plan: Plan, *, prefect: str | None) -> None:
     """Return where a workspace can be written, every address answers, the weights fit, and the plan's workers can be had.
 
-    `prefect` is the address of a standing server. Raises AskedWrongly, Unreachable and WeightsError, each within seconds.
+    `prefect` is the address of a standing server. Raises AskedWrongly and WeightsError, each within seconds.
     """
     dataset.open_workspace(settings.workspace)
     _check_storage(settings.storage)
     tracking.reach(settings.tracking, settings.artifacts)
     if prefect:
-        _check_prefect(prefect)
+        prefect_server.check(prefect)
     cluster.check(settings.ray_address, settings.storage, plan.workers.group())
     for backbone in dict.fromkeys(plan.backbones):
         find_weights(plan.weights, backbone)
@@ -40,19 +36,3 @@ def _check_storage(folder: Path) -> None:
         raise AskedWrongly(
             f"the storage folder {folder} can not be written ({error.strerror}): mend that, or set HEADSTART_STORAGE_ROOT"
         ) from None
-
-
-def _check_prefect(address: str) -> None:
-    advice = "Start it (`headstart up` starts one), set HEADSTART_PREFECT_ADDRESS to http://host:4200/api, or unset it."
-    if "prefect.cloud/" in address:  # asks for a key, which is Prefect's own to find
-        return
-    try:
-        with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=PROBE_SECONDS) as answer:
-            healthy = answer.read(16).strip() == b"true"
-    except urllib.error.HTTPError as error:
-        with error:
-            healthy = error.code in (401, 403)  # behind a login, which Prefect itself knows
-    except (OSError, ValueError) as error:
-        raise Unreachable(f"Prefect does not answer at {address} ({getattr(error, 'reason', error)}). {advice}") from None
-    if not healthy:
-        raise Unreachable(f"{address} answers, but not as Prefect's API does. {advice}")

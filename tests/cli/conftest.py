@@ -15,7 +15,10 @@ from PIL import Image
 from flows import cli, dataset, stages
 from flows.settings import read_settings
 
-SETTINGS = ("HEADSTART_WORKSPACE", "HEADSTART_STORAGE_ROOT", "HEADSTART_TRACKING_ADDRESS", "PREFECT_API_URL", "PREFECT_HOME")
+SETTINGS = (
+    *(f"HEADSTART_{name}" for name in ("WORKSPACE", "STORAGE_ROOT", "TRACKING_ADDRESS", "RAY_ADDRESS", "PREFECT_ADDRESS")),
+    *("PREFECT_API_URL", "PREFECT_HOME", "NO_PROXY", "no_proxy", "PYTHONIOENCODING", "USER", "LOGNAME"),
+)
 
 
 class Answer(NamedTuple):

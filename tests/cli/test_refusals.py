@@ -99,7 +99,7 @@ def left_behind(folder: Path) -> set[str]:
     ("env", "words"),
     [
         ({"HEADSTART_TRACKING_ADDRESS": DEAD}, ("MLflow does not answer", DEAD, "HEADSTART_TRACKING_ADDRESS")),
-        ({"HEADSTART_TRACKING_ADDRESS": "mlruns"}, ("'mlruns' is not understood", "sqlite:///")),
+        ({"HEADSTART_TRACKING_ADDRESS": "mlruns"}, ("HEADSTART_TRACKING_ADDRESS=mlruns: not understood", "sqlite:///")),
         ({"HEADSTART_RAY_ADDRESS": DEAD}, ("Ray at", DEAD, "does not answer", "HEADSTART_RAY_ADDRESS")),
         ({"HEADSTART_RAY_ADDRESS": "ray://127.0.0.1:10001"}, ("ray://127.0.0.1:10001", "http://host:8265")),
         ({"HEADSTART_PREFECT_ADDRESS": f"{DEAD}/api"}, ("Prefect does not answer", DEAD, "HEADSTART_PREFECT_ADDRESS")),
@@ -252,7 +252,7 @@ def test_what_is_no_models_name_is_said(workspace: Path, ask: Ask, tmp_path: Pat
 
 def test_a_file_in_the_way_is_one_message(tmp_path: Path, ask: Ask) -> None:
     (tmp_path / "file").write_text("")
-    refused(ask(tmp_path, "init", "file"), "file", "File exists", "--workspace")
+    refused(ask(tmp_path, "init", "file"), "workspace file: a file", "give a folder")
 
 
 def _fail(error: BaseException, *_: object, **__: object) -> None:

@@ -1,0 +1,100 @@
+"""What a setting may name (a folder, a server, a database, a bucket), refused in words elsewhere; and the address of a path."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+from flows.errors import AskedWrongly
+
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+
+
+def folder(given: str | Path) -> Path:
+    """The folder of this machine that is named, `~` being the home. Raises ValueError where an address or a file is named."""
+    text = os.fspath(given)
+    if _ADDRESS.match(text):
+        raise ValueError("an address, where a folder of this machine is asked for")
+    if "\0" in text:
+        raise ValueError("no path")
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{error}") from None
+    if path.exists() and not path.is_dir():
+        raise ValueError("a file, where a folder is asked for")
+    return path
+
+
+def folder_or_bucket(given: str) -> str:
+    """The folder or the `s3://bucket/prefix` that is named. Raises ValueError where it is neither."""
+    if re.fullmatch(r"s3://[^/\s]+(/.*)?", given):
+        return given
+    if given.startswith("s3:"):
+        raise ValueError("an address without a bucket")
+    return str(folder(given))
+
+
+def server(given: str) -> str:
+    """The `http(s)://host` that is named, without a closing slash. Raises ValueError where it is none, or holds credentials."""
+    address = given.strip()
+    parts = _split(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("no address of the form http://host:port")
+    if parts.username is not None:
+        raise ValueError("an address with credentials, which would enter logs")
+    return address.rstrip("/")
+
+
+def server_or_database(given: str) -> str:
+    """The address of MLflow that is named, a server's or a database's. Raises ValueError where it is neither."""
+    address = given.strip()
+    parts = _split(address)
+    kind = parts.scheme.partition("+")[0]
+    if "://" not in address or kind not in ("http", "https", *DATABASES):
+        raise ValueError("not understood: neither a server nor a database")
+    if kind in ("http", "https") and not parts.hostname:
+        raise ValueError("an address without a host")
+    return address
+
+
+def without_password(text: str) -> str:
+    """The text, an address in it told without its password."""
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:…@", text)
+
+
+def check_path(folder: Path) -> None:
+    """Raise AskedWrongly where a workspace's or a storage's path has a letter that a tool below takes for something else.
+
+    `?` ends the path in a database's address, DVC fills braces in and turns backslashes, MLflow puts quotes and
+    `:names` into SQL as they are.
+    """
+    found = sorted(set(re.findall(r"""[?'{}\\\x00-\x1f\x7f]|(?<![:\w]):(?=\w)""", str(folder))))
+    if found:
+        raise AskedWrongly(
+            f"the path {str(folder)!r} has {' '.join(map(repr, found))} in it, which DVC or a database's address does not take "
+            "literally: give the workspace, or HEADSTART_STORAGE_ROOT, a name without"
+        )
+
+
+def sqlite(file: Path, driver: str = "sqlite") -> str:
+    """The address of a SQLite file whose path passes `check_path`."""
+    if "%" not in str(file):
+        return f"{driver}:///{file}"
+    from sqlalchemy.engine import URL
+
+    return URL.create(driver, database=str(file)).render_as_string(hide_password=False)
+
+
+def local(path: Path) -> str:
+    """A folder as MLflow takes it for one: the path itself, or its file:// address where MLflow would decode the path."""
+    return path.as_uri() if "%" in str(path) else str(path)
+
+
+def _split(address: str) -> SplitResult:
+    parts = urlsplit(address)
+    _ = parts.port  # read it, as it raises ValueError where it is no number
+    return parts

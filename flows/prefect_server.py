@@ -1,0 +1,74 @@
+"""The way to a standing Prefect server: find out that it answers, and that it lets us in, before anything is started."""
+
+from __future__ import annotations
+
+import base64
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+
+from flows import surroundings
+from flows.errors import Unreachable
+
+PROBE_SECONDS = 5.0
+START = "Start it (`headstart up` starts one), set HEADSTART_PREFECT_ADDRESS to http://host:4200/api, or unset it."
+LOG_IN = "Set PREFECT_API_AUTH_STRING to user:password for a server of your own, or PREFECT_API_KEY for Prefect Cloud."
+CLOUD = "prefect.cloud/"
+_REFUSALS = (401, 403)
+
+
+def check(address: str) -> None:
+    """Return when Prefect's API answers at `address` and takes our credentials.
+
+    Raises Unreachable, within seconds, where nothing answers, where it is no Prefect, where it asks for credentials that are
+    not there, and where it refuses those that are.
+    """
+    if CLOUD in address:
+        if not _headers(os.environ) and not _prefects_own():
+            raise Unreachable(f"{address} asks for a key, and none is set. {LOG_IN}")
+        return
+    code, body = _get(address, "/health", _headers(os.environ))
+    if code not in _REFUSALS and (code != 200 or body.strip() != b"true"):
+        raise Unreachable(f"{address} answers, but not as Prefect's API does. {START}")
+    # Health is open to everyone.
+    if not _is_refused(address, _headers(os.environ)):
+        return
+    known = _prefects_own() | _headers(os.environ)
+    if not known:
+        raise Unreachable(f"Prefect at {address} asks for credentials, and none are set. {LOG_IN}")
+    if _is_refused(address, known):
+        raise Unreachable(f"Prefect at {address} refuses the credentials that are set. {LOG_IN}")
+
+
+def _is_refused(address: str, headers: Mapping[str, str]) -> bool:
+    return _get(address, "/admin/version", headers)[0] in _REFUSALS
+
+
+def _get(address: str, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
+    try:
+        request = urllib.request.Request(address.rstrip("/") + path, headers=dict(headers))
+        with surroundings.opener(address).open(request, timeout=PROBE_SECONDS) as answer:
+            return int(answer.status), answer.read(16)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, b""
+    except (OSError, ValueError) as error:
+        raise Unreachable(f"Prefect does not answer at {address} ({getattr(error, 'reason', error)}). {START}") from None
+
+
+def _headers(environ: Mapping[str, str]) -> dict[str, str]:
+    return _authorization(environ.get("PREFECT_API_AUTH_STRING"), environ.get("PREFECT_API_KEY"))
+
+
+def _prefects_own() -> dict[str, str]:
+    """What Prefect itself would send, by the environment, its profile or its files; asked only where it matters: it is slow."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_CLIENT_CUSTOM_HEADERS
+
+    return dict(PREFECT_CLIENT_CUSTOM_HEADERS.value()) | _authorization(PREFECT_API_AUTH_STRING.value(), PREFECT_API_KEY.value())
+
+
+def _authorization(login: str | None, key: str | None) -> dict[str, str]:
+    if login:
+        return {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
+    return {"Authorization": f"Bearer {key}"} if key else {}

@@ -1,0 +1,86 @@
+"""Whether a server answers as MLflow does and lets us in, asked in seconds and with the credentials that MLflow would send."""
+
+from __future__ import annotations
+
+import base64
+import configparser
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from flows import surroundings
+from flows.errors import Unreachable
+
+PROBE_SECONDS = 5.0
+START = "Start it (`headstart up` starts one), or set HEADSTART_TRACKING_ADDRESS to where it is."
+LOG_IN = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, or write ~/.mlflow/credentials."
+# Ways to log in that only MLflow itself knows to go.
+_MLFLOWS_OWN = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_TRACKING_CLIENT_CERT_PATH")
+_ASKED = "/api/2.0/mlflow/experiments/search?max_results=1"
+_REFUSALS = (401, 403)
+
+
+def check_access(address: str) -> None:
+    """Return when the MLflow server at `address` answers and takes our credentials.
+
+    Raises Unreachable, within ten seconds, where nothing answers, where it is no MLflow, where it asks for credentials that
+    are not there, and where it refuses those that are.
+    """
+    # Health is open in MLflow's own basic auth, and not where a gateway asks before it.
+    code, body = _get(address, "/health")
+    if code in _REFUSALS:
+        return _tell(address, code)
+    if code != 200 or body.strip() != b"OK":
+        what = f"/health gave {code}" if code != 200 else "/health gave something else than OK"
+        raise Unreachable(f"{address} answers, but not as MLflow does ({what}). {START}")
+    code, _ = _get(address, _ASKED)
+    if code in _REFUSALS:
+        _tell(address, code)
+    return None
+
+
+def _tell(address: str, code: int) -> None:
+    if any(os.environ.get(name) for name in _MLFLOWS_OWN):
+        return
+    whose, header = _credentials()
+    if not header:
+        raise Unreachable(f"{address} asks for credentials ({code}), and none are set. {LOG_IN}")
+    raise Unreachable(f"{address} refuses the credentials of {whose} ({code}). {LOG_IN}")
+
+
+def _get(address: str, path: str) -> tuple[int, bytes]:
+    _, header = _credentials()
+    try:
+        request = urllib.request.Request(address.rstrip("/") + path, headers={"Authorization": header} if header else {})
+        with surroundings.opener(address).open(request, timeout=PROBE_SECONDS) as answer:
+            return int(answer.status), answer.read(16)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, b""
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise Unreachable(f"MLflow does not answer at {address} ({reason}). {START}") from None
+
+
+def _credentials() -> tuple[str, str]:
+    """Whose credentials MLflow would send, in words, and the header; empty where it would send none."""
+    written = _written()
+    name, password = (
+        os.environ.get(variable) or written.get(variable.lower(), "")
+        for variable in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    )
+    if name and password:
+        return f"user {name!r}", "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    return ("the token MLFLOW_TRACKING_TOKEN", f"Bearer {token}") if token else ("", "")
+
+
+def _written() -> dict[str, str]:
+    """What the person keeps in MLflow's own file; nothing where it is missing or damaged."""
+    config = configparser.ConfigParser()
+    try:
+        config.read(Path.home() / ".mlflow" / "credentials", encoding="utf-8")
+        return dict(config["mlflow"]) if "mlflow" in config else {}
+    except (configparser.Error, OSError, RuntimeError, UnicodeError):
+        return {}
