@@ -19,17 +19,29 @@ MEND = (
     "Where this file is yours, move it out of the data folder; where it was an ingest's, move it away too, then run "
     "`headstart data checkout HEAD`."
 )
-OWN_COLUMNS = ("digest", "file", "split", "group")
+# Not plainly `recipe`, which may well be a target.
+RECIPE = "headstart.recipe"
+OWN_COLUMNS = ("digest", "file", "split", "group", RECIPE)
+_RECIPES = {"": 1, "2": 2, "3": 3}
 
 
 def render(samples: Iterable[Sample]) -> str:
-    """The manifest as CSV text: a line a sample, sorted by file; equal samples give equal bytes."""
+    """The manifest as CSV text: a line a sample, sorted by file; equal samples give equal bytes.
+
+    The column of recipes is there only where a sample has another one than the first.
+    """
     rows = sorted(samples, key=lambda sample: sample.file)
     targets = tuple(rows[0].labels) if rows else ()
     grouped = any(sample.group is not None for sample in rows)
-    header = ["digest", "file", "split", *(["group"] if grouped else []), *targets]
+    read = any(sample.recipe != 1 for sample in rows)
+    header = ["digest", "file", "split", *(["group"] if grouped else []), *([RECIPE] if read else []), *targets]
     body = (
-        [row.digest, row.file, row.split, *([row.group or ""] if grouped else []), *(row.labels[t] or "" for t in targets)]
+        [
+            *(row.digest, row.file, row.split),
+            *([row.group or ""] if grouped else []),
+            *([_recipe_text(row.recipe)] if read else []),
+            *(row.labels[t] or "" for t in targets),
+        ]
         for row in rows
     )
     return table_text([header, *body])
@@ -46,16 +58,23 @@ def parse(text: str) -> tuple[Sample, ...]:
 
 
 def render_masks(masks: Mapping[str, Mask]) -> str:
-    """The mask files as CSV text, a line each, sorted by file: its md5 and how many pixels have each value, ascending."""
-    lines = [(file, masks[file].digest, _pixels_text(masks[file].pixels)) for file in sorted(masks)]
-    return table_text([("file", "digest", "pixels"), *lines])
+    """The mask files as CSV text, a line each, sorted by file: its md5 and how many pixels have each value, ascending.
+
+    The column of recipes is there only where a mask has another one than the first.
+    """
+    read = any(mask.recipe != 1 for mask in masks.values())
+    lines = [
+        (file, masks[file].digest, _pixels_text(masks[file].pixels), *([_recipe_text(masks[file].recipe)] if read else []))
+        for file in sorted(masks)
+    ]
+    return table_text([("file", "digest", "pixels", *(["recipe"] if read else [])), *lines])
 
 
 def parse_masks(text: str) -> dict[str, Mask]:
     """The mask files of a table's text, by name. Raises AskedWrongly where it is not such a table."""
     try:
         rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        return {row["file"]: Mask(row["digest"], _pixels(row["pixels"])) for row in rows}
+        return {row["file"]: Mask(row["digest"], _pixels(row["pixels"]), _RECIPES[row.get("recipe") or ""]) for row in rows}
     except (KeyError, ValueError, AttributeError, csv.Error) as error:
         raise AskedWrongly(f"{MASK_TABLE} is damaged ({error}); it needs file, digest, pixels. {MEND}") from None
 
@@ -98,6 +117,10 @@ def _quoted(cell: str) -> str:
     return '"' + cell.replace('"', '""') + '"' if any(mark in cell for mark in ',"\r\n') else cell
 
 
+def _recipe_text(recipe: int) -> str:
+    return "" if recipe == 1 else str(recipe)
+
+
 def _pixels_text(pixels: Mapping[int, int]) -> str:
     return " ".join(f"{value}:{pixels[value]}" for value in sorted(pixels))
 
@@ -115,4 +138,7 @@ def _sample(row: Mapping[str, str], targets: Sequence[str]) -> Sample:
     if row["split"] not in SPLITS:
         raise AskedWrongly(f"{NAME} gives {row['file']} the split {row['split']!r}; allowed: {', '.join(SPLITS)}. {MEND}")
     labels = {target: row[target] or None for target in targets}
-    return Sample(row["digest"], row["file"], row["split"], labels, row.get("group") or None)
+    recipe = _RECIPES.get(row.get(RECIPE) or "")
+    if recipe is None:
+        raise AskedWrongly(f"{NAME} gives {row['file']} the recipe {row[RECIPE]!r}, which a newer Headstart knows; update it")
+    return Sample(row["digest"], row["file"], row["split"], labels, row.get("group") or None, recipe)

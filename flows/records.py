@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,21 +14,38 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: md5 of its bytes, file relative to the data folder, split, and a label a target (None where missing)."""
+    """One image: md5 of its bytes, file relative to the data folder, split, and a label a target (None where missing).
+
+    `recipe` is the number of the recipe by which its pixels are read: `heads.recipes` tells which there are.
+    """
 
     digest: str
     file: str
     split: str
     labels: Mapping[str, str | None]
     group: str | None = None
+    recipe: int = 1
+
+    @property
+    def pixel_digest(self) -> str:
+        """32 hex digits that name its pixels: the digest, or another where they were once read otherwise from these bytes."""
+        if self.recipe == 1:
+            return self.digest
+        return hashlib.md5(f"{self.digest} by recipe {self.recipe}".encode(), usedforsecurity=False).hexdigest()
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask file: md5 of its bytes, and how many of its pixels have each value."""
+    """A mask file: md5 of its bytes, how many of its pixels have each value, and the recipe by which it is read."""
 
     digest: str
     pixels: Mapping[int, int]
+    recipe: int = 1
+
+    @property
+    def as_stored(self) -> bool:
+        """Whether it is drawn on its image as that is stored, and turned with it."""
+        return self.recipe == 3
 
 
 @dataclass(frozen=True)

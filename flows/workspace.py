@@ -55,19 +55,50 @@ def md5_of(path: Path) -> str:
 def locate(version: DataVersion, sample: Sample) -> Path:
     """A file that holds the sample's bytes: in the cache, on a remote that is a folder, or else in the working copy.
 
-    Raises AskedWrongly where it is in none of them.
+    Raises AskedWrongly where it is in none of them, or where its pixels are no longer those that the version was made of.
     """
-    return _locate(version, "image", sample.file, sample.digest)
+    from heads.recipes import image_recipe
+
+    place = _locate(version, "image", sample.file, sample.digest)
+    _check_recipe("image", sample.file, sample.recipe, image_recipe(place))
+    return place
 
 
 def locate_mask(version: DataVersion, file: str) -> Path:
     """A file that holds a mask's bytes, given its name in the data folder: where `locate` looks for images.
 
-    Raises AskedWrongly where it is nowhere, or the version knows no such mask.
+    Raises AskedWrongly where it is nowhere, or the version knows no such mask, or where its values are no longer those that
+    the version was made of.
     """
+    from heads.recipes import mask_recipe
+
     if file not in version.masks:
         raise AskedWrongly(f"data version {version.digest} knows no mask {file}; ingest again with the source it came from")
-    return _locate(version, "mask", file, version.masks[file].digest)
+    place = _locate(version, "mask", file, version.masks[file].digest)
+    _check_recipe("mask", file, version.masks[file].recipe, mask_recipe(place))
+    return place
+
+
+def check_turned(version: DataVersion) -> None:
+    """Nothing where every TIFF of the version is read by the recipe that the version states; looks at those on this machine.
+
+    Raises AskedWrongly where one is not: what was computed from it is of other pixels.
+    """
+    from heads.recipes import image_recipe
+
+    for sample in version.samples:
+        if sample.recipe == 1 and sample.file.lower().endswith((".tif", ".tiff")):
+            place = find(sample.digest, version.objects)
+            if place is not None:
+                _check_recipe("image", sample.file, sample.recipe, image_recipe(place))
+
+
+def _check_recipe(kind: str, file: str, stated: int, needed: int) -> None:
+    if needed > stated:
+        raise AskedWrongly(
+            f"{kind} {file} was read wrongly when its data version was made (a TIFF turned twice, a transparent grey of 16 bits, "
+            "or a mask of few bits), and is read right now: run `headstart data ingest SOURCE` again, which makes a new version"
+        )
 
 
 def _locate(version: DataVersion, kind: str, file: str, digest: str) -> Path:

@@ -25,12 +25,14 @@ Item = tuple[Tensor, dict[str, Tensor], int]
 class Masks:
     """A target's mask files, None where a sample has none, and the class number of each value in them.
 
-    Values without a number count for nothing. `num_pixels` are the pixels of each class in all of the files.
+    Values without a number count for nothing. `num_pixels` are the pixels of each class in all of the files. `as_stored` tells
+    of each whether it is drawn on its image as that is stored; left out, none is but where sizes show it.
     """
 
     paths: Sequence[Path | None]
     numbers: Mapping[int, int]
     num_pixels: Sequence[int] = ()
+    as_stored: Sequence[bool] = ()
 
 
 class ImageDataset(Dataset[Item]):
@@ -132,7 +134,7 @@ class ImageDataset(Dataset[Item]):
         path = column.paths[index]
         if path is None:
             return torch.full((1, 1, *image.shape[-2:]), MISSING_LABEL, dtype=torch.int16)
-        values = decode_mask(path, self.paths[index])
+        values = decode_mask(path, self.paths[index], as_stored=bool(column.as_stored) and column.as_stored[index])
         numbers = np.full(int(values.max()) + 1, MISSING_LABEL, dtype=np.int16)
         for value, number in column.numbers.items():
             numbers[value : value + 1] = number

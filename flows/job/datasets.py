@@ -56,8 +56,8 @@ class Images:
         )
 
     def digests(self, split: str) -> list[str]:
-        """The digests of the split's samples, in order."""
-        return [sample.digest for sample in self._samples[split]]
+        """What names the pixels of the split's samples, in order: their digests, wherever these were always read alike."""
+        return [sample.pixel_digest for sample in self._samples[split]]
 
     def _view(self, split: str, variant: Variant) -> tuple[Preprocess, Augment, bool, int]:
         fit = variant.fit
@@ -126,4 +126,5 @@ def _masks(job: Job, samples: Sequence[Sample], target: str, names: Sequence[str
         for value, count in (job.version.masks[cell].pixels if cell else {}).items():
             if value in numbers:
                 counts[numbers[value]] += count
-    return Masks(paths, numbers, counts)
+    as_stored = [cell is not None and job.version.masks[cell].as_stored for cell in cells]
+    return Masks(paths, numbers, counts, as_stored)

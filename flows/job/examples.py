@@ -55,7 +55,8 @@ def _save(folder: Path, name: str, version: DataVersion, sample: Sample, head: H
     cell = sample.labels[head.target]
     assert cell is not None
     place = locate(version, sample)
-    image, truth = decode(place), decode_mask(locate_mask(version, cell), place)
+    truth = decode_mask(locate_mask(version, cell), place, as_stored=version.masks[cell].as_stored)
+    image = decode(place)
     counted = ~np.isin(truth, head.ignore)
     values = sorted({*np.unique(truth[counted]).tolist(), *np.unique(answer.mask).tolist()})
     pictures = {"image": image, "truth": _coloured(truth, counted), "told": _coloured(answer.mask)}

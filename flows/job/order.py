@@ -82,8 +82,8 @@ def begin(job: Job) -> Path:
     samples = [s for s in job.version.samples if s.split in SPLITS_OF[job.kind]]
     named = {file: job.version.masks[file] for file in sorted(mask_files(samples)) if file in job.version.masks}
     tables = {
-        "samples": [[s.digest, s.file, s.split, dict(s.labels), s.group] for s in samples],
-        "masks": [[file, mask.digest, list(mask.pixels.items())] for file, mask in named.items()],
+        "samples": [[s.digest, s.file, s.split, dict(s.labels), s.group, s.recipe] for s in samples],
+        "masks": [[file, mask.digest, list(mask.pixels.items()), mask.recipe] for file, mask in named.items()],
     }
     order = {
         **{name: getattr(job, name) for name in ("kind", "key", "name")},
@@ -118,7 +118,8 @@ def read(job_file: Path) -> Job:
         samples=tuple(Sample(*row) for row in tables["samples"]),
         data=Path(data["folder"]),
         objects=tuple(Path(folder) for folder in data["objects"]),
-        masks={file: Mask(digest, dict(pixels)) for file, digest, pixels in tables["masks"]},
+        # Orders of before there were recipes lack them.
+        masks={file: Mask(digest, dict(pixels), *recipe) for file, digest, pixels, *recipe in tables["masks"]},
     )
     tracking, screening = order["tracking"], order["screening"]
     return Job(

@@ -28,12 +28,16 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class Item:
-    """A holdout image to read: its digest, its file, by target its cell in the manifest, and the files of its masks."""
+    """A holdout image to read: its digest, its file, by target its cell in the manifest, and the files of its masks.
+
+    `as_stored` are the targets whose masks are turned with it.
+    """
 
     digest: str
     file: str
     truths: Mapping[str, str | None]
     masks: Mapping[str, str]
+    as_stored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, order=True)
@@ -102,7 +106,8 @@ def _row(item: Item, head: Head, truth: str, answer: Answer) -> Row:
             sure = min((max(x, 1 - x) for x in answer.probabilities.values()), default=0.0)
             return Row(item.digest, head.target, there, told, sure, answer.probabilities)
         case MaskPrediction():
-            pixels = _compare(decode_mask(Path(item.masks[head.target]), Path(item.file)), answer.mask, head.ignore)
+            mask, as_stored = Path(item.masks[head.target]), head.target in item.as_stored
+            pixels = _compare(decode_mask(mask, Path(item.file), as_stored=as_stored), answer.mask, head.ignore)
             right, total = sum(n for a, b, n in pixels if a == b), sum(n for _, _, n in pixels)
             return Row(item.digest, head.target, truth, "", right / max(1, total), {}, pixels)
 
@@ -119,8 +124,10 @@ def _read_holdout(job: Job, path: Path, bundle: Bundle) -> list[Row]:
     masks = {head.target for head in bundle.variant.heads if head.task == "segmentation"}
     items = []
     for sample in job.version.samples:
-        places = {t: str(locate_mask(job.version, cell)) for t, cell in sample.labels.items() if t in masks and cell}
-        items.append(Item(sample.digest, str(locate(job.version, sample)), dict(sample.labels), places))
+        cells = {t: cell for t, cell in sample.labels.items() if t in masks and cell}
+        places = {t: str(locate_mask(job.version, cell)) for t, cell in cells.items()}
+        as_stored = tuple(t for t, cell in cells.items() if job.version.masks[cell].as_stored)
+        items.append(Item(sample.digest, str(locate(job.version, sample)), dict(sample.labels), places, as_stored))
     group, uses_gpu = job.workers, job.workers.gpus_per_worker > 0
     num_shards = max(1, min(group.count, len(items) // MIN_SHARD_IMAGES))
     if num_shards == 1 and not uses_gpu:

@@ -16,6 +16,7 @@ from flows.landing.entries import Listing
 from flows.landing.layouts import UNDERSTOOD, scan
 from flows.landing.merge import merge, refuse_removing, tally
 from flows.landing.placing import Move, quarantine_text, quarantined, read_earlier, settle
+from flows.landing.turns import settle_recipes
 from flows.manifest import IMAGES, MASK_TABLE, NAME, class_counts, mask_files
 from flows.records import Mask, Sample
 from flows.workspace import writing
@@ -67,18 +68,18 @@ def ingest(
             known = Known({sample.file: sample for sample in earlier.samples}, earlier.masks)
             arrivals = receive(listing.entries, data, incoming, known, on_progress)
             _refuse_bad(arrivals, max_bad_share)
-            samples, notes = merge(earlier.samples, arrivals, mirror)
-            _refuse_one_class(arrivals, samples)
+            merged, notes = merge(earlier.samples, arrivals, mirror)
+            _refuse_one_class(arrivals, merged)
+            samples, masks, told = settle_recipes(merged, _masks(merged, earlier.masks, arrivals), earlier, arrivals, data)
             if mirror and max_removed_share < 1:
                 refuse_removing(earlier.samples, samples, listing.empty, max_removed_share)
             bad = tuple((_printable(a.entry.image.file.removeprefix(IMAGES)), a.fault) for a in arrivals if a.fault)
             report = IngestReport(
                 **tally(earlier.samples, samples, arrivals),
                 quarantined=bad,
-                warnings=(*listing.warnings, *notes),
+                warnings=(*listing.warnings, *notes, *told),
                 num_samples=len(samples),
             )
-            masks = _masks(samples, earlier.masks, arrivals)
             named = [sample.file for sample in samples] + sorted(mask_files(samples))
             if admit:
                 admit([NAME, *([MASK_TABLE] if mask_files(samples) else []), *named])

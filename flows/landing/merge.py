@@ -26,14 +26,15 @@ def merge(earlier: Sequence[Sample], arrivals: Sequence[Arrival], mirror: bool) 
     targets = tuple(dict.fromkeys(t for cells in (*(s.labels for s in kept), *labels) for t in cells))
     # Earlier columns first, whatever order the rows come in.
     targets = tuple(dict.fromkeys((*(earlier[0].labels if earlier else ()), *targets)))
-    drafts = [Sample(s.digest, s.file, s.split, {t: s.labels.get(t) for t in targets}, s.group) for s in kept]
+    drafts = [replace(s, labels={t: s.labels.get(t) for t in targets}) for s in kept]
     for arrival, cells in zip(good, labels, strict=True):
         entry, old = arrival.entry, before.get(arrival.entry.image.file)
         group = entry.group or (old.group if old and old.digest == arrival.digest else None)
-        drafts.append(Sample(arrival.digest, entry.image.file, "", {t: cells.get(t) for t in targets}, group))
+        labelled = {t: cells.get(t) for t in targets}
+        drafts.append(Sample(arrival.digest, entry.image.file, "", labelled, group, arrival.recipe))
     given = [None] * len(kept) + [arrival.entry.split for arrival in good]
     splits, warnings = settle(_unsettled(drafts, given, earlier, mirror))
-    samples = [Sample(d.digest, d.file, split, d.labels, d.group) for d, split in zip(drafts, splits, strict=True)]
+    samples = [replace(draft, split=split) for draft, split in zip(drafts, splits, strict=True)]
     return sorted(samples, key=lambda sample: sample.file), (*warnings, *_contradictions(samples))
 
 
@@ -104,7 +105,8 @@ def tally(earlier: Sequence[Sample], samples: Sequence[Sample], arrivals: Sequen
 def _same(one: Sample, other: Sample) -> bool:
     """Whether two samples say the same; a column that one of them lacks counts as empty."""
     filled = [{target: label for target, label in sample.labels.items() if label} for sample in (one, other)]
-    return (one.digest, one.split, one.group, filled[0]) == (other.digest, other.split, other.group, filled[1])
+    said = [(sample.digest, sample.split, sample.group, sample.recipe) for sample in (one, other)]
+    return said[0] == said[1] and filled[0] == filled[1]
 
 
 def refuse_removing(earlier: Sequence[Sample], samples: Sequence[Sample], empty: Sequence[PurePosixPath], most: float) -> None:

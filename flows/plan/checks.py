@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from flows.errors import AskedWrongly
 from flows.plan.classes import count_classes
@@ -12,6 +13,9 @@ from flows.records import SPLITS, DataVersion
 
 # More values than these are shades of a picture, not classes.
 MAX_MASK_VALUES = 256
+# From so many on masks are asked whether most of their values are near others and fill less than this share of the pixels.
+MANY_VALUES = 128
+FEW_PIXELS = 0.005
 TOP = 5
 
 
@@ -77,6 +81,21 @@ def _check_masks(target: Target, version: DataVersion) -> None:
             f"these look like pictures rather than masks of classes. At most {MAX_MASK_VALUES} values are allowed: give masks "
             "whose pixels are class numbers, or leave the target out"
         )
+    shaded = [file for file in files if _is_shaded(version.masks[file].pixels)]
+    if len(values) > MANY_VALUES and len(shaded) > len(files) / 2:
+        raise AskedWrongly(
+            f"target {target.column!r}: its masks hold {len(values)} different values, and in {len(shaded)} of {len(files)} "
+            f"masks, e.g. {min(shaded)}, most are neighbours with few pixels each: these look like shades, or like numbers of "
+            "single objects, rather than classes. Save masks as PNG, change their size by nearest neighbour only, or list the "
+            "values that count for nothing as `ignore`"
+        )
+
+
+def _is_shaded(pixels: Mapping[int, int]) -> bool:
+    """Whether two in three of a mask's values have few pixels and stand next to another one."""
+    few = FEW_PIXELS * sum(pixels.values())
+    near = [v for v, count in pixels.items() if count < few and any(v + step in pixels for step in (-2, -1, 1, 2))]
+    return len(near) > len(pixels) * 2 / 3
 
 
 def _check_mask_values(target: Target, version: DataVersion, known: set[str]) -> None:

@@ -16,6 +16,7 @@ from flows.plan import Plan
 from flows.records import DataVersion, Weights, Work
 from flows.settings import Settings
 from flows.stages.desk import Desk
+from flows.workspace import check_turned
 
 LOST = "the data version that data.dvc named could not be had here; the new one holds this source alone"
 
@@ -101,6 +102,7 @@ def plan_works(plan: Plan, version: DataVersion) -> Agenda:
     Raises AskedWrongly on a plan that the data does not serve, WeightsError on a weights file that does not fit.
     """
     plans.check_data(plan, version)
+    check_turned(version)
     variants = plans.expand(plan, version)
     weights = {name: find_weights(plan.weights, name) for name in dict.fromkeys(v.backbone for v in variants)}
     contests = plans.contest(plan, version, variants)

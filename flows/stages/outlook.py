@@ -63,7 +63,8 @@ class _Outlook:
         self.workers = agenda.plan.workers.group()
         self.device = torch.device("cuda" if self.workers.gpus_per_worker and torch.cuda.is_available() else "cpu")
         self.digests = {
-            split: [sample.digest for sample in agenda.version.samples if sample.split == split] for split in ("train", "val")
+            split: [sample.pixel_digest for sample in agenda.version.samples if sample.split == split]
+            for split in ("train", "val")
         }
         self.courses = {work.key: self._course(work) for work in agenda.works}
         self.left = [work for work in agenda.works if not self.courses[work.key].done]
