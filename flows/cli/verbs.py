@@ -117,6 +117,8 @@ def predict(
 ) -> None:
     """Read images with a bundle or a registered model.
 
+    Images of a folder that do not decode are left out with a warning, and the exit status is then 1.
+
     Example: headstart predict digits@champion picture.png
 
     Example: headstart predict camvid@champion street/ --output masks/
@@ -124,11 +126,20 @@ def predict(
     from flows import stages
 
     readings = stages.predict(settings_of(workspace), model, files, output)
+    for warning in readings.warnings:
+        screen.warn(warning)
+    for file, reason in readings.unread:
+        screen.warn(f"{file}: {reason}; left out")
+    rows = readings.rows
     if as_json:
-        return screen.show_json({"predictions": readings})
-    targets = [key for key in readings[0] if key != "file"] if readings else []
-    rows = [[r["file"], *[_reading(r[t]) for t in targets]] for r in readings]
-    return screen.show_table(f"{len(rows)} image{'s' if len(rows) != 1 else ''} read by {model}", ["file", *targets], rows)
+        unread = [{"file": file, "reason": reason} for file, reason in readings.unread]
+        screen.show_json({"predictions": rows} | ({"unread": unread} if unread else {}))
+    else:
+        targets = [key for key in rows[0] if key != "file"] if rows else []
+        title = f"{len(rows)} image{'s' if len(rows) != 1 else ''} read by {model}"
+        screen.show_table(title, ["file", *targets], [[r["file"], *[_reading(r[t]) for t in targets]] for r in rows])
+    if readings.unread:
+        raise typer.Exit(1)
 
 
 def _reading(told: dict[str, Any]) -> str:

@@ -3,9 +3,10 @@
 from flows.stages.agenda import ingest, make_agenda, preview, version_data
 from flows.stages.desk import Desk, Event, listening, open_desk, open_registry, warming
 from flows.stages.features import features_status, prune_features, verify_features
+from flows.stages.prediction import predict
 from flows.stages.reach import check_reach
 from flows.stages.report import close, describe_measures, describe_model, finished, leaderboard, pages, recall, verdict_text
-from flows.stages.serving import predict, stop_retraining
+from flows.stages.serving import stop_retraining
 from flows.stages.work import promote, score, train
 
 __all__ = [

@@ -1,0 +1,166 @@
+"""Predictions of folders: each image's mask in a file of its own, and one bad file costs one prediction."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from flows.stages.prediction import BATCH_SIZE, mask_files
+from heads.bundle import load, save
+from heads.images import preprocess_for
+from heads.model import build_model
+from heads.spec import Head, Variant
+from tests.cli.conftest import Ask, make_workspace
+
+CLASSES = {"mask": ["0", "9"], "a/b": ["0", "1"], "a_b": ["0", "1"], "..": ["0", "1"]}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_workspace(tmp_path_factory.mktemp("workspace") / "tiny", "name: tiny\n")
+
+
+def make_bundle(folder: Path, targets: tuple[str, ...]) -> Path:
+    heads = tuple(Head(target=target, task="segmentation", design="fcn") for target in targets)
+    variant = Variant(backbone="squeezenet1_1", heads=heads)
+    classes = {target: CLASSES[target] for target in targets}
+    model, preprocess = build_model(variant, classes, None), preprocess_for(variant.backbone, 64, whole=True)
+    return save(folder, model=model, variant=variant, classes=classes, preprocess=preprocess, facts={})
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_bundle(tmp_path_factory.mktemp("bundle") / "one", ("mask",)))
+
+
+def draw(path: Path, size: tuple[int, int]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(size).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def names(images: list[str], targets: tuple[str, ...] = ("mask",)) -> list[str]:
+    return [
+        str(place.relative_to("out"))
+        for each in mask_files([Path(i) for i in images], targets, Path("out"))
+        for place in each.values()
+    ]
+
+
+def test_no_two_images_share_the_file_of_a_mask() -> None:
+    assert names(["a-2.png", "a.jpg", "a.png"]) == ["a-2.png", "a.png", "a-3.png"]
+    assert names(["a.jpg", "a.png", "a-2.png"]) == ["a.png", "a-3.png", "a-2.png"]
+    assert names(["x/a.png", "y/a.png", "z/a.png"]) == ["a.png", "a-2.png", "a-3.png"]
+    assert names(["A.png", "a.png"]) == ["A.png", "a-2.png"], "file systems that tell no case apart have one file for both"
+    assert names(["\u00e9.png", "e\u0301.png"]) == ["\u00e9.png", "e\u0301-2.png"]
+    assert names(["a.png", "a.png"]) == ["a.png", "a-2.png"]
+    assert names(["0.png"], ("a/b", "a_b", "..")) == ["a_b/0.png", "a_b-2/0.png", "_/0.png"]
+    for seed in range(200):
+        images = random.Random(seed).choices(
+            [f"{d}/{s}{n}.png" for d in "xy" for s in "aA" for n in ("", "-2", "-3", "-2-2")], k=9
+        )
+        found = [name.casefold() for name in names(images)]
+        assert len(set(found)) == len(found), images
+
+
+def test_every_answer_is_the_mask_of_its_own_image(workspace: Path, bundle: str, tmp_path: Path, ask: Ask) -> None:
+    sizes = {"a-2.png": (41, 20), "a.jpg": (42, 20), "a.png": (43, 20), "deep/a.png": (44, 20), "deep/A.png": (45, 20)}
+    for name, size in sizes.items():
+        draw(tmp_path / "in" / name, size)
+    answer = ask(workspace, "predict", bundle, str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--json")
+    assert answer.status == 0, answer.err
+    told = {str(Path(row["file"]).relative_to(tmp_path / "in")): row["mask"]["mask"] for row in answer.told["predictions"]}
+    assert told.keys() == sizes.keys()
+    for name, mask in told.items():
+        with Image.open(mask) as picture:
+            assert picture.size == sizes[name], name
+    assert len(list((tmp_path / "out").iterdir())) == len(sizes)
+
+
+def test_several_masks_of_an_image_lie_in_folders_of_their_own(workspace: Path, tmp_path: Path, ask: Ask) -> None:
+    folder = make_bundle(tmp_path / "bundle", ("a/b", "a_b", ".."))
+    draw(tmp_path / "0.png", (30, 20))
+    answer = ask(workspace, "predict", str(folder), str(tmp_path / "0.png"), "--output", str(tmp_path / "out/masks"), "--json")
+    (row,) = answer.told["predictions"]
+    assert {
+        target: Path(row[target]["mask"]).relative_to(tmp_path / "out/masks").as_posix() for target in ("a/b", "a_b", "..")
+    } == {
+        "a/b": "a_b/0.png",
+        "a_b": "a_b-2/0.png",
+        "..": "_/0.png",
+    }
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["masks"]
+
+
+def test_a_file_that_is_there_is_never_written_over(workspace: Path, bundle: str, tmp_path: Path, ask: Ask) -> None:
+    draw(tmp_path / "in/a.png", (30, 20))
+    own = draw(tmp_path / "in/b.png", (30, 20)).read_bytes()
+    for output in (tmp_path / "in", tmp_path / "out"):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out/b.png").write_bytes(own)
+        answer = ask(workspace, "predict", bundle, str(tmp_path / "in"), "--output", str(output))
+        assert answer.status == 2
+        assert "there already" in answer.err
+        assert "--output" in answer.err
+        assert (output / "b.png").read_bytes() == own
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
+
+
+def test_one_bad_file_of_a_folder_costs_one_prediction(workspace: Path, bundle: str, tmp_path: Path, ask: Ask) -> None:
+    for index in range(BATCH_SIZE + 3):
+        draw(tmp_path / "in" / f"{index:02}.png", (16, 16))
+    cut = tmp_path / f"in/{BATCH_SIZE + 1:02}.png"
+    cut.write_bytes(cut.read_bytes()[:60])
+    (tmp_path / "in/._00.png").write_bytes(b"\0\5\26\7")
+    (tmp_path / "in/notes.txt").write_text("x")
+    os.mkfifo(tmp_path / "in/pipe.png")
+    words = ("predict", bundle, str(tmp_path / "in"), "--output", str(tmp_path / "out"))
+    answer = ask(workspace, *words, "--json")
+    assert answer.status == 1
+    assert [Path(row["file"]).name for row in answer.told["unread"]] == [cut.name, "pipe.png"]
+    assert len(answer.told["predictions"]) == BATCH_SIZE + 2
+    listed = {row["mask"]["mask"] for row in answer.told["predictions"]}
+    assert listed == {str(path) for path in (tmp_path / "out").iterdir()}, "no mask lies there unlisted"
+    assert f"warning {cut}: does not decode" in answer.err.replace("\n", " ")
+    assert "._00" not in answer.err
+    assert "1 .txt" in answer.err
+
+
+def test_a_bad_file_that_was_named_itself_is_refused_before_anything_is_written(
+    workspace: Path, bundle: str, tmp_path: Path, ask: Ask
+) -> None:
+    draw(tmp_path / "in/a.png", (16, 16))
+    (tmp_path / "bad.png").write_bytes(b"no")
+    answer = ask(workspace, "predict", bundle, str(tmp_path / "in"), str(tmp_path / "bad.png"), "--output", str(tmp_path / "out"))
+    assert (answer.status, answer.out) == (2, "")
+    assert "bad.png: is no image" in answer.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_inside_the_folder_that_is_read_are_not_read_as_images(
+    workspace: Path, bundle: str, tmp_path: Path, ask: Ask
+) -> None:
+    draw(tmp_path / "in/a.png", (16, 16))
+    draw(tmp_path / "in/masks/b.png", (16, 16))
+    answer = ask(workspace, "predict", bundle, str(tmp_path / "in"), "--output", str(tmp_path / "in/masks"), "--json")
+    assert [Path(row["file"]).name for row in answer.told["predictions"]] == ["a.png"]
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_tiff_is_predicted_as_its_twin_in_png(orientation: int, bundle: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(draw(tmp_path / "a.png", (40, 24))) as image:
+        image.save(tmp_path / "t.tif", exif=exif)
+        image.save(tmp_path / "p.png", exif=exif)
+    with Image.open(tmp_path / "p.png") as twin:
+        size = ImageOps.exif_transpose(twin).size
+    tiff, png = (load(bundle).predict([tmp_path / name], 1)[0]["mask"] for name in ("t.tif", "p.png"))
+    assert tiff.mask.shape == size[::-1]
+    assert np.array_equal(tiff.mask, png.mask)
