@@ -20,8 +20,9 @@ from heads.spec import Precision
 from heads.trunks import Tap, Trunk
 
 # By the kind of device, for images of up to 224 px; of larger ones as many as have so many pixels. Every batch is filled up to
-# it, since kernels for fewer images add up in another order: what a sample gives is then the same to the bit, whichever samples
-# a kill or a new night brings it together with.
+# it, since kernels for fewer images add up in another order. What a sample gives is then the same but for rounding, whichever
+# samples a kill or a new night brings it together with: to the bit where kernels take all places in a batch alike, as oneDNN's
+# do on some processors.
 BATCH_SIZES = {"cpu": 16, "cuda": 128}
 FULL_SIDE_PX = 224
 # What a kill can lose: a shard is written when it has this many bytes, or this old is its first sample. It takes twice as much

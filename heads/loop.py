@@ -44,9 +44,9 @@ def train(
     loss always the plain cross entropy, so that variants compare. Phases among `stored` read features of their frozen trunk
     there, the others images. Runs alike in every process of an initialised torch.distributed group, else in this one alone.
     After each epoch `on_epoch` is called on every rank with the epoch and a function that saves a checkpoint to a file;
-    `resume` is such a file, and going on from it gives what an uninterrupted training gives, on a CPU bit for bit. Early
-    stopping (`fit.patience`) counts epochs of the last phase only. Raises TrainingDiverged, on every rank alike, where the
-    loss is no number any more, and CheckpointError where the checkpoint is not this variant's.
+    `resume` is such a file, and going on from it gives what an uninterrupted training gives: bit for bit on CPUs of one kind,
+    with as many threads. Early stopping (`fit.patience`) counts epochs of the last phase only. Raises TrainingDiverged, on
+    every rank alike, where the loss is no number any more, and CheckpointError where the checkpoint is not this variant's.
     """
     images: list[Loaders] = []
 
@@ -102,9 +102,9 @@ class Member:
 def train_together(members: Sequence[Member], loaders: Loaders) -> None:
     """Trains variants with fully frozen backbones on the same batches of stored features, each as if it were alone.
 
-    Each has its own head, optimiser, rate, random stream and early stop, and ends with what `train` gives it on these features,
-    on a CPU to the bit; they share seed, batch size and what is read. Those that go on from an earlier epoch than others catch up
-    with them first.
+    Each has its own head, optimiser, rate, random stream and early stop, and ends with what `train` gives it on these features:
+    in float32 on a CPU to the bit, with as many threads. They share seed, batch size and what is read. Those that go on from an
+    earlier epoch than others catch up with them first.
     This process trains them whole, whatever other ranks do. Raises CheckpointError, before any trains, where one cannot be
     resumed.
     """

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from heads.alignment import aligned, empty_stack, is_aligned
 
 # Devices on which products are taken one by one.
 ONE_BY_ONE = ("cpu",)
@@ -41,17 +43,19 @@ def _linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """On a CPU each product is the call that the head would make by itself, so that no bit of it depends on its neighbours:
-    a product of stacks is cut up by how many they are. On a GPU a call takes longer than the product of a small head."""
+    """On a CPU each product is the call that the head would make by itself, of matrices that begin in memory as its own would,
+    so that no bit of it depends on its neighbours: a product of stacks is cut up by how many they are. On a GPU a call takes
+    longer than the product of a small head."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(rows, weight)
         if rows.device.type not in ONE_BY_ONE:
             return torch.baddbmm(bias.unsqueeze(1), _spread(rows, weight), weight.mT)
+        # Without gaps: activations compute an element of a stack that has some in another way.
         given = rows.new_empty(len(weight), rows.shape[-2], weight.shape[1])
-        for out, own, matrix, offset in zip(given, _each(rows, weight), weight, bias, strict=True):
-            torch.addmm(offset, own, matrix.mT, out=out)
+        for out, own, matrix, offset in zip(given, _each(rows, weight), map(aligned, weight), bias, strict=True):
+            _multiply(torch.addmm, offset, own, matrix.mT, out=out)
         return given
 
     @staticmethod
@@ -63,12 +67,12 @@ class _Linear(torch.autograd.Function):
                 of_rows = torch.bmm(gradient, weight)
             return of_rows, torch.bmm(gradient.mT, _spread(rows, weight)), of_bias
         if ctx.needs_input_grad[0]:
-            of_rows = torch.empty_like(rows)
-            for out, own, matrix in zip(of_rows, gradient, weight, strict=True):
-                torch.mm(own, matrix, out=out)
-        of_weight = torch.empty_like(weight)
-        for out, own, given in zip(of_weight, _each(rows, weight), gradient, strict=True):
-            torch.mm(given.mT, own, out=out)
+            of_rows = torch.empty_like(rows, memory_format=torch.contiguous_format)
+            for out, own, matrix in zip(of_rows, map(aligned, gradient), map(aligned, weight), strict=True):
+                _multiply(torch.mm, own, matrix, out=out)
+        of_weight = empty_stack(len(weight), weight.shape[1:], weight)
+        for out, own, given in zip(of_weight, _each(rows, weight), map(aligned, gradient), strict=True):
+            _multiply(torch.mm, given.mT, own, out=out)
         return of_rows, of_weight, of_bias
 
 
@@ -77,4 +81,12 @@ def _spread(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def _each(rows: Tensor, weight: Tensor) -> Iterable[Tensor]:
-    return rows if rows.ndim == 3 else [rows] * len(weight)
+    return map(aligned, rows) if rows.ndim == 3 else [aligned(rows)] * len(weight)
+
+
+def _multiply(product: Callable[..., Tensor], *matrices: Tensor, out: Tensor) -> None:
+    """Writes what the product gives to `out`, by way of memory that is aligned."""
+    if is_aligned(out):
+        product(*matrices, out=out)
+    else:
+        out.copy_(product(*matrices))

@@ -12,6 +12,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from heads import alignment
 from heads.evaluation import autocast
 from heads.joint import Joint, clip_each
 from heads.model import Model
@@ -40,7 +41,7 @@ OWN_DEFAULTS = {name: Fit.model_fields[name].default for name in OWN_FIELDS}
 
 
 class Stack:
-    """Trainings that pass through epochs together, each ending them as it would by itself, on a CPU to the bit.
+    """Trainings that pass through epochs together, each ending them as it would by itself, in float32 on a CPU to the bit.
 
     Their models differ in the values of their heads' weights alone, and from now on these are views of the stack: who updates
     one updates the stack. They draw the same dropout, as each would by itself from the seed that they share.
@@ -52,7 +53,7 @@ class Stack:
         # In the optimiser's order, in which a training by itself adds up its gradients' norm.
         self._names = [names[weight] for group in self._first.optimiser.param_groups for weight in group["params"]]
         owned = [[training.model.get_parameter(name) for name in self._names] for training in trainings]
-        self._weights = [torch.stack([weight.detach() for weight in same]) for same in zip(*owned, strict=True)]
+        self._weights = [alignment.stack([weight.detach() for weight in same]) for same in zip(*owned, strict=True)]
         for place, (training, own) in enumerate(zip(trainings, owned, strict=True)):
             for weight, stacked in zip(own, self._weights, strict=True):
                 weight.data = stacked[place]
@@ -88,7 +89,7 @@ class Stack:
         for training in self.trainings:
             training.end_training()
         kept = [[training.kept.get_parameter(name).detach() for name in self._names] for training in self.trainings]
-        self._kept = [torch.stack(same) for same in zip(*kept, strict=True)]
+        self._kept = [alignment.stack(same) for same in zip(*kept, strict=True)]
 
     @torch.no_grad()
     def validate_on(self, batch: Batch) -> None:

@@ -30,7 +30,9 @@ STOP_SECONDS = 60.0
 
 # A worker environment's names that come from the person's own. Ray writes a job's environment to its logs and shows it on its
 # dashboard, so credentials stay out: a local head has inherited them, a cluster's nodes hold their own.
-PASSED_ON = ("MLFLOW_", "AWS_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "TORCH_HOME", "NCCL_", "GLOO_", "MALLOC_")
+# What chooses kernels goes with them: by it the same machine gives other bits.
+KERNELS = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+PASSED_ON = ("MLFLOW_", "AWS_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "TORCH_HOME", "NCCL_", "GLOO_", "MALLOC_", *KERNELS)
 CREDENTIALS = ("ACCESS_KEY", "PASSWORD", "SECRET", "TOKEN")
 
 # glibc gives freed blocks of some size back to the kernel, which hands them out again a layer later, page by page: a third to a

@@ -177,6 +177,16 @@ def test_credentials_never_enter_a_jobs_environment() -> None:
     assert jobs.worker_environment({**plain, **dict.fromkeys(secret, "hidden"), "HOME": "/"}) == plain
 
 
+def test_a_choice_of_kernels_reaches_the_workers() -> None:
+    chosen = {
+        "MKL_CBWR": "COMPATIBLE",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+    }
+    assert jobs.worker_environment({**chosen, "MKL_NUM_THREADS": "8", "PATH": "/bin"}) == chosen
+
+
 def test_an_unknown_job_is_named(local: Head) -> None:
     with pytest.raises(HeadstartError, match="knows no job nothing"):
         cluster.watch(local.cluster, "nothing")

@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from heads.alignment import aligned, is_aligned
+from heads.alignment import stack as stack_aligned
 from heads.classification import PooledNorm
 from heads.side_by_side import run_side_by_side
+from tests.products import Products
 
 NUM, CHANNELS = 5, 24
 
@@ -67,6 +70,37 @@ def test_heads_side_by_side_give_what_each_gives_alone_to_the_bit(num_rows: int,
             gradients, torch.autograd.grad((expected * towards).sum(), list(head.parameters())), strict=True
         ):
             torch.testing.assert_close(found[place], weight)
+
+
+@pytest.mark.parametrize(("num_rows", "num_outputs", "depth"), [(16, 1, 0), (1, 3, 1), (33, 10, 2)])
+def test_no_product_of_heads_side_by_side_begins_where_one_of_a_heads_own_would_not(
+    num_rows: int, num_outputs: int, depth: int
+) -> None:
+    """Where it does, MKL multiplies in another order on AMD processors, and its bits are not those that a head gives alone."""
+    heads = make_heads(num_outputs, depth=depth)
+    features, towards = torch.randn(num_rows, CHANNELS, 2, 2), torch.randn(num_rows, num_outputs)
+    with Products() as products:
+        run(heads, features, towards)
+    # Forward and by the weights, and by the rows where a layer with weights came before.
+    assert products.count == NUM * (2 * (depth + 1) + depth)
+    assert products.misaligned == []
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (16,), (10, 24), (3, 5, 7)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_each_tensor_of_an_aligned_stack_begins_at_64_bytes_and_has_its_values(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    tensors = [torch.randn(shape).to(dtype) for _ in range(4)]
+    stacked = stack_aligned(tensors)
+    assert torch.equal(stacked, torch.stack(tensors))
+    assert stacked.dtype == dtype
+    assert all(is_aligned(place) and place.is_contiguous() for place in stacked)
+    assert all(aligned(place).data_ptr() == place.data_ptr() for place in stacked), "what lies well is not copied"
+    packed = torch.randn(4, 3)
+    assert not is_aligned(packed[1])
+    assert is_aligned(aligned(packed[1]))
+    assert torch.equal(aligned(packed[1]), packed[1])
 
 
 def test_heads_in_eval_mode_drop_nothing() -> None:
