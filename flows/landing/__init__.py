@@ -98,7 +98,7 @@ def _list(source: str | Path, storage: Path, own: Sequence[Path]) -> Listing:
     if source == "digits":
         return digits()
     if isinstance(source, str) and source.startswith("s3://"):
-        return scan(fetch(source, storage / "sources"))
+        return _list_bucket(source, storage)
     folder = Path(source).expanduser().absolute()
     for inside in own[:2]:
         if folder.resolve().is_relative_to(inside.resolve()):
@@ -106,6 +106,15 @@ def _list(source: str | Path, storage: Path, own: Sequence[Path]) -> Listing:
                 f"source {str(source)!r} lies in the workspace's own folder {inside}; give the folder that new images land in"
             )
     return scan(folder, own)
+
+
+def _list_bucket(source: str, storage: Path) -> Listing:
+    fetched = fetch(source, storage / "sources")
+    try:
+        listing = scan(fetched.folder)
+    except AskedWrongly as error:
+        raise AskedWrongly(str(error).replace(str(fetched.folder), source)) from None
+    return Listing(listing.entries, (*fetched.warnings, *listing.warnings), listing.empty)
 
 
 def _refuse_bad(arrivals: Sequence[Arrival], max_bad_share: float) -> None:

@@ -5,20 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from flows.errors import AskedWrongly, Unreachable
+from flows.folders import is_trace
 
 _NUM_CONNECTIONS = 8
 _CONNECT_TIMEOUT_SECONDS = 5
+# Of one part of a path, on nearly every file system.
+_MAX_NAME_BYTES = 255
+_Wanted = dict[str, tuple[str, str]]
 
 
-def fetch(address: str, storage: Path) -> Path:
+@dataclass(frozen=True)
+class Fetched:
+    """The folder that holds a prefix's objects as files, and what a person should know of those that it cannot hold."""
+
+    folder: Path
+    warnings: tuple[str, ...] = ()
+
+
+def fetch(address: str, storage: Path) -> Fetched:
     """The folder under `storage` that mirrors `s3://bucket/prefix`; only objects new or changed since last time are fetched.
 
     Address and credentials of the server are those of AWS tools (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, ...). Raises
@@ -31,11 +44,12 @@ def fetch(address: str, storage: Path) -> Path:
     folder = storage / hashlib.sha256(f"{bucket}/{prefix}".encode()).hexdigest()[:16]
     with _errors_in_our_words(address):
         client = _client()
-        wanted = dict(_list(client, bucket, f"{prefix}/" if prefix else ""))
+        wanted, odd = _as_files(_list(client, bucket, f"{prefix}/" if prefix else ""))
         if not wanted:
             raise AskedWrongly(f"source {address!r} is empty: no object lies under that prefix")
         _bring_up_to_date(client, bucket, wanted, folder)
-    return folder / "files"
+    warning = f"left out of the source: objects whose keys are no names of files ({len(odd)}), e.g. {odd[0]!r}" if odd else ""
+    return Fetched(folder / "files", (warning,) if warning else ())
 
 
 def _client() -> Any:
@@ -47,21 +61,39 @@ def _client() -> Any:
     return boto3.client("s3", config=settings)
 
 
-def _list(client: Any, bucket: str, prefix: str) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Every object under the prefix: its path in our folder, its key, and its stamp (etag and size)."""
+def _list(client: Any, bucket: str, prefix: str) -> Iterator[tuple[str, str, str]]:
+    """Every object under the prefix: its key, what of it comes after the prefix, and its stamp (etag and size)."""
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         for item in page.get("Contents", ()):
-            path = PurePosixPath(item["Key"].removeprefix(prefix))
-            if item["Key"].endswith("/") or path.is_absolute() or ".." in path.parts or not path.parts:
-                continue
-            yield path.as_posix(), (item["Key"], f"{item['ETag']} {item['Size']}")
+            # A key that ends so stands for a folder, and holds nothing.
+            if not item["Key"].endswith("/"):
+                yield item["Key"], item["Key"].removeprefix(prefix), f"{item['ETag']} {item['Size']}"
 
 
-def _bring_up_to_date(client: Any, bucket: str, wanted: Mapping[str, tuple[str, str]], folder: Path) -> None:
+def _as_files(objects: Iterable[tuple[str, str, str]]) -> tuple[_Wanted, list[str]]:
+    """The objects by their path in our folder, each with key and stamp, and the keys of those that can be no file there.
+
+    What systems and tools leave behind is among neither.
+    """
+    wanted: _Wanted = {}
+    odd = []
+    for key, name, stamp in objects:
+        parts = name.split("/")
+        if any(map(is_trace, parts)):
+            continue
+        if any(part in ("", ".", "..") or "\0" in part or len(part.encode()) > _MAX_NAME_BYTES for part in parts):
+            odd.append(key)
+        else:
+            wanted[name] = (key, stamp)
+    folders = {str(above) for name in wanted for above in PurePosixPath(name).parents}
+    odd += [wanted.pop(name)[0] for name in sorted(wanted.keys() & folders)]
+    return wanted, odd
+
+
+def _bring_up_to_date(client: Any, bucket: str, wanted: _Wanted, folder: Path) -> None:
     files, index = folder / "files", folder / "index.json"
     stamps: dict[str, str] = json.loads(index.read_text()) if index.exists() else {}
-    for path in stamps.keys() - wanted.keys():
-        (files / path).unlink(missing_ok=True)
+    _remove_others(files, wanted)
     have = {path: stamp for path, stamp in stamps.items() if path in wanted and (files / path).is_file()}
     missing = {path: key for path, (key, stamp) in wanted.items() if have.get(path) != stamp}
 
@@ -83,6 +115,18 @@ def _bring_up_to_date(client: Any, bucket: str, wanted: Mapping[str, tuple[str, 
         staged = index.with_suffix(".new")
         staged.write_text(json.dumps(have, sort_keys=True))
         os.replace(staged, index)
+
+
+def _remove_others(files: Path, wanted: _Wanted) -> None:
+    """Remove what the prefix no longer has, told or not by the index, which a killed fetch leaves behind; then empty folders."""
+    for at, folders, names in os.walk(files, topdown=False):
+        here = Path(at)
+        for name in names:
+            if (here / name).relative_to(files).as_posix() not in wanted:
+                (here / name).unlink()
+        for name in folders:
+            with suppress(OSError):
+                (here / name).rmdir()
 
 
 @contextmanager

@@ -483,6 +483,38 @@ def test_a_bucket_that_is_empty_or_missing_is_refused(bucket: type[Bucket], data
         ingest("s3://other/in", data)
 
 
+def test_a_bucket_is_read_by_the_rules_of_folders(bucket: type[Bucket], tmp_path: Path, data: Path) -> None:
+    source = class_folders(tmp_path / "source", 7)
+    files = {path.relative_to(source).as_posix(): path.read_bytes() for path in source.rglob("*.png")}
+    left = ["ant", "ant/../x.png", "ant//y.png", "ant/" + "n" * 300 + ".png"]
+    others = ["ant/.DS_Store", "ant/._0.png", "__MACOSX/ant/0.png", ".git/0.png", ".net/0.png", "ant/0.heic", "ant/"]
+    bucket.objects.update({f"in/{name}": files.get(name, b"x") for name in (*files, *left, *others)})
+    bucket.objects.update({f"flat/{split}/{name}.png": b"x" for split in ("train", "test1") for name in "ab"})
+    report = ingest("s3://pets/in", data)
+    assert (report.added, report.quarantined) == (14, ())
+    assert any("no names of files (4), e.g. 'in/ant" in warning for warning in report.warnings)
+    assert any(w.startswith("left out of the source: 1 file (1 .heic); .net (hidden") for w in report.warnings)
+    assert not any(".DS_Store" in key or "MACOSX" in key or ".git" in key for key in bucket.fetched())
+    with pytest.raises(AskedWrongly, match=r"source 's3://pets/flat' has the folders 'test1', 'train', named as splits are"):
+        ingest("s3://pets/flat", data)
+
+
+def test_what_a_killed_fetch_left_behind_is_no_part_of_a_bucket(bucket: type[Bucket], tmp_path: Path, data: Path) -> None:
+    source = class_folders(tmp_path / "source", 7)
+    bucket.objects.update({f"in/{path.relative_to(source).as_posix()}": path.read_bytes() for path in source.rglob("*.png")})
+    ingest("s3://pets/in", data)
+    (kept,) = (data.parent / ".headstart/sources").iterdir()
+    draw(kept / "files/ant/ghost.png", 99)
+    draw(kept / "files/gone/ghost.png", 98)
+    assert ingest("s3://pets/in", data).num_samples == 14
+    assert not (kept / "files/gone").exists()
+    # A key that was a folder may become an object.
+    bucket.objects = {key.replace("in/bee/", "in/wasp/"): content for key, content in bucket.objects.items()}
+    bucket.objects["in/bee"] = b"a note"
+    assert ingest("s3://pets/in", data).added == 7
+    assert (kept / "files/bee").read_bytes() == b"a note"
+
+
 def test_an_s3_server_that_does_not_answer_is_named(bucket: type[Bucket], monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     with pytest.raises(Unreachable, match="AWS_ENDPOINT_URL_S3"):
