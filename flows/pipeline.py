@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import flow, get_run_logger, serve, task
@@ -15,12 +18,13 @@ from prefect.context import FlowRunContext
 from prefect.deployments.runner import RunnerDeployment
 from prefect.flows import Flow
 from prefect.schedules import Cron
+from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.annotations import quote
 from tzlocal import get_localzone_name
 
 from flows import stages
-from flows.plan import Plan
+from flows.plan import Plan, form_values, left_empty
 from flows.settings import prepare_process, read_settings
 
 P = ParamSpec("P")
@@ -66,25 +70,37 @@ def stop_what_runs(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -
 def retrain(plan: Plan, source: str | None = None) -> dict[str, Any]:
     """Version the data, train every variant of the plan, and promote the best one if the evidence allows it.
 
-    `source` is a folder or an s3:// address to bring new images in from first; left out, the workspace's data is used as it is.
+    Args:
+        plan: What to train, on which data, and when to promote: the keys of a plan file.
+        source: A folder or an s3://bucket/prefix to bring new samples in from first; None: the workspace's data as it is.
     """
     settings = read_settings()
     prepare_process(settings)
     clock = Clock()
     with stages.open_desk(settings, plan, flow_run_id=_flow_run_id()) as desk, _progress(desk):
+        if defaults := _left_empty(plan):
+            desk.say(f"Warning: {defaults}")
         version = clock.stage("data", stages.version_data, desk, source)
         agenda = clock.stage("plan", stages.make_agenda, desk, version)
         if kept := clock.stage("recall", stages.recall, desk.settings, agenda):
             desk.tell(stages.Event("Nothing is left to do", share=1.0))
             report = kept | {"seconds": clock.finish()}
-            _show(report)
+            _show(report, defaults)
             return report
         trained = clock.stage("train", stages.train, desk, agenda)
         scores = clock.stage("score", stages.score, desk, agenda, trained)
         outcome = clock.stage("promote", stages.promote, desk, agenda, scores)
         report = stages.close(desk, agenda, trained, scores, outcome, clock.finish())
-    _show(report)
+    _show(report, defaults)
     return report
+
+
+def _left_empty(plan: Plan) -> str:
+    """What a person left empty in a deployment's form, in words; '' where it is nothing, and for a plan of a file."""
+    context = FlowRunContext.get()
+    by_form = context and context.flow_run and context.flow_run.deployment_id
+    names = left_empty(plan) if by_form else ()
+    return f"left empty in the form, so that the default counts: {', '.join(names)}" if names else ""
 
 
 def _flow_run_id() -> str:
@@ -109,13 +125,14 @@ def _progress(desk: stages.Desk) -> Iterator[None]:
     yield
 
 
-def _show(report: dict[str, Any]) -> None:
-    """Leave the leaderboard and the verdict where the Prefect UI shows them."""
+def _show(report: dict[str, Any], defaults: str) -> None:
+    """Leave the leaderboard and the verdict, and which defaults counted, where the Prefect UI shows them."""
     name = _slug(report["name"])
     create_table_artifact(
         key=f"{name}-leaderboard", table=stages.leaderboard(report), description="Variants, best on validation first"
     )
-    create_markdown_artifact(key=f"{name}-verdict", markdown=stages.verdict_text(report), description="Promoted or not, and why")
+    words = stages.verdict_text(report) + (f"\n\n**{defaults[0].upper()}{defaults[1:]}**" if defaults else "")
+    create_markdown_artifact(key=f"{name}-verdict", markdown=words, description="Promoted or not, and why")
 
 
 def _slug(name: str) -> str:
@@ -126,7 +143,7 @@ def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeploy
     """A plan's two deployments, each running one at a time: `nightly` on the cron, in local time, and `on-demand`."""
     named = retrain.with_options(name=plan.name)
     shared: dict[str, Any] = {
-        "parameters": {"plan": plan.model_dump(mode="json"), "source": source},
+        "parameters": {"plan": form_values(plan), "source": source},
         "concurrency_limit": ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
         "entrypoint_type": EntrypointType.MODULE_PATH,
         "tags": ["headstart"],
@@ -142,4 +159,13 @@ def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeploy
 
 def serve_plans(plans: Sequence[Plan], cron: str, source: str | None) -> None:
     """Serve the plans' deployments until interrupted; their schedules pause then."""
-    serve(*(deployment for plan in plans for deployment in deployments(plan, cron, source)))
+    sys.stderr.write(how_to_start(plans, str(PREFECT_API_URL.value())))
+    served = [deployment for plan in plans for deployment in deployments(plan, cron, source)]
+    serve(*served, print_starting_message=False)
+
+
+def how_to_start(plans: Sequence[Plan], api: str) -> str:
+    """Lines that say which deployments are served, and the whole command that starts one; Prefect's own names no address."""
+    served = ", ".join(f"{plan.name}/{which}" for plan in plans for which in ("nightly", "on-demand"))
+    command = shlex.join([str(Path(sys.executable).with_name("prefect")), "deployment", "run", f"{plans[0].name}/on-demand"])
+    return f"Serving {served}\nStart one in the browser, or by: PREFECT_API_URL={shlex.quote(api)} {command}\n"

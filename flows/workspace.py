@@ -110,5 +110,5 @@ def _locate(version: DataVersion, kind: str, file: str, digest: str) -> Path:
         return copy
     raise AskedWrongly(
         f"{kind} {file} (md5 {digest}) of data version {version.digest} is neither in the DVC cache, "
-        f"nor on a remote that is a folder, nor in {version.data}; run `dvc pull`, or ingest again"
+        f"nor on a remote that is a folder, nor in {version.data}; run `headstart data checkout HEAD`, or ingest again"
     )

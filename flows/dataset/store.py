@@ -160,7 +160,7 @@ class Store:
         if path is None:
             raise AskedWrongly(
                 f"the files of data version {version} are not on this machine (looked in {', '.join(map(str, self.folders))}); "
-                "run `headstart data ingest SOURCE` with the source they came from, or `dvc pull`"
+                "run `headstart data ingest SOURCE` with the source they came from, or `headstart data checkout HEAD`"
             )
         return path.read_bytes().decode()
 

@@ -5,6 +5,7 @@ from flows.plan.classes import class_names, count_classes
 from flows.plan.expansion import VariantRow, contest, describe, expand, label, retraining_key, work_key
 from flows.plan.fit import FitGrid
 from flows.plan.form import MEASURES, MEASURES_OF, PRIMARY, Plan, Promotion, Target, WorkersSpec
+from flows.plan.rare import form_values, left_empty
 from flows.plan.reading import parse_plan, read_plan
 from flows.plan.targets import find_task, primary_metric, targets_of
 from flows.plan.trunks import Course, Stretch, TrunkGroup, group_by_trunk
@@ -29,8 +30,10 @@ __all__ = [
     "describe",
     "expand",
     "find_task",
+    "form_values",
     "group_by_trunk",
     "label",
+    "left_empty",
     "parse_plan",
     "primary_metric",
     "read_plan",

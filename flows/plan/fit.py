@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, StrictBool
+from pydantic import BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, StrictBool
+from pydantic.json_schema import JsonSchemaValue
 
-from heads.spec import Activation, Augment, ClassWeights, HeadWeights, Loss, Optimiser, Precision, Schedule, Value
+from heads.spec import Activation, Augment, ClassWeights, Fit, HeadWeights, Loss, Optimiser, Precision, Schedule, Value
 
 
 def _not_bool(value: Any) -> Any:
@@ -42,20 +43,23 @@ Depths = Annotated[Depth | Annotated[tuple[Depth, ...], Some], Number]
 Widths = Annotated[Width | Annotated[tuple[Width, ...], Some], Number]
 
 
-class FitGrid(Value):
-    """How variants are trained; a list of numbers tries each of them."""
-
-    model_config = ConfigDict(title="Fit")
+class CommonFit(Value):
+    """What most plans say of training."""
 
     epochs: Counts = Field(10, description="Passes over the training samples.")
     batch_size: Counts = Field(32, description="Samples in a step, over all workers together.")
     learning_rate: Rates = Field(1e-3, description="The highest learning rate.")
-    weight_decay: Decays = Field(1e-4, description="The optimiser's weight decay.")
     image_size_px: Sizes = Field(224, description="Side of the square that the model sees, in pixels.")
     augment: Augment = Field("light", description="How far training images are varied.")
     seed: Seeds = Field(0, description="Seed of every random choice.")
     precision: Precision = Field("auto", description="Arithmetic: auto is bf16 on a GPU that has it, else fp32; fp16 needs GPUs.")
     patience: Counts | None = Field(None, description="Stop after so many epochs without a better validation; empty: never.")
+
+
+class RareFit(Value):
+    """What few plans change of training."""
+
+    weight_decay: Decays = Field(1e-4, description="The optimiser's weight decay.")
     optimiser: Optimiser = Field("adamw", description="adamw, or sgd with Nesterov's momentum of 0.9.")
     schedule: Schedule = Field(
         "cosine",
@@ -93,7 +97,21 @@ class FitGrid(Value):
     mlp_activation: Activation = Field("gelu", description="What stands between the layers of mlp heads.")
     mlp_dropout: Decays = Field(0.2, description="Share of channels that mlp heads drop while they train.")
 
+
+class FitGrid(RareFit, CommonFit):
+    """How variants are trained; a list of numbers tries each of them."""
+
+    model_config = ConfigDict(title="Fit")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The form offers what is common here, the rest at its end (`flows.plan.rare`), and takes both here, as a file does."""
+        schema = handler(core_schema)
+        form = handler.resolve_ref_schema(schema)
+        form["patternProperties"] = {f"^{name}$": form["properties"].pop(name) for name in RareFit.model_fields}
+        return schema
+
     def grid(self) -> dict[str, tuple[Any, ...]]:
         """Every setting of `heads.spec.Fit` with the values to try."""
-        values = {name: getattr(self, name) for name in type(self).model_fields}
+        values = {name: getattr(self, name) for name in Fit.model_fields}
         return {name: value if isinstance(value, tuple) else (value,) for name, value in values.items()}

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from flows.plan.fit import FitGrid, Number, Some
+from flows.plan.rare import Screening, WithRare
 from flows.records import Workers
 from heads.spec import FREEZE_POLICIES, HEAD_DESIGNS, Task, Value, check_image_size, frozen_through
 from heads.stages import BACKBONE_STAGES
@@ -127,7 +128,11 @@ class Promotion(Value):
         "average_precision for labels, miou for masks.",
     )
     min_gain: Annotated[float, Field(ge=0, le=1), Number] = Field(0.0, description="Smallest gain over the champion.")
-    alpha: Annotated[float, Field(gt=0, lt=1), Number] = Field(0.05, description="Level of the paired test (exact McNemar).")
+    alpha: Annotated[float, Field(gt=0, lt=1), Number] = Field(
+        0.05,
+        description="Level of the paired test against the champion: for classes the exact McNemar test of accuracy, for labels "
+        "and masks a paired bootstrap of the measure.",
+    )
 
     @field_validator("metric")
     @classmethod
@@ -142,7 +147,7 @@ class Promotion(Value):
         return value
 
 
-class Plan(Value):
+class Plan(WithRare):
     """One retraining: which variants to train on the data set's newest version, and when to promote the best."""
 
     name: str = Field(
@@ -161,10 +166,7 @@ class Plan(Value):
         description="Freeze policies to try: none, all, gradual (thaw stage by stage), lp_ft (heads first, then everything), "
         "adaptive (freeze stages that have stopped moving), upto:<stage>. Left out with weights none: none.",
     )
-    screening: Annotated[int, Field(ge=1), Number] | None = Field(
-        None,
-        description="Of the lp_ft variants only so many, the best after their probe phase, go on into fine-tuning; empty: all.",
-    )
+    screening: Screening = None
     fit: FitGrid = Field(FitGrid(), description="Fit settings; lists make a grid.")
     workers: WorkersSpec = Field(WorkersSpec(), description="The worker group.")
     promotion: Promotion = Field(Promotion(), description="The rules of promotion.")

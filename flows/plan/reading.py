@@ -14,9 +14,16 @@ from pydantic import BaseModel, ValidationError
 from flows.errors import AskedWrongly
 from flows.plan.fit import FitGrid
 from flows.plan.form import WEIGHTS, Plan, Promotion, Target, WorkersSpec, suggestion
+from flows.plan.rare import Rare
 from flows.plan.written import Document, Unclear, read_yaml
 
-_PARTS: Mapping[str, type[BaseModel]] = {"fit": FitGrid, "workers": WorkersSpec, "promotion": Promotion, "targets": Target}
+_PARTS: Mapping[str, type[BaseModel]] = {
+    "fit": FitGrid,
+    "rare": Rare,
+    "workers": WorkersSpec,
+    "promotion": Promotion,
+    "targets": Target,
+}
 _EXAMPLE = "flows/plans/ holds examples"
 
 # pydantic's type of an error -> our words, filled from its context.
@@ -148,7 +155,7 @@ def _words(kind: str, context: Mapping[str, Any], message: str, given: _Given, k
     model = _PARTS.get(str(keys[0]), Plan) if len(keys) > 1 else Plan
     last = str(keys[-1]) if keys else ""
     if kind == "extra_forbidden":
-        allowed = list(model.model_fields)
+        allowed = [name for name in model.model_fields if name != "rare"]  # which is the form's
         return f"unknown key {last!r}; {suggestion(last, allowed)}allowed: {', '.join(allowed)}"
     if kind == "missing":
         field = model.model_fields.get(last)

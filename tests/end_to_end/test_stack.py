@@ -97,6 +97,7 @@ def test_nightly_runs_at_two_and_each_deployment_runs_one_at_a_time(stack: Stack
     form = nightly["parameter_openapi_schema"]["definitions"]["Plan"]["properties"]
     assert {"name", "backbones", "freeze", "fit", "promotion"} <= form.keys()
     assert all(field.get("description") for field in form.values())
+    assert "s3://" in nightly["parameter_openapi_schema"]["properties"]["source"]["description"]
 
 
 def test_a_run_by_hand_ends_with_its_leaderboard_verdict_and_runs(stack: Stack) -> None:

@@ -21,7 +21,9 @@ from flows.plan import (
     count_classes,
     describe,
     expand,
+    form_values,
     label,
+    left_empty,
     parse_plan,
     primary_metric,
     read_plan,
@@ -247,6 +249,46 @@ def test_a_plan_survives_the_form() -> None:
     asked = plan(targets="label", freeze=["all", "lp_ft"], fit={"learning_rate": [1e-3, "3e-4"], "patience": 2})
     assert parse_plan(asked.model_dump(mode="json")) == asked
     assert Plan.model_validate_json(asked.model_dump_json()) == asked
+
+
+def test_the_form_shows_few_settings_and_the_rare_ones_together_at_its_end() -> None:
+    schema = Plan.model_json_schema()
+    assert list(schema["properties"])[-1] == "rare"
+    assert "screening" not in schema["properties"]
+    assert len(schema["$defs"]["FitGrid"]["properties"]) <= 8
+    assert {"ema", "mixup", "weight_decay", "screening"} <= schema["$defs"]["Rare"]["properties"].keys()
+    patterns = {*schema["patternProperties"], *schema["$defs"]["FitGrid"]["patternProperties"]}
+    assert {"^screening$", "^ema$"} <= patterns, "a call by API gives them where a file does"
+
+
+def test_a_plan_comes_back_from_the_form_as_it_was_with_rare_settings_or_none() -> None:
+    plain, rare = plan(), plan(freeze=["lp_ft"], screening=2, fit={"ema": 0.9, "mixup": [0.1, 0.2]})
+    assert form_values(plain)["rare"] is None
+    assert form_values(rare)["rare"]["ema"] == 0.9
+    for asked in (plain, rare):
+        back = parse_plan(form_values(asked))
+        assert back == asked
+        assert back.model_dump() == asked.model_dump()
+        assert left_empty(back) == ()
+
+
+def test_a_rare_setting_is_given_once_and_checked_where_it_stands() -> None:
+    with pytest.raises(AskedWrongly, match="ema: given under rare and where a plan has it"):
+        parse_plan({"name": "a", "fit": {"ema": 0.5}, "rare": {"ema": 0.9}})
+    with pytest.raises(AskedWrongly, match=r"rare\.ema: should be less than 1"):
+        parse_plan({"name": "a", "rare": {"ema": 2}})
+
+
+def test_a_number_left_empty_in_the_form_is_told_with_the_default_that_counts() -> None:
+    values = form_values(plan(fit={"epochs": 3}))
+    del values["fit"]["epochs"], values["promotion"]["alpha"]
+    assert left_empty(parse_plan(values)) == ("fit.epochs 10", "promotion.alpha 0.05")
+
+
+def test_the_level_of_promotion_names_the_test_of_every_task() -> None:
+    told = str(Plan.model_json_schema()["$defs"]["Promotion"]["properties"]["alpha"]["description"])
+    assert "McNemar" in told
+    assert "bootstrap" in told
 
 
 def test_a_plan_cannot_be_changed() -> None:
