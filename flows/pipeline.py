@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import flow, get_run_logger, serve, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, FlowRun, State
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.schedules import Cron
-from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.annotations import quote
 from tzlocal import get_localzone_name
@@ -26,6 +27,7 @@ from tzlocal import get_localzone_name
 from flows import stages
 from flows.plan import Plan, form_values, left_empty
 from flows.settings import prepare_process, read_settings
+from flows.sweep import end_gone
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -77,7 +79,12 @@ def retrain(plan: Plan, source: str | None = None) -> dict[str, Any]:
     settings = read_settings()
     prepare_process(settings)
     clock = Clock()
-    with stages.open_desk(settings, plan, flow_run_id=_flow_run_id()) as desk, _progress(desk):
+    end_gone(settings)
+    with (
+        stages.attending(settings, _flow_run_id()),
+        stages.open_desk(settings, plan, flow_run_id=_flow_run_id()) as desk,
+        _progress(desk),
+    ):
         if defaults := _left_empty(plan):
             desk.say(f"Warning: {defaults}")
         version = clock.stage("data", stages.version_data, desk, source)
@@ -108,7 +115,7 @@ def _flow_run_id() -> str:
     return str(context.flow_run.id) if context and context.flow_run else ""
 
 
-@contextmanager
+@contextlib.contextmanager
 def _progress(desk: stages.Desk) -> Iterator[None]:
     """Keep a progress artifact and the run's log in step with the training."""
     logger = get_run_logger()
@@ -140,11 +147,16 @@ def _slug(name: str) -> str:
 
 
 def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeployment, RunnerDeployment]:
-    """A plan's two deployments, each running one at a time: `nightly` on the cron, in local time, and `on-demand`."""
+    """A plan's two deployments: `nightly` on the cron, in local time, and `on-demand`.
+
+    That one retraining a name runs at a time is the desk's lock's business, which dies with its holder. A limit of Prefect's
+    would be held by a run that was killed, whose slot nobody gives back, and every later run would wait for it.
+    Raises ValueError on a cron that is none.
+    """
     named = retrain.with_options(name=plan.name)
     shared: dict[str, Any] = {
         "parameters": {"plan": form_values(plan), "source": source},
-        "concurrency_limit": ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
+        "concurrency_limit": None,
         "entrypoint_type": EntrypointType.MODULE_PATH,
         "tags": ["headstart"],
     }
@@ -157,15 +169,20 @@ def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeploy
     return nightly, by_hand
 
 
-def serve_plans(plans: Sequence[Plan], cron: str, source: str | None) -> None:
-    """Serve the plans' deployments until interrupted; their schedules pause then."""
-    sys.stderr.write(how_to_start(plans, str(PREFECT_API_URL.value())))
-    served = [deployment for plan in plans for deployment in deployments(plan, cron, source)]
-    serve(*served, print_starting_message=False)
+def serve_deployments(served: Sequence[RunnerDeployment]) -> None:
+    """Serve these deployments until the process is ended. A run more than there are waits its turn."""
+    serve(*served, limit=len(served), print_starting_message=False, pause_on_shutdown=False)
 
 
 def how_to_start(plans: Sequence[Plan], api: str) -> str:
     """Lines that say which deployments are served, and the whole command that starts one; Prefect's own names no address."""
     served = ", ".join(f"{plan.name}/{which}" for plan in plans for which in ("nightly", "on-demand"))
     command = shlex.join([str(Path(sys.executable).with_name("prefect")), "deployment", "run", f"{plans[0].name}/on-demand"])
-    return f"Serving {served}\nStart one in the browser, or by: PREFECT_API_URL={shlex.quote(api)} {command}\n"
+    return f"Serving {served}\nStart one in the browser, or by: PREFECT_API_URL={shlex.quote(api)} {command}"
+
+
+def pause(plans: Sequence[Plan]) -> None:
+    """Let the plans' schedules rest until they are served again."""
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
+        for plan in plans:
+            client.pause_deployment(client.read_deployment_by_name(f"{plan.name}/nightly").id)

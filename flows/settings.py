@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ByteSize, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from flows import addresses, surroundings
+from flows import addresses, owners, surroundings
 from flows.errors import AskedWrongly
 
 # Who a server works for: one whose owner was killed is ended by the next command (`flows.stack.end_orphans`).
@@ -139,13 +139,18 @@ def _refusal(wrong: Any, workspace: Path | None) -> str:
 
 
 def read_stack(settings: Settings) -> dict[str, str]:
-    """What the running local stack of this storage root wrote down, or nothing where none runs."""
+    """What the running local stack of this storage root wrote down, or nothing where none runs or a part of it is dead."""
+    stack = stack_words(settings)
+    return stack if all(map(owners.lives, stack.get("parts", "").split())) else {}
+
+
+def stack_words(settings: Settings) -> dict[str, str]:
+    """What the `headstart up` that lives wrote down, whether or not its servers do; nothing where there is none."""
     try:
         stack: dict[str, str] = json.loads(settings.stack_file.read_text())
-        os.kill(int(stack["pid"]), 0)
-    except (OSError, ValueError, KeyError):
+        return stack if owners.lives(stack.get("owner") or stack["pid"]) else {}
+    except (OSError, ValueError, KeyError, AttributeError):
         return {}
-    return stack
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

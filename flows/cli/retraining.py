@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.progress import Progress, TaskID
 
-from flows import stack, stages
+from flows import owners, stack, stages
 from flows.cli import screen
 from flows.plan import Plan
 from flows.settings import Settings
@@ -21,7 +21,8 @@ def run(settings: Settings, plan: Plan, source: str | None) -> dict[str, Any]:
     if source is None and (report := stages.finished(settings, plan)) is not None:
         return report
     stages.check_reach(settings, plan, prefect=settings.prefect)
-    stack.end_orphans(settings)
+    stack.end_orphans(settings, screen.note)
+    owners.sweep()
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     where = f"at {settings.prefect}" if settings.prefect else "without a standing server"
     screen.note(f"Retraining {plan.name}; Prefect {where}")

@@ -1,19 +1,21 @@
 """The Ray room: a cluster to work on, jobs submitted to it, and (in `workers`) the worker group inside a job."""
 
-from flows.cluster.api import Cluster
+from flows.cluster.api import Cluster, death
 from flows.cluster.capacity import check
-from flows.cluster.head import find_cluster, open_cluster
+from flows.cluster.head import find_cluster, open_cluster, reopen
 from flows.cluster.jobs import Submission, find, find_by_flow_run, find_orphans, run_job, stop, submit, watch, worker_environment
 
 __all__ = [
     "Cluster",
     "Submission",
     "check",
+    "death",
     "find",
     "find_by_flow_run",
     "find_cluster",
     "find_orphans",
     "open_cluster",
+    "reopen",
     "run_job",
     "stop",
     "submit",

@@ -12,6 +12,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
 
+from flows import owners
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
 
 CONNECT_SECONDS = 8.0
@@ -21,12 +22,16 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray cluster by its Jobs API: the address, whether we end it, the token that opens it, the Python its jobs run."""
+    """A Ray cluster by its Jobs API: the address, whether we end it, the token that opens it, the Python its jobs run.
+
+    `vital` are the marks (`flows.owners`) of a local head's processes without which it is dead.
+    """
 
     address: str
     owned: bool
     token: str | None = field(default=None, repr=False)
     python: str = "python"
+    vital: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
 
 def connect(address: str, token: str | None = None) -> Cluster:
@@ -43,6 +48,12 @@ def connect(address: str, token: str | None = None) -> Cluster:
         raise Unreachable(f"{cluster.address} answers, but it is not Ray's Jobs API: give the address of the dashboard")
     call(cluster, "GET", "/api/jobs/", timeout_seconds=CONNECT_SECONDS)
     return cluster
+
+
+def death(cluster: Cluster) -> str | None:
+    """What a local head died of, or None while it lives, as far as its processes say; of another machine's they say nothing."""
+    dead = [mark for mark in cluster.vital if not owners.lives(mark)]
+    return f"{len(dead)} of its {len(cluster.vital)} main processes have ended" if dead else None
 
 
 def answers(cluster: Cluster, timeout_seconds: float = 3.0) -> bool:

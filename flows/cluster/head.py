@@ -8,34 +8,18 @@ import json
 import os
 import secrets
 import shutil
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flows import surroundings
-from flows.cluster import processes
-from flows.cluster.api import Cluster, answers, connect
+from flows import owners
+from flows.cluster import homes, launch, processes
+from flows.cluster.api import Cluster, answers, connect, death
 from flows.errors import AskedWrongly, Busy, HeadstartError
 
 MIN_MEMORY_BYTES = int(1.5 * 2**30)
-OBJECT_STORE_BYTES = 256 * 2**20
 MIN_CPUS = 4
-START_SECONDS = 120.0
-
-# `ray start` itself, without what a single machine's jobs never use and it has no option for: Ray Serve, Ray's remote client
-# and the autoscaler (together half of the start and 180 MiB). Names that a later Ray lacks would change nothing.
-_LAUNCH = """
-import sys
-sys.modules["ray.serve"] = None
-from ray._private.node import Node
-Node.start_ray_client_server = Node.start_monitor = lambda self: None
-from ray.scripts.scripts import main
-main()
-"""
 
 Say = Callable[[str], None]
 
@@ -57,6 +41,11 @@ def open_cluster(address: str | None, storage: Path, *, num_cpus: float = 0, say
         yield cluster
     finally:
         _leave(folder)
+
+
+def reopen(storage: Path, *, num_cpus: float = 0, say: Say | None = None) -> Cluster:
+    """This storage's local head, started anew where it is dead, for a process that is in `open_cluster`. Raises as that does."""
+    return _join(storage.absolute() / "ray", num_cpus, say or (lambda _: None))
 
 
 def find_cluster(address: str | None, storage: Path) -> Cluster | None:
@@ -116,92 +105,44 @@ def _start(folder: Path, num_cpus: float) -> dict[str, Any]:
         )
     gcs, dashboard, agent, client, metrics, autoscaler = processes.free_ports(6)
     _make_token(folder)
-    # Ray's sockets lie under it, and their paths must be short: so not under the storage, nor under a long TMPDIR.
-    home = Path(tempfile.mkdtemp(prefix="headstart-ray-", dir=surroundings.ray_folder()))
+    homes.sweep()
+    home = homes.make()
     record: dict[str, Any] = {
         "address": f"http://127.0.0.1:{dashboard}",
         "gcs_address": f"127.0.0.1:{gcs}",
         "home": str(home),
         "num_cpus": max(MIN_CPUS, int(num_cpus) + 2, os.cpu_count() or 1),
-        "started_by": os.getpid(),
+        "started_by": owners.mark(),
+        "session": None,
+        "vital": [],
         "users": [],
     }
     # Written before the first process: whoever comes after a crash in between can end what was started.
     _write(folder, record)
     ports = {"port": gcs, "dashboard-port": dashboard, "dashboard-agent-listen-port": agent, "ray-client-server-port": client}
-    environment = _environment(folder, home) | {
+    environment = launch.environment(folder, home) | {
         "DASHBOARD_METRIC_PORT": str(metrics),
         "AUTOSCALER_METRIC_PORT": str(autoscaler),
     }
     try:
-        _launch(_command(home, record["num_cpus"], ports), environment, home)
+        with launch.launched(launch.command(home, record["num_cpus"], ports), environment, home) as started:
+            record["session"] = started.pid
+            _write(folder, record)
         _wait_until_it_answers(_cluster(folder, record), home)
+        record["vital"] = [owners.mark(p.pid) for p in processes.members(record["home"]) if launch.is_vital(p.cmdline())]
+        _write(folder, record)
     except BaseException:
         _end(folder, record)
         raise
     return record
 
 
-def _command(home: Path, num_cpus: int, ports: dict[str, int]) -> list[str]:
-    options = {
-        "node-ip-address": "127.0.0.1",
-        "dashboard-host": "127.0.0.1",
-        "include-dashboard": "true",
-        "include-log-monitor": "false",
-        "min-worker-port": 0,
-        "max-worker-port": 0,
-        "temp-dir": home,
-        "num-cpus": num_cpus,
-        "object-store-memory": OBJECT_STORE_BYTES,
-        **ports,
-    }
-    start = [sys.executable, "-c", _LAUNCH, "start", "--head", "--disable-usage-stats"]
-    return [*start, *(f"--{name}={value}" for name, value in options.items())]
-
-
-def _environment(folder: Path, home: Path) -> dict[str, str]:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    return inherited | {
-        processes.MARK: str(home),
-        # Jobs say `python`: that of this environment.
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
-        # Made for other systems; on Linux it is what keeps every port on the loopback.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Idle workers that no job of ours can use would only compete with the start.
-        "RAY_prestart_worker_first_driver": "0",
-        "RAY_enable_worker_prestart": "0",
-    }
-
-
-def _launch(command: list[str], environment: dict[str, str], home: Path) -> None:
-    log = home / "start.log"
-    with log.open("wb") as output:
-        try:
-            started = subprocess.run(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                start_new_session=True, timeout=START_SECONDS, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            raise HeadstartError(f"a local Ray did not start within {START_SECONDS:.0f} s:\n{_tail(home)}") from error
-    if started.returncode != 0:
-        raise HeadstartError(f"a local Ray did not start:\n{_tail(home)}")
-
-
 def _wait_until_it_answers(cluster: Cluster, home: Path) -> None:
-    end_at = time.monotonic() + START_SECONDS
+    end_at = time.monotonic() + launch.START_SECONDS
     while not answers(cluster):
         if time.monotonic() > end_at:
-            raise HeadstartError(f"a local Ray was started, but its Jobs API does not answer:\n{_tail(home)}")
+            raise HeadstartError(f"a local Ray was started, but its Jobs API does not answer:\n{launch.tail(home)}")
         time.sleep(0.1)
-
-
-def _tail(home: Path, num_lines: int = 25) -> str:
-    logs = [home / "start.log", *home.glob("session_2*/logs/dashboard.err")]
-    lines = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()]
-    return "\n".join(lines[-num_lines:])
 
 
 def _make_token(folder: Path) -> None:
@@ -221,11 +162,14 @@ def _token(folder: Path, address: str) -> str | None:
 
 
 def _cluster(folder: Path, record: dict[str, Any]) -> Cluster:
-    return Cluster(record["address"], owned=True, token=(folder / "token").read_text().strip())
+    token = (folder / "token").read_text().strip()
+    return Cluster(record["address"], owned=True, token=token, vital=tuple(record.get("vital", ())))
 
 
 def _is_alive(folder: Path, record: dict[str, Any]) -> bool:
-    return bool(processes.members(record["home"])) and answers(_cluster(folder, record), timeout_seconds=30)
+    cluster = _cluster(folder, record)
+    # A head that is half dead takes a minute to say so.
+    return death(cluster) is None and bool(processes.members(record["home"])) and answers(cluster, timeout_seconds=30)
 
 
 def _users(record: dict[str, Any]) -> list[dict[str, float]]:
@@ -233,7 +177,7 @@ def _users(record: dict[str, Any]) -> list[dict[str, float]]:
 
 
 def _end(folder: Path, record: dict[str, Any]) -> None:
-    processes.end(record["home"])
+    processes.end(record["home"], record.get("session"))
     shutil.rmtree(record["home"], ignore_errors=True)
     (folder / "cluster.json").unlink(missing_ok=True)
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
 import json
 import os
 import secrets
 import shlex
 import time
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
-import flows
-import heads
-from flows.cluster.api import Cluster, call, quoted
+from flows.cluster import code
+from flows.cluster.api import Cluster, call, death, quoted
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
 
 RUNNING = ("PENDING", "RUNNING")
@@ -26,6 +23,13 @@ RESUBMISSIONS = 2
 POLL_SECONDS = 0.5
 # A head that is alive but busy may leave a question unanswered for a while.
 SILENCE_SECONDS = 60.0
+TOLD_SECONDS = 5.0
+# What an earlier order of the same key left in its folder.
+STALE = (
+    *("outcome.json", "error.json", "todo.json", "span.json", "features.json", "shares.json"),
+    *("drivers.json", "groups.json", "losses.json"),
+)
+ANSWER_SECONDS = 10.0
 STOP_SECONDS = 60.0
 
 # A worker environment's names that come from the person's own. Ray writes a job's environment to its logs and shows it on its
@@ -66,33 +70,34 @@ def run_job(
     env: Mapping[str, str] | None = None,
     on_log: Text | None = None,
     on_start: Text | None = None,
+    say: Text | None = None,
 ) -> dict[str, Any]:
     """The outcome of the job that `folder` describes (`job.json`), as it wrote it (`outcome.json`).
 
     A running job of the same folder is joined. A driver that died without a word is started again, twice at most; the program
     itself goes on where its files say. `env` None is what `worker_environment` takes of this process's own; `on_start` gets
-    each submission id. Raises AskedWrongly or HeadstartError with the job's own message (`error.json`), or when it was stopped.
+    each submission id, `say` what a person should know on the way. Raises AskedWrongly or HeadstartError with the job's own
+    message (`error.json`), or when it was stopped.
     """
     given = worker_environment(os.environ) if env is None else env
     metadata = {"job_key": key, "name": name, "flow_run_id": flow_run_id, "folder": str(folder.absolute())}
     submission = find(cluster, folder)
     if submission is None:
-        names = ("outcome.json", "error.json", "todo.json", "span.json", "features.json", "shares.json")
-        for stale in (*(folder / name for name in names), *folder.glob("stored-*.json")):
+        for stale in (*(folder / name for name in STALE), *folder.glob("stored-*.json")):
             stale.unlink(missing_ok=True)
     for attempt in range(RESUBMISSIONS + 1):
         if submission is None:
             submission = submit(cluster, folder / "job.json", metadata=metadata, env=given)
         if on_start:
             on_start(submission.submission_id)
-        ended = watch(cluster, submission.submission_id, on_log)
+        ended = watch(cluster, submission.submission_id, on_log, say)
         outcome = _read_end(ended.folder)
         if outcome is not None:
             return outcome
         if ended.status == "STOPPED":
             raise HeadstartError(f"the Ray job {ended.submission_id} was stopped before its end; run it again to finish it")
-        if on_log and attempt < RESUBMISSIONS:
-            on_log(f"The job's driver died ({ended.status}); it is started again and resumes")
+        if say and attempt < RESUBMISSIONS:
+            say(f"The Ray job's driver died ({ended.status}); it is started again, and goes on where it was")
         submission = None
     raise HeadstartError(f"the Ray job's driver died {RESUBMISSIONS + 1} times; the last: {ended.message[-3000:]}")
 
@@ -105,7 +110,7 @@ def submit(cluster: Cluster, job_file: Path, *, metadata: Mapping[str, str], env
         # exec: a kill of the driver then is one of the driver, not of a shell before it.
         "entrypoint": f"exec {cluster.python} -m flows.job {shlex.quote(str(job_file.absolute()))}",
         "metadata": dict(metadata),
-        "runtime_env": {"working_dir": _upload_code(cluster), "env_vars": _environment(cluster, env)},
+        "runtime_env": {"working_dir": code.upload(cluster), "env_vars": _environment(cluster, env)},
     }
     answer = call(cluster, "POST", "/api/jobs/", body)
     if answer is None:
@@ -113,27 +118,53 @@ def submit(cluster: Cluster, job_file: Path, *, metadata: Mapping[str, str], env
     return Submission(submission_id, "PENDING", job_file.absolute().parent)
 
 
-def watch(cluster: Cluster, submission_id: str, on_log: Text | None = None) -> Submission:
-    """The submission at its end; `on_log` gets its log line by line as it grows. Raises Unreachable when the head is gone."""
-    num_read, heard_at, next_log_at = 0, time.monotonic(), 0.0
+def watch(cluster: Cluster, submission_id: str, on_log: Text | None = None, say: Text | None = None) -> Submission:
+    """The submission at its end; `on_log` gets its log line by line as it grows, `say` that Ray is silent.
+
+    Raises HeadstartError as soon as a local head is dead, Unreachable when another one has been silent for a minute.
+    """
+    num_read, heard_at, next_log_at, told = 0, time.monotonic(), 0.0, False
     while True:
-        try:
-            submission = read(cluster, submission_id)
-            heard_at = time.monotonic()
+        if reason := death(cluster):
+            raise HeadstartError(
+                f"the local Ray died while the job {submission_id} ran ({reason}); what was trained is kept, "
+                "and the next retraining goes on from there"
+            )
+        submission = _look(cluster, submission_id)
+        silent = time.monotonic() - heard_at
+        if submission is not None:
+            heard_at, told = time.monotonic(), False
             if on_log and (time.monotonic() >= next_log_at or not submission.is_running):
                 num_read = _pass_on_log(cluster, submission, num_read, on_log)
                 next_log_at = time.monotonic() + 4 * POLL_SECONDS
             if not submission.is_running:
                 return submission
-        except Unreachable:
-            if time.monotonic() - heard_at > SILENCE_SECONDS:
-                raise
+        elif silent > SILENCE_SECONDS:
+            raise Unreachable(
+                f"Ray at {cluster.address} has not answered for {silent:.0f} s while the job {submission_id} ran: look after it; "
+                "what was trained is kept, and the next retraining goes on from there"
+            )
+        elif silent > TOLD_SECONDS and say and not told:
+            say(f"Ray at {cluster.address} does not answer; it is waited for, {SILENCE_SECONDS:.0f} s at most")
+            told = True
         time.sleep(POLL_SECONDS)
+
+
+def _look(cluster: Cluster, submission_id: str) -> Submission | None:
+    """The submission as it is now, or None where Ray is silent or not well."""
+    try:
+        return read(cluster, submission_id)
+    except Unreachable:
+        return None
+    except HeadstartError as error:
+        if isinstance(error.__cause__, HTTPError) and error.__cause__.code >= 500:
+            return None
+        raise
 
 
 def read(cluster: Cluster, submission_id: str) -> Submission:
     """The submission as it is now. Raises HeadstartError when the cluster does not know it."""
-    found = call(cluster, "GET", quoted(submission_id))
+    found = call(cluster, "GET", quoted(submission_id), timeout_seconds=ANSWER_SECONDS)
     if found is None:
         raise HeadstartError(f"Ray at {cluster.address} knows no job {submission_id}: was the cluster restarted meanwhile?")
     return _submission(found)
@@ -141,7 +172,7 @@ def read(cluster: Cluster, submission_id: str) -> Submission:
 
 def stop(cluster: Cluster, submission_id: str) -> Submission:
     """The submission once Ray confirms its end. Raises HeadstartError when it still runs after a minute."""
-    call(cluster, "POST", quoted(submission_id) + "/stop")
+    call(cluster, "POST", quoted(submission_id) + "/stop", timeout_seconds=ANSWER_SECONDS)
     end_at = time.monotonic() + STOP_SECONDS
     while (submission := read(cluster, submission_id)).is_running:
         if time.monotonic() > end_at:
@@ -187,9 +218,9 @@ def _submission(job: Mapping[str, Any]) -> Submission:
 
 
 def _pass_on_log(cluster: Cluster, submission: Submission, num_read: int, on_log: Text) -> int:
-    text = ""
+    text, path = "", quoted(submission.submission_id) + "/logs"
     with contextlib.suppress(HeadstartError):  # a log that cannot be had stops nothing
-        text = (call(cluster, "GET", quoted(submission.submission_id) + "/logs") or {}).get("logs") or ""
+        text = (call(cluster, "GET", path, timeout_seconds=ANSWER_SECONDS) or {}).get("logs") or ""
     whole = len(text) if not submission.is_running else text.rfind("\n") + 1
     for line in text[num_read:whole].splitlines():
         on_log(line)
@@ -217,24 +248,3 @@ def _environment(cluster: Cluster, env: Mapping[str, str]) -> dict[str, str]:
     # Nobody drains the one node of a local head: a process less to start.
     local = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"} if cluster.owned else {}
     return common | KEEPING_MEMORY | local | dict(env)
-
-
-def _upload_code(cluster: Cluster) -> str:
-    """The address, on the cluster, of a package of `flows` and `heads`, named by its content and sent once."""
-    content = _pack_code()
-    name = f"_ray_pkg_{hashlib.sha256(content).hexdigest()[:16]}.zip"
-    if call(cluster, "GET", f"/api/packages/gcs/{name}") is None:
-        call(cluster, "PUT", f"/api/packages/gcs/{name}", content)
-    return f"gcs://{name}"
-
-
-def _pack_code() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as package:
-        for root in (Path(str(module.__file__)).parent for module in (flows, heads)):
-            for file in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".yaml")):
-                # A fixed date: the same code makes the same bytes.
-                entry = zipfile.ZipInfo(str(Path(root.name) / file.relative_to(root)))
-                entry.external_attr = 0o644 << 16
-                package.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED)
-    return buffer.getvalue()

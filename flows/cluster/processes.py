@@ -15,32 +15,53 @@ from flows.errors import AskedWrongly
 
 # Every process of a cluster inherits it, since all descend from the one that started the head.
 MARK = "HEADSTART_CLUSTER"
+# How the names of Ray's processes begin that overwrite their environment with a title.
+RENAMED = ("ray-", "ray::")
 GRACE_SECONDS = 1.0
 KILL_SECONDS = 20.0
 
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess, OSError)
 
 
-def members(mark: str) -> list[psutil.Process]:
-    """The live processes whose environment carries this mark, and their descendants, without the asking process."""
+def members(mark: str, session: int | None = None) -> list[psutil.Process]:
+    """The live processes whose environment carries this mark, and their descendants, without the asking process.
+
+    Of `session`, the one in which the head was started, those too whose title has overwritten their environment: Ray's
+    dashboard and workers are found so when those that started them are gone.
+    """
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(*_GONE):
-            if process.environ().get(MARK) == mark:
-                # Ray's workers overwrite their own environment with a title; they are found as children.
+            environment = process.environ()
+            if environment.get(MARK) == mark:
                 found |= {p.pid: p for p in (process, *process.children(recursive=True))}
+            elif not environment and process.name().startswith(RENAMED) and os.getsid(process.pid) == session:
+                found[process.pid] = process
     return [p for p in found.values() if p.pid != os.getpid() and _is_alive(p)]
 
 
-def end(mark: str) -> None:
+def marks() -> set[str]:
+    """The marks of all clusters of which a process lives."""
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(*_GONE):
+            found.add(process.environ().get(MARK, ""))
+    return found
+
+
+def end(mark: str, session: int | None = None) -> None:
     """Ends all processes of this mark: asks, then kills, and returns when none is left, or none that can be killed."""
-    processes = members(mark)
-    for process in processes:
+    known = {process.pid: process for process in members(mark, session)}
+    for process in known.values():
         with contextlib.suppress(*_GONE):
             process.terminate()
-    _wait(processes, GRACE_SECONDS)
+    _wait(list(known.values()), GRACE_SECONDS)
     end_at = time.monotonic() + KILL_SECONDS
-    while (left := members(mark)) and time.monotonic() < end_at:
+    while time.monotonic() < end_at:
+        # Those of the first look too, whatever has become of their parents.
+        known = {p.pid: p for p in (*known.values(), *members(mark, session)) if _is_alive(p)}
+        if not (left := list(known.values())):
+            return
         for process in left:
             with contextlib.suppress(*_GONE):
                 process.kill()

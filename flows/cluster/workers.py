@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -93,6 +94,18 @@ def last_checkpoint(into: Path) -> Path | None:
 
     checkpoint = ray.train.get_checkpoint()
     return None if checkpoint is None else Path(checkpoint.to_directory(str(into)))
+
+
+def last_note(name: str) -> Any:
+    """What the JSON file of this name in the last checkpoint that the whole group reached says, or None."""
+    import ray.train
+
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        file = Path(folder) / name
+        return json.loads(file.read_text()) if file.is_file() else None
 
 
 def rank() -> int:

@@ -3,6 +3,7 @@
 What is imported from here is for those who order such a job; the program's own parts load torch and Ray only in it.
 """
 
+from flows.job.losses import read_losses
 from flows.job.order import (
     Job,
     Screening,
@@ -31,6 +32,7 @@ __all__ = [
     "num_stored",
     "read_failure",
     "read_json",
+    "read_losses",
     "read_scores",
     "read_trained",
     "scores_file",

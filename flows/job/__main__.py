@@ -7,6 +7,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from flows import owners
 from flows.job import order
 
 
@@ -29,8 +30,10 @@ PROGRAMS = {"train": _train, "score": _score}
 def main(job_file: Path) -> int:
     """The exit status: 0 with `outcome.json` written, 1 with `error.json`."""
     job = order.read(job_file)
+    owners.sweep()
     try:
-        outcome = PROGRAMS[job.kind](job)
+        with owners.temporaries("work"):
+            outcome = PROGRAMS[job.kind](job)
     except Exception as error:
         traceback.print_exc()
         order.write_error(job, error)

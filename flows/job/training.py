@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows import owners
 from flows.cluster import workers
 from flows.errors import ASKED_WRONGLY
-from flows.job import keeping, screening
+from flows.job import keeping, losses, screening
 from flows.job.datasets import Images
 from flows.job.order import Job, is_finished, num_stored, read, read_json, write_error, write_json
 from flows.job.runs import following
@@ -45,6 +46,7 @@ def train(job: Job) -> dict[str, Any]:
         todo = [work.key for work in job.works if not is_finished(job.work_root, work.key)]
         write_json(job.folder / "todo.json", todo)
     if not all(is_finished(job.work_root, work.key) for work in job.works):
+        losses.begin_driver(job)
         workers.join(job.workers)
         storage = job.storage / "ray" / "train"
         threading.Thread(target=_end_at_error, args=(job,), name="error", daemon=True).start()
@@ -75,8 +77,11 @@ def train_works(config: Mapping[str, Any]) -> None:
     job = read(Path(config["job_file"]))
     if (job.folder / "error.json").exists():
         return
+    owners.sweep()
     try:
-        _Member(job).run()
+        # Ray kills a group's processes when one of them is lost: what they leave here, the next group sweeps away.
+        with owners.temporaries("work"):
+            _Member(job).run()
     except FINAL_ERRORS as error:
         write_error(job, error)
         # The others wait for this one in a collective: only an end of the whole group frees them.
@@ -106,6 +111,8 @@ class _Member:
         finished = self._agree_on_finished()
         todo = [work for work, done in zip(self.job.works, finished, strict=True) if not done]
         if self.leads and todo:
+            titles = {work.key: _title(work) for work in todo}
+            losses.begin_group(self.job, todo, titles, workers.last_note("work.json"))
             self._mark_span()
         self.shelves.fill(todo)
         probes = [work for work in todo if is_probe(work.variant)]
@@ -209,7 +216,7 @@ class _Member:
         def on_epoch(epoch: loop.Epoch, save: Callable[[Path], None]) -> None:
             def save_folder(folder: Path) -> None:
                 save(folder / "state.pt")
-                write_json(folder / "work.json", {"work_key": work.key})
+                write_json(folder / "work.json", {"work_key": work.key, "epoch": epoch.index, "at": time.time()})
 
             workers.report(save_folder if self.leads else None, {"epoch": float(epoch.index)})
             if self.leads:

@@ -161,4 +161,8 @@ def _alone(desk: Desk, wait_seconds: float) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"pid {os.getpid()}")
         lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            # Of a killed holder it stays, and says so (`flows.stages.attendance`).
+            lock.truncate(0)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import folders
+from flows import folders, owners
 from flows.errors import AskedWrongly
 from flows.settings import Settings
 from flows.stages.desk import open_registry
@@ -123,13 +122,14 @@ def _taken(places: Sequence[Path]) -> AskedWrongly:
 def _load(settings: Settings, model: str) -> Bundle:
     from heads import bundle as bundles
 
-    with tempfile.TemporaryDirectory(prefix="headstart-predict-") as made:
+    owners.sweep()
+    with owners.scratch("predict") as made:
         folder = Path(model)
         if not folder.is_dir():
             name, at, which = model.partition("@")
             if not at:
                 raise AskedWrongly(f"{model!r} is no bundle's folder; a registered model is written NAME@champion or NAME@3")
-            folder = Path(made) / "bundle"
+            folder = made / "bundle"
             open_registry(settings).pull(name, which or "champion", folder)
         return bundles.load(folder)
 

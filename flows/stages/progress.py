@@ -17,13 +17,20 @@ EVERY_SECONDS = 1.0
 
 @contextlib.contextmanager
 def showing_progress(desk: Desk, agenda: Agenda, order: job.Job) -> Iterator[None]:
-    """Tell how far the features and epochs on disk are, each second, from a thread that no listener can end."""
+    """Tell how far the features and epochs on disk are, and what lost workers cost, from a thread that no listener can end."""
     stop = threading.Event()
+    told: list[str] = []
+
+    def tell_losses() -> None:
+        for line in job.read_losses(order.folder)[len(told) :]:
+            told.append(line)
+            desk.say(line)
 
     def watch() -> None:
         before: Event | None = None
         while not stop.wait(EVERY_SECONDS):
             try:
+                tell_losses()
                 event = _progress(desk, agenda, order, before)
                 if event != before:
                     before = event
@@ -38,6 +45,7 @@ def showing_progress(desk: Desk, agenda: Agenda, order: job.Job) -> Iterator[Non
     finally:
         stop.set()
         thread.join(5)
+        tell_losses()
     desk.tell(Event(share=1.0))
 
 

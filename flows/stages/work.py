@@ -168,9 +168,12 @@ def _run(desk: Desk, order: job.Job) -> dict[str, Any]:
             name=desk.plan.name,
             flow_run_id=desk.flow_run_id,
             on_start=submitted.append,
+            say=desk.say,
         )
     except BaseException as error:
-        if submitted and not isinstance(error, Exception):  # interrupted or cancelled: nothing may train on unseen
+        if (
+            submitted and not isinstance(error, Exception) and not cluster.death(ray)
+        ):  # interrupted or cancelled: nothing may train on unseen
             with contextlib.suppress(Exception):
                 cluster.stop(ray, submitted[-1])
         raise

@@ -90,25 +90,31 @@ def _statuses(digits: Workspace, flow_run: str) -> list[str]:
         return [status for (status,) in database.execute(query, [flow_run])]
 
 
-def test_nightly_runs_at_two_and_each_deployment_runs_one_at_a_time(stack: Stack) -> None:
+def test_nightly_runs_at_two_and_no_deployment_has_a_slot_that_a_crash_could_keep(stack: Stack) -> None:
     nightly = stack.ask("/deployments/name/hand/nightly")
     assert [one["schedule"]["cron"] for one in nightly["schedules"]] == ["0 2 * * *"]
-    assert nightly["global_concurrency_limit"]["limit"] == 1
+    assert nightly["global_concurrency_limit"] is None
+    assert stack.ask("/deployments/name/hand/on-demand")["global_concurrency_limit"] is None
     form = nightly["parameter_openapi_schema"]["definitions"]["Plan"]["properties"]
     assert {"name", "backbones", "freeze", "fit", "promotion"} <= form.keys()
     assert all(field.get("description") for field in form.values())
     assert "s3://" in nightly["parameter_openapi_schema"]["properties"]["source"]["description"]
 
 
-def test_a_run_by_hand_ends_with_its_leaderboard_verdict_and_runs(stack: Stack) -> None:
-    run = stack.trigger()
+def test_a_run_by_hand_ends_with_its_leaderboard_verdict_and_runs_and_a_second_waits_for_it(stack: Stack) -> None:
+    run, second = stack.trigger(), stack.trigger()
     wait_for("the run's end", lambda: stack.state(run) in ("Completed", "Failed", "Crashed"), 400)
     assert stack.state(run) == "Completed"
     artifacts = stack.artifacts(run)
     assert artifacts["hand-progress"] == 100.0
     assert "linear" in artifacts["hand-leaderboard"]
     assert "romoted" in artifacts["hand-verdict"]
-    assert _statuses(stack.workspace, run) == ["FINISHED", "FINISHED"]
+    assert "FINISHED" in (found := set(_statuses(stack.workspace, run) + _statuses(stack.workspace, second)))
+    assert found == {"FINISHED"}
+    wait_for("the second run's end", lambda: stack.state(second) in ("Completed", "Failed", "Crashed"), 120)
+    assert stack.state(second) == "Completed"
+    logs = stack.ask("/logs/filter", {"logs": {"flow_run_id": {"any_": [run, second]}}})
+    assert any("Waiting for another retraining of 'hand'" in log["message"] for log in logs)
 
 
 def test_a_cancelled_run_stops_its_ray_job_and_ends_its_mlflow_runs(stack: Stack) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,12 +18,13 @@ from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from flows import cluster, job
-from flows.cluster import api, head, jobs, processes
+from flows.cluster import api, code, head, homes, jobs, processes
 from flows.errors import AskedWrongly, Busy, HeadstartError, Unreachable
 from flows.records import DataVersion, Sample, Workers
 
@@ -210,11 +212,11 @@ def test_the_last_to_leave_ends_the_heads_processes_and_no_other(tmp_path: Path,
 
 
 def test_a_package_holds_our_code_and_nothing_else() -> None:
-    with zipfile.ZipFile(BytesIO(jobs._pack_code())) as package:
+    with zipfile.ZipFile(BytesIO(code.pack())) as package:
         names = package.namelist()
     assert {"flows/job/__main__.py", "heads/loop.py"} <= set(names)
     assert {Path(name).suffix for name in names} <= {".py", ".yaml"}
-    assert jobs._pack_code() == jobs._pack_code()
+    assert code.pack() == code.pack()
 
 
 def test_too_little_memory_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,3 +268,85 @@ def test_a_server_that_is_not_ray_is_told_apart(tmp_path: Path) -> None:
         ):
             pass
         server.shutdown()
+
+
+RENAMED = """
+import ctypes, sys, time
+ctypes.CDLL(None).prctl(15, b"ray-dashboard-N", 0, 0, 0)
+print("there", flush=True)
+time.sleep(60)
+"""
+PARENT = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {RENAMED!r}], env={{}}); sys.stdin.read()"
+
+
+def test_a_process_that_lost_its_mark_and_its_parent_is_found_by_its_session_and_no_other_is() -> None:
+    marked = os.environ | {processes.MARK: "here"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with (
+        subprocess.Popen([sys.executable, "-c", PARENT], env=marked, start_new_session=True, **pipes) as parent,  # type: ignore[call-overload]
+        subprocess.Popen([sys.executable, "-c", RENAMED], env={}, start_new_session=True, **pipes) as other,  # type: ignore[call-overload]
+    ):
+        try:
+            assert parent.stdout.readline() == other.stdout.readline() == b"there\n"
+            (child,) = psutil.Process(parent.pid).children()
+            parent.kill()
+            parent.wait()
+            assert processes.members("here") == []
+            assert processes.members("here", parent.pid) == [child]
+            processes.end("here", parent.pid)
+            assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+            assert other.poll() is None
+        finally:
+            other.kill()
+
+
+def test_a_dead_local_head_is_told_within_seconds_and_opened_anew(tmp_path: Path) -> None:
+    order = _order(tmp_path, "k4")
+    with cluster.open_cluster(None, tmp_path) as opened:
+        assert cluster.death(opened) is None
+        metadata = {"job_key": "k4", "name": "tiny", "flow_run_id": "f4", "folder": str(order.folder)}
+        submission = cluster.submit(opened, job.begin(order) / "job.json", metadata=metadata, env={})
+        (gcs,) = (p for p in processes.members(_record(tmp_path)["home"]) if p.name() == "gcs_server")
+        gcs.kill()
+        begun = time.monotonic()
+        with pytest.raises(HeadstartError, match=r"the local Ray died while the job k4-\w+ ran .*goes on from there"):
+            cluster.watch(opened, submission.submission_id)
+        assert time.monotonic() - begun < 20
+        anew = cluster.reopen(tmp_path)
+        assert cluster.death(anew) is None
+        assert api.answers(anew)
+    assert not (tmp_path / "ray" / "cluster.json").exists()
+
+
+def test_a_cluster_elsewhere_that_falls_silent_is_told_of_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = processes.free_ports(1)
+    monkeypatch.setattr(jobs, "TOLD_SECONDS", 0.1)
+    monkeypatch.setattr(jobs, "SILENCE_SECONDS", 1.5)
+    told: list[str] = []
+    with pytest.raises(Unreachable, match="has not answered for 2 s while the job j1 ran"):
+        cluster.watch(cluster.Cluster(f"http://127.0.0.1:{port}", owned=False), "j1", say=told.append)
+    assert told == [f"Ray at http://127.0.0.1:{port} does not answer; it is waited for, 2 s at most"]
+
+
+def test_a_killed_heads_home_goes_with_the_next_start_and_one_that_is_lived_in_stays(local: Head, tmp_path: Path) -> None:
+    made = "from flows.cluster import homes; print(homes.make())"
+    left = Path(subprocess.run([sys.executable, "-c", made], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip())
+    mine = homes.make()
+    try:
+        assert left in homes.sweep()
+        assert not left.exists()
+        assert mine.is_dir()
+        assert Path(local.mark).is_dir(), "its maker was killed, and its processes live"
+    finally:
+        shutil.rmtree(mine)
+
+
+def test_what_the_heads_processes_make_for_a_while_lies_in_its_home(local: Head) -> None:
+    places = {p.environ().get("TMPDIR") for p in processes.members(local.mark) if p.name() == "raylet"}
+    assert places == {str(Path(local.mark) / "tmp")}
+    assert list((Path(local.mark) / "tmp").glob("pymp-*")), "the dashboard makes one"
+
+
+def _record(storage: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((storage / "ray" / "cluster.json").read_text())
+    return record

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from flows.settings import child_environment, prepare_process, read_settings
+from flows import owners
+from flows.settings import child_environment, prepare_process, read_settings, stack_words
 
 
 @pytest.fixture(autouse=True)
@@ -45,4 +48,20 @@ def test_a_running_stack_is_found_and_one_that_is_gone_is_not(tmp_path: Path) ->
     file.write_text(json.dumps({"pid": str(os.getpid()), "tracking_address": "http://127.0.0.1:5000"}))
     assert read_settings(tmp_path).tracking == "http://127.0.0.1:5000"
     file.write_text(json.dumps({"pid": str(2**22 + 1), "tracking_address": "http://127.0.0.1:5000"}))
+    assert read_settings(tmp_path).tracking.startswith("sqlite:///")
+
+
+def test_a_stack_of_which_a_part_is_dead_does_not_count_as_running(tmp_path: Path) -> None:
+    file = tmp_path / ".headstart" / "stack.json"
+    file.parent.mkdir()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    dead = owners.mark(gone.pid)
+    gone.wait()
+    stack = {"pid": str(os.getpid()), "owner": owners.mark(), "tracking_address": "http://127.0.0.1:5000"}
+    for parts, found in ((owners.mark(), True), (f"{owners.mark()} {dead}", False)):
+        file.write_text(json.dumps(stack | {"parts": parts}))
+        assert read_settings(tmp_path).tracking.startswith("http") == found
+    assert stack_words(read_settings(tmp_path))["pid"] == str(os.getpid()), "it is there still, and says so to a second one"
+    # Another process that has the pid of a killed one is not it.
+    file.write_text(json.dumps(stack | {"parts": "", "owner": f"{os.getpid()}:1.0"}))
     assert read_settings(tmp_path).tracking.startswith("sqlite:///")

@@ -1,0 +1,99 @@
+"""How a local Ray head is started: its command line, its environment, and the processes that it stands on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows.cluster import homes, processes
+from flows.errors import HeadstartError
+
+OBJECT_STORE_BYTES = 256 * 2**20
+START_SECONDS = 120.0
+
+# `ray start` itself, without what a single machine's jobs never use and it has no option for: Ray Serve, Ray's remote client
+# and the autoscaler (together half of the start and 180 MiB). Names that a later Ray lacks would change nothing.
+_LAUNCH = """
+import sys
+sys.modules["ray.serve"] = None
+from ray._private.node import Node
+Node.start_ray_client_server = Node.start_monitor = lambda self: None
+from ray.scripts.scripts import main
+main()
+"""
+
+
+def command(home: Path, num_cpus: int, ports: dict[str, int]) -> list[str]:
+    """The command line that starts a head on the loopback."""
+    options = {
+        "node-ip-address": "127.0.0.1",
+        "dashboard-host": "127.0.0.1",
+        "include-dashboard": "true",
+        "include-log-monitor": "false",
+        "min-worker-port": 0,
+        "max-worker-port": 0,
+        "temp-dir": home,
+        "num-cpus": num_cpus,
+        "object-store-memory": OBJECT_STORE_BYTES,
+        **ports,
+    }
+    start = [sys.executable, "-c", _LAUNCH, "start", "--head", "--disable-usage-stats"]
+    return [*start, *(f"--{name}={value}" for name, value in options.items())]
+
+
+def environment(folder: Path, home: Path) -> dict[str, str]:
+    """What the head and all that descends from it find in their environment."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    temporary = homes.temporary(home)
+    return (
+        inherited
+        | ({"TMPDIR": str(temporary)} if temporary else {})
+        | {
+            processes.MARK: str(home),
+            # Jobs say `python`: that of this environment.
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+            # Made for other systems; on Linux it is what keeps every port on the loopback.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # Idle workers that no job of ours can use would only compete with the start.
+            "RAY_prestart_worker_first_driver": "0",
+            "RAY_enable_worker_prestart": "0",
+        }
+    )
+
+
+@contextlib.contextmanager
+def launched(command: list[str], environment: dict[str, str], home: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Ray's start in a session of its own, for the block; it has ended well behind it."""
+    with (home / "start.log").open("wb") as output:
+        start = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield start
+        status = start.wait(START_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise HeadstartError(f"a local Ray did not start within {START_SECONDS:.0f} s:\n{tail(home)}") from error
+    finally:
+        start.kill()
+        start.wait()
+    if status != 0:
+        raise HeadstartError(f"a local Ray did not start:\n{tail(home)}")
+
+
+def is_vital(command: list[str]) -> bool:
+    """Whether this is a process without which a head is dead: what keeps its state, gives its work out, or answers for it."""
+    return any(Path(word).name in ("gcs_server", "raylet", "dashboard.py") for word in command[:2])
+
+
+def tail(home: Path, num_lines: int = 25) -> str:
+    """The last lines of what the head's start and its dashboard said."""
+    logs = [home / "start.log", *home.glob("session_2*/logs/dashboard.err")]
+    lines = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()]
+    return "\n".join(lines[-num_lines:])

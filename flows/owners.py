@@ -1,0 +1,93 @@
+"""Who owns what lies about: processes that are never mistaken for another, and folders that die with their owner."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+PREFIX = "headstart-"
+# Kinds of folders that `scratch` makes: `headstart-<kind>-<random>`, where the system keeps temporary files.
+KINDS = ("work", "predict")
+OWNER_FILE = ".headstart-owner"
+
+
+def mark(pid: int | None = None) -> str:
+    """A process by its pid and start time, which together are never used twice; this one where no pid is given."""
+    process = psutil.Process(pid)
+    return f"{process.pid}:{process.create_time():.2f}"
+
+
+def lives(owner: str) -> bool:
+    """Whether the process of a mark is alive, or of a pid alone where no start is known; a zombie is not."""
+    pid, _, created = owner.partition(":")
+    try:
+        process = psutil.Process(int(pid))
+        same = not created or abs(process.create_time() - float(created)) < 1
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+    except (psutil.Error, ValueError):
+        return False
+
+
+@contextlib.contextmanager
+def scratch(kind: str) -> Iterator[Path]:
+    """A temporary folder for the block, locked as long as its owner lives; what a killed one left goes with the next start."""
+    folder, lock = _make(kind)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def temporaries(kind: str) -> Iterator[Path]:
+    """A `scratch` folder in which the block's libraries make their temporary files too."""
+    with scratch(kind) as folder:
+        before = os.environ.get("TMPDIR"), tempfile.tempdir
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+        try:
+            yield folder
+        finally:
+            tempfile.tempdir = before[1]
+            os.environ.pop("TMPDIR")
+            os.environ |= {} if before[0] is None else {"TMPDIR": before[0]}
+
+
+def _make(kind: str) -> tuple[Path, int]:
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-"))
+    lock = os.open(folder, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    # Signed once it is locked: nobody sweeps a folder that no owner has signed.
+    (folder / OWNER_FILE).write_text(mark())
+    return folder, lock
+
+
+def sweep(root: Path | None = None) -> list[Path]:
+    """The folders of `scratch` whose owners are dead, removed now; what others own, or another program made, stays."""
+    found = []
+    for kind in KINDS:
+        for folder in (root or Path(tempfile.gettempdir())).glob(f"{PREFIX}{kind}-*"):
+            with contextlib.suppress(OSError), _abandoned(folder):
+                shutil.rmtree(folder)
+                found.append(folder)
+    return found
+
+
+@contextlib.contextmanager
+def _abandoned(folder: Path) -> Iterator[None]:
+    """Holds the folder for the block. Raises OSError where someone else holds it, or another person made it."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(lock).st_uid != os.getuid() or not (folder / OWNER_FILE).is_file():
+            raise PermissionError(f"{folder} is no folder of ours")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(lock)

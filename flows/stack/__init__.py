@@ -1,0 +1,201 @@
+"""The local stack: Prefect and MLflow servers and a Ray head on loopback, held and watched while the plans are served."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+
+from flows import cluster, owners, stages
+from flows.errors import AskedWrongly, HeadstartError
+from flows.plan import Plan
+from flows.settings import Settings, child_environment, stack_words
+from flows.stack import serving
+from flows.stack.logs import Log
+from flows.stack.orphans import end_orphans
+from flows.stack.servers import Program, Server, mlflow, prefect
+from flows.stack.watch import Part, watch
+
+__all__ = ["end_orphans", "run"]
+
+# Minute, hour, day, month, weekday.
+CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+
+Say = Callable[[str], None]
+
+
+def run(settings: Settings, plans: Sequence[Plan], *, cron: str, source: str | None, say: Say) -> None:
+    """Start what has no address yet, serve the plans until interrupted, then stop exactly what was started.
+
+    A part that dies is started again, a few times. Raises AskedWrongly when a stack of this storage root runs already, on a
+    wrong cron and on what `check_reach` finds, HeadstartError when a part dies too often.
+    """
+    if running := stack_words(settings):
+        raise AskedWrongly(
+            f"a stack of {settings.storage} runs already (pid {running['pid']}); end it with Ctrl-C, or name another --workspace"
+        )
+    _check_cron(cron)
+    for plan in plans:
+        stages.check_reach(settings, plan, prefect=settings.prefect_address)
+    settings.storage.mkdir(parents=True, exist_ok=True)
+    end_orphans(settings, say)
+    owners.sweep()
+    for sign in (signal.SIGINT, signal.SIGTERM):  # a shell starts what runs in its background deaf to Ctrl-C
+        signal.signal(sign, signal.default_int_handler)
+    with ExitStack() as held:
+        try:
+            _Stack(settings, plans, say, held).hold(cron, source)
+        finally:
+            for sign in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(sign, lambda *_: say("The stack is ending already; this takes a minute at most"))
+
+
+class _Stack:
+    """The parts of a stack, each ended by `held` in the reverse order of their starts."""
+
+    def __init__(self, settings: Settings, plans: Sequence[Plan], say: Say, held: ExitStack) -> None:
+        self._settings, self._plans, self._say, self._held = settings, plans, say, held
+        self._servers: list[Server] = []
+        self._ray: cluster.Cluster
+
+    def hold(self, cron: str, source: str | None) -> None:
+        """Start all, and look after it until interrupted."""
+        say, held = self._say, self._held
+        num_cpus = max((plan.workers.count * plan.workers.cpus_per_worker for plan in self._plans), default=0)
+        self._servers = [mlflow(self._settings)] if not self._settings.tracking_address else []
+        self._servers += [prefect(self._settings)] if not self._settings.prefect_address else []
+        logs = []
+        for server in self._servers:
+            say(f"Starting {server.name} (log: {server.log})")
+            logs.append(_log(server, say))
+            held.callback(server.stop)
+            server.start()
+        self._ray = held.enter_context(
+            cluster.open_cluster(self._settings.ray_address, self._settings.storage, num_cpus=num_cpus, say=say)
+        )
+        for server in self._servers:
+            server.wait_healthy()
+        # Retrainings of this storage find its Ray, and the token that opens it, by themselves.
+        self._settings = self._settings.model_copy(update={server.setting: server.address for server in self._servers})
+        os.environ.update(child_environment(self._settings))
+        held.callback(self._settings.stack_file.unlink, missing_ok=True)
+        self._write()
+        self._tell_addresses(cron)
+        self._tidy(all_of_them=True)
+        served = serving.program(self._settings, self._plans, cron, source)
+        held.callback(self._end, served)
+        served.start()
+        parts = [*map(_part_of, self._servers), self._ray_part(num_cpus), self._serving_part(served)]
+        try:
+            watch(parts, logs, say, changed=self._write, tidy=self._tidy)
+        except KeyboardInterrupt:  # the way that it is meant to end
+            say("Ending the stack")
+
+    def _tell_addresses(self, cron: str) -> None:
+        prefect_address = str(self._settings.prefect_address).removesuffix("/api")
+        self._say(f"Prefect  {prefect_address}\nMLflow   {self._settings.tracking}\nRay      {self._ray.address}")
+        self._say(f"Nights   {cron} in local time")
+        from flows import pipeline
+
+        self._say(pipeline.how_to_start(self._plans, str(self._settings.prefect_address)))
+
+    def _write(self) -> None:
+        """Write down who we are, where all is, and which processes must live for that to hold."""
+        found = {server.setting: server.address for server in self._servers}
+        parts = [owners.mark(server.pid) for server in self._servers]
+        words = {"pid": str(os.getpid()), "owner": owners.mark(), "parts": " ".join(parts), **found}
+        _write_whole(self._settings, words)
+
+    def _tidy(self, all_of_them: bool = False) -> None:
+        """End in Prefect, Ray and MLflow what nobody runs any more, and say so."""
+        from flows import sweep
+
+        # A server of our own serves our runs alone.
+        alone = all_of_them and any(server.setting == "prefect_address" for server in self._servers)
+        try:
+            for line in sweep.end_what_nobody_runs(self._settings, all_of_them=alone):
+                self._say(line)
+        except Exception as error:  # what serves goes on, whatever it meets there
+            self._say(f"Warning: what killed runs left behind is not ended now: {error}")
+
+    def _end(self, served: Program) -> None:
+        from flows import pipeline
+
+        answers = all(server.answers() for server in self._servers if server.setting == "prefect_address")
+        if answers:
+            pipeline.pause(self._plans)
+        serving.stop(served, self._say)
+        if answers:
+            self._tidy(all_of_them=True)
+
+    def _ray_part(self, num_cpus: float) -> Part:
+        def death() -> str | None:
+            return cluster.death(self._ray)
+
+        def revive() -> None:
+            self._ray = cluster.reopen(self._settings.storage, num_cpus=num_cpus)
+
+        return Part("Ray", death, revive)
+
+    def _serving_part(self, served: Program) -> Part:
+        started = time.monotonic()
+
+        def death() -> str | None:
+            if (status := served.status()) is None:
+                return None
+            if status == serving.ASKED_WRONGLY:
+                raise AskedWrongly("the plans can not be served; what Prefect says of it stands above")
+            if time.monotonic() - started < 10:
+                raise HeadstartError(f"the plans can not be served (status {status}); what Prefect says of it stands above")
+            return _told(status)
+
+        def revive() -> None:
+            served.stop(0)
+            self._tidy(all_of_them=True)
+            served.start()
+
+        return Part("What serves the plans", death, revive)
+
+
+def _part_of(server: Server) -> Part:
+    def death() -> str | None:
+        status = server.status()
+        return None if status is None else f"{_told(status)}; its log: {server.log}"
+
+    def revive() -> None:
+        server.stop(0)
+        server.start()
+        server.wait_healthy()
+
+    return Part(server.name, death, revive)
+
+
+def _told(status: int) -> str:
+    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+
+
+def _log(server: Server, say: Say) -> Log:
+    assert server.log is not None, "a server of ours has one"
+    server.log.parent.mkdir(parents=True, exist_ok=True)
+    return Log(server.name, server.log, say)
+
+
+def _write_whole(settings: Settings, words: Mapping[str, str]) -> None:
+    half = settings.stack_file.with_suffix(".tmp")
+    half.write_text(json.dumps(words))
+    half.replace(settings.stack_file)
+
+
+def _check_cron(cron: str) -> None:
+    """Refuse what is no cron at a glance; Prefect, which reads it later, has the last word."""
+    fields = cron.split()
+    numbers = [[int(number) for number in re.findall(r"\d+", field.partition("/")[0])] for field in fields]
+    within = all(low <= n <= high for found, (low, high) in zip(numbers, CRON_RANGES, strict=False) for n in found)
+    if len(fields) != len(CRON_RANGES) or not within or not re.fullmatch(r"[\w*/,#\- ]+", " ".join(fields)):
+        raise AskedWrongly(
+            f"--cron {cron!r} is no cron: five fields are expected (minute, hour, day, month, weekday), such as '0 2 * * *'"
+        )

@@ -1,0 +1,95 @@
+"""The end of what killed processes left behind, in Prefect, Ray and MLflow: which runs somebody still runs is asked first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.states import Cancelled, Crashed
+
+from flows import stages
+from flows.settings import Settings
+
+NOT_ENDED = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED)
+MARKED_WITHIN = timedelta(minutes=1)
+PAGE = 200
+
+
+def end_what_nobody_runs(settings: Settings, *, all_of_them: bool = False) -> Iterator[str]:
+    """End what killed processes left in Ray, MLflow and Prefect, and say what, a line each.
+
+    In Prefect these are the runs of this storage whose processes are gone; with `all_of_them`, which is for a server that
+    serves this storage alone, also those that no process ever began, and all but the last of the nights that were missed.
+    """
+    yield from stages.end_crashed(settings)
+    at_work, gone = stages.roll_call(settings)
+    if not gone and not all_of_them:
+        return
+    with get_client(sync_client=True) as client:
+        for run in _runs_in(client, NOT_ENDED):
+            if str(run.id) in gone or (all_of_them and str(run.id) not in at_work and _is_served_or_old(run)):
+                yield _end_run(client, run)
+        if all_of_them:
+            yield from _cancel_missed(client)
+    for each in gone:
+        stages.forget(settings, each)
+
+
+def _runs_in(client: SyncPrefectClient, kinds: Sequence[StateType]) -> list[FlowRun]:
+    chosen = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(kinds))))
+    found: list[FlowRun] = []
+    while page := client.read_flow_runs(flow_run_filter=chosen, offset=len(found), sort=FlowRunSort.ID_DESC, limit=PAGE):
+        found += page
+    return found
+
+
+def _is_served_or_old(run: FlowRun) -> bool:
+    """Whether a run that has no mark has no process: one of a command has its mark a moment after it began."""
+    since = run.state.timestamp if run.state else run.created
+    return run.deployment_id is not None or since is None or datetime.now(UTC) - since > MARKED_WITHIN
+
+
+def _end_run(client: SyncPrefectClient, run: FlowRun) -> str:
+    before = run.state.name if run.state else "nothing"
+    wanted = run.state is not None and run.state.type is StateType.CANCELLING
+    words = "Nobody ran it any more; what it had trained is kept, and the next run goes on from there."
+    after: State[Any] = Cancelled(message=words) if wanted else Crashed(message=words)
+    client.set_flow_run_state(run.id, after, force=True)
+    return f"Run {run.name} said {before} and nobody runs it any more: {after.name} now; the next run goes on from there"
+
+
+def _cancel_missed(client: SyncPrefectClient) -> Iterator[str]:
+    """Of the scheduled runs that each deployment missed, the last one stays, and runs now."""
+    missed: dict[Any, list[FlowRun]] = {}
+    for run in _runs_in(client, [StateType.SCHEDULED]):
+        due = run.expected_start_time
+        if run.auto_scheduled and due is not None and due < datetime.now(UTC):
+            missed.setdefault(run.deployment_id, []).append(run)
+    for runs in missed.values():
+        runs.sort(key=lambda run: str(run.expected_start_time))
+        for run in runs[:-1]:
+            client.set_flow_run_state(run.id, Cancelled(message="Missed; a later run does the same."), force=True)
+        if runs[:-1]:
+            yield f"{len(runs)} scheduled runs were missed: the last of them runs now, the others are cancelled"
+
+
+def end_gone(settings: Settings) -> None:
+    """End in Prefect the runs of this storage whose processes were killed: where no `headstart up` does, a run does it."""
+    _, gone = stages.roll_call(settings)
+    if not gone:
+        return
+    try:
+        with get_client(sync_client=True) as client:
+            for run in _runs_in(client, NOT_ENDED):
+                if str(run.id) in gone:
+                    get_run_logger().info(_end_run(client, run))
+        for each in gone:
+            stages.forget(settings, each)
+    except Exception as error:
+        get_run_logger().warning("killed runs are not ended in Prefect now: %s", error)

@@ -1,0 +1,69 @@
+"""What a killed worker or driver cost, in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flows import job
+from flows.job import losses
+from flows.records import DataVersion, Weights, Work, Workers
+from heads.spec import Fit, Head, Variant
+
+VARIANT = Variant(
+    backbone="mobilenet_v2",
+    heads=(Head(target="label", task="classification", design="linear"),),
+    freeze="none",
+    fit=Fit(epochs=9),
+)
+WORK = Work("w1", VARIANT, Weights("none", None))
+TITLES = {"w1": "mobilenet_v2 linear"}
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> job.Job:
+    version = DataVersion("d1", "r1", (), tmp_path / "data", ())
+    return job.Job("train", "k1", "pets", tmp_path, version, {"label": ("a", "b")}, Workers(), works=(WORK,))
+
+
+def _progress(order: job.Job, epochs: int) -> None:
+    job.write_json(order.work_root / "w1" / "progress.json", {"epochs": [{"epoch": i} for i in range(epochs)]})
+
+
+def test_the_line_says_the_epoch_the_checkpoint_and_the_seconds(order: job.Job) -> None:
+    _progress(order, 2)
+    checkpoint = {"work_key": "w1", "epoch": 1, "at": 1000.0}
+    told = losses.describe(order, [WORK], TITLES, checkpoint, who="A worker", begun=900.0, now=1014.0)
+    assert told == "A worker died in epoch 3 of mobilenet_v2 linear; goes on from epoch 2's checkpoint: 14 s lost"
+
+
+def test_without_a_checkpoint_all_since_the_group_began_is_lost(order: job.Job) -> None:
+    _progress(order, 1)
+    told = losses.describe(
+        order, [WORK], TITLES, {"work_key": "other", "epoch": 7, "at": 1000.0}, who="A worker", begun=900.0, now=1014.0
+    )
+    assert told == "A worker died in epoch 2 of mobilenet_v2 linear, before its first checkpoint; it begins again: 114 s lost"
+
+
+def test_before_the_first_epoch_stored_features_are_what_is_kept(order: job.Job) -> None:
+    job.write_json(order.folder / "stored-0.json", {"num_samples": 40, "flops": 0.0})
+    job.write_json(order.folder / "features.json", {"total": 100})
+    told = losses.describe(order, [WORK], TITLES, None, who="The driver", begun=900.0, now=914.0)
+    assert told == "The driver of the training died before the first epoch; 40 of 100 samples' features are kept: 14 s lost"
+
+
+def test_the_first_group_tells_nothing_and_each_later_one_a_line(order: job.Job) -> None:
+    losses.begin_driver(order)
+    losses.begin_group(order, [WORK], TITLES, None)
+    assert job.read_losses(order.folder) == []
+    losses.begin_group(order, [WORK], TITLES, None)
+    losses.begin_driver(order)
+    losses.begin_group(order, [WORK], TITLES, None)
+    first, second = job.read_losses(order.folder)
+    assert first.startswith("A worker of the training died")
+    assert second.startswith("The driver of the training died")
+    # A group that finds everything done, since it lost its last member at the very end, has lost nothing.
+    losses.begin_group(replace(order), [], TITLES, None)
+    assert len(job.read_losses(order.folder)) == 2

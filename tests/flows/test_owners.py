@@ -1,0 +1,81 @@
+"""Folders and marks that die with their owner."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from flows import owners
+
+HOLD = """
+import sys, tempfile
+from flows import owners
+with owners.temporaries("work") as folder:
+    made = tempfile.mkdtemp(prefix="headstart-checkpoint-")
+    print(folder, made, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return tmp_path
+
+
+def _holder() -> tuple[subprocess.Popen[str], Path]:
+    process = subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    folder, made = map(Path, process.stdout.readline().split())
+    assert made.is_relative_to(folder), "what libraries make lies in it"
+    return process, folder
+
+
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_holds_stays(place: Path) -> None:
+    killed, left = _holder()
+    living, held = _holder()
+    with killed, living:
+        killed.kill()
+        killed.wait()
+        assert owners.sweep() == [left]
+        assert not left.exists()
+        assert held.is_dir()
+        assert living.stdin is not None
+        living.stdin.close()
+        living.wait(20)
+    assert not held.exists()
+
+
+def test_folders_of_the_same_name_that_nobody_of_us_made_stay(place: Path) -> None:
+    for name in ("headstart-work-mine", "headstart-resume-abc", "pymp-abc", "headstart-predict-photos"):
+        (place / name).mkdir()
+        (place / name / "file").write_text("a person's")
+    (place / "headstart-work-link").symlink_to(place / "headstart-work-mine")
+    assert owners.sweep() == []
+    assert len(list(place.glob("*/file"))) == 5
+
+
+def test_a_mark_is_of_one_process_and_not_of_a_later_one_of_its_pid() -> None:
+    assert owners.lives(owners.mark())
+    assert not owners.lives(f"{os.getpid()}:12345.0")
+    gone = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    mark = owners.mark(gone.pid)
+    assert owners.lives(mark)
+    gone.kill()
+    # Not waited for: a zombie is no living process.
+    os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)
+    assert not owners.lives(mark)
+    gone.communicate()
+
+
+def test_the_environment_is_as_before_behind_the_block(place: Path) -> None:
+    with owners.temporaries("work") as folder:
+        assert Path(tempfile.gettempdir()) == folder
+    assert os.environ["TMPDIR"] == tempfile.gettempdir() == str(place)
+    assert not folder.exists()
