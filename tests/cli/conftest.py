@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -51,8 +52,12 @@ def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.setattr(sys, "argv", ["headstart", *words])
         for name, value in env.items():
             monkeypatch.setenv(name, value)
+        # A command sets its process's environment for its tools; the next one starts from the person's again.
+        persons = dict(os.environ)
         with pytest.raises(SystemExit) as end:
             cli.main()
+        os.environ.clear()
+        os.environ |= persons
         return Answer(end.value.code, *capsys.readouterr())
 
     yield run

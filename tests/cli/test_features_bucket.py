@@ -119,7 +119,7 @@ def test_a_bucket_that_cannot_be_had_is_asked_wrongly(
     for root, words in (
         ("s3://nowhere/x", "there is no bucket 'nowhere'"),
         ("s3://", "HEADSTART_FEATURES_ROOT=s3://"),
-        ("nix://pets/x", "give a folder or such as s3://bucket/prefix"),
+        ("nix://pets/x", "give a folder of this machine, or such as s3://bucket/prefix"),
     ):
         monkeypatch.setenv("HEADSTART_FEATURES_ROOT", root)
         for command in (("features", "status"), ("plan", "plan.yaml", "--no-calibrate")):
