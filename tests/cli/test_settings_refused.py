@@ -16,6 +16,7 @@ import pytest
 
 from flows import prefect_server, tracking_access
 from flows.errors import Unreachable
+from flows.settings import read_settings
 from tests.cli.conftest import Ask
 
 COMMAND = Path(sys.executable).with_name("headstart")
@@ -70,7 +71,7 @@ def test_a_tilde_in_a_folder_is_the_home(tmp_path: Path, ask: Ask) -> None:
     (tmp_path / "home").mkdir()
     answer = ask(tmp_path, "init", "pets", HOME=str(tmp_path / "home"), HEADSTART_STORAGE_ROOT="~/kept")
     assert answer.status == 0, answer
-    assert os.environ["HEADSTART_STORAGE_ROOT"] == str(tmp_path / "home/kept")
+    assert read_settings(tmp_path / "pets").storage == tmp_path / "home/kept"
 
 
 @contextmanager

@@ -90,7 +90,9 @@ def _spans(storage: Path) -> dict[Path, float]:
 
 
 def _kill_everything(up: Up) -> None:
-    """Kill with -9 all that descends from it, and its Ray head, at once."""
+    """Kill with -9 all that descends from it, and its Ray head, at once; nothing where it has ended."""
+    if up.process.poll() is not None:
+        return
     session = json.loads((up.storage / "ray" / "cluster.json").read_text())["session"]
     victims = psutil.Process(up.process.pid).children(recursive=True)
     for process in psutil.process_iter():
@@ -171,7 +173,7 @@ def test_a_killed_worker_costs_one_line_and_ctrl_c_during_a_run_is_quick_and_lea
         assert list(up.runs().values())[-1] == "CRASHED"
         assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     finally:
-        up.process.kill()
+        _kill_everything(up)
     assert _running_in_mlflow(digits.storage) == 0
     assert not (digits.storage / "stack.json").exists()
     assert not (digits.storage / "ray" / "cluster.json").exists()
@@ -198,7 +200,7 @@ def test_after_everything_was_killed_the_next_start_ends_what_nobody_runs_and_th
         wait_for("the next night", lambda: list(second.runs().values())[-1] == "COMPLETED", 200)
         assert second.interrupt() < 45
     finally:
-        second.process.kill()
+        _kill_everything(second)
     assert _running_in_mlflow(digits.storage) == 0
     assert _left(temporary) == [], "what the killed ones had left is gone too"
 
