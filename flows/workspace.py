@@ -14,8 +14,6 @@ from flows.records import DataVersion, Sample
 
 DATA = "data"
 STORAGE = ".headstart"
-# Files that are taken for pictures where a folder is named.
-IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 @contextmanager
