@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sqlite3
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,8 +42,16 @@ class Stack:
         """The answer to a GET, or to a POST of `body`."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.api + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or "null")
+        for _ in range(10):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.loads(answer.read() or "null")
+            except urllib.error.HTTPError as error:
+                # A server whose SQLite is busy asks to be asked again, as Prefect's own client does.
+                if error.code != 503:
+                    raise
+                time.sleep(1)
+        raise AssertionError(f"{path}: Prefect was busy ten times")
 
     def trigger(self, **changes: Any) -> str:
         """The id of a new run of the on-demand deployment, with these fields of the plan changed."""
