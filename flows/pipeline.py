@@ -82,8 +82,8 @@ def retrain(plan: Plan, source: str | None = None) -> dict[str, Any]:
     end_gone(settings)
     with (
         stages.attending(settings, _flow_run_id()),
+        _progress(plan),
         stages.open_desk(settings, plan, flow_run_id=_flow_run_id()) as desk,
-        _progress(desk),
     ):
         if defaults := _left_empty(plan):
             desk.say(f"Warning: {defaults}")
@@ -116,10 +116,10 @@ def _flow_run_id() -> str:
 
 
 @contextlib.contextmanager
-def _progress(desk: stages.Desk) -> Iterator[None]:
-    """Keep a progress artifact and the run's log in step with the training."""
+def _progress(plan: Plan) -> Iterator[None]:
+    """Keep a progress artifact and the run's log in step with the retraining, its wait for another one included."""
     logger = get_run_logger()
-    key, shows = f"{_slug(desk.plan.name)}-progress", "Features stored, epochs trained"
+    key, shows = f"{_slug(plan.name)}-progress", "Features stored, epochs trained"
     artifact = create_progress_artifact(progress=0.0, key=key, description=shows)
 
     def tell(event: stages.Event) -> None:
@@ -128,8 +128,8 @@ def _progress(desk: stages.Desk) -> Iterator[None]:
         if event.share is not None:
             update_progress_artifact(artifact_id=artifact, progress=round(100 * event.share, 1))  # type: ignore[arg-type]
 
-    desk.listen(tell)
-    yield
+    with stages.listening(tell):
+        yield
 
 
 def _show(report: dict[str, Any], defaults: str) -> None:

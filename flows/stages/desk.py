@@ -61,17 +61,13 @@ class Desk:
         self._cluster: Cluster | None = None
 
     def tell(self, event: Event) -> None:
-        """Hand an event to whoever listened when the desk was opened, or since."""
+        """Hand an event to whoever listened when the desk was opened."""
         for listener in self._listeners:
             listener(event)
 
     def say(self, text: str) -> None:
         """Hand words to whoever listens."""
         self.tell(Event(text))
-
-    def listen(self, listener: Listener) -> None:
-        """Hand every later event to `listener` too."""
-        self._listeners = (*self._listeners, listener)
 
     def cluster(self) -> Cluster:
         """The Ray cluster: the one that is named, else a local one, started now and ended with the desk."""
