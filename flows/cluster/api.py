@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
-from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
+from urllib.request import Request
 
-from flows import owners
+from flows import owners, surroundings
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
 
 CONNECT_SECONDS = 8.0
 REQUEST_SECONDS = 60.0
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def call(
     if cluster.token:
         request.add_header("Authorization", f"Bearer {cluster.token}")
     try:
-        with _opener(cluster.address).open(request, timeout=timeout_seconds) as answer:
+        with surroundings.opener(cluster.address).open(request, timeout=timeout_seconds) as answer:
             text = answer.read()
     except HTTPError as error:
         return _refusal(cluster, path, error)
@@ -111,11 +110,6 @@ def _refusal(cluster: Cluster, path: str, error: HTTPError) -> None:
             "the cluster's token, or RAY_AUTH_TOKEN"
         ) from error
     raise HeadstartError(f"Ray at {cluster.address} answered {error.code} to {path}: {text}") from error
-
-
-def _opener(address: str) -> OpenerDirector:
-    # A proxy of the environment is for the world, not for this machine.
-    return build_opener(ProxyHandler({})) if urlsplit(address).hostname in LOOPBACK else build_opener()
 
 
 def _own_token() -> str | None:
