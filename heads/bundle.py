@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -18,14 +17,13 @@ import safetensors.torch
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from heads.card import write_card
 from heads.errors import BundleError, HeadsError, ImageError
-from heads.evaluation import place_model
-from heads.images import Preprocess, crop_centre, decode, normalise, prepare, resize
-from heads.kinds import KINDS
-from heads.model import Model, build_model, upsample
+from heads.precision import place_model
+from heads.images import Preprocess, decode, prepare
+from heads.model import Model, build_model
 from heads.predictions import Answer, Labels, MaskPrediction, Prediction, answer
 from heads.spec import Variant
 
@@ -36,7 +34,6 @@ __all__ = [
     "MaskPrediction",
     "Prediction",
     "digest",
-    "export_program",
     "load",
     "save",
     "verify",
@@ -165,45 +162,6 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
         raise BundleError(f"{path} is no bundle that Headstart wrote: {type(error).__name__}: {error}") from error
     placed = place_model(model, torch.device(device)).eval()
     return Bundle(placed, variant, classes, preprocess, description["facts"], thresholds)
-
-
-class Program(nn.Module):
-    """Pictures (N, H, W, 3) of uint8 to probabilities (N, C), the targets' classes side by side in classes.json's order.
-
-    With a mask among the targets they are (N, C, H, W), those of the other targets the same at every pixel.
-    """
-
-    def __init__(self, bundle: Bundle) -> None:
-        super().__init__()
-        # A copy in plain layout: torch.export.save stores weights that are channels last, but warns of them.
-        self.model = copy.deepcopy(bundle.model).to(memory_format=torch.contiguous_format)
-        self.preprocess, self.targets = bundle.preprocess, tuple(bundle.classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        resized = resize(images.permute(0, 3, 1, 2), self.preprocess)
-        pixels = normalise(crop_centre(resized, self.preprocess), self.preprocess)
-        features = self.model.look(pixels.clone(memory_format=torch.channels_last))
-        height, width = images.shape[1], images.shape[2]
-        side = self.preprocess.image_size_px
-        logits = self.model.read(features, (side, side))
-        dense = any(found.ndim == 4 for found in logits.values())
-        parts = []
-        for target in self.targets:
-            found = logits[target]
-            if found.ndim == 4:
-                found = upsample(found, (height, width))
-            probabilities = KINDS[self.model.tasks[target]].activate(found)
-            spread = dense and probabilities.ndim == 2
-            parts.append(probabilities[:, :, None, None].expand(-1, -1, height, width) if spread else probabilities)
-        return torch.cat(parts, dim=1)
-
-
-def export_program(bundle: Bundle) -> nn.Module:
-    """A module for torch.export whose batch, height and width may all be dynamic; it gives what `Bundle.predict` gives.
-
-    Export it with an example of two pictures or more, 8 px or more a side: torch.export fixes dimensions of 0 and 1.
-    """
-    return Program(bundle).eval()
 
 
 def _open(picture: Picture, name: str) -> Image.Image:

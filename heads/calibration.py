@@ -12,7 +12,7 @@ from time import perf_counter
 import torch
 
 from heads.dataset import ImageDataset
-from heads.evaluation import autocast
+from heads.precision import autocast
 from heads.images import preprocess_for
 from heads.model import build_backbone
 from heads.pricing import MULTIPLY_ADDS_PER_SECOND, PREPARE_SECONDS_PER_PIXEL, forward_multiply_adds

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from heads.dataset import ImageDataset
-from heads.evaluation import autocast
+from heads.precision import autocast
 from heads.features import FeatureStore, Key, Shelf
 from heads.ranks import num_ranks, rank, sum_over_ranks
 from heads.sampling import num_loader_workers

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from heads import alignment
-from heads.evaluation import autocast
+from heads.precision import autocast
 from heads.joint import Joint, clip_each
 from heads.model import Model
 from heads.sampling import Batch

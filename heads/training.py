@@ -15,7 +15,7 @@ from heads.averaging import Average
 from heads.balancing import Balance
 from heads.compiling import Compiled
 from heads.errors import CheckpointError, HeadsError
-from heads.evaluation import autocast, confusions, named_measures, place_model
+from heads.evaluation import confusions, named_measures
 from heads.evaluation import thresholds as tuned_thresholds
 from heads.freezing import apply_phase, optimiser_groups
 from heads.history import History
@@ -24,6 +24,7 @@ from heads.mixing import draw_mix
 from heads.model import Model
 from heads.optimiser import build_optimiser, build_scaler, lay_out_state, update_weights
 from heads.phases import Phase, compile_policy, phase_number
+from heads.precision import autocast, place_model
 from heads.progress import Best, Epoch, Outcome, Progress, put_back, weights_of
 from heads.ranks import average_statistics, rank, synchronise_gradients, synchronising
 from heads.sampling import Batch, Loaders

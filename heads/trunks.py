@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from heads.backbones import BACKBONES
-from heads.evaluation import computing_dtype
+from heads.precision import computing_dtype
 from heads.features import trunk_id
 from heads.images import Preprocess, preprocess_for
 from heads.kinds import KINDS
