@@ -66,7 +66,7 @@ def image_endings() -> tuple[str, ...]:
     """The endings of files that are taken for pictures: those of every format that is read, in lower case, sorted."""
     from PIL import Image
 
-    from heads.decoding import formats
+    from heads.data.decoding import formats
 
     # MPO is a JPEG with more than one picture, and opened as such.
     readable = {*formats(), "MPO"} - _WITHOUT_PIXELS

@@ -16,7 +16,7 @@ SPLITS = ("train", "val", "test")
 class Sample:
     """One image: md5 of its bytes, file relative to the data folder, split, and a label a target (None where missing).
 
-    `recipe` is the number of the recipe by which its pixels are read: `heads.recipes` tells which there are.
+    `recipe` is the number of the recipe by which its pixels are read: `heads.data.recipes` tells which there are.
     """
 
     digest: str

@@ -55,7 +55,7 @@ def locate(version: DataVersion, sample: Sample) -> Path:
 
     Raises AskedWrongly where it is in none of them, or where its pixels are no longer those that the version was made of.
     """
-    from heads.recipes import image_recipe
+    from heads.data.recipes import image_recipe
 
     place = _locate(version, "image", sample.file, sample.digest)
     _check_recipe("image", sample.file, sample.recipe, image_recipe(place))
@@ -68,7 +68,7 @@ def locate_mask(version: DataVersion, file: str) -> Path:
     Raises AskedWrongly where it is nowhere, or the version knows no such mask, or where its values are no longer those that
     the version was made of.
     """
-    from heads.recipes import mask_recipe
+    from heads.data.recipes import mask_recipe
 
     if file not in version.masks:
         raise AskedWrongly(f"data version {version.digest} knows no mask {file}; ingest again with the source it came from")
@@ -82,7 +82,7 @@ def check_turned(version: DataVersion) -> None:
 
     Raises AskedWrongly where one is not: what was computed from it is of other pixels.
     """
-    from heads.recipes import image_recipe
+    from heads.data.recipes import image_recipe
 
     for sample in version.samples:
         if sample.recipe == 1 and sample.file.lower().endswith((".tif", ".tiff")):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from heads.catalogue import BACKBONE_STAGES
 from heads.spec import Variant, frozen_through
-from heads.stages import BACKBONE_STAGES
 
 # Fine-tuning after the heads have settled moves the backbone gently, or it loses what it was taken for
 # (Kumar et al., "Fine-Tuning can Distort Pretrained Features", ICLR 2022).
@@ -27,7 +27,7 @@ def compile_policy(variant: Variant) -> tuple[Phase, ...]:
     """The phases of a variant's freeze policy, in order, that together cover its epochs."""
     epochs, stages = variant.fit.epochs, BACKBONE_STAGES[variant.backbone]
     match variant.freeze:
-        # `adaptive` begins with all stages thawed; `heads.adaptive` decides on the way.
+        # `adaptive` begins with all stages thawed; `heads.training.adaptive` decides on the way.
         case "none" | "adaptive":
             return (Phase(0, epochs, 0),)
         case "all":

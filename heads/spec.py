@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictBool, field_validator, model_validator
 
-from heads.stages import BACKBONE_STAGES, IMAGE_SIZES
+from heads.catalogue import BACKBONE_STAGES, IMAGE_SIZES
 
 Task = Literal["classification", "multilabel", "segmentation"]
 Augment = Literal["none", "light", "medium", "strong"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flows.cli import screen
-from heads.stages import IMAGE_SIZES
+from heads.catalogue import IMAGE_SIZES
 
 COLUMNS = ["backbone", "parameters", "GFLOPs", "px", "least", "stages", "ImageNet weights"]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from flows.job.order import Job, num_stored, read_json, write_json
 from flows.records import Work
-from heads import loop
-from heads.pricing import epoch_multiply_adds
+from heads.training.state import Outcome
+from heads.trunks.pricing import epoch_multiply_adds
 
 SHARES = "shares.json"
 
@@ -65,7 +65,7 @@ class Accounts:
             write_json(self.job.folder / SHARES, self._shares)
 
 
-def costs_of(job: Job, work: Work, outcome: loop.Outcome) -> dict[str, Any]:
+def costs_of(job: Job, work: Work, outcome: Outcome) -> dict[str, Any]:
     """What a trained work took, for its `result.json`.
 
     `seconds` are its own epochs and `shared_seconds`, its share of filling the store; `gpu_seconds` those times the GPUs held.

@@ -14,9 +14,9 @@ from flows.job.order import Job
 from flows.manifest import split_labels
 from flows.records import DataVersion, Sample
 from flows.workspace import locate, locate_mask
-from heads.dataset import DEFAULT_CACHE_BYTES, ImageDataset, Masks
-from heads.images import Preprocess, preprocess_for
-from heads.labels import MISSING_LABEL
+from heads.data.dataset import DEFAULT_CACHE_BYTES, ImageDataset, Masks
+from heads.data.images import Preprocess, preprocess_for
+from heads.data.labels import MISSING_LABEL
 from heads.spec import Augment, Head, Variant
 
 

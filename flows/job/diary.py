@@ -10,9 +10,11 @@ from time import monotonic
 from flows.job import keeping
 from flows.job.order import Job
 from flows.records import Work
-from heads import checkpoint, loop
+from heads.data.loading import Loaders
 from heads.errors import CheckpointError
-from heads.loop import Loaders, Member
+from heads.fused.training import Member, train_together
+from heads.training import checkpoint
+from heads.training.state import Epoch
 
 LOG = logging.getLogger(__name__)
 # An epoch of features takes milliseconds, and a file that is surely on the disk as many.
@@ -27,7 +29,7 @@ class Diary:
 
     def __init__(self, job: Job, work: Work) -> None:
         self._job, self._work = job, work
-        self._told: list[loop.Epoch] = []
+        self._told: list[Epoch] = []
         self._written_at, self._saves_at = 0.0, monotonic() + CHECKPOINT_SECONDS
 
     @property
@@ -36,7 +38,7 @@ class Diary:
         file = keeping.checkpoint_file(self._job, self._work)
         return file if file.is_file() else None
 
-    def note(self, epoch: loop.Epoch, save: Callable[[Path], None]) -> None:
+    def note(self, epoch: Epoch, save: Callable[[Path], None]) -> None:
         """Takes in an epoch, and writes down what is due."""
         self._told.append(epoch)
         saves = monotonic() >= self._saves_at
@@ -53,7 +55,7 @@ class Diary:
         self._written_at = monotonic()
 
 
-def train_together(job: Job, works: Sequence[Work], member: Callable[[Work], Member], loaders: Loaders) -> None:
+def train_works_together(job: Job, works: Sequence[Work], member: Callable[[Work], Member], loaders: Loaders) -> None:
     """Trains the works' members side by side, each from its last checkpoint; one that cannot be read is left aside."""
     for work in works:
         try:
@@ -63,4 +65,4 @@ def train_together(job: Job, works: Sequence[Work], member: Callable[[Work], Mem
             # Written by another version, or damaged: what it saves is time, and the training gives the same without it.
             LOG.warning("%s: its checkpoint is left aside: %s", work.key, error)
             keeping.drop_checkpoint(job, work)
-    loop.train_together([member(work) for work in works], loaders)
+    train_together([member(work) for work in works], loaders)

@@ -13,8 +13,8 @@ from PIL import Image
 from flows.records import DataVersion, Sample
 from flows.workspace import locate, locate_mask
 from heads import bundle as bundles
-from heads.decoding import decode, decode_mask
-from heads.predictions import MaskPrediction
+from heads.bundle.predictions import MaskPrediction
+from heads.data.decoding import decode, decode_mask
 from heads.spec import Head
 
 FOLDER = "examples"

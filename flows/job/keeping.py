@@ -10,10 +10,12 @@ from flows.job.accounts import costs_of
 from flows.job.examples import save_examples
 from flows.job.order import Job, read_json, write_json
 from flows.records import Work
-from heads import bundle, loop, segmentation
+from heads import bundle
+from heads.data.images import preprocess_for
 from heads.errors import TrainingDiverged
-from heads.images import preprocess_for
-from heads.model import Model, count_parameters
+from heads.model.model import Model, count_parameters
+from heads.tasks import segmentation
+from heads.training.state import Epoch, Outcome
 
 
 def checkpoint_file(job: Job, work: Work) -> Path:
@@ -28,7 +30,7 @@ def drop_checkpoint(job: Job, work: Work) -> None:
         each.unlink(missing_ok=True)
 
 
-def write_progress(job: Job, work: Work, epochs: Sequence[loop.Epoch]) -> None:
+def write_progress(job: Job, work: Work, epochs: Sequence[Epoch]) -> None:
     """Adds epochs to the work's `progress.json`."""
     file = job.work_root / work.key / "progress.json"
     before = read_json(file, {"epochs": []})["epochs"]
@@ -37,7 +39,7 @@ def write_progress(job: Job, work: Work, epochs: Sequence[loop.Epoch]) -> None:
         write_json(file, {"work_key": work.key, "epochs": [*before, *new]})
 
 
-def keep(job: Job, work: Work, model: Model, outcome: loop.Outcome) -> None:
+def keep(job: Job, work: Work, model: Model, outcome: Outcome) -> None:
     """Writes the work's bundle and then, as the mark that it is finished, its `result.json`."""
     folder, variant = job.work_root / work.key, work.variant
     num_parameters, num_trained = count_parameters(model)
@@ -88,7 +90,7 @@ def give_up(job: Job, work: Work, error: TrainingDiverged) -> None:
     drop_checkpoint(job, work)
 
 
-def _class_ious(work: Work, outcome: loop.Outcome, classes: dict[str, list[str]]) -> dict[str, float]:
+def _class_ious(work: Work, outcome: Outcome, classes: dict[str, list[str]]) -> dict[str, float]:
     """Each class's IoU of the masks, named as on the holdout; a class that is nowhere has none."""
     import torch
 
@@ -101,7 +103,7 @@ def _class_ious(work: Work, outcome: loop.Outcome, classes: dict[str, list[str]]
     return found
 
 
-def _epoch_row(epoch: loop.Epoch) -> dict[str, Any]:
+def _epoch_row(epoch: Epoch) -> dict[str, Any]:
     row = {"epoch": epoch.index, "phase": epoch.phase, "metrics": dict(epoch.metrics), "seconds": epoch.seconds}
     row |= {"num_frozen_stages": epoch.num_frozen_stages, "decisions": list(epoch.decisions)}
     return row | ({"ended": epoch.ended} if epoch.ended else {})

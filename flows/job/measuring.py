@@ -8,10 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from heads import measures, multilabel, segmentation
 from heads.bundle import Bundle
-from heads.predictions import DEFAULT_THRESHOLD
+from heads.bundle.predictions import DEFAULT_THRESHOLD
 from heads.spec import Task
+from heads.tasks import measures, multilabel, segmentation
 
 LEAST_PROBABILITY = 1e-12
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from heads.features import FeatureStore
-from heads.trunks import Trunk
+from heads.trunks.trunk import Trunk
 
 
 def name_trunk(store: FeatureStore, trunk: Trunk) -> None:

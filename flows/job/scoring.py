@@ -18,7 +18,7 @@ from flows.manifest import split_labels
 from flows.workspace import locate, locate_mask
 from heads import bundle as bundles
 from heads.bundle import Answer, Bundle, Labels, MaskPrediction, Prediction
-from heads.decoding import decode_mask
+from heads.data.decoding import decode_mask
 from heads.spec import Head
 
 # Below it a second process takes longer to start than the first to finish.

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from flows.job import keeping
-from flows.job.diary import Diary, train_together
+from flows.job.diary import Diary, train_works_together
 from flows.job.order import Job, Screening, read_json, write_json
 from flows.job.shelves import Shelves
 from flows.records import Work
-from heads import loop
 from heads.errors import TrainingDiverged
-from heads.loop import Member
-from heads.model import build_model
+from heads.fused.training import Member
+from heads.model.model import build_model
 from heads.phases import compile_policy
-from heads.trunks import stored_taps
+from heads.training import loop
+from heads.training.state import Epoch, Outcome
+from heads.trunks.trunk import stored_taps
 
 
 def is_in_contest(job: Job, work: Work) -> bool:
@@ -42,20 +43,20 @@ def probe(job: Job, shelves: Shelves, works: Sequence[Work]) -> None:
         first = left[0]
         phase = compile_policy(first.variant)[0]
         loaders = shelves.loaders(first, *(shelves.images.open(split, first.variant) for split in ("train", "val")))[phase]
-        train_together(job, left, partial(_member, job, shelves.backbone(first)), loaders)
+        train_works_together(job, left, partial(_member, job, shelves.backbone(first)), loaders)
 
 
 def _member(job: Job, backbone: Any, work: Work) -> Member:
     diary = Diary(job, work)
 
-    def on_pause(epochs: Sequence[loop.Epoch], save: Any) -> None:
+    def on_pause(epochs: Sequence[Epoch], save: Any) -> None:
         save(probe_file(job, work))
         diary.write()
         best = max(epochs, key=lambda one: one.score)
         write_json(job.work_root / work.key / "probe.json", {"metrics": best.metrics})
         keeping.drop_checkpoint(job, work)
 
-    def on_end(outcome: loop.Outcome | TrainingDiverged) -> None:
+    def on_end(outcome: Outcome | TrainingDiverged) -> None:
         assert isinstance(outcome, TrainingDiverged), "a probe pauses before its last epoch"
         diary.write()
         keeping.give_up(job, work, outcome)

@@ -14,23 +14,24 @@ from torch import nn
 from flows.job import keeping
 from flows.job.accounts import Accounts, Charge
 from flows.job.datasets import Images
-from flows.job.diary import Diary, train_together
+from flows.job.diary import Diary, train_works_together
 from flows.job.names import name_trunk
 from flows.job.order import Job
 from flows.records import Work
-from heads import loop
-from heads.dataset import ImageDataset
+from heads.data.dataset import ImageDataset
+from heads.data.loading import Loaders
+from heads.distributed import rank, sum_over_ranks
 from heads.errors import TrainingDiverged
-from heads.extraction import Wanted, count_missing, extract
 from heads.features import Features, FeatureStore
-from heads.loop import Loaders, Member
-from heads.model import build_backbone, build_model
+from heads.fused.training import Member
+from heads.model.model import build_backbone, build_model
 from heads.phases import Phase, compile_policy
-from heads.pricing import forward_multiply_adds
-from heads.ranks import rank, sum_over_ranks
 from heads.spec import Variant
-from heads.stored import FeatureLoader, open_views
-from heads.trunks import Tap, Trunk, stored_taps, trunk_of
+from heads.training.state import Outcome
+from heads.trunks.extraction import Wanted, count_missing, extract
+from heads.trunks.pricing import forward_multiply_adds
+from heads.trunks.stored import FeatureLoader, open_views
+from heads.trunks.trunk import Tap, Trunk, stored_taps, trunk_of
 
 # Validation reads small features in large bites.
 LOOK_BYTES = 2**20
@@ -140,13 +141,13 @@ class Shelves:
         first = group[0]
         sets = [self.images.open(split, first.variant) for split in ("train", "val")]
         (loaders,) = self.loaders(first, *sets).values()
-        train_together(self.job, group, partial(self._member, self.backbone(first)), loaders)
+        train_works_together(self.job, group, partial(self._member, self.backbone(first)), loaders)
 
     def _member(self, backbone: nn.Sequential, work: Work) -> Member:
         model = build_model(work.variant, self.job.classes, work.weights.path, backbone=backbone)
         diary = Diary(self.job, work)
 
-        def on_end(outcome: loop.Outcome | TrainingDiverged) -> None:
+        def on_end(outcome: Outcome | TrainingDiverged) -> None:
             if isinstance(outcome, TrainingDiverged):
                 diary.write()
                 keeping.give_up(self.job, work, outcome)

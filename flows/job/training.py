@@ -22,9 +22,10 @@ from flows.job.runs import following
 from flows.job.screening import is_in_contest
 from flows.job.shelves import Shelves, is_probe
 from flows.records import Work
-from heads import loop
 from heads.errors import CheckpointError, HeadsError, TrainingDiverged
-from heads.model import Model, build_model
+from heads.model.model import Model, build_model
+from heads.training import loop
+from heads.training.state import Epoch, Outcome
 
 LOG = logging.getLogger(__name__)
 # Another try would end the same way; all else (a lost process, its neighbours' broken connections) is tried again.
@@ -187,7 +188,7 @@ class _Member:
             self._mark_span()
             keeping.keep(self.job, work, model, outcome)
 
-    def _fit(self, work: Work, resume: Path | None) -> tuple[Model, loop.Outcome]:
+    def _fit(self, work: Work, resume: Path | None) -> tuple[Model, Outcome]:
         train_set, val_set = (self.images.open(split, work.variant) for split in ("train", "val"))
         stored = self.shelves.loaders(work, train_set, val_set)
         model = build_model(work.variant, self.job.classes, work.weights.path)
@@ -212,8 +213,8 @@ class _Member:
 
         distributed.barrier()
 
-    def _on_epoch(self, work: Work) -> Callable[[loop.Epoch, Callable[[Path], None]], None]:
-        def on_epoch(epoch: loop.Epoch, save: Callable[[Path], None]) -> None:
+    def _on_epoch(self, work: Work) -> Callable[[Epoch, Callable[[Path], None]], None]:
+        def on_epoch(epoch: Epoch, save: Callable[[Path], None]) -> None:
             def save_folder(folder: Path) -> None:
                 save(folder / "state.pt")
                 write_json(folder / "work.json", {"work_key": work.key, "epoch": epoch.index, "at": time.time()})

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from flows.landing.entries import MASK, Entry
 from flows.manifest import mask_files
 from flows.records import Mask, Sample
-from heads.decoding import decode, decode_mask
+from heads.data.decoding import decode, decode_mask
+from heads.data.mask_values import is_shaded
+from heads.data.recipes import FIRST, drawn_on, image_recipe, mask_recipe
 from heads.errors import ImageError
-from heads.mask_values import is_shaded
-from heads.recipes import FIRST, drawn_on, image_recipe, mask_recipe
 
 Progress = Callable[[int, int], None]
 

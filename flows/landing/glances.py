@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from heads.decoding import formats
+from heads.data.decoding import formats
 
 _NUM_LOOKED_AT = 8
 _SIDE_PX = 256

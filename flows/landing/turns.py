@@ -10,9 +10,9 @@ from flows.landing.arrivals import Arrival, count_values
 from flows.landing.placing import Earlier
 from flows.manifest import MASKS
 from flows.records import Mask, Sample
-from heads.decoding import decode_mask
+from heads.data.decoding import decode_mask
+from heads.data.recipes import AS_STORED, FIRST, MENDED, drawn_on, image_recipe, mask_recipe
 from heads.errors import ImageError
-from heads.recipes import AS_STORED, FIRST, MENDED, drawn_on, image_recipe, mask_recipe
 
 _TIFF = (".tif", ".tiff")
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from heads.catalogue import BACKBONE_STAGES
 from heads.phases import Phase
 from heads.spec import Variant
-from heads.stages import BACKBONE_STAGES
 
 # The features after a stage, by its number: a whole `map`, or `pooled`.
 StageTap = tuple[int, Literal["pooled", "map"]]

@@ -23,8 +23,9 @@ TRIAL_SHAPES = ((1, 48, 30, 3), (3, 41, 90, 3), (2, 36, 36, 3))
 def write_model(dest: Path, bundle: Path, *, run_id: str, model_id: str, facts: Mapping[str, Any]) -> None:
     """Make the folder `dest`: MLmodel, data/model.pt2 (uint8 images N,H,W,3 to probabilities N,C) and `bundle/`, no pickle."""
     from heads import bundle as bundles
+    from heads.bundle.program import export_program
 
-    write_program(dest, bundles.export_program(bundles.load(bundle)), run_id=run_id, model_id=model_id, facts=facts)
+    write_program(dest, export_program(bundles.load(bundle)), run_id=run_id, model_id=model_id, facts=facts)
     shutil.copytree(bundle, dest / BUNDLE_FOLDER)
 
 

@@ -14,7 +14,7 @@ from flows.workspace import locate
 
 if TYPE_CHECKING:
     from flows.stages.agenda import Agenda
-    from heads.calibration import Rates
+    from heads.trunks.calibration import Rates
 
 CALIBRATION_SECONDS = 2.0
 MAX_FILES = 32
@@ -78,7 +78,7 @@ class _Outlook:
 
     def describe_trunk(self, group: TrunkGroup) -> dict[str, Any]:
         """A trunk as JSON values: who shares it, what is stored, and what is left to forward through it."""
-        from heads.pricing import price
+        from heads.trunks.pricing import price
 
         cost = price(group.backbone, group.image_size_px, group.taps, self._value_bytes(group))
         total, stored, flops = self._count(group)
@@ -148,7 +148,7 @@ class _Outlook:
         return ", which lacks the GPUs that the plan asks for; what such stored is not looked at" if lacks_gpu else ""
 
     def _course(self, work: Work) -> Course:
-        from heads.trunks import choose_taps, trunk_of
+        from heads.trunks.trunk import choose_taps, trunk_of
 
         chosen = choose_taps(work.variant)
         stretches = tuple(
@@ -161,7 +161,7 @@ class _Outlook:
         return Course(work.variant, done, stretches, tuple(trunk.id for trunk in trunks))
 
     def _value_bytes(self, group: TrunkGroup) -> int:
-        from heads.trunks import feature_dtype
+        from heads.trunks.trunk import feature_dtype
 
         sharing = next(work for work in self.agenda.works if work.variant.variant_id in group.variants)
         return feature_dtype(self.device, sharing.variant.fit.precision).itemsize
@@ -171,7 +171,7 @@ class _Outlook:
         import numpy as np
 
         from heads.features import Key
-        from heads.pricing import forward_multiply_adds
+        from heads.trunks.pricing import forward_multiply_adds
 
         digests = {view: self.digests["train"] + (self.digests["val"] if view == 0 else []) for view in group.views}
         keys = [Key(digest, view) for view, those in digests.items() for digest in dict.fromkeys(those)]
@@ -196,8 +196,8 @@ class _Outlook:
         return bill
 
     def _bill_stretch(self, work: Work, stretch: Stretch, *, stored: bool) -> Bill:
-        from heads.dataset import DEFAULT_CACHE_BYTES
-        from heads.pricing import BYTES_PER_SECOND, epoch_multiply_adds, price
+        from heads.data.dataset import DEFAULT_CACHE_BYTES
+        from heads.trunks.pricing import BYTES_PER_SECOND, epoch_multiply_adds, price
 
         variant, phase = work.variant, stretch.phase
         network = variant.backbone, variant.fit.image_size_px
@@ -215,7 +215,7 @@ class _Outlook:
         return Bill(flops, seconds).times(phase.num_epochs)
 
     def _find_rates(self, *, calibrate: bool) -> dict[Network, Rates]:
-        from heads.calibration import measure_rates, state_rates
+        from heads.trunks.calibration import measure_rates, state_rates
 
         works = {(work.variant.backbone, work.variant.fit.image_size_px): work for work in self.agenda.works}
         if not calibrate or not self.left:

@@ -136,7 +136,7 @@ def _load(settings: Settings, model: str) -> Bundle:
 
 def _check_named(files: Sequence[Path]) -> None:
     """Nothing where every file that was named itself decodes; so that a fault is told before anything is written."""
-    from heads.decoding import decode
+    from heads.data.decoding import decode
 
     for file in files:
         decode(file)
@@ -146,7 +146,7 @@ def _read(
     bundle: Bundle, images: Sequence[Path], places: Sequence[Mapping[str, Path]]
 ) -> Iterator[dict[str, Any] | tuple[str, str]]:
     """A row for each image, or (file, reason) where it does not decode; masks are written on the way."""
-    from heads.decoding import decode
+    from heads.data.decoding import decode
     from heads.errors import ImageError
 
     found: list[Any] = []

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from heads.backbones.blank import build_skeleton
 from heads.backbones.table import BACKBONES
-from heads.stages import BACKBONE_STAGES
+from heads.catalogue import BACKBONE_STAGES
 
 # They multiply no matrices and keep shapes, and on the meta device each of them takes as long as a convolution and more.
 ELEMENTWISE = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.GELU, nn.Dropout)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from heads.backbones.blank import build_blank, build_skeleton
 from heads.backbones.table import BACKBONES, Backbone
+from heads.catalogue import BACKBONE_STAGES
 from heads.errors import WeightsError
-from heads.stages import BACKBONE_STAGES
 
 NUM_KEYS_SHOWN = 6
 WHAT_TO_GIVE = "give a file written by torch.save(model.state_dict(), path) from torchvision's model"

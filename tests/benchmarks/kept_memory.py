@@ -21,7 +21,7 @@ import torch
 from workspaces import say
 
 from flows.cluster.jobs import KEEPING_MEMORY
-from heads.model import build_backbone
+from heads.model.model import build_backbone
 from heads.spec import Head, Variant
 
 BAR = 1.2

@@ -1,4 +1,4 @@
-"""What the training loop costs: images a second of `heads.loop.train` against a bare torch loop doing the same work.
+"""What the training loop costs: images a second of `heads.training.loop.train` against a bare torch loop doing the same work.
 
     python tests/benchmarks/loop_speed.py [--pairs 10] [--threads 1]
     python tests/benchmarks/loop_speed.py --device cuda
@@ -33,15 +33,16 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from workspaces import SHARED, say
 
-from heads import loop
-from heads.dataset import ImageDataset
-from heads.decoding import decode
-from heads.evaluation import autocast
-from heads.images import Preprocess, build_transform, pixels_of, preprocess_for, resize
-from heads.model import build_model
+from heads.data.dataset import ImageDataset
+from heads.data.decoding import decode
+from heads.data.images import Preprocess, build_transform, pixels_of, preprocess_for, resize
+from heads.data.loading import ImageLoader, Inputs, Loaders, num_loader_workers
+from heads.model.model import build_model
+from heads.model.precision import autocast
 from heads.phases import compile_policy
-from heads.sampling import ImageLoader, Inputs, num_loader_workers
 from heads.spec import Augment, Fit, Head, Variant
+from heads.training import loop
+from heads.training.state import Epoch
 
 PETS = SHARED / "data" / "pets3"
 BREEDS = ("Abyssinian", "Bengal", "american_bulldog")
@@ -164,14 +165,14 @@ def run_case(case: Case, device: torch.device, num_pairs: int) -> tuple[list[flo
     bare.run_epoch()
     clock = _Clock(device)
 
-    def take_turns(epoch: loop.Epoch, save: Any) -> None:
+    def take_turns(epoch: Epoch, save: Any) -> None:
         clock.stop("ours")
         bare.run_epoch()
         clock.stop("bare")
 
     model = build_model(variant, {"breed": BREEDS}, None)
     loop.train(model, variant, train_set, val_set, device=device, on_epoch=take_turns)
-    for name, told in (("ours", "heads.loop.train"), ("bare", "bare loop")):
+    for name, told in (("ours", "heads.training.loop.train"), ("bare", "bare loop")):
         rates = sorted(case.num_train / one for one in clock.wall[name][1:])
         say(f"{case.backbone:<14} {told:<17} {statistics.median(rates):8.1f} images/s ({rates[0]:.1f} to {rates[-1]:.1f})")
     if device.type == "cuda":
@@ -210,7 +211,7 @@ def _held_rate(case: Case, train_set: ImageDataset, val_set: ImageDataset, devic
     ]
     (phase,) = compile_policy(variant)
     model = build_model(variant, {"breed": BREEDS}, None)
-    stored = {phase: loop.Loaders(*loaders)}
+    stored = {phase: Loaders(*loaders)}
     told = loop.train(model, variant, train_set, val_set, device=device, on_epoch=lambda epoch, save: None, stored=stored)
     return case.num_train / statistics.median(epoch.seconds for epoch in told.epochs[1:])
 

@@ -21,7 +21,7 @@ from flows.settings import Settings
 from flows.stages.features import SHARE_OF_DISK, keep_in_bounds
 from heads.features import FeatureStore, Key
 from heads.spec import Head, Variant
-from heads.trunks import Trunk, trunk_of
+from heads.trunks.trunk import Trunk, trunk_of
 from tests.cli.conftest import Ask
 
 NUM_SAMPLES = 8

@@ -23,7 +23,7 @@ from heads.backbones import BACKBONES
 from heads.errors import HeadsError
 from heads.features import FeatureStore, Key
 from heads.spec import Head, Variant
-from heads.trunks import trunk_of
+from heads.trunks.trunk import trunk_of
 from tests import object_store
 from tests.cli.conftest import Ask, make_workspace
 

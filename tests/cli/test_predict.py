@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 
 from flows.stages.prediction import BATCH_SIZE, mask_files
 from heads.bundle import load, save
-from heads.images import preprocess_for
-from heads.model import build_model
+from heads.data.images import preprocess_for
+from heads.model.model import build_model
 from heads.spec import Head, Variant
 from tests.cli.conftest import Ask, make_workspace
 

@@ -17,8 +17,8 @@ from PIL import Image
 from flows import dataset, stages
 from flows.settings import read_settings
 from heads.bundle import save
-from heads.images import preprocess_for
-from heads.model import build_model
+from heads.data.images import preprocess_for
+from heads.model.model import build_model
 from heads.spec import Head, Variant
 from tests.cli.conftest import Answer, Ask, make_workspace
 

@@ -18,9 +18,9 @@ from flows.settings import Settings
 from flows.stages import progress, report, work
 from flows.stages.agenda import Agenda, plan_works
 from flows.stages.desk import Event
-from heads.loop import Epoch, Outcome
-from heads.pricing import epoch_multiply_adds
 from heads.spec import Fit, Head, Variant
+from heads.training.state import Epoch, Outcome
+from heads.trunks.pricing import epoch_multiply_adds
 
 NUM_TRAIN, NUM_VAL = 6, 2
 

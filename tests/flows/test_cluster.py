@@ -214,7 +214,7 @@ def test_the_last_to_leave_ends_the_heads_processes_and_no_other(tmp_path: Path,
 def test_a_package_holds_our_code_and_nothing_else() -> None:
     with zipfile.ZipFile(BytesIO(code.pack())) as package:
         names = package.namelist()
-    assert {"flows/job/__main__.py", "heads/loop.py"} <= set(names)
+    assert {"flows/job/__main__.py", "heads/training/loop.py"} <= set(names)
     assert {Path(name).suffix for name in names} <= {".py", ".yaml"}
     assert code.pack() == code.pack()
 

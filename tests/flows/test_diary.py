@@ -18,8 +18,8 @@ from flows.job.datasets import Images
 from flows.job.order import read_json
 from flows.job.shelves import Shelves
 from flows.records import DataVersion, Sample, Weights, Work, Workers
-from heads import loop
 from heads.spec import Fit, Head, Variant
+from heads.training.state import Epoch
 
 EPOCHS = 5
 
@@ -64,7 +64,7 @@ def half_done(tmp_path: Path, version: DataVersion, monkeypatch: pytest.MonkeyPa
     """A job that was ended in its third epoch, with a checkpoint an epoch of each work."""
     order, note = order_of(tmp_path / "half", version), diary.Diary.note
 
-    def dying(self: diary.Diary, epoch: loop.Epoch, save: Callable[[Path], None]) -> None:
+    def dying(self: diary.Diary, epoch: Epoch, save: Callable[[Path], None]) -> None:
         if epoch.index == 2:
             raise Killed
         note(self, epoch, save)

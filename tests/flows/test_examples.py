@@ -14,8 +14,8 @@ from flows.pictures import draw_variant
 from flows.records import DataVersion, Mask, Sample
 from flows.workspace import md5_of
 from heads import bundle
-from heads.images import preprocess_for
-from heads.model import build_model
+from heads.data.images import preprocess_for
+from heads.model.model import build_model
 from heads.spec import Fit, Head, Variant
 
 VARIANT = Variant(

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from flows.cli import listing
-from heads.stages import BACKBONE_STAGES
+from heads.catalogue import BACKBONE_STAGES
 
 
 def test_every_backbone_is_listed_with_its_stages_costs_sizes_and_weights(capsys: pytest.CaptureFixture[str]) -> None:

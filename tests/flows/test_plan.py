@@ -32,8 +32,8 @@ from flows.plan import (
     work_key,
 )
 from flows.records import DataVersion, Mask, Sample
+from heads.catalogue import BACKBONE_STAGES
 from heads.spec import HEAD_DESIGNS, Fit
-from heads.stages import BACKBONE_STAGES
 
 PLANS = Path(__file__).parents[2] / "flows" / "plans"
 
@@ -486,7 +486,7 @@ def test_a_target_without_a_design_of_its_task_is_refused(task: str) -> None:
 def test_the_measures_are_those_that_the_heads_tell_but_for_those_better_low() -> None:
     import torch
 
-    from heads.kinds import KINDS
+    from heads.tasks.table import KINDS
 
     logits = {"classification": torch.eye(6), "multilabel": torch.eye(6), "segmentation": torch.eye(6).reshape(6, 6, 1, 1)}
     labels = {

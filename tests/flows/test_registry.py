@@ -19,9 +19,9 @@ from flows.registry import Registry, ledger, placing, read_holdout, telling
 from flows.registry.ledger import Entry
 from flows.tracking import Origin, Tracker
 from heads import bundle as bundles
+from heads.data.images import preprocess_for
 from heads.errors import BundleError
-from heads.images import preprocess_for
-from heads.model import build_model
+from heads.model.model import build_model
 from heads.spec import Fit, Head, Variant
 
 VARIANT = Variant(backbone="squeezenet1_1", heads=(Head(target="label"),), fit=Fit(image_size_px=48))

@@ -16,9 +16,9 @@ from flows.job.accounts import Charge
 from flows.job.datasets import Images
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from heads.features import FeatureStore, Key
-from heads.pricing import forward_multiply_adds
 from heads.spec import Fit, Head, Variant
-from heads.trunks import trunk_of
+from heads.trunks.pricing import forward_multiply_adds
+from heads.trunks.trunk import trunk_of
 
 NUM_TRAIN, NUM_VAL, SIZE_PX = 5, 3, 32
 

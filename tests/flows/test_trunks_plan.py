@@ -18,15 +18,15 @@ from flows.settings import Settings
 from flows.stages.agenda import Agenda, plan_works
 from flows.stages.outlook import describe_costs
 from heads.backbones import BACKBONES
-from heads.dataset import ImageDataset
-from heads.extraction import Wanted, extract
+from heads.data.dataset import ImageDataset
+from heads.data.images import preprocess_for
 from heads.features import FeatureStore
-from heads.images import preprocess_for
-from heads.model import build_backbone
+from heads.model.model import build_backbone
 from heads.phases import compile_policy
-from heads.pricing import forward_multiply_adds
 from heads.spec import Fit, Head, Variant
-from heads.trunks import Tap, trunk_of
+from heads.trunks.extraction import Wanted, extract
+from heads.trunks.pricing import forward_multiply_adds
+from heads.trunks.trunk import Tap, trunk_of
 
 NUM_TRAIN, NUM_VAL, SIZE_PX = 10, 5, 64
 

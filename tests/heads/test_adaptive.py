@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from heads.adaptive import AdaptiveFreezing, Movements
-from heads.freezing import apply_phase, frozen_digest, optimiser_groups
-from heads.loop import Epoch, train
-from heads.model import build_model
+from heads.model.freezing import apply_phase, frozen_digest, optimiser_groups
+from heads.model.model import build_model
 from heads.phases import Phase
 from heads.spec import Fit
+from heads.training.adaptive import AdaptiveFreezing, Movements
+from heads.training.loop import train
+from heads.training.state import Epoch
 from tests.heads.test_fit_options import assert_resumes
 from tests.heads.test_loop import CLASSES, _one_thread, datasets, pictures, run, same, variant_of
 

@@ -11,19 +11,11 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from heads.backbones import (
-    BACKBONES,
-    build_stages,
-    count_costs,
-    imagenet_weights,
-    tokens_to_map,
-    weights,
-    weights_digest,
-)
+from heads.backbones import BACKBONES, build_stages, count_costs, imagenet_weights, tokens_to_map, weights, weights_digest
 from heads.backbones.blank import build_blank, build_skeleton
+from heads.catalogue import BACKBONE_STAGES, IMAGE_SIZES
 from heads.errors import WeightsError
 from heads.spec import check_image_size
-from heads.stages import BACKBONE_STAGES, IMAGE_SIZES
 
 WEIGHTS = Path(__file__).parents[2].parent / "shared" / "weights"
 PRETRAINED = {

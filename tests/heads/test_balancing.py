@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from heads.balancing import Balance
 from heads.spec import Head, Variant
+from heads.training.loss_weighting import Balance
 
 SUMS = {"kind": 6.0, "tone": 1.0}
 NUM_LABELS = {"kind": 3, "tone": 4}

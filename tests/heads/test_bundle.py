@@ -16,13 +16,14 @@ from torch.export import Dim
 
 from heads import bundle
 from heads.bundle import Bundle, Labels, MaskPrediction, Prediction
-from heads.dataset import ImageDataset, Masks
-from heads.decoding import decode_mask
+from heads.bundle.program import export_program
+from heads.data.dataset import ImageDataset, Masks
+from heads.data.decoding import decode_mask
+from heads.data.images import decode, prepare, preprocess_for
 from heads.errors import BundleError, HeadsError, ImageError
-from heads.images import decode, prepare, preprocess_for
-from heads.loop import predict_table
-from heads.model import Model, build_model
+from heads.model.model import Model, build_model
 from heads.spec import Fit, Head, Variant
+from heads.training.evaluation import predict_table
 from tests.rounding import ROUNDING
 
 ROOT = Path(__file__).parents[2]
@@ -221,7 +222,7 @@ def exported(made: Bundle, size: tuple[int, int]) -> torch.nn.Module:
     # As MLflow exports an example batch whose signature has -1 for batch, height and width.
     shapes = ({0: Dim.AUTO, 1: Dim.AUTO, 2: Dim.AUTO},)
     example = torch.zeros((2, *size, 3), dtype=torch.uint8)
-    program = torch.export.export(bundle.export_program(made), (example,), dynamic_shapes=shapes)
+    program = torch.export.export(export_program(made), (example,), dynamic_shapes=shapes)
     # A device written into the program would keep it from running on another.
     assert not [node for node in program.graph.nodes if "device" in node.kwargs]
     buffer = io.BytesIO()

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from heads.classification import DESIGNS, PLAIN, AttentionHead, Criterion, PooledNorm, build_net
-from heads.classification import criterion_of as criterion_of_counts
-from heads.labels import MISSING_LABEL, has_label
+from heads.data.labels import MISSING_LABEL, has_label
 from heads.spec import HEAD_DESIGNS, Fit
-from heads.tally import summed_loss, summed_losses
+from heads.tasks.classification import DESIGNS, PLAIN, AttentionHead, Criterion, PooledNorm, build_net
+from heads.tasks.classification import criterion_of as criterion_of_counts
+from heads.training.metrics import summed_loss, summed_losses
 
 
 def loss(logits: Tensor, labels: Tensor, weights: Tensor, criterion: Criterion = PLAIN) -> tuple[Tensor, Tensor]:

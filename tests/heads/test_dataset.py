@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from heads.dataset import ImageDataset, Masks
+from heads.catalogue import BACKBONE_STAGES
+from heads.data.dataset import ImageDataset, Masks
+from heads.data.images import Preprocess, preprocess_for
 from heads.errors import ImageError
-from heads.images import Preprocess, preprocess_for
-from heads.stages import BACKBONE_STAGES
 
 # Alike for all channels, so that the brightest stays so.
 CUT = Preprocess(48, 54, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -9,10 +9,10 @@ from torchvision.models.segmentation import deeplabv3
 from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.models.segmentation.lraspp import LRASPPHead
 
-from heads import decoders, segmentation
 from heads.backbones import BACKBONES, build_stages
-from heads.kinds import KINDS
 from heads.spec import HEAD_DESIGNS, Fit, Head
+from heads.tasks import decoders, segmentation
+from heads.tasks.table import KINDS
 
 # Odd where the backbone allows it.
 SIZES_PX = {"mobilenet_v2": 97, "squeezenet1_1": 65, "resnet18": 97, "convnext_tiny": 67, "vit_b_32": 96, "swin_t": 65}

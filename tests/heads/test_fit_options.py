@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from heads.averaging import Average
 from heads.errors import HeadsError
-from heads.freezing import apply_phase, frozen_digest
-from heads.loop import Outcome, evaluate
-from heads.model import Model, build_model
+from heads.model.freezing import apply_phase, frozen_digest
+from heads.model.model import Model, build_model
 from heads.phases import Phase
-from heads.progress import weights_of
 from heads.spec import Variant
+from heads.training.ema import Average
+from heads.training.evaluation import evaluate
+from heads.training.state import Outcome, weights_of
 from tests.heads.test_loop import CLASSES, _one_thread, datasets, pictures, run, same, variant_of, without_seconds
 
 __all__ = ["_one_thread", "pictures"]

@@ -4,11 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from heads.freezing import apply_phase, frozen_digest, optimiser_groups
-from heads.model import Model, build_model, count_parameters
+from heads.catalogue import BACKBONE_STAGES
+from heads.model.freezing import apply_phase, frozen_digest, optimiser_groups
+from heads.model.model import Model, build_model, count_parameters
 from heads.phases import Phase, compile_policy
 from heads.spec import Fit, Head, Variant
-from heads.stages import BACKBONE_STAGES
 
 torch.set_num_threads(1)
 CLASSES = {"label": ("a", "b", "c")}

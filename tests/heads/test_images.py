@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from heads import decoding
-from heads.augmentation import STRENGTHS, Geometry, apply_geometry, draw_geometry
-from heads.dataset import ImageDataset
+from heads.catalogue import BACKBONE_STAGES
+from heads.data import decoding
+from heads.data.augmentation import STRENGTHS, Geometry, apply_geometry, draw_geometry
+from heads.data.dataset import ImageDataset
+from heads.data.images import Preprocess, build_transform, decode, pixels_of, prepare, preprocess_for, resize
 from heads.errors import ImageError
-from heads.images import Preprocess, build_transform, decode, pixels_of, prepare, preprocess_for, resize
-from heads.stages import BACKBONE_STAGES
 
 PREPROCESS = Preprocess(32, 36, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 

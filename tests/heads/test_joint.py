@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from heads.joint import Joint, clip_each
+from heads.fused.optimizer import Joint, clip_each
 
 SHAPES = ((7, 5), (7,), (1, 7), (1,))
 NUM = 3

@@ -17,17 +17,19 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
-from heads import checkpoint
-from heads.dataset import ImageDataset
+from heads.data.dataset import ImageDataset
+from heads.data.images import preprocess_for
+from heads.data.loading import shuffle, split_steps
 from heads.errors import HeadsError
-from heads.freezing import frozen_digest
-from heads.images import preprocess_for
-from heads.loop import Epoch, Outcome, evaluate, predict_table, train
-from heads.measures import from_scores
-from heads.model import Model, build_model
+from heads.model.freezing import frozen_digest
+from heads.model.model import Model, build_model
 from heads.phases import Phase
-from heads.sampling import shuffle, split_steps
 from heads.spec import Fit, Head, Variant
+from heads.tasks.measures import from_scores
+from heads.training import checkpoint
+from heads.training.evaluation import evaluate, predict_table
+from heads.training.loop import train
+from heads.training.state import Epoch, Outcome
 
 CLASSES = {"kind": ["disc", "square", "stripes"], "a.b/c": ["dark", "light"]}
 NUM_TRAIN, NUM_VAL, SIZE_PX = 23, 11, 32

@@ -19,8 +19,8 @@ from sklearn.metrics import (
 )
 from torch import Tensor
 
-from heads import measures
-from heads.measures import from_counts, from_scores
+from heads.tasks import measures
+from heads.tasks.measures import from_counts, from_scores
 
 
 def confusion_of(truths: list[int], guesses: list[int], num_classes: int) -> Tensor:

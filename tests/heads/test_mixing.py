@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from heads.labels import MISSING_LABEL
-from heads.mixing import Mix, draw_mix
+from heads.data.labels import MISSING_LABEL
 from heads.spec import Fit
-from heads.tally import Tally
+from heads.training.metrics import Tally
+from heads.training.mixup import Mix, draw_mix
 
 IMAGES = torch.rand(6, 3, 20, 31, generator=torch.Generator().manual_seed(0))
 CUTMIX = Fit(cutmix=1)

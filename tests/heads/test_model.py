@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from heads.freezing import apply_phase, frozen_digest, optimiser_groups
-from heads.model import Model, build_model, count_parameters
+from heads.catalogue import BACKBONE_STAGES, IMAGE_SIZES
+from heads.model.freezing import apply_phase, frozen_digest, optimiser_groups
+from heads.model.model import Model, build_model, count_parameters
 from heads.phases import Phase, compile_policy
 from heads.spec import HEAD_DESIGNS, Fit, Head, Variant
-from heads.stages import BACKBONE_STAGES, IMAGE_SIZES
-from heads.tally import Tally
+from heads.training.metrics import Tally
 
 torch.set_num_threads(1)
 POLICIES = ("none", "all", "upto", "gradual", "lp_ft")

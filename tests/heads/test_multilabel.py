@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from heads import multilabel
 from heads.backbones import BACKBONES
-from heads.kinds import KINDS
-from heads.labels import MISSING_LABEL
+from heads.data.labels import MISSING_LABEL
 from heads.spec import HEAD_DESIGNS, Fit, Head
+from heads.tasks import multilabel
+from heads.tasks.table import KINDS
 
 CPU = torch.device("cpu")
 

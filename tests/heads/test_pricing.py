@@ -9,11 +9,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from heads.backbones import BACKBONES, count_costs
-from heads.model import Model, build_model
-from heads.pricing import epoch_multiply_adds, forward_multiply_adds, price
+from heads.catalogue import BACKBONE_STAGES, IMAGE_SIZES
+from heads.model.model import Model, build_model
 from heads.spec import Fit, Head, Variant
-from heads.stages import BACKBONE_STAGES, IMAGE_SIZES
-from heads.trunks import POOLING_DESIGNS, choose_taps, stored_taps
+from heads.trunks.pricing import epoch_multiply_adds, forward_multiply_adds, price
+from heads.trunks.trunk import POOLING_DESIGNS, choose_taps, stored_taps
 
 SMALL = ("mobilenet_v2", "resnet18", "vit_b_32", "swin_t")
 

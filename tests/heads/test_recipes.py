@@ -12,10 +12,10 @@ import pytest
 from PIL import Image, ImageOps
 from PIL.Image import Transpose
 
-from heads.decoding import UPRIGHT, decode, decode_mask
+from heads.data.decoding import UPRIGHT, decode, decode_mask
+from heads.data.mask_values import is_shaded
+from heads.data.recipes import FIRST, MENDED, drawn_on, image_recipe, mask_recipe
 from heads.errors import ImageError
-from heads.mask_values import is_shaded
-from heads.recipes import FIRST, MENDED, drawn_on, image_recipe, mask_recipe
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (5, 9, 3), dtype=np.uint8)
 GREYS = np.arange(45, dtype=np.uint8).reshape(5, 9)

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from heads.phases import Phase
-from heads.schedule import num_plateaus, num_warm_up_updates, rate_factor
 from heads.spec import Fit
+from heads.training.schedule import num_plateaus, num_warm_up_updates, rate_factor
 
 WHOLE = Phase(0, 8, 0)
 

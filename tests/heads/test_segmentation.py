@@ -11,9 +11,9 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_
 from torch import Tensor
 from torch.nn import functional as F
 
-from heads import segmentation
-from heads.labels import MISSING_LABEL
+from heads.data.labels import MISSING_LABEL
 from heads.spec import Fit
+from heads.tasks import segmentation
 
 CPU = torch.device("cpu")
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from heads.alignment import aligned, is_aligned
-from heads.alignment import stack as stack_aligned
-from heads.classification import PooledNorm
-from heads.side_by_side import run_side_by_side
+from heads.fused.alignment import aligned, is_aligned
+from heads.fused.alignment import stack as stack_aligned
+from heads.fused.linear import run_side_by_side
+from heads.tasks.classification import PooledNorm
 from tests.products import Products
 
 NUM, CHANNELS = 5, 24
@@ -127,7 +127,7 @@ def test_products_of_whole_stacks_as_on_a_gpu_give_the_same(monkeypatch: pytest.
     heads = make_heads(3, depth=2)
     features, towards = torch.randn(16, CHANNELS, 2, 2), torch.randn(16, 3)
     expected, of_weights = run(heads, features, towards)
-    monkeypatch.setattr("heads.side_by_side.ONE_BY_ONE", ())
+    monkeypatch.setattr("heads.fused.linear.ONE_BY_ONE", ())
     given, gradients = run(heads, features, towards)
     torch.testing.assert_close(given, expected)
     for found, wanted in zip(gradients, of_weights, strict=True):

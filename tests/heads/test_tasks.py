@@ -18,15 +18,16 @@ import torch.distributed as dist
 from PIL import Image
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, jaccard_score
 
-from heads import multilabel, segmentation
-from heads.dataset import ImageDataset, Masks
-from heads.evaluation import evaluate, predict_table
-from heads.images import preprocess_for
-from heads.loop import Epoch, Outcome, train
-from heads.mixing import Mix, draw_mix
-from heads.model import Model, build_model
+from heads.data.dataset import ImageDataset, Masks
+from heads.data.images import preprocess_for
+from heads.model.model import Model, build_model
 from heads.spec import Fit, Head, Variant
-from heads.tally import Tally
+from heads.tasks import multilabel, segmentation
+from heads.training.evaluation import evaluate, predict_table
+from heads.training.loop import train
+from heads.training.metrics import Tally
+from heads.training.mixup import Mix, draw_mix
+from heads.training.state import Epoch, Outcome
 
 CLASSES = {"kind": ["disc", "square", "never"], "tags": ["dark", "large", "never", "red"], "mask": ["0", "5", "200"]}
 NUM_TRAIN, NUM_VAL, SIZE_PX = 26, 12, 32

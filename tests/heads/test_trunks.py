@@ -20,18 +20,21 @@ import torch
 from PIL import Image
 from torch import nn
 
-from heads.dataset import ImageDataset, Masks
+from heads.catalogue import BACKBONE_STAGES
+from heads.data.dataset import ImageDataset, Masks
+from heads.data.images import preprocess_for
+from heads.data.loading import Loaders
 from heads.errors import CheckpointError, TrainingDiverged
-from heads.extraction import Wanted, count_missing, extract
 from heads.features import FeatureStore, Key
-from heads.images import preprocess_for
-from heads.loop import Epoch, Loaders, Member, Outcome, train, train_together
-from heads.model import Model, build_backbone, build_model
+from heads.fused.training import Member, train_together
+from heads.model.model import Model, build_backbone, build_model
 from heads.phases import Phase, compile_policy
 from heads.spec import Fit, Head, Variant
-from heads.stages import BACKBONE_STAGES
-from heads.stored import FeatureLoader, open_views
-from heads.trunks import Tap, Trunk, stored_taps, trunk_of
+from heads.training.loop import train
+from heads.training.state import Epoch, Outcome
+from heads.trunks.extraction import Wanted, count_missing, extract
+from heads.trunks.stored import FeatureLoader, open_views
+from heads.trunks.trunk import Tap, Trunk, stored_taps, trunk_of
 from tests.products import Products
 from tests.rounding import ROUNDING
 
@@ -290,7 +293,7 @@ def test_a_checkpoint_holds_nothing_of_stages_that_no_phase_thaws(pictures: Path
 def test_views_beyond_the_first_are_varied_and_epochs_take_turns(
     pictures: Path, tmp_path: Path, held_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("heads.stored.MAX_HELD_BYTES", {"cpu": held_bytes})
+    monkeypatch.setattr("heads.trunks.stored.MAX_HELD_BYTES", {"cpu": held_bytes})
     variant = variant_of(KIND, views=3, augment="strong", flip=True)
     sets, store = datasets(pictures, variant), FeatureStore(tmp_path)
     assert fill(variant, sets, store) == 3 * NUM_TRAIN + NUM_VAL
@@ -491,10 +494,10 @@ def test_a_killed_extraction_loses_a_shard_at_most_and_goes_on_where_it_was(pict
 
 def extract_slowly(pictures: Path, root: Path) -> None:
     """Stores five samples a shard and says so; to be killed."""
-    import heads.extraction
+    import heads.trunks.extraction
 
     torch.set_num_threads(1)
-    heads.extraction.BATCH_SIZES["cpu"], heads.extraction.SHARD_SECONDS = 5, 0.0
+    heads.trunks.extraction.BATCH_SIZES["cpu"], heads.trunks.extraction.SHARD_SECONDS = 5, 0.0
     variant = variant_of(KIND)
 
     def say(num_samples: int) -> None:

@@ -1,0 +1,218 @@
+"""The folder that a consumer pulls: written whole, verified by digests before anything in it is read, ready to predict."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+
+from heads.bundle.card import write_card
+from heads.bundle.predictions import Answer, Labels, MaskPrediction, Prediction, answer
+from heads.data.images import Preprocess, decode, prepare
+from heads.errors import BundleError, HeadsError, ImageError
+from heads.model.model import Model, build_model
+from heads.model.precision import place_model
+from heads.spec import Variant
+
+__all__ = [
+    "Answer",
+    "Bundle",
+    "Labels",
+    "MaskPrediction",
+    "Prediction",
+    "digest",
+    "load",
+    "save",
+    "verify",
+]
+
+FORMAT = 1
+SUMS = "SHA256SUMS"
+FILES = ("weights.safetensors", "variant.json", "classes.json", "preprocess.json", "card.md")
+
+Picture = Path | str | bytes | Image.Image | np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A verified model with all it takes to predict; `facts` say where it comes from.
+
+    `thresholds` are, by target of label sets, the probabilities from which on each class is meant.
+    """
+
+    model: Model = field(repr=False)
+    variant: Variant
+    classes: Mapping[str, tuple[str, ...]]
+    preprocess: Preprocess
+    facts: Mapping[str, Any]
+    thresholds: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
+
+    def predict(self, images: Sequence[Picture], batch_size: int = 32) -> list[dict[str, Answer]]:
+        """For each image, in order, an answer by target: a Prediction, Labels, or a MaskPrediction of the image's own size.
+
+        An image is a file's path, a file's bytes, a Pillow image, or an array of uint8 (H, W, 3) in RGB. Raises
+        ImageError, naming the image, where one does not decode; nothing is predicted then.
+        """
+        if isinstance(images, str | bytes | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim != 4):
+            raise HeadsError(f"predict takes a list of images and was given one {type(images).__name__}; put it in [ ]")
+        if batch_size < 1:
+            raise HeadsError(f"batch_size is {batch_size}; it must be 1 or more")
+        named = ((picture, f"images[{index}]") for index, picture in enumerate(images))
+        return [answers for batch in _batches(named, batch_size) for answers in self._predict_batch(batch)]
+
+    def _predict_batch(self, batch: list[tuple[Picture, str]]) -> list[dict[str, Answer]]:
+        device = next(self.model.parameters()).device
+        self.model.eval()
+        with torch.inference_mode():
+            pictures = [_open(picture, name) for picture, name in batch]
+            pixels = torch.stack([prepare(picture, self.preprocess) for picture in pictures])
+            logits = self.model(pixels.to(device, memory_format=torch.channels_last))
+            rows = [{target: found[row] for target, found in logits.items()} for row in range(len(pictures))]
+            return [self._read(picture, row) for picture, row in zip(pictures, rows, strict=True)]
+
+    def _read(self, picture: Image.Image, logits: Mapping[str, Tensor]) -> dict[str, Answer]:
+        return {
+            head.target: answer(
+                head, self.classes[head.target], logits[head.target], picture.size, self.thresholds.get(head.target)
+            )
+            for head in self.variant.heads
+        }
+
+
+def save(
+    dest: Path,
+    *,
+    model: Model,
+    variant: Variant,
+    classes: Mapping[str, Sequence[str]],
+    preprocess: Preprocess,
+    facts: Mapping[str, Any],
+    thresholds: Mapping[str, Sequence[float]] | None = None,
+) -> Path:
+    """Writes a bundle to the folder `dest`, which appears whole by rename, in place of one that was there; gives `dest`.
+
+    `thresholds` are those of `Bundle`. `facts` are JSON values that say where weights and data come from; `metrics` among
+    them becomes the card's table.
+    Equal arguments give equal bytes.
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    description = {"format": FORMAT, "variant_id": variant.variant_id, "variant": variant.model_dump(mode="json"), "facts": facts}
+    if thresholds:
+        named = {target: dict(zip(classes[target], found, strict=True)) for target, found in thresholds.items()}
+        description["thresholds"] = named
+    contents = {
+        "weights.safetensors": safetensors.torch.save(weights),
+        "variant.json": _json_bytes(description),
+        "classes.json": _json_bytes({target: list(names) for target, names in classes.items()}),
+        "preprocess.json": _json_bytes(preprocess.to_json()),
+        "card.md": write_card(variant, classes, preprocess, facts, thresholds).encode(),
+    }
+    sums = "".join(f"{hashlib.sha256(contents[name]).hexdigest()}  {name}\n" for name in sorted(FILES))
+    _write_folder(dest, {**contents, SUMS: sums.encode()})
+    return dest
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a bundle's SHA256SUMS as 64 hex digits: it names everything in it. Raises BundleError without one."""
+    return hashlib.sha256(_read_file(Path(path), SUMS)).hexdigest()
+
+
+def verify(path: Path) -> None:
+    """Raises BundleError, naming the file, where one of the bundle's files is missing, changed or too many."""
+    _read_verified(Path(path))
+
+
+def load(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
+    """The bundle in a folder, its digests verified before anything in it is read; opens no network, unpickles nothing.
+
+    Raises BundleError where it is incomplete, damaged or of another format.
+    """
+    contents = _read_verified(Path(path))
+    try:
+        description = json.loads(contents["variant.json"])
+        if description["format"] != FORMAT:
+            raise BundleError(
+                f"{path} has format {description['format']}, and this version of Headstart reads {FORMAT}; update it"
+            )
+        variant = Variant.model_validate(description["variant"])
+        classes = {target: tuple(names) for target, names in json.loads(contents["classes.json"]).items()}
+        preprocess = Preprocess.from_json(json.loads(contents["preprocess.json"]))
+        thresholds = {
+            target: tuple(float(found[name]) for name in classes[target])
+            for target, found in description.get("thresholds", {}).items()
+        }
+        model = build_model(variant, classes, None)
+        model.load_state_dict(safetensors.torch.load(contents["weights.safetensors"]))
+    except BundleError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise BundleError(f"{path} is no bundle that Headstart wrote: {type(error).__name__}: {error}") from error
+    placed = place_model(model, torch.device(device)).eval()
+    return Bundle(placed, variant, classes, preprocess, description["facts"], thresholds)
+
+
+def _open(picture: Picture, name: str) -> Image.Image:
+    if isinstance(picture, Path | str):
+        return decode(Path(picture))
+    if isinstance(picture, bytes | Image.Image):
+        return decode(picture, name)
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,) and picture.size:
+        return decode(Image.fromarray(picture), name)
+    given = f"array of {picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+    raise ImageError(f"{name} is a {given}; give a path, a file's bytes, a Pillow image or an array of uint8 (H, W, 3)")
+
+
+def _batches(named: Iterator[tuple[Picture, str]], size: int) -> Iterator[list[tuple[Picture, str]]]:
+    while batch := list(islice(named, size)):
+        yield batch
+
+
+def _json_bytes(value: object) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _write_folder(dest: Path, contents: Mapping[str, bytes]) -> None:
+    partial, old = (dest.with_name(f".{dest.name}.{os.getpid()}.{kind}") for kind in ("partial", "old"))
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, content in contents.items():
+        (partial / name).write_bytes(content)
+    if dest.exists():
+        dest.rename(old)
+    partial.rename(dest)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _read_file(path: Path, name: str) -> bytes:
+    try:
+        return (path / name).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} is no whole bundle: {name} cannot be read ({error.strerror}); pull it again") from error
+
+
+def _read_verified(path: Path) -> dict[str, bytes]:
+    """Every file's content, read once, so that what was verified is what is used."""
+    lines = [line.partition("  ") for line in _read_file(path, SUMS).decode(errors="replace").splitlines()]
+    sums = {name: value for value, _, name in lines}
+    if set(sums) != set(FILES):
+        raise BundleError(f"{path}: {SUMS} lists {', '.join(sorted(sums))}; a bundle has {', '.join(sorted(FILES))}")
+    if extra := sorted({entry.name for entry in path.iterdir()} - {*FILES, SUMS}):
+        raise BundleError(f"{path} holds {', '.join(extra)}, which the bundle does not list; remove it or pull the bundle again")
+    contents = {name: _read_file(path, name) for name in FILES}
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != sums[name]:
+            raise BundleError(f"{path}: {name} is not what was written (its sha256 differs from {SUMS}); pull the bundle again")
+    return contents

@@ -1,0 +1,201 @@
+"""Which images make which step on which rank, and the loaders that bring them, or features stored of them."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from heads.data.dataset import ImageDataset
+from heads.data.labels import has_label
+from heads.distributed import num_ranks, rank
+from heads.errors import HeadsError
+
+MAX_LOADER_WORKERS = 8
+
+# Images (N, 3, S, S), or features by the number of their stage.
+Inputs = Tensor | Mapping[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The images of a step over all ranks, and this rank's share of them, filled up to every rank's length.
+
+    `weights` is 1 for an image and 0 for what fills up.
+    """
+
+    everywhere: Tensor
+    here: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A step's inputs, labels (as in `heads.data.labels`) and weights (N) on this rank; `size` is the images' height and width.
+
+    `num_labels` is how many labels, by target, all ranks hold in all the batches that make one update together; `updates`
+    is whether this is the last of them.
+    """
+
+    inputs: Inputs
+    labels: dict[str, Tensor]
+    weights: Tensor
+    num_labels: dict[str, int]
+    updates: bool
+    size: tuple[int, int]
+
+
+def shuffle(length: int, seed: int, epoch: int) -> Tensor:
+    """The numbers below `length` in the order of an epoch, the same on every rank."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(length, generator=generator)
+
+
+def split_steps(order: Tensor, batch_size: int, *, rank: int, num_ranks: int, least: int = 1) -> list[Step]:
+    """The steps that read `order` once, `batch_size` images each over all ranks, the last ones fewer.
+
+    No rank gets fewer than `least`: a rest too small for that joins the step before it, or is filled up where it is alone.
+    """
+    chunks = list(torch.split(order, batch_size))
+    if len(chunks) > 1 and len(chunks[-1]) < least * num_ranks:
+        chunks[-2:] = [torch.cat(chunks[-2:])]
+    return [_share(chunk, rank, num_ranks, least) for chunk in chunks]
+
+
+def _share(chunk: Tensor, rank: int, num_ranks: int, least: int) -> Step:
+    length = max(least, -(-len(chunk) // num_ranks))
+    own = chunk[rank::num_ranks]
+    filling = chunk[:1].expand(length - len(own))
+    return Step(chunk, torch.cat([own, filling]), torch.cat([torch.ones(len(own)), torch.zeros(len(filling))]))
+
+
+class _Batches(Sampler[list[int]]):
+    """The batches of the epoch at hand: it changes under a loader whose workers live on."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (step.here.tolist() for step in self.steps)
+
+
+class Loader(ABC):
+    """A dataset as batches of this rank's share of each step, on `device`.
+
+    `batch_size` is over all ranks; `accumulate` batches make one update together, at an epoch's end maybe fewer. In
+    training a rank gets two images a step at the least, since BatchNorm has no statistics of one. Raises HeadsError on
+    an empty dataset.
+    """
+
+    # Images that one pass brings through the whole network.
+    num_forwarded = 0
+
+    def __init__(
+        self, dataset: ImageDataset, batch_size: int, device: torch.device, *, training: bool = False, accumulate: int = 1
+    ) -> None:
+        if not len(dataset):
+            raise HeadsError(f"there are no images to {'train on' if training else 'evaluate'}; give at least one")
+        self.dataset, self.batch_size, self.device, self.training = dataset, batch_size, device, training
+        self.accumulate = accumulate
+        self._batches = _Batches()
+        self._set_order(torch.arange(len(dataset)))
+
+    @property
+    def steps(self) -> list[Step]:
+        """The steps of the epoch at hand."""
+        return self._batches.steps
+
+    def __len__(self) -> int:
+        """Steps an epoch."""
+        return len(self.steps)
+
+    @property
+    def num_updates(self) -> int:
+        """Updates an epoch."""
+        return -(-len(self) // self.accumulate)
+
+    def __iter__(self) -> Iterator[Batch]:
+        num_labels: dict[str, int] = {}
+        side = self.dataset.preprocess.image_size_px
+        for number, (step, (inputs, labels)) in enumerate(zip(self.steps, self._read(), strict=True)):
+            if number % self.accumulate == 0:
+                together = torch.cat([step.everywhere for step in self.steps[number : number + self.accumulate]])
+                num_labels = {target: self._count(target, together) for target in labels}
+            yield Batch(
+                inputs=inputs,
+                labels={t: x.to(self.device, non_blocking=True) for t, x in labels.items()},
+                weights=step.weights.to(self.device, non_blocking=True),
+                num_labels=num_labels,
+                updates=(number + 1) % self.accumulate == 0 or number + 1 == len(self),
+                size=(side, side),
+            )
+
+    def set_epoch(self, epoch: int, seed: int) -> None:
+        """Chooses the order and the augmentation of an epoch."""
+        self.dataset.set_epoch(epoch)
+        self._set_order(shuffle(len(self.dataset), seed, epoch))
+
+    @abstractmethod
+    def _read(self) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
+        """The inputs, on the device, and the labels of this rank's share of each step."""
+
+    def _set_order(self, order: Tensor) -> None:
+        least = 2 if self.training else 1
+        self._batches.steps = split_steps(order, self.batch_size, rank=rank(), num_ranks=num_ranks(), least=least)
+
+    def _count(self, target: str, indices: Tensor) -> int:
+        return int(has_label(self.dataset.labels[target][indices]).sum())
+
+
+class Loaders(NamedTuple):
+    """Where a phase's training and its validation read from."""
+
+    train: Loader
+    val: Loader
+
+
+class ImageLoader(Loader):
+    """The images themselves, augmented anew each epoch, decoded by `num_workers` processes beside this one."""
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        batch_size: int,
+        device: torch.device,
+        *,
+        training: bool = False,
+        num_workers: int | None = None,
+        accumulate: int = 1,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__(dataset, batch_size, device, training=training, accumulate=accumulate)
+        self.num_forwarded = len(dataset)
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        num_workers = num_loader_workers(device) if num_workers is None else num_workers
+        self._loader = DataLoader(
+            dataset,
+            batch_sampler=self._batches,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),
+        )
+
+    def _read(self) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
+        for images, labels, _ in self._loader:
+            yield images.to(self.device, non_blocking=True, memory_format=self._memory_format), labels
+
+
+def num_loader_workers(device: torch.device) -> int:
+    """How many processes decode images for a rank on `device`."""
+    # Measured on CPU: with a process a core already training, loader processes only take its time.
+    return min(MAX_LOADER_WORKERS, (os.cpu_count() or 1) // num_ranks()) if device.type == "cuda" else 0

@@ -1,0 +1,1 @@
+"""Many variants with frozen trunks trained side by side: heads of one shape in stacks, each as if it were alone."""

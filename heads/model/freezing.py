@@ -1,0 +1,81 @@
+"""Freezing that holds: no gradient, no optimiser state, statistics and dropout still."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from itertools import chain
+from typing import TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from heads.model.model import Model
+from heads.phases import Phase
+from heads.spec import Fit
+
+
+class ParameterGroup(TypedDict):
+    """What an optimiser takes: parameters with one learning rate and weight decay."""
+
+    params: list[nn.Parameter]
+    lr: float
+    weight_decay: float
+
+
+def apply_phase(model: Model, phase: Phase) -> None:
+    """Freezes the phase's stages and thaws the others; frozen ones lose their gradients and stay in eval mode."""
+    for index, stage in enumerate(model.backbone):
+        stage.requires_grad_(index >= phase.num_frozen_stages)
+    for parameter in _frozen_stages(model, phase).parameters():
+        parameter.grad = None
+    model.num_frozen_stages = phase.num_frozen_stages
+    model.train(model.training)
+
+
+def optimiser_groups(model: Model, phase: Phase, fit: Fit) -> list[ParameterGroup]:
+    """The trained parameters by learning rate and weight decay: backbone before heads, empty groups left out.
+
+    Frozen parameters are in none; norms, biases and per-channel scales are not decayed. With `fit.stage_decay` below 1
+    each stage has its own rate, that factor of the next stage's, the last one the backbone's: discriminative
+    fine-tuning (Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification", ACL 2018).
+    """
+    thawed = model.backbone[phase.num_frozen_stages :]
+    # Where all stages learn alike they share their groups.
+    parts = [thawed] if fit.stage_decay == 1 else list(thawed)
+    backbone_rate = fit.learning_rate * phase.backbone_rate_factor
+    rates = [backbone_rate * fit.stage_decay**distance for distance in reversed(range(len(parts)))]
+    groups = [group for part, rate in zip(parts, rates, strict=True) for group in _groups(part, rate, fit.weight_decay)]
+    groups += _groups(model.heads, fit.learning_rate, fit.weight_decay)
+    return [group for group in groups if group["params"]]
+
+
+def _groups(part: nn.Module, rate: float, weight_decay: float) -> list[ParameterGroup]:
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in part.named_parameters():
+        # By name as well: ConvNeXt's per-channel `layer_scale` has three dimensions. Attention's is called `in_proj_weight`.
+        is_matrix = name.endswith("weight") and parameter.ndim >= 2
+        (decayed if is_matrix else plain).append(parameter)
+    return [
+        {"params": decayed, "lr": rate, "weight_decay": weight_decay},
+        {"params": plain, "lr": rate, "weight_decay": 0.0},
+    ]
+
+
+def frozen_digest(model: Model, phase: Phase) -> str:
+    """The sha256 of the frozen stages' parameters and buffers, names and bytes, as 64 hex digits."""
+    frozen = _frozen_stages(model, phase)
+    return _digest(chain(frozen.named_parameters(), frozen.named_buffers()))
+
+
+def _frozen_stages(model: Model, phase: Phase) -> nn.Sequential:
+    return model.backbone[: phase.num_frozen_stages]
+
+
+def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

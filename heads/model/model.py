@@ -1,0 +1,143 @@
+"""A backbone and its named heads as one module."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from heads.backbones import BACKBONES, build_stages
+from heads.backbones.tokens import tokens_to_map
+from heads.spec import Task, Variant
+from heads.tasks.table import KINDS
+
+
+class Model(nn.Module):
+    """Images (N, 3, H, W), float and normalised, to logits by target: (N, C), of masks (N, C, H, W).
+
+    `taps` are the numbers of the stages whose features a head takes, by target; `tasks` are the heads' tasks. The first
+    `num_frozen_stages` of the backbone stay in eval mode whatever `train()` asks; `heads.model.freezing` sets it.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Sequential,
+        heads: Mapping[str, nn.Module],
+        taps: Mapping[str, tuple[int, ...]],
+        tasks: Mapping[str, Task],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.taps, self.tasks = dict(taps), dict(tasks)
+        # A target may hold dots or be a word of ModuleDict's own, so its place in the variant is the key.
+        self.head_keys = {target: f"head{index}" for index, target in enumerate(heads)}
+        self.heads = nn.ModuleDict({self.head_keys[target]: head for target, head in heads.items()})
+        self.num_frozen_stages = 0
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The targets in the variant's order."""
+        return tuple(self.head_keys)
+
+    def forward(self, inputs: Tensor | Mapping[int, Tensor], size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """Logits from images, or from features stored of them, which `look` goes on from; `size` is then the images'."""
+        if isinstance(inputs, Tensor):
+            size = (inputs.shape[-2], inputs.shape[-1])
+        assert size is not None
+        return self.read(self.look(inputs), size)
+
+    def look(self, inputs: Tensor | Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """The features of every stage that a head taps, by the stage's number.
+
+        Given the features of some stages, only the stages after the last of them run.
+        """
+        tapped = {number for taps in self.taps.values() for number in taps}
+        given = {} if isinstance(inputs, Tensor) else dict(inputs)
+        first = max(given) + 1 if given else 0
+        features = inputs if isinstance(inputs, Tensor) else given[first - 1]
+        for number in range(first, max(tapped) + 1):
+            features = self.backbone[number](features)
+            given[number] = features
+        return {number: given[number] for number in tapped}
+
+    def read(self, features: Mapping[int, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+        """What the heads make of tapped features: logits by target, those of masks brought to this height and width."""
+        logits = {}
+        for target, key in self.head_keys.items():
+            tapped = [features[tap] for tap in self.taps[target]]
+            if self.tasks[target] == "segmentation":
+                logits[target] = upsample(self.heads[key](*(_as_map(each, size) for each in tapped)), size)
+            else:
+                logits[target] = self.heads[key](*tapped)
+        return logits
+
+    def train(self, mode: bool = True) -> Model:
+        """Itself, in train or eval mode, frozen stages always in eval mode."""
+        self.training = self.backbone.training = mode
+        self.heads.train(mode)
+        for number, stage in enumerate(self.backbone):
+            if number >= self.num_frozen_stages:
+                stage.train(mode)
+            elif stage.training:
+                stage.eval()
+        return self
+
+
+def build_model(
+    variant: Variant, classes: Mapping[str, Sequence[str]], weights: Path | None, *, backbone: nn.Sequential | None = None
+) -> Model:
+    """The model of a variant, with one output a class name in `classes[target]`; equal wherever it is built.
+
+    What is random in it depends on the variant's seed alone, and the random state of the caller is left as it was. Models
+    that train nothing in it may share a `backbone`, as `build_backbone` gives it. Raises WeightsError where `weights` is no
+    file of torchvision's weights for the backbone.
+    """
+    row = BACKBONES[variant.backbone]
+    backbone = build_backbone(variant, weights) if backbone is None else backbone
+    heads, taps = {}, {}
+    for head in variant.heads:
+        kind = KINDS[head.task]
+        taps[head.target] = kind.taps(head.design, row)
+        # Its own stream, so that a head starts the same beside other heads and on given or random weights.
+        with _seeded(f"{variant.fit.seed}/{head.target}"):
+            heads[head.target] = kind.build_head(head, variant.fit, row, len(classes[head.target]))
+    return Model(backbone, heads, taps, {head.target: head.task for head in variant.heads})
+
+
+def _as_map(features: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps as they are, and tokens as the map of an image of this height and width."""
+    if features.ndim == 4:
+        return features
+    num_patches = features.shape[1] - 1
+    rows = round((num_patches * size[0] / size[1]) ** 0.5)
+    return tokens_to_map(features, rows, num_patches // rows)
+
+
+def build_backbone(variant: Variant, weights: Path | None) -> nn.Sequential:
+    """The stages of a variant's backbone; random ones depend on its seed alone. Raises WeightsError as `build_model` does."""
+    with _seeded(f"{variant.fit.seed}"):
+        return build_stages(variant.backbone, weights)
+
+
+def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits (N, C, h, w) at another height and width, bilinearly."""
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """How many parameters there are, and how many of them are trained now."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+
+
+@contextmanager
+def _seeded(text: str) -> Iterator[None]:
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -1,0 +1,181 @@
+"""The multilabel head: any number of several labels for an image, each yes or no."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from heads.backbones import Backbone
+from heads.data.labels import MISSING_LABEL, has_label
+from heads.spec import Fit, Head
+from heads.tasks import classification
+from heads.tasks import measures as sample_measures
+
+PRIMARY = "average_precision"
+# Untuned, a label is told from this probability on.
+EVEN = 0.5
+# However rare a label is in train, and however common, its positives weigh no more than this and no less than one part of it.
+MOST_WEIGHT = 100.0
+
+
+def taps(design: str, backbone: Backbone) -> tuple[int, ...]:
+    """The last stage alone, whatever the design."""
+    return (len(backbone.channels) - 1,)
+
+
+def build_head(head: Head, fit: Fit, backbone: Backbone, num_classes: int) -> nn.Module:
+    """A head from the last stage's features to logits (N, `num_classes`), one a label."""
+    return classification.build_net(head.design, fit, backbone.channels[-1], num_classes)
+
+
+@dataclass(frozen=True, eq=False)
+class Criterion:
+    """What a training minimises for one target: binary cross entropy in nats, a sample's the mean over its labels.
+
+    `gamma` above 0 makes it focal: each term times (1 - the probability of what it stands for) ** gamma. `positive_weights`
+    (C) multiply the terms of what is there; `label_smoothing` spreads that share of a label evenly over yes and no.
+    """
+
+    by_row: ClassVar[bool] = False
+    gamma: float = 0.0
+    label_smoothing: float = 0.0
+    positive_weights: Tensor | None = None
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each sample (N), 0 where its labels are missing."""
+        logits, known = logits.float(), has_label(labels)
+        truths = labels.clamp(min=0).to(logits.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
+        yes = truths * F.softplus(-logits) * logits.neg().sigmoid() ** self.gamma
+        no = (1 - truths) * F.softplus(logits) * logits.sigmoid() ** self.gamma
+        terms = no + (yes if self.positive_weights is None else yes * self.positive_weights)
+        return terms.mean(dim=1) * known
+
+
+PLAIN = Criterion()
+
+
+def criterion_of(fit: Fit, counts: Tensor, num_samples: int, device: torch.device) -> Criterion:
+    """The criterion, on `device`, of a target whose labels (C) are there `counts` times in `num_samples` samples of train.
+
+    Balanced weights are each label's negatives over its positives, 1 for a label that is never there, and between 1/100 and 100.
+    Focal is that of Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, with their gamma of 2 and no alpha.
+    """
+    positives = counts.double()
+    ratios = ((num_samples - positives) / positives).clamp(1 / MOST_WEIGHT, MOST_WEIGHT)
+    weights = torch.where(positives > 0, ratios, 1.0).float().to(device) if fit.class_weights == "balanced" else None
+    return Criterion(classification.FOCAL_GAMMA if fit.loss == "focal" else 0.0, fit.label_smoothing, weights)
+
+
+def count(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """True and false positives, false and true negatives of each label at even odds, then the exact matches: (4 * C + 1)."""
+    counted = has_label(labels) & (weights > 0)
+    # A probability is at least one half just where its logit is at least 0.
+    return _count(logits[counted] >= 0, labels[counted] > 0)
+
+
+def score(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Each sample's truths, then its probabilities (N, C + C)."""
+    truths = torch.where((weights > 0)[:, None], labels, MISSING_LABEL).float()
+    return torch.cat([truths, activate(logits.detach())], dim=1)
+
+
+def measures(counts: Tensor, scores: Tensor | None) -> dict[str, float]:
+    """Every measure: with `scores` at the thresholds tuned on these very rows, else what counts at even odds tell."""
+    return _from_counts(counts) if scores is None else measures_at(scores, tune_thresholds(scores))
+
+
+def measures_at(scores: Tensor, thresholds: Tensor) -> dict[str, float]:
+    """Every measure from the rows (N, 2 * C) of labelled samples, labels being told at their thresholds (C).
+
+    As scikit-learn has them with zero_division=0: `accuracy` is the share of samples whose labels are all right; `auroc` and
+    `average_precision` are the mean over the labels they are defined for. `ece` and `brier` take each label of each sample as
+    one yes or no: calibration in 15 bins by the probability of what is likelier (see `heads.tasks.measures`), and the mean
+    squared distance to the truth.
+    """
+    truths, probabilities = scores.chunk(2, dim=1)
+    counted = _from_counts(_count(decide(probabilities, thresholds), truths > 0))
+    return counted | _from_scores(probabilities.double(), truths > 0) if len(scores) else counted
+
+
+def confusion(counts: Tensor) -> None:
+    """None: labels that go together have no one table."""
+
+
+def thresholds(scores: Tensor) -> list[float]:
+    """From which probability on each label is told: see `tune_thresholds`."""
+    tuned: list[float] = tune_thresholds(scores).tolist()
+    return tuned
+
+
+def activate(logits: Tensor) -> Tensor:
+    """Every label's probability (N, C)."""
+    # Only where it has to be: torch.export would tie a program to a device by the conversion.
+    return (logits if logits.dtype == torch.float32 else logits.float()).sigmoid()
+
+
+def tune_thresholds(scores: Tensor) -> Tensor:
+    """The threshold (C) of each label, from which on it is told, that gives the best F1 on these rows (N, 2 * C).
+
+    Between two neighbouring probabilities it lies in the middle; of equally good ones the nearest to one half is taken, and
+    one half for a label that is in no row. The rows are those of labelled samples, as `score` gives them.
+    """
+    truths, probabilities = scores.chunk(2, dim=1)
+    if not len(scores):
+        return probabilities.new_full((probabilities.shape[1],), EVEN)
+    ordered, order = probabilities.sort(dim=0, descending=True)
+    below = torch.cat([ordered[1:], ordered.new_zeros(1, ordered.shape[1])])
+    middles = (ordered + below) / 2
+    # Between two neighbouring floats is no third.
+    candidates = torch.where(middles > below, middles, ordered)
+    hits = (truths > 0).gather(0, order).double().cumsum(dim=0)
+    told = torch.arange(1, len(scores) + 1, dtype=hits.dtype, device=hits.device)[:, None]
+    f1 = 2 * hits / (told + hits[-1])
+    # A threshold cannot part equal probabilities: only the last of them ends a set that can be told.
+    f1[:-1][ordered[1:] == ordered[:-1]] = -1
+    distances = torch.where(f1 == f1.amax(dim=0), (candidates - EVEN).abs(), torch.inf)
+    best = candidates.gather(0, distances.argmin(dim=0, keepdim=True))[0]
+    return torch.where(hits[-1] > 0, best, EVEN)
+
+
+def decide(probabilities: Tensor, thresholds: Tensor) -> Tensor:
+    """Which labels are told of each sample (N, C), true where the probability is at least the label's threshold (C)."""
+    return probabilities >= thresholds.to(probabilities)
+
+
+def _count(told: Tensor, there: Tensor) -> Tensor:
+    cells = torch.stack([told & there, told & ~there, ~told & there, ~told & ~there]).sum(dim=1).flatten()
+    return torch.cat([cells, (told == there).all(dim=1).sum()[None]]).double()
+
+
+def _from_counts(counts: Tensor) -> dict[str, float]:
+    hits, false_alarms, misses, rejections = counts[:-1].reshape(4, -1).double()
+    num_samples = (hits + false_alarms + misses + rejections)[0]
+    if not num_samples:
+        names = ("accuracy", "f1_macro", "f1_micro", "f1_weighted", "precision_macro", "recall_macro")
+        return dict.fromkeys(names, float("nan"))
+    truths, told = hits + misses, hits + false_alarms
+    divided = sample_measures.zero_divided
+    f1 = divided(2 * hits, truths + told)
+    found = {
+        "accuracy": counts[-1] / num_samples,
+        "f1_macro": f1.mean(),
+        "f1_micro": divided(2 * hits.sum(), (truths + told).sum()),
+        "f1_weighted": divided((f1 * truths).sum(), truths.sum()),
+        "precision_macro": divided(hits, told).mean(),
+        "recall_macro": divided(hits, truths).mean(),
+    }
+    return {name: value.item() for name, value in found.items()}
+
+
+def _from_scores(probabilities: Tensor, there: Tensor) -> dict[str, float]:
+    # Class 0 is "there", so that even odds are told, as at a threshold of one half.
+    sides = torch.stack([probabilities, 1 - probabilities], dim=-1).flatten(0, 1)
+    return {
+        **sample_measures.from_ranks(probabilities, there),
+        "ece": sample_measures.calibration_error(sides, (~there).long().flatten()).item(),
+        "brier": (probabilities - there.double()).square().mean().item(),
+    }

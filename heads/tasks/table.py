@@ -1,0 +1,83 @@
+"""The three kinds of heads behind one contract: what a task asks of its nets, losses and measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from heads.backbones import Backbone
+from heads.spec import Fit, Head, Task
+from heads.tasks import classification, multilabel, segmentation
+
+
+class Criterion(Protocol):
+    """What a training minimises for one target."""
+
+    @property
+    def by_row(self) -> bool:
+        """Whether a sample's loss and its gradient are, to the bit, what they are beside any other samples."""
+        ...
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each sample in nats (N), 0 where it has no label."""
+        ...
+
+
+class Kind(Protocol):
+    """A task's head room: C classes, N samples; labels as `heads.data.labels` says, logits (N, C) or, of masks, (N, C, H, W)."""
+
+    @property
+    def PRIMARY(self) -> str:  # noqa: N802
+        """The measure, higher is better, that an epoch is judged by."""
+        ...
+
+    @property
+    def PLAIN(self) -> Criterion:  # noqa: N802
+        """The criterion of validation, alike for all variants so that they compare."""
+        ...
+
+    def taps(self, design: str, backbone: Backbone) -> tuple[int, ...]:
+        """The numbers of the stages whose features a head of this design takes, front to back."""
+        ...
+
+    def build_head(self, head: Head, fit: Fit, backbone: Backbone, num_classes: int) -> nn.Module:
+        """A head that takes the features of its taps, one argument each, and gives logits (masks: at any resolution)."""
+        ...
+
+    def criterion_of(self, fit: Fit, counts: Tensor, num_samples: int, device: torch.device) -> Criterion:
+        """The fit's criterion, given the occurrences of each class (C) over `num_samples` labelled samples of the train split."""
+        ...
+
+    def count(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """What adds up over batches and ranks, as one row of float64; samples of weight 0 and missing labels leave no trace."""
+        ...
+
+    def score(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor | None:
+        """A row a sample (N, K), float32, that begins with MISSING_LABEL where the sample does not count; None: none is kept."""
+        ...
+
+    def measures(self, counts: Tensor, scores: Tensor | None) -> dict[str, float]:
+        """Every measure by name from a summed `count` and, where they were kept, the rows of the samples that count."""
+        ...
+
+    def confusion(self, counts: Tensor) -> list[list[int]] | None:
+        """Counts (true class, predicted class), where the task has such a table."""
+        ...
+
+    def thresholds(self, scores: Tensor) -> list[float] | None:
+        """From which probability on each class is meant, tuned on these rows, where the task has such thresholds."""
+        ...
+
+    def activate(self, logits: Tensor) -> Tensor:
+        """Logits as probabilities, float32."""
+        ...
+
+
+KINDS: Mapping[Task, Kind] = {
+    "classification": classification,
+    "multilabel": multilabel,
+    "segmentation": segmentation,
+}

@@ -1,0 +1,1 @@
+"""One variant's training: its epochs, its state, checkpoints, and all that a fit setting turns on."""

@@ -1,0 +1,79 @@
+"""The state of a training between two epochs, as a file of tensors and plain values."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from heads.errors import CheckpointError
+from heads.spec import Variant
+from heads.training.state import Best, Epoch, Progress
+
+FORMAT = 3
+
+
+def save(path: Path, variant: Variant, progress: Progress) -> None:
+    """Writes the progress of a variant's training; the file appears whole or not at all."""
+    # The best weights are left out where they are those of now, which halves the file while training improves.
+    is_best = progress.best.index == progress.epochs[-1].index
+    state = {
+        "format": FORMAT,
+        "variant_id": variant.variant_id,
+        "epochs": [asdict(epoch) for epoch in progress.epochs],
+        "best": {**vars(progress.best), "weights": None if is_best else progress.best.weights},
+        "model": progress.model,
+        "optimiser": progress.optimiser,
+        "balance": progress.balance,
+        "average": progress.average,
+        "scaler": progress.scaler,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def load(path: Path, variant: Variant) -> Progress:
+    """The progress that `save` wrote.
+
+    Raises CheckpointError where the file is missing, damaged, pickled code, of another format or another variant's.
+    """
+    state = _read(path)
+    if state.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no checkpoint of format {FORMAT}; train without it")
+    if state["variant_id"] != variant.variant_id:
+        raise CheckpointError(
+            f"{path} is a checkpoint of variant {state['variant_id']}, not of {variant.variant_id}; resume each from its own"
+        )
+    best, average = state["best"], state.get("average")
+    if best["weights"] is None:
+        best["weights"] = {name: tensor.clone() for name, tensor in (average or state["model"]).items()}
+    epochs = tuple(Epoch(**epoch) for epoch in state["epochs"])
+    return Progress(
+        epochs=epochs,
+        best=Best(**best),
+        model=state["model"],
+        optimiser=state["optimiser"],
+        balance=state.get("balance", {}),
+        average=average,
+        scaler=state.get("scaler"),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}") from None
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} is refused: it holds more than tensors and plain values, or is damaged") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {error}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} is no checkpoint: it holds a {type(state).__name__}")
+    return state

@@ -1,0 +1,34 @@
+"""A model whose forward pass torch.compile has translated, and that says what to do where it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from heads.errors import HeadsError
+from heads.model.model import Model
+
+
+class Compiled(nn.Module):
+    """The model's own parameters and modes, its forward pass compiled at the first call, which takes up to minutes.
+
+    Raises HeadsError where torch.compile fails, as where no C++ compiler is installed.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+        self._call = torch.compile(model.forward)
+
+    def forward(self, inputs: Tensor | Mapping[int, Tensor], size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        try:
+            return self._call(inputs, size)
+        except RuntimeError as error:
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                reason = str(error).strip().splitlines()[0]
+                raise HeadsError(
+                    f"torch.compile failed ({reason}); train with compile: false, or install a C++ compiler"
+                ) from error
+            raise

@@ -1,0 +1,84 @@
+"""The epochs of one variant's training: from images or stored features, from the start or from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from heads.data.dataset import ImageDataset
+from heads.data.loading import ImageLoader, Loaders
+from heads.distributed import alone
+from heads.model.model import Model
+from heads.phases import Phase
+from heads.spec import Variant
+from heads.training.session import Training
+from heads.training.state import Epoch, Outcome
+
+
+def train(
+    model: Model,
+    variant: Variant,
+    train_set: ImageDataset,
+    val_set: ImageDataset,
+    *,
+    device: torch.device | str,
+    resume: Path | None = None,
+    on_epoch: Callable[[Epoch, Callable[[Path], None]], None],
+    num_loader_workers: int | None = None,
+    stored: Mapping[Phase, Loaders] | None = None,
+) -> Outcome:
+    """Trains `model` in place, leaves the best epoch's weights in it, and gives the outcome.
+
+    Best is the highest mean of the targets' primary validation measures (accuracy of classes, average precision of label
+    sets, mean IoU of masks), then the lowest validation loss. `train/loss` is what the fit settings minimise, a validation
+    loss always the plain cross entropy, so that variants compare. Phases among `stored` read features of their frozen trunk
+    there, the others images. Runs alike in every process of an initialised torch.distributed group, else in this one alone.
+    After each epoch `on_epoch` is called on every rank with the epoch and a function that saves a checkpoint to a file;
+    `resume` is such a file, and going on from it gives what an uninterrupted training gives: bit for bit on CPUs of one kind,
+    with as many threads. Early stopping (`fit.patience`) counts epochs of the last phase only. Raises TrainingDiverged, on
+    every rank alike, where the loss is no number any more, and CheckpointError where the checkpoint is not this variant's.
+    """
+    images: list[Loaders] = []
+
+    def loaders(phase: Phase) -> Loaders:
+        if stored and phase in stored:
+            return stored[phase]
+        if not images:
+            images.append(image_loaders(variant, train_set, val_set, torch.device(device), num_loader_workers))
+        return images[0]
+
+    training = Training(model, variant, loaders)
+    if resume:
+        training.restore(resume)
+    while not training.history.ended:
+        training.begin_epoch()
+        training.loaders.train.set_epoch(training.index, variant.fit.seed)
+        for number, batch in enumerate(training.loaders.train):
+            training.train_on(number, batch)
+        training.end_training()
+        for batch in training.loaders.val:
+            training.validate_on(batch)
+        on_epoch(training.end_epoch(), training.save)
+    return training.finish()
+
+
+def image_loaders(
+    variant: Variant, train_set: ImageDataset, val_set: ImageDataset, device: torch.device, num_workers: int | None = None
+) -> Loaders:
+    """Where a phase of the variant reads images."""
+    fit = variant.fit
+    load = partial(
+        ImageLoader, batch_size=fit.batch_size, device=device, num_workers=num_workers, channels_last=fit.channels_last
+    )
+    return Loaders(load(train_set, training=True, accumulate=fit.accumulate), load(val_set))
+
+
+def conclude(model: Model, variant: Variant, loaders: Loaders, resume: Path, ended: str) -> Outcome:
+    """The outcome of a training that ends at a checkpoint for the reason given, its best weights left in `model`."""
+    with alone():
+        training = Training(model, variant, lambda _: loaders)
+        training.restore(resume)
+        return training.finish(ended)

@@ -1,0 +1,62 @@
+"""From a variant's fit settings to the optimiser that trains it, and the updates it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from heads.model.freezing import ParameterGroup
+from heads.spec import Fit
+
+NESTEROV_MOMENTUM = 0.9
+FUSED_DEVICES = ("cpu", "cuda")
+# What torch adds to a norm before it divides by it.
+NORM_MARGIN = 1e-6
+
+
+def build_optimiser(fit: Fit, groups: Iterable[ParameterGroup]) -> torch.optim.Optimizer:
+    """The fit's optimiser over these parameter groups: AdamW, or SGD with Nesterov's momentum."""
+    given: list[dict[str, Any]] = [dict(group) for group in groups]
+    # One kernel for all parameters: small heads are trained mostly by the calls that it saves.
+    fused = all(parameter.device.type in FUSED_DEVICES for group in given for parameter in group["params"])
+    if fit.optimiser == "sgd":
+        return torch.optim.SGD(given, lr=fit.learning_rate, momentum=NESTEROV_MOMENTUM, nesterov=True, fused=fused)
+    return torch.optim.AdamW(given, fused=fused)
+
+
+def build_scaler(fit: Fit, device: torch.device) -> torch.amp.GradScaler:
+    """What keeps float16 gradients from vanishing; for the other precisions it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=fit.precision == "fp16")
+
+
+def update_weights(optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler, max_norm: float) -> None:
+    """One update by the gradients of all trained parameters, together clipped to this norm (0: not at all), then dropped."""
+    scaler.unscale_(optimiser)
+    clip([parameter for group in optimiser.param_groups for parameter in group["params"]], max_norm)
+    scaler.step(optimiser)
+    scaler.update()
+    optimiser.zero_grad(set_to_none=True)
+
+
+def clip(weights: Sequence[nn.Parameter], max_norm: float) -> None:
+    """Brings the gradients of these weights, together, to this norm where theirs is greater (0: never)."""
+    if max_norm:
+        norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        # On a CPU a look at the norm costs less than to multiply all gradients by one.
+        if norm.device.type != "cpu" or not norm + NORM_MARGIN <= max_norm:
+            clip_grads_with_norm_(weights, max_norm, norm)
+
+
+def in_layout_of(weight: Tensor, rows: Tensor) -> Tensor:
+    """The rows in the weight's own layout in memory, as they are where that is theirs: fused kernels go by that alone."""
+    return rows if rows.stride() == weight.stride() else torch.empty_like(weight).copy_(rows)
+
+
+def lay_out_state(optimiser: torch.optim.Optimizer) -> None:
+    """Brings what the optimiser knows of each weight into that weight's layout."""
+    for weight, state in optimiser.state.items():
+        state.update({name: in_layout_of(weight.data, known) for name, known in state.items() if known.shape == weight.shape})

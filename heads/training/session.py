@@ -1,0 +1,234 @@
+"""A variant's training between two epochs: what it holds, and how it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+
+from heads.catalogue import BACKBONE_STAGES
+from heads.data.loading import Batch, Loaders
+from heads.distributed import average_statistics, rank, synchronise_gradients, synchronising
+from heads.errors import CheckpointError, HeadsError
+from heads.model.freezing import apply_phase, optimiser_groups
+from heads.model.model import Model
+from heads.model.precision import autocast, place_model
+from heads.phases import Phase, compile_policy, phase_number
+from heads.spec import Variant
+from heads.tasks.table import KINDS
+from heads.training import checkpoint
+from heads.training.adaptive import AdaptiveFreezing, Movements
+from heads.training.compiling import Compiled
+from heads.training.ema import Average
+from heads.training.evaluation import confusions, named_measures
+from heads.training.evaluation import thresholds as tuned_thresholds
+from heads.training.history import History
+from heads.training.loss_weighting import Balance
+from heads.training.metrics import MAX_PENDING_BYTES, Tally, epoch_score, train_measures
+from heads.training.mixup import draw_mix
+from heads.training.optimizer import build_optimiser, build_scaler, lay_out_state, update_weights
+from heads.training.random_state import seed_streams
+from heads.training.schedule import rate_factor
+from heads.training.state import Best, Epoch, Outcome, Progress, put_back, weights_of
+from heads.training.stopping import check_finite
+
+
+class Training:
+    """A variant's training between two batches; `loaders` give what each of its phases reads."""
+
+    def __init__(self, model: Model, variant: Variant, loaders: Callable[[Phase], Loaders]) -> None:
+        self.variant, self._loaders = variant, loaders
+        # What is decided on the way adds to `phases`; the rate, its warm-up and patience go by the policy's own.
+        self.policy = compile_policy(variant)
+        self.phases = list(self.policy)
+        self.loaders = loaders(self.policy[0])
+        self.device, dataset = self.loaders.train.device, self.loaders.train.dataset
+        self.model = place_model(model, self.device, channels_last=variant.fit.channels_last)
+        found = {target: dataset.occurrences(target) for target in model.targets}
+        self.criteria = {
+            target: KINDS[model.tasks[target]].criterion_of(variant.fit, counts, num_samples, self.device)
+            for target, (counts, num_samples) in found.items()
+        }
+        self.balance = Balance(
+            model.targets,
+            learned=variant.fit.head_weights == "uncertainty",
+            fixed={head.target: head.weight for head in variant.heads},
+        ).to(self.device)
+        self.scaler = build_scaler(variant.fit, self.device)
+        self.adaptive = AdaptiveFreezing(BACKBONE_STAGES[variant.backbone]) if variant.freeze == "adaptive" else None
+        # Stages that no phase thaws are as the model came with them: they are neither copied nor kept.
+        num_fixed = 0 if self.adaptive else min(phase.num_frozen_stages for phase in self.policy)
+        self._fixed = tuple(f"backbone.{name}." for name in BACKBONE_STAGES[variant.backbone][:num_fixed])
+        decay = variant.fit.ema
+        self.average = Average(self.model, decay) if decay else None
+        self.history = History(variant.fit, self.policy[-1])
+        self.optimiser: torch.optim.Optimizer
+        self.phase = -1
+        self._enter(0)
+
+    @property
+    def kept(self) -> Model:
+        """What is evaluated, and kept where it is the best: the weights' running average, where there is one."""
+        return self.average.model if self.average else self.model
+
+    def begin_epoch(self, num_together: int = 1) -> None:
+        """Makes ready for the batches of the next epoch: first `train_on` each of `loaders.train`, then `validate_on`.
+
+        Of the epoch's seconds it takes an equal share where so many train together.
+        """
+        self._start, self._num_together, self.index = perf_counter(), num_together, len(self.history.epochs)
+        phase = phase_number(self.phases, self.index)
+        if phase != self.phase:
+            self._enter(phase)
+        # Drawn anew each epoch, so that dropout after a resume is what it would have been.
+        seed_streams((self.variant.fit.seed * 1_000_003 + self.index) * 1_009 + rank(), self.device)
+        self._movements = Movements(self.model) if self.adaptive else None
+        pending = MAX_PENDING_BYTES // num_together
+        self.trained = Tally(self.model.tasks, self.criteria, max_pending_bytes=pending)
+        self.measured = Tally(self.model.tasks, keeps_scores=True, max_pending_bytes=pending)
+        self.model.train()
+
+    def train_on(self, number: int, batch: Batch) -> None:
+        """Learns from the epoch's batch of this number."""
+        mix = draw_mix(self.variant.fit, batch.inputs, epoch=self.index, step=number)
+        inputs = mix.images(batch.inputs) if mix and isinstance(batch.inputs, Tensor) else batch.inputs
+        with synchronising(self.forward, now=batch.updates):
+            with autocast(self.device, self.variant.fit.precision):
+                logits = self.forward(inputs, batch.size)
+            sums = self.trained.add(logits, batch.labels, batch.weights, mix)
+            loss = self.balance(sums, batch.num_labels, updates=batch.updates)
+            self.scaler.scale(loss).backward()
+        if batch.updates:
+            self.update(number // self.variant.fit.accumulate)
+
+    def update(self, number: int) -> None:
+        """Makes the epoch's update of this number by the gradients that the weights have."""
+        self.set_rates(number)
+        # Before they are unscaled: what overflowed on one rank is then skipped on all.
+        self.balance.average_gradients()
+        update_weights(self.optimiser, self.scaler, self.variant.fit.gradient_clip)
+        self.follow_up(number)
+
+    def set_rates(self, number: int) -> None:
+        """Sets the rates of the epoch's update of this number."""
+        factor = self._rate_factor(number)
+        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+
+    def follow_up(self, number: int) -> None:
+        """Takes what the epoch's update of this number made of the weights into their running average."""
+        if self.average:
+            self.average.update(self.index * self.loaders.train.num_updates + number)
+
+    def end_training(self) -> None:
+        """Makes ready for validation, once the epoch's last batch is learnt from; every rank must ask."""
+        average_statistics(self.model)
+        if self.average:
+            self.average.synchronise(self.model)
+        self.kept.eval()
+
+    def validate_on(self, batch: Batch) -> None:
+        """Takes a validation batch into the epoch's measures."""
+        with torch.no_grad(), autocast(self.device, self.variant.fit.precision):
+            logits = self.kept(batch.inputs, batch.size)
+        self.measured.add(logits, batch.labels, batch.weights)
+
+    def end_epoch(self) -> Epoch:
+        """The epoch, once its batches were trained and validated on. Raises TrainingDiverged; every rank must ask."""
+        trained, measured, phase = self.trained.totals(), self.measured.totals(), self.phases[self.phase]
+        for totals in (trained, measured):
+            check_finite(self.variant.fit, self.index, totals)
+        epoch = Epoch(
+            index=self.index,
+            phase=self.phase,
+            metrics=train_measures(trained)
+            | {f"train/{target}/head_weight": x for target, x in self.balance.weights().items()}
+            | {f"val/{name}": x for name, x in named_measures(measured).items()},
+            seconds=(perf_counter() - self._start) / self._num_together,
+            num_forwarded=self.loaders.train.num_forwarded + self.loaders.val.num_forwarded,
+            score=epoch_score(measured),
+            learning_rate=self._rate_factor(self.loaders.train.num_updates - 1) * self.variant.fit.learning_rate,
+            num_frozen_stages=phase.num_frozen_stages,
+            movements=self._movements.measure() if self._movements else (),
+        )
+
+        def keep() -> Best:
+            weights = weights_of(self.kept, leaving_out=self._fixed)
+            return Best(self.index, confusions(measured), tuned_thresholds(measured), weights)
+
+        return self.history.add(epoch, keep, self._decide)
+
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint of what the last epoch left."""
+        progress = Progress(
+            epochs=tuple(self.history.epochs),
+            best=self.history.best,
+            model=weights_of(self.model, leaving_out=self._fixed),
+            optimiser=self.optimiser.state_dict(),
+            balance=weights_of(self.balance),
+            average=weights_of(self.average.model, leaving_out=self._fixed) if self.average else None,
+            scaler=self.scaler.state_dict(),
+        )
+        checkpoint.save(path, self.variant, progress)
+
+    def restore(self, path: Path) -> None:
+        """Goes back to a checkpoint. Raises CheckpointError where it is not of this variant and its classes."""
+        progress = checkpoint.load(path, self.variant)
+        for epoch in progress.epochs:
+            self._decide(epoch)
+        self._enter(progress.epochs[-1].phase)
+        try:
+            put_back(self.model, progress.model, leaving_out=self._fixed)
+            self.balance.load_state_dict(progress.balance)
+            self.optimiser.load_state_dict(progress.optimiser)
+            lay_out_state(self.optimiser)
+            self.scaler.load_state_dict(progress.scaler or self.scaler.state_dict())
+            if self.average:
+                put_back(self.average.model, progress.average or progress.model, leaving_out=self._fixed)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{path} does not fit the model, whose classes may have changed; train without it: {error}"
+            ) from error
+        self.history.go_back(progress.epochs, progress.best)
+
+    def finish(self, ended: str | None = None) -> Outcome:
+        """The outcome, with the best epoch's weights in the model; `ended` says why a training ends before its own end."""
+        put_back(self.model, self.history.best.weights, leaving_out=self._fixed)
+        self.model.eval()
+        return self.history.outcome(ended)
+
+    def _decide(self, epoch: Epoch) -> tuple[str, ...]:
+        """What adaptive freezing decides after an epoch: a new phase, where it is anything."""
+        if not self.adaptive:
+            return ()
+        decisions = self.adaptive.decide(epoch.index, epoch.movements, epoch.score)
+        if decisions:
+            first = epoch.index + 1
+            self.phases.append(Phase(first, self.variant.fit.epochs - first, self.adaptive.num_frozen))
+        return decisions
+
+    def _enter(self, phase: int) -> None:
+        # Stages that adaptive freezing leaves as they are go on with what the optimiser knows of them.
+        known = self.optimiser.state if self.adaptive and self.phase >= 0 else {}
+        self.phase, self.loaders = phase, self._loaders(self.phases[phase])
+        apply_phase(self.model, self.phases[phase])
+        if self.average:
+            self.average.follow(self.model)
+        groups = optimiser_groups(self.model, self.phases[phase], self.variant.fit)
+        if not groups:
+            raise HeadsError(f"phase {phase} of freeze policy {self.variant.freeze!r} leaves nothing to train")
+        if noises := list(self.balance.parameters()):
+            groups.append({"params": noises, "lr": self.variant.fit.learning_rate, "weight_decay": 0.0})
+        self.optimiser = build_optimiser(self.variant.fit, groups)
+        self.optimiser.state.update({p: known[p] for group in groups for p in group["params"] if p in known})
+        self.rates = [group["lr"] for group in groups]
+        # The last phase's wrapper hooks into the same parameters: it has to go before the next one comes.
+        self.forward: nn.Module = self.model
+        self.forward = synchronise_gradients(Compiled(self.model) if self.variant.fit.compile else self.model, self.device)
+
+    def _rate_factor(self, update: int) -> float:
+        phase = self.policy[phase_number(self.policy, self.index)]
+        return rate_factor(self.variant.fit, phase, self.index, update, self.loaders.train.num_updates, self.history.scores)

@@ -1,0 +1,107 @@
+"""What a training is between two epochs and in the end, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heads.training.evaluation import Confusion
+from heads.training.schedule import Score
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A finished epoch: measures named `train/...` and `val/...`, wall seconds, images forwarded over all ranks, last rate.
+
+    `score` makes an epoch the best: the mean of the targets' primary validation measures, then the lower mean loss.
+    `num_frozen_stages` were frozen in it. With freeze policy `adaptive`, `movements` is how far each stage's weights moved
+    and `decisions` what was decided after it and why. `ended` is why the training ends with it, or None.
+    """
+
+    index: int
+    phase: int
+    metrics: dict[str, float]
+    seconds: float
+    num_forwarded: int
+    learning_rate: float
+    score: Score
+    num_frozen_stages: int = 0
+    movements: tuple[float, ...] = ()
+    decisions: tuple[str, ...] = ()
+    ended: str | None = None
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best epoch so far, and the weights kept of it, on the CPU.
+
+    By target its confusions (true class, predicted class) and the thresholds tuned in it, of the tasks that have such.
+    """
+
+    index: int
+    confusion: dict[str, list[list[int]]]
+    thresholds: dict[str, list[float]]
+    weights: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a training goes on from, each where it has one: `balance` are the log variances that weigh its heads, `average` the
+    running average of its weights, `scaler` the state of what scales float16's gradients."""
+
+    epochs: tuple[Epoch, ...]
+    best: Best
+    model: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    balance: dict[str, Tensor]
+    average: dict[str, Tensor] | None = None
+    scaler: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished training: every epoch, and of the best one measures, confusions (true, predicted) and thresholds by target.
+
+    `ended` says why there were no more epochs.
+    """
+
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+    metrics: dict[str, float]
+    confusion: Confusion
+    thresholds: dict[str, list[float]]
+    num_forwarded: int
+    stopped_early: bool
+    ended: str
+
+
+def weights_of(model: nn.Module, leaving_out: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """A copy of a model's parameters and buffers on the CPU, but of the parts in `leaving_out`, such as `backbone.stem.`."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in _state(model, "", leaving_out).items()}
+
+
+def put_back(model: nn.Module, weights: Mapping[str, Tensor], leaving_out: tuple[str, ...] = ()) -> None:
+    """Puts what `weights_of` took back into a model. Raises KeyError or RuntimeError where it is another model's."""
+    state = _state(model, "", leaving_out)
+    if strange := state.keys() ^ weights.keys():
+        raise KeyError(", ".join(sorted(strange)))
+    if reshaped := [name for name, tensor in state.items() if weights[name].shape != tensor.shape]:
+        raise RuntimeError(f"of another shape: {', '.join(sorted(reshaped))}")
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.copy_(weights[name])
+
+
+def _state(part: nn.Module, prefix: str, leaving_out: tuple[str, ...]) -> dict[str, Tensor]:
+    """A part's state by names that begin with its own; to walk a whole backbone takes longer than to copy a head."""
+    if not any(name.startswith(prefix) for name in leaving_out):
+        return part.state_dict(prefix=prefix)
+    if prefix in leaving_out:
+        return {}
+    # What parts are left out of is a container, and has no tensors of its own.
+    inner = (_state(child, f"{prefix}{name}.", leaving_out) for name, child in part.named_children())
+    return {name: tensor for state in inner for name, tensor in state.items()}

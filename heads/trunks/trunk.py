@@ -1,0 +1,157 @@
+"""What a training may take from the feature store: which features of a frozen trunk each phase reads, and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+
+import torch
+from torch import Tensor
+
+from heads.backbones import BACKBONES
+from heads.catalogue import BACKBONE_STAGES
+from heads.data.images import Preprocess, preprocess_for
+from heads.features import trunk_id
+from heads.model.precision import computing_dtype
+from heads.phases import Phase, compile_policy
+from heads.spec import Augment, Precision, Variant
+from heads.tasks.table import KINDS
+from heads.trunks.pricing import Form, Price, price
+
+# Designs that read a stage's mean over positions, or its class token, alone: a few kilobytes a sample instead of hundreds.
+POOLING_DESIGNS = ("linear", "mlp", "cosine")
+# What decodes pictures and computes features: another version may give other numbers.
+LIBRARIES = ("torch", "torchvision", "pillow")
+
+
+@dataclass(frozen=True, order=True)
+class Tap:
+    """The features after a stage: whole, or `pooled`, a map's mean (C, 1, 1) or the class token (1, C)."""
+
+    stage: int
+    form: Form
+
+    @property
+    def name(self) -> str:
+        """What the store calls it."""
+        return f"{self.stage}:{self.form}"
+
+    def take(self, features: Tensor) -> Tensor:
+        """The tap of a stage's features (N, ...)."""
+        if self.form == "map":
+            return features
+        return features[:, :1] if features.ndim == 3 else features.mean(dim=(2, 3), keepdim=True)
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """All that a backbone's features hang on until training changes it; frozen prefixes of any length share it.
+
+    `weights` is the digest of the weights, of random ones their seed. `augment` and `flip` are of views beyond the first.
+    """
+
+    backbone: str
+    weights: str
+    preprocess: Preprocess
+    dtype: str
+    augment: Augment = "none"
+    flip: bool = False
+
+    @property
+    def id(self) -> str:
+        """The trunk id, by which the store keeps its features."""
+        return trunk_id(
+            {
+                "backbone": self.backbone,
+                "stages": BACKBONE_STAGES[self.backbone],
+                "weights": self.weights,
+                "preprocess": self.preprocess.to_json(),
+                "dtype": self.dtype,
+                "views": [self.augment, self.flip],
+                "libraries": _library_versions(),
+            }
+        )
+
+
+@cache
+def _library_versions() -> dict[str, str]:
+    return {name: version(name) for name in LIBRARIES}
+
+
+def trunk_of(variant: Variant, weights_digest: str, device: torch.device, *, varied: bool = False) -> Trunk:
+    """The trunk of a variant on `device`, for its plain view or, if `varied`, for the others."""
+    fit = variant.fit
+    weights = f"random {fit.seed}" if weights_digest == "none" else weights_digest
+    preprocess = preprocess_for(variant.backbone, fit.image_size_px, whole=variant.sees_whole)
+    dtype = str(feature_dtype(device, fit.precision)).removeprefix("torch.")
+    views: tuple[Augment, bool] = (fit.augment, fit.flip) if varied else ("none", False)
+    return Trunk(variant.backbone, weights, preprocess, dtype, *views)
+
+
+def feature_dtype(device: torch.device, precision: Precision) -> torch.dtype:
+    """What features are kept in: the arithmetic that they are computed in, which loses nothing and is half as large on a GPU."""
+    return computing_dtype(device, precision)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a phase trains from: the taps that it reads from the store, or images where there are none, and why."""
+
+    taps: tuple[Tap, ...]
+    reason: str
+    price: Price | None = None
+
+
+def stored_taps(variant: Variant) -> dict[Phase, tuple[Tap, ...]]:
+    """The taps that each phase trains from instead of images; phases that train from images are left out."""
+    return {phase: choice.taps for phase, choice in choose_taps(variant).items() if choice.taps}
+
+
+def choose_taps(variant: Variant) -> dict[Phase, Choice]:
+    """What each phase trains from; the same on every machine, since it follows from the variant alone.
+
+    A phase reads stored features where its frozen stages are as the weights file has them (from the first epoch on, and not
+    those that `adaptive` freezes after they moved), and where storing them is cheaper than computing them, by the rates of
+    `heads.trunks.pricing`. Mixup and CutMix blend images, and so need them.
+    """
+    fit, names = variant.fit, BACKBONE_STAGES[variant.backbone]
+    found, untouched = {}, len(names)
+    for phase in compile_policy(variant):
+        untouched = min(untouched, phase.num_frozen_stages)
+        if variant.freeze == "adaptive":
+            found[phase] = Choice((), "adaptive freezes stages after they moved")
+        elif not phase.num_frozen_stages:
+            found[phase] = Choice((), "the whole backbone is trained")
+        elif phase.num_frozen_stages > untouched:
+            found[phase] = Choice((), "stages are frozen after they moved")
+        elif fit.mixup or fit.cutmix:
+            found[phase] = Choice((), f"{'mixup' if fit.mixup else 'cutmix'} blends images")
+        else:
+            found[phase] = _weigh(variant, phase.num_frozen_stages)
+    return found
+
+
+def _weigh(variant: Variant, num_frozen: int) -> Choice:
+    taps, value_bytes = _taps(variant, num_frozen), 2 if variant.fit.precision in ("bf16", "fp16") else 4
+    cost = price(variant.backbone, variant.fit.image_size_px, [(tap.stage, tap.form) for tap in taps], value_bytes)
+    frozen = f"frozen through {BACKBONE_STAGES[variant.backbone][num_frozen - 1]}"
+    return Choice(taps if cost.pays else (), f"{frozen}: {cost}", cost)
+
+
+def _taps(variant: Variant, num_frozen: int) -> tuple[Tap, ...]:
+    """What heads read of the first `num_frozen` stages, and the last of these where thawed ones go on from it."""
+    row = BACKBONES[variant.backbone]
+    forms: dict[int, Form] = {} if num_frozen == len(row.channels) else {num_frozen - 1: "map"}
+    for head in variant.heads:
+        for stage in KINDS[head.task].taps(head.design, row):
+            if stage < num_frozen:
+                pools = head.design in POOLING_DESIGNS and forms.get(stage, "pooled") == "pooled"
+                forms[stage] = "pooled" if pools else "map"
+    return tuple(Tap(stage, form) for stage, form in sorted(forms.items()))
+
+
+def inputs_of(features: Mapping[str, Tensor], taps: Sequence[Tap]) -> dict[int, Tensor]:
+    """Stored features by tap name as a model's inputs, by stage."""
+    return {tap.stage: features[tap.name] for tap in taps}
