@@ -43,7 +43,7 @@ class Clock:
     def stage(self, name: str, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """What `work` gives, run as the task `name`; values pass by reference, never copied or hashed by Prefect."""
         started = time.monotonic()
-        run: Callable[..., R] = task(name=name, cache_policy=NO_CACHE, persist_result=False)(work)
+        run: Callable[..., R] = task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(work)
         result = run(*map(quote, args), **kwargs)
         self.seconds[name] = round(time.monotonic() - started, 2)
         return result

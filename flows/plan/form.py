@@ -124,7 +124,7 @@ class Promotion(Value):
 
     metric: str | None = Field(
         None,
-        description="<column>/<measure> to rank and promote by; empty: of the first target, accuracy for classes, "
+        description="`<column>/<measure>` to rank and promote by; empty: of the first target, accuracy for classes, "
         "average_precision for labels, miou for masks.",
     )
     min_gain: Annotated[float, Field(ge=0, le=1), Number] = Field(0.0, description="Smallest gain over the champion.")
@@ -164,7 +164,7 @@ class Plan(WithRare):
     freeze: Policies = Field(
         ("all",),
         description="Freeze policies to try: none, all, gradual (thaw stage by stage), lp_ft (heads first, then everything), "
-        "adaptive (freeze stages that have stopped moving), upto:<stage>. Left out with weights none: none.",
+        "adaptive (freeze stages that have stopped moving), `upto:<stage>`. Left out with weights none: none.",
     )
     screening: Screening = None
     fit: FitGrid = Field(FitGrid(), description="Fit settings; lists make a grid.")

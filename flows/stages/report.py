@@ -97,7 +97,7 @@ def leaderboard(report: dict[str, Any]) -> list[dict[str, Any]]:
     """The variants, best on validation first, as rows with the same columns; the candidate is marked.
 
     Beside the measure that ranks stand the primary ones of the other targets. Measures have four digits and None where there
-    is none; where MLflow has pages, each row names that of its run.
+    is none; where MLflow has pages, each row names that of its run. What is looked for most stands left: Prefect cuts there.
     """
     metric = report["metric"]
     column = metric.rpartition("/")[0]
@@ -109,13 +109,13 @@ def leaderboard(report: dict[str, Any]) -> list[dict[str, Any]]:
             "variant": variant["label"],
             **{name: _rounded(variant["metrics"].get(f"val/{name}")) for name in (metric, *primary)},
             "loss": _rounded(variant["metrics"].get(f"val/{column}/loss")),
+            "state": ("candidate, " if variant["variant_id"] == report["candidate"] else "")
+            + ("found done" if variant["reused"] else "trained"),
+            **({"run": variant["page"]} if variant.get("page") else {}),
             "trained parameters": variant["num_trained_parameters"],
             "images forwarded": variant.get("num_forwarded", 0),
             "features read": variant.get("num_features_read", 0),
             "seconds": round(variant["seconds"], 1),
-            "state": ("candidate, " if variant["variant_id"] == report["candidate"] else "")
-            + ("found done" if variant["reused"] else "trained"),
-            **({"run": variant["page"]} if variant.get("page") else {}),
         }
         for variant in ranked
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -300,6 +301,8 @@ def test_every_field_of_the_form_says_what_it_is() -> None:
     schema = Plan.model_json_schema()
     for properties in (schema["properties"], *(part["properties"] for part in schema["$defs"].values())):
         assert [name for name, field in properties.items() if not field.get("description")] == []
+        # Prefect's form reads them as Markdown, which takes <column> for a tag of HTML and shows nothing.
+        assert not [name for name, field in properties.items() if "<" in re.sub("`[^`]*`", "", field["description"])]
     assert schema["properties"]["backbones"]["items"]["enum"] == list(BACKBONE_STAGES)
 
 

@@ -29,6 +29,8 @@ from flows.stages import report, work
 from flows.stages.agenda import Agenda, plan_works
 from flows.stages.desk import Event
 
+TRAINING = "?workflowType=machine_learning"
+
 
 class Listening:
     """A desk that only keeps what was said at it."""
@@ -111,16 +113,17 @@ def test_a_leaderboard_has_four_digits_and_the_page_of_each_run(agenda: Agenda) 
     rows = stages.leaderboard(report.with_pages(reported(agenda, {}), "http://ml:5000"))
     assert [row["label/accuracy"] for row in rows] == [0.75, 0.1235]
     assert [row["loss"] for row in rows] == [0.5, None], "what is no number is none in JSON either"
-    assert [row["run"] for row in rows] == [f"http://ml:5000/#/experiments/7/runs/{run}" for run in ("run1", "run2")]
+    assert [row["run"] for row in rows] == [f"http://ml:5000/#/experiments/7/runs/{run}{TRAINING}" for run in ("run1", "run2")]
     assert all(len(str(row["seconds"])) < 6 for row in rows)
+    assert list(rows[0])[:5] == ["variant", "label/accuracy", "loss", "state", "run"], "Prefect's page cuts what stands behind"
 
 
 def test_a_verdict_links_to_the_retraining_its_candidate_and_the_version_where_mlflow_has_pages(agenda: Agenda) -> None:
     told = report.with_pages(reported(agenda, {}), "http://ml:5000")
     words = stages.verdict_text(told)
-    assert "[this retraining](http://ml:5000/#/experiments/7/runs/parent)" in words
-    assert "[the candidate's run](http://ml:5000/#/experiments/7/runs/run1)" in words
-    assert "[version 3 of x](http://ml:5000/#/models/x/versions/3)" in words
+    assert f"[this retraining](http://ml:5000/#/experiments/7/runs/parent{TRAINING})" in words
+    assert f"[the candidate's run](http://ml:5000/#/experiments/7/runs/run1{TRAINING})" in words
+    assert f"[version 3 of x](http://ml:5000/#/models/x/versions/3{TRAINING})" in words
     assert "http" not in stages.verdict_text(told, links=False)
     without = report.with_pages(told, "sqlite:////a/mlflow.db")
     assert "MLflow" not in stages.verdict_text(without)
