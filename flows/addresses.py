@@ -1,15 +1,22 @@
-"""What a setting may name (a folder, a server, a database, a bucket), refused in words elsewhere; and the address of a path."""
+"""What a setting may name (a folder, a server, a database, a bucket), the address of a path, and whether a server answers."""
 
 from __future__ import annotations
 
 import os
 import re
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from flows.errors import AskedWrongly
+from flows import surroundings
+from flows.errors import AskedWrongly, Unreachable
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+PROBE_SECONDS = 5.0
+# What a server answers where it asks for credentials, and where it refuses those that it got.
+REFUSALS = (401, 403)
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
@@ -92,6 +99,22 @@ def sqlite(file: Path, driver: str = "sqlite") -> str:
 def local(path: Path) -> str:
     """A folder as MLflow takes it for one: the path itself, or its file:// address where MLflow would decode the path."""
     return path.as_uri() if "%" in str(path) else str(path)
+
+
+def probe(server: str, address: str, path: str, headers: Mapping[str, str], advice: str) -> tuple[int, bytes]:
+    """The status and the first bytes that `path` gives at a server's address.
+
+    Raises Unreachable where nothing answers within seconds; its words name the server and end with `advice`.
+    """
+    try:
+        request = urllib.request.Request(address.rstrip("/") + path, headers=dict(headers))
+        with surroundings.opener(address).open(request, timeout=PROBE_SECONDS) as answer:
+            return int(answer.status), answer.read(16)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, b""
+    except (OSError, ValueError) as error:
+        raise Unreachable(f"{server} does not answer at {address} ({getattr(error, 'reason', error)}). {advice}") from None
 
 
 def _split(address: str) -> SplitResult:

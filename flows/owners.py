@@ -1,4 +1,4 @@
-"""Who owns what lies about: processes that are never mistaken for another, and folders that die with their owner."""
+"""Temporary folders that die with the process that owns them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
+from flows.processes import mark
 
 PREFIX = "headstart-"
 # Kinds of folders that `scratch` makes: `headstart-<kind>-<random>`, where the system keeps temporary files.
 KINDS = ("work", "predict")
 OWNER_FILE = ".headstart-owner"
-
-
-def mark(pid: int | None = None) -> str:
-    """A process by its pid and start time, which together are never used twice; this one where no pid is given."""
-    process = psutil.Process(pid)
-    return f"{process.pid}:{process.create_time():.2f}"
-
-
-def lives(owner: str) -> bool:
-    """Whether the process of a mark is alive, or of a pid alone where no start is known; a zombie is not."""
-    pid, _, created = owner.partition(":")
-    try:
-        process = psutil.Process(int(pid))
-        same = not created or abs(process.create_time() - float(created)) < 1
-        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-    except (psutil.Error, ValueError):
-        return False
 
 
 @contextlib.contextmanager

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import base64
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 
-from flows import surroundings
+from flows import addresses
 from flows.errors import Unreachable
 
-PROBE_SECONDS = 5.0
 START = "Start it (`headstart up` starts one), set HEADSTART_PREFECT_ADDRESS to http://host:4200/api, or unset it."
 LOG_IN = "Set PREFECT_API_AUTH_STRING to user:password for a server of your own, or PREFECT_API_KEY for Prefect Cloud."
 CLOUD = "prefect.cloud/"
-_REFUSALS = (401, 403)
 
 
 def check(address: str) -> None:
@@ -29,7 +25,7 @@ def check(address: str) -> None:
             raise Unreachable(f"{address} asks for a key, and none is set. {LOG_IN}")
         return
     code, body = _get(address, "/health", _headers(os.environ))
-    if code not in _REFUSALS and (code != 200 or body.strip() != b"true"):
+    if code not in addresses.REFUSALS and (code != 200 or body.strip() != b"true"):
         raise Unreachable(f"{address} answers, but not as Prefect's API does. {START}")
     # Health is open to everyone.
     if not _is_refused(address, _headers(os.environ)):
@@ -42,19 +38,11 @@ def check(address: str) -> None:
 
 
 def _is_refused(address: str, headers: Mapping[str, str]) -> bool:
-    return _get(address, "/admin/version", headers)[0] in _REFUSALS
+    return _get(address, "/admin/version", headers)[0] in addresses.REFUSALS
 
 
 def _get(address: str, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
-    try:
-        request = urllib.request.Request(address.rstrip("/") + path, headers=dict(headers))
-        with surroundings.opener(address).open(request, timeout=PROBE_SECONDS) as answer:
-            return int(answer.status), answer.read(16)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, b""
-    except (OSError, ValueError) as error:
-        raise Unreachable(f"Prefect does not answer at {address} ({getattr(error, 'reason', error)}). {START}") from None
+    return addresses.probe("Prefect", address, path, headers, START)
 
 
 def _headers(environ: Mapping[str, str]) -> dict[str, str]:

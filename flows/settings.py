@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ByteSize, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from flows import addresses, owners, surroundings
+from flows import addresses, processes, surroundings
 from flows.errors import AskedWrongly
 
 # Who a server works for: one whose owner was killed is ended by the next command (`flows.stack.end_orphans`).
@@ -141,14 +141,14 @@ def _refusal(wrong: Any, workspace: Path | None) -> str:
 def read_stack(settings: Settings) -> dict[str, str]:
     """What the running local stack of this storage root wrote down, or nothing where none runs or a part of it is dead."""
     stack = stack_words(settings)
-    return stack if all(map(owners.lives, stack.get("parts", "").split())) else {}
+    return stack if all(map(processes.lives, stack.get("parts", "").split())) else {}
 
 
 def stack_words(settings: Settings) -> dict[str, str]:
     """What the `headstart up` that lives wrote down, whether or not its servers do; nothing where there is none."""
     try:
         stack: dict[str, str] = json.loads(settings.stack_file.read_text())
-        return stack if owners.lives(stack.get("owner") or stack["pid"]) else {}
+        return stack if processes.lives(stack.get("owner") or stack["pid"]) else {}
     except (OSError, ValueError, KeyError, AttributeError):
         return {}
 
@@ -156,7 +156,7 @@ def stack_words(settings: Settings) -> dict[str, str]:
 def child_environment(settings: Settings) -> dict[str, str]:
     """The environment variables that a process started for this workspace needs beside its parent's."""
     env = dict(QUIET)
-    env[OWNER] = str(os.getpid())
+    env[OWNER] = processes.mark()
     env["HEADSTART_WORKSPACE"] = str(settings.workspace)
     env["HEADSTART_STORAGE_ROOT"] = str(settings.storage)
     if settings.features_root:

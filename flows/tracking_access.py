@@ -5,20 +5,16 @@ from __future__ import annotations
 import base64
 import configparser
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path
 
-from flows import surroundings
+from flows import addresses
 from flows.errors import Unreachable
 
-PROBE_SECONDS = 5.0
 START = "Start it (`headstart up` starts one), or set HEADSTART_TRACKING_ADDRESS to where it is."
 LOG_IN = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, or write ~/.mlflow/credentials."
 # Ways to log in that only MLflow itself knows to go.
 _MLFLOWS_OWN = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_TRACKING_CLIENT_CERT_PATH")
 _ASKED = "/api/2.0/mlflow/experiments/search?max_results=1"
-_REFUSALS = (401, 403)
 
 
 def check_access(address: str) -> None:
@@ -29,13 +25,13 @@ def check_access(address: str) -> None:
     """
     # Health is open in MLflow's own basic auth, and not where a gateway asks before it.
     code, body = _get(address, "/health")
-    if code in _REFUSALS:
+    if code in addresses.REFUSALS:
         return _tell(address, code)
     if code != 200 or body.strip() != b"OK":
         what = f"/health gave {code}" if code != 200 else "/health gave something else than OK"
         raise Unreachable(f"{address} answers, but not as MLflow does ({what}). {START}")
     code, _ = _get(address, _ASKED)
-    if code in _REFUSALS:
+    if code in addresses.REFUSALS:
         _tell(address, code)
     return None
 
@@ -51,16 +47,7 @@ def _tell(address: str, code: int) -> None:
 
 def _get(address: str, path: str) -> tuple[int, bytes]:
     _, header = _credentials()
-    try:
-        request = urllib.request.Request(address.rstrip("/") + path, headers={"Authorization": header} if header else {})
-        with surroundings.opener(address).open(request, timeout=PROBE_SECONDS) as answer:
-            return int(answer.status), answer.read(16)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, b""
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise Unreachable(f"MLflow does not answer at {address} ({reason}). {START}") from None
+    return addresses.probe("MLflow", address, path, {"Authorization": header} if header else {}, START)
 
 
 def _credentials() -> tuple[str, str]:

@@ -12,7 +12,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import Request
 
-from flows import owners, surroundings
+from flows import processes, surroundings
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
 
 CONNECT_SECONDS = 8.0
@@ -23,7 +23,7 @@ REQUEST_SECONDS = 60.0
 class Cluster:
     """A Ray cluster by its Jobs API: the address, whether we end it, the token that opens it, the Python its jobs run.
 
-    `vital` are the marks (`flows.owners`) of a local head's processes without which it is dead.
+    `vital` are the marks (`flows.processes`) of a local head's processes without which it is dead.
     """
 
     address: str
@@ -51,7 +51,7 @@ def connect(address: str, token: str | None = None) -> Cluster:
 
 def death(cluster: Cluster) -> str | None:
     """What a local head died of, or None while it lives, as far as its processes say; of another machine's they say nothing."""
-    dead = [mark for mark in cluster.vital if not owners.lives(mark)]
+    dead = [mark for mark in cluster.vital if not processes.lives(mark)]
     return f"{len(dead)} of its {len(cluster.vital)} main processes have ended" if dead else None
 
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flows import owners
 from flows.cluster import homes, launch, processes
 from flows.cluster.api import Cluster, answers, connect, death
 from flows.errors import AskedWrongly, Busy, HeadstartError
+from flows.processes import lives, mark
 
 MIN_MEMORY_BYTES = int(1.5 * 2**30)
 MIN_CPUS = 4
@@ -77,12 +77,12 @@ def _join(folder: Path, num_cpus: float, say: Say) -> Cluster:
             say("Starting a local Ray")
             record = _start(folder, num_cpus)
             say(f"Local Ray at {record['address']}")
-        _write(folder, record | {"users": [*_users(record), processes.identity()]})
+        _write(folder, record | {"users": [*_users(record), mark()]})
         return _cluster(folder, record)
 
 
 def _leave(folder: Path) -> None:
-    me = processes.identity()
+    me = mark()
     with _locked(folder):
         record = _read(folder)
         if record is None:
@@ -112,7 +112,7 @@ def _start(folder: Path, num_cpus: float) -> dict[str, Any]:
         "gcs_address": f"127.0.0.1:{gcs}",
         "home": str(home),
         "num_cpus": max(MIN_CPUS, int(num_cpus) + 2, os.cpu_count() or 1),
-        "started_by": owners.mark(),
+        "started_by": mark(),
         "session": None,
         "vital": [],
         "users": [],
@@ -129,7 +129,7 @@ def _start(folder: Path, num_cpus: float) -> dict[str, Any]:
             record["session"] = started.pid
             _write(folder, record)
         _wait_until_it_answers(_cluster(folder, record), home)
-        record["vital"] = [owners.mark(p.pid) for p in processes.members(record["home"]) if launch.is_vital(p.cmdline())]
+        record["vital"] = [mark(p.pid) for p in processes.members(record["home"]) if launch.is_vital(p.cmdline())]
         _write(folder, record)
     except BaseException:
         _end(folder, record)
@@ -172,8 +172,10 @@ def _is_alive(folder: Path, record: dict[str, Any]) -> bool:
     return death(cluster) is None and bool(processes.members(record["home"])) and answers(cluster, timeout_seconds=30)
 
 
-def _users(record: dict[str, Any]) -> list[dict[str, float]]:
-    return [user for user in record["users"] if processes.is_identity_alive(user)]
+def _users(record: dict[str, Any]) -> list[str]:
+    # Versions before this one wrote a pid and a start time each.
+    users = [user if isinstance(user, str) else f"{user['pid']}:{user['created']}" for user in record["users"]]
+    return [user for user in users if lives(user)]
 
 
 def _end(folder: Path, record: dict[str, Any]) -> None:

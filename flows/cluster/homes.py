@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flows import owners, surroundings
 from flows.cluster import processes
+from flows.processes import lives, mark
 
 PREFIX = "headstart-ray-"
 # The longest that a folder for temporary files may be: sockets lie in it, and a socket's path may have 107 characters.
@@ -19,7 +20,7 @@ LONGEST_TEMPORARY = 70
 def make() -> Path:
     """A new home, signed by this process, where the paths of Ray's sockets fit. Raises AskedWrongly where none can be."""
     home = Path(tempfile.mkdtemp(prefix=PREFIX, dir=surroundings.ray_folder()))
-    (home / owners.OWNER_FILE).write_text(f"{owners.mark()} {_namespace()}")
+    (home / owners.OWNER_FILE).write_text(f"{mark()} {_namespace()}")
     return home
 
 
@@ -47,7 +48,7 @@ def _is_abandoned(home: Path) -> bool:
     with contextlib.suppress(OSError, ValueError):
         maker, namespace = (home / owners.OWNER_FILE).read_text().split()
         # Another container that shares this folder has processes that are not seen from here.
-        return home.stat().st_uid == os.getuid() and namespace == _namespace() and not owners.lives(maker)
+        return home.stat().st_uid == os.getuid() and namespace == _namespace() and not lives(maker)
     return False
 
 

@@ -6,12 +6,12 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
 from flows.errors import AskedWrongly
+from flows.processes import is_alive, wait
 
 # Every process of a cluster inherits it, since all descend from the one that started the head.
 MARK = "HEADSTART_CLUSTER"
@@ -37,7 +37,7 @@ def members(mark: str, session: int | None = None) -> list[psutil.Process]:
                 found |= {p.pid: p for p in (process, *process.children(recursive=True))}
             elif not environment and process.name().startswith(RENAMED) and os.getsid(process.pid) == session:
                 found[process.pid] = process
-    return [p for p in found.values() if p.pid != os.getpid() and _is_alive(p)]
+    return [p for p in found.values() if p.pid != os.getpid() and is_alive(p)]
 
 
 def marks() -> set[str]:
@@ -55,32 +55,17 @@ def end(mark: str, session: int | None = None) -> None:
     for process in known.values():
         with contextlib.suppress(*_GONE):
             process.terminate()
-    _wait(list(known.values()), GRACE_SECONDS)
+    wait(list(known.values()), GRACE_SECONDS)
     end_at = time.monotonic() + KILL_SECONDS
     while time.monotonic() < end_at:
         # Those of the first look too, whatever has become of their parents.
-        known = {p.pid: p for p in (*known.values(), *members(mark, session)) if _is_alive(p)}
+        known = {p.pid: p for p in (*known.values(), *members(mark, session)) if is_alive(p)}
         if not (left := list(known.values())):
             return
         for process in left:
             with contextlib.suppress(*_GONE):
                 process.kill()
-        _wait(left, GRACE_SECONDS)
-
-
-def identity(pid: int | None = None) -> dict[str, float]:
-    """A process's pid and start time: together they are never used twice."""
-    process = psutil.Process(pid)
-    return {"pid": process.pid, "created": process.create_time()}
-
-
-def is_identity_alive(identity: Mapping[str, float]) -> bool:
-    """True while the process of this pid and start time lives."""
-    try:
-        process = psutil.Process(int(identity["pid"]))
-        return _is_alive(process) and abs(process.create_time() - identity["created"]) < 1
-    except _GONE:
-        return False
+        wait(left, GRACE_SECONDS)
 
 
 def free_ports(count: int) -> list[int]:
@@ -106,18 +91,3 @@ def available_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
         used = int((cgroup / "memory.current").read_text())
         available = min(available, limit - used)
     return int(available)
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    # A zombie is dead: only its parent has not looked yet.
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except _GONE:
-        return False
-
-
-def _wait(processes: Sequence[psutil.Process], timeout_seconds: float) -> None:
-    # psutil.wait_procs waits for zombies of other parents as if they lived.
-    end_at = time.monotonic() + timeout_seconds
-    while any(_is_alive(p) for p in processes) and time.monotonic() < end_at:
-        time.sleep(0.05)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
-from flows import cluster, owners, stages
+from flows import cluster, owners, processes, stages
 from flows.errors import AskedWrongly, HeadstartError
 from flows.plan import Plan
 from flows.settings import Settings, child_environment, stack_words
@@ -106,8 +106,8 @@ class _Stack:
     def _write(self) -> None:
         """Write down who we are, where all is, and which processes must live for that to hold."""
         found = {server.setting: server.address for server in self._servers}
-        parts = [owners.mark(server.pid) for server in self._servers]
-        words = {"pid": str(os.getpid()), "owner": owners.mark(), "parts": " ".join(parts), **found}
+        parts = [processes.mark(server.pid) for server in self._servers]
+        words = {"pid": str(os.getpid()), "owner": processes.mark(), "parts": " ".join(parts), **found}
         _write_whole(self._settings, words)
 
     def _tidy(self, all_of_them: bool = False) -> None:

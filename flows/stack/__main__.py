@@ -15,8 +15,7 @@ from typing import Any
 
 import psutil
 
-from flows import owners
-from flows.stack import orphans
+from flows import owners, processes
 from flows.stack.serving import ASKED_WRONGLY, RUN_SECONDS
 
 
@@ -34,7 +33,7 @@ def _end_with(parent: int) -> None:
     # Where `headstart up` is killed nobody looks after the runs any more, and none may be started.
     while os.getppid() == parent:
         time.sleep(1)
-    orphans.end(psutil.Process().children(recursive=True), RUN_SECONDS)
+    processes.end(psutil.Process().children(recursive=True), RUN_SECONDS)
     os._exit(1)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import psutil
 
+from flows import processes
 from flows.settings import OWNER, Settings
 
 # A run that is told to end stops its Ray job first, and waits until Ray confirms it.
@@ -25,7 +25,7 @@ def end_orphans(settings: Settings, say: Callable[[str], None] | None = None) ->
         say(f"Ending what a killed `headstart up` left running: {len(orphans) - len(at_work)} servers{kept}")
     # The runs first, for they still speak to the servers.
     for group in (at_work, [one for one in orphans if one not in at_work]):
-        end(group, END_SECONDS)
+        processes.end(group, END_SECONDS)
     return [one.pid for one in orphans]
 
 
@@ -35,28 +35,11 @@ def _find(settings: Settings) -> list[psutil.Process]:
         try:
             env = process.environ()
             ours = env.get("HEADSTART_STORAGE_ROOT") == str(settings.storage) and _is_of_a_stack(process.cmdline())
-            if ours and not _lives(int(env[OWNER]), process.create_time()):
+            if ours and not processes.lives(env[OWNER]):
                 found.append(process)
-        except (psutil.Error, KeyError, ValueError, OSError):
+        except (psutil.Error, KeyError, OSError):
             continue
     return found
-
-
-def end(processes: Sequence[psutil.Process], seconds: float) -> None:
-    """Ask these to end; after so many seconds, kill them."""
-    for sign in ("terminate", "kill"):
-        for process in processes:
-            try:
-                getattr(process, sign)()
-            except psutil.Error:
-                continue
-        deadline = time.monotonic() + seconds
-        while any(map(_is_alive, processes)):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.1)
-        else:
-            return
 
 
 def _is_of_a_stack(words: list[str]) -> bool:
@@ -67,21 +50,5 @@ def _is_of_a_stack(words: list[str]) -> bool:
 def _is_run(process: psutil.Process) -> bool:
     try:
         return "prefect.engine" in process.cmdline()
-    except psutil.Error:
-        return False
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
-
-
-def _lives(owner: int, since: float) -> bool:
-    """Whether the process that had this pid before `since` (seconds since 1970) is alive, and not another of its pid."""
-    try:
-        process = psutil.Process(owner)
-        return bool(process.create_time() <= since + 1 and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False

@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 
 import psutil
 
-from flows import owners
+from flows import owners, processes
 from flows.plan import Plan
 from flows.settings import Settings, child_environment
-from flows.stack import orphans
 from flows.stack.servers import Program
 
 ASKED_WRONGLY = 2
@@ -45,6 +44,6 @@ def stop(served: Program, say: Callable[[str], None]) -> None:
     if served.status() is None:
         # It still holds what the runs write to, and starts no other one.
         served.process.send_signal(signal.SIGSTOP)
-    orphans.end(at_work, RUN_SECONDS)
+    processes.end(at_work, RUN_SECONDS)
     served.stop(0)
     owners.sweep()

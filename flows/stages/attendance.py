@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from flows import cluster, owners, tracking
+from flows import cluster, processes, tracking
 from flows.settings import Settings
 
 
@@ -23,7 +23,7 @@ def attending(settings: Settings, flow_run_id: str) -> Iterator[None]:
     with file.open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         # A file without a word in it is not judged: its run may be about to lock it.
-        lock.write(owners.mark())
+        lock.write(processes.mark())
         lock.flush()
         try:
             yield

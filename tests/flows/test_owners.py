@@ -1,4 +1,4 @@
-"""Folders and marks that die with their owner."""
+"""Temporary folders that die with their owner."""
 
 from __future__ import annotations
 
@@ -59,19 +59,6 @@ def test_folders_of_the_same_name_that_nobody_of_us_made_stay(place: Path) -> No
     (place / "headstart-work-link").symlink_to(place / "headstart-work-mine")
     assert owners.sweep() == []
     assert len(list(place.glob("*/file"))) == 5
-
-
-def test_a_mark_is_of_one_process_and_not_of_a_later_one_of_its_pid() -> None:
-    assert owners.lives(owners.mark())
-    assert not owners.lives(f"{os.getpid()}:12345.0")
-    gone = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    mark = owners.mark(gone.pid)
-    assert owners.lives(mark)
-    gone.kill()
-    # Not waited for: a zombie is no living process.
-    os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)
-    assert not owners.lives(mark)
-    gone.communicate()
 
 
 def test_the_environment_is_as_before_behind_the_block(place: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import owners
+from flows import processes
 from flows.settings import child_environment, prepare_process, read_settings, stack_words
 
 
@@ -55,10 +55,10 @@ def test_a_stack_of_which_a_part_is_dead_does_not_count_as_running(tmp_path: Pat
     file = tmp_path / ".headstart" / "stack.json"
     file.parent.mkdir()
     gone = subprocess.Popen([sys.executable, "-c", ""])
-    dead = owners.mark(gone.pid)
+    dead = processes.mark(gone.pid)
     gone.wait()
-    stack = {"pid": str(os.getpid()), "owner": owners.mark(), "tracking_address": "http://127.0.0.1:5000"}
-    for parts, found in ((owners.mark(), True), (f"{owners.mark()} {dead}", False)):
+    stack = {"pid": str(os.getpid()), "owner": processes.mark(), "tracking_address": "http://127.0.0.1:5000"}
+    for parts, found in ((processes.mark(), True), (f"{processes.mark()} {dead}", False)):
         file.write_text(json.dumps(stack | {"parts": parts}))
         assert read_settings(tmp_path).tracking.startswith("http") == found
     assert stack_words(read_settings(tmp_path))["pid"] == str(os.getpid()), "it is there still, and says so to a second one"

@@ -162,7 +162,10 @@ def test_a_retraining_is_called_by_its_plan_its_day_and_its_data(tracker: Tracke
 
 
 def test_a_run_and_a_version_have_a_page_where_mlflow_is_a_server_alone() -> None:
-    assert tracking.run_page("http://ml:5000/", "3", "abc") == "http://ml:5000/#/experiments/3/runs/abc?workflowType=machine_learning"
+    assert (
+        tracking.run_page("http://ml:5000/", "3", "abc")
+        == "http://ml:5000/#/experiments/3/runs/abc?workflowType=machine_learning"
+    )
     assert tracking.version_page("https://ml", "pets", "7") == "https://ml/#/models/pets/versions/7?workflowType=machine_learning"
     assert tracking.run_page("sqlite:////a/mlflow.db", "3", "abc") is None
     assert tracking.version_page("sqlite:////a/mlflow.db", "pets", "7") is None
