@@ -15,7 +15,7 @@ _ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def single_process() -> Iterator[None]:
     """Until the block ends this process trains by itself, whatever others there are: it is rank 0 of 1."""
     token = _ALONE.set(True)
     try:
@@ -47,7 +47,7 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return total
 
 
-def rows_of_ranks(rows: Tensor) -> Tensor:
+def all_gather_rows(rows: Tensor) -> Tensor:
     """Every rank's rows under one another, the same on all; each has as many."""
     if num_ranks() == 1:
         return rows
@@ -56,7 +56,7 @@ def rows_of_ranks(rows: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def agree(values: Tensor) -> Tensor:
+def broadcast(values: Tensor) -> Tensor:
     """Rank 0's tensor, on every rank."""
     if num_ranks() > 1:
         dist.broadcast(values, src=0)

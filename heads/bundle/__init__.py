@@ -43,7 +43,7 @@ FORMAT = 1
 SUMS = "SHA256SUMS"
 FILES = ("weights.safetensors", "variant.json", "classes.json", "preprocess.json", "card.md")
 
-Picture = Path | str | bytes | Image.Image | np.ndarray[Any, Any]
+ImageInput = Path | str | bytes | Image.Image | np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class Bundle:
     facts: Mapping[str, Any]
     thresholds: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
 
-    def predict(self, images: Sequence[Picture], batch_size: int = 32) -> list[dict[str, Answer]]:
+    def predict(self, images: Sequence[ImageInput], batch_size: int = 32) -> list[dict[str, Answer]]:
         """For each image, in order, an answer by target: a Prediction, Labels, or a MaskPrediction of the image's own size.
 
         An image is a file's path, a file's bytes, a Pillow image, or an array of uint8 (H, W, 3) in RGB. Raises
@@ -73,7 +73,7 @@ class Bundle:
         named = ((picture, f"images[{index}]") for index, picture in enumerate(images))
         return [answers for batch in _batches(named, batch_size) for answers in self._predict_batch(batch)]
 
-    def _predict_batch(self, batch: list[tuple[Picture, str]]) -> list[dict[str, Answer]]:
+    def _predict_batch(self, batch: list[tuple[ImageInput, str]]) -> list[dict[str, Answer]]:
         device = next(self.model.parameters()).device
         self.model.eval()
         with torch.inference_mode():
@@ -164,7 +164,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
     return Bundle(placed, variant, classes, preprocess, description["facts"], thresholds)
 
 
-def _open(picture: Picture, name: str) -> Image.Image:
+def _open(picture: ImageInput, name: str) -> Image.Image:
     if isinstance(picture, Path | str):
         return decode(Path(picture))
     if isinstance(picture, bytes | Image.Image):
@@ -175,7 +175,7 @@ def _open(picture: Picture, name: str) -> Image.Image:
     raise ImageError(f"{name} is a {given}; give a path, a file's bytes, a Pillow image or an array of uint8 (H, W, 3)")
 
 
-def _batches(named: Iterator[tuple[Picture, str]], size: int) -> Iterator[list[tuple[Picture, str]]]:
+def _batches(named: Iterator[tuple[ImageInput, str]], size: int) -> Iterator[list[tuple[ImageInput, str]]]:
     while batch := list(islice(named, size)):
         yield batch
 

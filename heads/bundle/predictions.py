@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from heads.spec import Head
-from heads.tasks.table import KINDS
+from heads.tasks.table import TASKS
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -70,7 +70,7 @@ def answer(
     """What a head's logits of one image, (C) or of masks (C, S, S), mean; `size` is the picture's width and height."""
     if head.task == "segmentation":
         return _mask(names, logits, size)
-    row = KINDS[head.task].activate(logits[None])[0].tolist()
+    row = TASKS[head.task].activate(logits[None])[0].tolist()
     probabilities = dict(zip(names, row, strict=True))
     if head.task == "multilabel":
         least = thresholds or [DEFAULT_THRESHOLD] * len(names)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from heads.bundle import Bundle
 from heads.data.images import crop_centre, normalise, resize
 from heads.model.model import upsample
-from heads.tasks.table import KINDS
+from heads.tasks.table import TASKS
 
 
 class Program(nn.Module):
@@ -38,7 +38,7 @@ class Program(nn.Module):
             found = logits[target]
             if found.ndim == 4:
                 found = upsample(found, (height, width))
-            probabilities = KINDS[self.model.tasks[target]].activate(found)
+            probabilities = TASKS[self.model.tasks[target]].activate(found)
             spread = dense and probabilities.ndim == 2
             parts.append(probabilities[:, :, None, None].expand(-1, -1, height, width) if spread else probabilities)
         return torch.cat(parts, dim=1)

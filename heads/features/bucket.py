@@ -13,7 +13,7 @@ from typing import Any
 
 from heads.errors import HeadsError
 from heads.features.folder import SUFFIX, TOUCH_SECONDS, USED, Entry, Opened
-from heads.features.mirror import Mirror, find_mirrors
+from heads.features.local_cache import LocalCache, cache_folder
 from heads.features.refusals import explain
 
 # A header has 27 bytes a sample: most come with the first request.
@@ -46,8 +46,8 @@ class Bucket:
     # They mostly wait.
     num_readers = 8
 
-    def __init__(self, address: str, files: Any, mirror: Mirror) -> None:
-        self.address, self._files, self._mirror = address, files, mirror
+    def __init__(self, address: str, files: Any, cache: LocalCache) -> None:
+        self.address, self._files, self._cache = address, files, cache
         self._sizes: dict[str, int] = {}
         self._touched_at = -TOUCH_SECONDS
 
@@ -56,14 +56,14 @@ class Bucket:
         """The prefix that an address such as `s3://bucket/prefix` names."""
         address = address.rstrip("/")
         digest = hashlib.sha256(address.encode()).hexdigest()[:16]
-        return cls(address, _connect(address), Mirror(find_mirrors() / digest))
+        return cls(address, _connect(address), LocalCache(cache_folder() / digest))
 
     def __str__(self) -> str:
         return self.address
 
     def within(self, name: str) -> Bucket:
         """The prefix of that name below this one."""
-        return Bucket(f"{self.address}/{name}", self._files, self._mirror.within(name))
+        return Bucket(f"{self.address}/{name}", self._files, self._cache.within(name))
 
     def places(self) -> list[str]:
         """The names of the prefixes right below this one, sorted."""
@@ -75,7 +75,7 @@ class Bucket:
             self._files.pipe_file(self._at(name), content)
         if name.endswith(SUFFIX):
             self._sizes[name] = len(content)
-            self._mirror.keep(name, content)
+            self._cache.keep(name, content)
 
     def entries(self) -> list[Entry]:
         """The shards that lie here now, by name, in one listing."""
@@ -93,29 +93,29 @@ class Bucket:
     def peek(self, name: str) -> Opened | Peeked:
         """A shard's header: from a copy, else fetched alone and kept. Raises FileNotFoundError where it is gone."""
         size = self._size(name)
-        if copy := self._mirror.open(name):
+        if copy := self._cache.open(name):
             return copy
-        if (kept := self._mirror.read(_header(name))) is not None:
+        if (kept := self._cache.read(_header(name))) is not None:
             return Peeked(kept, size)
         content = self._fetch_range(name, 0, min(PEEK_BYTES, size)) if size else b""
         end = min(8 + int.from_bytes(content[:8], "little"), size)
         if end > len(content):
             content += self._fetch_range(name, len(content), end)
-        self._mirror.keep(_header(name), content[:end])
+        self._cache.keep(_header(name), content[:end])
         return Peeked(content[:end], size)
 
     def open(self, name: str) -> Opened:
         """A shard's copy, fetched whole where there is none. Raises FileNotFoundError where that finds it gone."""
-        return self._mirror.open(name) or self._mirror.fetch(name, self._size(name), partial(self._fetch, name))
+        return self._cache.open(name) or self._cache.fetch(name, self._size(name), partial(self._fetch, name))
 
     def open_here(self, name: str) -> Opened:
         """A shard fetched anew, and kept for the reader alone. Raises FileNotFoundError where it is gone."""
-        return self._mirror.borrow(self._size(name), partial(self._fetch, name))
+        return self._cache.borrow(self._size(name), partial(self._fetch, name))
 
     def forget(self, name: str) -> bool:
         """Drops the copies of a shard and of its header. True: another thread or process may have dropped or mended them."""
-        self._mirror.forget(name)
-        self._mirror.forget(_header(name))
+        self._cache.forget(name)
+        self._cache.forget(_header(name))
         return True
 
     def remove(self, name: str) -> None:

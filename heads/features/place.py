@@ -30,7 +30,7 @@ class Place(Protocol):
 
     @property
     def num_readers(self) -> int:
-        """How many objects are read beside each other to advantage."""
+        """How many objects to read concurrently."""
 
     def within(self, name: str) -> Place:
         """The place of that name in this one, there or not."""

@@ -55,8 +55,8 @@ class Freed:
 class FeatureStore:
     """The shelves under a root: a folder, made when the first shard is written, or an address such as `s3://bucket/prefix`.
 
-    Shards of an object store are read from copies on this machine (heads.features.mirror), and all methods raise HeadsError
-    where it refuses or does not answer.
+    Shards of an object store are read from copies on this machine (`heads.features.local_cache`). All methods raise
+    HeadsError where the object store refuses or does not answer.
     """
 
     def __init__(self, root: Path | str) -> None:

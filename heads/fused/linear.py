@@ -16,7 +16,7 @@ from heads.fused.alignment import aligned, empty_stack, is_aligned
 ONE_BY_ONE = ("cpu",)
 
 
-def run_side_by_side(head: nn.Sequential, rows: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+def fused_forward(head: nn.Sequential, rows: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
     """What V heads give of the same rows (N, I), (V, N, C), by their stacked weights (V, ...) under their names in `head`.
 
     The rows are what `head`'s first layer gives, which has no weights; linear ones follow, activations, and dropout, which

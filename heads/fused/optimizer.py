@@ -17,8 +17,8 @@ ADAM = ("step", "exp_avg", "exp_avg_sq")
 SGD = ("momentum_buffer",)
 
 
-class Joint:
-    """The optimisers of trainings, stepped without what surrounds a step; what they know of their weights stays theirs."""
+class FusedOptimizer:
+    """Many trainings' optimizers stepped by one call each, without torch's overhead a step; their state stays in each of them."""
 
     def __init__(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:
         self._groups = [group for place, optimiser in enumerate(optimisers) for group in _groups(optimiser, place)]
@@ -68,8 +68,10 @@ class _Group:
 
 
 def _know(known: dict[str, Any], weight: nn.Parameter, names: Sequence[str]) -> None:
-    """Adds what an optimiser that never stepped does not know of a weight: zeros, which its first step makes of it what torch's
-    own would, as long as nothing dampens it."""
+    """Creates an optimizer's state of a weight before its first step.
+
+    Zeros give what torch's lazy initialisation gives, with SGD only where dampening is 0.
+    """
     for name in names:
         if name not in known:
             known[name] = torch.zeros((), device=weight.device) if name == "step" else torch.zeros_like(weight)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from heads.data.loading import Batch
 from heads.fused import alignment
-from heads.fused.linear import run_side_by_side
-from heads.fused.optimizer import Joint, clip_each
+from heads.fused.linear import fused_forward
+from heads.fused.optimizer import FusedOptimizer, clip_each
 from heads.model.model import Model
 from heads.model.precision import autocast
 from heads.spec import Fit, Variant
@@ -40,7 +40,7 @@ STACKED_ACTIVATIONS = ("gelu", "relu")
 OWN_DEFAULTS = {name: Fit.model_fields[name].default for name in OWN_FIELDS}
 
 
-class Stack:
+class FusedHeads:
     """Trainings that pass through epochs together, each ending them as it would by itself, in float32 on a CPU to the bit.
 
     Their models differ in the values of their heads' weights alone, and from now on these are views of the stack: who updates
@@ -59,7 +59,7 @@ class Stack:
                 weight.data = stacked[place]
             if training.average:
                 training.average.find(training.model)
-        self._joint = Joint([training.optimiser for training in trainings])
+        self._joint = FusedOptimizer([training.optimiser for training in trainings])
         limits = [training.variant.fit.gradient_clip or torch.inf for training in trainings]
         self._limits = torch.tensor(limits, device=self._first.device)
         self._gradients: list[Tensor] = []
@@ -116,7 +116,7 @@ class Stack:
                 prefix, head = f"heads.{key}.", model.heads[key]
                 stacked = {name.removeprefix(prefix): weight for name, weight in own.items() if name.startswith(prefix)}
                 assert isinstance(head, nn.Sequential)
-                logits[target] = run_side_by_side(head, self._descriptors.of(batch.inputs, model.taps[target], head[0]), stacked)
+                logits[target] = fused_forward(head, self._descriptors.of(batch.inputs, model.taps[target], head[0]), stacked)
         return logits
 
 
@@ -137,14 +137,14 @@ class _Descriptors:
         return self._known[key]
 
 
-class Stacks:
-    """Who learns together, from one epoch to the next for as long as the same go on, each with the same optimiser."""
+class FusedGroups:
+    """The stacks of the running trainings; rebuilt only when a training ends or gets a new optimizer."""
 
     def __init__(self) -> None:
         self._optimisers: list[torch.optim.Optimizer] = []
-        self._stacks: list[Stack | Training] = []
+        self._stacks: list[FusedHeads | Training] = []
 
-    def of(self, trainings: Sequence[Training]) -> list[Stack | Training]:
+    def of(self, trainings: Sequence[Training]) -> list[FusedHeads | Training]:
         """Trainings of fully frozen backbones in stacks of those that can share one, and by themselves where one cannot."""
         optimisers = [training.optimiser for training in trainings]
         if optimisers != self._optimisers:
@@ -152,13 +152,13 @@ class Stacks:
         return self._stacks
 
 
-def _stack(trainings: Sequence[Training]) -> list[Stack | Training]:
+def _stack(trainings: Sequence[Training]) -> list[FusedHeads | Training]:
     alike: dict[Hashable, list[Training]] = defaultdict(list)
     for number, training in enumerate(trainings):
         alike[_shape(training) or number].append(training)
     descriptors = _Descriptors()
     # A stack of one as well: what a variant ends with then depends on no neighbour.
-    return [Stack(group, descriptors) if isinstance(shape, Variant) else group[0] for shape, group in alike.items()]
+    return [FusedHeads(group, descriptors) if isinstance(shape, Variant) else group[0] for shape, group in alike.items()]
 
 
 def _shape(training: Training) -> Variant | None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heads.data.loading import Loaders
-from heads.distributed import alone
+from heads.distributed import single_process
 from heads.errors import TrainingDiverged
-from heads.fused.stack import Stacks
+from heads.fused.stack import FusedGroups
 from heads.model.model import Model
 from heads.spec import Variant
-from heads.training.random_state import RandomStream
+from heads.training.random_state import RNGState
 from heads.training.session import Training
 from heads.training.state import Epoch, Outcome
 
@@ -42,8 +42,8 @@ def train_together(members: Sequence[Member], loaders: Loaders) -> None:
     This process trains them whole, whatever other ranks do. Raises CheckpointError, before any trains, where one cannot be
     resumed.
     """
-    with alone():
-        active, stacks = [_Fused(member, loaders) for member in members], Stacks()
+    with single_process():
+        active, stacks = [_Fused(member, loaders) for member in members], FusedGroups()
         while active := [each for each in active if each.goes_on()]:
             first = min(len(each.training.history.epochs) for each in active)
             _run_epoch([each for each in active if len(each.training.history.epochs) == first], loaders, stacks)
@@ -85,12 +85,12 @@ class _Fused:
         self.member.on_end(end)
 
 
-def _run_epoch(active: Sequence[_Fused], loaders: Loaders, stacks: Stacks) -> None:
+def _run_epoch(active: Sequence[_Fused], loaders: Loaders, stacks: FusedGroups) -> None:
     first = active[0].training
     for each in active:
         each.training.begin_epoch(num_together=len(active))
     # Each begins an epoch with the random state of their seed: from here on who draws goes on with a stream of its own.
-    parties = [(party, RandomStream(loaders.train.device)) for party in stacks.of([each.training for each in active])]
+    parties = [(party, RNGState(loaders.train.device)) for party in stacks.of([each.training for each in active])]
     loaders.train.set_epoch(first.index, first.variant.fit.seed)
     for number, batch in enumerate(loaders.train):
         for party, random in parties:

@@ -33,7 +33,7 @@ def apply_phase(model: Model, phase: Phase) -> None:
     model.train(model.training)
 
 
-def optimiser_groups(model: Model, phase: Phase, fit: Fit) -> list[ParameterGroup]:
+def parameter_groups(model: Model, phase: Phase, fit: Fit) -> list[ParameterGroup]:
     """The trained parameters by learning rate and weight decay: backbone before heads, empty groups left out.
 
     Frozen parameters are in none; norms, biases and per-channel scales are not decayed. With `fit.stage_decay` below 1

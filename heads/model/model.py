@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from heads.backbones import BACKBONES, build_stages
 from heads.backbones.tokens import tokens_to_map
 from heads.spec import Task, Variant
-from heads.tasks.table import KINDS
+from heads.tasks.table import TASKS
 
 
 class Model(nn.Module):
@@ -101,7 +101,7 @@ def build_model(
     backbone = build_backbone(variant, weights) if backbone is None else backbone
     heads, taps = {}, {}
     for head in variant.heads:
-        kind = KINDS[head.task]
+        kind = TASKS[head.task]
         taps[head.target] = kind.taps(head.design, row)
         # Its own stream, so that a head starts the same beside other heads and on given or random weights.
         with _seeded(f"{variant.fit.seed}/{head.target}"):

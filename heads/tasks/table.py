@@ -26,7 +26,7 @@ class Criterion(Protocol):
         ...
 
 
-class Kind(Protocol):
+class TaskHead(Protocol):
     """A task's head room: C classes, N samples; labels as `heads.data.labels` says, logits (N, C) or, of masks, (N, C, H, W)."""
 
     @property
@@ -76,7 +76,7 @@ class Kind(Protocol):
         ...
 
 
-KINDS: Mapping[Task, Kind] = {
+TASKS: Mapping[Task, TaskHead] = {
     "classification": classification,
     "multilabel": multilabel,
     "segmentation": segmentation,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from heads.distributed import agree
+from heads.distributed import broadcast
 from heads.model.model import Model
 from heads.training.schedule import Score
 
@@ -106,7 +106,7 @@ class Movements:
             moved = sum(((now[name] - x).double().square().sum() for name, x in before.items()), zero)
             norm = sum((x.double().square().sum() for x in before.values()), zero)
             shares.append((moved / norm.clamp(min=1e-30)).sqrt())
-        return tuple(agree(torch.stack(shares)).tolist())
+        return tuple(broadcast(torch.stack(shares)).tolist())
 
 
 def _words(score: Score) -> str:

@@ -11,7 +11,7 @@ from heads.distributed import average_statistics
 from heads.model.model import Model
 
 
-class Average:
+class EMA:
     """An exponential moving average of a model's parameters and buffers (Polyak and Juditsky, 1992), as a model in eval mode.
 
     After n updates it forgets by min(decay, (1 + n) / (10 + n)), so that a short training is not an average of its start.

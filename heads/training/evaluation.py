@@ -12,8 +12,8 @@ from heads.data.loading import ImageLoader, Loader
 from heads.model.model import Model
 from heads.model.precision import autocast, place_model
 from heads.spec import Precision
-from heads.tasks.table import KINDS
-from heads.training.metrics import Tally, Total
+from heads.tasks.table import TASKS
+from heads.training.metrics import MetricAccumulator, MetricTotals
 
 Confusion = dict[str, list[list[int]]]
 
@@ -38,14 +38,14 @@ def predict_table(
             indices = range(start, min(start + batch_size, len(dataset)))
             images = torch.stack([dataset[index][0] for index in indices]).to(place, memory_format=torch.channels_last)
             logits = model(images)
-            probabilities = {target: KINDS[model.tasks[target]].activate(found).cpu() for target, found in logits.items()}
+            probabilities = {target: TASKS[model.tasks[target]].activate(found).cpu() for target, found in logits.items()}
             table += [(index, {target: rows[row] for target, rows in probabilities.items()}) for row, index in enumerate(indices)]
     return table
 
 
-def measure(model: Model, loader: Loader, precision: Precision) -> dict[str, Total]:
+def measure(model: Model, loader: Loader, precision: Precision) -> dict[str, MetricTotals]:
     """The totals of one pass over all ranks' data, by target; leaves the model in eval mode."""
-    tally = Tally(model.tasks, keeps_scores=True)
+    tally = MetricAccumulator(model.tasks, keeps_scores=True)
     model.eval()
     with torch.no_grad():
         for batch in loader:
@@ -55,16 +55,16 @@ def measure(model: Model, loader: Loader, precision: Precision) -> dict[str, Tot
     return tally.totals()
 
 
-def named_measures(totals: Mapping[str, Total]) -> dict[str, float]:
+def named_measures(totals: Mapping[str, MetricTotals]) -> dict[str, float]:
     """Measures named `<target>/<measure>`."""
     return {f"{target}/{name}": x for target, total in totals.items() for name, x in total.measures.items()}
 
 
-def confusions(totals: Mapping[str, Total]) -> Confusion:
+def confusions(totals: Mapping[str, MetricTotals]) -> Confusion:
     """Counts (true class, predicted class) by target, of the tasks that have such a table."""
     return {target: table for target, total in totals.items() if (table := total.confusion) is not None}
 
 
-def thresholds(totals: Mapping[str, Total]) -> dict[str, list[float]]:
+def thresholds(totals: Mapping[str, MetricTotals]) -> dict[str, list[float]]:
     """From which probability on each class is meant, by target, of the tasks that have such thresholds."""
     return {target: found for target, total in totals.items() if (found := total.thresholds) is not None}

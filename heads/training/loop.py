@@ -10,7 +10,7 @@ import torch
 
 from heads.data.dataset import ImageDataset
 from heads.data.loading import ImageLoader, Loaders
-from heads.distributed import alone
+from heads.distributed import single_process
 from heads.model.model import Model
 from heads.phases import Phase
 from heads.spec import Variant
@@ -78,7 +78,7 @@ def image_loaders(
 
 def conclude(model: Model, variant: Variant, loaders: Loaders, resume: Path, ended: str) -> Outcome:
     """The outcome of a training that ends at a checkpoint for the reason given, its best weights left in `model`."""
-    with alone():
+    with single_process():
         training = Training(model, variant, lambda _: loaders)
         training.restore(resume)
         return training.finish(ended)

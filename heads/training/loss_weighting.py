@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from heads.distributed import num_ranks, sum_over_ranks
 
 
-class Balance(nn.Module):
+class LossWeighting(nn.Module):
     """The losses of a step by target to the one that is minimised: their sum, by `fixed` weights, or weighed by uncertainty.
 
     By uncertainty, a target's loss L counts exp(-s) L + s / 2, with a log variance s that is learned from 0 on (Kendall, Gal

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from heads.data.labels import MISSING_LABEL, has_label
-from heads.distributed import rows_of_ranks, sum_over_ranks
+from heads.distributed import all_gather_rows, sum_over_ranks
 from heads.spec import Task
-from heads.tasks.table import KINDS, Criterion
+from heads.tasks.table import TASKS, Criterion
 from heads.training.mixup import Mix
 from heads.training.schedule import Score
 
@@ -23,7 +23,7 @@ MAX_PENDING_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
-class Total:
+class MetricTotals:
     """What one target's labels and predictions came to: its task's counts, and its summed loss over `num_labels` samples.
 
     `scores`, where the task keeps them and they were asked for, hold a row for each sample that counts.
@@ -40,17 +40,17 @@ class Total:
         """Every measure of the target, by name."""
         # To single precision, that of the losses it sums: what lies below is noise, and would pass for progress.
         loss = (torch.tensor(self.loss_sum).double() / torch.tensor(self.num_labels).double()).item()
-        return {**KINDS[self.task].measures(self.counts, self.scores), "loss": loss}
+        return {**TASKS[self.task].measures(self.counts, self.scores), "loss": loss}
 
     @property
     def confusion(self) -> list[list[int]] | None:
         """Counts (true class, predicted class), where the task has such a table."""
-        return KINDS[self.task].confusion(self.counts)
+        return TASKS[self.task].confusion(self.counts)
 
     @property
     def thresholds(self) -> list[float] | None:
         """From which probability on each class is meant, tuned on the scores, where the task has such thresholds."""
-        return None if self.scores is None else KINDS[self.task].thresholds(self.scores)
+        return None if self.scores is None else TASKS[self.task].thresholds(self.scores)
 
 
 class _Seen(NamedTuple):
@@ -62,7 +62,7 @@ class _Seen(NamedTuple):
     loss: Tensor
 
 
-class Tally:
+class MetricAccumulator:
     """Sums and counts by target, and on request each sample's scores; missing labels and images of weight 0 count for nothing.
 
     `tasks` are those of the targets. Losses are the tasks' plain ones, or what `criteria` say by target. At most
@@ -78,7 +78,7 @@ class Tally:
         max_pending_bytes: int = MAX_PENDING_BYTES,
     ) -> None:
         self._tasks, self._keeps_scores, self._max_pending_bytes = tasks, keeps_scores, max_pending_bytes
-        self._criteria = {target: KINDS[task].PLAIN for target, task in tasks.items()} | dict(criteria or {})
+        self._criteria = {target: TASKS[task].PLAIN for target, task in tasks.items()} | dict(criteria or {})
         self._pending: dict[str, list[_Seen]] = {}
         self._pending_bytes = 0
         self._sums: dict[str, Tensor] = {}
@@ -115,7 +115,7 @@ class Tally:
         if self._pending_bytes >= self._max_pending_bytes:
             self._count()
 
-    def totals(self) -> dict[str, Total]:
+    def totals(self) -> dict[str, MetricTotals]:
         """The totals over all ranks, by target; every rank must ask."""
         self._count()
         return {target: self._total(target, sum_over_ranks(row).cpu()) for target, row in self._sums.items()}
@@ -123,7 +123,7 @@ class Tally:
     @torch.no_grad()
     def _count(self) -> None:
         for target, batches in self._pending.items():
-            kind, losses = KINDS[self._tasks[target]], torch.stack([seen.loss for seen in batches])
+            kind, losses = TASKS[self._tasks[target]], torch.stack([seen.loss for seen in batches])
             logits, labels, weights = (_joined(parts) for parts in zip(*(seen[:3] for seen in batches), strict=True))
             num_labels = (weights * has_label(labels)).double().sum()
             row = torch.cat([torch.stack([losses.double().sum(), num_labels]), kind.count(logits, labels, weights)])
@@ -132,13 +132,13 @@ class Tally:
                 self._scores.setdefault(target, []).append(kept)
         self._pending, self._pending_bytes = {}, 0
 
-    def _total(self, target: str, row: Tensor) -> Total:
-        return Total(self._tasks[target], row[2:], float(row[0]), round(float(row[1])), self._scores_of(target))
+    def _total(self, target: str, row: Tensor) -> MetricTotals:
+        return MetricTotals(self._tasks[target], row[2:], float(row[0]), round(float(row[1])), self._scores_of(target))
 
     def _scores_of(self, target: str) -> Tensor | None:
         if target not in self._scores:
             return None
-        rows = rows_of_ranks(torch.cat(self._scores[target])).cpu()
+        rows = all_gather_rows(torch.cat(self._scores[target])).cpu()
         return rows[rows[:, 0] != MISSING_LABEL]
 
 
@@ -160,17 +160,17 @@ def summed_losses(criterion: Criterion, logits: Tensor, labels: Tensor, weights:
     return (losses.view(len(logits), -1) * weights).sum(dim=1)
 
 
-def train_measures(totals: Mapping[str, Total]) -> dict[str, float]:
+def train_measures(totals: Mapping[str, MetricTotals]) -> dict[str, float]:
     """What is told of an epoch's training: `train/loss`, the sum of the targets' means, and each one's primary measure."""
-    primary = {target: KINDS[total.task].PRIMARY for target, total in totals.items()}
+    primary = {target: TASKS[total.task].PRIMARY for target, total in totals.items()}
     found = {target: total.measures for target, total in totals.items()}
     told = {f"train/{target}/{name}": found[target][name] for target, name in primary.items() if name in found[target]}
     return {"train/loss": sum(total.loss_sum / max(1, total.num_labels) for total in totals.values()), **told}
 
 
-def epoch_score(totals: Mapping[str, Total]) -> Score:
+def epoch_score(totals: Mapping[str, MetricTotals]) -> Score:
     """What an epoch is judged by: the mean of the targets' primary measures, then the lower mean loss, finite ones."""
     found = {target: total.measures for target, total in totals.items()}
-    primary = [found[target].get(KINDS[total.task].PRIMARY, math.nan) for target, total in totals.items()]
+    primary = [found[target].get(TASKS[total.task].PRIMARY, math.nan) for target, total in totals.items()]
     gains, losses = ([x for x in xs if math.isfinite(x)] for xs in (primary, [each["loss"] for each in found.values()]))
     return sum(gains) / max(1, len(gains)), -sum(losses) / max(1, len(losses))

@@ -18,7 +18,7 @@ FUSED_DEVICES = ("cpu", "cuda")
 NORM_MARGIN = 1e-6
 
 
-def build_optimiser(fit: Fit, groups: Iterable[ParameterGroup]) -> torch.optim.Optimizer:
+def build_optimizer(fit: Fit, groups: Iterable[ParameterGroup]) -> torch.optim.Optimizer:
     """The fit's optimiser over these parameter groups: AdamW, or SGD with Nesterov's momentum."""
     given: list[dict[str, Any]] = [dict(group) for group in groups]
     # One kernel for all parameters: small heads are trained mostly by the calls that it saves.
@@ -52,7 +52,7 @@ def clip(weights: Sequence[nn.Parameter], max_norm: float) -> None:
 
 
 def in_layout_of(weight: Tensor, rows: Tensor) -> Tensor:
-    """The rows in the weight's own layout in memory, as they are where that is theirs: fused kernels go by that alone."""
+    """A copy of `rows` in the weight's memory layout, or `rows` itself if it has it: fused kernels ignore strides."""
     return rows if rows.stride() == weight.stride() else torch.empty_like(weight).copy_(rows)
 
 

@@ -14,7 +14,7 @@ def seed_streams(seed: int, device: torch.device) -> None:
         torch.cuda.manual_seed_all(seed)
 
 
-class RandomStream:
+class RNGState:
     """Torch's random state, on the CPU and on `device`, as whoever is inside the block left it, whatever was drawn outside."""
 
     def __init__(self, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""A variant's training between two epochs: what it holds, and how it goes on."""
+"""The state of one variant's training, and what happens to it at a batch, at an epoch's end, at a resume."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from heads.catalogue import BACKBONE_STAGES
 from heads.data.loading import Batch, Loaders
 from heads.distributed import average_statistics, rank, synchronise_gradients, synchronising
 from heads.errors import CheckpointError, HeadsError
-from heads.model.freezing import apply_phase, optimiser_groups
+from heads.model.freezing import apply_phase, parameter_groups
 from heads.model.model import Model
 from heads.model.precision import autocast, place_model
 from heads.phases import Phase, compile_policy, phase_number
 from heads.spec import Variant
-from heads.tasks.table import KINDS
+from heads.tasks.table import TASKS
 from heads.training import checkpoint
 from heads.training.adaptive import AdaptiveFreezing, Movements
 from heads.training.compiling import Compiled
-from heads.training.ema import Average
+from heads.training.ema import EMA
 from heads.training.evaluation import confusions, named_measures
 from heads.training.evaluation import thresholds as tuned_thresholds
 from heads.training.history import History
-from heads.training.loss_weighting import Balance
-from heads.training.metrics import MAX_PENDING_BYTES, Tally, epoch_score, train_measures
+from heads.training.loss_weighting import LossWeighting
+from heads.training.metrics import MAX_PENDING_BYTES, MetricAccumulator, epoch_score, train_measures
 from heads.training.mixup import draw_mix
-from heads.training.optimizer import build_optimiser, build_scaler, lay_out_state, update_weights
+from heads.training.optimizer import build_optimizer, build_scaler, lay_out_state, update_weights
 from heads.training.random_state import seed_streams
 from heads.training.schedule import rate_factor
 from heads.training.state import Best, Epoch, Outcome, Progress, put_back, weights_of
@@ -37,7 +37,7 @@ from heads.training.stopping import check_finite
 
 
 class Training:
-    """A variant's training between two batches; `loaders` give what each of its phases reads."""
+    """One variant's training: model, optimizer, schedule, measures. `loaders` gives what a phase reads: images or features."""
 
     def __init__(self, model: Model, variant: Variant, loaders: Callable[[Phase], Loaders]) -> None:
         self.variant, self._loaders = variant, loaders
@@ -49,10 +49,10 @@ class Training:
         self.model = place_model(model, self.device, channels_last=variant.fit.channels_last)
         found = {target: dataset.occurrences(target) for target in model.targets}
         self.criteria = {
-            target: KINDS[model.tasks[target]].criterion_of(variant.fit, counts, num_samples, self.device)
+            target: TASKS[model.tasks[target]].criterion_of(variant.fit, counts, num_samples, self.device)
             for target, (counts, num_samples) in found.items()
         }
-        self.balance = Balance(
+        self.balance = LossWeighting(
             model.targets,
             learned=variant.fit.head_weights == "uncertainty",
             fixed={head.target: head.weight for head in variant.heads},
@@ -63,7 +63,7 @@ class Training:
         num_fixed = 0 if self.adaptive else min(phase.num_frozen_stages for phase in self.policy)
         self._fixed = tuple(f"backbone.{name}." for name in BACKBONE_STAGES[variant.backbone][:num_fixed])
         decay = variant.fit.ema
-        self.average = Average(self.model, decay) if decay else None
+        self.average = EMA(self.model, decay) if decay else None
         self.history = History(variant.fit, self.policy[-1])
         self.optimiser: torch.optim.Optimizer
         self.phase = -1
@@ -87,8 +87,8 @@ class Training:
         seed_streams((self.variant.fit.seed * 1_000_003 + self.index) * 1_009 + rank(), self.device)
         self._movements = Movements(self.model) if self.adaptive else None
         pending = MAX_PENDING_BYTES // num_together
-        self.trained = Tally(self.model.tasks, self.criteria, max_pending_bytes=pending)
-        self.measured = Tally(self.model.tasks, keeps_scores=True, max_pending_bytes=pending)
+        self.trained = MetricAccumulator(self.model.tasks, self.criteria, max_pending_bytes=pending)
+        self.measured = MetricAccumulator(self.model.tasks, keeps_scores=True, max_pending_bytes=pending)
         self.model.train()
 
     def train_on(self, number: int, batch: Batch) -> None:
@@ -217,12 +217,12 @@ class Training:
         apply_phase(self.model, self.phases[phase])
         if self.average:
             self.average.follow(self.model)
-        groups = optimiser_groups(self.model, self.phases[phase], self.variant.fit)
+        groups = parameter_groups(self.model, self.phases[phase], self.variant.fit)
         if not groups:
             raise HeadsError(f"phase {phase} of freeze policy {self.variant.freeze!r} leaves nothing to train")
         if noises := list(self.balance.parameters()):
             groups.append({"params": noises, "lr": self.variant.fit.learning_rate, "weight_decay": 0.0})
-        self.optimiser = build_optimiser(self.variant.fit, groups)
+        self.optimiser = build_optimizer(self.variant.fit, groups)
         self.optimiser.state.update({p: known[p] for group in groups for p in group["params"] if p in known})
         self.rates = [group["lr"] for group in groups]
         # The last phase's wrapper hooks into the same parameters: it has to go before the next one comes.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from heads.errors import TrainingDiverged
 from heads.phases import Phase
 from heads.spec import Fit
-from heads.training.metrics import Total
+from heads.training.metrics import MetricTotals
 from heads.training.schedule import Score
 
 
@@ -24,7 +24,7 @@ def why_ended(fit: Fit, last_phase: Phase, num_epochs: int, best_index: int, bes
     return None
 
 
-def check_finite(fit: Fit, epoch: int, totals: Mapping[str, Total]) -> None:
+def check_finite(fit: Fit, epoch: int, totals: Mapping[str, MetricTotals]) -> None:
     """Nothing where every target's loss is a number; else raises TrainingDiverged."""
     for target, total in totals.items():
         if not math.isfinite(total.loss_sum):

@@ -17,7 +17,7 @@ from heads.features import trunk_id
 from heads.model.precision import computing_dtype
 from heads.phases import Phase, compile_policy
 from heads.spec import Augment, Precision, Variant
-from heads.tasks.table import KINDS
+from heads.tasks.table import TASKS
 from heads.trunks.pricing import Form, Price, price
 
 # Designs that read a stage's mean over positions, or its class token, alone: a few kilobytes a sample instead of hundreds.
@@ -145,7 +145,7 @@ def _taps(variant: Variant, num_frozen: int) -> tuple[Tap, ...]:
     row = BACKBONES[variant.backbone]
     forms: dict[int, Form] = {} if num_frozen == len(row.channels) else {num_frozen - 1: "map"}
     for head in variant.heads:
-        for stage in KINDS[head.task].taps(head.design, row):
+        for stage in TASKS[head.task].taps(head.design, row):
             if stage < num_frozen:
                 pools = head.design in POOLING_DESIGNS and forms.get(stage, "pooled") == "pooled"
                 forms[stage] = "pooled" if pools else "map"

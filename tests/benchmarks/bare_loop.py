@@ -84,7 +84,7 @@ def build_head(design: str, num_classes: int, channels: int = 1280) -> nn.Sequen
     return nn.Sequential(nn.LayerNorm(channels, elementwise_affine=False), *hidden, classifier)
 
 
-def build_optimiser(head: nn.Module, num_updates: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+def build_optimizer(head: nn.Module, num_updates: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW that decays matrices alone; a warm-up over a tenth of the updates, at most 100, times a cosine over all of them."""
     groups = [
         {"params": [p for p in head.parameters() if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
@@ -105,7 +105,7 @@ def train_bare(asked: Bare) -> tuple[float, float]:
     head = build_head(asked.design, asked.num_classes)
     train = DataLoader(Pictures(asked.train, asked.image_size_px), batch_size=asked.batch_size, shuffle=True)
     val = DataLoader(Pictures(asked.val, asked.image_size_px), batch_size=asked.batch_size)
-    optimiser, schedule = build_optimiser(head, asked.epochs * len(train))
+    optimiser, schedule = build_optimizer(head, asked.epochs * len(train))
     # As the product ranks epochs: by accuracy, then by loss.
     best, start = (0.0, -math.inf), time.perf_counter()
     for _ in range(asked.num_run):

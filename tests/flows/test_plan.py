@@ -489,7 +489,7 @@ def test_a_target_without_a_design_of_its_task_is_refused(task: str) -> None:
 def test_the_measures_are_those_that_the_heads_tell_but_for_those_better_low() -> None:
     import torch
 
-    from heads.tasks.table import KINDS
+    from heads.tasks.table import TASKS
 
     logits = {"classification": torch.eye(6), "multilabel": torch.eye(6), "segmentation": torch.eye(6).reshape(6, 6, 1, 1)}
     labels = {
@@ -497,7 +497,7 @@ def test_the_measures_are_those_that_the_heads_tell_but_for_those_better_low() -
         "multilabel": torch.eye(6).long(),
         "segmentation": torch.arange(6)[:, None, None],
     }
-    for task, kind in KINDS.items():
+    for task, kind in TASKS.items():
         told = kind.measures(*(f(logits[task], labels[task], torch.ones(6)) for f in (kind.count, kind.score)))
         assert set(MEASURES_OF[task]) == told.keys() - {"ece", "brier", "loss"}
         assert kind.PRIMARY in MEASURES_OF[task]

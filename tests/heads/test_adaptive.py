@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from heads.model.freezing import apply_phase, frozen_digest, optimiser_groups
+from heads.model.freezing import apply_phase, frozen_digest, parameter_groups
 from heads.model.model import build_model
 from heads.phases import Phase
 from heads.spec import Fit
@@ -96,7 +96,7 @@ def test_a_stage_frozen_on_the_way_is_still_from_then_on(pictures: Path) -> None
         if epoch.num_frozen_stages:
             phase = Phase(0, 1, epoch.num_frozen_stages)
             digests.setdefault(epoch.phase, set()).add(frozen_digest(model, phase))
-            trained = {id(p) for group in optimiser_groups(model, phase, Fit()) for p in group["params"]}
+            trained = {id(p) for group in parameter_groups(model, phase, Fit()) for p in group["params"]}
             assert {id(p) for p in model.parameters() if p.requires_grad} == trained
             assert not any(module.training for stage in model.backbone[: epoch.num_frozen_stages] for module in stage.modules())
 

@@ -12,7 +12,7 @@ from torchvision.models.segmentation.lraspp import LRASPPHead
 from heads.backbones import BACKBONES, build_stages
 from heads.spec import HEAD_DESIGNS, Fit, Head
 from heads.tasks import decoders, segmentation
-from heads.tasks.table import KINDS
+from heads.tasks.table import TASKS
 
 # Odd where the backbone allows it.
 SIZES_PX = {"mobilenet_v2": 97, "squeezenet1_1": 65, "resnet18": 97, "convnext_tiny": 67, "vit_b_32": 96, "swin_t": 65}
@@ -40,7 +40,7 @@ def tapped(design: str, backbone: str) -> list[Tensor]:
 
 
 def test_the_task_is_served_by_this_room_with_the_designs_of_the_spec() -> None:
-    assert KINDS["segmentation"] is segmentation
+    assert TASKS["segmentation"] is segmentation
     assert tuple(decoders.DESIGNS) == HEAD_DESIGNS["segmentation"]
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from heads.errors import HeadsError
-from heads.features import FeatureStore, Key, mirror, trunk_id
+from heads.features import FeatureStore, Key, local_cache, trunk_id
 from heads.features.bucket import PEEK_BYTES, Bucket
 from tests import object_store
 from tests.heads.test_features import (  # noqa: F401  the contract, collected here once more
@@ -270,7 +270,7 @@ def test_copies_make_way_for_others_and_who_has_them_open_reads_on(
         time.sleep(seconds)
         fetch(self, name, goal)
 
-    monkeypatch.setattr(mirror, "shutil", SimpleNamespace(disk_usage=usage))
+    monkeypatch.setattr(local_cache, "shutil", SimpleNamespace(disk_usage=usage))
     monkeypatch.setattr(Bucket, "_fetch", fetch_slowly)
     reader = on_node("reader")
     features = reader.shelf(TRUNK).open(keys, ["pooled"])

@@ -10,7 +10,7 @@ from heads.model.freezing import apply_phase, frozen_digest
 from heads.model.model import Model, build_model
 from heads.phases import Phase
 from heads.spec import Variant
-from heads.training.ema import Average
+from heads.training.ema import EMA
 from heads.training.evaluation import evaluate
 from heads.training.state import Outcome, weights_of
 from tests.heads.test_loop import CLASSES, _one_thread, datasets, pictures, run, same, variant_of, without_seconds
@@ -101,7 +101,7 @@ def test_clipping_bounds_the_step_and_may_be_off(pictures: Path) -> None:
 def test_an_average_follows_weights_and_statistics_and_copies_counts_and_frozen_stages() -> None:
     model = build_model(variant_of("resnet18", "none", "linear"), CLASSES, None)
     apply_phase(model, Phase(0, 1, 2))
-    average, start = Average(model, 0.6), weights_of(model)
+    average, start = EMA(model, 0.6), weights_of(model)
     for number in (0, 1, 50):
         with torch.no_grad():
             for tensor in model.state_dict().values():

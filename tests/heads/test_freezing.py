@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from heads.catalogue import BACKBONE_STAGES
-from heads.model.freezing import apply_phase, frozen_digest, optimiser_groups
+from heads.model.freezing import apply_phase, frozen_digest, parameter_groups
 from heads.model.model import Model, build_model, count_parameters
 from heads.phases import Phase, compile_policy
 from heads.spec import Fit, Head, Variant
@@ -25,7 +25,7 @@ def model() -> Model:
 
 
 def train_steps(model: Model, phase: Phase, fit: Fit, num_steps: int = 2) -> None:
-    optimiser = torch.optim.AdamW(optimiser_groups(model, phase, fit))
+    optimiser = torch.optim.AdamW(parameter_groups(model, phase, fit))
     model.train()
     for _ in range(num_steps):
         optimiser.zero_grad()
@@ -119,7 +119,7 @@ def test_applying_a_phase_in_eval_mode_keeps_eval_mode(model: Model) -> None:
 def test_a_thawed_backbone_moves_at_its_own_rate(model: Model) -> None:
     phase = Phase(1, 1, 0, backbone_rate_factor=0.1)
     apply_phase(model, phase)
-    rates = {id(p): group["lr"] for group in optimiser_groups(model, phase, Fit(learning_rate=0.01)) for p in group["params"]}
+    rates = {id(p): group["lr"] for group in parameter_groups(model, phase, Fit(learning_rate=0.01)) for p in group["params"]}
     assert {rates[id(p)] for p in model.backbone.parameters()} == {0.01 * 0.1}
     assert {rates[id(p)] for p in model.heads.parameters()} == {0.01}
 
@@ -127,7 +127,7 @@ def test_a_thawed_backbone_moves_at_its_own_rate(model: Model) -> None:
 def test_with_stage_decay_each_stage_learns_at_that_factor_of_the_next_ones_rate(model: Model) -> None:
     fit, phase = Fit(learning_rate=0.01, stage_decay=0.5), Phase(1, 1, 2, backbone_rate_factor=0.1)
     apply_phase(model, phase)
-    groups = optimiser_groups(model, phase, fit)
+    groups = parameter_groups(model, phase, fit)
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     found = [{rates[id(p)] for p in stage.parameters()} for stage in list(model.backbone)[2:]]
     assert found == [{0.01 * 0.1 * 0.5**distance} for distance in (3, 2, 1, 0)]
@@ -137,14 +137,14 @@ def test_with_stage_decay_each_stage_learns_at_that_factor_of_the_next_ones_rate
 
 
 def test_stages_that_learn_alike_share_their_groups(model: Model) -> None:
-    assert len(optimiser_groups(model, Phase(0, 1, 0), Fit())) == 4
+    assert len(parameter_groups(model, Phase(0, 1, 0), Fit())) == 4
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "squeezenet1_1", "convnext_tiny", "vit_b_32"])
 def test_only_weight_matrices_and_filters_decay(backbone: str) -> None:
     model = build_model(variant_of("none", backbone=backbone), CLASSES, None)
     phase = Phase(0, 1, 0)
-    groups = optimiser_groups(model, phase, Fit(weight_decay=0.05))
+    groups = parameter_groups(model, phase, Fit(weight_decay=0.05))
     decayed = {id(p) for group in groups if group["weight_decay"] == 0.05 for p in group["params"]}
     expected = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     expected |= {id(m.in_proj_weight) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
@@ -156,7 +156,7 @@ def test_every_trained_parameter_is_in_one_group_and_no_frozen_one_in_any(model:
     for num_frozen in range(NUM_STAGES + 1):
         phase = Phase(0, 1, num_frozen)
         apply_phase(model, phase)
-        grouped = [p for group in optimiser_groups(model, phase, Fit()) for p in group["params"]]
+        grouped = [p for group in parameter_groups(model, phase, Fit()) for p in group["params"]]
         assert len({id(p) for p in grouped}) == len(grouped)
         assert {id(p) for p in grouped} == {id(p) for p in model.parameters() if p.requires_grad}
         assert count_parameters(model)[1] == sum(p.numel() for p in grouped)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from heads.catalogue import BACKBONE_STAGES, IMAGE_SIZES
-from heads.model.freezing import apply_phase, frozen_digest, optimiser_groups
+from heads.model.freezing import apply_phase, frozen_digest, parameter_groups
 from heads.model.model import Model, build_model, count_parameters
 from heads.phases import Phase, compile_policy
 from heads.spec import HEAD_DESIGNS, Fit, Head, Variant
-from heads.training.metrics import Tally
+from heads.training.metrics import MetricAccumulator
 
 torch.set_num_threads(1)
 POLICIES = ("none", "all", "upto", "gradual", "lp_ft")
@@ -97,7 +97,7 @@ def test_only_what_is_due_gets_gradients_whatever_the_policy(model: Model, backb
     for variant, phase in phases.values():
         apply_phase(model, phase)
         # Plain descent: AdamW's state of the large networks would cost more time than all else here.
-        optimiser = torch.optim.SGD(optimiser_groups(model, phase, variant.fit))
+        optimiser = torch.optim.SGD(parameter_groups(model, phase, variant.fit))
         before, heads_before = frozen_digest(model, phase), _copies(model.heads)
         _step(model, optimiser, images_beyond_least(backbone))
         assert frozen_digest(model, phase) == before
@@ -124,7 +124,7 @@ def _step(model: Model, optimiser: torch.optim.Optimizer, images: Tensor) -> Non
     labels["tags"] = torch.tensor([[1, 0, 1], [0, 1, 1]])
     for target in DENSE:
         labels[target] = torch.arange(images[:, 0].numel()).reshape(images[:, 0].shape) % len(CLASSES[target])
-    losses = Tally(model.tasks).add(logits, labels, torch.ones(2))
+    losses = MetricAccumulator(model.tasks).add(logits, labels, torch.ones(2))
     torch.stack(list(losses.values())).sum().backward()
     optimiser.step()
 

@@ -25,7 +25,7 @@ from heads.backbones import BACKBONES
 from heads.data.labels import MISSING_LABEL
 from heads.spec import HEAD_DESIGNS, Fit, Head
 from heads.tasks import multilabel
-from heads.tasks.table import KINDS
+from heads.tasks.table import TASKS
 
 CPU = torch.device("cpu")
 
@@ -45,7 +45,7 @@ def draw_scores(seed: int, num_samples: int, num_classes: int, coarse: bool) -> 
 
 
 def test_the_task_is_served_by_this_room() -> None:
-    assert KINDS["multilabel"] is multilabel
+    assert TASKS["multilabel"] is multilabel
 
 
 @pytest.mark.parametrize("design", HEAD_DESIGNS["multilabel"])

@@ -25,7 +25,7 @@ from heads.spec import Fit, Head, Variant
 from heads.tasks import multilabel, segmentation
 from heads.training.evaluation import evaluate, predict_table
 from heads.training.loop import train
-from heads.training.metrics import Tally
+from heads.training.metrics import MetricAccumulator
 from heads.training.mixup import Mix, draw_mix
 from heads.training.state import Epoch, Outcome
 
@@ -237,7 +237,7 @@ def gradients_of(model: Model, made: ImageDataset, target: str) -> list[torch.Te
     items = [made[index] for index in range(len(made))]
     labels = {name: torch.stack([item[1][name] for item in items]) for name in model.targets}
     model.zero_grad()
-    losses = Tally(model.tasks).add(model(torch.stack([item[0] for item in items])), labels, torch.ones(len(items)))
+    losses = MetricAccumulator(model.tasks).add(model(torch.stack([item[0] for item in items])), labels, torch.ones(len(items)))
     losses[target].backward()
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
@@ -280,7 +280,7 @@ def test_blended_images_count_for_both_masks_by_their_shares() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, masks = torch.randn(4, 3, 6, 5, generator=generator), torch.randint(-1, 3, (4, 6, 5), generator=generator)
     partners = torch.tensor([1, 2, 3, 0])
-    losses = Tally({"mask": "segmentation"}).add({"mask": logits}, {"mask": masks}, torch.ones(4), Mix(partners, 0.3))
+    losses = MetricAccumulator({"mask": "segmentation"}).add({"mask": logits}, {"mask": masks}, torch.ones(4), Mix(partners, 0.3))
     own, others = (segmentation.PLAIN.losses(logits, found).sum() for found in (masks, masks[partners]))
     torch.testing.assert_close(losses["mask"], 0.3 * own + 0.7 * others)
 
@@ -289,7 +289,7 @@ def test_patched_masks_count_once_pixel_by_pixel() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, masks = torch.randn(4, 3, 6, 5, generator=generator), torch.randint(0, 3, (4, 6, 5), generator=generator)
     mix = Mix(torch.tensor([1, 2, 3, 0]), 1 - 6 / 30, (slice(1, 3), slice(1, 4)))
-    tally = Tally({"mask": "segmentation"})
+    tally = MetricAccumulator({"mask": "segmentation"})
     losses = tally.add({"mask": logits}, {"mask": masks}, torch.ones(4), mix)
     torch.testing.assert_close(losses["mask"], segmentation.PLAIN.losses(logits, mix.patched(masks)).sum())
     total = tally.totals()["mask"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from heads.spec import Head, Variant
-from heads.training.loss_weighting import Balance
+from heads.training.loss_weighting import LossWeighting
 
 SUMS = {"kind": 6.0, "tone": 1.0}
 NUM_LABELS = {"kind": 3, "tone": 4}
@@ -17,14 +17,14 @@ def sums() -> dict[str, torch.Tensor]:
 
 
 def test_equal_heads_add_up_by_their_means() -> None:
-    balance = Balance(("kind", "tone"), learned=False)
+    balance = LossWeighting(("kind", "tone"), learned=False)
     assert balance(sums(), NUM_LABELS).item() == pytest.approx(2 + 0.25)
     assert not list(balance.parameters())
     assert balance.weights() == {}
 
 
 def test_uncertain_heads_add_up_as_kendall_has_them() -> None:
-    balance = Balance(("kind", "tone"), learned=True)
+    balance = LossWeighting(("kind", "tone"), learned=True)
     assert balance(sums(), NUM_LABELS).item() == pytest.approx(2.25)
     first, second = balance.parameters()
     with torch.no_grad():
@@ -39,7 +39,7 @@ def test_uncertain_heads_add_up_as_kendall_has_them() -> None:
 
 
 def test_batches_of_one_update_add_up_to_what_a_single_one_gives() -> None:
-    balance = Balance(("kind", "tone"), learned=True)
+    balance = LossWeighting(("kind", "tone"), learned=True)
     first, _ = balance.parameters()
     with torch.no_grad():
         first.fill_(0.7)
@@ -49,7 +49,7 @@ def test_batches_of_one_update_add_up_to_what_a_single_one_gives() -> None:
 
 
 def test_the_weight_settles_at_the_inverse_of_twice_the_loss() -> None:
-    balance = Balance(("kind",), learned=True)
+    balance = LossWeighting(("kind",), learned=True)
     optimiser = torch.optim.Adam(balance.parameters(), lr=0.05)
     for _ in range(300):
         optimiser.zero_grad()
@@ -59,7 +59,7 @@ def test_the_weight_settles_at_the_inverse_of_twice_the_loss() -> None:
 
 
 def test_a_head_without_a_label_in_the_step_counts_for_nothing() -> None:
-    balance = Balance(("kind", "tone"), learned=True)
+    balance = LossWeighting(("kind", "tone"), learned=True)
     balance(sums() | {"tone": torch.tensor(0.0, requires_grad=True)}, {"kind": 3, "tone": 0}).backward()
     grads = [parameter.grad for parameter in balance.parameters()]
     assert all(grad is not None for grad in grads)
@@ -68,7 +68,7 @@ def test_a_head_without_a_label_in_the_step_counts_for_nothing() -> None:
 
 def test_fixed_weights_multiply_a_targets_loss_and_enter_the_variants_id_only_where_they_are_not_one() -> None:
     sums = {"kind": torch.tensor(6.0), "tone": torch.tensor(4.0)}
-    balance = Balance(("kind", "tone"), learned=False, fixed={"kind": 3.0})
+    balance = LossWeighting(("kind", "tone"), learned=False, fixed={"kind": 3.0})
     assert balance(sums, {"kind": 2, "tone": 4}).item() == pytest.approx(3.0 * 6 / 2 + 4 / 4)
     plain, same, other = (
         Variant(backbone="resnet18", heads=(head,))

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from heads.data.labels import MISSING_LABEL
 from heads.spec import Fit
-from heads.training.metrics import Tally
+from heads.training.metrics import MetricAccumulator
 from heads.training.mixup import Mix, draw_mix
 
 IMAGES = torch.rand(6, 3, 20, 31, generator=torch.Generator().manual_seed(0))
@@ -41,7 +41,7 @@ def test_mixup_blends_images_and_labels_by_the_same_share() -> None:
     assert mixed.is_contiguous(memory_format=torch.channels_last)
     logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
     soft = F.one_hot(labels, 3) * 0.3 + F.one_hot(labels[mix.partners], 3) * 0.7
-    losses = Tally({"kind": "classification"}).add({"kind": logits}, {"kind": labels}, torch.ones(6), mix)
+    losses = MetricAccumulator({"kind": "classification"}).add({"kind": logits}, {"kind": labels}, torch.ones(6), mix)
     torch.testing.assert_close(losses["kind"], F.cross_entropy(logits, soft, reduction="sum"))
 
 
@@ -77,10 +77,10 @@ def test_every_label_counts_once_whatever_is_missing_or_padding() -> None:
     weights = torch.tensor([1.0, 1, 1, 1, 1, 0])
     # Alike for all images, so that the sum depends on the labels alone.
     logits = {"kind": torch.tensor([[0.3, -1.0, 2.0]]).expand(6, 3)}
-    plain, mixed = Tally({"kind": "classification"}), Tally({"kind": "classification"})
+    plain, mixed = MetricAccumulator({"kind": "classification"}), MetricAccumulator({"kind": "classification"})
     whole = plain.add(logits, labels, weights)["kind"]
     for step in range(10):
         mix = draw_mix(Fit(mixup=1), IMAGES, epoch=0, step=step)
-        torch.testing.assert_close(Tally({"kind": "classification"}).add(logits, labels, weights, mix)["kind"], whole)
+        torch.testing.assert_close(MetricAccumulator({"kind": "classification"}).add(logits, labels, weights, mix)["kind"], whole)
     mixed.add(logits, labels, weights, mix)
     assert mixed.totals()["kind"].num_labels == plain.totals()["kind"].num_labels == 4

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from heads.fused.optimizer import Joint, clip_each
+from heads.fused.optimizer import FusedOptimizer, clip_each
 
 SHAPES = ((7, 5), (7,), (1, 7), (1,))
 NUM = 3
@@ -53,7 +53,7 @@ def test_a_joint_step_is_a_step_of_each_to_the_bit(build: Build) -> None:
     for place, own in enumerate(stacked):
         for weight, stack in zip(own, stacks, strict=True):
             weight.data = stack[place]
-    joint = Joint(parts)
+    joint = FusedOptimizer(parts)
     for number in range(1, 6):
         gradients = draw(number)
         for own, given, optimiser in zip(alone, gradients, optimisers, strict=True):

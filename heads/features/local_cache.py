@@ -17,14 +17,14 @@ from heads.features.folder import PARTIAL, STALE_SECONDS, Opened
 
 # Of what the disk has left for copies, what they may take.
 SHARE_OF_DISK = 0.5
-# What a process takes before it looks again at what all of them have: so much less than there is.
+# A process reserves this part of the free room at a time, and looks at the folder again only when that is used up.
 GRANTS = 16
 
 Bring = Callable[[Path], None]
 
 
-def find_mirrors() -> Path:
-    """The folder of all mirrors of this person on this machine: `headstart/features` in XDG_CACHE_HOME, else in `~/.cache`.
+def cache_folder() -> Path:
+    """The folder of this person's caches, one a store: `headstart/features` in XDG_CACHE_HOME, else in `~/.cache`.
 
     Raises HeadsError where it cannot be made.
     """
@@ -37,15 +37,15 @@ def find_mirrors() -> Path:
     return folder
 
 
-class Mirror:
+class LocalCache:
     """A folder of copies: each appears whole by rename, is dropped at any time, and is read on by who has it open."""
 
-    def __init__(self, path: Path, room: Room | None = None) -> None:
-        self.path, self._room = path, room or Room(path.parent)
+    def __init__(self, path: Path, budget: DiskBudget | None = None) -> None:
+        self.path, self._budget = path, budget or DiskBudget(path.parent)
 
-    def within(self, name: str) -> Mirror:
+    def within(self, name: str) -> LocalCache:
         """The folder of that name in this one."""
-        return Mirror(self.path / name, self._room)
+        return LocalCache(self.path / name, self._budget)
 
     def open(self, name: str) -> Opened | None:
         """A copy for reading, which counts as a use of it; None where there is none."""
@@ -75,7 +75,7 @@ class Mirror:
 
     def _bring(self, name: str, num_bytes: int, bring: Bring, partial: Path) -> Opened:
         try:
-            self._room.take(num_bytes)
+            self._budget.take(num_bytes)
             bring(partial)
             # Opened first: it may make way for another as soon as it is there.
             opened = Opened(partial)
@@ -83,7 +83,7 @@ class Mirror:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        self._room.settle()
+        self._budget.settle()
         return opened
 
     def borrow(self, num_bytes: int, bring: Bring) -> Opened:
@@ -91,7 +91,7 @@ class Mirror:
         self.path.mkdir(parents=True, exist_ok=True)
         partial = self._partial()
         try:
-            self._room.take(num_bytes)
+            self._budget.take(num_bytes)
             bring(partial)
             return Opened(partial)
         finally:
@@ -103,7 +103,7 @@ class Mirror:
         with suppress(OSError):
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                self._room.take(len(content))
+                self._budget.take(len(content))
                 partial.write_bytes(content)
                 partial.replace(self.path / name)
             finally:
@@ -124,8 +124,8 @@ class Mirror:
         return self.path / f"{PARTIAL}{secrets.token_hex(8)}"
 
 
-class Room:
-    """What the mirrors of all stores in a folder may take: half of what the disk has left for them, used least recently first."""
+class DiskBudget:
+    """What all caches of a folder may take together: half of what the disk has left; the least recently used make way."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock, self._granted, self._is_scarce = path, Lock(), 0, False

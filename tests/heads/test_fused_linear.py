@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from heads.fused.alignment import aligned, is_aligned
 from heads.fused.alignment import stack as stack_aligned
-from heads.fused.linear import run_side_by_side
+from heads.fused.linear import fused_forward
 from heads.tasks.classification import PooledNorm
 from tests.products import Products
 
@@ -41,7 +41,7 @@ def run(heads: list[nn.Sequential], features: Tensor, towards: Tensor) -> tuple[
     """What they give (V, N, C), and their weights' gradients (V, ...) on the way from `towards` (N, C)."""
     torch.manual_seed(7)
     weights = stack(heads)
-    given = run_side_by_side(heads[0], heads[0][0](features), weights)
+    given = fused_forward(heads[0], heads[0][0](features), weights)
     return given.detach(), list(torch.autograd.grad((given * towards).sum(), list(weights.values())))
 
 
@@ -106,7 +106,7 @@ def test_each_tensor_of_an_aligned_stack_begins_at_64_bytes_and_has_its_values(
 def test_heads_in_eval_mode_drop_nothing() -> None:
     heads = [head.eval() for head in make_heads(3, depth=1)]
     features = torch.randn(8, CHANNELS, 1, 1)
-    given = run_side_by_side(heads[0], heads[0][0](features), stack(heads))
+    given = fused_forward(heads[0], heads[0][0](features), stack(heads))
     assert all(torch.equal(given[place], head(features)) for place, head in enumerate(heads))
 
 
@@ -115,7 +115,7 @@ def test_heads_side_by_side_obey_autocast() -> None:
     features = torch.randn(8, CHANNELS, 1, 1)
     with torch.autocast("cpu", torch.bfloat16):
         weights = stack(heads)
-        given = run_side_by_side(heads[0], heads[0][0](features), weights)
+        given = fused_forward(heads[0], heads[0][0](features), weights)
         assert given.dtype == torch.bfloat16
         for place, head in enumerate(heads):
             torch.testing.assert_close(given[place], head(features))
