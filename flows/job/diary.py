@@ -55,14 +55,21 @@ class Diary:
         self._written_at = monotonic()
 
 
+def can_be_resumed(file: Path, work: Work) -> bool:
+    """Whether a training of the work can go on from a checkpoint; the log says where it cannot, and why."""
+    try:
+        checkpoint.load(file, work.variant)
+    except CheckpointError as error:
+        # Written by another version, or damaged: what it saves is time, and the training gives the same without it.
+        LOG.warning("%s: its checkpoint is left aside: %s", work.key, error)
+        return False
+    return True
+
+
 def train_works_together(job: Job, works: Sequence[Work], member: Callable[[Work], Member], loaders: Loaders) -> None:
     """Trains the works' members side by side, each from its last checkpoint; one that cannot be read is left aside."""
     for work in works:
-        try:
-            if file := Diary(job, work).last:
-                checkpoint.load(file, work.variant)
-        except CheckpointError as error:
-            # Written by another version, or damaged: what it saves is time, and the training gives the same without it.
-            LOG.warning("%s: its checkpoint is left aside: %s", work.key, error)
+        file = Diary(job, work).last
+        if file and not can_be_resumed(file, work):
             keeping.drop_checkpoint(job, work)
     train_together([member(work) for work in works], loaders)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.job import keeping
-from flows.job.diary import Diary, train_works_together
+from flows.job.diary import Diary, can_be_resumed, train_works_together
 from flows.job.order import Job, Screening, read_json, write_json
 from flows.job.shelves import Shelves
 from flows.records import Work
@@ -38,12 +38,17 @@ def probe_file(job: Job, work: Work) -> Path:
 
 def probe(job: Job, shelves: Shelves, works: Sequence[Work]) -> None:
     """Trains the probe phases of works that read the same batches, in this process; those done already are left out."""
-    left = [work for work in works if not (job.work_root / work.key / "probe.json").is_file()]
+    left = [work for work in works if not _has_probed(job, work)]
     if left:
         first = left[0]
         phase = compile_policy(first.variant)[0]
         loaders = shelves.loaders(first, *(shelves.images.open(split, first.variant) for split in ("train", "val")))[phase]
         train_works_together(job, left, partial(_member, job, shelves.backbone(first)), loaders)
+
+
+def _has_probed(job: Job, work: Work) -> bool:
+    """Whether the work's probe phase is done, and left a checkpoint that can be gone on from."""
+    return (job.work_root / work.key / "probe.json").is_file() and can_be_resumed(probe_file(job, work), work)
 
 
 def _member(job: Job, backbone: Any, work: Work) -> Member:

@@ -114,7 +114,7 @@ class _Outlook:
                 "epochs": stretch.phase.num_epochs,
                 "num_frozen_stages": stretch.phase.num_frozen_stages,
                 "reason": stretch.reason,
-                "in_contest": work.in_contest,
+                "in_contest": self._is_screened(work),
             }
             for work in self.left
             for stretch in self.courses[work.key].image_stretches
@@ -185,13 +185,17 @@ class _Outlook:
         )
         return len(keys), int((deepest < 0).sum()), flops
 
+    def _is_screened(self, work: Work) -> bool:
+        """Whether its contest may end the work early: one that can not probe on stored features just trains."""
+        return work.in_contest and bool(self.courses[work.key].stretches[0].taps)
+
     def _bill(self, work: Work, *, alone: bool = False) -> Bill:
         """What training a variant costs, `alone` without a feature store."""
-        rivals, kept = [other for other in self.left if other.in_contest], self.agenda.plan.screening
+        rivals, kept = [other for other in self.left if self._is_screened(other)], self.agenda.plan.screening
         bill = Bill()
         for number, stretch in enumerate(self.courses[work.key].stretches):
             # Of those in contest only the best go on after the first phase, whoever they will be.
-            share = min(1.0, (kept or 1) / len(rivals)) if work.in_contest and number else 1.0
+            share = min(1.0, (kept or 1) / len(rivals)) if number and self._is_screened(work) else 1.0
             bill += self._bill_stretch(work, stretch, stored=bool(stretch.taps) and not alone).times(share)
         return bill
 
