@@ -13,9 +13,9 @@ from heads.training.adaptive import AdaptiveFreezing, Movements
 from heads.training.loop import train
 from heads.training.state import Epoch
 from tests.heads.test_fit_options import assert_resumes
-from tests.heads.test_loop import CLASSES, _one_thread, datasets, pictures, run, same, variant_of
+from tests.heads.test_loop import CLASSES, datasets, pictures, run, same, variant_of
 
-__all__ = ["_one_thread", "pictures"]
+__all__ = ["pictures"]
 STAGES = ("stem", "layer1", "layer2")
 MOVING, STILL = (0.3, 0.3, 0.3), (0.05, 0.05, 0.3)
 GOOD, BAD = (0.9, -0.3), (0.8, -0.3)

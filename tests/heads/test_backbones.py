@@ -23,8 +23,6 @@ PRETRAINED = {
     "squeezenet1_1": WEIGHTS / "squeezenet1_1_from_fp16-aec6cba8.pth",
 }
 
-torch.set_num_threads(1)
-
 
 def size_of(name: str) -> tuple[int, int]:
     """A small size that torchvision's own model takes: odd where it can be."""

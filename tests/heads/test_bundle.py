@@ -32,14 +32,6 @@ CLASSES = {"kind": ("cat", "dog", "öx"), "a.b": ("no", "yes")}
 FACTS = {"data_version": "abc.dir", "weights_digest": "none", "metrics": {"val/kind/accuracy": 0.75}}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def make_model(variant: Variant) -> Model:
     """A model whose heads tell pictures apart: as built they are near zero, and every probability near even."""
     model = build_model(variant, CLASSES, None)
@@ -326,8 +318,6 @@ def write_tasks(dest: Path, *targets: str, classes: dict[str, tuple[str, ...]] |
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    # Sums over several threads differ from run to run.
-    torch.set_num_threads(1)
     return write_tasks(tmp_path_factory.mktemp("bundles") / "tasks", "kind", "tags", "mask")
 
 

@@ -22,14 +22,6 @@ NUMBERS = {value: number for number, value in enumerate(VALUES)}
 EXIF_ORIENTATION = 0x0112
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def pattern(height: int, width: int, seed: int = 0) -> np.ndarray:
     """A disc on two halves, nowhere symmetric, as class numbers."""
     random = np.random.default_rng(seed)

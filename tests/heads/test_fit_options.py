@@ -13,9 +13,9 @@ from heads.spec import Variant
 from heads.training.ema import EMA
 from heads.training.evaluation import evaluate
 from heads.training.state import Outcome, weights_of
-from tests.heads.test_loop import CLASSES, _one_thread, datasets, pictures, run, same, variant_of, without_seconds
+from tests.heads.test_loop import CLASSES, datasets, pictures, run, same, variant_of, without_seconds
 
-__all__ = ["_one_thread", "pictures"]
+__all__ = ["pictures"]
 
 # Without BatchNorm and dropout, so that what is equal on paper is equal to rounding.
 PLAIN = {"backbone": "squeezenet1_1", "freeze": "none", "design": "linear", "augment": "none", "epochs": 2}

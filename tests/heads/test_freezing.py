@@ -10,7 +10,6 @@ from heads.model.model import Model, build_model, count_parameters
 from heads.phases import Phase, compile_policy
 from heads.spec import Fit, Head, Variant
 
-torch.set_num_threads(1)
 CLASSES = {"label": ("a", "b", "c")}
 NUM_STAGES = len(BACKBONE_STAGES["mobilenet_v3_small"])
 

@@ -20,14 +20,6 @@ from heads.errors import ImageError
 PREPROCESS = Preprocess(32, 36, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     """A smooth coloured picture, as photographs are: its resized values do not hang on single pixels."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)

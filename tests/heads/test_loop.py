@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from PIL import Image
 
 from heads.data.dataset import ImageDataset
@@ -30,17 +25,10 @@ from heads.training import checkpoint
 from heads.training.evaluation import evaluate, predict_table
 from heads.training.loop import train
 from heads.training.state import Epoch, Outcome
+from tests.heads.two_ranks import be_a_rank, digest_of, run_two_ranks
 
 CLASSES = {"kind": ["disc", "square", "stripes"], "a.b/c": ["dark", "light"]}
 NUM_TRAIN, NUM_VAL, SIZE_PX = 23, 11, 32
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +87,6 @@ def without_seconds(outcome: Outcome) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Outcome, Path]:
-    torch.set_num_threads(1)
     saves = tmp_path_factory.mktemp("saves")
     model, outcome = run(variant_of(), pictures, saves=saves)
     return model, outcome, saves
@@ -300,20 +287,7 @@ ADAPTIVE = variant_of("squeezenet1_1", freeze="adaptive", schedule="step", epoch
 
 
 def test_two_processes_measure_and_train_as_one_does(pictures: Path, tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    ranks = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(pictures), str(tmp_path)], env=environment, cwd=tmp_path)
-        for rank in range(2)
-    ]
-    try:
-        assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    assert first == second
-
+    first = run_two_ranks(__file__, pictures, tmp_path)
     untrained = build_model(PLAIN, CLASSES, None)
     metrics, confusion = evaluate(untrained, datasets(pictures, PLAIN)[1], device="cpu", batch_size=4)
     assert first["evaluated"][1] == confusion
@@ -325,10 +299,8 @@ def test_two_processes_measure_and_train_as_one_does(pictures: Path, tmp_path: P
     assert first["summed"] == [pytest.approx(epoch.metrics, rel=1e-3) for epoch in run(SUMMED, pictures)[1].epochs]
 
 
-def be_a_rank(rank: int, pictures: Path, shared: Path) -> None:
-    """One of two processes: leaves a JSON of what it measured and trained, which must be equal on both."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{shared / 'meeting'}", rank=rank, world_size=2)
+def measure_and_train(pictures: Path) -> dict[str, Any]:
+    """What one of two processes measures and trains, which must be equal on both."""
     model = build_model(PLAIN, CLASSES, None)
     evaluated = evaluate(model, datasets(pictures, PLAIN)[1], device="cpu", batch_size=4)
     trained, outcome = run(PLAIN, pictures)
@@ -339,7 +311,7 @@ def be_a_rank(rank: int, pictures: Path, shared: Path) -> None:
     summed, summed_outcome = run(SUMMED, pictures)
     adaptive, adaptive_outcome = run(ADAPTIVE, pictures)
     assert any(epoch.num_frozen_stages for epoch in adaptive_outcome.epochs)
-    found = {
+    return {
         "evaluated": evaluated,
         "epochs": [epoch.metrics for epoch in outcome.epochs],
         "num_forwarded": outcome.num_forwarded,
@@ -347,13 +319,7 @@ def be_a_rank(rank: int, pictures: Path, shared: Path) -> None:
         "digests": [digest_of(trained), digest_of(normed), digest_of(summed), digest_of(adaptive)],
         "decisions": [epoch.decisions for epoch in adaptive_outcome.epochs],
     }
-    (shared / f"{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
-
-
-def digest_of(model: Model) -> str:
-    return hashlib.sha256(b"".join(x.numpy().tobytes() for x in model.state_dict().values())).hexdigest()
 
 
 if __name__ == "__main__":
-    be_a_rank(int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
+    be_a_rank(measure_and_train)

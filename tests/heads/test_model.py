@@ -14,7 +14,6 @@ from heads.phases import Phase, compile_policy
 from heads.spec import HEAD_DESIGNS, Fit, Head, Variant
 from heads.training.metrics import MetricAccumulator
 
-torch.set_num_threads(1)
 POLICIES = ("none", "all", "upto", "gradual", "lp_ft")
 HEADS = (
     Head(target="label", design="mlp"),

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from PIL import Image
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, jaccard_score
 
@@ -28,18 +22,11 @@ from heads.training.loop import train
 from heads.training.metrics import MetricAccumulator
 from heads.training.mixup import Mix, draw_mix
 from heads.training.state import Epoch, Outcome
+from tests.heads.two_ranks import be_a_rank, digest_of, run_two_ranks
 
 CLASSES = {"kind": ["disc", "square", "never"], "tags": ["dark", "large", "never", "red"], "mask": ["0", "5", "200"]}
 NUM_TRAIN, NUM_VAL, SIZE_PX = 26, 12, 32
 IGNORED = 255
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +112,6 @@ RICH = variant_of("mobilenet_v3_small", "lp_ft", "lraspp", epochs=2, head_weight
 
 @pytest.fixture(scope="module")
 def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Outcome, Path]:
-    torch.set_num_threads(1)
     saves = tmp_path_factory.mktemp("saves")
     return *run(PLAIN, pictures, saves=saves), saves
 
@@ -298,44 +284,24 @@ def test_patched_masks_count_once_pixel_by_pixel() -> None:
 
 
 def test_two_processes_measure_as_one_does_and_keep_the_same_weights(pictures: Path, tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    ranks = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(pictures), str(tmp_path)], env=environment, cwd=tmp_path)
-        for rank in range(2)
-    ]
-    try:
-        assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    assert first == second
+    first = run_two_ranks(__file__, pictures, tmp_path)
     metrics, confusion = evaluate(build_model(PLAIN, CLASSES, None), datasets(pictures, PLAIN)[1], device="cpu", batch_size=4)
     assert first["evaluated"] == [pytest.approx(metrics, rel=1e-6, nan_ok=True), confusion]
     assert all(math.isfinite(x) for epoch in first["epochs"] for x in epoch.values())
 
 
-def be_a_rank(rank: int, pictures: Path, shared: Path) -> None:
-    """One of two processes: leaves a JSON of what it measured and trained, which must be equal on both."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{shared / 'meeting'}", rank=rank, world_size=2)
+def measure_and_train(pictures: Path) -> dict[str, Any]:
+    """What one of two processes measures and trains, which must be equal on both."""
     evaluated = evaluate(build_model(PLAIN, CLASSES, None), datasets(pictures, PLAIN)[1], device="cpu", batch_size=4)
     model, outcome = run(RICH, pictures)
-    found = {
+    return {
         "evaluated": evaluated,
         "epochs": [epoch.metrics for epoch in outcome.epochs],
         "thresholds": outcome.thresholds,
         "confusion": outcome.confusion,
         "digest": digest_of(model),
     }
-    (shared / f"{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
-
-
-def digest_of(model: Model) -> str:
-    return hashlib.sha256(b"".join(x.numpy().tobytes() for x in model.state_dict().values())).hexdigest()
 
 
 if __name__ == "__main__":
-    be_a_rank(int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
+    be_a_rank(measure_and_train)

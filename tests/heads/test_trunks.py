@@ -45,14 +45,6 @@ KIND, TAGS = Head(target="kind", design="mlp"), Head(target="tags", task="multil
 MASK = Head(target="mask", task="segmentation", design="lraspp")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
