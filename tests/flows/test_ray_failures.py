@@ -1,0 +1,205 @@
+"""A Ray that fails: jobs whose drivers die, a stop that is not confirmed, heads that do not start."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import cluster, stages
+from flows.cluster import api, homes, jobs, launch, processes
+from flows.errors import HeadstartError, Unreachable
+from flows.settings import Settings
+from flows.stages import serving
+
+
+@dataclass
+class Ray:
+    """As much of Ray's Jobs API as a flow asks, over HTTP: what becomes of each job is its place in `ends`."""
+
+    folder: Path
+    ends: list[str | Callable[[], None]] = field(default_factory=list)
+    has_jobs: bool = True
+    obeys: bool = True
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    asked_to_stop: list[str] = field(default_factory=list)
+    address: str = ""
+
+    def answer(self, method: str, path: str, body: bytes) -> Any:
+        """The value that it answers with; None is a 404."""
+        match path.strip("/").split("/")[1:]:
+            case ["version"]:
+                return {"ray_version": "2.60.0"}
+            case ["packages", *_]:
+                return {}
+            case ["jobs"]:
+                if method == "POST":
+                    return self._submit(json.loads(body)) if self.has_jobs else None
+                return list(self.jobs.values())
+            case ["jobs", name, "stop"]:
+                self.asked_to_stop.append(name)
+                self.jobs[name]["status"] = "STOPPED" if self.obeys else "RUNNING"
+                return {"stopped": True}
+            case ["jobs", name]:
+                return self.jobs.get(name)
+        raise AssertionError(f"nobody should ask for {method} {path}")
+
+    def _submit(self, asked: dict[str, Any]) -> dict[str, str]:
+        name, number = asked["submission_id"], len(self.jobs)
+        end = self.ends[number]
+        status = end if isinstance(end, str) else "SUCCEEDED"
+        if not isinstance(end, str):
+            end()
+        self.jobs[name] = {
+            "submission_id": name,
+            "status": status,
+            "metadata": asked["metadata"],
+            "message": f"death number {number + 1}",
+        }
+        return {"submission_id": name}
+
+
+@pytest.fixture
+def ray(tmp_path: Path) -> Iterator[Ray]:
+    told = Ray(tmp_path / "jobs" / "train-k")
+    told.folder.mkdir(parents=True)
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            answer = told.answer(self.command, self.path, body)
+            self.send_response(404 if answer is None else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        do_GET = do_POST = do_PUT = _answer  # noqa: N815
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        told.address = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield told
+        server.shutdown()
+        thread.join()
+
+
+def run(ray: Ray, **how: Any) -> dict[str, Any]:
+    return cluster.run_job(api.connect(ray.address), ray.folder, key="k", name="tiny", env={}, **how)
+
+
+def test_a_driver_that_dies_three_times_is_given_up_with_its_last_words(ray: Ray) -> None:
+    ray.ends = ["FAILED"] * 9
+    started: list[str] = []
+    told: list[str] = []
+    with pytest.raises(HeadstartError, match="the Ray job's driver died 3 times; the last: death number 3"):
+        run(ray, on_start=started.append, say=told.append)
+    assert started == list(ray.jobs)
+    assert len(started) == 3
+    again = "The Ray job's driver died (FAILED); it is started again, and goes on where it was"
+    assert told == [again, again], "nobody starts it again after the third"
+
+
+def test_a_driver_that_died_twice_may_still_end_well(ray: Ray) -> None:
+    ray.ends = ["FAILED", "FAILED", lambda: _write(ray.folder / "outcome.json", {"trained": ["w"]})]
+    assert run(ray) == {"trained": ["w"]}
+    assert len(ray.jobs) == 3
+
+
+def test_what_the_first_driver_noted_is_there_for_the_second_and_what_an_earlier_order_left_for_none(ray: Ray) -> None:
+    seen: list[set[str]] = []
+
+    def look() -> None:
+        seen.append({file.name for file in ray.folder.iterdir()})
+
+    def note_and_die() -> None:
+        look()
+        _write(ray.folder / "todo.json", ["w"])
+
+    def end() -> None:
+        look()
+        _write(ray.folder / "outcome.json", {})
+
+    for name in ("error.json", "outcome.json", "todo.json", "stored-here-1.json", "job.json"):
+        _write(ray.folder / name, {})
+    ray.ends = [note_and_die, end]
+    run(ray)
+    assert seen == [{"job.json"}, {"job.json", "todo.json"}]
+
+
+def test_a_job_that_was_stopped_by_others_is_not_started_again(ray: Ray) -> None:
+    ray.ends = ["STOPPED"]
+    with pytest.raises(HeadstartError, match=r"the Ray job k-\w+ was stopped before its end; run it again to finish it"):
+        run(ray)
+    assert len(ray.jobs) == 1
+
+
+def test_a_ray_without_a_jobs_api_is_told_what_it_lacks(ray: Ray) -> None:
+    ray.has_jobs = False
+    with pytest.raises(Unreachable, match=r"has no Jobs API: Ray there needs the `ray\[default\]` installation"):
+        run(ray)
+
+
+def test_a_stop_that_ray_does_not_confirm_is_no_stop(ray: Ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "STOP_SECONDS", 1.0)
+    ended: list[str] = []
+    monkeypatch.setattr(serving.tracking, "stop_runs", lambda _, flow_run: ended.append(flow_run))
+    ray.obeys = False
+    ray.jobs["j1"] = {"submission_id": "j1", "status": "RUNNING", "metadata": {"flow_run_id": "f1"}}
+    settings = Settings(storage_root=tmp_path, ray_address=ray.address)
+    with pytest.raises(HeadstartError, match="the Ray job j1 still runs 1 s after it was asked to stop"):
+        stages.stop_retraining(settings, "f1")
+    assert ray.asked_to_stop == ["j1"]
+    assert ended == ["f1"], "its MLflow runs are ended all the same"
+    ray.obeys = True
+    assert stages.stop_retraining(settings, "f1") == ["j1"]
+    assert stages.stop_retraining(settings, "f1") == [], "what has ended is not stopped again"
+
+
+def _write(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content))
+
+
+# What stands for Ray's own start: it says why and ends, is silent, or leaves a process that answers nothing.
+REFUSES = "import sys; print('no room for the object store'); sys.exit(3)"
+HANGS = "import time; print('thinking', flush=True); time.sleep(600)"
+LEAVES = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], close_fds=True)"
+FAULTS = {
+    "refuses": (REFUSES, r"a local Ray did not start:\nno room for the object store"),
+    "hangs": (HANGS, r"a local Ray did not start within 3 s:\nthinking"),
+    "never answers": (LEAVES, r"a local Ray was started, but its Jobs API does not answer"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_head_that_does_not_start_says_why_and_leaves_nothing(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, words = FAULTS[fault]
+    made: list[Path] = []
+    make = homes.make
+
+    def remember() -> Path:
+        made.append(make())
+        return made[-1]
+
+    monkeypatch.setattr(homes, "make", remember)
+    monkeypatch.setattr(launch, "_LAUNCH", program)
+    monkeypatch.setattr(launch, "START_SECONDS", 3.0)
+    begun = time.monotonic()
+    with pytest.raises(HeadstartError, match=words), cluster.open_cluster(None, tmp_path):
+        raise AssertionError("there is none")
+    assert time.monotonic() - begun < 30
+    assert len(made) == 1
+    assert not made[0].exists()
+    assert processes.members(str(made[0])) == []
+    assert not (tmp_path / "ray" / "cluster.json").exists()
+    assert cluster.find_cluster(None, tmp_path) is None
