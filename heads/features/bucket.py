@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from heads.errors import HeadsError
-from heads.features.folder import SUFFIX, TOUCH_SECONDS, USED, Entry, Opened
+from heads.features.folder import SHARD, TOUCH_SECONDS, USED, Entry, Opened
 from heads.features.local_cache import LocalCache, cache_folder
 from heads.features.refusals import explain
 
@@ -73,18 +74,18 @@ class Bucket:
         """Writes an object, which stores do whole or not at all; this machine keeps a copy of a shard, since it reads it next."""
         with self._in_our_words():
             self._files.pipe_file(self._at(name), content)
-        if name.endswith(SUFFIX):
+        if SHARD.fullmatch(name):
             self._sizes[name] = len(content)
             self._cache.keep(name, content)
 
     def entries(self) -> list[Entry]:
         """The shards that lie here now, by name, in one listing."""
         found = self._list()
-        return [Entry(name, found[name]["size"], _written_at(found[name])) for name in sorted(found) if name.endswith(SUFFIX)]
+        return [Entry(name, found[name]["size"], _written_at(found[name])) for name in sorted(found) if SHARD.fullmatch(name)]
 
-    def names(self, suffix: str = SUFFIX) -> list[str]:
-        """The names that end so and lie here now, sorted, in one listing."""
-        return sorted(name for name in self._list() if name.endswith(suffix))
+    def names(self, form: re.Pattern[str] = SHARD) -> list[str]:
+        """The names of this form that lie here now, sorted, in one listing."""
+        return sorted(filter(form.fullmatch, self._list()))
 
     def read(self, name: str) -> bytes:
         """A small object. Raises FileNotFoundError where it is gone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import secrets
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 from heads.errors import HeadsError
 
 SUFFIX = ".safetensors"
+# A shard is named by a digest: whatever else lies beside it is a person's.
+SHARD = re.compile(rf"[0-9a-f]{{32}}{re.escape(SUFFIX)}")
 PARTIAL = ".partial-"
 USED = ".used"
 # A shard is written in seconds; what lies for longer was left by a writer that was killed.
@@ -67,8 +70,8 @@ class Folder:
         return Folder(self.path / name)
 
     def places(self) -> list[str]:
-        """The names of the folders in this one, sorted."""
-        return sorted(entry.name for entry in self._scan() if entry.is_dir())
+        """The names of the folders in this one, sorted; a link is none."""
+        return sorted(entry.name for entry in self._scan() if entry.is_dir(follow_symlinks=False))
 
     def put(self, name: str, content: bytes) -> None:
         """Makes `content` appear under a name, whole by rename; what has that name already holds the same."""
@@ -91,14 +94,14 @@ class Folder:
         found = []
         for entry in self._scan():
             # One that is removed meanwhile is not there.
-            if entry.name.endswith(SUFFIX):
+            if SHARD.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 with suppress(FileNotFoundError):
                     found.append(Entry(entry.name, entry.stat().st_size, entry.stat().st_mtime))
         return sorted(found, key=lambda entry: entry.name)
 
-    def names(self, suffix: str = SUFFIX) -> list[str]:
-        """The names that end so and lie here now, sorted; cheaper than `entries`."""
-        return sorted(entry.name for entry in self._scan() if entry.name.endswith(suffix))
+    def names(self, form: re.Pattern[str] = SHARD) -> list[str]:
+        """The names of this form that lie here now, sorted, links aside; cheaper than `entries`."""
+        return sorted(entry.name for entry in self._scan() if form.fullmatch(entry.name) and entry.is_file(follow_symlinks=False))
 
     def read(self, name: str) -> bytes:
         """A small file. Raises FileNotFoundError where it is gone."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Protocol
 
 from heads.features.bucket import Bucket
-from heads.features.folder import SUFFIX, Entry, Folder, Opened
+from heads.features.folder import SHARD, Entry, Folder, Opened
 
 
 class Readable(Protocol):
@@ -44,8 +45,8 @@ class Place(Protocol):
     def entries(self) -> list[Entry]:
         """The shards that lie here now, by name."""
 
-    def names(self, suffix: str = SUFFIX) -> list[str]:
-        """The names that end so and lie here now, sorted."""
+    def names(self, form: re.Pattern[str] = SHARD) -> list[str]:
+        """The names of this form that lie here now, sorted."""
 
     def read(self, name: str) -> bytes:
         """A small object. Raises FileNotFoundError where it is gone."""

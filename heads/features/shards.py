@@ -32,6 +32,10 @@ class FeatureError(HeadsError):
     """Features that are damaged or not there; ask the shelf what is missing, and compute that."""
 
 
+class StrangerError(FeatureError):
+    """A file of somebody else's that is named as a shard is: it is left alone."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """What a tap holds of every sample: its shape and dtype."""
@@ -96,7 +100,10 @@ def bytes_of(tensor: Tensor) -> memoryview:
 
 
 def read_shard(place: Place, trunk: str, name: str) -> Shard:
-    """A shard's header, proven by its name. Raises FeatureError where it is damaged, FileNotFoundError where it is gone."""
+    """A shard's header, proven by its name.
+
+    Raises FeatureError where it is damaged, StrangerError where it is another program's file, FileNotFoundError where it is gone.
+    """
 
     def read() -> Shard:
         opened = place.peek(name)
@@ -149,11 +156,24 @@ def _read_header(opened: Readable, trunk: str, name: str) -> Shard:
         raise FeatureError(f"{name}: its header is cut short")
     header = _read(opened, 8, num_bytes)
     if _name_of(length + header) != name:
+        if _is_a_strangers(header):
+            raise StrangerError(f"{name}: another program wrote it")
         raise FeatureError(f"{name}: its header is not what was written")
     shard = _parse(name, 8 + num_bytes, json.loads(header), trunk)
     if shard.num_bytes != opened.num_bytes:
         raise FeatureError(f"{name}: it has {opened.num_bytes} bytes and was written with {shard.num_bytes}")
     return shard
+
+
+def _is_a_strangers(header: bytes) -> bool:
+    """Whether a header that no shard has is a whole one of safetensors all the same, rather than a damaged one of ours."""
+    # Of ours, damage seldom spares neither: JSON within JSON, whose marks are escaped.
+    if any(rf"\"{fact}\"".encode() in header for fact in ("crc32", "trunk")):
+        return False
+    try:
+        return isinstance(json.loads(header), dict)
+    except ValueError:
+        return False
 
 
 def _check_rows(opened: Opened, shard: Shard, tap: str) -> None:

@@ -18,7 +18,7 @@ from heads.features.folder import Opened
 from heads.features.keys import Key, Packed, pack
 from heads.features.place import Place
 from heads.features.reading import Features, StoredTap
-from heads.features.shards import DTYPES, FeatureError, Layout, Shard, check_tap, make_shard, read_shard
+from heads.features.shards import DTYPES, FeatureError, Layout, Shard, StrangerError, check_tap, make_shard, read_shard
 
 LOG = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class Shelf:
         """Whether a shard was read; one that is damaged is removed."""
         try:
             read()
-        except FileNotFoundError:
+        except (FileNotFoundError, StrangerError):
             return False
         except FeatureError as error:
             LOG.warning("removed a damaged shard of trunk %s, its samples are to be computed again: %s", self.trunk, error)

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from heads.errors import HeadsError
 from heads.features.keys import Key, pack
 from heads.features.place import Place, place_of
-from heads.features.shards import FeatureError, Layout, Shard, audit, read_shard
+from heads.features.shards import FeatureError, Layout, Shard, StrangerError, audit, read_shard
 from heads.features.shelf import Shelf, beside
 
 FACTS = ".json"
+DESCRIPTION = re.compile(rf"[0-9a-f]{{16}}{re.escape(FACTS)}")
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ class FeatureStore:
     def prune(self, max_bytes: int) -> Freed:
         """Removes shards until the rest has at most `max_bytes`: those of the shelf used least recently first, its oldest first.
 
-        Open readers keep what they opened. Also removes what killed writers left behind, and what was said of trunks that have
-        no shelf any more. Raises HeadsError below 0.
+        Open readers keep what they opened, and files of other programs stay. Also removes what killed writers left behind, and
+        what was said of trunks that have no shelf any more. Raises HeadsError below 0.
         """
         if max_bytes < 0:
             raise HeadsError(f"max_bytes is {max_bytes}; it must be 0 or more")
@@ -108,9 +109,11 @@ class FeatureStore:
             found += [((used_at, trunk, entry.written_at, entry.name), place, entry) for entry in entries]
         excess = sum(entry.num_bytes for _, _, entry in found) - max_bytes
         num_shards = num_bytes = 0
-        for _, place, entry in sorted(found, key=lambda one: one[0]):
+        for (_, trunk, _, _), place, entry in sorted(found, key=lambda one: one[0]):
             if num_bytes >= excess:
                 break
+            if _is_a_strangers(trunk, place, entry.name):
+                continue
             place.remove(entry.name)
             num_shards, num_bytes = num_shards + 1, num_bytes + entry.num_bytes
         for place in self._places().values():
@@ -134,9 +137,8 @@ class FeatureStore:
 
     def _forget_descriptions(self) -> None:
         shelves = self._places()
-        for name in self._place.names(FACTS):
-            # A root may hold other people's files as well.
-            if _is_trunk(name.removesuffix(FACTS)) and name.removesuffix(FACTS) not in shelves:
+        for name in self._place.names(DESCRIPTION):
+            if name.removesuffix(FACTS) not in shelves:
                 self._place.remove(name)
 
     def _places(self) -> dict[str, Place]:
@@ -174,15 +176,25 @@ def _num_keys(shards: list[Shard]) -> int:
 
 def _damaged(trunk: str, place: Place) -> list[DamagedShard]:
     def read(name: str) -> DamagedShard | None:
-        # One that is removed meanwhile is not there.
-        with suppress(FileNotFoundError):
-            try:
-                audit(place, trunk, name)
-            except FeatureError as error:
-                return DamagedShard(trunk, name, str(error))
+        try:
+            audit(place, trunk, name)
+        except (FileNotFoundError, StrangerError):  # one that is removed meanwhile is not there
+            return None
+        except FeatureError as error:
+            return DamagedShard(trunk, name, str(error))
         return None
 
     return [damaged for damaged in beside(place, read, place.names()) if damaged]
+
+
+def _is_a_strangers(trunk: str, place: Place, name: str) -> bool:
+    try:
+        read_shard(place, trunk, name)
+    except StrangerError:
+        return True
+    except (FeatureError, FileNotFoundError):
+        return False
+    return False
 
 
 def _read(trunk: str, place: Place, names: Sequence[str]) -> list[Shard]:

@@ -340,6 +340,35 @@ def test_a_prune_removes_what_was_used_least_recently(store: FeatureStore) -> No
     assert fresh.shelf(trunks[0]).missing(keys_of(range(20)), ["pooled"]) == []
 
 
+def test_a_persons_own_files_stay_whatever_is_pruned_read_or_verified(store: FeatureStore, shelf: Shelf, tmp_path: Path) -> None:
+    write(shelf, range(10))
+    (ours,) = shards(store)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    mine = {
+        ours.with_name("model.safetensors"): safetensors.torch.save({"w": torch.ones(2)}),
+        ours.with_name("0" * 31 + ".safetensors"): b"notes",
+        # Named as a shard is, and whole, with and without a word of its maker.
+        ours.with_name("1" * 32 + ".safetensors"): safetensors.torch.save({"w": torch.ones(2)}, {"format": "pt"}),
+        ours.with_name("2" * 32 + ".safetensors"): safetensors.torch.save({"w": torch.ones(2)}),
+        store.root / "3d-models.json": b"{}",
+        elsewhere / ours.name: ours.read_bytes(),
+    }
+    for path, content in mine.items():
+        path.write_bytes(content)
+    link = ours.with_name("4" * 32 + ".safetensors")
+    link.symlink_to(elsewhere / ours.name)
+    (store.root / "5555555555555555").symlink_to(elsewhere, target_is_directory=True)
+    fresh = FeatureStore(store.root)
+    assert fresh.shelf(TRUNK).missing(keys_of(range(10)), ["pooled"]) == []
+    assert fresh.verify() == []
+    assert fresh.prune(0).num_shards == 1
+    assert not ours.exists()
+    assert {path: path.read_bytes() for path in mine} == mine
+    assert link.is_symlink()
+    assert [status.num_shards for status in fresh.status()] == [2], "the two that are named as shards are"
+
+
 def test_to_ask_what_is_missing_is_no_use(store: FeatureStore) -> None:
     trunks = _aged_stores(store)
     FeatureStore(store.root).shelf(trunks[0]).missing(keys_of(range(3)), ["pooled"])
