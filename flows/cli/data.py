@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flows.cli import screen
-from flows.cli.place import settings_of
+from flows.cli.options import AsJson, Workspace, settings_of
 from flows.manifest import is_mask_target, split_labels
 from flows.records import SPLITS, DataVersion
 
 app = typer.Typer(help="Bring images in and look at the data versions.", no_args_is_help=True)
-
-Workspace = Annotated[Path | None, typer.Option("--workspace", "-w", help="Another workspace than the current folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 
 
 @app.command()

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from flows.cli import screen
-from flows.cli.place import settings_of
+from flows.cli.options import AsJson, Workspace, settings_of
 from flows.errors import AskedWrongly
 
 app = typer.Typer(
     help="Look after the features that frozen trunks gave, kept so that none is computed twice.", no_args_is_help=True
 )
 
-Workspace = Annotated[Path | None, typer.Option("--workspace", "-w", help="Another workspace than the current folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 
 COLUMNS = ["trunk", "backbone", "px", "views", "samples", "taps", "size", "last used"]
 

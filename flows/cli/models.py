@@ -9,13 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import screen
-from flows.cli.place import settings_of
+from flows.cli.options import AsJson, Workspace, settings_of
 
 app = typer.Typer(help="Look at, pull and roll back the registered models.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The model's name: the plan's `name`.")]
-Workspace = Annotated[Path | None, typer.Option("--workspace", "-w", help="Another workspace than the current folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 
 
 def _registry(workspace: Path | None) -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import data, features, models, screen
-from flows.cli.place import settings_of
+from flows.cli.options import AsJson, Workspace, settings_of
 from flows.errors import AskedWrongly
 
 app = typer.Typer(
@@ -26,8 +26,6 @@ app.add_typer(features.app, name="features")
 NUM_SHARES_TOLD = 3
 PLAN = typer.Argument(metavar="PLAN", help="A plan: a YAML file such as flows/plans/demo.yaml.")
 PlanFile = Annotated[Path, PLAN]
-Workspace = Annotated[Path | None, typer.Option("--workspace", "-w", help="Another workspace than the current folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 Source = Annotated[str | None, typer.Option(help="A folder or s3:// prefix to bring new images in from first.")]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from flows.cluster import homes, launch, processes
 from flows.cluster.api import Cluster, answers, connect, death
 from flows.errors import AskedWrongly, Busy, HeadstartError
+from flows.files import write_whole
 from flows.processes import lives, mark
 
 MIN_MEMORY_BYTES = int(1.5 * 2**30)
@@ -146,12 +147,8 @@ def _wait_until_it_answers(cluster: Cluster, home: Path) -> None:
 
 
 def _make_token(folder: Path) -> None:
-    path, new = folder / "token", folder / "token.new"
-    if not path.exists():
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
-        new.replace(path)
+    if not (folder / "token").exists():
+        write_whole(folder / "token", secrets.token_hex(32), mode=0o600)
 
 
 def _token(folder: Path, address: str) -> str | None:
@@ -193,9 +190,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def _write(folder: Path, record: dict[str, Any]) -> None:
-    new = folder / "cluster.json.new"
-    new.write_text(json.dumps(record, indent=1))
-    new.replace(folder / "cluster.json")
+    write_whole(folder / "cluster.json", json.dumps(record, indent=1))
 
 
 @contextlib.contextmanager

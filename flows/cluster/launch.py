@@ -10,21 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows.cluster import homes, processes
+from flows.cluster.ray_patches import LEAN_START
 from flows.errors import HeadstartError
 
 OBJECT_STORE_BYTES = 256 * 2**20
 START_SECONDS = 120.0
-
-# `ray start` itself, without what a single machine's jobs never use and it has no option for: Ray Serve, Ray's remote client
-# and the autoscaler (together half of the start and 180 MiB). Names that a later Ray lacks would change nothing.
-_LAUNCH = """
-import sys
-sys.modules["ray.serve"] = None
-from ray._private.node import Node
-Node.start_ray_client_server = Node.start_monitor = lambda self: None
-from ray.scripts.scripts import main
-main()
-"""
 
 
 def command(home: Path, num_cpus: int, ports: dict[str, int]) -> list[str]:
@@ -41,7 +31,7 @@ def command(home: Path, num_cpus: int, ports: dict[str, int]) -> list[str]:
         "object-store-memory": OBJECT_STORE_BYTES,
         **ports,
     }
-    start = [sys.executable, "-c", _LAUNCH, "start", "--head", "--disable-usage-stats"]
+    start = [sys.executable, "-c", LEAN_START, "start", "--head", "--disable-usage-stats"]
     return [*start, *(f"--{name}={value}" for name, value in options.items())]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.cluster.ray_patches import lean_trainer
 from flows.errors import AskedWrongly
 from flows.records import Workers
 
@@ -16,10 +17,6 @@ MAX_FAILURES = 3
 CHECKPOINTS_KEPT = 2
 # Members that train variants of their own wait for each other at the end; one that dies breaks its connections at once.
 COLLECTIVE_TIMEOUT_SECONDS = 12 * 3600
-
-# Each starts a process (seconds, on two cores) to shard Ray Data sets, which there are none of, and to free resources that
-# the end of the job frees.
-IDLE_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
 Member = Callable[[dict[str, Any]], None]
 
@@ -43,18 +40,12 @@ def join(workers: Workers) -> None:
 def run_group(member: Member, config: dict[str, Any], *, workers: Workers, name: str, storage: Path) -> None:
     """Runs `member` in every worker until all return; lost workers are replaced, and the group resumes, three times at most."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    class Trainer(TorchTrainer):
-        def _create_default_callbacks(self) -> list[Any]:
-            # A later Ray that knows no such method never calls it: the group then only starts slower.
-            callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-            return [each for each in callbacks if type(each).__name__ not in IDLE_CALLBACKS]
+    from ray.train.torch import TorchConfig
 
     resources: dict[str, float] = {"CPU": workers.cpus_per_worker}
     if workers.gpus_per_worker:
         resources["GPU"] = workers.gpus_per_worker
-    trainer = Trainer(
+    trainer = lean_trainer()(
         member,
         train_loop_config=config,
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),

@@ -14,6 +14,7 @@ from flows.dataset.revisions import DATA_FILE, commit, committed_text, head_comm
 from flows.dataset.setup import init_workspace
 from flows.dataset.store import Store, open_store
 from flows.errors import AskedWrongly, Busy, HeadstartError
+from flows.files import write_whole
 from flows.manifest import MASK_TABLE, NAME, class_counts, split_counts
 from flows.records import DataVersion
 from flows.workspace import DATA, md5_of, writing
@@ -145,7 +146,7 @@ def checkout(workspace: Path, revision: str) -> DataVersion:
         if (workspace / DATA).exists() and store.is_dirty():
             refuse_losses(store)
         with _undone_on_failure(workspace / DATA_FILE):
-            (workspace / DATA_FILE).write_text(text, encoding="utf-8", newline="\n")
+            write_whole(workspace / DATA_FILE, text)
             store.bring()
     return read_version(workspace)
 

@@ -9,6 +9,7 @@ from flows.dataset.readiness import check_data, check_git, check_ignore_file, ch
 from flows.dataset.revisions import DATA_FILE, ask, commit, git
 from flows.dataset.store import OWN_FILES, init_store, open_store, remote_text
 from flows.errors import AskedWrongly
+from flows.files import write_whole
 from flows.workspace import DATA, STORAGE
 
 _IGNORED = (f"/{DATA}".encode(), f"/{STORAGE}/".encode())
@@ -76,9 +77,7 @@ def _add_remote(config: Path) -> bool:
         head += b"" if head.endswith(b"\n") else end
         rest = text[section.end() :]
         text = head + core + rest + (start if rest else b"") + remote
-    new = config.with_name("config.new")
-    new.write_bytes(text)
-    new.replace(config)
+    write_whole(config, text)
     return True
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from flows.errors import AskedWrongly, Unreachable
+from flows.files import write_whole
 from flows.folders import is_trace
 
 _NUM_CONNECTIONS = 8
@@ -111,10 +112,7 @@ def _bring_up_to_date(client: Any, bucket: str, wanted: _Wanted, folder: Path) -
             for path in pool.map(get, missing):
                 have[path] = wanted[path][1]
     finally:
-        folder.mkdir(parents=True, exist_ok=True)
-        staged = index.with_suffix(".new")
-        staged.write_text(json.dumps(have, sort_keys=True))
-        os.replace(staged, index)
+        write_whole(index, json.dumps(have, sort_keys=True))
 
 
 def _remove_others(files: Path, wanted: _Wanted) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from flows import cluster, owners, processes, stages
 from flows.errors import AskedWrongly, HeadstartError
+from flows.files import write_json
 from flows.plan import Plan
 from flows.settings import Settings, child_environment, stack_words
 from flows.stack import serving
@@ -108,7 +108,7 @@ class _Stack:
         found = {server.setting: server.address for server in self._servers}
         parts = [processes.mark(server.pid) for server in self._servers]
         words = {"pid": str(os.getpid()), "owner": processes.mark(), "parts": " ".join(parts), **found}
-        _write_whole(self._settings, words)
+        write_json(self._settings.stack_file, words)
 
     def _tidy(self, all_of_them: bool = False) -> None:
         """End in Prefect, Ray and MLflow what nobody runs any more, and say so."""
@@ -182,12 +182,6 @@ def _log(server: Server, say: Say) -> Log:
     assert server.log is not None, "a server of ours has one"
     server.log.parent.mkdir(parents=True, exist_ok=True)
     return Log(server.name, server.log, say)
-
-
-def _write_whole(settings: Settings, words: Mapping[str, str]) -> None:
-    half = settings.stack_file.with_suffix(".tmp")
-    half.write_text(json.dumps(words))
-    half.replace(settings.stack_file)
 
 
 def _check_cron(cron: str) -> None:

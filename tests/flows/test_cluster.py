@@ -350,3 +350,18 @@ def test_what_the_heads_processes_make_for_a_while_lies_in_its_home(local: Head)
 def _record(storage: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((storage / "ray" / "cluster.json").read_text())
     return record
+
+
+def test_rays_private_names_that_we_use_are_there() -> None:
+    code = """
+import inspect
+from ray._private.node import Node
+from ray.scripts.scripts import main
+from ray.train.torch import TorchTrainer
+from flows.cluster.ray_patches import IDLE_CALLBACKS
+methods = [(Node, "start_ray_client_server"), (Node, "start_monitor"), (TorchTrainer, "_create_default_callbacks")]
+assert all(inspect.isfunction(getattr(of, name)) for of, name in methods)
+made = inspect.getsource(TorchTrainer._create_default_callbacks)
+assert all(name in made for name in IDLE_CALLBACKS), made
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
