@@ -107,7 +107,7 @@ class Work:
 
 @dataclass(frozen=True)
 class TrainedVariant:
-    """A finished variant: measures named `<split>/<target>/<measure>` and the folder of its work.
+    """A finished variant: measures named `<split>/<target>/<measure>` and the folder of its bundle.
 
     `num_forwarded` are images, `num_features_read` stored samples; `seconds` hold its share of what it shared. `flops` are
     multiply-adds of its backbone, `flops_alone` those of the same epochs without a feature store.
@@ -121,16 +121,12 @@ class TrainedVariant:
     num_trained_parameters: int
     num_forwarded: int
     seconds: float
-    folder: Path
+    bundle: Path
     run_id: str | None = None
     num_features_read: int = 0
     gpu_seconds: float = 0.0
     flops: int = 0
     flops_alone: int = 0
-
-    @property
-    def bundle(self) -> Path:
-        return self.folder / "bundle"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import shlex
@@ -11,12 +10,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from urllib.error import HTTPError
 
 from flows.cluster import code
 from flows.cluster.api import Cluster, call, death, quoted
-from flows.errors import AskedWrongly, HeadstartError, Unreachable
+from flows.errors import HeadstartError, Unreachable
 
 RUNNING = ("PENDING", "RUNNING")
 RESUBMISSIONS = 2
@@ -24,11 +23,6 @@ POLL_SECONDS = 0.5
 # A head that is alive but busy may leave a question unanswered for a while.
 SILENCE_SECONDS = 60.0
 TOLD_SECONDS = 5.0
-# What an earlier order of the same key left in its folder.
-STALE = (
-    *("outcome.json", "error.json", "todo.json", "span.json", "features.json", "shares.json"),
-    *("drivers.json", "groups.json", "losses.json"),
-)
 ANSWER_SECONDS = 10.0
 STOP_SECONDS = 60.0
 
@@ -44,6 +38,25 @@ CREDENTIALS = ("ACCESS_KEY", "PASSWORD", "SECRET", "TOKEN")
 KEEPING_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
 Text = Callable[[str], None]
+Outcome = TypeVar("Outcome", covariant=True)
+
+
+class JobFiles(Protocol[Outcome]):
+    """Where a job's input and its end lie: what the program `flows.job` reads and writes, under whatever names."""
+
+    @property
+    def path(self) -> Path:
+        """The folder of all that; equal for equal jobs."""
+
+    @property
+    def job_file(self) -> Path:
+        """What the program is started with."""
+
+    def forget(self) -> None:
+        """Remove what an earlier job of the same folder left."""
+
+    def read_end(self) -> Outcome | None:
+        """What the job brings home, None where it left no word. Raises the job's own error."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,7 @@ class Submission:
 
 def run_job(
     cluster: Cluster,
-    folder: Path,
+    files: JobFiles[Outcome],
     *,
     key: str,
     name: str,
@@ -71,28 +84,26 @@ def run_job(
     on_log: Text | None = None,
     on_start: Text | None = None,
     say: Text | None = None,
-) -> dict[str, Any]:
-    """The outcome of the job that `folder` describes (`job.json`), as it wrote it (`outcome.json`).
+) -> Outcome:
+    """The outcome of the job that these files describe.
 
     A running job of the same folder is joined. A driver that died without a word is started again, twice at most; the program
     itself goes on where its files say. `env` None is what `worker_environment` takes of this process's own; `on_start` gets
-    each submission id, `say` what a person should know on the way. Raises AskedWrongly or HeadstartError with the job's own
-    message (`error.json`), or when it was stopped.
+    each submission id, `say` what a person should know on the way. Raises the job's own error, and HeadstartError when it was
+    stopped.
     """
     given = worker_environment(os.environ) if env is None else env
-    metadata = {"job_key": key, "name": name, "flow_run_id": flow_run_id, "folder": str(folder.absolute())}
-    submission = find(cluster, folder)
+    metadata = {"job_key": key, "name": name, "flow_run_id": flow_run_id, "folder": str(files.path.absolute())}
+    submission = find(cluster, files.path)
     if submission is None:
-        for stale in (*(folder / name for name in STALE), *folder.glob("stored-*.json")):
-            stale.unlink(missing_ok=True)
+        files.forget()
     for attempt in range(RESUBMISSIONS + 1):
         if submission is None:
-            submission = submit(cluster, folder / "job.json", metadata=metadata, env=given)
+            submission = submit(cluster, files.job_file, metadata=metadata, env=given)
         if on_start:
             on_start(submission.submission_id)
         ended = watch(cluster, submission.submission_id, on_log, say)
-        outcome = _read_end(ended.folder)
-        if outcome is not None:
+        if (outcome := files.read_end()) is not None:
             return outcome
         if ended.status == "STOPPED":
             raise HeadstartError(f"the Ray job {ended.submission_id} was stopped before its end; run it again to finish it")
@@ -191,13 +202,13 @@ def find_by_flow_run(cluster: Cluster, flow_run_id: str) -> tuple[Submission, ..
     return _running(cluster, "flow_run_id", flow_run_id)
 
 
-def find_orphans(cluster: Cluster, name: str, folder: Path) -> tuple[Submission, ...]:
-    """The running submissions for this model name from other folders beside this one, which nobody waits for.
+def find_orphans(cluster: Cluster, name: str, root: Path, *, besides: Path | None = None) -> tuple[Submission, ...]:
+    """The running submissions for this model name from folders directly in `root`, which nobody waits for, but that of `besides`.
 
     One retraining a name is at work in a storage; other storages may use the same cluster, and theirs are left alone.
     """
-    mine = folder.absolute()
-    return tuple(s for s in _running(cluster, "name", name) if s.folder.parent == mine.parent and s.folder != mine)
+    mine = besides and besides.absolute()
+    return tuple(s for s in _running(cluster, "name", name) if s.folder.parent == root.absolute() and s.folder != mine)
 
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -225,16 +236,6 @@ def _pass_on_log(cluster: Cluster, submission: Submission, num_read: int, on_log
     for line in text[num_read:whole].splitlines():
         on_log(line)
     return max(num_read, whole)
-
-
-def _read_end(folder: Path) -> dict[str, Any] | None:
-    if (folder / "outcome.json").exists():
-        outcome: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
-        return outcome
-    if (folder / "error.json").exists():
-        error = json.loads((folder / "error.json").read_text())
-        raise (AskedWrongly if error["asked_wrongly"] else HeadstartError)(error["message"])
-    return None
 
 
 def _environment(cluster: Cluster, env: Mapping[str, str]) -> dict[str, str]:

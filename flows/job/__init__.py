@@ -3,38 +3,23 @@
 What is imported from here is for those who order such a job; the program's own parts load torch and Ray only in it.
 """
 
-from flows.job.losses import read_losses
-from flows.job.order import (
-    Job,
-    Screening,
-    Tracking,
-    begin,
-    epochs_done,
-    flops_stored,
-    is_finished,
-    num_stored,
-    read_failure,
-    read_json,
-    read_scores,
-    read_trained,
-    scores_file,
-    write_json,
-)
+from flows.job.job_folder import JobFolder, JobOutcome, jobs_root
+from flows.job.order import Job, Screening, Tracking, begin
+from flows.job.scores import read_scores, scores_file
+from flows.job.work_folder import WorkFolder, count_epochs, read_trained, works_root
 
 __all__ = [
     "Job",
+    "JobFolder",
+    "JobOutcome",
     "Screening",
     "Tracking",
+    "WorkFolder",
     "begin",
-    "epochs_done",
-    "flops_stored",
-    "is_finished",
-    "num_stored",
-    "read_failure",
-    "read_json",
-    "read_losses",
+    "count_epochs",
+    "jobs_root",
     "read_scores",
     "read_trained",
     "scores_file",
-    "write_json",
+    "works_root",
 ]

@@ -1,23 +1,23 @@
-"""`python -m flows.job JOBFILE`, in a cluster: does the job and leaves `outcome.json`, or `error.json`, beside its file."""
+"""`python -m flows.job JOBFILE`, in a cluster: does the job, and leaves what it brings home or its error beside its file."""
 
 from __future__ import annotations
 
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
 from flows import owners
 from flows.job import order
+from flows.job.job_folder import JobFolder, JobOutcome
 
 
-def _train(job: order.Job) -> dict[str, Any]:
+def _train(job: order.Job) -> JobOutcome:
     from flows.job import training
 
     return training.train(job)
 
 
-def _score(job: order.Job) -> dict[str, Any]:
+def _score(job: order.Job) -> JobOutcome:
     from flows.job import scoring
 
     return scoring.score(job)
@@ -28,17 +28,17 @@ PROGRAMS = {"train": _train, "score": _score}
 
 
 def main(job_file: Path) -> int:
-    """The exit status: 0 with `outcome.json` written, 1 with `error.json`."""
-    job = order.read(job_file)
+    """The exit status: 0 with the outcome written, 1 with the error."""
+    job = order.read(JobFolder(job_file.parent))
     owners.sweep()
     try:
         with owners.temporaries("work"):
             outcome = PROGRAMS[job.kind](job)
     except Exception as error:
         traceback.print_exc()
-        order.write_error(job, error)
+        job.folder.write_error(error)
         return 1
-    order.write_json(job.folder / "outcome.json", outcome)
+    job.folder.write_outcome(outcome)
     return 0
 
 

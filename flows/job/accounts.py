@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
 
-from flows.job.order import Job, num_stored, read_json, write_json
+from flows.job.order import Job
 from flows.records import Work
 from heads.training.state import Outcome
 from heads.trunks.pricing import epoch_multiply_adds
-
-SHARES = "shares.json"
 
 
 @dataclass(frozen=True)
@@ -36,13 +31,12 @@ class Accounts:
     def __init__(self, job: Job, *, leads: bool) -> None:
         self.job, self.leads = job, leads
         # An attempt that was killed worked for them too.
-        self._shares: dict[str, float] = read_json(job.folder / SHARES, {})
-        self._done = {"num_samples": 0, "flops": 0.0}
+        self._shares: dict[str, float] = job.folder.read_shares()
+        self._num_samples, self._flops = 0, 0.0
 
     def announce(self, charges: Sequence[Charge]) -> None:
         """Leaves word of how many samples are to be stored, for who shows progress."""
-        total = num_stored(self.job)[0] + sum(charge.num_samples for charge in charges)
-        write_json(self.job.folder / "features.json", {"total": total})
+        self.job.folder.write_to_store(self.job.folder.num_stored()[0] + sum(charge.num_samples for charge in charges))
 
     def begin(self, charge: Charge) -> None:
         """Starts the clock of a pass."""
@@ -50,9 +44,9 @@ class Accounts:
 
     def note(self, num_samples: int) -> None:
         """Writes down that this member stored so many samples more."""
-        self._done["num_samples"] += num_samples
-        self._done["flops"] += num_samples * self._charge.flops / max(1, self._charge.num_samples)
-        write_json(self.job.folder / f"stored-{platform.node()}-{os.getpid()}.json", self._done)
+        self._num_samples += num_samples
+        self._flops += num_samples * self._charge.flops / max(1, self._charge.num_samples)
+        self.job.folder.write_stored(self._num_samples, self._flops)
         self.divide()
 
     def divide(self) -> None:
@@ -62,15 +56,28 @@ class Accounts:
             self._shares[key] = self._shares.get(key, 0.0) + (now - self._since) * share
         self._since = now
         if self.leads:
-            write_json(self.job.folder / SHARES, self._shares)
+            self.job.folder.write_shares(self._shares)
 
 
-def costs_of(job: Job, work: Work, outcome: Outcome) -> dict[str, Any]:
-    """What a trained work took, for its `result.json`.
+@dataclass(frozen=True)
+class WorkCosts:
+    """What a trained work took.
 
     `seconds` are its own epochs and `shared_seconds`, its share of filling the store; `gpu_seconds` those times the GPUs held.
     `flops` are multiply-adds of its backbone, `flops_alone` those of the same epochs on images; stored ones are the job's.
     """
+
+    num_forwarded: int
+    num_features_read: int
+    flops: int
+    flops_alone: int
+    seconds: float
+    shared_seconds: float
+    gpu_seconds: float
+
+
+def costs_of(job: Job, work: Work, outcome: Outcome) -> WorkCosts:
+    """What the training of a work took that ended so."""
     sizes = Counter(sample.split for sample in job.version.samples)
     num_samples, group = (sizes["train"], sizes["val"]), job.workers
     reading = [epoch for epoch in outcome.epochs if not epoch.num_forwarded]
@@ -81,14 +88,14 @@ def costs_of(job: Job, work: Work, outcome: Outcome) -> dict[str, Any]:
         )
         for name, reads in (("flops", True), ("flops_alone", False))
     }
-    own, shared = sum(epoch.seconds for epoch in outcome.epochs), read_json(job.folder / SHARES, {}).get(work.key, 0.0)
+    own, shared = sum(epoch.seconds for epoch in outcome.epochs), job.folder.read_shares().get(work.key, 0.0)
     # Works that never train their backbone are trained by one member each.
     alone = len(reading) == len(outcome.epochs) and all(e.num_frozen_stages == work.variant.num_stages for e in reading)
-    return {
-        "num_forwarded": outcome.num_forwarded,
-        "num_features_read": len(reading) * sum(num_samples),
+    return WorkCosts(
+        num_forwarded=outcome.num_forwarded,
+        num_features_read=len(reading) * sum(num_samples),
         **flops,
-        "seconds": round(own + shared, 3),
-        "shared_seconds": round(shared, 3),
-        "gpu_seconds": round(group.gpus_per_worker * (own * (1 if alone else group.count) + shared * group.count), 3),
-    }
+        seconds=round(own + shared, 3),
+        shared_seconds=round(shared, 3),
+        gpu_seconds=round(group.gpus_per_worker * (own * (1 if alone else group.count) + shared * group.count), 3),
+    )

@@ -35,7 +35,7 @@ class Diary:
     @property
     def last(self) -> Path | None:
         """The file of the last checkpoint, if there is one."""
-        file = keeping.checkpoint_file(self._job, self._work)
+        file = self._job.work_folder(self._work).checkpoint
         return file if file.is_file() else None
 
     def note(self, epoch: Epoch, save: Callable[[Path], None]) -> None:
@@ -46,7 +46,7 @@ class Diary:
             self.write()
         if saves:
             start = monotonic()
-            save(keeping.checkpoint_file(self._job, self._work))
+            save(self._job.work_folder(self._work).checkpoint)
             self._saves_at = monotonic() + max(CHECKPOINT_SECONDS, SAVE_FACTOR * (monotonic() - start))
 
     def write(self) -> None:
@@ -71,5 +71,5 @@ def train_works_together(job: Job, works: Sequence[Work], member: Callable[[Work
     for work in works:
         file = Diary(job, work).last
         if file and not can_be_resumed(file, work):
-            keeping.drop_checkpoint(job, work)
+            job.work_folder(work).drop_checkpoint()
     train_together([member(work) for work in works], loaders)

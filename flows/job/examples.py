@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flows.job.work_folder import EXAMPLES, MaskExample
 from flows.records import DataVersion, Sample
 from flows.workspace import locate, locate_mask
 from heads import bundle as bundles
@@ -17,23 +18,21 @@ from heads.bundle.predictions import MaskPrediction
 from heads.data.decoding import decode, decode_mask
 from heads.spec import Head
 
-FOLDER = "examples"
 MAX_WIDTH_PX = 256
 IGNORED = (128, 128, 128)
 
 
 def save_examples(
     folder: Path, bundle_folder: Path, version: DataVersion, heads: Sequence[Head], count: int = 4
-) -> list[dict[str, Any]]:
-    """A row for each of up to `count` validation images of every mask target, with pictures under `folder/examples/`.
+) -> list[MaskExample]:
+    """Up to `count` validation images of every mask target, with pictures under `folder/examples/`.
 
-    A row has `target`, `file`, the share `right` of the labelled pixels, the `colours` of the values, and the pictures' names
-    in `folder`: `image`, `truth` and `told`, at most 256 px wide, ignored values grey.
+    The pictures are at most 256 px wide, and ignored values grey.
     """
     masked = [head for head in heads if head.task == "segmentation"]
     if not masked:
         return []
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    (folder / EXAMPLES).mkdir(parents=True, exist_ok=True)
     bundle, rows = bundles.load(bundle_folder), []
     for number, head in enumerate(masked):
         chosen = _spread([s for s in version.samples if s.split == "val" and s.labels[head.target]], count)
@@ -51,7 +50,7 @@ def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
     return [samples[place * len(samples) // num] for place in range(num)]
 
 
-def _save(folder: Path, name: str, version: DataVersion, sample: Sample, head: Head, answer: MaskPrediction) -> dict[str, Any]:
+def _save(folder: Path, name: str, version: DataVersion, sample: Sample, head: Head, answer: MaskPrediction) -> MaskExample:
     cell = sample.labels[head.target]
     assert cell is not None
     place = locate(version, sample)
@@ -60,16 +59,16 @@ def _save(folder: Path, name: str, version: DataVersion, sample: Sample, head: H
     counted = ~np.isin(truth, head.ignore)
     values = sorted({*np.unique(truth[counted]).tolist(), *np.unique(answer.mask).tolist()})
     pictures = {"image": image, "truth": _coloured(truth, counted), "told": _coloured(answer.mask)}
-    files = {kind: f"{FOLDER}/{name}-{kind}.png" for kind in pictures}
+    files = {kind: f"{EXAMPLES}/{name}-{kind}.png" for kind in pictures}
     for kind, picture in pictures.items():
         _small(picture, smooth=kind == "image").save(folder / files[kind])
-    return {
-        "target": head.target,
-        "file": sample.file,
-        "right": float((truth == answer.mask)[counted].mean()) if counted.any() else 0.0,
-        "colours": {str(value): _colour(value) for value in values},
+    return MaskExample(
+        target=head.target,
+        file=sample.file,
+        right=float((truth == answer.mask)[counted].mean()) if counted.any() else 0.0,
+        colours={str(value): _colour(value) for value in values},
         **files,
-    }
+    )
 
 
 def _coloured(values: NDArray[Any], counted: NDArray[np.bool_] | None = None) -> Image.Image:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from flows.records import Scored
 from heads.bundle import Bundle
 from heads.bundle.predictions import DEFAULT_THRESHOLD
 from heads.spec import Task
@@ -16,22 +16,7 @@ from heads.tasks import measures, multilabel, segmentation
 LEAST_PROBABILITY = 1e-12
 
 
-class Row(Protocol):
-    """What is measured of one target of one image; see `flows.records.Scored`."""
-
-    @property
-    def target(self) -> str: ...
-    @property
-    def truth(self) -> str: ...
-    @property
-    def predicted(self) -> str: ...
-    @property
-    def probabilities(self) -> Mapping[str, float]: ...
-    @property
-    def pixels(self) -> tuple[tuple[str, str, int], ...]: ...
-
-
-def measure_rows(rows: Sequence[Row], bundle: Bundle) -> dict[str, float]:
+def measure_rows(rows: Sequence[Scored], bundle: Bundle) -> dict[str, float]:
     """`<target>/<measure>` of every target that has rows.
 
     A class that the bundle does not know is one that it never predicts. Label sets are told at the bundle's thresholds, and
@@ -46,7 +31,7 @@ def measure_rows(rows: Sequence[Row], bundle: Bundle) -> dict[str, float]:
     return metrics
 
 
-def _measure(task: Task, rows: Sequence[Row], names: Sequence[str], thresholds: Sequence[float] | None) -> dict[str, float]:
+def _measure(task: Task, rows: Sequence[Scored], names: Sequence[str], thresholds: Sequence[float] | None) -> dict[str, float]:
     match task:
         case "classification":
             return measure_classes(rows)
@@ -56,7 +41,7 @@ def _measure(task: Task, rows: Sequence[Row], names: Sequence[str], thresholds: 
             return measure_masks(rows)
 
 
-def measure_classes(rows: Sequence[Row]) -> dict[str, float]:
+def measure_classes(rows: Sequence[Scored]) -> dict[str, float]:
     """The measures of rows of classes."""
     names = sorted({name for row in rows for name in (row.truth, *row.probabilities)})
     probabilities = _table(rows, names)
@@ -67,7 +52,7 @@ def measure_classes(rows: Sequence[Row]) -> dict[str, float]:
     return {**measures.from_counts(confusion), **measures.from_scores(probabilities, truths), "loss": loss}
 
 
-def measure_label_sets(rows: Sequence[Row], known: Sequence[str], thresholds: Sequence[float] | None) -> dict[str, float]:
+def measure_label_sets(rows: Sequence[Scored], known: Sequence[str], thresholds: Sequence[float] | None) -> dict[str, float]:
     """The measures of rows of label sets, labels being told from their thresholds on."""
     least = dict(zip(known, thresholds or [DEFAULT_THRESHOLD] * len(known), strict=True))
     truths = [set(row.truth.split("|")) - {""} for row in rows]
@@ -80,7 +65,7 @@ def measure_label_sets(rows: Sequence[Row], known: Sequence[str], thresholds: Se
     return {**found, "loss": -chances.log().mean().item()}
 
 
-def measure_masks(rows: Sequence[Row]) -> dict[str, float]:
+def measure_masks(rows: Sequence[Scored]) -> dict[str, float]:
     """The measures of rows of masks, and `iou_<value>` of each class that occurs."""
     names = sorted({name for row in rows for pair in row.pixels for name in pair[:2]}, key=int)
     number = {name: index for index, name in enumerate(names)}
@@ -92,5 +77,5 @@ def measure_masks(rows: Sequence[Row]) -> dict[str, float]:
     return segmentation.measures(confusion.flatten(), None) | {f"iou_{name}": iou for name, iou in ious.items()}
 
 
-def _table(rows: Sequence[Row], names: Sequence[str]) -> Tensor:
+def _table(rows: Sequence[Scored], names: Sequence[str]) -> Tensor:
     return torch.tensor([[row.probabilities.get(name, 0.0) for name in names] for row in rows], dtype=torch.float64)

@@ -1,23 +1,19 @@
-"""What a job is asked and where its files lie: JSON both ways, without torch or Ray."""
+"""What a job is asked, as a value and as JSON; without torch or Ray."""
 
 from __future__ import annotations
 
-import json
-import os
-import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.errors import ASKED_WRONGLY
+from flows.job.job_folder import JobFolder, jobs_root
+from flows.job.work_folder import WorkFolder
 from flows.manifest import mask_files
-from flows.records import DataVersion, Mask, Sample, Scored, ScoreTable, TrainedVariant, Weights, Work, Workers
+from flows.records import DataVersion, Mask, Sample, Weights, Work, Workers
 from heads.spec import Variant
 
 Kind = Literal["train", "score"]
-# Raised when score tables gain rows or measures: older ones are made again.
-SCORES_FORMAT = 3
 SPLITS_OF: Mapping[Kind, tuple[str, ...]] = {"train": ("train", "val"), "score": ("test",)}
 
 
@@ -67,18 +63,17 @@ class Job:
         return self.features or self.storage / "features"
 
     @property
-    def folder(self) -> Path:
-        """Where `job.json` lies, and at the end `outcome.json` or `error.json`."""
-        return self.storage / "jobs" / f"{self.kind}-{self.key}"
+    def folder(self) -> JobFolder:
+        """What is asked, and what comes of it."""
+        return JobFolder(jobs_root(self.storage) / f"{self.kind}-{self.key}")
 
-    @property
-    def work_root(self) -> Path:
-        """The folder of all works."""
-        return self.storage / "work"
+    def work_folder(self, work: Work) -> WorkFolder:
+        """What one of its works leaves."""
+        return WorkFolder.of(self.storage, work.key)
 
 
-def begin(job: Job) -> Path:
-    """The job's folder with its order written: `job.json`, and beside it the samples that it reads, with their masks."""
+def begin(job: Job) -> JobFolder:
+    """The job's folder with the job written into it, and the samples that it reads, with their masks."""
     samples = [s for s in job.version.samples if s.split in SPLITS_OF[job.kind]]
     named = {file: job.version.masks[file] for file in sorted(mask_files(samples)) if file in job.version.masks}
     tables = {
@@ -102,15 +97,13 @@ def begin(job: Job) -> Path:
         "screening": None if job.screening is None else asdict(job.screening),
         "tracking": None if job.tracking is None else {**vars(job.tracking), "artifacts": str(job.tracking.artifacts)},
     }
-    write_json(job.folder / "samples.json", tables)
-    write_json(job.folder / "job.json", order)
+    job.folder.write_order(order, tables)
     return job.folder
 
 
-def read(job_file: Path) -> Job:
+def read(folder: JobFolder) -> Job:
     """The job that `begin` wrote."""
-    order = json.loads(job_file.read_text())
-    tables = json.loads((job_file.parent / "samples.json").read_text())
+    order, tables = folder.read_order()
     data = order["data"]
     version = DataVersion(
         digest=data["digest"],
@@ -139,92 +132,6 @@ def read(job_file: Path) -> Job:
     )
 
 
-def is_finished(work_root: Path, key: str) -> bool:
-    """Whether a work has its result, or a failure that another try would only repeat; that file is written last."""
-    return any((work_root / key / name).is_file() for name in ("result.json", "failure.json"))
-
-
-def num_stored(job: Job) -> tuple[int, int]:
-    """How many samples the job's members brought through frozen trunks into the feature store, and of how many."""
-    counts = (read_json(file, {"num_samples": 0})["num_samples"] for file in job.folder.glob("stored-*.json"))
-    done = sum(counts)
-    return done, max(done, read_json(job.folder / "features.json", {"total": 0})["total"])
-
-
-def flops_stored(job: Job) -> int:
-    """The multiply-adds that the job's members spent on filling the feature store."""
-    counts: list[float] = [read_json(file, {"flops": 0.0})["flops"] for file in job.folder.glob("stored-*.json")]
-    return round(sum(counts))
-
-
-def read_failure(storage: Path, work: Work) -> str | None:
-    """Why a work failed for good, or None where it did not."""
-    failure = read_json(storage / "work" / work.key / "failure.json")
-    return None if failure is None else str(failure["reason"])
-
-
-def epochs_done(storage: Path, works: Iterable[Work]) -> dict[str, int]:
-    """How many epochs of each work are trained, by work key: for whoever shows progress."""
-    done = {}
-    for work in works:
-        folder = storage / "work" / work.key
-        if is_finished(storage / "work", work.key):
-            done[work.key] = work.variant.fit.epochs
-        else:
-            done[work.key] = len(read_json(folder / "progress.json", {}).get("epochs", []))
-    return done
-
-
-def read_trained(storage: Path, work: Work, *, reused: bool) -> TrainedVariant:
-    """A finished work as a value. Raises FileNotFoundError when it has no result."""
-    folder = storage / "work" / work.key
-    result = json.loads((folder / "result.json").read_text())
-    names = ("metrics", "num_parameters", "num_trained_parameters", "num_forwarded", "seconds")
-    measured = {name: result[name] for name in names}
-    # Results of before these were counted lack them.
-    measured |= {name: result.get(name, 0) for name in ("num_features_read", "gpu_seconds", "flops", "flops_alone")}
-    return TrainedVariant(key=work.key, variant=work.variant, reused=reused, folder=folder, **measured)
-
-
-def scores_file(storage: Path, bundle_digest: str, data_version: str) -> Path:
-    """Where the score table of a bundle on a data version's holdout lies."""
-    return storage / "scores" / f"{bundle_digest[:16]}-{data_version}-{SCORES_FORMAT}.json"
-
-
-def read_scores(file: Path) -> ScoreTable:
-    """The score table that a job wrote."""
-    table = json.loads(file.read_text())
-    rows = tuple(_read_row(row) for row in table["rows"])
-    return ScoreTable(table["bundle_digest"], table["data_version"], rows, table["metrics"], table["tasks"])
-
-
-def read_json(file: Path, missing: Any = None) -> Any:
-    """The content of a JSON file, or `missing` where there is none."""
-    try:
-        return json.loads(file.read_text())
-    except FileNotFoundError:
-        return missing
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Writes a JSON file that is there whole, on the disk, or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.with_name(f"{file.name}.{os.getpid()}.new")
-    with new.open("w") as stream:
-        json.dump(content, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    new.replace(file)
-
-
-def write_error(job: Job, error: Exception) -> None:
-    """Leaves `error.json`: the message for people, and whether the request was at fault; the first one stands."""
-    asked_wrongly = isinstance(error, ASKED_WRONGLY)
-    message = str(error) if asked_wrongly else "".join(traceback.format_exception(error))[-6000:]
-    if not (job.folder / "error.json").exists():
-        write_json(job.folder / "error.json", {"asked_wrongly": asked_wrongly, "message": message})
-
-
 def _work_order(work: Work) -> dict[str, Any]:
     path = work.weights.path
     weights = {"digest": work.weights.digest, "path": None if path is None else str(path)}
@@ -236,9 +143,3 @@ def _read_work(order: Mapping[str, Any]) -> Work:
     path = order["weights"]["path"]
     weights = Weights(order["weights"]["digest"], None if path is None else Path(path))
     return Work(order["key"], Variant.model_validate(order["variant"]), weights, order["in_contest"])
-
-
-def _read_row(row: Sequence[Any]) -> Scored:
-    digest, target, truth, predicted, probability, probabilities, pixels = row
-    counts = tuple((true, guess, count) for true, guess, count in pixels)
-    return Scored(digest, target, truth, predicted, probability, probabilities, counts)

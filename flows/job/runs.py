@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from flows.job.order import Job
+from flows.job.work_folder import works_root
 
 LOG = logging.getLogger(__name__)
 LAST_WORDS_SECONDS = 20.0
@@ -38,7 +39,7 @@ def _follow(job: Job, stop: threading.Event, trained: threading.Event) -> None:
 
         order = job.tracking
         tracker = tracking.Tracker(order.address, order.artifacts, order.name)
-        origin, draw = tracking.Origin(**order.origin), partial(draw_variant, work_root=job.work_root)
-        tracking.follow(tracker, order.parent, job.works, job.work_root, origin, draw, stop, trained)
+        origin, draw = tracking.Origin(**order.origin), partial(draw_variant, work_root=works_root(job.storage))
+        tracking.follow(tracker, order.parent, job.works, works_root(job.storage), origin, draw, stop, trained)
     except Exception as error:
         LOG.warning("the runs are not followed, the training goes on: %s", error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ import numpy as np
 import torch
 
 from flows.cluster import workers
+from flows.job.job_folder import JobOutcome
 from flows.job.measuring import measure_rows
-from flows.job.order import Job, scores_file, write_json
+from flows.job.order import Job
+from flows.job.scores import scores_file, write_scores
 from flows.manifest import split_labels
+from flows.records import Scored, ScoreTable
 from flows.workspace import locate, locate_mask
 from heads import bundle as bundles
 from heads.bundle import Answer, Bundle, Labels, MaskPrediction, Prediction
@@ -40,20 +43,7 @@ class Item:
     as_stored: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, order=True)
-class Row:
-    """What is kept of one target of one image: `flows.records.Scored`, and of classes every class's probability."""
-
-    digest: str
-    target: str
-    truth: str
-    predicted: str
-    probability: float
-    probabilities: Mapping[str, float] = field(default_factory=dict, compare=False)
-    pixels: tuple[tuple[str, str, int], ...] = field(default=(), compare=False)
-
-
-def score(job: Job) -> dict[str, Any]:
+def score(job: Job) -> JobOutcome:
     """The outcome of a scoring job: the file of each bundle's score table, by bundle path. Runs in the job's driver.
 
     A table has no rows where the holdout has no label of what the bundle predicts. Raises BundleError on a damaged bundle.
@@ -66,25 +56,19 @@ def score(job: Job) -> dict[str, Any]:
             made = bundles.load(path)
             rows = _read_holdout(job, path, made)
             tasks = {head.target: head.task for head in made.variant.heads}
-            table = {
-                "bundle_digest": digest,
-                "data_version": job.version.digest,
-                "tasks": tasks,
-                # Every class's probability is only told where a verdict asks for it.
-                "rows": [_kept(row) if tasks[row.target] != "classification" else [*_kept(row)[:5], {}, []] for row in rows],
-                "metrics": measure_rows(rows, made),
-            }
-            write_json(file, table)
+            # Every class's probability is only told where a verdict asks for it.
+            kept = (replace(row, probabilities={}, pixels=()) if tasks[row.target] == "classification" else row for row in rows)
+            write_scores(file, ScoreTable(digest, job.version.digest, tuple(kept), measure_rows(rows, made), tasks))
         files[str(path)] = str(file)
-    return {"scores": files}
+    return JobOutcome(scores=files)
 
 
-def score_shard(path: str, items: Sequence[Item], uses_gpu: bool, num_threads: int) -> list[Row]:
+def score_shard(path: str, items: Sequence[Item], uses_gpu: bool, num_threads: int) -> list[Scored]:
     """What the bundle reads in these images: a row for each label they have. Runs in a worker, or in the driver."""
     torch.set_num_threads(num_threads)
     bundle = bundles.load(Path(path), "cuda" if uses_gpu else "cpu")
     heads = {head.target: head for head in bundle.variant.heads}
-    rows: list[Row] = []
+    rows: list[Scored] = []
     # By batches, since masks of all images at their full size could fill memory.
     for batch in _batches(items):
         for item, answers in zip(batch, bundle.predict([Path(item.file) for item in batch], BATCH_SIZE), strict=True):
@@ -97,19 +81,19 @@ def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     return (items[start : start + BATCH_SIZE] for start in range(0, len(items), BATCH_SIZE))
 
 
-def _row(item: Item, head: Head, truth: str, answer: Answer) -> Row:
+def _row(item: Item, head: Head, truth: str, answer: Answer) -> Scored:
     match answer:
         case Prediction():
-            return Row(item.digest, head.target, truth, answer.label, answer.probability, answer.probabilities)
+            return Scored(item.digest, head.target, truth, answer.label, answer.probability, answer.probabilities)
         case Labels():
             told, there = "|".join(sorted(answer.labels)), "|".join(split_labels(truth))
             sure = min((max(x, 1 - x) for x in answer.probabilities.values()), default=0.0)
-            return Row(item.digest, head.target, there, told, sure, answer.probabilities)
+            return Scored(item.digest, head.target, there, told, sure, answer.probabilities)
         case MaskPrediction():
             mask, as_stored = Path(item.masks[head.target]), head.target in item.as_stored
             pixels = _compare(decode_mask(mask, Path(item.file), as_stored=as_stored), answer.mask, head.ignore)
             right, total = sum(n for a, b, n in pixels if a == b), sum(n for _, _, n in pixels)
-            return Row(item.digest, head.target, truth, "", right / max(1, total), {}, pixels)
+            return Scored(item.digest, head.target, truth, "", right / max(1, total), {}, pixels)
 
 
 def _compare(truth: np.ndarray[Any, Any], told: np.ndarray[Any, Any], ignore: Sequence[int]) -> tuple[tuple[str, str, int], ...]:
@@ -120,7 +104,7 @@ def _compare(truth: np.ndarray[Any, Any], told: np.ndarray[Any, Any], ignore: Se
     return tuple((str(pair >> 16), str(pair & 0xFFFF), int(count)) for pair, count in zip(found.tolist(), counts, strict=True))
 
 
-def _read_holdout(job: Job, path: Path, bundle: Bundle) -> list[Row]:
+def _read_holdout(job: Job, path: Path, bundle: Bundle) -> list[Scored]:
     masks = {head.target for head in bundle.variant.heads if head.task == "segmentation"}
     items = []
     for sample in job.version.samples:
@@ -139,8 +123,4 @@ def _read_holdout(job: Job, path: Path, bundle: Bundle) -> list[Row]:
         workers.join(group)
         shards = [(str(path), items[i::num_shards], uses_gpu, num_threads) for i in range(num_shards)]
         rows = [row for shard in workers.map_shards(score_shard, shards, workers=group) for row in shard]
-    return sorted(rows)
-
-
-def _kept(row: Row) -> list[Any]:
-    return list(astuple(row))
+    return sorted(rows, key=lambda row: (row.digest, row.target, row.truth, row.predicted, row.probability))

@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from flows.job import keeping
 from flows.job.diary import Diary, can_be_resumed, train_works_together
-from flows.job.order import Job, Screening, read_json, write_json
+from flows.job.order import Job, Screening
 from flows.job.shelves import Shelves
 from flows.records import Work
 from heads.errors import TrainingDiverged
@@ -31,11 +30,6 @@ def is_in_contest(job: Job, work: Work) -> bool:
     return job.screening is not None and work.in_contest and compile_policy(work.variant)[0] in stored_taps(work.variant)
 
 
-def probe_file(job: Job, work: Work) -> Path:
-    """The checkpoint at the end of the work's probe phase."""
-    return job.work_root / work.key / "probe.pt"
-
-
 def probe(job: Job, shelves: Shelves, works: Sequence[Work]) -> None:
     """Trains the probe phases of works that read the same batches, in this process; those done already are left out."""
     left = [work for work in works if not _has_probed(job, work)]
@@ -48,18 +42,19 @@ def probe(job: Job, shelves: Shelves, works: Sequence[Work]) -> None:
 
 def _has_probed(job: Job, work: Work) -> bool:
     """Whether the work's probe phase is done, and left a checkpoint that can be gone on from."""
-    return (job.work_root / work.key / "probe.json").is_file() and can_be_resumed(probe_file(job, work), work)
+    folder = job.work_folder(work)
+    return folder.read_probe() is not None and can_be_resumed(folder.probe_checkpoint, work)
 
 
 def _member(job: Job, backbone: Any, work: Work) -> Member:
-    diary = Diary(job, work)
+    diary, folder = Diary(job, work), job.work_folder(work)
 
     def on_pause(epochs: Sequence[Epoch], save: Any) -> None:
-        save(probe_file(job, work))
+        save(folder.probe_checkpoint)
         diary.write()
         best = max(epochs, key=lambda one: one.score)
-        write_json(job.work_root / work.key / "probe.json", {"metrics": best.metrics})
-        keeping.drop_checkpoint(job, work)
+        folder.write_probe(best.metrics)
+        folder.drop_checkpoint()
 
     def on_end(outcome: Outcome | TrainingDiverged) -> None:
         assert isinstance(outcome, TrainingDiverged), "a probe pauses before its last epoch"
@@ -75,8 +70,8 @@ def rank_probes(job: Job, works: Sequence[Work]) -> list[tuple[Work, float]]:
     """The contest's works that probed to the end, best first, with the measure they are judged by; ties by the plan's order."""
     assert job.screening is not None
     name = f"val/{job.screening.metric}"
-    found = [(work, read_json(job.work_root / work.key / "probe.json")) for work in works]
-    scored = [(work, float(probed["metrics"].get(name, math.nan))) for work, probed in found if probed]
+    found = [(work, job.work_folder(work).read_probe()) for work in works]
+    scored = [(work, float(metrics.get(name, math.nan))) for work, metrics in found if metrics is not None]
     return sorted(scored, key=lambda one: -one[1] if math.isfinite(one[1]) else math.inf)
 
 
@@ -88,7 +83,8 @@ def screen_out(job: Job, shelves: Shelves, work: Work, place: int, num_rivals: i
     loaders = shelves.loaders(work, *sets)[compile_policy(work.variant)[0]]
     model = build_model(work.variant, job.classes, work.weights.path)
     ended = _reason(screening, place, num_rivals, value)
-    keeping.keep(job, work, model, loop.conclude(model, work.variant, loaders, probe_file(job, work), ended))
+    outcome = loop.conclude(model, work.variant, loaders, job.work_folder(work).probe_checkpoint, ended)
+    keeping.keep(job, work, model, outcome)
 
 
 def _reason(screening: Screening, place: int, num_rivals: int, value: float) -> str:

@@ -17,7 +17,8 @@ from flows.cluster import workers
 from flows.errors import ASKED_WRONGLY
 from flows.job import keeping, losses, screening
 from flows.job.datasets import Images
-from flows.job.order import Job, is_finished, num_stored, read, read_json, write_error, write_json
+from flows.job.job_folder import CHECKPOINT_NOTE, CHECKPOINT_STATE, CheckpointNote, JobFolder, JobOutcome, read_note, write_note
+from flows.job.order import Job, read
 from flows.job.runs import following
 from flows.job.screening import is_in_contest
 from flows.job.shelves import Shelves, is_probe
@@ -40,43 +41,41 @@ FINAL_ERRORS: tuple[type[Exception], ...] = (
 )
 
 
-def train(job: Job) -> dict[str, Any]:
+def train(job: Job) -> JobOutcome:
     """The outcome of a training job, every work finished or failed for good. Runs in the job's driver."""
-    todo = read_json(job.folder / "todo.json")
+    folder, folders = job.folder, {work.key: job.work_folder(work) for work in job.works}
+    todo = folder.read_todo()
     if todo is None:
-        todo = [work.key for work in job.works if not is_finished(job.work_root, work.key)]
-        write_json(job.folder / "todo.json", todo)
-    if not all(is_finished(job.work_root, work.key) for work in job.works):
-        losses.begin_driver(job)
+        todo = tuple(key for key, each in folders.items() if not each.is_finished())
+        folder.write_todo(todo)
+    if not all(each.is_finished() for each in folders.values()):
+        folder.count_driver()
         workers.join(job.workers)
         storage = job.storage / "ray" / "train"
         threading.Thread(target=_end_at_error, args=(job,), name="error", daemon=True).start()
         with following(job):
-            workers.run_group(
-                train_works, {"job_file": str(job.folder / "job.json")}, workers=job.workers, name=job.key, storage=storage
-            )
+            workers.run_group(train_works, {"job_folder": str(folder.path)}, workers=job.workers, name=job.key, storage=storage)
         workers.forget_group(job.key, storage)
-    results = [read_json(job.work_root / key / "result.json", {}) for key in todo]
-    span = read_json(job.folder / "span.json", {"first": 0.0, "last": 0.0})
-    return {
-        "trained": todo,
-        "reused": [work.key for work in job.works if work.key not in todo],
-        "num_forwarded": num_stored(job)[0] + sum(result.get("num_forwarded", 0) for result in results),
-        "seconds": round(span["last"] - span["first"], 3),
-    }
+    span, results = folder.read_span(), [folders[key].read_result() for key in todo]
+    return JobOutcome(
+        trained=todo,
+        reused=tuple(key for key in folders if key not in todo),
+        num_forwarded=folder.num_stored()[0] + sum(result.num_forwarded for result in results if result),
+        seconds=round(span.last - span.first, 3) if span else 0.0,
+    )
 
 
 def _end_at_error(job: Job) -> None:
     # A group that failed for good would be started again only to return at once: with its driver, it ends now.
-    while not (job.folder / "error.json").exists():
+    while not job.folder.has_failed():
         time.sleep(0.5)
     os._exit(1)
 
 
 def train_works(config: Mapping[str, Any]) -> None:
     """Trains the job's works one after another, from where the group was. Runs in every member of the group."""
-    job = read(Path(config["job_file"]))
-    if (job.folder / "error.json").exists():
+    job = read(JobFolder(Path(config["job_folder"])))
+    if job.folder.has_failed():
         return
     owners.sweep()
     try:
@@ -84,7 +83,7 @@ def train_works(config: Mapping[str, Any]) -> None:
         with owners.temporaries("work"):
             _Member(job).run()
     except FINAL_ERRORS as error:
-        write_error(job, error)
+        job.folder.write_error(error)
         # The others wait for this one in a collective: only an end of the whole group frees them.
         raise
 
@@ -113,8 +112,8 @@ class _Member:
         todo = [work for work, done in zip(self.job.works, finished, strict=True) if not done]
         if self.leads and todo:
             titles = {work.key: _title(work) for work in todo}
-            losses.begin_group(self.job, todo, titles, workers.last_note("work.json"))
-            self._mark_span()
+            losses.begin_group(self.job, todo, titles, _last_note())
+            self.job.folder.mark_span(time.time())
         self.shelves.fill(todo)
         probes = [work for work in todo if is_probe(work.variant)]
         self._train_probes(probes)
@@ -147,16 +146,18 @@ class _Member:
         if probes:
             self._wait()
             if self.leads:
-                self._mark_span()
+                self.job.folder.mark_span(time.time())
 
     def _train_one_by_one(self, works: Sequence[Work]) -> None:
         """Trains works whose backbones are trained as well, or that need images: all members together, one after another."""
         with tempfile.TemporaryDirectory(prefix="headstart-resume-") as folder:
             checkpoint = workers.last_checkpoint(Path(folder))
-            half_done = read_json(checkpoint / "work.json", {}).get("work_key") if checkpoint else None
+            note = read_note(checkpoint / CHECKPOINT_NOTE) if checkpoint else None
             for work in works:
                 try:
-                    resume = checkpoint / "state.pt" if checkpoint and half_done == work.key else self._probed(work)
+                    resume = self._probed(work)
+                    if checkpoint and note and note.work_key == work.key:
+                        resume = checkpoint / CHECKPOINT_STATE
                     self._train(work, resume)
                 except TrainingDiverged as error:
                     # All ranks see the same sums: they give this work up, and go on to the next, together.
@@ -170,14 +171,14 @@ class _Member:
         import torch
         from torch import distributed
 
-        flags = torch.tensor([is_finished(self.job.work_root, work.key) for work in self.job.works], dtype=torch.uint8)
+        flags = torch.tensor([self.job.work_folder(work).is_finished() for work in self.job.works], dtype=torch.uint8)
         flags = flags.to(self.device)
         distributed.broadcast(flags, src=0)
         return [bool(flag) for flag in flags.tolist()]
 
     def _train(self, work: Work, resume: Path | None) -> None:
         if self.leads:
-            self._mark_span()
+            self.job.folder.mark_span(time.time())
         try:
             model, outcome = self._fit(work, resume)
         except CheckpointError as error:
@@ -185,7 +186,7 @@ class _Member:
             LOG.warning("%s: its checkpoint is left aside: %s", _title(work), error)
             model, outcome = self._fit(work, None)
         if self.leads:
-            self._mark_span()
+            self.job.folder.mark_span(time.time())
             keeping.keep(self.job, work, model, outcome)
 
     def _fit(self, work: Work, resume: Path | None) -> tuple[Model, Outcome]:
@@ -205,7 +206,7 @@ class _Member:
 
     def _probed(self, work: Work) -> Path | None:
         """Where a work that won its contest goes on from."""
-        file = screening.probe_file(self.job, work)
+        file = self.job.work_folder(work).probe_checkpoint
         return file if is_in_contest(self.job, work) and file.is_file() else None
 
     def _wait(self) -> None:
@@ -216,8 +217,8 @@ class _Member:
     def _on_epoch(self, work: Work) -> Callable[[Epoch, Callable[[Path], None]], None]:
         def on_epoch(epoch: Epoch, save: Callable[[Path], None]) -> None:
             def save_folder(folder: Path) -> None:
-                save(folder / "state.pt")
-                write_json(folder / "work.json", {"work_key": work.key, "epoch": epoch.index, "at": time.time()})
+                save(folder / CHECKPOINT_STATE)
+                write_note(folder, CheckpointNote(work.key, epoch.index, time.time()))
 
             workers.report(save_folder if self.leads else None, {"epoch": float(epoch.index)})
             if self.leads:
@@ -225,11 +226,10 @@ class _Member:
 
         return on_epoch
 
-    def _mark_span(self) -> None:
-        # Written again and again, so that it outlives any process: from the job's first batch to its last so far.
-        file = self.job.folder / "span.json"
-        now = time.time()
-        write_json(file, {"first": read_json(file, {"first": now})["first"], "last": now})
+
+def _last_note() -> CheckpointNote | None:
+    note = workers.last_note(CHECKPOINT_NOTE)
+    return note and CheckpointNote(**note)
 
 
 def _title(work: Work) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from flows.job.work_folder import WorkResult
 from flows.pictures.bars import iou_bars, leaderboard
 from flows.pictures.confusions import confusion_matrix
 from flows.pictures.curves import freeze_map, learning_curves
@@ -16,28 +15,28 @@ from heads.catalogue import BACKBONE_STAGES
 __all__ = ["confusion_matrix", "draw_variant", "freeze_map", "iou_bars", "leaderboard", "learning_curves", "mask_examples"]
 
 
-def draw_variant(result: Mapping[str, Any], work_root: Path | None = None) -> dict[str, bytes]:
-    """The pictures of a `result.json` by file name: learning curves, a freeze map, a confusion matrix a target.
+def draw_variant(result: WorkResult, work_root: Path | None = None) -> dict[str, bytes]:
+    """The pictures of a finished work by file name: learning curves, a freeze map, a confusion matrix a target.
 
     Of masks also the IoU of each class, and the examples that lie in the work's folder under `work_root`, where it is given.
     """
-    variant = result.get("variant", {})
+    variant = result.variant or {}
     tasks = {head["target"]: head.get("task", "classification") for head in variant.get("heads", [])}
-    pictures = {"learning_curves.png": learning_curves(result["epochs"], result.get("best_epoch"), tasks)}
+    pictures = {"learning_curves.png": learning_curves(result.epochs, result.best_epoch, tasks)}
+    frozen = [epoch.num_frozen_stages for epoch in result.epochs if epoch.num_frozen_stages is not None]
     # Results of before this picture do not say what was frozen.
-    if "variant" in result and all("num_frozen_stages" in epoch for epoch in result["epochs"]):
-        frozen = [epoch["num_frozen_stages"] for epoch in result["epochs"]]
+    if variant and len(frozen) == len(result.epochs):
         pictures["freeze_map.png"] = freeze_map(frozen, BACKBONE_STAGES[variant["backbone"]], variant["freeze"])
-    for target, matrix in result["confusion"].items():
-        names, is_mask = result["classes"][target], tasks.get(target) == "segmentation"
+    for target, matrix in result.confusion.items():
+        names, is_mask = result.classes[target], tasks.get(target) == "segmentation"
         pictures[_file("confusion", target)] = confusion_matrix(matrix, names, target, of_pixels=is_mask)
         if is_mask:
             pictures[_file("iou", target)] = iou_bars(matrix, names, target)
-    folder = work_root / result["work_key"] if work_root else None
+    folder = work_root / result.work_key if work_root else None
     for target in tasks:
-        rows = [row for row in result.get("examples", []) if row["target"] == target]
-        if rows and folder and all((folder / row[kind]).is_file() for row in rows for kind in KINDS):
-            pictures[_file("examples", target)] = mask_examples(folder, rows, target)
+        examples = [each for each in result.examples or () if each.target == target]
+        if examples and folder and all((folder / getattr(each, kind)).is_file() for each in examples for kind in KINDS):
+            pictures[_file("examples", target)] = mask_examples(folder, examples, target)
     return pictures
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from flows.job.work_folder import EpochRecord
 from flows.pictures.canvas import COLOURS, GRID, INK, QUIET, entitle, new_figure, plain, tidy, to_png
 from heads.spec import Task
 
@@ -26,7 +26,7 @@ Lines = dict[tuple[str, str], list[tuple[int, float]]]
 
 
 def learning_curves(
-    epochs: Sequence[Mapping[str, Any]], best_epoch: int | None = None, tasks: Mapping[str, Task] | None = None
+    epochs: Sequence[EpochRecord], best_epoch: int | None = None, tasks: Mapping[str, Task] | None = None
 ) -> bytes:
     """A panel a measure, a colour a target: training dashed, validation solid; phases and the epoch kept are marked.
 
@@ -40,7 +40,7 @@ def learning_curves(
     num_rows = math.ceil(len(panels) / num_columns)
     figure = new_figure(0.6 + 4.4 * num_columns, 3.6 * num_rows)
     targets = list(dict.fromkeys(target for lines in curves.values() for split, target in lines if split != "train" or target))
-    borders = [b["epoch"] for a, b in itertools.pairwise(epochs) if a["phase"] != b["phase"]]
+    borders = [b.epoch for a, b in itertools.pairwise(epochs) if a.phase != b.phase]
     for place, measure in enumerate(panels, start=1):
         axes = figure.add_subplot(num_rows, num_columns, place)
         lines = curves.get(measure, {})
@@ -58,7 +58,7 @@ def learning_curves(
         tidy(axes, "y")
         axes.set_xlabel("epoch", color=QUIET)
         if len(epochs) == 1:
-            axes.set_xlim(epochs[0]["epoch"] - 0.5, epochs[0]["epoch"] + 0.5)
+            axes.set_xlim(epochs[0].epoch - 0.5, epochs[0].epoch + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if 0 < len(lines) <= 12:
             axes.legend(frameon=False, fontsize=7)
@@ -89,13 +89,13 @@ def freeze_map(num_frozen_stages: Sequence[int], stages: Sequence[str], policy: 
     return to_png(figure)
 
 
-def _curves(epochs: Sequence[Mapping[str, Any]], tasks: Mapping[str, Task]) -> dict[str, Lines]:
+def _curves(epochs: Sequence[EpochRecord], tasks: Mapping[str, Task]) -> dict[str, Lines]:
     """Points by measure and then by (split, target), of the measures that are drawn."""
     curves: dict[str, Lines] = {}
     for epoch in epochs:
-        for name, value in epoch["metrics"].items():
+        for name, value in epoch.metrics.items():
             split, _, rest = name.partition("/")
             target, _, measure = rest.rpartition("/")
             if measure == "loss" or measure in MEASURES_OF[tasks.get(target, "classification")]:
-                curves.setdefault(measure, {}).setdefault((split, target), []).append((epoch["epoch"], float(value)))
+                curves.setdefault(measure, {}).setdefault((split, target), []).append((epoch.epoch, float(value)))
     return curves

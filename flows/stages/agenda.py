@@ -37,7 +37,7 @@ class Agenda:
 
     def is_done(self, settings: Settings, work: Work) -> bool:
         """Whether the work has its result, or a failure that another try would only repeat."""
-        return job.is_finished(settings.storage / "work", work.key)
+        return job.WorkFolder.of(settings.storage, work.key).is_finished()
 
     @cached_property
     def classes(self) -> dict[str, tuple[str, ...]]:
@@ -138,9 +138,16 @@ def find_weights(named: str, backbone: str) -> Weights:
     return Weights(backbones.weights_digest(path), path)
 
 
+def why_failed(settings: Settings, work: Work) -> str | None:
+    """Why a work failed for good, or None where it did not."""
+    failure = job.WorkFolder.of(settings.storage, work.key).read_failure()
+    return failure.reason if failure else None
+
+
 def failures(settings: Settings, agenda: Agenda) -> dict[str, str]:
     """Why works failed for good, by work key. Raises AskedWrongly where all of them did."""
-    reasons = {work.key: reason for work in agenda.works if (reason := job.read_failure(settings.storage, work))}
+    found = {work.key: why_failed(settings, work) for work in agenda.works}
+    reasons = {key: reason for key, reason in found.items() if reason}
     if len(reasons) == len(agenda.works):
         told = "; ".join(f"{agenda.label(work)}: {reasons[work.key]}" for work in agenda.works)
         raise AskedWrongly(f"every variant of the plan failed, so nothing can be ranked: {told}")
@@ -180,7 +187,7 @@ def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> dict[s
             "fit": dict(row.fit),
             "epochs": work.variant.fit.epochs,
             "done": agenda.is_done(settings, work),
-            "failed": job.read_failure(settings.storage, work),
+            "failed": why_failed(settings, work),
         }
         for work, row in rows
     ]

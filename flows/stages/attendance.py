@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from flows import cluster, processes, tracking
+from flows import cluster, job, processes, tracking
 from flows.settings import Settings
 
 
@@ -73,7 +73,7 @@ def end_crashed(settings: Settings) -> list[str]:
 def _end(settings: Settings, name: str) -> list[str]:
     jobs = 0
     if (ray := cluster.find_cluster(settings.ray_address, settings.storage)) is not None:
-        for submission in cluster.find_orphans(ray, name, settings.storage / "jobs" / "none"):
+        for submission in cluster.find_orphans(ray, name, job.jobs_root(settings.storage)):
             cluster.stop(ray, submission.submission_id)
             jobs += 1
     runs = len(tracking.Tracker(settings.tracking, settings.artifacts, name).repair())

@@ -22,7 +22,7 @@ def showing_progress(desk: Desk, agenda: Agenda, order: job.Job) -> Iterator[Non
     told: list[str] = []
 
     def tell_losses() -> None:
-        for line in job.read_losses(order.folder)[len(told) :]:
+        for line in order.folder.read_losses()[len(told) :]:
             told.append(line)
             desk.say(line)
 
@@ -51,8 +51,8 @@ def showing_progress(desk: Desk, agenda: Agenda, order: job.Job) -> Iterator[Non
 
 def _progress(desk: Desk, agenda: Agenda, order: job.Job, before: Event | None) -> Event:
     """How far a training is; its share never falls, and features, where some are to be stored, are half of it."""
-    done = job.epochs_done(desk.settings.storage, agenda.works)
-    stored, to_store = job.num_stored(order)
+    done = job.count_epochs(desk.settings.storage, agenda.works)
+    stored, to_store = order.folder.num_stored()
     share = sum(done.values()) / sum(work.variant.fit.epochs for work in agenda.works)
     if to_store:
         share = (stored / to_store + share) / 2

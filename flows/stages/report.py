@@ -8,8 +8,9 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
-from flows import job, tracking
 from flows import plan as plans
+from flows import tracking
+from flows.files import read_json, write_json
 from flows.plan import Plan
 from flows.records import ModelVersion, TrainResult
 from flows.registry import Registry, read_holdout
@@ -41,7 +42,7 @@ def close(
     desk.tracker.close_retraining(
         desk.parent_run_id, "FINISHED", leaderboard=rows, verdict=outcome.verdict, metrics=measures, pictures=pictures
     )
-    job.write_json(_file(desk.settings, agenda), report)
+    write_json(_file(desk.settings, agenda), report)
     return report
 
 
@@ -66,7 +67,7 @@ def recall(settings: Settings, agenda: Agenda) -> dict[str, Any] | None:
     Nothing is left when every variant is trained, the same rules have judged them, and the champion they left is still the
     champion. Its `seconds` are none.
     """
-    kept = job.read_json(_file(settings, agenda))
+    kept = read_json(_file(settings, agenda))
     if kept is None or not all(agenda.is_done(settings, work) for work in agenda.works):
         return None
     champion = open_registry(settings).current(agenda.plan.name).get("champion")

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from flows import cluster, dataset, job, tracking
 from flows.records import FailedVariant, ModelVersion, ScoreTable, TrainedVariant, TrainResult, Verdict
@@ -67,12 +66,11 @@ def train(desk: Desk, agenda: Agenda) -> TrainResult:
         )
         with showing_progress(desk, agenda, order):
             outcome = _run(desk, order)
-        seconds, num_forwarded = float(outcome["seconds"]), int(outcome["num_forwarded"])
-        flops_stored = job.flops_stored(order)
+        seconds, num_forwarded, flops_stored = outcome.seconds, outcome.num_forwarded, outcome.flops_stored
         keep_in_bounds(desk)
     from flows.pictures import draw_variant
 
-    work_root = desk.settings.storage / "work"
+    work_root = job.works_root(desk.settings.storage)
     draw = partial(draw_variant, work_root=work_root)
     runs = tracking.fill_in(desk.tracker, desk.parent_run_id, agenda.works, work_root, origin, draw)
     failed = _failed(desk, agenda, runs)
@@ -153,10 +151,10 @@ def _origin(desk: Desk, agenda: Agenda) -> tracking.Origin:
     )
 
 
-def _run(desk: Desk, order: job.Job) -> dict[str, Any]:
+def _run(desk: Desk, order: job.Job) -> job.JobOutcome:
     """The outcome of a job; one of the same key that still runs is joined, others of this name have no owner and are stopped."""
     ray = desk.cluster()
-    for orphan in cluster.find_orphans(ray, desk.plan.name, order.folder):
+    for orphan in cluster.find_orphans(ray, desk.plan.name, job.jobs_root(order.storage), besides=order.folder.path):
         desk.say(f"Stopping {orphan.submission_id}, which a crash left behind")
         cluster.stop(ray, orphan.submission_id)
     submitted: list[str] = []
@@ -202,7 +200,7 @@ def _score_bundles(desk: Desk, agenda: Agenda, bundles: list[Path]) -> list[Scor
 
 def _bundle_of(desk: Desk, version: ModelVersion) -> Path:
     """A registered version's bundle: where it was trained, else pulled once."""
-    trained = desk.settings.storage / "work" / version.tags.get("headstart.work_key", "-") / "bundle"
+    trained = job.WorkFolder.of(desk.settings.storage, version.tags.get("headstart.work_key", "-")).bundle
     if trained.is_dir():
         return trained
     pulled = desk.settings.storage / "pulled" / f"{version.name}-{version.version}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import thread_time
-from typing import Any
 
+from flows.job.work_folder import WorkFolder, WorkResult
 from flows.records import Work
 from flows.tracking.origin import Origin
 from flows.tracking.runs import Tracker
@@ -20,7 +19,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 # Beside a training it takes about a tenth of a core: both may share a few.
 RESTS = 9.0
 
-Draw = Callable[[Mapping[str, Any]], Mapping[str, bytes]]
+Draw = Callable[[WorkResult], Mapping[str, bytes]]
 
 
 def follow(
@@ -38,7 +37,7 @@ def follow(
 
     Meant for a thread beside the training, which it leaves most of the processor to until `trained` is set: only that ends a
     rest, so set it as well as `stop`. MLflow failing is logged, waited out and tried again, and never raised. `draw` turns a
-    `result.json` into pictures by file name.
+    result into pictures by file name.
     """
     seen: dict[str, int] = {}
     done: set[str] = set()
@@ -50,8 +49,9 @@ def follow(
             for work in _changed(works, work_root, seen, done):
                 if stop.is_set():
                     return
-                start, change = thread_time(), _changed_at(work_root / work.key)
-                if _record(tracker, parent, work, work_root / work.key, origin, draw)[1]:
+                folder = WorkFolder(work_root / work.key)
+                start, change = thread_time(), folder.changed_at_ns()
+                if _record(tracker, parent, work, folder, origin, draw)[1]:
                     done.add(work.key)
                 seen[work.key] = change
                 trained.wait(min(RESTS * (thread_time() - start), LONGEST_PAUSE_SECONDS))
@@ -70,49 +70,31 @@ def fill_in(tracker: Tracker, parent: str, works: Sequence[Work], work_root: Pat
     check(tracker.address)
     runs: dict[str, str] = {}
     for work in works:
-        if _changed_at(work_root / work.key):
-            runs[work.key] = _record(tracker, parent, work, work_root / work.key, origin, draw)[0]
+        folder = WorkFolder(work_root / work.key)
+        if folder.changed_at_ns():
+            runs[work.key] = _record(tracker, parent, work, folder, origin, draw)[0]
     return runs
 
 
-def _record(tracker: Tracker, parent: str, work: Work, folder: Path, origin: Origin, draw: Draw) -> tuple[str, bool]:
+def _record(tracker: Tracker, parent: str, work: Work, folder: WorkFolder, origin: Origin, draw: Draw) -> tuple[str, bool]:
     """The work's run id, and whether the run is complete now."""
     if complete := tracker.find_complete(work.key):
         return complete, True
     run_id = tracker.start_variant(parent, work, origin)
-    if failure := _read(folder / "failure.json"):
-        tracker.log_epochs(run_id, failure["epochs"])
-        tracker.fail_variant(run_id, failure["reason"])
+    if failure := folder.read_failure():
+        tracker.log_epochs(run_id, failure.epochs)
+        tracker.fail_variant(run_id, failure.reason)
         return run_id, True
-    result = _read(folder / "result.json")
+    result = folder.read_result()
     if result is None:
-        tracker.log_epochs(run_id, (_read(folder / "progress.json") or {"epochs": []})["epochs"])
+        tracker.log_epochs(run_id, folder.read_progress())
         return run_id, False
-    tracker.log_epochs(run_id, result["epochs"])
-    tracker.finish_variant(run_id, result, folder / "bundle", draw(result))
+    tracker.log_epochs(run_id, result.epochs)
+    tracker.finish_variant(run_id, result, folder.bundle, draw(result))
     return run_id, True
 
 
 def _changed(works: Sequence[Work], work_root: Path, seen: Mapping[str, int], done: set[str]) -> Iterator[Work]:
     for work in works:
-        if work.key not in done and _changed_at(work_root / work.key) > seen.get(work.key, 0):
+        if work.key not in done and WorkFolder(work_root / work.key).changed_at_ns() > seen.get(work.key, 0):
             yield work
-
-
-def _changed_at(folder: Path) -> int:
-    """Nanoseconds since 1970 when a work's progress, result or failure last changed, 0 where it has not begun."""
-    moments = [0]
-    for name in ("progress.json", "result.json", "failure.json"):
-        try:
-            moments.append((folder / name).stat().st_mtime_ns)
-        except FileNotFoundError:
-            continue
-    return max(moments)
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        content: dict[str, Any] = json.loads(file.read_text())
-    except FileNotFoundError:
-        return None
-    return content

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from flows.job.work_folder import EpochRecord, WorkResult, result_json
 from flows.records import Verdict, Work
 from flows.tracking.origin import Origin, dataset_input
 from flows.tracking.text import as_json, equals, flat, metrics_at, now_ms, retraining_name, safe_name, summary
@@ -122,17 +123,18 @@ class Tracker:
         self._client.log_inputs(run_id, [dataset_input(self.name, origin)])
 
     @asking
-    def log_epochs(self, run_id: str, epochs: Iterable[Mapping[str, Any]]) -> None:
-        """Log the epochs of a `progress.json` that the run does not hold yet, one step an epoch, under `epoch/<measure>`."""
+    def log_epochs(self, run_id: str, epochs: Iterable[EpochRecord]) -> None:
+        """Log the epochs that the run does not hold yet, one step an epoch, under `epoch/<measure>`."""
         last = self._client.get_run(run_id).data.metrics.get("epoch", -1)
         found: list[Metric] = []
         for epoch in epochs:
-            if epoch["epoch"] > last:
-                about = {"phase": epoch["phase"], "epoch_seconds": epoch["seconds"]}
-                about |= {name: epoch[name] for name in ("num_frozen_stages",) if name in epoch}
+            if epoch.epoch > last:
+                about = {"phase": epoch.phase, "epoch_seconds": epoch.seconds}
+                if epoch.num_frozen_stages is not None:
+                    about["num_frozen_stages"] = epoch.num_frozen_stages
                 # Its number comes last: once that is logged, so is all the rest.
-                curves = {CURVES + name: value for name, value in epoch["metrics"].items()}
-                found += metrics_at({**curves, **about, "epoch": epoch["epoch"]}, epoch["epoch"])
+                curves = {CURVES + name: value for name, value in epoch.metrics.items()}
+                found += metrics_at({**curves, **about, "epoch": epoch.epoch}, epoch.epoch)
         self._log_metrics(run_id, found)
 
     def _log_metrics(self, run_id: str, metrics: Sequence[Metric]) -> None:
@@ -140,24 +142,26 @@ class Tracker:
             self._client.log_batch(run_id, metrics=metrics[first : first + NUM_METRICS_AT_ONCE])
 
     @asking
-    def finish_variant(self, run_id: str, result: Mapping[str, Any], bundle: Path, pictures: Mapping[str, bytes]) -> None:
-        """Log what a `result.json` says, its pictures and its bundle, and end the run, marked complete.
+    def finish_variant(self, run_id: str, result: WorkResult, bundle: Path, pictures: Mapping[str, bytes]) -> None:
+        """Log what a result says, its pictures and its bundle, and end the run, marked complete.
 
         The measures of the model as it was kept, of its best epoch, have names and a point of their own, outside the curves:
         what MLflow's table of runs shows and sorts by.
         """
         run = self._client.get_run(run_id)
         if not _is_complete(run):
-            measures = result["metrics"] | {name: result[name] for name in COUNTS if name in result}
+            counts = {name: count for name in COUNTS if (count := getattr(result, name)) is not None}
+            measures = {**result.metrics, **counts}
             # A run that was begun before curves had names of their own shows the last step of these.
-            begun_before = any(safe_name(name) in run.data.metrics for name in result["metrics"])
-            last = len(result["epochs"])
-            self._log_metrics(run_id, metrics_at(measures, last if begun_before else result.get("best_epoch", last)))
-            self._log_files(run_id, {"result.json": as_json(result)}, "")
+            begun_before = any(safe_name(name) in run.data.metrics for name in result.metrics)
+            last = len(result.epochs)
+            step = last if begun_before or result.best_epoch is None else result.best_epoch
+            self._log_metrics(run_id, metrics_at(measures, step))
+            self._log_files(run_id, {"result.json": as_json(result_json(result))}, "")
             self._log_files(run_id, pictures, "pictures")
             self._client.log_artifacts(run_id, str(bundle), "bundle")
-            if "ended" in result:
-                self._client.set_tag(run_id, "headstart.ended", result["ended"])
+            if result.ended is not None:
+                self._client.set_tag(run_id, "headstart.ended", result.ended)
             self._client.set_tag(run_id, "headstart.complete", "true")
         if run.info.status != "FINISHED":
             self._client.set_terminated(run_id, "FINISHED")

@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 from watched import LOOK_SECONDS, NUM_WORKERS, Run, running
 from workspaces import MOBILENET_V2, SHARED, copy, say, spread
 
-from flows.job.order import read_json
+from flows.files import read_json
 
 SOURCE = SHARED / "data" / "sign_digits"
 SEARCH_SECONDS, STALL_SECONDS = 0.5, 900.0

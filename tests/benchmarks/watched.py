@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from workspaces import Workspace
 
 from flows.cluster import processes
-from flows.job.order import is_finished, read_json
+from flows.files import read_json
+from flows.job import WorkFolder
 
 VICTIMS = ("worker", "driver", "command")
 NUM_WORKERS = 2
@@ -182,7 +183,7 @@ class Run:
             return f"extraction, {self.store.num_keys} of {num_samples} stored"
         folders = list((self.place.storage / "work").glob("*"))
         epochs = sum(len(read_json(folder / "progress.json", {"epochs": []})["epochs"]) for folder in folders)
-        done = sum(is_finished(folder.parent, folder.name) for folder in folders)
+        done = sum(WorkFolder(folder).is_finished() for folder in folders)
         return f"training, {done} variants done, {epochs} epochs told"
 
     def disturb(self, chance: random.Random, latest_seconds: float, num_samples: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from flows.cluster import processes
-from flows.job.order import read_json
+from flows.files import read_json
 from flows.manifest import NAME, parse
 from flows.records import Sample
 

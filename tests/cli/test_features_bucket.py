@@ -142,9 +142,9 @@ def test_the_root_reaches_children_and_jobs(tmp_path: Path, monkeypatch: pytest.
         assert str(settings.features) == expected
         assert child_environment(settings).get("HEADSTART_FEATURES_ROOT") == (expected if given else None)
         asked = job.Job("train", "k", "tiny", settings.storage, version, {}, Workers(), features=settings.features)
-        file = job.begin(asked) / "job.json"
-        assert str(job.order.read(file).features_root) == expected
-    older = json.loads(file.read_text())
+        folder = job.begin(asked)
+        assert str(job.order.read(folder).features_root) == expected
+    older = json.loads(folder.job_file.read_text())
     del older["features"]
-    file.write_text(json.dumps(older))
-    assert job.order.read(file).features_root == tmp_path / ".headstart" / "features"
+    folder.job_file.write_text(json.dumps(older))
+    assert job.order.read(folder).features_root == tmp_path / ".headstart" / "features"

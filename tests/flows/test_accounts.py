@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from flows import job
+from flows.files import write_json
 from flows.job.accounts import Accounts, Charge, costs_of
+from flows.job.work_folder import EpochRecord
 from flows.plan import parse_plan
 from flows.records import DataVersion, Sample, ScoreTable, TrainedVariant, TrainResult, Verdict, Weights, Work, Workers
 from flows.settings import Settings
@@ -53,26 +55,26 @@ def test_the_time_of_filling_the_store_is_shared_and_outlives_a_kill(
     ticks = itertools.count(0.0, 4.0)
     monkeypatch.setattr(job.accounts, "monotonic", lambda: next(ticks))
     order = order_of(tmp_path, version, count=2, gpus_per_worker=0.5)
-    job.write_json(order.folder / "shares.json", {"all": 10.0})
+    order.folder.write_shares({"all": 10.0})
     accounts = Accounts(order, leads=True)
     shared, own = Charge(4, 400, {"all": 0.75, "lp_ft": 0.25}), Charge(2, 100, {"all": 1.0})
     accounts.announce([shared, own])
-    assert job.num_stored(order) == (0, 6)
+    assert order.folder.num_stored() == (0, 6)
     accounts.begin(shared)
     accounts.note(3)
-    assert (job.num_stored(order), job.flops_stored(order)) == ((3, 6), 300)
+    assert (order.folder.num_stored(), order.folder.flops_stored()) == ((3, 6), 300)
     accounts.note(1)
     accounts.begin(own)
     accounts.note(2)
-    assert (job.num_stored(order), job.flops_stored(order)) == ((6, 6), 500)
-    shares = job.read_json(order.folder / "shares.json")
+    assert (order.folder.num_stored(), order.folder.flops_stored()) == ((6, 6), 500)
+    shares = order.folder.read_shares()
     # Two looks at the clock for the pass that both share, one for the other's own: four seconds each.
     assert shares == {"all": 10 + 0.75 * 8 + 4, "lp_ft": 0.25 * 8}
     probe, tuned = (costs_of(order, work_of(freeze), outcome_of((9, 0), (9, 0))) for freeze in ("all", "lp_ft"))
-    assert probe["seconds"] == pytest.approx(4 + shares["all"], abs=1e-3)
+    assert probe.seconds == pytest.approx(4 + shares["all"], abs=1e-3)
     # A probe held one worker for its own epochs and both for what was shared.
-    assert probe["gpu_seconds"] == pytest.approx(0.5 * (4 + 2 * shares["all"]), abs=1e-3)
-    assert tuned["shared_seconds"] == pytest.approx(shares["lp_ft"], abs=1e-3)
+    assert probe.gpu_seconds == pytest.approx(0.5 * (4 + 2 * shares["all"]), abs=1e-3)
+    assert tuned.shared_seconds == pytest.approx(shares["lp_ft"], abs=1e-3)
 
 
 def test_a_member_that_does_not_lead_leaves_the_shares_to_the_leader(tmp_path: Path, version: DataVersion) -> None:
@@ -80,17 +82,17 @@ def test_a_member_that_does_not_lead_leaves_the_shares_to_the_leader(tmp_path: P
     accounts = Accounts(order, leads=False)
     accounts.begin(Charge(1, 1, {"all": 1.0}))
     accounts.note(1)
-    assert not (order.folder / "shares.json").exists()
-    assert job.num_stored(order) == (1, 1)
+    assert order.folder.read_shares() == {}
+    assert order.folder.num_stored() == (1, 1)
 
 
 def test_epochs_that_read_features_are_told_from_those_that_forward_images(tmp_path: Path, version: DataVersion) -> None:
     order, tuned, images = order_of(tmp_path, version, count=3, gpus_per_worker=1), work_of("lp_ft"), NUM_TRAIN + NUM_VAL
     costs = costs_of(order, tuned, outcome_of((9, 0), (0, images), (0, images)))
-    assert (costs["num_forwarded"], costs["num_features_read"]) == (2 * images, images)
+    assert (costs.num_forwarded, costs.num_features_read) == (2 * images, images)
     thawed, probed = (epoch_multiply_adds(tuned.variant, frozen, NUM_TRAIN, NUM_VAL) for frozen in (0, 9))
-    assert (costs["flops"], costs["flops_alone"]) == (2 * thawed, 2 * thawed + probed)
-    assert (costs["seconds"], costs["gpu_seconds"]) == (6.0, 18.0)
+    assert (costs.flops, costs.flops_alone) == (2 * thawed, 2 * thawed + probed)
+    assert (costs.seconds, costs.gpu_seconds) == (6.0, 18.0)
 
 
 @pytest.fixture
@@ -157,12 +159,12 @@ def test_progress_counts_features_first_and_then_epochs_and_no_listener_ends_it(
 
     with caplog.at_level(logging.WARNING), progress.showing_progress(desk, agenda, order):
         assert wait_for(lambda event: event.epochs != {}).features is None
-        job.write_json(order.folder / "features.json", {"total": 8})
-        job.write_json(order.folder / "stored-here-1.json", {"num_samples": 2, "flops": 1})
+        order.folder.write_to_store(8)
+        write_json(order.folder.path / "stored-here-1.json", {"num_samples": 2, "flops": 1})
         assert wait_for(lambda event: event.features == (2, 8)).share == 0.125
-        job.write_json(order.folder / "stored-here-2.json", {"num_samples": 6, "flops": 1})
+        write_json(order.folder.path / "stored-here-2.json", {"num_samples": 6, "flops": 1})
         assert wait_for(lambda event: event.features == (8, 8)).share == 0.5
-        job.write_json(settings.storage / "work" / first.key / "progress.json", {"epochs": [{}, {}, {}, {}]})
+        job.WorkFolder.of(settings.storage, first.key).add_progress(first.key, [EpochRecord(i, 0, {}, 0.5) for i in range(4)])
         last = wait_for(lambda event: event.share == 0.75)
         assert last.epochs[agenda.label(first)] == (4, 4)
     assert "the server hiccups" in caplog.text

@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 
 from flows import job
-from flows.job import diary, keeping
+from flows.job import diary
 from flows.job.datasets import Images
-from flows.job.order import read_json
 from flows.job.shelves import Shelves
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from heads.spec import Fit, Head, Variant
@@ -52,7 +51,7 @@ def train(order: job.Job) -> None:
 
 
 def bundles(order: job.Job) -> list[bytes]:
-    return [(order.work_root / work.key / "bundle" / "weights.safetensors").read_bytes() for work in order.works]
+    return [(order.work_folder(work).bundle / "weights.safetensors").read_bytes() for work in order.works]
 
 
 class Killed(Exception):
@@ -83,16 +82,17 @@ def test_probes_go_on_from_their_last_checkpoint_and_end_as_if_nothing_had_happe
 ) -> None:
     whole = order_of(tmp_path / "whole", version)
     train(whole)
-    assert all(keeping.checkpoint_file(half_done, work).is_file() for work in half_done.works)
+    assert all(half_done.work_folder(work).checkpoint.is_file() for work in half_done.works)
     trained: list[int] = []
     monkeypatch.setattr(diary.Diary, "note", lambda self, epoch, save: trained.append(epoch.index))
     train(half_done)
     assert sorted(trained) == sorted([2, 3, 4] * 3), "two epochs were kept"
     assert bundles(half_done) == bundles(whole)
-    assert not any(keeping.checkpoint_file(half_done, work).exists() for work in half_done.works)
+    assert not any(half_done.work_folder(work).checkpoint.exists() for work in half_done.works)
     for work in whole.works:
-        rows = read_json(half_done.work_root / work.key / "result.json")["epochs"]
-        assert [row["epoch"] for row in rows] == list(range(EPOCHS))
+        result = half_done.work_folder(work).read_result()
+        assert result is not None
+        assert [epoch.epoch for epoch in result.epochs] == list(range(EPOCHS))
 
 
 def test_a_damaged_checkpoint_is_left_aside_with_a_word(
@@ -106,7 +106,7 @@ def test_a_damaged_checkpoint_is_left_aside_with_a_word(
     train(whole)
     trained: list[int] = []
     monkeypatch.setattr(diary.Diary, "note", lambda self, epoch, save: trained.append(epoch.index))
-    keeping.checkpoint_file(half_done, half_done.works[1]).write_bytes(b"damaged")
+    half_done.work_folder(half_done.works[1]).checkpoint.write_bytes(b"damaged")
     with caplog.at_level(logging.WARNING):
         train(half_done)
     assert "left aside" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from flows.job.examples import IGNORED, save_examples
+from flows.job.work_folder import WorkResult
 from flows.pictures import draw_variant
 from flows.records import DataVersion, Mask, Sample
 from flows.workspace import md5_of
@@ -56,21 +58,23 @@ def folder(tmp_path: Path) -> Path:
 
 def test_examples_are_masked_validation_images_and_tell_what_the_bundle_tells(folder: Path, version: DataVersion) -> None:
     rows = save_examples(folder, folder / "bundle", version, VARIANT.heads)
-    assert [row["file"] for row in rows] == ["images/0.png", "images/2.png", "images/4.png", "images/5.png"]
-    assert {row["target"] for row in rows} == {"a/b"}
+    assert [row.file for row in rows] == ["images/0.png", "images/2.png", "images/4.png", "images/5.png"]
+    assert {row.target for row in rows} == {"a/b"}
     made = bundle.load(folder / "bundle")
     for row in rows:
-        told = made.predict([version.data / row["file"]])[0]["a/b"].mask
-        truth = np.asarray(Image.open(version.data / row["file"].replace("images", "masks")))
-        assert row["right"] == pytest.approx((told == truth)[truth != 255].mean())
-        assert set(row["colours"]) == {"0", "9"}, "ignored values are no class"
-        pictures = {kind: Image.open(folder / row[kind]).convert("RGB") for kind in ("image", "truth", "told")}
+        told = made.predict([version.data / row.file])[0]["a/b"].mask
+        truth = np.asarray(Image.open(version.data / row.file.replace("images", "masks")))
+        assert row.right == pytest.approx((told == truth)[truth != 255].mean())
+        assert set(row.colours) == {"0", "9"}, "ignored values are no class"
+        pictures = {kind: Image.open(folder / getattr(row, kind)).convert("RGB") for kind in ("image", "truth", "told")}
         assert {picture.size for picture in pictures.values()} == {(256, 77)}
         found = {colour for _, colour in pictures["truth"].getcolors()}
-        nine = tuple(bytes.fromhex(row["colours"]["9"][1:]))
+        nine = tuple(bytes.fromhex(row.colours["9"][1:]))
         assert found == {IGNORED, (0, 0, 0), nine}, "no colour between two classes"
-    result = {"work_key": "w1", "variant": VARIANT.model_dump(mode="json"), "examples": rows}
-    assert "examples_a_b.png" in draw_variant(result | {"epochs": [], "confusion": {}, "classes": {}}, folder.parent)
+    counts = {"num_parameters": 1, "num_trained_parameters": 1, "num_forwarded": 1, "seconds": 1.0}
+    about: Any = {"work_key": "w1", "variant": VARIANT.model_dump(mode="json"), "metrics": {}, **counts}
+    result = WorkResult(**about, epochs=(), confusion={}, classes={}, examples=tuple(rows))
+    assert "examples_a_b.png" in draw_variant(result, folder.parent)
 
 
 def test_without_masks_there_are_no_examples(folder: Path, version: DataVersion) -> None:

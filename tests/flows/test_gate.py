@@ -31,7 +31,7 @@ def trained(accuracy: float | None, *, seed: int = 0, parameters: int = 10, trai
         num_trained_parameters=trained_parameters,
         num_forwarded=1,
         seconds=1.0,
-        folder=Path("work"),
+        bundle=Path("bundle"),
     )
 
 

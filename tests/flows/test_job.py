@@ -20,8 +20,8 @@ from PIL import Image
 
 from flows import cluster, job
 from flows.cluster import processes
-from flows.job import order as orders
 from flows.job.scoring import MIN_SHARD_IMAGES
+from flows.job.work_folder import EpochRecord, WorkResult
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from heads import bundle
 from heads.spec import Fit, Head, Variant
@@ -43,9 +43,9 @@ class Run:
     """A job carried to its end: the order, the outcome, what was read of it half-way, and its submissions."""
 
     order: job.Job
-    outcome: dict[str, Any]
+    outcome: job.JobOutcome
     submissions: tuple[str, ...]
-    seen: dict[str, Any]
+    seen: dict[str, tuple[EpochRecord, ...]]
     repair_seconds: dict[str, float]
 
 
@@ -79,7 +79,7 @@ def _order(storage: Path, version: DataVersion, *backbones: str, probes: tuple[s
 
 def _run(place: Place, order: job.Job, disturb: Callable[[list[str]], dict[str, Any]] | None = None) -> Run:
     submissions: list[str] = []
-    seen: dict[str, Any] = {}
+    seen: dict[str, tuple[EpochRecord, ...]] = {}
     repairs: dict[str, float] = {}
 
     def run_disturbance() -> None:
@@ -141,11 +141,11 @@ def disturbed(place: Place, version: DataVersion, tmp_path_factory: pytest.TempP
     return _run(place, order, disturb)
 
 
-def _wait_for_epochs(order: job.Job, work: Work, count: int) -> list[dict[str, Any]]:
+def _wait_for_epochs(order: job.Job, work: Work, count: int) -> tuple[EpochRecord, ...]:
     """The epochs in a work's progress once there are so many."""
     end_at = time.monotonic() + 300
     while time.monotonic() < end_at:
-        epochs: list[dict[str, Any]] = orders.read_json(order.work_root / work.key / "progress.json", {"epochs": []})["epochs"]
+        epochs = order.work_folder(work).read_progress()
         if len(epochs) >= count:
             return epochs
         time.sleep(0.01)
@@ -159,28 +159,29 @@ def _kill(place: Place, wanted: Callable[[psutil.Process], bool]) -> None:
 
 def _digests(run: Run) -> list[str]:
     return [
-        hashlib.sha256((run.order.work_root / w.key / "bundle" / "weights.safetensors").read_bytes()).hexdigest()
+        hashlib.sha256((run.order.work_folder(w).bundle / "weights.safetensors").read_bytes()).hexdigest()
         for w in run.order.works
     ]
 
 
-def _result(run: Run, number: int) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((run.order.work_root / run.order.works[number].key / "result.json").read_text())
+def _result(run: Run, number: int) -> WorkResult:
+    result = run.order.work_folder(run.order.works[number]).read_result()
+    assert result is not None
     return result
 
 
 @pytest.mark.slow
 def test_one_job_trains_every_variant(undisturbed: Run) -> None:
     order, outcome = undisturbed.order, undisturbed.outcome
-    assert outcome["trained"] == [work.key for work in order.works]
-    assert outcome["reused"] == []
+    assert outcome.trained == tuple(work.key for work in order.works)
+    assert outcome.reused == ()
     # Once a sample for both probes, however many their epochs.
-    assert outcome["num_forwarded"] == (2 * EPOCHS + 1) * (36 + 10)
-    assert 0 < outcome["seconds"] < 300
+    assert outcome.num_forwarded == (2 * EPOCHS + 1) * (36 + 10)
+    assert 0 < outcome.seconds < 300
     assert len(undisturbed.submissions) == 1
-    assert orders.epochs_done(order.storage, order.works) == {work.key: EPOCHS for work in order.works}
+    assert job.count_epochs(order.storage, order.works) == {work.key: EPOCHS for work in order.works}
     for work in order.works:
-        trained = orders.read_trained(order.storage, work, reused=False)
+        trained = job.read_trained(order.storage, work, reused=False)
         assert trained.metrics["val/label/accuracy"] >= 0.5
         assert (trained.num_parameters == trained.num_trained_parameters) == (work.variant.freeze == "none")
         loaded = bundle.load(trained.bundle)
@@ -196,10 +197,10 @@ def test_a_finished_job_leaves_no_checkpoints_to_resume_from(undisturbed: Run) -
 @pytest.mark.slow
 def test_the_same_job_again_trains_nothing(place: Place, undisturbed: Run) -> None:
     order = undisturbed.order
-    before = [(order.work_root / work.key / "result.json").stat().st_mtime_ns for work in order.works]
+    before = [order.work_folder(work).changed_at_ns() for work in order.works]
     again = _run(place, order)
-    assert again.outcome == {"trained": [], "reused": [work.key for work in order.works], "num_forwarded": 0, "seconds": 0.0}
-    assert [(order.work_root / work.key / "result.json").stat().st_mtime_ns for work in order.works] == before
+    assert again.outcome == job.JobOutcome(reused=tuple(work.key for work in order.works))
+    assert [order.work_folder(work).changed_at_ns() for work in order.works] == before
 
 
 @dataclass(frozen=True)
@@ -225,8 +226,8 @@ def grown(undisturbed: Run) -> Grown:
 def test_more_heads_and_a_new_sample_cost_that_sample_alone(place: Place, undisturbed: Run, grown: Grown) -> None:
     works = tuple(grown.probes[:3])
     run = _run(place, replace(undisturbed.order, key="grown", version=grown.version, works=works))
-    assert run.outcome["trained"] == [work.key for work in works]
-    assert run.outcome["num_forwarded"] == 1
+    assert run.outcome.trained == tuple(work.key for work in works)
+    assert run.outcome.num_forwarded == 1
 
 
 @pytest.mark.slow
@@ -240,15 +241,15 @@ def test_a_variant_that_diverges_is_given_up_with_its_reason_and_the_others_go_o
     # A head that looks at maps instead of their mean needs what was never stored.
     maps = grown.probes[3]
     run = _run(place, replace(undisturbed.order, key="maps", version=grown.version, works=(wild, tame, maps)))
-    assert run.outcome["trained"] == [wild.key, tame.key, maps.key]
-    assert run.outcome["num_forwarded"] == (1 + 2) * (36 + 10 + 1)
+    assert run.outcome.trained == (wild.key, tame.key, maps.key)
+    assert run.outcome.num_forwarded == (1 + 2) * (36 + 10 + 1)
     assert len(run.submissions) == 1
-    reason = job.read_failure(run.order.storage, wild)
-    assert reason is not None
-    assert "lower learning_rate, now 9.9" in reason
-    assert orders.is_finished(run.order.work_root, wild.key), "another try would only diverge again"
-    assert orders.read_trained(run.order.storage, tame, reused=False).metrics["val/label/accuracy"] >= 0
-    assert job.read_failure(run.order.storage, tame) is None
+    failure = run.order.work_folder(wild).read_failure()
+    assert failure is not None
+    assert "lower learning_rate, now 9.9" in failure.reason
+    assert run.order.work_folder(wild).is_finished(), "another try would only diverge again"
+    assert job.read_trained(run.order.storage, tame, reused=False).metrics["val/label/accuracy"] >= 0
+    assert run.order.work_folder(tame).read_failure() is None
 
 
 # One holdout is read by the driver, one is enough for both members of the group to read a part.
@@ -258,11 +259,12 @@ def test_a_holdout_is_scored_sample_by_sample_bundle_after_bundle(place: Place, 
     train = undisturbed.order
     holdout = [sample for sample in train.version.samples if sample.split == "test"]
     version = replace(train.version, digest=f"{least:032}", samples=tuple(holdout) * -(-least // len(holdout)))
-    paths = tuple(train.work_root / work.key / "bundle" for work in train.works[:2])
+    paths = tuple(train.work_folder(work).bundle for work in train.works[:2])
     order = replace(train, kind="score", key=f"s{least}", works=(), version=version, bundles=paths)
     outcome = cluster.run_job(place.cluster, job.begin(order), key=order.key, name="tiny")
+    assert outcome.scores is not None
     for path in paths:
-        table = orders.read_scores(Path(outcome["scores"][str(path)]))
+        table = job.read_scores(Path(outcome.scores[str(path)]))
         assert table.bundle_digest == bundle.digest(path)
         assert len(table.rows) == len(version.samples)
         told = bundle.load(path).predict([train.version.data / sample.file for sample in holdout])
@@ -280,8 +282,8 @@ def test_a_holdout_is_scored_sample_by_sample_bundle_after_bundle(place: Place, 
 @pytest.mark.slow
 def test_a_training_outlives_a_killed_worker_and_a_killed_driver(disturbed: Run, undisturbed: Run) -> None:
     assert len(disturbed.submissions) == 2
-    assert disturbed.outcome["trained"] == undisturbed.outcome["trained"]
-    assert disturbed.outcome["num_forwarded"] == undisturbed.outcome["num_forwarded"]
+    assert disturbed.outcome.trained == undisturbed.outcome.trained
+    assert disturbed.outcome.num_forwarded == undisturbed.outcome.num_forwarded
     print("seconds to the next epoch after a kill:", disturbed.repair_seconds)  # noqa: T201
 
 
@@ -289,14 +291,14 @@ def test_a_training_outlives_a_killed_worker_and_a_killed_driver(disturbed: Run,
 def test_it_ends_with_the_very_weights_of_an_undisturbed_one(disturbed: Run, undisturbed: Run) -> None:
     assert _digests(disturbed) == _digests(undisturbed)
     for number in range(2):
-        assert _result(disturbed, number)["metrics"] == _result(undisturbed, number)["metrics"]
-        assert _result(disturbed, number)["confusion"] == _result(undisturbed, number)["confusion"]
+        assert _result(disturbed, number).metrics == _result(undisturbed, number).metrics
+        assert _result(disturbed, number).confusion == _result(undisturbed, number).confusion
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "seen"), [(0, "first"), (1, "second")], ids=["killed worker", "killed driver"])
 def test_it_went_on_from_its_last_checkpoint(disturbed: Run, number: int, seen: str) -> None:
     # An epoch's seconds are never the same twice: those of before the kill were kept, not trained again. The last may be lost.
-    before, after = disturbed.seen[seen], _result(disturbed, number)["epochs"]
+    before, after = disturbed.seen[seen], _result(disturbed, number).epochs
     assert len(before) >= 3
-    assert [epoch["seconds"] for epoch in after[: len(before) - 1]] == [epoch["seconds"] for epoch in before[:-1]]
+    assert [epoch.seconds for epoch in after[: len(before) - 1]] == [epoch.seconds for epoch in before[:-1]]

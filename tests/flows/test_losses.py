@@ -9,6 +9,8 @@ import pytest
 
 from flows import job
 from flows.job import losses
+from flows.job.job_folder import CheckpointNote
+from flows.job.work_folder import EpochRecord
 from flows.records import DataVersion, Weights, Work, Workers
 from heads.spec import Fit, Head, Variant
 
@@ -29,41 +31,39 @@ def order(tmp_path: Path) -> job.Job:
 
 
 def _progress(order: job.Job, epochs: int) -> None:
-    job.write_json(order.work_root / "w1" / "progress.json", {"epochs": [{"epoch": i} for i in range(epochs)]})
+    order.work_folder(WORK).add_progress("w1", [EpochRecord(i, 0, {}, 0.5) for i in range(epochs)])
 
 
 def test_the_line_says_the_epoch_the_checkpoint_and_the_seconds(order: job.Job) -> None:
     _progress(order, 2)
-    checkpoint = {"work_key": "w1", "epoch": 1, "at": 1000.0}
+    checkpoint = CheckpointNote("w1", 1, 1000.0)
     told = losses.describe(order, [WORK], TITLES, checkpoint, who="A worker", begun=900.0, now=1014.0)
     assert told == "A worker died in epoch 3 of mobilenet_v2 linear; goes on from epoch 2's checkpoint: 14 s lost"
 
 
 def test_without_a_checkpoint_all_since_the_group_began_is_lost(order: job.Job) -> None:
     _progress(order, 1)
-    told = losses.describe(
-        order, [WORK], TITLES, {"work_key": "other", "epoch": 7, "at": 1000.0}, who="A worker", begun=900.0, now=1014.0
-    )
+    told = losses.describe(order, [WORK], TITLES, CheckpointNote("other", 7, 1000.0), who="A worker", begun=900.0, now=1014.0)
     assert told == "A worker died in epoch 2 of mobilenet_v2 linear, before its first checkpoint; it begins again: 114 s lost"
 
 
 def test_before_the_first_epoch_stored_features_are_what_is_kept(order: job.Job) -> None:
-    job.write_json(order.folder / "stored-0.json", {"num_samples": 40, "flops": 0.0})
-    job.write_json(order.folder / "features.json", {"total": 100})
+    order.folder.write_stored(40, 0.0)
+    order.folder.write_to_store(100)
     told = losses.describe(order, [WORK], TITLES, None, who="The driver", begun=900.0, now=914.0)
     assert told == "The driver of the training died before the first epoch; 40 of 100 samples' features are kept: 14 s lost"
 
 
 def test_the_first_group_tells_nothing_and_each_later_one_a_line(order: job.Job) -> None:
-    losses.begin_driver(order)
+    order.folder.count_driver()
     losses.begin_group(order, [WORK], TITLES, None)
-    assert job.read_losses(order.folder) == []
+    assert order.folder.read_losses() == ()
     losses.begin_group(order, [WORK], TITLES, None)
-    losses.begin_driver(order)
+    order.folder.count_driver()
     losses.begin_group(order, [WORK], TITLES, None)
-    first, second = job.read_losses(order.folder)
+    first, second = order.folder.read_losses()
     assert first.startswith("A worker of the training died")
     assert second.startswith("The driver of the training died")
     # A group that finds everything done, since it lost its last member at the very end, has lost nothing.
     losses.begin_group(replace(order), [], TITLES, None)
-    assert len(job.read_losses(order.folder)) == 2
+    assert len(order.folder.read_losses()) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows import job
+from flows.files import write_json
 from flows.job import order as orders
 from flows.records import DataVersion, Mask, Sample, Scored, ScoreTable, Workers
 
@@ -20,7 +21,7 @@ def test_an_order_carries_its_samples_with_their_masks_and_classes(tmp_path: Pat
     version = DataVersion("d" * 32, "r" * 40, samples, tmp_path / "data", (tmp_path / "cache",), masks)
     classes = {"breed": ["a", "b"], "mask": ["0", "255"]}
     asked = job.Job("train", "k", "tiny", tmp_path, version, classes, Workers())
-    found = orders.read(job.begin(asked) / "job.json")
+    found = orders.read(job.begin(asked))
     assert found.version.samples == samples[:2]
     assert found.version.masks == {"masks/1.png": masks["masks/1.png"]}
     assert found.classes == classes
@@ -34,7 +35,7 @@ def test_a_score_table_is_read_with_its_tasks_probabilities_and_pixels(tmp_path:
     ]
     tasks = {"breed": "classification", "mask": "segmentation"}
     table = {"bundle_digest": "b", "data_version": "d", "rows": rows, "metrics": {"breed/accuracy": 0.0}, "tasks": tasks}
-    job.write_json(tmp_path / "scores.json", table)
+    write_json(tmp_path / "scores.json", table)
     assert job.read_scores(tmp_path / "scores.json") == ScoreTable(
         "b",
         "d",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from flows import pictures
+from flows.job.work_folder import EpochRecord, MaskExample, WorkResult
 from flows.pictures import confusions, curves
 
 
@@ -23,9 +25,15 @@ def _size(png: bytes) -> tuple[int, int]:
         return image.size
 
 
-def _epochs(num: int) -> list[dict[str, Any]]:
+def _result(**found: Any) -> WorkResult:
+    counts = {"num_parameters": 1, "num_trained_parameters": 1, "num_forwarded": 1, "seconds": 1.0}
+    nothing: dict[str, Any] = {"work_key": "w1", "metrics": {}, **counts, "epochs": (), "confusion": {}, "classes": {}}
+    return WorkResult(**nothing | found)
+
+
+def _epochs(num: int, num_frozen_stages: int | None = None) -> tuple[EpochRecord, ...]:
     measures = {"train/loss": 0.5, "val/label/loss": 0.6, "val/label/accuracy": 0.9, "val/odd $name/accuracy": 0.8}
-    return [{"epoch": i, "phase": i // 2, "metrics": measures, "seconds": 1.0} for i in range(num)]
+    return tuple(EpochRecord(i, i // 2, measures, 1.0, num_frozen_stages) for i in range(num))
 
 
 @pytest.mark.parametrize("num_classes", [2, 10, 100])
@@ -52,9 +60,9 @@ def test_learning_curves_are_drawn_for_none_one_and_many_epochs(num_epochs: int)
 
 
 def test_a_measure_that_is_not_a_number_leaves_a_gap() -> None:
-    epochs = _epochs(3)
-    epochs[1]["metrics"] = {"train/loss": math.nan, "val/label/accuracy": math.inf}
-    _size(pictures.learning_curves(epochs, 2))
+    first, second, third = _epochs(3)
+    strange = replace(second, metrics={"train/loss": math.nan, "val/label/accuracy": math.inf})
+    _size(pictures.learning_curves([first, strange, third], 2))
 
 
 @pytest.mark.parametrize("num_frozen", [[0], [5, 5, 2, 0, 1], [], [3] * 200])
@@ -73,10 +81,9 @@ def test_a_freeze_map_is_blue_where_a_stage_trains_and_grey_where_it_is_frozen()
 
 
 def test_a_variant_is_drawn_with_its_freeze_map_where_its_epochs_tell_of_it() -> None:
-    epochs = [{**epoch, "num_frozen_stages": 1} for epoch in _epochs(2)]
-    result = {"epochs": epochs, "confusion": {}, "classes": {}, "variant": {"backbone": "resnet18", "freeze": "adaptive"}}
+    result = _result(epochs=_epochs(2, num_frozen_stages=1), variant={"backbone": "resnet18", "freeze": "adaptive"})
     assert set(pictures.draw_variant(result)) == {"learning_curves.png", "freeze_map.png"}
-    assert set(pictures.draw_variant({**result, "epochs": _epochs(2)})) == {"learning_curves.png"}
+    assert set(pictures.draw_variant(replace(result, epochs=_epochs(2)))) == {"learning_curves.png"}
 
 
 def test_a_leaderboard_is_drawn_for_one_and_for_a_hundred_variants() -> None:
@@ -85,11 +92,11 @@ def test_a_leaderboard_is_drawn_for_one_and_for_a_hundred_variants() -> None:
 
 
 def test_a_variant_gets_curves_and_a_confusion_matrix_a_target() -> None:
-    result = {"epochs": _epochs(2), "best_epoch": 1, "confusion": {"a/b": [[1, 0], [0, 1]]}, "classes": {"a/b": ["x", "y"]}}
+    result = _result(epochs=_epochs(2), best_epoch=1, confusion={"a/b": [[1, 0], [0, 1]]}, classes={"a/b": ["x", "y"]})
     assert set(pictures.draw_variant(result)) == {"learning_curves.png", "confusion_a_b.png"}
 
 
-MASKED = {
+MASKED: dict[str, Any] = {
     "variant": {
         "backbone": "resnet18",
         "freeze": "all",
@@ -105,7 +112,7 @@ MASKED = {
 }
 
 
-def _three_tasks(num: int) -> list[dict[str, Any]]:
+def _three_tasks(num: int) -> tuple[EpochRecord, ...]:
     measures = {"train/loss": 0.5, "train/mask/miou": 0.4}
     for target, names in {
         "kind": ("loss", "accuracy", "f1_macro", "average_precision"),
@@ -113,11 +120,11 @@ def _three_tasks(num: int) -> list[dict[str, Any]]:
         "mask": ("loss", "miou", "dice", "pixel_accuracy"),
     }.items():
         measures |= {f"val/{target}/{name}": 0.7 for name in names}
-    return [{"epoch": i, "phase": 0, "metrics": measures, "seconds": 1.0} for i in range(num)]
+    return tuple(EpochRecord(i, 0, measures, 1.0) for i in range(num))
 
 
 def test_learning_curves_draw_each_targets_own_measures() -> None:
-    tasks = {head["target"]: head["task"] for head in MASKED["variant"]["heads"]}  # type: ignore[index]
+    tasks = {head["target"]: head["task"] for head in MASKED["variant"]["heads"]}
     drawn = {measure: {target for _, target in lines} for measure, lines in curves._curves(_three_tasks(2), tasks).items()}
     assert drawn == {
         "loss": {"", "kind", "tags", "mask"},
@@ -136,7 +143,7 @@ def test_learning_curves_draw_each_targets_own_measures() -> None:
 
 
 def test_the_matrix_of_a_mask_tells_of_iou_and_shares_instead_of_counts() -> None:
-    counts = np.array(MASKED["confusion"]["mask"], dtype=float)  # type: ignore[index]
+    counts = np.array(MASKED["confusion"]["mask"], dtype=float)
     assert confusions.class_ious(counts.tolist()) == pytest.approx([900 / 1050, 950 / 1100, math.nan], nan_ok=True)
     words = confusions._summary(counts, of_pixels=True)
     assert words == f"mIoU {(900 / 1050 + 950 / 1100) / 2:.3f}, 92.5% of pixels right"
@@ -162,10 +169,8 @@ def test_examples_of_masks_are_drawn_where_their_pictures_lie(tmp_path: Path) ->
         files = {kind: f"{number}-{kind}.png" for kind in ("image", "truth", "told")}
         for shade, file in enumerate(files.values()):
             Image.new("RGB", size, (80 * shade, 200, 10)).save(tmp_path / "w1" / file)
-        rows.append(
-            {"target": "mask", "file": "images/$a_1.png", "right": 0.5, "colours": {"0": "#000000", "7": "#ff0000"}, **files}
-        )
-    result = {**MASKED, "epochs": _three_tasks(2), "examples": rows}
+        rows.append(MaskExample("mask", "images/$a_1.png", right=0.5, colours={"0": "#000000", "7": "#ff0000"}, **files))
+    result = _result(**MASKED, epochs=_three_tasks(2), examples=tuple(rows))
     plain = {"learning_curves.png", "confusion_kind.png", "confusion_mask.png", "iou_mask.png"}
     assert set(pictures.draw_variant(result)) == plain
     drawn = pictures.draw_variant(result, tmp_path)

@@ -11,6 +11,7 @@ import pytest
 from flows import cluster, job, stages
 from flows.cluster import capacity
 from flows.errors import AskedWrongly
+from flows.job.work_folder import WorkFailure
 from flows.plan import parse_plan
 from flows.records import (
     DataVersion,
@@ -57,7 +58,7 @@ def agenda(tmp_path: Path) -> Agenda:
 
 
 def give_up(settings: Settings, work: Work) -> None:
-    job.write_json(settings.storage / "work" / work.key / "failure.json", {"reason": "it diverged", "epochs": []})
+    job.WorkFolder.of(settings.storage, work.key).write_failure(WorkFailure(work.key, "it diverged", ()))
 
 
 def trained(work: Work) -> TrainedVariant:

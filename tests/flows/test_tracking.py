@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import pytest
 
 from flows import tracking
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
+from flows.job.work_folder import WorkResult
 from flows.records import Verdict, Weights, Work
 from flows.tracking import Origin, Tracker
 from flows.tracking_server import connect, database_file
@@ -63,8 +64,8 @@ def finish(root: Path, work: Work) -> None:
     write(folder / "result.json", {**about, **counts, **confusion, **epochs})
 
 
-def draw(result: Mapping[str, Any]) -> dict[str, bytes]:
-    return {"learning_curves.png": b"a picture of " + result["work_key"].encode()}
+def draw(result: WorkResult) -> dict[str, bytes]:
+    return {"learning_curves.png": b"a picture of " + result.work_key.encode()}
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +291,7 @@ def test_following_rests_beside_a_training_and_hurries_after_it(tracker: Tracker
     works, trained = [make_work(1), make_work(2)], threading.Event()
     parent = tracker.start_retraining("key1", ORIGIN)
 
-    def draw_slowly(result: Mapping[str, Any]) -> dict[str, bytes]:
+    def draw_slowly(result: WorkResult) -> dict[str, bytes]:
         end = time.thread_time() + 2
         while time.thread_time() < end:
             pass

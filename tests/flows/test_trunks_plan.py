@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flows import job
+from flows.files import write_json
 from flows.plan import Course, Stretch, group_by_trunk, parse_plan
 from flows.records import DataVersion, Sample
 from flows.settings import Settings
@@ -175,7 +175,7 @@ def test_phases_on_images_are_named_with_the_reason(settings: Settings, version:
 def test_finished_variants_cost_nothing_any_more(settings: Settings, version: DataVersion, weights: Path) -> None:
     agenda = agenda_of(version, weights, heads=["linear", "mlp"])
     for work in agenda.works:
-        job.write_json(settings.storage / "work" / work.key / "result.json", {})
+        write_json(settings.storage / "work" / work.key / "result.json", {})
     told = describe_costs(settings, agenda, calibrate=True)
     assert [trunk["samples_to_forward"] for trunk in told["trunks"]] == [0]
     assert (told["estimate"]["seconds"], told["estimate"]["calibrated"]) == (0.0, False)

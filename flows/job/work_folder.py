@@ -1,0 +1,250 @@
+"""The folder of a work: the names of all its files, and what they hold as values.
+
+`<storage>/work/<key>/` holds `progress.json` and `training.pt` while the work trains; at its end `bundle/`, `examples/` and
+then `result.json`, or else `failure.json`. A work that is screened has `probe.json` and `probe.pt` of its probe phase, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flows.files import read_json, write_json
+from flows.records import TrainedVariant, Work
+
+T = TypeVar("T")
+EXAMPLES = "examples"
+PROGRESS, RESULT, FAILURE, PROBE = "progress.json", "result.json", "failure.json", "probe.json"
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """A finished epoch: its measures, named `train/...` and `val/...`, and its wall seconds.
+
+    `decisions` are what adaptive freezing decided after it; `ended` is why the training ended with it, None where it went on.
+    """
+
+    epoch: int
+    phase: int
+    metrics: Mapping[str, float]
+    seconds: float
+    # Epochs of before this was written down lack it.
+    num_frozen_stages: int | None = None
+    decisions: tuple[str, ...] = ()
+    ended: str | None = None
+
+
+@dataclass(frozen=True)
+class MaskExample:
+    """A validation image with its true and its predicted mask, as pictures in the work's folder.
+
+    `right` is the share of the labelled pixels that are right, `colours` are the hex colours of the mask's values; `image`,
+    `truth` and `told` (the prediction) are the pictures' names.
+    """
+
+    target: str
+    file: str
+    right: float
+    colours: Mapping[str, str]
+    image: str
+    truth: str
+    told: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkResult:
+    """What `result.json` says of a finished work.
+
+    `variant` is its spec in JSON's values. `num_forwarded` are images, `num_features_read` stored samples; `flops` are
+    multiply-adds of its backbone, `flops_alone` those of the same epochs without a feature store. `seconds` contain
+    `shared_seconds`, its share of filling the store. `confusion` counts (true, predicted) by target. Of a field that is None
+    the file says nothing: results of before it was written down.
+    """
+
+    work_key: str
+    variant: Mapping[str, Any] | None = None
+    metrics: Mapping[str, float]
+    num_parameters: int
+    num_trained_parameters: int
+    num_forwarded: int
+    num_features_read: int | None = None
+    flops: int | None = None
+    flops_alone: int | None = None
+    seconds: float
+    shared_seconds: float | None = None
+    gpu_seconds: float | None = None
+    best_epoch: int | None = None
+    ended: str | None = None
+    epochs: tuple[EpochRecord, ...]
+    confusion: Mapping[str, Sequence[Sequence[int]]]
+    classes: Mapping[str, Sequence[str]]
+    examples: tuple[MaskExample, ...] | None = None
+
+
+@dataclass(frozen=True)
+class WorkFailure:
+    """What `failure.json` says: why a work would fail the same way every time, and the epochs that it had."""
+
+    work_key: str
+    reason: str
+    epochs: tuple[EpochRecord, ...]
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """The folder of one work. All of its JSON files appear whole, and each is read and written here alone."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, storage: Path, key: str) -> WorkFolder:
+        """The folder of the work `key` under a storage root."""
+        return cls(works_root(storage) / key)
+
+    @property
+    def bundle(self) -> Path:
+        """The folder of the trained model's bundle."""
+        return self.path / "bundle"
+
+    @property
+    def checkpoint(self) -> Path:
+        """What a work that trains beside others goes on from."""
+        return self.path / "training.pt"
+
+    @property
+    def probe_checkpoint(self) -> Path:
+        """The training at the end of its probe phase."""
+        return self.path / "probe.pt"
+
+    def is_finished(self) -> bool:
+        """Whether there is a result, or a failure that another try would only repeat; that file is written last."""
+        return any((self.path / name).is_file() for name in (RESULT, FAILURE))
+
+    def changed_at_ns(self) -> int:
+        """When its progress, result or failure last changed, in nanoseconds since 1970; 0 where the work has not begun."""
+        return max(_changed_at_ns(self.path / name) for name in (PROGRESS, RESULT, FAILURE))
+
+    def finished_at(self) -> float:
+        """When its result was written, in seconds since 1970; 0 where there is none."""
+        return _changed_at_ns(self.path / RESULT) / 1e9
+
+    def read_progress(self) -> tuple[EpochRecord, ...]:
+        """The epochs so far, the first one first."""
+        return _epochs(read_json(self.path / PROGRESS, {"epochs": []})["epochs"])
+
+    def add_progress(self, work_key: str, epochs: Sequence[EpochRecord]) -> None:
+        """Add those of the epochs that are not there yet."""
+        before = self.read_progress()
+        # An epoch repeated after a loss gives what it gave: those who follow never see the file shrink.
+        if new := [epoch for epoch in epochs if epoch.epoch >= len(before)]:
+            write_json(self.path / PROGRESS, {"work_key": work_key, "epochs": [_written(epoch) for epoch in (*before, *new)]})
+
+    def read_result(self) -> WorkResult | None:
+        """The result, None where there is none."""
+        content = read_json(self.path / RESULT)
+        if content is None:
+            return None
+        examples = content.get("examples")
+        typed = {
+            "epochs": _epochs(content["epochs"]),
+            "examples": None if examples is None else tuple(_read(MaskExample, row) for row in examples),
+        }
+        return _read(WorkResult, content | typed)
+
+    def write_result(self, result: WorkResult) -> None:
+        """Write the result: the mark that the work is finished."""
+        write_json(self.path / RESULT, result_json(result))
+
+    def read_failure(self) -> WorkFailure | None:
+        """Why the work failed for good, None where it did not."""
+        content = read_json(self.path / FAILURE)
+        return content and _read(WorkFailure, content | {"epochs": _epochs(content["epochs"])})
+
+    def write_failure(self, failure: WorkFailure) -> None:
+        """Write why the work failed for good: the mark that no other try is made."""
+        content = asdict(failure) | {"epochs": [_written(epoch) for epoch in failure.epochs]}
+        write_json(self.path / FAILURE, content)
+
+    def read_probe(self) -> Mapping[str, float] | None:
+        """The measures of the best epoch of its probe phase, None where that is not at its end."""
+        content = read_json(self.path / PROBE)
+        metrics: Mapping[str, float] | None = content and content["metrics"]
+        return metrics
+
+    def write_probe(self, metrics: Mapping[str, float]) -> None:
+        """Write those measures: the mark that the probe phase is at its end."""
+        write_json(self.path / PROBE, {"metrics": metrics})
+
+    def drop_checkpoint(self) -> None:
+        """Remove what the work would go on from, and what a kill left of one half written."""
+        for file in (self.checkpoint, *self.path.glob(f".{self.checkpoint.name}.*")):
+            file.unlink(missing_ok=True)
+
+    def drop_probe_checkpoint(self) -> None:
+        """Remove the training at the end of the probe phase; `probe.json` stays, since rivals are ranked by it."""
+        self.probe_checkpoint.unlink(missing_ok=True)
+
+
+def works_root(storage: Path) -> Path:
+    """The folder of all works under a storage root."""
+    return storage / "work"
+
+
+def count_epochs(storage: Path, works: Sequence[Work]) -> dict[str, int]:
+    """How many epochs of each work are trained, by work key; all of them once it is finished."""
+    folders = {work.key: WorkFolder.of(storage, work.key) for work in works}
+    return {
+        work.key: work.variant.fit.epochs if (folder := folders[work.key]).is_finished() else len(folder.read_progress())
+        for work in works
+    }
+
+
+def read_trained(storage: Path, work: Work, *, reused: bool) -> TrainedVariant:
+    """A finished work as a value. Raises FileNotFoundError where it has no result."""
+    folder = WorkFolder.of(storage, work.key)
+    result = folder.read_result()
+    if result is None:
+        raise FileNotFoundError(f"the work {work.key} has no result in {folder.path}")
+    return TrainedVariant(
+        key=work.key,
+        variant=work.variant,
+        reused=reused,
+        metrics=result.metrics,
+        num_parameters=result.num_parameters,
+        num_trained_parameters=result.num_trained_parameters,
+        num_forwarded=result.num_forwarded,
+        seconds=result.seconds,
+        bundle=folder.bundle,
+        num_features_read=result.num_features_read or 0,
+        gpu_seconds=result.gpu_seconds or 0,
+        flops=result.flops or 0,
+        flops_alone=result.flops_alone or 0,
+    )
+
+
+def result_json(result: WorkResult) -> Mapping[str, Any]:
+    """A result as the file holds it."""
+    return _written(result) | {"epochs": [_written(epoch) for epoch in result.epochs]}
+
+
+def _epochs(rows: Sequence[Mapping[str, Any]]) -> tuple[EpochRecord, ...]:
+    return tuple(_read(EpochRecord, {**row, "decisions": tuple(row.get("decisions", ()))}) for row in rows)
+
+
+def _read(kind: type[T], content: Mapping[str, Any]) -> T:
+    """The value of these fields; what a later version wrote beside them is left out."""
+    return kind(**{field.name: content[field.name] for field in fields(kind) if field.name in content})  # type: ignore[arg-type]
+
+
+def _written(value: EpochRecord | WorkResult) -> dict[str, Any]:
+    """The fields that say something."""
+    return {name: found for name, found in asdict(value).items() if found is not None}
+
+
+def _changed_at_ns(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,149 @@
+"""What a work and a job leave on disk: the same bytes for the same values, and older files still read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows import job
+from flows.errors import AskedWrongly, HeadstartError
+from flows.job.job_folder import CheckpointNote, GroupStart, read_note, write_note
+from flows.job.work_folder import EpochRecord, MaskExample, WorkFailure, WorkResult
+from flows.records import Weights, Work
+from heads.spec import Head, Variant
+
+EPOCHS = (
+    EpochRecord(0, 0, {"val/a/loss": 0.5}, 1.25, 3, ("stage 2 thaws: it moved",)),
+    EpochRecord(1, 1, {"val/a/loss": 0.25}, 2, 0, (), "all 2 epochs are done"),
+)
+EPOCHS_WRITTEN = (
+    '[{"epoch": 0, "phase": 0, "metrics": {"val/a/loss": 0.5}, "seconds": 1.25, "num_frozen_stages": 3, '
+    '"decisions": ["stage 2 thaws: it moved"]}, '
+    '{"epoch": 1, "phase": 1, "metrics": {"val/a/loss": 0.25}, "seconds": 2, "num_frozen_stages": 0, "decisions": [], '
+    '"ended": "all 2 epochs are done"}]'
+)
+RESULT = WorkResult(
+    work_key="w1",
+    variant={"backbone": "resnet18"},
+    metrics={"val/a/accuracy": 1},
+    num_parameters=9,
+    num_trained_parameters=3,
+    num_forwarded=40,
+    num_features_read=20,
+    flops=7,
+    flops_alone=11,
+    seconds=3.5,
+    shared_seconds=0.25,
+    gpu_seconds=0,
+    best_epoch=1,
+    ended="all 2 epochs are done",
+    epochs=EPOCHS,
+    confusion={"a": [[1, 0], [0, 1]]},
+    classes={"a": ["x", "y"]},
+    examples=(MaskExample("m", "1.png", 0.5, {"0": "#000000"}, "examples/i.png", "examples/t.png", "examples/p.png"),),
+)
+RESULT_WRITTEN = (
+    '{"work_key": "w1", "variant": {"backbone": "resnet18"}, "metrics": {"val/a/accuracy": 1}, "num_parameters": 9, '
+    '"num_trained_parameters": 3, "num_forwarded": 40, "num_features_read": 20, "flops": 7, "flops_alone": 11, '
+    '"seconds": 3.5, "shared_seconds": 0.25, "gpu_seconds": 0, "best_epoch": 1, "ended": "all 2 epochs are done", '
+    f'"epochs": {EPOCHS_WRITTEN}, "confusion": {{"a": [[1, 0], [0, 1]]}}, "classes": {{"a": ["x", "y"]}}, '
+    '"examples": [{"target": "m", "file": "1.png", "right": 0.5, "colours": {"0": "#000000"}, "image": "examples/i.png", '
+    '"truth": "examples/t.png", "told": "examples/p.png"}]}'
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> job.WorkFolder:
+    return job.WorkFolder.of(tmp_path, "w1")
+
+
+def test_a_results_bytes_are_these_and_are_read_as_the_same_value(folder: job.WorkFolder) -> None:
+    folder.write_result(RESULT)
+    assert (folder.path / "result.json").read_text() == RESULT_WRITTEN
+    assert folder.read_result() == RESULT
+    assert folder.is_finished()
+
+
+def test_a_failures_and_a_progress_bytes_are_these_and_are_read_as_the_same_values(folder: job.WorkFolder) -> None:
+    folder.add_progress("w1", EPOCHS[:1])
+    assert not folder.is_finished()
+    folder.add_progress("w1", EPOCHS)
+    assert (folder.path / "progress.json").read_text() == f'{{"work_key": "w1", "epochs": {EPOCHS_WRITTEN}}}'
+    assert folder.read_progress() == EPOCHS
+    folder.write_failure(WorkFailure("w1", "it diverged", EPOCHS))
+    written = f'{{"work_key": "w1", "reason": "it diverged", "epochs": {EPOCHS_WRITTEN}}}'
+    assert (folder.path / "failure.json").read_text() == written
+    assert folder.read_failure() == WorkFailure("w1", "it diverged", EPOCHS)
+    assert folder.is_finished()
+
+
+def test_an_older_result_and_one_of_a_later_version_are_read(folder: job.WorkFolder, tmp_path: Path) -> None:
+    known = ("metrics", "num_parameters", "num_trained_parameters", "num_forwarded", "seconds", "confusion", "classes")
+    old = {name: json.loads(RESULT_WRITTEN)[name] for name in ("work_key", *known)}
+    epoch = {"epoch": 0, "phase": 0, "metrics": {}, "seconds": 0.5}
+    folder.path.mkdir(parents=True)
+    (folder.path / "result.json").write_text(json.dumps(old | {"epochs": [epoch], "of a later version": 1}))
+    found = folder.read_result()
+    assert found is not None
+    assert (found.epochs, found.flops, found.examples) == ((EpochRecord(0, 0, {}, 0.5),), None, None)
+    work = Work("w1", Variant(backbone="resnet18", heads=(Head(target="a"),)), Weights("none"))
+    trained = job.read_trained(tmp_path, work, reused=True)
+    assert (trained.seconds, trained.flops, trained.gpu_seconds, trained.bundle) == (3.5, 0, 0, folder.bundle)
+
+
+def test_a_work_without_a_result_is_no_trained_variant(tmp_path: Path) -> None:
+    work = Work("w1", Variant(backbone="resnet18", heads=(Head(target="a"),)), Weights("none"))
+    with pytest.raises(FileNotFoundError, match="the work w1 has no result"):
+        job.read_trained(tmp_path, work, reused=True)
+
+
+def test_a_jobs_outcome_comes_home_with_what_its_members_stored(tmp_path: Path) -> None:
+    trained, scored = job.JobFolder(tmp_path / "train-k"), job.JobFolder(tmp_path / "score-k")
+    assert trained.read_end() is None
+    trained.write_stored(40, 2.5e9)
+    trained.write_outcome(job.JobOutcome(("w1",), ("w2",), 55, 1.5))
+    written = '{"trained": ["w1"], "reused": ["w2"], "num_forwarded": 55, "seconds": 1.5}'
+    assert (trained.path / "outcome.json").read_text() == written
+    assert trained.read_end() == job.JobOutcome(("w1",), ("w2",), 55, 1.5, 2_500_000_000)
+    scored.write_outcome(job.JobOutcome(scores={"bundle": "scores.json"}))
+    assert (scored.path / "outcome.json").read_text() == '{"scores": {"bundle": "scores.json"}}'
+    assert scored.read_end() == job.JobOutcome(scores={"bundle": "scores.json"})
+
+
+@pytest.mark.parametrize(("error", "raised"), [(AskedWrongly("no such head"), AskedWrongly), (OSError("gone"), HeadstartError)])
+def test_the_first_error_of_a_job_is_the_one_that_is_raised(tmp_path: Path, error: Exception, raised: type[Exception]) -> None:
+    folder = job.JobFolder(tmp_path)
+    folder.write_error(error)
+    folder.write_error(ValueError("another"))
+    assert folder.has_failed()
+    with pytest.raises(raised, match=str(error)):
+        folder.read_end()
+
+
+def test_a_new_job_of_the_same_key_finds_nothing_but_what_is_asked(tmp_path: Path) -> None:
+    folder = job.JobFolder(tmp_path / "train-k")
+    folder.write_order({}, {})
+    asked = sorted(file.name for file in folder.path.iterdir())
+    folder.write_outcome(job.JobOutcome())
+    folder.write_error(ValueError())
+    folder.write_todo(["w1"])
+    folder.mark_span(2.0)
+    folder.write_to_store(3)
+    folder.write_stored(1, 1)
+    folder.write_shares({"w1": 1})
+    folder.count_driver()
+    folder.add_group(GroupStart(1, 1))
+    folder.add_loss("a line")
+    assert len(list(folder.path.iterdir())) == len(asked) + 10
+    folder.forget()
+    assert sorted(file.name for file in folder.path.iterdir()) == asked == ["job.json", "samples.json"]
+
+
+def test_a_checkpoint_of_before_it_told_its_epoch_is_understood(tmp_path: Path) -> None:
+    write_note(tmp_path, CheckpointNote("w1", 3, 10.5))
+    assert (tmp_path / "work.json").read_text() == '{"work_key": "w1", "epoch": 3, "at": 10.5}'
+    assert read_note(tmp_path / "work.json") == CheckpointNote("w1", 3, 10.5)
+    (tmp_path / "work.json").write_text('{"work_key": "w1"}')
+    assert read_note(tmp_path / "work.json") == CheckpointNote("w1")
