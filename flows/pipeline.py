@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -69,7 +70,7 @@ def stop_what_runs(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -
     persist_result=False,
     log_prints=False,
 )
-def retrain(plan: Plan, source: str | None = None) -> dict[str, Any]:
+def retrain(plan: Plan, source: str | None = None) -> stages.Report:
     """Version the data, train every variant of the plan, and promote the best one if the evidence allows it.
 
     Args:
@@ -91,7 +92,7 @@ def retrain(plan: Plan, source: str | None = None) -> dict[str, Any]:
         agenda = clock.stage("plan", stages.make_agenda, desk, version)
         if kept := clock.stage("recall", stages.recall, desk.settings, agenda):
             desk.tell(stages.Event("Nothing is left to do", share=1.0))
-            report = kept | {"seconds": clock.finish()}
+            report = replace(kept, seconds=clock.finish())
             _show(report, defaults)
             return report
         trained = clock.stage("train", stages.train, desk, agenda)
@@ -132,9 +133,9 @@ def _progress(plan: Plan) -> Iterator[None]:
         yield
 
 
-def _show(report: dict[str, Any], defaults: str) -> None:
+def _show(report: stages.Report, defaults: str) -> None:
     """Leave the leaderboard and the verdict, and which defaults counted, where the Prefect UI shows them."""
-    name = _slug(report["name"])
+    name = _slug(report.name)
     create_table_artifact(
         key=f"{name}-leaderboard", table=stages.leaderboard(report), description="Variants, best on validation first"
     )

@@ -37,23 +37,23 @@ def ingest(
     settings = settings_of(workspace)
     with screen.progress_bars() as bars:
         bar = bars.add_task("images", total=None, state="")
-        told = stages.ingest(
+        found = stages.ingest(
             settings,
             source,
             mirror=mirror,
             max_removed_share=max_removed_share,
             on_progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )
-    for warning in told["warnings"]:
+    for warning in found.warnings:
         screen.warn(warning)
-    for bad in told["quarantined"]:
-        screen.warn(f"set aside {bad['file']}: {bad['reason']}")
+    for bad in found.quarantined:
+        screen.warn(f"set aside {bad.file}: {bad.reason}")
     if as_json:
-        return screen.show_json(told)
-    changes = ", ".join(f"{told[what]} {what}" for what in ("added", "updated", "removed", "unchanged"))
+        return screen.show_json(asdict(found))
+    changes = ", ".join(f"{getattr(found, what)} {what}" for what in ("added", "updated", "removed", "unchanged"))
     screen.note(f"{source}: {changes}")
     return screen.note(
-        f"data version {screen.short(told['data_version'])} holds {told['samples']} samples (git {told['revision'][:8]})"
+        f"data version {screen.short(found.data_version)} holds {found.samples} samples (git {found.revision[:8]})"
     )
 
 

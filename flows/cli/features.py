@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
@@ -11,6 +12,9 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from flows.cli import screen
 from flows.cli.options import AsJson, Workspace, settings_of
 from flows.errors import AskedWrongly
+
+if TYPE_CHECKING:
+    from flows import stages
 
 app = typer.Typer(
     help="Look after the features that frozen trunks gave, kept so that none is computed twice.", no_args_is_help=True
@@ -25,13 +29,13 @@ def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
     """Show what is stored of each trunk, the most recently used first, and how large it all is and may be."""
     from flows import stages
 
-    told = stages.features_status(settings_of(workspace))
+    status = stages.features_status(settings_of(workspace))
     if as_json:
-        return screen.show_json(told)
-    if told["trunks"]:
-        screen.show_table("Stored features", COLUMNS, [_row(trunk) for trunk in told["trunks"]])
-    most = "; no bound is set" if told["max_bytes"] is None else f" of at most {screen.size(told['max_bytes'])}"
-    return screen.note(f"{told['root']} holds {screen.size(told['bytes'])}{most} (HEADSTART_FEATURES_MAX_BYTES)")
+        return screen.show_json(_json(status))
+    if status.trunks:
+        screen.show_table("Stored features", COLUMNS, [_row(trunk) for trunk in status.trunks])
+    most = "; no bound is set" if status.max_bytes is None else f" of at most {screen.size(status.max_bytes)}"
+    return screen.note(f"{status.root} holds {screen.size(status.bytes)}{most} (HEADSTART_FEATURES_MAX_BYTES)")
 
 
 @app.command()
@@ -42,13 +46,13 @@ def verify(workspace: Workspace = None, as_json: AsJson = False) -> None:
     """
     from flows import stages
 
-    told = stages.verify_features(settings_of(workspace))
+    check = stages.verify_features(settings_of(workspace))
     if as_json:
-        screen.show_json(told)
-    for one in told["damaged"]:
-        screen.warn(f"{one['trunk_id']}/{one['shard']}: {one['reason']}")
-    screen.note(f"{told['root']}: {told['shards']} shards, {screen.size(told['bytes'])}; {len(told['damaged'])} damaged")
-    if told["damaged"]:
+        screen.show_json(asdict(check))
+    for shard in check.damaged:
+        screen.warn(f"{shard.trunk_id}/{shard.shard}: {shard.reason}")
+    screen.note(f"{check.root}: {check.shards} shards, {screen.size(check.bytes)}; {len(check.damaged)} damaged")
+    if check.damaged:
         raise typer.Exit(1)
 
 
@@ -62,11 +66,11 @@ def prune(
     from flows import stages
 
     most = _bytes(max_size)
-    told = stages.prune_features(settings_of(workspace), most)
+    pruned = stages.prune_features(settings_of(workspace), most)
     if as_json:
-        return screen.show_json(told)
-    freed, left = screen.size(told["freed_bytes"]), screen.size(told["bytes"])
-    return screen.note(f"{told['root']}: {told['freed_shards']} shards removed, {freed} freed, {left} left")
+        return screen.show_json(asdict(pruned))
+    freed, left = screen.size(pruned.freed_bytes), screen.size(pruned.bytes)
+    return screen.note(f"{pruned.root}: {pruned.freed_shards} shards removed, {freed} freed, {left} left")
 
 
 def _bytes(text: str) -> int:
@@ -79,14 +83,23 @@ def _bytes(text: str) -> int:
     return found
 
 
-def _row(trunk: dict[str, Any]) -> list[object]:
+def _json(status: stages.FeaturesStatus) -> dict[str, object]:
+    """The status as one object: what is known of a trunk stands among what is stored of it."""
+    trunks = []
+    for trunk in map(asdict, status.trunks):
+        about = trunk.pop("about")
+        trunks.append({"trunk_id": trunk.pop("trunk_id"), **about, **trunk})
+    return asdict(status) | {"trunks": trunks}
+
+
+def _row(trunk: stages.StoredTrunk) -> list[object]:
     return [
-        trunk["trunk_id"],
-        trunk.get("backbone", "unknown"),
-        trunk.get("image_size_px", "-"),
-        trunk.get("views", "-"),
-        trunk["samples"],
-        "\n".join(f"{tap} {found['layout']}: {found['samples']}" for tap, found in trunk["taps"].items()),
-        screen.size(trunk["bytes"]),
-        datetime.fromisoformat(trunk["used_at"]).strftime("%Y-%m-%d %H:%M UTC"),
+        trunk.trunk_id,
+        trunk.about.get("backbone", "unknown"),
+        trunk.about.get("image_size_px", "-"),
+        trunk.about.get("views", "-"),
+        trunk.samples,
+        "\n".join(f"{tap} {stored.layout}: {stored.samples}" for tap, stored in trunk.taps.items()),
+        screen.size(trunk.bytes),
+        datetime.fromisoformat(trunk.used_at).strftime("%Y-%m-%d %H:%M UTC"),
     ]

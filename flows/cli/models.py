@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,19 +47,19 @@ def show(name: Name, workspace: Workspace = None, as_json: AsJson = False) -> No
     """Show a model's champion, the one before it and the present challenger, with their holdout measures."""
     from flows import stages
 
-    told = stages.describe_model(_registry(workspace), name)
+    summary = stages.describe_model(_registry(workspace), name)
     if as_json:
-        return screen.show_json(told)
+        return screen.show_json(asdict(summary))
     rows = [
         [
             alias,
-            v["version"],
-            v["variant_id"],
-            screen.short(v["data_version"]),
-            "\n".join(stages.describe_measures(v["metrics"])),
+            v.version,
+            v.variant_id,
+            screen.short(v.data_version),
+            "\n".join(stages.describe_measures(v.metrics)),
         ]
         for alias in ("champion", "previous", "challenger")
-        if (v := told[alias])
+        if (v := getattr(summary, alias))
     ]
     return screen.show_table(name, ["alias", "version", "variant", "data", "holdout"], rows)
 

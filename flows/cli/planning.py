@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from flows import stages
 from flows.cli import screen
 
 TRUNK_COLUMNS = ["trunk", "px", "view", "variants", "samples", "stored", "to forward", "features", "GFLOPs", "time"]
@@ -12,83 +12,81 @@ TRUNK_COLUMNS = ["trunk", "px", "view", "variants", "samples", "stored", "to for
 NUM_REASONS = 5
 
 
-def show(outlook: Mapping[str, Any], plan_file: object) -> None:
+def show(preview: stages.Preview, plan_file: object) -> None:
     """Print what a plan would run."""
-    _show_variants(outlook)
-    if outlook["trunks"]:
+    _show_variants(preview)
+    if preview.trunks:
         title = "Trunks: each runs once a sample and view, for all the variants that share it"
-        screen.show_table(title, TRUNK_COLUMNS, [_trunk_row(trunk) for trunk in outlook["trunks"]])
-    _show_images(outlook["images"])
-    left, total = outlook["left"], len(outlook["variants"])
+        screen.show_table(title, TRUNK_COLUMNS, [_trunk_row(trunk) for trunk in preview.trunks])
+    _show_images(preview.images)
+    left, total = preview.left, len(preview.variants)
     if left:
-        screen.out.print(describe_estimate(outlook["estimate"], left), markup=False, soft_wrap=True)
+        screen.out.print(describe_estimate(preview.estimate, left), markup=False, soft_wrap=True)
     screen.note(f"{left} of {total} variants are left to train. Next: headstart retrain {plan_file}")
 
 
-def _show_variants(outlook: Mapping[str, Any]) -> None:
+def _show_variants(preview: stages.Preview) -> None:
     rows = [
         [
-            v["variant_id"],
-            v["backbone"],
-            " + ".join(f"{target} {design}" for target, design in v["heads"].items()),
-            v["freeze"],
-            ", ".join(f"{name} {value}" for name, value in v["fit"].items()) or "as in the plan",
-            "failed before" if v["failed"] else "done" if v["done"] else f"{v['epochs']} epochs to train",
+            v.variant_id,
+            v.backbone,
+            " + ".join(f"{target} {design}" for target, design in v.heads.items()),
+            v.freeze,
+            ", ".join(f"{name} {value}" for name, value in v.fit.items()) or "as in the plan",
+            "failed before" if v.failed else "done" if v.done else f"{v.epochs} epochs to train",
         ]
-        for v in outlook["variants"]
+        for v in preview.variants
     ]
-    title = f"{outlook['name']} on data {screen.short(outlook['data_version'])}: {outlook['samples']} samples"
+    title = f"{preview.name} on data {screen.short(preview.data_version)}: {preview.samples} samples"
     screen.show_table(title, ["variant", "backbone", "heads", "freeze", "fit", "state"], rows)
 
 
-def _trunk_row(trunk: Mapping[str, Any]) -> list[object]:
-    views = trunk["views"]
+def _trunk_row(trunk: stages.TrunkUse) -> list[object]:
+    views = trunk.views
     return [
-        f"{trunk['backbone']} through {trunk['through']}",
-        trunk["image_size_px"],
-        "plain" if views == [0] else f"{len(views)} varied" if 0 not in views else f"plain, {len(views) - 1} varied",
-        len(trunk["variants"]),
-        trunk["samples"],
-        trunk["samples_stored"],
-        trunk["samples_to_forward"],
-        screen.size(trunk["bytes"]),
-        f"{trunk['flops'] / 1e9:,.1f}",
-        screen.duration(trunk["seconds"]) if trunk["samples_to_forward"] else "-",
+        f"{trunk.backbone} through {trunk.through}",
+        trunk.image_size_px,
+        "plain" if views == (0,) else f"{len(views)} varied" if 0 not in views else f"plain, {len(views) - 1} varied",
+        len(trunk.variants),
+        trunk.samples,
+        trunk.samples_stored,
+        trunk.samples_to_forward,
+        screen.size(trunk.bytes),
+        f"{trunk.flops / 1e9:,.1f}",
+        screen.duration(trunk.seconds) if trunk.samples_to_forward else "-",
     ]
 
 
-def _show_images(phases: Sequence[Mapping[str, Any]]) -> None:
+def _show_images(phases: Sequence[stages.ImagePhase]) -> None:
     """Say which phases read images, and why, a line a reason."""
-    reasons: dict[str, list[Mapping[str, Any]]] = {}
+    reasons: dict[str, list[stages.ImagePhase]] = {}
     for phase in phases:
-        reasons.setdefault(phase["reason"], []).append(phase)
+        reasons.setdefault(phase.reason, []).append(phase)
     if reasons:
         screen.out.print("From images, not from stored features:", markup=False)
     for reason, those in list(reasons.items())[:NUM_REASONS]:
-        variants = len({phase["variant_id"] for phase in those})
-        epochs = sum(phase["epochs"] for phase in those)
-        contest = " (at most: only those that win their contest)" if any(phase["in_contest"] for phase in those) else ""
+        variants = len({phase.variant_id for phase in those})
+        epochs = sum(phase.epochs for phase in those)
+        contest = " (at most: only those that win their contest)" if any(phase.in_contest for phase in those) else ""
         screen.out.print(f"  {epochs} epochs of {variants} variants{contest}: {reason}", markup=False, soft_wrap=True)
     if len(reasons) > NUM_REASONS:
         screen.out.print(f"  and {len(reasons) - NUM_REASONS} reasons more; --json has them all", markup=False)
 
 
-def describe_estimate(estimate: Mapping[str, Any], num_left: int) -> str:
+def describe_estimate(estimate: stages.Estimate, num_left: int) -> str:
     """What is left to pay in words, against a job a variant."""
-    asked, alone = estimate["flops"] / 1e9, estimate["flops_alone"] / 1e9
+    asked, alone = estimate.flops / 1e9, estimate.flops_alone / 1e9
     lines = [
-        f"About {screen.duration(estimate['seconds'])} of training, {asked:,.1f} GFLOPs. A job a variant ({num_left} jobs "
-        f"without stored features): {screen.duration(estimate['seconds_alone'])}, {alone:,.1f} GFLOPs."
+        f"About {screen.duration(estimate.seconds)} of training, {asked:,.1f} GFLOPs. A job a variant ({num_left} jobs "
+        f"without stored features): {screen.duration(estimate.seconds_alone)}, {alone:,.1f} GFLOPs."
     ]
-    if estimate["flops_factor"]:
-        lines.append(
-            f"Saved: {estimate['flops_factor']:,.1f} x the arithmetic, about {estimate['seconds_factor']:,.1f} x the time."
-        )
+    if estimate.flops_factor:
+        lines.append(f"Saved: {estimate.flops_factor:,.1f} x the arithmetic, about {estimate.seconds_factor:,.1f} x the time.")
     else:
         lines.append("Saved: all of the backbones' arithmetic, the features are stored already.")
-    device = {"cpu": "this machine's CPU", "cuda": "this machine's GPU"}[estimate["device"]]
-    if estimate["calibrated"]:
-        lines.append(f"Timed on {device}{estimate['elsewhere']}; the start of the workers comes on top.")
+    device = {"cpu": "this machine's CPU", "cuda": "this machine's GPU"}[estimate.device]
+    if estimate.calibrated:
+        lines.append(f"Timed on {device}{estimate.elsewhere}; the start of the workers comes on top.")
     else:
         lines.append("By stated rates of a CPU core, not timed here; the start of the workers comes on top.")
     return "\n".join(lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
 
 from rich.progress import Progress, TaskID
 
@@ -16,7 +15,7 @@ from flows.settings import Settings
 FEATURES = "features"
 
 
-def run(settings: Settings, plan: Plan, source: str | None) -> dict[str, Any]:
+def run(settings: Settings, plan: Plan, source: str | None) -> stages.Report:
     """The report of a retraining: the finished one's where nothing is left to do, else of a flow run in this process."""
     if source is None and (report := stages.finished(settings, plan)) is not None:
         return report
@@ -55,27 +54,25 @@ class _Bars:
             self._bars.update(self._drawn[name], completed=done)
 
 
-def show(report: dict[str, Any]) -> None:
+def show(report: stages.Report) -> None:
     """Print the leaderboard, the verdict in words, the champion, and what to do next."""
     rows = stages.leaderboard(report)
     # A terminal has room for the measures; what was forwarded and read is told in sum below.
     columns = [column for column in rows[0] if column not in ("images forwarded", "features read", "run")]
-    screen.show_table(
-        f"Leaderboard of {report['name']} on validation", columns, [[_cell(row[c]) for c in columns] for row in rows]
-    )
+    screen.show_table(f"Leaderboard of {report.name} on validation", columns, [[_cell(row[c]) for c in columns] for row in rows])
     words = stages.verdict_text(report, links=False).replace("**", "")
     pages = [f"{what} in MLflow: {page}" for what, page in stages.pages(report).items()]
     screen.out.print("\n".join([words, *pages]), markup=False, soft_wrap=True)
-    counts, seconds = report["counts"], report["seconds"]
+    counts = report.counts
     screen.out.print(
-        f"\n{counts['variants_trained']} variants trained, {counts['variants_reused']} found done; {_describe_work(counts)}"
-        + ", ".join(f"{stage.replace('_', ' ')} {taken:.1f} s" for stage, taken in seconds.items()),
+        f"\n{counts.variants_trained} variants trained, {counts.variants_reused} found done; {_describe_work(counts)}"
+        + ", ".join(f"{stage.replace('_', ' ')} {taken:.1f} s" for stage, taken in report.seconds.items()),
         markup=False,
         soft_wrap=True,
     )
-    if report["champion"]:
-        name = report["name"]
-        output = " --output MASKS" if "segmentation" in report.get("tasks", {}).values() else ""
+    if report.champion:
+        name = report.name
+        output = " --output MASKS" if "segmentation" in report.tasks.values() else ""
         verbs = [f"predict {name}@champion IMAGE...{output}", f"models show {name}", f"models pull {name}@champion DEST"]
         lines = [f"  headstart {verb}" for verb in verbs] + ["  headstart up PLAN    (Prefect and MLflow in the browser)"]
         screen.out.print("\n".join(["", "Next:", *lines]), markup=False, soft_wrap=True)
@@ -85,10 +82,9 @@ def _cell(value: object) -> object:
     return "-" if value is None else value
 
 
-def _describe_work(counts: dict[str, Any]) -> str:
+def _describe_work(counts: stages.Counts) -> str:
     """What went through trunks, and what was read in its place."""
-    read = counts.get("features_read", 0)
-    told = f"{counts['trunk_forwards']} images forwarded, {read} features read; "
-    if read and counts["flops_done"]:
-        told += f"{(counts['flops_done'] + counts['flops_saved']) / counts['flops_done']:.1f} x the arithmetic saved; "
+    told = f"{counts.trunk_forwards} images forwarded, {counts.features_read} features read; "
+    if counts.features_read and counts.flops_done:
+        told += f"{(counts.flops_done + counts.flops_saved) / counts.flops_done:.1f} x the arithmetic saved; "
     return told

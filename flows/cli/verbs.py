@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli import data, features, models, screen
 from flows.cli.options import AsJson, Workspace, settings_of
 from flows.errors import AskedWrongly
+
+if TYPE_CHECKING:
+    from flows import stages
 
 app = typer.Typer(
     name="headstart",
@@ -70,10 +74,10 @@ def plan(
     if plan_file is None:
         raise AskedWrongly("no plan was named; give the path of a YAML file, or --backbones for what a plan may name")
     asked = read_plan(plan_file)
-    outlook = stages.preview(settings_of(workspace), asked, calibrate=not no_calibrate)
+    preview = stages.preview(settings_of(workspace), asked, calibrate=not no_calibrate)
     if as_json:
-        return screen.show_json(outlook)
-    return planning.show(outlook, plan_file)
+        return screen.show_json(asdict(preview))
+    return planning.show(preview, plan_file)
 
 
 @app.command()
@@ -90,16 +94,17 @@ def retrain(
 
     Killed half-way, the same command goes on where it was. Run again, it finds everything done.
     """
+    from flows import stages
     from flows.cli import retraining
     from flows.plan import read_plan
 
     asked = read_plan(plan_file)
     report = retraining.run(settings_of(workspace), asked, source)
     if as_json:
-        screen.show_json(report)
+        screen.show_json(stages.report_json(report))
     else:
         retraining.show(report)
-    if require_promotion and not report["verdict"]["promoted"]:
+    if require_promotion and not report.verdict.promoted:
         raise typer.Exit(3)
 
 
@@ -126,27 +131,31 @@ def predict(
     readings = stages.predict(settings_of(workspace), model, files, output)
     for warning in readings.warnings:
         screen.warn(warning)
-    for file, reason in readings.unread:
-        screen.warn(f"{file}: {reason}; left out")
+    for image in readings.unread:
+        screen.warn(f"{image.file}: {image.reason}; left out")
     rows = readings.rows
     if as_json:
-        unread = [{"file": file, "reason": reason} for file, reason in readings.unread]
-        screen.show_json({"predictions": rows} | ({"unread": unread} if unread else {}))
+        found = [{"file": row.file} | {target: asdict(answer) for target, answer in row.answers.items()} for row in rows]
+        unread = [asdict(image) for image in readings.unread]
+        screen.show_json({"predictions": found} | ({"unread": unread} if unread else {}))
     else:
-        targets = [key for key in rows[0] if key != "file"] if rows else []
+        targets = list(rows[0].answers) if rows else []
         title = f"{len(rows)} image{'s' if len(rows) != 1 else ''} read by {model}"
-        screen.show_table(title, ["file", *targets], [[r["file"], *[_reading(r[t]) for t in targets]] for r in rows])
+        screen.show_table(title, ["file", *targets], [[r.file, *[_words(r.answers[t]) for t in targets]] for r in rows])
     if readings.unread:
         raise typer.Exit(1)
 
 
-def _reading(told: dict[str, Any]) -> str:
-    if "labels" in told:
-        return ", ".join(f"{name} ({told['probabilities'][name]:.3f})" for name in told["labels"]) or "none"
-    if "mask" in told:
-        largest = sorted(told["shares"].items(), key=lambda share: -share[1])[:NUM_SHARES_TOLD]
-        return f"{told['mask']} ({', '.join(f'{name}: {share:.0%}' for name, share in largest)})"
-    return f"{told['label']} ({told['probability']:.3f})"
+def _words(answer: stages.Answered) -> str:
+    from flows.stages.prediction import ClassAnswer, LabelsAnswer
+
+    match answer:
+        case ClassAnswer():
+            return f"{answer.label} ({answer.probability:.3f})"
+        case LabelsAnswer():
+            return ", ".join(f"{name} ({answer.probabilities[name]:.3f})" for name in answer.labels) or "none"
+    largest = sorted(answer.shares.items(), key=lambda share: -share[1])[:NUM_SHARES_TOLD]
+    return f"{answer.mask} ({', '.join(f'{name}: {share:.0%}' for name, share in largest)})"
 
 
 @app.command()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from heads.features import FeatureStore
 from heads.trunks.trunk import Trunk
 
@@ -14,8 +12,3 @@ def name_trunk(store: FeatureStore, trunk: Trunk) -> None:
     told = {"backbone": trunk.backbone, "weights": trunk.weights, "image_size_px": size, "whole": trunk.preprocess.whole}
     views = "plain" if trunk.augment == "none" and not trunk.flip else trunk.augment + (", flip" if trunk.flip else "")
     store.describe(trunk.id, told | {"dtype": trunk.dtype, "views": views})
-
-
-def trunk_name(store: FeatureStore, trunk_id: str) -> dict[str, Any]:
-    """What `name_trunk` left, nothing where it is not known."""
-    return store.description(trunk_id)

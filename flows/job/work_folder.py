@@ -7,14 +7,13 @@ then `result.json`, or else `failure.json`. A work that is screened has `probe.j
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from flows.files import read_json, write_json
+from flows.files import read_json, read_value, write_json
 from flows.records import TrainedVariant, Work
 
-T = TypeVar("T")
 EXAMPLES = "examples"
 PROGRESS, RESULT, FAILURE, PROBE = "progress.json", "result.json", "failure.json", "probe.json"
 
@@ -149,9 +148,9 @@ class WorkFolder:
         examples = content.get("examples")
         typed = {
             "epochs": _epochs(content["epochs"]),
-            "examples": None if examples is None else tuple(_read(MaskExample, row) for row in examples),
+            "examples": None if examples is None else tuple(read_value(MaskExample, row) for row in examples),
         }
-        return _read(WorkResult, content | typed)
+        return read_value(WorkResult, content | typed)
 
     def write_result(self, result: WorkResult) -> None:
         """Write the result: the mark that the work is finished."""
@@ -160,7 +159,7 @@ class WorkFolder:
     def read_failure(self) -> WorkFailure | None:
         """Why the work failed for good, None where it did not."""
         content = read_json(self.path / FAILURE)
-        return content and _read(WorkFailure, content | {"epochs": _epochs(content["epochs"])})
+        return content and read_value(WorkFailure, content | {"epochs": _epochs(content["epochs"])})
 
     def write_failure(self, failure: WorkFailure) -> None:
         """Write why the work failed for good: the mark that no other try is made."""
@@ -230,12 +229,7 @@ def result_json(result: WorkResult) -> Mapping[str, Any]:
 
 
 def _epochs(rows: Sequence[Mapping[str, Any]]) -> tuple[EpochRecord, ...]:
-    return tuple(_read(EpochRecord, {**row, "decisions": tuple(row.get("decisions", ()))}) for row in rows)
-
-
-def _read(kind: type[T], content: Mapping[str, Any]) -> T:
-    """The value of these fields; what a later version wrote beside them is left out."""
-    return kind(**{field.name: content[field.name] for field in fields(kind) if field.name in content})  # type: ignore[arg-type]
+    return tuple(read_value(EpochRecord, {**row, "decisions": tuple(row.get("decisions", ()))}) for row in rows)
 
 
 def _written(value: EpochRecord | WorkResult) -> dict[str, Any]:

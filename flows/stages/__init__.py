@@ -1,18 +1,35 @@
 """The stages of a retraining: each takes frozen values, calls one room, and returns frozen values."""
 
-from flows.stages.agenda import ingest, make_agenda, preview, version_data
+from flows.stages.agenda import Ingested, ingest, make_agenda, version_data
 from flows.stages.attendance import attending, end_crashed, forget, roll_call
+from flows.stages.closing import close, finished, recall
+from flows.stages.costs import Estimate, ImagePhase, TrunkUse
 from flows.stages.desk import Desk, Event, listening, open_desk, open_registry, warming
-from flows.stages.features import features_status, prune_features, verify_features
-from flows.stages.prediction import predict
+from flows.stages.features import FeaturesStatus, StoredTrunk, features_status, prune_features, verify_features
+from flows.stages.model_summary import ModelSummary, describe_model
+from flows.stages.prediction import Answered, Reading, predict
+from flows.stages.preview import Preview, preview
 from flows.stages.reach import check_reach
-from flows.stages.report import close, describe_measures, describe_model, finished, leaderboard, pages, recall, verdict_text
+from flows.stages.report import Counts, Report, report_json
+from flows.stages.report_text import describe_measures, leaderboard, pages, verdict_text
 from flows.stages.serving import stop_retraining
 from flows.stages.work import promote, score, train
 
 __all__ = [
+    "Answered",
+    "Counts",
     "Desk",
+    "Estimate",
     "Event",
+    "FeaturesStatus",
+    "ImagePhase",
+    "Ingested",
+    "ModelSummary",
+    "Preview",
+    "Reading",
+    "Report",
+    "StoredTrunk",
+    "TrunkUse",
     "attending",
     "check_reach",
     "close",
@@ -34,6 +51,7 @@ __all__ = [
     "promote",
     "prune_features",
     "recall",
+    "report_json",
     "roll_call",
     "score",
     "stop_retraining",

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from flows import job
 from flows import plan as plans
@@ -45,6 +44,29 @@ class Agenda:
         return {target.column: plans.class_names(target, self.version) for target in plans.targets_of(self.plan, self.version)}
 
 
+@dataclass(frozen=True)
+class Quarantined:
+    """An image that was set aside, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What an ingest did, in numbers of samples, and the data version that it made, by digest and git revision."""
+
+    added: int
+    updated: int
+    removed: int
+    unchanged: int
+    quarantined: tuple[Quarantined, ...]
+    warnings: tuple[str, ...]
+    samples: int
+    data_version: str
+    revision: str
+
+
 def ingest(
     settings: Settings,
     source: str,
@@ -52,7 +74,7 @@ def ingest(
     mirror: bool = False,
     max_removed_share: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
+) -> Ingested:
     """What bringing a source in changed, and the data version that it made; None leaves a mirror its usual limit."""
     from flows import dataset, landing
 
@@ -74,14 +96,17 @@ def ingest(
     )
     version = dataset.record_version(workspace, f"Data from {source}")
     lost = before is not None and pointer.read_text() != before
-    return {
-        **{name: getattr(report, name) for name in ("added", "updated", "removed", "unchanged")},
-        "quarantined": [{"file": file, "reason": reason} for file, reason in report.quarantined],
-        "warnings": [*report.warnings, *([LOST] if lost else [])],
-        "samples": len(version.samples),
-        "data_version": version.digest,
-        "revision": version.revision,
-    }
+    return Ingested(
+        added=report.added,
+        updated=report.updated,
+        removed=report.removed,
+        unchanged=report.unchanged,
+        quarantined=tuple(Quarantined(file, reason) for file, reason in report.quarantined),
+        warnings=(*report.warnings, *([LOST] if lost else [])),
+        samples=len(version.samples),
+        data_version=version.digest,
+        revision=version.revision,
+    )
 
 
 def version_data(desk: Desk, source: str | None) -> DataVersion:
@@ -89,8 +114,8 @@ def version_data(desk: Desk, source: str | None) -> DataVersion:
     from flows import dataset
 
     if source:
-        told = ingest(desk.settings, source)
-        desk.say(f"{source}: {told['added']} added, {told['updated']} updated, {len(told['quarantined'])} set aside")
+        found = ingest(desk.settings, source)
+        desk.say(f"{source}: {found.added} added, {found.updated} updated, {len(found.quarantined)} set aside")
     version = dataset.read_version(desk.settings.workspace)
     desk.say(f"Data version {version.digest[:12]}: {len(version.samples)} samples")
     return version
@@ -164,38 +189,3 @@ def majority_classes(version: DataVersion) -> dict[str, str]:
         if counts:
             found[target] = min(counts, key=lambda name: (-counts[name], name))
     return found
-
-
-def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> dict[str, Any]:
-    """What a plan would run on the workspace's data version, what of it is done, and what the rest costs; touches nothing.
-
-    `calibrate` times this machine for about two seconds, so that its estimate is of seconds here.
-    """
-    from flows import dataset
-    from flows.stages.outlook import describe_costs
-
-    version = dataset.read_version(settings.workspace)
-    agenda = plan_works(plan, version)
-    rows = zip(agenda.works, plans.describe([work.variant for work in agenda.works]), strict=True)
-    variants = [
-        {
-            "variant_id": row.variant_id,
-            "label": row.label,
-            "backbone": row.backbone,
-            "heads": dict(row.heads),
-            "freeze": row.freeze,
-            "fit": dict(row.fit),
-            "epochs": work.variant.fit.epochs,
-            "done": agenda.is_done(settings, work),
-            "failed": why_failed(settings, work),
-        }
-        for work, row in rows
-    ]
-    return {
-        "name": plan.name,
-        "data_version": version.digest,
-        "samples": len(version.samples),
-        "metric": agenda.metric,
-        "variants": variants,
-        "left": sum(not variant["done"] for variant in variants),
-    } | describe_costs(settings, agenda, calibrate=calibrate)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flows import dataset
 from flows.errors import Busy
@@ -16,40 +17,102 @@ from flows.stages.desk import Desk
 SHARE_OF_DISK = 0.5
 
 
-def features_status(settings: Settings) -> dict[str, Any]:
-    """Every trunk's features, the most recently used first, and how large they are and may be together; changes nothing."""
-    from flows.job.names import trunk_name
+@dataclass(frozen=True)
+class StoredTap:
+    """One kind of a trunk's features: of how many samples, and how they lie in a row."""
+
+    samples: int
+    layout: str
+
+
+@dataclass(frozen=True)
+class StoredTrunk:
+    """A trunk's features: what is known of the trunk (its backbone, image size, views and so on), and what is stored of it.
+
+    `used_at` is in ISO format.
+    """
+
+    trunk_id: str
+    about: Mapping[str, object]
+    samples: int
+    taps: Mapping[str, StoredTap]
+    shards: int
+    bytes: int
+    used_at: str
+
+
+@dataclass(frozen=True)
+class FeaturesStatus:
+    """The feature store: every trunk's features, the most recently used first, and how large it is and may be."""
+
+    root: str
+    trunks: tuple[StoredTrunk, ...]
+    bytes: int
+    max_bytes: int | None
+
+
+@dataclass(frozen=True)
+class DamagedShard:
+    """A file of a trunk's features that is not what was written, and how that shows."""
+
+    trunk_id: str
+    shard: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FeaturesCheck:
+    """What reading every byte of the feature store found."""
+
+    root: str
+    shards: int
+    bytes: int
+    damaged: tuple[DamagedShard, ...]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was removed from the feature store, and how many bytes are left."""
+
+    root: str
+    freed_shards: int
+    freed_bytes: int
+    bytes: int
+
+
+def features_status(settings: Settings) -> FeaturesStatus:
+    """What the feature store holds; changes nothing."""
     from heads.features import FeatureStore
 
     store = FeatureStore(_root(settings))
-    shelves = [
-        {
-            "trunk_id": shelf.trunk,
-            **trunk_name(store, shelf.trunk),
-            "samples": shelf.num_samples,
-            "taps": {tap: {"samples": count, "layout": str(layout)} for tap, (count, layout) in shelf.taps.items()},
-            "shards": shelf.num_shards,
-            "bytes": shelf.num_bytes,
-            "used_at": shelf.used_at.isoformat(timespec="seconds"),
-        }
+    trunks = tuple(
+        StoredTrunk(
+            trunk_id=shelf.trunk,
+            about=store.description(shelf.trunk),
+            samples=shelf.num_samples,
+            taps={tap: StoredTap(count, str(layout)) for tap, (count, layout) in shelf.taps.items()},
+            shards=shelf.num_shards,
+            bytes=shelf.num_bytes,
+            used_at=shelf.used_at.isoformat(timespec="seconds"),
+        )
         for shelf in reversed(store.status())
-    ]
-    total = sum(shelf["bytes"] for shelf in shelves)
-    return {"root": str(store.root), "trunks": shelves, "bytes": total, "max_bytes": _max_bytes(settings, total)}
+    )
+    total = sum(trunk.bytes for trunk in trunks)
+    return FeaturesStatus(str(store.root), trunks, total, _max_bytes(settings, total))
 
 
-def verify_features(settings: Settings) -> dict[str, Any]:
+def verify_features(settings: Settings) -> FeaturesCheck:
     """The damaged shards after every byte was read; changes nothing, since a training computes what it finds damaged again."""
     from heads.features import FeatureStore
 
     store = FeatureStore(_root(settings))
     before = store.status()
-    damaged = [{"trunk_id": one.trunk, "shard": one.name, "reason": one.reason} for one in store.verify()]
+    damaged = tuple(DamagedShard(shard.trunk, shard.name, shard.reason) for shard in store.verify())
     shards, num_bytes = sum(shelf.num_shards for shelf in before), sum(shelf.num_bytes for shelf in before)
-    return {"root": str(store.root), "shards": shards, "bytes": num_bytes, "damaged": damaged}
+    return FeaturesCheck(str(store.root), shards, num_bytes, damaged)
 
 
-def prune_features(settings: Settings, max_bytes: int) -> dict[str, Any]:
+def prune_features(settings: Settings, max_bytes: int) -> Pruned:
     """What was removed, least recently used first, until at most `max_bytes` are left.
 
     Raises Busy while a retraining is at work, which may be about to read what would go.
@@ -78,16 +141,16 @@ def keep_in_bounds(desk: Desk) -> None:
     allowed = _max_bytes(desk.settings, total)
     if allowed is not None and total > allowed and not _at_work(desk.settings, besides=desk.plan.name):
         freed = _prune(desk.settings, allowed)
-        desk.say(f"The feature store was over its {allowed / 1e9:.1f} GB: {freed['freed_bytes'] / 1e9:.1f} GB are freed")
+        desk.say(f"The feature store was over its {allowed / 1e9:.1f} GB: {freed.freed_bytes / 1e9:.1f} GB are freed")
 
 
-def _prune(settings: Settings, max_bytes: int) -> dict[str, Any]:
+def _prune(settings: Settings, max_bytes: int) -> Pruned:
     from heads.features import FeatureStore
 
     store = FeatureStore(_root(settings))
     freed = store.prune(max_bytes)
     left = sum(shelf.num_bytes for shelf in store.status())
-    return {"root": str(store.root), "freed_shards": freed.num_shards, "freed_bytes": freed.num_bytes, "bytes": left}
+    return Pruned(str(store.root), freed.num_shards, freed.num_bytes, left)
 
 
 def _root(settings: Settings) -> Path | str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from flows import plan as plans
 from flows.plan import Course, Stretch, TrunkGroup
 from flows.records import Work
 from flows.settings import Settings
+from flows.stages.agenda import Agenda
+from flows.stages.costs import Costs, Estimate, ImagePhase, TrunkUse
 from flows.workspace import locate
 
 if TYPE_CHECKING:
-    from flows.stages.agenda import Agenda
     from heads.trunks.calibration import Rates
 
 CALIBRATION_SECONDS = 2.0
@@ -39,15 +40,15 @@ class Bill:
         return Bill(factor * self.flops, factor * self.seconds)
 
 
-def describe_costs(settings: Settings, agenda: Agenda, *, calibrate: bool) -> dict[str, Any]:
-    """The trunks of a plan, the phases that train on images, and an estimate of what is left; touches nothing.
+def estimate_costs(settings: Settings, agenda: Agenda, *, calibrate: bool) -> Costs:
+    """What a plan costs; touches nothing.
 
     `calibrate` times a few pictures and forward passes on this machine, else rates that were measured elsewhere are taken.
     """
     outlook = _Outlook(settings, agenda, calibrate=calibrate)
     groups = plans.group_by_trunk(list(outlook.courses.values()))
-    trunks = [outlook.describe_trunk(group) for group in groups]
-    return {"trunks": trunks, "images": outlook.describe_images(), "estimate": outlook.estimate(trunks)}
+    trunks = tuple(outlook.describe_trunk(group) for group in groups)
+    return Costs(trunks, outlook.image_phases(), outlook.estimate(trunks))
 
 
 class _Outlook:
@@ -76,8 +77,8 @@ class _Outlook:
         """How many samples training and validation have."""
         return len(self.digests["train"]), len(self.digests["val"])
 
-    def describe_trunk(self, group: TrunkGroup) -> dict[str, Any]:
-        """A trunk as JSON values: who shares it, what is stored, and what is left to forward through it."""
+    def describe_trunk(self, group: TrunkGroup) -> TrunkUse:
+        """A trunk: who shares it, what is stored, and what is left to forward through it."""
         from heads.trunks.pricing import price
 
         cost = price(group.backbone, group.image_size_px, group.taps, self._value_bytes(group))
@@ -85,59 +86,59 @@ class _Outlook:
         to_forward = total - stored if group.left else 0
         rates = self.rates[group.backbone, group.image_size_px]
         bill = Bill(flops, to_forward * rates.picture_seconds + flops / rates.multiply_adds_per_second) if group.left else Bill()
-        return {
-            "trunk_id": group.trunk_id,
-            "backbone": group.backbone,
-            "through": group.through,
-            "num_stages": group.num_stages,
-            "image_size_px": group.image_size_px,
-            "whole": group.whole,
-            "views": list(group.views),
-            "taps": [f"{stage}:{kind}" for stage, kind in group.taps],
-            "variants": list(group.variants),
-            "variants_left": list(group.left),
-            "samples": total,
-            "samples_stored": stored,
-            "samples_to_forward": to_forward,
-            "bytes_per_sample": cost.num_bytes,
-            "bytes": total * cost.num_bytes,
-            "flops": int(bill.flops),
-            "seconds": round(bill.seconds / self.workers.count, 2),
-        }
+        return TrunkUse(
+            trunk_id=group.trunk_id,
+            backbone=group.backbone,
+            through=group.through,
+            num_stages=group.num_stages,
+            image_size_px=group.image_size_px,
+            whole=group.whole,
+            views=tuple(group.views),
+            taps=tuple(f"{stage}:{kind}" for stage, kind in group.taps),
+            variants=tuple(group.variants),
+            variants_left=tuple(group.left),
+            samples=total,
+            samples_stored=stored,
+            samples_to_forward=to_forward,
+            bytes_per_sample=cost.num_bytes,
+            bytes=total * cost.num_bytes,
+            flops=int(bill.flops),
+            seconds=round(bill.seconds / self.workers.count, 2),
+        )
 
-    def describe_images(self) -> list[dict[str, Any]]:
+    def image_phases(self) -> tuple[ImagePhase, ...]:
         """The phases of variants left to train that read images, and why they do."""
-        return [
-            {
-                "variant_id": work.variant.variant_id,
-                "label": self.agenda.label(work),
-                "epochs": stretch.phase.num_epochs,
-                "num_frozen_stages": stretch.phase.num_frozen_stages,
-                "reason": stretch.reason,
-                "in_contest": self._is_screened(work),
-            }
+        return tuple(
+            ImagePhase(
+                variant_id=work.variant.variant_id,
+                label=self.agenda.label(work),
+                epochs=stretch.phase.num_epochs,
+                num_frozen_stages=stretch.phase.num_frozen_stages,
+                reason=stretch.reason,
+                in_contest=self._is_screened(work),
+            )
             for work in self.left
             for stretch in self.courses[work.key].image_stretches
-        ]
+        )
 
-    def estimate(self, trunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def estimate(self, trunks: Sequence[TrunkUse]) -> Estimate:
         """What is left costs, against a job for each variant that is left without a feature store."""
-        filling = Bill(sum(t["flops"] for t in trunks), self.workers.count * sum(t["seconds"] for t in trunks))
+        filling = Bill(sum(t.flops for t in trunks), self.workers.count * sum(t.seconds for t in trunks))
         asked = sum((self._bill(work) for work in self.left), filling)
         alone = sum((self._bill(work, alone=True) for work in self.left), Bill())
         seconds = {name: round(bill.seconds / self.workers.count, 3) for name, bill in (("asked", asked), ("alone", alone))}
-        return {
-            "flops": int(asked.flops),
-            "flops_alone": int(alone.flops),
-            "flops_factor": _ratio(alone.flops, asked.flops),
-            "seconds": seconds["asked"],
-            "seconds_alone": seconds["alone"],
-            "seconds_factor": _ratio(alone.seconds, asked.seconds),
-            "calibrated": self.calibrated,
-            "device": self.device.type,
-            "elsewhere": self._elsewhere(),
-            "rates": {f"{name} {px} px": asdict(rates) for (name, px), rates in self.rates.items()},
-        }
+        return Estimate(
+            flops=int(asked.flops),
+            flops_alone=int(alone.flops),
+            flops_factor=_ratio(alone.flops, asked.flops),
+            seconds=seconds["asked"],
+            seconds_alone=seconds["alone"],
+            seconds_factor=_ratio(alone.seconds, asked.seconds),
+            calibrated=self.calibrated,
+            device=self.device.type,
+            elsewhere=self._elsewhere(),
+            rates={f"{name} {px} px": rates for (name, px), rates in self.rates.items()},
+        )
 
     def _elsewhere(self) -> str:
         """How the machine that trains may differ from this one, in words that go on from its name."""

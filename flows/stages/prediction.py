@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from flows import folders, owners
 from flows.errors import AskedWrongly
 from flows.settings import Settings
 from flows.stages.desk import open_registry
+from flows.stages.mask_files import already_there, mask_files, refuse_taken
 
 BATCH_SIZE = 32
 
@@ -22,11 +21,54 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Readings:
-    """What was read: a row an image, in order; `unread` are (file, reason) of the images of folders that do not decode."""
+class ClassAnswer:
+    """The class that was read, and its probability."""
 
-    rows: tuple[Mapping[str, Any], ...]
-    unread: tuple[tuple[str, str], ...] = ()
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class LabelsAnswer:
+    """The set of labels that was read, and the probability of every label."""
+
+    labels: tuple[str, ...]
+    probabilities: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class MaskAnswer:
+    """The file of the mask that was read, and each class's share of its pixels."""
+
+    mask: str
+    shares: Mapping[str, float]
+
+
+Answered = ClassAnswer | LabelsAnswer | MaskAnswer
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read in one image, by target."""
+
+    file: str
+    answers: Mapping[str, Answered]
+
+
+@dataclass(frozen=True)
+class Unread:
+    """An image of a folder that does not decode, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What was read: a row an image, in order; `unread` are the images of folders that do not decode."""
+
+    rows: tuple[Reading, ...]
+    unread: tuple[Unread, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -54,69 +96,17 @@ def predict(settings: Settings, model: str, files: Sequence[Path], output: Path 
     _check_named(named)
     images = [file for file, _ in asked.files]
     places = mask_files(images, masks, output) if output is not None and masks else [{} for _ in images]
-    _refuse_taken([place for each in places for place in each.values()])
-    rows: list[Mapping[str, Any]] = []
-    unread: list[tuple[str, str]] = []
+    refuse_taken([place for each in places for place in each.values()])
+    rows: list[Reading] = []
+    unread: list[Unread] = []
     for start in range(0, len(images), BATCH_SIZE):
         some = slice(start, start + BATCH_SIZE)
         for row in _read(bundle, images[some], places[some]):
-            if isinstance(row, tuple):
+            if isinstance(row, Unread):
                 unread.append(row)
             else:
                 rows.append(row)
     return Readings(tuple(rows), tuple(unread), asked.warnings)
-
-
-def mask_files(images: Sequence[Path], targets: Sequence[str], output: Path) -> list[dict[str, Path]]:
-    """The file of each image's mask by target: `<output>/<stem>.png`, of several targets each in a folder of its own.
-
-    No two are the same, nor differ by case alone: of images of one stem the first has it, the others have it with the first
-    number that no image's stem ends in.
-    """
-    stems = _distinct([image.stem for image in images])
-    folders_of = _distinct([_folder(target) for target in targets]) if len(targets) > 1 else [""] * len(targets)
-    return [
-        {target: output / folder / f"{stem}.png" for target, folder in zip(targets, folders_of, strict=True)} for stem in stems
-    ]
-
-
-def _folder(target: str) -> str:
-    name = re.sub(r"[^\w.\- ]", "_", target)
-    return name if name.strip(". ") else "_"
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, those that stood before with a number that makes them new."""
-    # Whoever has a name keeps it, though another one before him would be given it.
-    taken = {_seen(name) for name in names}
-    last: dict[str, int] = {}
-    found = []
-    for name in names:
-        unique, number = name, last.get(_seen(name), 0) + 1
-        while number > 1 and _seen(unique := f"{name}-{number}") in taken:
-            number += 1
-        last[_seen(name)] = number
-        taken.add(_seen(unique))
-        found.append(unique)
-    return found
-
-
-def _seen(name: str) -> str:
-    """A name as file systems compare it that tell neither case nor composed letters apart."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _refuse_taken(places: Sequence[Path]) -> None:
-    taken = [place for place in places if os.path.lexists(place)]
-    if taken:
-        raise _taken(taken)
-
-
-def _taken(places: Sequence[Path]) -> AskedWrongly:
-    return AskedWrongly(
-        f"{len(places)} of the masks' files are there already, e.g. {places[0]}, and are not written over; "
-        "name another folder with --output, or move them away"
-    )
 
 
 def _load(settings: Settings, model: str) -> Bundle:
@@ -142,10 +132,8 @@ def _check_named(files: Sequence[Path]) -> None:
         decode(file)
 
 
-def _read(
-    bundle: Bundle, images: Sequence[Path], places: Sequence[Mapping[str, Path]]
-) -> Iterator[dict[str, Any] | tuple[str, str]]:
-    """A row for each image, or (file, reason) where it does not decode; masks are written on the way."""
+def _read(bundle: Bundle, images: Sequence[Path], places: Sequence[Mapping[str, Path]]) -> Iterator[Reading | Unread]:
+    """A row for each image, or why it does not decode; masks are written on the way."""
     from heads.data.decoding import decode
     from heads.errors import ImageError
 
@@ -156,23 +144,24 @@ def _read(
                 raise ImageError("is no regular file")
             found.append(decode(image))
         except ImageError as error:
-            found.append((str(image), str(error).removeprefix(f"{image}: ")))
-    answers = iter(bundle.predict([picture for picture in found if not isinstance(picture, tuple)], BATCH_SIZE))
+            found.append(Unread(str(image), str(error).removeprefix(f"{image}: ")))
+    answers = iter(bundle.predict([picture for picture in found if not isinstance(picture, Unread)], BATCH_SIZE))
     for image, picture, place in zip(images, found, places, strict=True):
-        if isinstance(picture, tuple):
+        if isinstance(picture, Unread):
             yield picture
         else:
-            yield {"file": str(image)} | {t: _told(one, place.get(t)) for t, one in next(answers).items()}
+            yield Reading(str(image), {target: _keep(answer, place.get(target)) for target, answer in next(answers).items()})
 
 
-def _told(answer: Answer, file: Path | None) -> dict[str, Any]:
+def _keep(answer: Answer, file: Path | None) -> Answered:
+    """The answer as a reading holds it; a mask is written into the file."""
     from heads.bundle import Labels, Prediction
 
     match answer:
         case Prediction():
-            return {"label": answer.label, "probability": answer.probability}
+            return ClassAnswer(answer.label, answer.probability)
         case Labels():
-            return {"labels": list(answer.labels), "probabilities": dict(answer.probabilities)}
+            return LabelsAnswer(tuple(answer.labels), dict(answer.probabilities))
     assert file is not None
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_name(f".{file.name}.{os.getpid()}.new")
@@ -181,12 +170,12 @@ def _told(answer: Answer, file: Path | None) -> dict[str, Any]:
         # Linked, not renamed: what appeared there meanwhile is not written over.
         os.link(new, file)
     except FileExistsError:
-        raise _taken([file]) from None
+        raise already_there([file]) from None
     except OSError:  # Not every file system has links.
         new.replace(file)
     finally:
         new.unlink(missing_ok=True)
-    return {"mask": str(file), "shares": dict(answer.shares)}
+    return MaskAnswer(str(file), dict(answer.shares))
 
 
 def _images(files: Sequence[Path], output: Path | None) -> _Named:

@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from flows import dataset
+from flows import dataset, stages
 from flows.cli import planning, screen
 from flows.job.names import name_trunk
 from flows.settings import Settings
@@ -181,12 +182,22 @@ def test_the_bound_is_set_by_an_environment_variable(
 
 
 def test_an_estimate_is_told_with_what_it_saves_and_whose_seconds_they_are() -> None:
-    estimate = {"flops": 2e9, "flops_alone": 50e9, "flops_factor": 25.0, "seconds": 12.0, "seconds_alone": 240.0}
-    estimate |= {"seconds_factor": 20.0, "calibrated": True, "device": "cpu", "elsewhere": ", while the cluster at x trains"}
+    estimate = stages.Estimate(
+        flops=2 * 10**9,
+        flops_alone=50 * 10**9,
+        flops_factor=25.0,
+        seconds=12.0,
+        seconds_alone=240.0,
+        seconds_factor=20.0,
+        calibrated=True,
+        device="cpu",
+        elsewhere=", while the cluster at x trains",
+        rates={},
+    )
     told = planning.describe_estimate(estimate, 16)
     assert "About 12 s of training, 2.0 GFLOPs" in told
     assert "A job a variant (16 jobs without stored features): 4 min, 50.0 GFLOPs" in told
     assert "25.0 x the arithmetic, about 20.0 x the time" in told
     assert "this machine's CPU, while the cluster at x trains" in told
-    assert "not timed here" in planning.describe_estimate(estimate | {"calibrated": False}, 16)
-    assert "stored already" in planning.describe_estimate(estimate | {"flops_factor": None}, 16)
+    assert "not timed here" in planning.describe_estimate(replace(estimate, calibrated=False), 16)
+    assert "stored already" in planning.describe_estimate(replace(estimate, flops_factor=None), 16)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from flows.stages.prediction import BATCH_SIZE, mask_files
+from flows.stages.mask_files import mask_files
+from flows.stages.prediction import BATCH_SIZE
 from heads.bundle import load, save
 from heads.data.images import preprocess_for
 from heads.model.model import build_model

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from flows import job
+from flows import job, stages
 from flows.files import write_json
 from flows.job.accounts import Accounts, Charge, costs_of
 from flows.job.work_folder import EpochRecord
 from flows.plan import parse_plan
 from flows.records import DataVersion, Sample, ScoreTable, TrainedVariant, TrainResult, Verdict, Weights, Work, Workers
 from flows.settings import Settings
-from flows.stages import progress, report, work
+from flows.stages import closing, progress, work
 from flows.stages.agenda import Agenda, plan_works
 from flows.stages.desk import Event
 from heads.spec import Fit, Head, Variant
@@ -115,18 +115,18 @@ def test_a_report_counts_what_was_done_now_and_saved_by_it(agenda: Agenda) -> No
     )
     result = TrainResult(variants, 20, 0.1, (), flops_stored=10)
     scores = work.Scores(variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
-    told = report._report(agenda, result, scores, work.Outcome(Verdict(False, ("too few",)), None), {})
-    assert told["counts"] == {
-        "samples": 10,
-        "trunk_forwards": 20,
-        "features_read": 24,
-        "flops_done": 40,
-        "flops_saved": 60,
-        "variants_trained": 1,
-        "variants_reused": 1,
-    }
-    assert [(one["seconds"], one["gpu_seconds"]) for one in told["variants"]] == [(1.5, 3.0)] * 2
-    assert [(row["images forwarded"], row["features read"]) for row in report.leaderboard(told)] == [(99, 99), (8, 24)]
+    told = closing.make_report(agenda, result, scores, work.Outcome(Verdict(False, ("too few",)), None), {})
+    assert told.counts == stages.Counts(
+        samples=10,
+        trunk_forwards=20,
+        features_read=24,
+        flops_done=40,
+        flops_saved=60,
+        variants_trained=1,
+        variants_reused=1,
+    )
+    assert [(one.seconds, one.gpu_seconds) for one in told.variants] == [(1.5, 3.0)] * 2
+    assert [(row["images forwarded"], row["features read"]) for row in stages.leaderboard(told)] == [(99, 99), (8, 24)]
 
 
 class Telling:

@@ -164,7 +164,7 @@ def test_jobs_of_another_storage_on_a_shared_cluster_are_neither_joined_nor_stop
     monkeypatch.setattr(jobs, "call", lambda *_: listed)
     shared = cluster.Cluster("http://shared:8265", owned=False)
     assert jobs.find(shared, mine) == jobs.Submission(mine.as_posix(), "RUNNING", mine)
-    assert [s.folder for s in jobs.find_orphans(shared, "tiny", mine)] == [old]
+    assert [s.folder for s in jobs.find_orphans(shared, "tiny", mine.parent, besides=mine)] == [old]
 
 
 def test_credentials_never_enter_a_jobs_environment() -> None:

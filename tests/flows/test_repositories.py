@@ -62,7 +62,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ingest(workspace: Path, source: Path) -> int:
-    return int(stages.ingest(Settings(workspace=workspace), str(source))["samples"])
+    return stages.ingest(Settings(workspace=workspace), str(source)).samples
 
 
 def held(folder: Path) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ import pytest
 from flows import cluster, job, stages
 from flows.cluster import capacity
 from flows.errors import AskedWrongly
+from flows.files import write_json
 from flows.job.work_folder import WorkFailure
 from flows.plan import parse_plan
 from flows.records import (
@@ -26,7 +27,7 @@ from flows.records import (
     Workers,
 )
 from flows.settings import Settings
-from flows.stages import report, work
+from flows.stages import closing, report, work
 from flows.stages.agenda import Agenda, plan_works
 from flows.stages.desk import Event
 
@@ -90,24 +91,57 @@ def test_the_report_names_a_failed_variant_apart_from_those_ranked(agenda: Agend
     tame, wild = agenda.works
     result = TrainResult((trained(tame),), 6, 0.1, (FailedVariant(wild.key, wild.variant, "it diverged", "run1"),))
     scores = work.Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
-    told = report._report(agenda, result, scores, work.Outcome(Verdict(False, ("too few",)), None), {})
-    assert [one["variant_id"] for one in told["variants"]] == [tame.variant.variant_id]
-    assert [(one["label"], one["reason"], one["run_id"]) for one in told["failed"]] == [
-        (agenda.label(wild), "it diverged", "run1")
-    ]
+    told = closing.make_report(agenda, result, scores, work.Outcome(Verdict(False, ("too few",)), None), {})
+    assert [one.variant_id for one in told.variants] == [tame.variant.variant_id]
+    assert [(one.label, one.reason, one.run_id) for one in told.failed] == [(agenda.label(wild), "it diverged", "run1")]
     assert len(stages.leaderboard(told)) == 1
     assert f"Failed and left out: {agenda.label(wild)}: it diverged" in stages.verdict_text(told)
 
 
-def reported(agenda: Agenda, seconds: dict[str, float]) -> dict[str, Any]:
+def reported(agenda: Agenda, seconds: dict[str, float]) -> stages.Report:
     """The report of a retraining of both variants, the second of which has no finite loss."""
     first, second = trained(agenda.works[0]), trained(agenda.works[1])
     exact = {"val/label/accuracy": 0.123456789012, "val/label/loss": float("nan")}
     result = TrainResult((replace(first, run_id="run1"), replace(second, run_id="run2", metrics=exact)), 6, 2.5)
     version = ModelVersion("x", "3", ("champion",), {}, 0.0)
     scores = work.Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
-    told = report._report(agenda, result, scores, work.Outcome(Verdict(True, ("better",)), version), seconds)
-    return told | {"run_id": "parent", "experiment_id": "7"}
+    told = closing.make_report(agenda, result, scores, work.Outcome(Verdict(True, ("better",)), version), seconds)
+    return replace(told, run_id="parent", experiment_id="7")
+
+
+def test_what_is_printed_and_kept_of_a_report_has_these_names_in_this_order(agenda: Agenda, tmp_path: Path) -> None:
+    told = report.with_pages(reported(agenda, {"total": 1.0}), "http://ml:5000")
+    printed = stages.report_json(told)
+    run = ["run_id", "experiment_id", "page"]
+    assert list(printed) == [
+        *("name", "key", "metric", "tasks", "data_version", "variants", "failed", "candidate", "holdout", "verdict"),
+        *("model", "champion", "counts", "seconds", *run),
+    ]
+    named = ["variant_id", "label", "backbone", "heads", "freeze", "run_id"]
+    measured = ["reused", "metrics", "num_trained_parameters", "num_forwarded", "num_features_read", "seconds", "gpu_seconds"]
+    assert list(printed["variants"][0]) == [*named, *measured, "page"]
+    assert list(printed["verdict"]) == ["promoted", "reasons", "figures"]
+    assert list(printed["model"]) == ["name", "version", "aliases", "page"]
+    finite = replace(told, variants=told.variants[:1])
+    report.write_report(tmp_path / "report.json", finite)
+    assert report.read_report(tmp_path / "report.json") == finite
+    assert report.read_report(tmp_path / "nothing.json") is None
+
+
+def test_a_kept_report_of_before_there_were_tasks_pages_and_counts_is_read(agenda: Agenda, tmp_path: Path) -> None:
+    old = dict(stages.report_json(replace(reported(agenda, {}), model=None)))
+    for name in ("tasks", "run_id", "experiment_id", "page"):
+        del old[name]
+    old["counts"] = {"samples": 8, "trunk_forwards": 6, "variants_trained": 2, "variants_reused": 0}
+    for variant in old["variants"]:
+        for name in ("num_forwarded", "num_features_read", "gpu_seconds", "page"):
+            del variant[name]
+    write_json(tmp_path / "old.json", old)
+    found = report.read_report(tmp_path / "old.json")
+    assert found is not None
+    assert (found.tasks, found.run_id, found.counts.flops_done, found.model) == ({}, None, 0, None)
+    assert len(stages.leaderboard(report.with_pages(found, "http://ml:5000"))) == 2
+    assert stages.pages(found) == {}
 
 
 def test_a_leaderboard_has_four_digits_and_the_page_of_each_run(agenda: Agenda) -> None:
@@ -129,12 +163,12 @@ def test_a_verdict_links_to_the_retraining_its_candidate_and_the_version_where_m
     without = report.with_pages(told, "sqlite:////a/mlflow.db")
     assert "MLflow" not in stages.verdict_text(without)
     assert all("run" not in row for row in stages.leaderboard(without))
-    of_before = {name: value for name, value in told.items() if name not in ("run_id", "experiment_id")}
+    of_before = replace(told, run_id=None, experiment_id=None)
     assert "this retraining" not in stages.verdict_text(report.with_pages(of_before, "http://ml:5000"))
 
 
 def test_the_seconds_of_the_stages_and_of_what_is_around_the_batches_add_up(agenda: Agenda) -> None:
-    told = reported(agenda, {"data": 1.0, "train": 22.0, "score": 3.0, "other": 0.5, "total": 26.5})["seconds"]
+    told = reported(agenda, {"data": 1.0, "train": 22.0, "score": 3.0, "other": 0.5, "total": 26.5}).seconds
     assert told == {"data": 1.0, "train": 2.5, "score": 3.0, "train_around": 19.5, "other": 0.5, "total": 26.5}
     assert sum(told.values()) - told["total"] == told["total"]
     assert list(told)[-1] == "total"

@@ -16,7 +16,7 @@ from flows.plan import Course, Stretch, group_by_trunk, parse_plan
 from flows.records import DataVersion, Sample
 from flows.settings import Settings
 from flows.stages.agenda import Agenda, plan_works
-from flows.stages.outlook import describe_costs
+from flows.stages.outlook import estimate_costs
 from heads.backbones import BACKBONES
 from heads.data.dataset import ImageDataset
 from heads.data.images import preprocess_for
@@ -117,32 +117,32 @@ def fill(settings: Settings, agenda: Agenda, version: DataVersion, split: str) -
 
 def test_samples_are_left_to_forward_until_the_store_holds_them(settings: Settings, version: DataVersion, weights: Path) -> None:
     agenda = agenda_of(version, weights, heads=["linear", "mlp"])
-    cold = describe_costs(settings, agenda, calibrate=False)
-    (trunk,) = cold["trunks"]
-    assert (trunk["samples"], trunk["samples_stored"], trunk["samples_to_forward"]) == (14, 0, 14)
-    assert trunk["bytes"] == 14 * 1280 * 4
-    assert trunk["flops"] == 14 * forward_multiply_adds("mobilenet_v2", SIZE_PX)
-    assert cold["estimate"]["flops_alone"] == 2 * 6 * 15 * forward_multiply_adds("mobilenet_v2", SIZE_PX)
-    assert cold["estimate"]["flops_factor"] == round(2 * 6 * 15 / 14, 1)
-    assert cold["images"] == []
+    cold = estimate_costs(settings, agenda, calibrate=False)
+    (trunk,) = cold.trunks
+    assert (trunk.samples, trunk.samples_stored, trunk.samples_to_forward) == (14, 0, 14)
+    assert trunk.bytes == 14 * 1280 * 4
+    assert trunk.flops == 14 * forward_multiply_adds("mobilenet_v2", SIZE_PX)
+    assert cold.estimate.flops_alone == 2 * 6 * 15 * forward_multiply_adds("mobilenet_v2", SIZE_PX)
+    assert cold.estimate.flops_factor == round(2 * 6 * 15 / 14, 1)
+    assert cold.images == ()
     fill(settings, agenda, version, "train")
-    (half,) = describe_costs(settings, agenda, calibrate=False)["trunks"]
-    assert (half["samples_stored"], half["samples_to_forward"]) == (10, 4)
+    (half,) = estimate_costs(settings, agenda, calibrate=False).trunks
+    assert (half.samples_stored, half.samples_to_forward) == (10, 4)
     fill(settings, agenda, version, "val")
-    warm = describe_costs(settings, agenda, calibrate=False)
-    assert (warm["trunks"][0]["samples_to_forward"], warm["trunks"][0]["flops"]) == (0, 0)
-    assert warm["estimate"]["flops"] == 0
-    assert warm["estimate"]["flops_factor"] is None
-    assert 0 < warm["estimate"]["seconds"] < cold["estimate"]["seconds"] < cold["estimate"]["seconds_alone"]
+    warm = estimate_costs(settings, agenda, calibrate=False)
+    assert (warm.trunks[0].samples_to_forward, warm.trunks[0].flops) == (0, 0)
+    assert warm.estimate.flops == 0
+    assert warm.estimate.flops_factor is None
+    assert 0 < warm.estimate.seconds < cold.estimate.seconds < cold.estimate.seconds_alone
 
 
 def test_a_sample_pays_for_the_stages_up_to_what_it_lacks(settings: Settings, version: DataVersion, weights: Path) -> None:
     probes = agenda_of(version, weights)
     fill(settings, probes, version, "train")
-    (trunk,) = describe_costs(settings, agenda_of(version, weights, freeze=["all", "upto:stage5"]), calibrate=False)["trunks"]
-    assert trunk["samples_to_forward"] == 14
+    (trunk,) = estimate_costs(settings, agenda_of(version, weights, freeze=["all", "upto:stage5"]), calibrate=False).trunks
+    assert trunk.samples_to_forward == 14
     prefix, whole = (forward_multiply_adds("mobilenet_v2", SIZE_PX, number) for number in (6, None))
-    assert trunk["flops"] == 10 * prefix + 4 * whole
+    assert trunk.flops == 10 * prefix + 4 * whole
 
 
 def test_looking_at_a_plan_changes_no_file_even_where_the_store_is_damaged(
@@ -160,33 +160,33 @@ def test_looking_at_a_plan_changes_no_file_even_where_the_store_is_damaged(
         return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
     before = state()
-    describe_costs(settings, agenda, calibrate=False)
+    estimate_costs(settings, agenda, calibrate=False)
     assert state() == before
 
 
 def test_phases_on_images_are_named_with_the_reason(settings: Settings, version: DataVersion, weights: Path) -> None:
-    told = describe_costs(settings, agenda_of(version, weights, freeze=["lp_ft", "upto:stem"]), calibrate=False)
-    tuned, cut = told["images"]
-    assert (tuned["epochs"], tuned["num_frozen_stages"], tuned["reason"]) == (4, 0, "the whole backbone is trained")
-    assert (cut["epochs"], cut["num_frozen_stages"]) == (6, 1)
-    assert cut["reason"].startswith("frozen through stem: 131 kB a sample")
+    told = estimate_costs(settings, agenda_of(version, weights, freeze=["lp_ft", "upto:stem"]), calibrate=False)
+    tuned, cut = told.images
+    assert (tuned.epochs, tuned.num_frozen_stages, tuned.reason) == (4, 0, "the whole backbone is trained")
+    assert (cut.epochs, cut.num_frozen_stages) == (6, 1)
+    assert cut.reason.startswith("frozen through stem: 131 kB a sample")
 
 
 def test_finished_variants_cost_nothing_any_more(settings: Settings, version: DataVersion, weights: Path) -> None:
     agenda = agenda_of(version, weights, heads=["linear", "mlp"])
     for work in agenda.works:
         write_json(settings.storage / "work" / work.key / "result.json", {})
-    told = describe_costs(settings, agenda, calibrate=True)
-    assert [trunk["samples_to_forward"] for trunk in told["trunks"]] == [0]
-    assert (told["estimate"]["seconds"], told["estimate"]["calibrated"]) == (0.0, False)
+    told = estimate_costs(settings, agenda, calibrate=True)
+    assert [trunk.samples_to_forward for trunk in told.trunks] == [0]
+    assert (told.estimate.seconds, told.estimate.calibrated) == (0.0, False)
 
 
 def test_seconds_are_timed_on_this_machine_within_seconds(settings: Settings, version: DataVersion, weights: Path) -> None:
     before = torch.get_num_threads()
-    told = describe_costs(settings, agenda_of(version, weights, fit={"image_size_px": [SIZE_PX, 96]}), calibrate=True)
-    rates = told["estimate"]["rates"]
-    assert told["estimate"]["calibrated"]
+    told = estimate_costs(settings, agenda_of(version, weights, fit={"image_size_px": [SIZE_PX, 96]}), calibrate=True)
+    rates = told.estimate.rates
+    assert told.estimate.calibrated
     assert rates.keys() == {f"mobilenet_v2 {SIZE_PX} px", "mobilenet_v2 96 px"}
-    assert all(1e7 < each["multiply_adds_per_second"] < 1e14 for each in rates.values())
-    assert all(0 < each["kept_picture_seconds"] <= each["picture_seconds"] < 10 for each in rates.values())
+    assert all(1e7 < each.multiply_adds_per_second < 1e14 for each in rates.values())
+    assert all(0 < each.kept_picture_seconds <= each.picture_seconds < 10 for each in rates.values())
     assert torch.get_num_threads() == before

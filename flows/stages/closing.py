@@ -1,0 +1,168 @@
+"""The end of a retraining: its report, made, kept, and found again by who asks for the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from math import nan
+from pathlib import Path
+
+from flows import plan as plans
+from flows import tracking
+from flows.plan import Plan
+from flows.records import FailedVariant, TrainedVariant, TrainResult
+from flows.settings import Settings
+from flows.stages.agenda import Agenda, failures, plan_works
+from flows.stages.desk import Desk, open_registry
+from flows.stages.report import (
+    Counts,
+    Report,
+    ReportedFailure,
+    ReportedModel,
+    ReportedVariant,
+    read_report,
+    with_pages,
+    write_report,
+)
+from flows.stages.report_text import leaderboard
+from flows.stages.work import Outcome, Scores
+
+
+def close(
+    desk: Desk, agenda: Agenda, trained: TrainResult, scores: Scores, outcome: Outcome, seconds: Mapping[str, float]
+) -> Report:
+    """The report, after ending the parent run with it and keeping it for the next time the same is asked."""
+    from flows.pictures import leaderboard as draw_leaderboard
+
+    assert desk.parent_run_id is not None
+    report = make_report(agenda, trained, scores, outcome, seconds)
+    report = replace(report, run_id=desk.parent_run_id, experiment_id=desk.tracker.connect())
+    report = with_pages(report, desk.settings.tracking)
+    rows = leaderboard(report)
+    counts = {f"counts/{name}": float(value) for name, value in asdict(report.counts).items()}
+    measures = {name: float(value) for name, value in report.holdout.items()} | counts
+    names = [str(row["variant"]) for row in rows]
+    values = [float(value) if isinstance(value := row[agenda.metric], int | float) else nan for row in rows]
+    chosen = next(i for i, row in enumerate(rows) if str(row["state"]).startswith("candidate"))
+    pictures = {"leaderboard.png": draw_leaderboard(names, values, agenda.metric, chosen)}
+    desk.tracker.close_retraining(
+        desk.parent_run_id, "FINISHED", leaderboard=rows, verdict=outcome.verdict, metrics=measures, pictures=pictures
+    )
+    write_report(_file(desk.settings, agenda), report)
+    return report
+
+
+def finished(settings: Settings, plan: Plan) -> Report | None:
+    """The kept report of a retraining that has nothing left to do, or None.
+
+    Raises what `plan_works` and `failures` raise, and Unreachable when MLflow does not answer.
+    """
+    from flows import dataset
+
+    started = time.monotonic()
+    tracking.reach(settings.tracking, settings.artifacts)
+    agenda = plan_works(plan, dataset.read_version(settings.workspace))
+    failures(settings, agenda)
+    report = recall(settings, agenda)
+    return report and replace(report, seconds={"total": round(time.monotonic() - started, 2)})
+
+
+def recall(settings: Settings, agenda: Agenda) -> Report | None:
+    """The kept report of this agenda if nothing of it is left to do, or None.
+
+    Nothing is left when every variant is trained, the same rules have judged them, and the champion they left is still the
+    champion. Its `seconds` are none.
+    """
+    kept = read_report(_file(settings, agenda))
+    if kept is None or not all(agenda.is_done(settings, work) for work in agenda.works):
+        return None
+    champion = open_registry(settings).current(agenda.plan.name).get("champion")
+    if (champion.version if champion else None) != kept.champion:
+        return None
+    report = replace(
+        kept,
+        variants=tuple(replace(variant, reused=True) for variant in kept.variants),
+        counts=Counts(samples=kept.counts.samples, variants_reused=len(kept.variants)),
+        seconds={},
+    )
+    return with_pages(report, settings.tracking)
+
+
+def _file(settings: Settings, agenda: Agenda) -> Path:
+    return settings.storage / "retrainings" / f"{agenda.key}.json"
+
+
+def make_report(agenda: Agenda, trained: TrainResult, scores: Scores, outcome: Outcome, seconds: Mapping[str, float]) -> Report:
+    """The report of a retraining, but for its runs; `seconds` are those of the stages as a clock saw them."""
+    model = outcome.model
+    champion = model if model and "champion" in model.aliases else scores.champion
+    rows = {row.variant_id: row for row in plans.describe([work.variant for work in agenda.works])}
+    return Report(
+        name=agenda.plan.name,
+        key=agenda.key,
+        metric=agenda.metric,
+        tasks={head.target: head.task for head in agenda.works[0].variant.heads},
+        data_version=agenda.version.digest,
+        variants=tuple(_variant(rows[variant.variant.variant_id], variant) for variant in trained.variants),
+        failed=tuple(_failure(rows[failed.variant.variant_id], failed) for failed in trained.failed),
+        candidate=scores.candidate.variant.variant_id,
+        holdout=scores.table.metrics,
+        verdict=outcome.verdict,
+        model=ReportedModel(model.name, model.version, model.aliases) if model else None,
+        champion=champion.version if champion else None,
+        counts=_count(agenda, trained),
+        seconds=_seconds(seconds, trained),
+    )
+
+
+def _variant(row: plans.VariantRow, trained: TrainedVariant) -> ReportedVariant:
+    return ReportedVariant(
+        variant_id=row.variant_id,
+        label=row.label,
+        backbone=row.backbone,
+        heads=row.heads,
+        freeze=row.freeze,
+        run_id=trained.run_id,
+        reused=trained.reused,
+        metrics=trained.metrics,
+        num_trained_parameters=trained.num_trained_parameters,
+        num_forwarded=trained.num_forwarded,
+        num_features_read=trained.num_features_read,
+        seconds=trained.seconds,
+        gpu_seconds=trained.gpu_seconds,
+    )
+
+
+def _failure(row: plans.VariantRow, failed: FailedVariant) -> ReportedFailure:
+    return ReportedFailure(
+        variant_id=row.variant_id,
+        label=row.label,
+        backbone=row.backbone,
+        heads=row.heads,
+        freeze=row.freeze,
+        run_id=failed.run_id,
+        reason=failed.reason,
+    )
+
+
+def _seconds(stages: Mapping[str, float], trained: TrainResult) -> dict[str, float]:
+    """The seconds of every stage, that of the training in two: its batches, and the start and the records around them."""
+    around = max(0.0, round(stages.get("train", trained.seconds) - trained.seconds, 2))
+    seconds = {**stages, "train": trained.seconds, "train_around": around}
+    last = {name: seconds.pop(name) for name in ("other", "total") if name in seconds}
+    return seconds | last
+
+
+def _count(agenda: Agenda, trained: TrainResult) -> Counts:
+    new = [variant for variant in trained.variants if not variant.reused]
+    done = trained.flops_stored + sum(variant.flops for variant in new)
+    return Counts(
+        samples=len(agenda.version.samples),
+        trunk_forwards=trained.num_forwarded,
+        features_read=sum(variant.num_features_read for variant in new),
+        flops_done=done,
+        flops_saved=sum(variant.flops_alone for variant in new) - done,
+        variants_trained=len(new),
+        variants_reused=len(trained.variants) - len(new),
+    )

@@ -1,0 +1,51 @@
+"""A registered model as a person asks after it: who is champion, who was before, who challenges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flows.records import ModelVersion
+from flows.registry import Registry, read_holdout
+
+
+@dataclass(frozen=True)
+class VersionSummary:
+    """A version of a model: what it was made of, its run, and its measures on the holdout."""
+
+    version: str
+    variant_id: str | None
+    data_version: str | None
+    run_id: str | None
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A model's champion, the one before it and the present challenger, None where there is no such version."""
+
+    name: str
+    champion: VersionSummary | None
+    previous: VersionSummary | None
+    challenger: VersionSummary | None
+
+
+def describe_model(registry: Registry, name: str) -> ModelSummary:
+    """A registered model's present versions. Raises AskedWrongly on an unknown name."""
+    current = registry.current(name)
+    if not current:
+        registry.find(name, "champion")
+    return ModelSummary(name, *(_summary(current.get(alias)) for alias in ("champion", "previous", "challenger")))
+
+
+def _summary(version: ModelVersion | None) -> VersionSummary | None:
+    if version is None:
+        return None
+    tags = version.tags
+    return VersionSummary(
+        version=version.version,
+        variant_id=tags.get("headstart.variant_id"),
+        data_version=tags.get("headstart.data_version"),
+        run_id=tags.get("headstart.run_id"),
+        metrics=read_holdout(tags),
+    )

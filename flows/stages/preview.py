@@ -1,0 +1,84 @@
+"""What a plan would run, what of it is done, and what the rest costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flows import plan as plans
+from flows.plan import Plan
+from flows.settings import Settings
+from flows.stages.agenda import plan_works, why_failed
+from flows.stages.costs import Estimate, ImagePhase, TrunkUse
+from flows.stages.outlook import estimate_costs
+
+
+@dataclass(frozen=True)
+class PlannedVariant:
+    """A variant of a plan: head designs by target, the fit settings in which the variants differ, and whether it is done.
+
+    `failed` is why it failed for good, None where it did not.
+    """
+
+    variant_id: str
+    label: str
+    backbone: str
+    heads: Mapping[str, str]
+    freeze: str
+    fit: Mapping[str, object]
+    epochs: int
+    done: bool
+    failed: str | None
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A plan on a data version: its variants, how many are left to train, and what that costs."""
+
+    name: str
+    data_version: str
+    samples: int
+    metric: str
+    variants: tuple[PlannedVariant, ...]
+    left: int
+    trunks: tuple[TrunkUse, ...]
+    images: tuple[ImagePhase, ...]
+    estimate: Estimate
+
+
+def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Preview:
+    """What a plan would run on the workspace's data version, what of it is done, and what the rest costs; touches nothing.
+
+    `calibrate` times this machine for about two seconds, so that its estimate is of seconds here.
+    """
+    from flows import dataset
+
+    version = dataset.read_version(settings.workspace)
+    agenda = plan_works(plan, version)
+    rows = zip(agenda.works, plans.describe([work.variant for work in agenda.works]), strict=True)
+    variants = tuple(
+        PlannedVariant(
+            variant_id=row.variant_id,
+            label=row.label,
+            backbone=row.backbone,
+            heads=row.heads,
+            freeze=row.freeze,
+            fit=row.fit,
+            epochs=work.variant.fit.epochs,
+            done=agenda.is_done(settings, work),
+            failed=why_failed(settings, work),
+        )
+        for work, row in rows
+    )
+    costs = estimate_costs(settings, agenda, calibrate=calibrate)
+    return Preview(
+        name=plan.name,
+        data_version=version.digest,
+        samples=len(version.samples),
+        metric=agenda.metric,
+        variants=variants,
+        left=sum(not variant.done for variant in variants),
+        trunks=costs.trunks,
+        images=costs.images,
+        estimate=costs.estimate,
+    )

@@ -1,0 +1,77 @@
+"""A report in words and rows: the leaderboard, the verdict, and where MLflow shows what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+
+from flows import plan as plans
+from flows.stages.report import Report
+
+Cell = str | int | float | None
+
+
+def leaderboard(report: Report) -> list[dict[str, Cell]]:
+    """The variants, best on validation first, as rows with the same columns; the candidate is marked.
+
+    Beside the measure that ranks stand the primary ones of the other targets. Measures have four digits and None where there
+    is none; where MLflow has pages, each row names that of its run. What is looked for most stands left: Prefect cuts there.
+    """
+    metric = report.metric
+    column = metric.rpartition("/")[0]
+    primary = [f"{target}/{plans.PRIMARY[task]}" for target, task in report.tasks.items() if target != column]
+    ranked = sorted(report.variants, key=lambda variant: -variant.metrics.get(f"val/{metric}", -1.0))
+    return [
+        {
+            "variant": variant.label,
+            **{name: _rounded(variant.metrics.get(f"val/{name}")) for name in (metric, *primary)},
+            "loss": _rounded(variant.metrics.get(f"val/{column}/loss")),
+            "state": ("candidate, " if variant.variant_id == report.candidate else "")
+            + ("found done" if variant.reused else "trained"),
+            **({"run": variant.page} if variant.page else {}),
+            "trained parameters": variant.num_trained_parameters,
+            "images forwarded": variant.num_forwarded,
+            "features read": variant.num_features_read,
+            "seconds": round(variant.seconds, 1),
+        }
+        for variant in ranked
+    ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not isfinite(value) else round(value, 4)
+
+
+def verdict_text(report: Report, *, links: bool = True) -> str:
+    """The verdict in words (Markdown): what was decided, every reason, who is champion now, and links to MLflow's pages."""
+    decided = "Promoted" if report.verdict.promoted else "Not promoted"
+    lines = [f"**{decided}**: variant {report.candidate} of {report.name}", ""]
+    lines += [*(f"- {reason}" for reason in report.verdict.reasons), ""]
+    if report.failed:
+        lines += [*(f"Failed and left out: {one.label}: {one.reason}" for one in report.failed), ""]
+    if report.holdout:
+        lines += ["Candidate on the holdout:", "", *(f"- {line}" for line in describe_measures(report.holdout)), ""]
+    champion = f"version {report.champion}" if report.champion else "nobody yet"
+    candidate = f" (this candidate is version {report.model.version})" if report.model else ""
+    lines.append(f"Champion of {report.name}: {champion}{candidate}")
+    if links and (shown := pages(report)):
+        lines += ["", "In MLflow: " + ", ".join(f"[{what}]({page})" for what, page in shown.items())]
+    return "\n".join(lines)
+
+
+def pages(report: Report) -> dict[str, str]:
+    """MLflow's pages by what they show: the retraining, the candidate's run, its version; none where MLflow is no server."""
+    model, of = report.model, {variant.variant_id: variant.page for variant in report.variants}
+    found = {"this retraining": report.page, "the candidate's run": of.get(report.candidate)}
+    if model:
+        found[f"version {model.version} of {model.name}"] = model.page
+    return {what: page for what, page in found.items() if page}
+
+
+def describe_measures(metrics: Mapping[str, float]) -> list[str]:
+    """A line a target of measures named `<target>/<measure>`."""
+    measures: dict[str, list[str]] = {}
+    for name, value in metrics.items():
+        target, _, measure = name.rpartition("/")
+        measures.setdefault(target, []).append(f"{measure} {value:.4f}")
+    return [f"{target}: {', '.join(lines)}" for target, lines in measures.items()]
