@@ -144,6 +144,7 @@ class TrainResult:
     """What a training job gives: the plan's variants, finished or failed; `seconds` from the first batch to the last.
 
     `num_forwarded` are the images of variants and of filling the feature store; `flops_stored` the multiply-adds of the latter.
+    `run_id` is the retraining's own MLflow run, the parent of those of the variants.
     """
 
     variants: tuple[TrainedVariant, ...]
@@ -151,6 +152,7 @@ class TrainResult:
     seconds: float
     failed: tuple[FailedVariant, ...] = ()
     flops_stored: int = 0
+    run_id: str = field(kw_only=True)
 
 
 @dataclass(frozen=True)

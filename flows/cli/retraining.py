@@ -17,17 +17,20 @@ FEATURES = "features"
 
 def run(settings: Settings, plan: Plan, source: str | None) -> stages.Report:
     """The report of a retraining: the finished one's where nothing is left to do, else of a flow run in this process."""
-    if source is None and (report := stages.finished(settings, plan)) is not None:
-        return report
+    # What a source brings is not known yet.
+    known = stages.look_up(settings, plan) if source is None else None
+    if known and known.report:
+        return known.report
     stages.check_reach(settings, plan, prefect=settings.prefect)
     stack.end_orphans(settings, screen.note)
     owners.sweep()
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     where = f"at {settings.prefect}" if settings.prefect else "without a standing server"
     screen.note(f"Retraining {plan.name}; Prefect {where}")
-    # What a source brings is not known yet: a night with nothing new needs no Ray.
+    # A night with nothing new needs no Ray.
     warm = contextlib.nullcontext() if source else stages.warming(settings, plan)
-    with warm, screen.progress_bars() as bars, stages.listening(_Bars(bars)):
+    planned = stages.planned(known.agenda if known else None)
+    with warm, planned, screen.progress_bars() as bars, stages.listening(_Bars(bars)):
         from flows import pipeline
 
         return pipeline.retrain(plan, source)

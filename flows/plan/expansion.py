@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from flows.errors import AskedWrongly
 from flows.plan.form import Plan, Target
 from flows.plan.targets import primary_metric, targets_of, task_of
-from flows.records import DataVersion
+from flows.records import DataVersion, Work
 from heads.spec import HEAD_DESIGNS, RECIPE, Fit, Head, Variant, is_screened
 
 MAX_VARIANTS = 512
@@ -71,18 +71,10 @@ def contest(plan: Plan, version: DataVersion, variants: Sequence[Variant]) -> di
     return dict.fromkeys(rivals, _digest([rivals, plan.screening, primary_metric(plan, version)]))
 
 
-def retraining_key(plan: Plan, version: DataVersion, weights_digests: Mapping[str, str]) -> str:
-    """Sixteen hex digits: the same work, name and rules of promotion, whatever the plan's formatting or worker group.
-
-    `weights_digests` gives the digest of each backbone's first weights ('none' for random ones).
-    """
-    variants = expand(plan, version)
-    contests = contest(plan, version, variants)
-    works = sorted(
-        work_key(v.variant_id, weights_digests[v.backbone], version.digest, contests.get(v.variant_id, "")) for v in variants
-    )
+def retraining_key(plan: Plan, version: DataVersion, works: Sequence[Work]) -> str:
+    """Sixteen hex digits: the same works, name and rules of promotion, whatever the plan's formatting or worker group."""
     rules = [primary_metric(plan, version), plan.promotion.min_gain, plan.promotion.alpha]
-    return _digest([plan.name, version.digest, works, rules])
+    return _digest([plan.name, version.digest, sorted(work.key for work in works), rules])
 
 
 def label(variant: Variant, among: Sequence[Variant]) -> str:

@@ -1,8 +1,8 @@
 """The stages of a retraining: each takes frozen values, calls one room, and returns frozen values."""
 
-from flows.stages.agenda import Ingested, ingest, make_agenda, version_data
+from flows.stages.agenda import Ingested, ingest, make_agenda, planned, version_data
 from flows.stages.attendance import attending, end_crashed, forget, roll_call
-from flows.stages.closing import close, finished, recall
+from flows.stages.closing import close, look_up, recall
 from flows.stages.costs import Estimate, ImagePhase, TrunkUse
 from flows.stages.desk import Desk, Event, listening, open_desk, open_registry, warming
 from flows.stages.features import FeaturesStatus, StoredTrunk, features_status, prune_features, verify_features
@@ -37,15 +37,16 @@ __all__ = [
     "describe_model",
     "end_crashed",
     "features_status",
-    "finished",
     "forget",
     "ingest",
     "leaderboard",
     "listening",
+    "look_up",
     "make_agenda",
     "open_desk",
     "open_registry",
     "pages",
+    "planned",
     "predict",
     "preview",
     "promote",

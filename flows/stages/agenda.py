@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,6 +20,9 @@ from flows.stages.desk import Desk
 from flows.workspace import check_turned
 
 LOST = "the data version that data.dvc named could not be had here; the new one holds this source alone"
+
+
+_PLANNED: ContextVar[Agenda | None] = ContextVar("planned", default=None)
 
 
 @dataclass(frozen=True)
@@ -140,16 +145,32 @@ def plan_works(plan: Plan, version: DataVersion) -> Agenda:
         )
         for v in variants
     )
-    key = plans.retraining_key(plan, version, {name: found.digest for name, found in weights.items()})
+    key = plans.retraining_key(plan, version, works)
     return Agenda(plan, version, works, plans.primary_metric(plan, version), key)
+
+
+@contextlib.contextmanager
+def planned(agenda: Agenda | None) -> Iterator[None]:
+    """Let a retraining in this block take this agenda, where it asks for the same plan on the same data version."""
+    token = _PLANNED.set(agenda)
+    try:
+        yield
+    finally:
+        _PLANNED.reset(token)
 
 
 def make_agenda(desk: Desk, version: DataVersion) -> Agenda:
     """The works of the desk's plan; says how many are left."""
-    agenda = plan_works(desk.plan, version)
+    agenda = _PLANNED.get()
+    if agenda is None or agenda.plan != desk.plan or _identity(agenda.version) != _identity(version):
+        agenda = plan_works(desk.plan, version)
     left = sum(not agenda.is_done(desk.settings, work) for work in agenda.works)
     desk.say(f"{len(agenda.works)} variants, {left} left to train")
     return agenda
+
+
+def _identity(version: DataVersion) -> tuple[str, str, Path]:
+    return version.digest, version.revision, version.data
 
 
 def find_weights(named: str, backbone: str) -> Weights:
@@ -159,8 +180,7 @@ def find_weights(named: str, backbone: str) -> Weights:
     from heads import backbones
 
     path = backbones.imagenet_weights(backbone) if named == "imagenet" else Path(named).absolute()
-    backbones.build_stages(backbone, path)
-    return Weights(backbones.weights_digest(path), path)
+    return Weights(backbones.check_weights(backbone, path), path)
 
 
 def why_failed(settings: Settings, work: Work) -> str | None:

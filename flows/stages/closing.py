@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from math import nan
 from pathlib import Path
 
@@ -35,9 +35,8 @@ def close(
     """The report, after ending the parent run with it and keeping it for the next time the same is asked."""
     from flows.pictures import leaderboard as draw_leaderboard
 
-    assert desk.parent_run_id is not None
     report = make_report(agenda, trained, scores, outcome, seconds)
-    report = replace(report, run_id=desk.parent_run_id, experiment_id=desk.tracker.connect())
+    report = replace(report, run_id=trained.run_id, experiment_id=desk.tracker.connect())
     report = with_pages(report, desk.settings.tracking)
     rows = leaderboard(report)
     counts = {f"counts/{name}": float(value) for name, value in asdict(report.counts).items()}
@@ -47,14 +46,22 @@ def close(
     chosen = next(i for i, row in enumerate(rows) if str(row["state"]).startswith("candidate"))
     pictures = {"leaderboard.png": draw_leaderboard(names, values, agenda.metric, chosen)}
     desk.tracker.close_retraining(
-        desk.parent_run_id, "FINISHED", leaderboard=rows, verdict=outcome.verdict, metrics=measures, pictures=pictures
+        trained.run_id, "FINISHED", leaderboard=rows, verdict=outcome.verdict, metrics=measures, pictures=pictures
     )
     write_report(_file(desk.settings, agenda), report)
     return report
 
 
-def finished(settings: Settings, plan: Plan) -> Report | None:
-    """The kept report of a retraining that has nothing left to do, or None.
+@dataclass(frozen=True)
+class Known:
+    """What is known of a retraining before anything is started: its agenda, and its report where nothing is left to do."""
+
+    agenda: Agenda
+    report: Report | None
+
+
+def look_up(settings: Settings, plan: Plan) -> Known:
+    """What is known of a plan's retraining on the workspace's data version.
 
     Raises what `plan_works` and `failures` raise, and Unreachable when MLflow does not answer.
     """
@@ -65,7 +72,7 @@ def finished(settings: Settings, plan: Plan) -> Report | None:
     agenda = plan_works(plan, dataset.read_version(settings.workspace))
     failures(settings, agenda)
     report = recall(settings, agenda)
-    return report and replace(report, seconds={"total": round(time.monotonic() - started, 2)})
+    return Known(agenda, report and replace(report, seconds={"total": round(time.monotonic() - started, 2)}))
 
 
 def recall(settings: Settings, agenda: Agenda) -> Report | None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 
 from flows import dataset, tracking
 from flows.cluster import Cluster, open_cluster
@@ -52,12 +53,13 @@ def listening(listener: Listener) -> Iterator[None]:
 class Desk:
     """The tools of one retraining, each opened when it is first needed; made by `open_desk`."""
 
-    def __init__(self, settings: Settings, plan: Plan, flow_run_id: str, held: contextlib.ExitStack) -> None:
+    def __init__(
+        self, settings: Settings, plan: Plan, flow_run_id: str, held: contextlib.ExitStack, runs: contextlib.ExitStack
+    ) -> None:
         self.settings, self.plan, self.flow_run_id = settings, plan, flow_run_id
         self.tracker = tracking.Tracker(settings.tracking, settings.artifacts, plan.name)
         self.registry = open_registry(settings)
-        self.parent_run_id: str | None = None
-        self._held, self._listeners = held, _LISTENERS.get()
+        self._held, self._runs, self._listeners = held, runs, _LISTENERS.get()
         self._cluster: Cluster | None = None
 
     def tell(self, event: Event) -> None:
@@ -68,6 +70,12 @@ class Desk:
     def say(self, text: str) -> None:
         """Hand words to whoever listens."""
         self.tell(Event(text))
+
+    def start_run(self, key: str, origin: tracking.Origin) -> str:
+        """The id of the retraining's own MLflow run, which ends with the desk's block where that fails."""
+        run_id = self.tracker.start_retraining(key, origin, self.plan.model_dump(mode="json"))
+        self._runs.push(partial(_end_failed, self.tracker, run_id))
+        return run_id
 
     def cluster(self) -> Cluster:
         """The Ray cluster: the one that is named, else a local one, started now and ended with the desk."""
@@ -88,16 +96,18 @@ def open_desk(settings: Settings, plan: Plan, *, flow_run_id: str = "", wait_sec
     wait is over.
     """
     tracking.reach(settings.tracking, settings.artifacts)
-    with contextlib.ExitStack() as held:
-        desk = Desk(settings, plan, flow_run_id, held)
+    with contextlib.ExitStack() as held, contextlib.ExitStack() as runs:
+        desk = Desk(settings, plan, flow_run_id, held, runs)
         held.enter_context(_alone(desk, wait_seconds))
-        try:
-            yield desk
-        except BaseException as error:
-            if desk.parent_run_id:
-                with contextlib.suppress(Exception):  # the first error is the one to tell
-                    desk.tracker.close_retraining(desk.parent_run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
-            raise
+        yield desk
+
+
+def _end_failed(
+    tracker: tracking.Tracker, run_id: str, kind: type[BaseException] | None, error: BaseException | None, _: object
+) -> None:
+    if kind is not None:
+        with contextlib.suppress(Exception):  # the first error is the one to tell
+            tracker.close_retraining(run_id, "FAILED" if issubclass(kind, Exception) else "KILLED")
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ def train(desk: Desk, agenda: Agenda) -> TrainResult:
         cluster.check(desk.settings.ray_address, desk.settings.storage, desk.plan.workers.group())
     desk.tracker.repair()
     origin = _origin(desk, agenda)
-    desk.parent_run_id = desk.tracker.start_retraining(agenda.key, origin, desk.plan.model_dump(mode="json"))
+    run_id = desk.start_run(agenda.key, origin)
     seconds, num_forwarded, flops_stored = 0.0, 0, 0
     if left:
         order = job.Job(
@@ -60,9 +60,7 @@ def train(desk: Desk, agenda: Agenda) -> TrainResult:
             workers=desk.plan.workers.group(),
             works=agenda.works,
             screening=None if desk.plan.screening is None else job.Screening(desk.plan.screening, agenda.metric),
-            tracking=job.Tracking(
-                desk.settings.tracking, desk.settings.artifacts, desk.plan.name, desk.parent_run_id, vars(origin)
-            ),
+            tracking=job.Tracking(desk.settings.tracking, desk.settings.artifacts, desk.plan.name, run_id, vars(origin)),
         )
         with showing_progress(desk, agenda, order):
             outcome = _run(desk, order)
@@ -72,13 +70,13 @@ def train(desk: Desk, agenda: Agenda) -> TrainResult:
 
     work_root = job.works_root(desk.settings.storage)
     draw = partial(draw_variant, work_root=work_root)
-    runs = tracking.fill_in(desk.tracker, desk.parent_run_id, agenda.works, work_root, origin, draw)
+    runs = tracking.fill_in(desk.tracker, run_id, agenda.works, work_root, origin, draw)
     failed = _failed(desk, agenda, runs)
     gone = {one.key for one in failed}
     storage = desk.settings.storage
     found = [job.read_trained(storage, work, reused=work.key not in left) for work in agenda.works if work.key not in gone]
     variants = tuple(replace(variant, run_id=runs.get(variant.key)) for variant in found)
-    return TrainResult(variants, num_forwarded, seconds, failed, flops_stored)
+    return TrainResult(variants, num_forwarded, seconds, failed, flops_stored, run_id=run_id)
 
 
 def _failed(desk: Desk, agenda: Agenda, runs: Mapping[str, str]) -> tuple[FailedVariant, ...]:

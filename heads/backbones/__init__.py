@@ -3,7 +3,7 @@
 from heads.backbones.costs import StageCost, count_costs
 from heads.backbones.table import BACKBONES, Backbone, Interpolation
 from heads.backbones.tokens import tokens_to_map
-from heads.backbones.weights import build_stages, imagenet_weights, weights_digest
+from heads.backbones.weights import build_stages, check_weights, imagenet_weights, weights_digest
 
 __all__ = [
     "BACKBONES",
@@ -11,6 +11,7 @@ __all__ = [
     "Interpolation",
     "StageCost",
     "build_stages",
+    "check_weights",
     "count_costs",
     "imagenet_weights",
     "tokens_to_map",

@@ -82,6 +82,21 @@ def imagenet_weights(name: str) -> Path:
     return path
 
 
+def check_weights(name: str, path: Path) -> str:
+    """The digest of a weights file that fits a backbone: its tensors are finite, of the right names and shapes.
+
+    No network is built, and a file that did not change since is not read again. Raises WeightsError.
+    """
+    found = _existing(path).stat()
+    return _checked_digest(name, path, found.st_mtime_ns, found.st_size)
+
+
+@cache
+def _checked_digest(name: str, path: Path, *_: int) -> str:
+    _check_fit(name, _features_only(_read_state(path), BACKBONES[name]), _shapes(name), path)
+    return weights_digest(path)
+
+
 def weights_digest(path: Path) -> str:
     """The first 16 hex digits of the sha256 of a weights file. Raises WeightsError where there is none."""
     with _existing(path).open("rb") as file:

@@ -113,7 +113,7 @@ def test_a_report_counts_what_was_done_now_and_saved_by_it(agenda: Agenda) -> No
         trained(first, reused=True, forwarded=99, read=99, flops=99, alone=99),
         trained(second, reused=False, forwarded=8, read=24, flops=30, alone=100),
     )
-    result = TrainResult(variants, 20, 0.1, (), flops_stored=10)
+    result = TrainResult(variants, 20, 0.1, (), flops_stored=10, run_id="parent")
     scores = work.Scores(variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
     told = closing.make_report(agenda, result, scores, work.Outcome(Verdict(False, ("too few",)), None), {})
     assert told.counts == stages.Counts(

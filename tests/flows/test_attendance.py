@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from flows import stages
 from flows.plan import parse_plan
@@ -81,6 +84,18 @@ def test_the_mlflow_runs_of_a_killed_retraining_are_ended_once_and_those_of_a_li
     assert "1 MLflow retraining" in told
     assert tracker.repair() == (), "it is KILLED already"
     assert stages.end_crashed(settings) == []
+
+
+@pytest.mark.parametrize(("error", "end"), [(ValueError("bad"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (None, "RUNNING")])
+def test_the_run_of_a_retraining_that_fails_or_is_interrupted_says_so(
+    tmp_path: Path, error: BaseException | None, end: str
+) -> None:
+    settings = Settings(storage_root=tmp_path, workspace=tmp_path)
+    with contextlib.suppress(ValueError, KeyboardInterrupt), stages.open_desk(settings, parse_plan({"name": "pets"})) as desk:
+        run_id = desk.start_run("k1", Origin("d1", "r1", "x"))
+        if error:
+            raise error
+    assert Tracker(settings.tracking, settings.artifacts, "pets")._client.get_run(run_id).info.status == end
 
 
 def test_whoever_ends_well_is_not_taken_for_crashed(tmp_path: Path) -> None:

@@ -89,7 +89,9 @@ def test_a_plan_whose_variants_all_failed_is_refused_with_every_reason(settings:
 
 def test_the_report_names_a_failed_variant_apart_from_those_ranked(agenda: Agenda) -> None:
     tame, wild = agenda.works
-    result = TrainResult((trained(tame),), 6, 0.1, (FailedVariant(wild.key, wild.variant, "it diverged", "run1"),))
+    result = TrainResult(
+        (trained(tame),), 6, 0.1, (FailedVariant(wild.key, wild.variant, "it diverged", "run1"),), run_id="parent"
+    )
     scores = work.Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
     told = closing.make_report(agenda, result, scores, work.Outcome(Verdict(False, ("too few",)), None), {})
     assert [one.variant_id for one in told.variants] == [tame.variant.variant_id]
@@ -102,7 +104,7 @@ def reported(agenda: Agenda, seconds: dict[str, float]) -> stages.Report:
     """The report of a retraining of both variants, the second of which has no finite loss."""
     first, second = trained(agenda.works[0]), trained(agenda.works[1])
     exact = {"val/label/accuracy": 0.123456789012, "val/label/loss": float("nan")}
-    result = TrainResult((replace(first, run_id="run1"), replace(second, run_id="run2", metrics=exact)), 6, 2.5)
+    result = TrainResult((replace(first, run_id="run1"), replace(second, run_id="run2", metrics=exact)), 6, 2.5, run_id="parent")
     version = ModelVersion("x", "3", ("champion",), {}, 0.0)
     scores = work.Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
     told = closing.make_report(agenda, result, scores, work.Outcome(Verdict(True, ("better",)), version), seconds)
@@ -172,6 +174,20 @@ def test_the_seconds_of_the_stages_and_of_what_is_around_the_batches_add_up(agen
     assert told == {"data": 1.0, "train": 2.5, "score": 3.0, "train_around": 19.5, "other": 0.5, "total": 26.5}
     assert sum(told.values()) - told["total"] == told["total"]
     assert list(told)[-1] == "total"
+
+
+def test_a_retraining_takes_the_agenda_that_was_made_of_its_plan_and_data_and_no_other(
+    settings: Settings, agenda: Agenda
+) -> None:
+    desk: Any = Listening(settings)
+    desk.plan = agenda.plan
+    read_again = replace(agenda.version, samples=agenda.version.samples[:])
+    with stages.planned(agenda):
+        assert stages.make_agenda(desk, read_again) is agenda
+        assert stages.make_agenda(desk, replace(read_again, digest="e" * 32)).version.digest == "e" * 32
+        desk.plan = agenda.plan.model_copy(update={"name": "y"})
+        assert stages.make_agenda(desk, read_again).plan.name == "y"
+    assert stages.make_agenda(desk, read_again) is not agenda
 
 
 def test_a_worker_group_that_this_machine_cannot_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
 import hashlib
+import math
 import pickle
 import re
 from dataclasses import dataclass
@@ -11,7 +12,16 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from heads.backbones import BACKBONES, build_stages, count_costs, imagenet_weights, tokens_to_map, weights, weights_digest
+from heads.backbones import (
+    BACKBONES,
+    build_stages,
+    check_weights,
+    count_costs,
+    imagenet_weights,
+    tokens_to_map,
+    weights,
+    weights_digest,
+)
 from heads.backbones.blank import build_blank, build_skeleton
 from heads.catalogue import BACKBONE_STAGES, IMAGE_SIZES
 from heads.errors import WeightsError
@@ -339,6 +349,39 @@ def test_a_missing_file_is_refused_by_its_path(path: str, tmp_path: Path) -> Non
     for look in (weights_digest, lambda where: build_stages("squeezenet1_1", where)):
         with pytest.raises(WeightsError, match=r"does not exist|is a folder"):
             look(tmp_path / path)
+
+
+def test_a_check_builds_no_network_and_refuses_and_takes_what_a_build_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "squeeze.pth"
+    torch.save(models.squeezenet1_1(num_classes=3).state_dict(), file)
+    monkeypatch.setattr(weights, "build_blank", None)
+    assert check_weights("squeezenet1_1", file) == weights_digest(file)
+    with pytest.raises(WeightsError, match=r"squeeze\.pth is not of resnet18.*use backbones: \[squeezenet1_1\]"):
+        check_weights("resnet18", file)
+    with pytest.raises(WeightsError, match=r"nothing\.pth does not exist"):
+        check_weights("resnet18", tmp_path / "nothing.pth")
+    state = torch.load(file)
+    state["features.0.bias"][0] = math.nan
+    torch.save(state, file)
+    with pytest.raises(WeightsError, match=r"not finite in features\.0\.bias"):
+        check_weights("squeezenet1_1", file)
+
+
+def test_a_file_is_checked_again_only_where_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, read = tmp_path / "squeeze.pth", weights._read_state
+    looks: list[Path] = []
+    monkeypatch.setattr(weights, "_read_state", lambda path: looks.append(path) or read(path))
+    state = models.squeezenet1_1().state_dict()
+    torch.save(state, file)
+    first = check_weights("squeezenet1_1", file)
+    assert check_weights("squeezenet1_1", file) == first
+    assert len(looks) == 1
+    state["features.0.bias"][0] += 1
+    torch.save(state, file)
+    assert check_weights("squeezenet1_1", file) != first
+    assert len(looks) == 2
 
 
 def test_the_digest_is_the_start_of_the_files_sha256(tmp_path: Path) -> None:
