@@ -5,19 +5,22 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli import screen
 from flows.cli.options import AsJson, Workspace, settings_of
 
+if TYPE_CHECKING:
+    from flows.registry import Entry, Registry
+
 app = typer.Typer(help="Look at, pull and roll back the registered models.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The model's name: the plan's `name`.")]
 
 
-def _registry(workspace: Path | None) -> Any:
+def _registry(workspace: Path | None) -> Registry:
     from flows import stages
 
     settings = settings_of(workspace)
@@ -28,8 +31,8 @@ def _when(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _decision(entry: dict[str, Any]) -> str:
-    return "rolled back" if entry["kind"] == "rollback" else "promoted" if entry["promoted"] else "not promoted"
+def _decision(entry: Entry) -> str:
+    return "rolled back" if entry.kind == "rollback" else "promoted" if entry.promoted else "not promoted"
 
 
 @app.command("list")
@@ -37,8 +40,8 @@ def list_models(workspace: Workspace = None, as_json: AsJson = False) -> None:
     """List the registered models and who their champion is."""
     models = _registry(workspace).models()
     if as_json:
-        return screen.show_json({"models": models})
-    rows = [[m["name"], m["champion"] or "-", m["previous"] or "-", m["challenger"] or "-", m["versions"]] for m in models]
+        return screen.show_json({"models": [asdict(model) for model in models]})
+    rows = [[m.name, m.champion or "-", m.previous or "-", m.challenger or "-", m.versions] for m in models]
     return screen.show_table("Models", ["name", "champion", "previous", "challenger", "versions"], rows)
 
 
@@ -69,8 +72,8 @@ def history(name: Name, workspace: Workspace = None, as_json: AsJson = False) ->
     """List every verdict on a model, oldest first: what was judged, whether it was promoted, and why."""
     entries = _registry(workspace).history(name)
     if as_json:
-        return screen.show_json({"name": name, "history": entries})
-    rows = [[_when(e["time"]), e["version"], _decision(e), "\n".join(e["reasons"])] for e in entries]
+        return screen.show_json({"name": name, "history": [asdict(entry) | {"id": entry.id} for entry in entries]})
+    rows = [[_when(e.time), e.version, _decision(e), "\n".join(e.reasons)] for e in entries]
     return screen.show_table(f"Ledger of {name}", ["time", "version", "verdict", "reasons"], rows)
 
 

@@ -132,7 +132,7 @@ def read(folder: JobFolder) -> Job:
     )
 
 
-def _work_order(work: Work) -> dict[str, Any]:
+def _work_order(work: Work) -> dict[str, object]:
     path = work.weights.path
     weights = {"digest": work.weights.digest, "path": None if path is None else str(path)}
     spec = work.variant.model_dump(mode="json")

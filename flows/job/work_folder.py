@@ -223,7 +223,7 @@ def read_trained(storage: Path, work: Work, *, reused: bool) -> TrainedVariant:
     )
 
 
-def result_json(result: WorkResult) -> Mapping[str, Any]:
+def result_json(result: WorkResult) -> Mapping[str, object]:
     """A result as the file holds it."""
     return _written(result) | {"epochs": [_written(epoch) for epoch in result.epochs]}
 
@@ -232,7 +232,7 @@ def _epochs(rows: Sequence[Mapping[str, Any]]) -> tuple[EpochRecord, ...]:
     return tuple(read_value(EpochRecord, {**row, "decisions": tuple(row.get("decisions", ()))}) for row in rows)
 
 
-def _written(value: EpochRecord | WorkResult) -> dict[str, Any]:
+def _written(value: EpochRecord | WorkResult) -> dict[str, object]:
     """The fields that say something."""
     return {name: found for name, found in asdict(value).items() if found is not None}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
 
 ALIASES = ("champion", "previous", "challenger")
 BUNDLE_TAG = "headstart.bundle_digest"
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A registered model: the version that each alias points at, None where none does, and how many versions it has."""
+
+    name: str
+    champion: str | None
+    previous: str | None
+    challenger: str | None
+    versions: int
 
 
 class Catalog:
@@ -47,8 +59,8 @@ class Catalog:
         return {alias: str(version) for alias, version in found.items()}
 
     @asking
-    def models(self) -> list[dict[str, Any]]:
-        """Every registered model: its name, the version each alias points at (or None), and its number of versions."""
+    def models(self) -> list[ModelRow]:
+        """Every registered model, by name."""
         names: list[str] = []
         token = None
         while True:
@@ -57,11 +69,11 @@ class Catalog:
             token = page.token
             if not token:
                 break
-        told = []
+        rows = []
         for name in sorted(names):
-            aliases = self._aliases(name)
-            told.append({"name": name, **{a: aliases.get(a) for a in ALIASES}, "versions": len(self.versions(name))})
-        return told
+            champion, previous, challenger = map(self._aliases(name).get, ALIASES)
+            rows.append(ModelRow(name, champion, previous, challenger, len(self.versions(name))))
+        return rows
 
     @asking
     def versions(self, name: str) -> list[ModelVersion]:
@@ -96,7 +108,7 @@ class Catalog:
         """The version of that number or alias."""
         versions = self.versions(name)
         if not versions:
-            known = ", ".join(model["name"] for model in self.models()) or "none yet"
+            known = ", ".join(model.name for model in self.models()) or "none yet"
             raise AskedWrongly(f"no model is registered as {name!r}; registered: {known}")
         for version in versions:
             if which == version.version or which in version.aliases:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from flows.errors import AskedWrongly, HeadstartError
 from flows.records import ModelVersion, Verdict
@@ -103,11 +101,8 @@ class Registry(Catalog):
     def _ledger_file(self, name: str) -> Path:
         return self.ledger_folder / f"{name}.jsonl"
 
-    def history(self, name: str) -> list[dict[str, Any]]:
-        """Every verdict on and rollback of a model, oldest first, each with its `id`; the model's tags and the file together."""
-        return [json.loads(entry.to_json()) for entry in self._entries(name)]
-
-    def _entries(self, name: str) -> tuple[Entry, ...]:
+    def history(self, name: str) -> tuple[Entry, ...]:
+        """Every verdict on and rollback of a model, oldest first; the model's tags and the file together."""
         versions = self.versions(name)
         written = ledger.read(self._ledger_file(name))
         if not versions and not written:
@@ -169,7 +164,7 @@ class Registry(Catalog):
         champion, previous = self.find(name, "champion"), self.current(name).get("previous")
         if previous == champion:  # an earlier promotion or rollback was cut short before its last step
             self._move(name, {"previous": self._champion_before(name, champion.version)})
-            if self._entries(name)[-1].kind == "rollback":
+            if self.history(name)[-1].kind == "rollback":
                 return self.find(name, "champion")
             previous = self.current(name).get("previous")
         if previous is None:
@@ -186,7 +181,7 @@ class Registry(Catalog):
     def _champion_before(self, name: str, version: str) -> str | None:
         """Who was champion when the version was promoted, unless it was withdrawn since."""
         usable = {v.version for v in self.versions(name) if v.tags.get("headstart.withdrawn") != "true"}
-        promotions = [e for e in self._entries(name) if e.promoted and e.version == version and e.champion_before in usable]
+        promotions = [e for e in self.history(name) if e.promoted and e.version == version and e.champion_before in usable]
         return promotions[-1].champion_before if promotions else None
 
 

@@ -16,6 +16,7 @@ import torch
 from flows.errors import AskedWrongly, HeadstartError
 from flows.records import ModelVersion, Verdict, Weights, Work
 from flows.registry import Registry, ledger, placing, read_holdout, telling
+from flows.registry.catalog import ModelRow
 from flows.registry.ledger import Entry
 from flows.tracking import Origin, Tracker
 from heads import bundle as bundles
@@ -342,8 +343,8 @@ def test_promotion_moves_the_champion_and_keeps_the_previous(place: Place, first
     registry.promote(name, "2", YES)
     assert aliases(place, name) == {"champion": "2", "previous": "1"}, "again is as once"
     assert len(registry.history(name)) == 2
-    told = next(model for model in registry.models() if model["name"] == name)
-    assert told == {"name": name, "champion": "2", "previous": "1", "challenger": None, "versions": 2}
+    told = next(model for model in registry.models() if model.name == name)
+    assert told == ModelRow(name, champion="2", previous="1", challenger=None, versions=2)
 
 
 def test_only_a_verdict_to_promote_moves_the_champion(place: Place, first: ModelVersion, name: str) -> None:
@@ -380,7 +381,7 @@ def test_going_back_takes_the_previous_and_marks_the_one_withdrawn(place: Place,
     assert aliases(place, name) == {"champion": "1"}
     with pytest.raises(AskedWrongly, match="no previous"):
         registry.rollback(name)
-    told = [(e["kind"], e["version"], e["champion_after"]) for e in registry.history(name)]
+    told = [(e.kind, e.version, e.champion_after) for e in registry.history(name)]
     assert told[-2:] == [("rollback", "3", "2"), ("rollback", "2", "1")]
 
 
@@ -405,12 +406,12 @@ def test_the_ledger_keeps_every_verdict_once_and_survives_either_copy(place: Pla
         entry = registry.record(name, "2", NO)
     assert (entry.champion_before, entry.champion_after, entry.data_version) == ("1", "1", "data-b")
     told = registry.history(name)
-    assert [(e["version"], e["promoted"]) for e in told] == [("1", True), ("2", False)]
-    assert [e["reasons"] for e in told] == [list(YES.reasons), list(NO.reasons)]
+    assert [(e.version, e.promoted) for e in told] == [("1", True), ("2", False)]
+    assert [e.reasons for e in told] == [YES.reasons, NO.reasons]
     assert place.registry("elsewhere").history(name) == told, "the registry holds all of it"
     file = place.folder / "ledger" / f"{name}.jsonl"
     assert len(file.read_text().splitlines()) == 2
-    assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == [e["id"] for e in told]
+    assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == [e.id for e in told]
 
 
 def test_the_ledger_of_an_unknown_model_says_what_is_known(place: Place, first: ModelVersion) -> None:
