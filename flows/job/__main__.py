@@ -7,17 +7,17 @@ import traceback
 from pathlib import Path
 
 from flows import owners
-from flows.job import order
+from flows.job.job import Job, read
 from flows.job.job_folder import JobFolder, JobOutcome
 
 
-def _train(job: order.Job) -> JobOutcome:
-    from flows.job import training
+def _train(job: Job) -> JobOutcome:
+    from flows.job import member
 
-    return training.train(job)
+    return member.train(job)
 
 
-def _score(job: order.Job) -> JobOutcome:
+def _score(job: Job) -> JobOutcome:
     from flows.job import scoring
 
     return scoring.score(job)
@@ -29,7 +29,7 @@ PROGRAMS = {"train": _train, "score": _score}
 
 def main(job_file: Path) -> int:
     """The exit status: 0 with the outcome written, 1 with the error."""
-    job = order.read(JobFolder(job_file.parent))
+    job = read(JobFolder(job_file.parent))
     owners.sweep()
     try:
         with owners.temporaries("work"):

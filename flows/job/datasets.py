@@ -10,7 +10,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from flows.job.order import Job
+from flows.job.job import Job
 from flows.manifest import split_labels
 from flows.records import DataVersion, Sample
 from flows.workspace import locate, locate_mask

@@ -82,7 +82,7 @@ class JobFolder:
         return self.path / JOB
 
     def read_order(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """The job as JSON, and the tables of its samples; `flows.job.order` makes them and understands them."""
+        """The job as JSON, and the tables of its samples; `flows.job.job` makes them and understands them."""
         return json.loads(self.job_file.read_text()), json.loads((self.path / SAMPLES).read_text())
 
     def write_order(self, order: Mapping[str, Any], tables: Mapping[str, Any]) -> None:

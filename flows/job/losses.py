@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from flows.job.job import Job
 from flows.job.job_folder import CheckpointNote, GroupStart
-from flows.job.order import Job
 from flows.records import Work
 
 

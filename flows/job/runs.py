@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 
-from flows.job.order import Job
+from flows.job.job import Job
 from flows.job.work_folder import works_root
 
 LOG = logging.getLogger(__name__)

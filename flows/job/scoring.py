@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from flows.cluster import workers
+from flows.job.job import Job
 from flows.job.job_folder import JobOutcome
 from flows.job.measuring import measure_rows
-from flows.job.order import Job
 from flows.job.scores import scores_file, write_scores
 from flows.manifest import split_labels
 from flows.records import Scored, ScoreTable

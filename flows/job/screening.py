@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from flows.job import keeping
-from flows.job.diary import Diary, can_be_resumed, train_works_together
-from flows.job.order import Job, Screening
-from flows.job.shelves import Shelves
+from flows.job import results
+from flows.job.job import Job, Screening
+from flows.job.together import Diary, can_be_resumed, train_works_together
+from flows.job.trunks import Shelves
 from flows.records import Work
 from heads.errors import TrainingDiverged
 from heads.fused.training import Member
@@ -59,7 +59,7 @@ def _member(job: Job, backbone: Any, work: Work) -> Member:
     def on_end(outcome: Outcome | TrainingDiverged) -> None:
         assert isinstance(outcome, TrainingDiverged), "a probe pauses before its last epoch"
         diary.write()
-        keeping.give_up(job, work, outcome)
+        results.give_up(job, work, outcome)
 
     model = build_model(work.variant, job.classes, work.weights.path, backbone=backbone)
     num_epochs = compile_policy(work.variant)[0].num_epochs
@@ -84,7 +84,7 @@ def screen_out(job: Job, shelves: Shelves, work: Work, place: int, num_rivals: i
     model = build_model(work.variant, job.classes, work.weights.path)
     ended = _reason(screening, place, num_rivals, value)
     outcome = loop.conclude(model, work.variant, loaders, job.work_folder(work).probe_checkpoint, ended)
-    keeping.keep(job, work, model, outcome)
+    results.keep(job, work, model, outcome)
 
 
 def _reason(screening: Screening, place: int, num_rivals: int, value: float) -> str:

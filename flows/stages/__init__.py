@@ -1,19 +1,19 @@
 """The stages of a retraining: each takes frozen values, calls one room, and returns frozen values."""
 
-from flows.stages.agenda import Ingested, ingest, make_agenda, planned, version_data
 from flows.stages.attendance import attending, end_crashed, forget, roll_call
 from flows.stages.closing import close, look_up, recall
 from flows.stages.costs import Estimate, ImagePhase, TrunkUse
-from flows.stages.desk import Desk, Event, listening, open_desk, open_registry, warming
-from flows.stages.features import FeaturesStatus, StoredTrunk, features_status, prune_features, verify_features
+from flows.stages.feature_store import FeaturesStatus, StoredTrunk, features_status, prune_features, verify_features
 from flows.stages.model_summary import ModelSummary, describe_model
+from flows.stages.plan_preview import Preview, preview
+from flows.stages.planning import Ingested, ingest, make_agenda, planned, version_data
 from flows.stages.prediction import Answered, Reading, predict
-from flows.stages.preview import Preview, preview
-from flows.stages.reach import check_reach
+from flows.stages.preflight import check_reach
 from flows.stages.report import Counts, Report, report_json
 from flows.stages.report_text import describe_measures, leaderboard, pages, verdict_text
 from flows.stages.serving import stop_retraining
-from flows.stages.work import promote, score, train
+from flows.stages.session import Desk, Event, listening, open_desk, open_registry, warming
+from flows.stages.training import promote, score, train
 
 __all__ = [
     "Answered",

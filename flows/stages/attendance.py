@@ -54,7 +54,7 @@ def forget(settings: Settings, flow_run_id: str) -> None:
 def end_crashed(settings: Settings) -> list[str]:
     """End in Ray and MLflow the retrainings whose processes were killed, and say what was ended, one line a model name.
 
-    Whoever is at work on a name holds its lock (`flows.stages.desk`); a lock that nobody holds and that still says who did
+    Whoever is at work on a name holds its lock (`flows.stages.session`); a lock that nobody holds and that still says who did
     is one of a crash. Raises Unreachable when Ray or MLflow do not answer.
     """
     told = []

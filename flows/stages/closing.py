@@ -13,8 +13,7 @@ from flows import tracking
 from flows.plan import Plan
 from flows.records import FailedVariant, TrainedVariant, TrainResult
 from flows.settings import Settings
-from flows.stages.agenda import Agenda, failures, plan_works
-from flows.stages.desk import Desk, open_registry
+from flows.stages.planning import Agenda, failures, plan_works
 from flows.stages.report import (
     Counts,
     Report,
@@ -26,7 +25,8 @@ from flows.stages.report import (
     write_report,
 )
 from flows.stages.report_text import leaderboard
-from flows.stages.work import Outcome, Scores
+from flows.stages.session import Desk, open_registry
+from flows.stages.training import Outcome, Scores
 
 
 def close(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from flows import folders, owners
 from flows.errors import AskedWrongly
 from flows.settings import Settings
-from flows.stages.desk import open_registry
 from flows.stages.mask_files import already_there, mask_files, refuse_taken
+from flows.stages.session import open_registry
 
 BATCH_SIZE = 32
 

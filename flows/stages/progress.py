@@ -8,8 +8,8 @@ import threading
 from collections.abc import Iterator
 
 from flows import job
-from flows.stages.agenda import Agenda
-from flows.stages.desk import Desk, Event
+from flows.stages.planning import Agenda
+from flows.stages.session import Desk, Event
 
 LOG = logging.getLogger(__name__)
 EVERY_SECONDS = 1.0

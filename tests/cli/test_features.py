@@ -19,7 +19,7 @@ from flows import dataset, stages
 from flows.cli import planning, screen
 from flows.job.names import name_trunk
 from flows.settings import Settings
-from flows.stages.features import SHARE_OF_DISK, keep_in_bounds
+from flows.stages.feature_store import SHARE_OF_DISK, keep_in_bounds
 from heads.features import FeatureStore, Key
 from heads.spec import Head, Variant
 from heads.trunks.trunk import Trunk, trunk_of

@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from flows import job
+from flows.job.job import read
 from flows.job.names import name_trunk
 from flows.manifest import parse
 from flows.plan import parse_plan
 from flows.records import DataVersion, Workers
 from flows.settings import Settings, child_environment
-from flows.stages.features import check_features, keep_in_bounds
+from flows.stages.feature_store import check_features, keep_in_bounds
 from heads.backbones import BACKBONES
 from heads.errors import HeadsError
 from heads.features import FeatureStore, Key
@@ -143,8 +144,8 @@ def test_the_root_reaches_children_and_jobs(tmp_path: Path, monkeypatch: pytest.
         assert child_environment(settings).get("HEADSTART_FEATURES_ROOT") == (expected if given else None)
         asked = job.Job("train", "k", "tiny", settings.storage, version, {}, Workers(), features=settings.features)
         folder = job.begin(asked)
-        assert str(job.order.read(folder).features_root) == expected
+        assert str(read(folder).features_root) == expected
     older = json.loads(folder.job_file.read_text())
     del older["features"]
     folder.job_file.write_text(json.dumps(older))
-    assert job.order.read(folder).features_root == tmp_path / ".headstart" / "features"
+    assert read(folder).features_root == tmp_path / ".headstart" / "features"

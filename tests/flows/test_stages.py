@@ -27,9 +27,9 @@ from flows.records import (
     Workers,
 )
 from flows.settings import Settings
-from flows.stages import closing, report, work
-from flows.stages.agenda import Agenda, plan_works
-from flows.stages.desk import Event
+from flows.stages import closing, report, training
+from flows.stages.planning import Agenda, plan_works
+from flows.stages.session import Event
 
 TRAINING = "?workflowType=machine_learning"
 
@@ -72,7 +72,7 @@ def test_a_failed_variant_is_done_and_named_in_a_warning(settings: Settings, age
     wild = agenda.works[1]
     give_up(settings, wild)
     assert [agenda.is_done(settings, each) for each in agenda.works] == [False, True]
-    assert work._failed(desk, agenda, {wild.key: "run1"}) == (FailedVariant(wild.key, wild.variant, "it diverged", "run1"),)
+    assert training._failed(desk, agenda, {wild.key: "run1"}) == (FailedVariant(wild.key, wild.variant, "it diverged", "run1"),)
     assert len(desk.said) == 1
     assert "learning_rate 5 failed and is left out of the ranking: it diverged" in desk.said[0]
 
@@ -84,7 +84,7 @@ def test_a_plan_whose_variants_all_failed_is_refused_with_every_reason(settings:
     with pytest.raises(
         AskedWrongly, match=r"every variant .* learning_rate 0\.001: it diverged; .* learning_rate 5: it diverged"
     ):
-        work._failed(desk, agenda, {})
+        training._failed(desk, agenda, {})
 
 
 def test_the_report_names_a_failed_variant_apart_from_those_ranked(agenda: Agenda) -> None:
@@ -92,8 +92,8 @@ def test_the_report_names_a_failed_variant_apart_from_those_ranked(agenda: Agend
     result = TrainResult(
         (trained(tame),), 6, 0.1, (FailedVariant(wild.key, wild.variant, "it diverged", "run1"),), run_id="parent"
     )
-    scores = work.Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
-    told = closing.make_report(agenda, result, scores, work.Outcome(Verdict(False, ("too few",)), None), {})
+    scores = training.Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
+    told = closing.make_report(agenda, result, scores, training.Outcome(Verdict(False, ("too few",)), None), {})
     assert [one.variant_id for one in told.variants] == [tame.variant.variant_id]
     assert [(one.label, one.reason, one.run_id) for one in told.failed] == [(agenda.label(wild), "it diverged", "run1")]
     assert len(stages.leaderboard(told)) == 1
@@ -106,8 +106,8 @@ def reported(agenda: Agenda, seconds: dict[str, float]) -> stages.Report:
     exact = {"val/label/accuracy": 0.123456789012, "val/label/loss": float("nan")}
     result = TrainResult((replace(first, run_id="run1"), replace(second, run_id="run2", metrics=exact)), 6, 2.5, run_id="parent")
     version = ModelVersion("x", "3", ("champion",), {}, 0.0)
-    scores = work.Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
-    told = closing.make_report(agenda, result, scores, work.Outcome(Verdict(True, ("better",)), version), seconds)
+    scores = training.Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
+    told = closing.make_report(agenda, result, scores, training.Outcome(Verdict(True, ("better",)), version), seconds)
     return replace(told, run_id="parent", experiment_id="7")
 
 

@@ -15,8 +15,8 @@ from flows.files import write_json
 from flows.plan import Course, Stretch, group_by_trunk, parse_plan
 from flows.records import DataVersion, Sample
 from flows.settings import Settings
-from flows.stages.agenda import Agenda, plan_works
-from flows.stages.outlook import estimate_costs
+from flows.stages.cost_estimate import estimate_costs
+from flows.stages.planning import Agenda, plan_works
 from heads.backbones import BACKBONES
 from heads.data.dataset import ImageDataset
 from heads.data.images import preprocess_for

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flows import job
 from flows.files import write_json
-from flows.job import order as orders
+from flows.job.job import read
 from flows.records import DataVersion, Mask, Sample, Scored, ScoreTable, Workers
 
 
@@ -21,7 +21,7 @@ def test_an_order_carries_its_samples_with_their_masks_and_classes(tmp_path: Pat
     version = DataVersion("d" * 32, "r" * 40, samples, tmp_path / "data", (tmp_path / "cache",), masks)
     classes = {"breed": ["a", "b"], "mask": ["0", "255"]}
     asked = job.Job("train", "k", "tiny", tmp_path, version, classes, Workers())
-    found = orders.read(job.begin(asked))
+    found = read(job.begin(asked))
     assert found.version.samples == samples[:2]
     assert found.version.masks == {"masks/1.png": masks["masks/1.png"]}
     assert found.classes == classes

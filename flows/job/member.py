@@ -15,13 +15,13 @@ from typing import Any
 from flows import owners
 from flows.cluster import workers
 from flows.errors import ASKED_WRONGLY
-from flows.job import keeping, losses, screening
+from flows.job import losses, results, screening
 from flows.job.datasets import Images
+from flows.job.job import Job, read
 from flows.job.job_folder import CHECKPOINT_NOTE, CHECKPOINT_STATE, CheckpointNote, JobFolder, JobOutcome, read_note, write_note
-from flows.job.order import Job, read
 from flows.job.runs import following
 from flows.job.screening import is_in_contest
-from flows.job.shelves import Shelves, is_probe
+from flows.job.trunks import Shelves, is_probe
 from flows.records import Work
 from heads.errors import CheckpointError, HeadsError, TrainingDiverged
 from heads.model.model import Model, build_model
@@ -56,11 +56,11 @@ def train(job: Job) -> JobOutcome:
         with following(job):
             workers.run_group(train_works, {"job_folder": str(folder.path)}, workers=job.workers, name=job.key, storage=storage)
         workers.forget_group(job.key, storage)
-    span, results = folder.read_span(), [folders[key].read_result() for key in todo]
+    span, found = folder.read_span(), [folders[key].read_result() for key in todo]
     return JobOutcome(
         trained=todo,
         reused=tuple(key for key in folders if key not in todo),
-        num_forwarded=folder.num_stored()[0] + sum(result.num_forwarded for result in results if result),
+        num_forwarded=folder.num_stored()[0] + sum(result.num_forwarded for result in found if result),
         seconds=round(span.last - span.first, 3) if span else 0.0,
     )
 
@@ -162,7 +162,7 @@ class _Member:
                 except TrainingDiverged as error:
                     # All ranks see the same sums: they give this work up, and go on to the next, together.
                     if self.leads:
-                        keeping.give_up(self.job, work, error)
+                        results.give_up(self.job, work, error)
                 except HeadsError as error:
                     raise type(error)(f"{_title(work)}: {error}") from error
 
@@ -187,7 +187,7 @@ class _Member:
             model, outcome = self._fit(work, None)
         if self.leads:
             self.job.folder.mark_span(time.time())
-            keeping.keep(self.job, work, model, outcome)
+            results.keep(self.job, work, model, outcome)
 
     def _fit(self, work: Work, resume: Path | None) -> tuple[Model, Outcome]:
         train_set, val_set = (self.images.open(split, work.variant) for split in ("train", "val"))
@@ -222,7 +222,7 @@ class _Member:
 
             workers.report(save_folder if self.leads else None, {"epoch": float(epoch.index)})
             if self.leads:
-                keeping.write_progress(self.job, work, [epoch])
+                results.write_progress(self.job, work, [epoch])
 
         return on_epoch
 

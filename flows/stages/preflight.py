@@ -9,7 +9,7 @@ from flows import cluster, dataset, prefect_server, tracking
 from flows.errors import AskedWrongly
 from flows.plan import Plan
 from flows.settings import Settings
-from flows.stages.agenda import find_weights
+from flows.stages.planning import find_weights
 
 
 def check_reach(settings: Settings, plan: Plan, *, prefect: str | None) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from flows import cluster, dataset, job, tracking
 from flows.records import FailedVariant, ModelVersion, ScoreTable, TrainedVariant, TrainResult, Verdict
-from flows.stages.agenda import Agenda, failures, majority_classes
-from flows.stages.desk import Desk
-from flows.stages.features import check_features, keep_in_bounds
+from flows.stages.feature_store import check_features, keep_in_bounds
+from flows.stages.planning import Agenda, failures, majority_classes
 from flows.stages.progress import showing_progress
+from flows.stages.session import Desk
 
 
 @dataclass(frozen=True)

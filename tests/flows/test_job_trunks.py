@@ -11,8 +11,8 @@ import torch
 
 from flows import job
 from flows.errors import AskedWrongly
-from flows.job import shelves
-from flows.job.accounts import Charge
+from flows.job import trunks
+from flows.job.costs import Charge
 from flows.job.datasets import Images
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from heads.features import FeatureStore, Key
@@ -52,9 +52,9 @@ def filled(order: job.Job, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Charge
         extracted.append({(len(each.dataset), each.view): {tap.name for tap in each.taps} for each in wanted})
         return 0
 
-    monkeypatch.setattr(shelves, "extract", extract)
-    monkeypatch.setattr(shelves.Accounts, "announce", lambda self, charges: announced.extend(charges))
-    shelves.Shelves(order, Images(order), torch.device("cpu")).fill(order.works)
+    monkeypatch.setattr(trunks, "extract", extract)
+    monkeypatch.setattr(trunks.Accounts, "announce", lambda self, charges: announced.extend(charges))
+    trunks.Shelves(order, Images(order), torch.device("cpu")).fill(order.works)
     return announced, extracted
 
 

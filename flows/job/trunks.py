@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from flows.job import keeping
-from flows.job.accounts import Accounts, Charge
+from flows.job import results
+from flows.job.costs import Accounts, Charge
 from flows.job.datasets import Images
-from flows.job.diary import Diary, train_works_together
+from flows.job.job import Job
 from flows.job.names import name_trunk
-from flows.job.order import Job
+from flows.job.together import Diary, train_together
 from flows.records import Work
 from heads.data.dataset import ImageDataset
 from heads.data.loading import Loaders
@@ -141,7 +141,7 @@ class Shelves:
         first = group[0]
         sets = [self.images.open(split, first.variant) for split in ("train", "val")]
         (loaders,) = self.loaders(first, *sets).values()
-        train_works_together(self.job, group, partial(self._member, self.backbone(first)), loaders)
+        train_together(self.job, group, partial(self._member, self.backbone(first)), loaders)
 
     def _member(self, backbone: nn.Sequential, work: Work) -> Member:
         model = build_model(work.variant, self.job.classes, work.weights.path, backbone=backbone)
@@ -150,9 +150,9 @@ class Shelves:
         def on_end(outcome: Outcome | TrainingDiverged) -> None:
             if isinstance(outcome, TrainingDiverged):
                 diary.write()
-                keeping.give_up(self.job, work, outcome)
+                results.give_up(self.job, work, outcome)
             else:
-                keeping.keep(self.job, work, model, outcome)
+                results.keep(self.job, work, model, outcome)
 
         return Member(model, work.variant, diary.note, on_end, resume=diary.last)
 

@@ -16,7 +16,7 @@ from flows.errors import AskedWrongly
 from flows.plan import Plan
 from flows.records import DataVersion, Weights, Work
 from flows.settings import Settings
-from flows.stages.desk import Desk
+from flows.stages.session import Desk
 from flows.workspace import check_turned
 
 LOST = "the data version that data.dvc named could not be had here; the new one holds this source alone"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from flows.job.accounts import costs_of
+from flows.job.costs import costs_of
 from flows.job.examples import save_examples
-from flows.job.order import Job
+from flows.job.job import Job
 from flows.job.work_folder import EpochRecord, WorkFailure, WorkResult
 from flows.records import Work
 from heads import bundle

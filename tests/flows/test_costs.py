@@ -12,14 +12,14 @@ import pytest
 
 from flows import job, stages
 from flows.files import write_json
-from flows.job.accounts import Accounts, Charge, costs_of
+from flows.job.costs import Accounts, Charge, costs_of
 from flows.job.work_folder import EpochRecord
 from flows.plan import parse_plan
 from flows.records import DataVersion, Sample, ScoreTable, TrainedVariant, TrainResult, Verdict, Weights, Work, Workers
 from flows.settings import Settings
-from flows.stages import closing, progress, work
-from flows.stages.agenda import Agenda, plan_works
-from flows.stages.desk import Event
+from flows.stages import closing, progress, training
+from flows.stages.planning import Agenda, plan_works
+from flows.stages.session import Event
 from heads.spec import Fit, Head, Variant
 from heads.training.state import Epoch, Outcome
 from heads.trunks.pricing import epoch_multiply_adds
@@ -53,7 +53,7 @@ def test_the_time_of_filling_the_store_is_shared_and_outlives_a_kill(
     tmp_path: Path, version: DataVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = itertools.count(0.0, 4.0)
-    monkeypatch.setattr(job.accounts, "monotonic", lambda: next(ticks))
+    monkeypatch.setattr(job.costs, "monotonic", lambda: next(ticks))
     order = order_of(tmp_path, version, count=2, gpus_per_worker=0.5)
     order.folder.write_shares({"all": 10.0})
     accounts = Accounts(order, leads=True)
@@ -114,8 +114,8 @@ def test_a_report_counts_what_was_done_now_and_saved_by_it(agenda: Agenda) -> No
         trained(second, reused=False, forwarded=8, read=24, flops=30, alone=100),
     )
     result = TrainResult(variants, 20, 0.1, (), flops_stored=10, run_id="parent")
-    scores = work.Scores(variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
-    told = closing.make_report(agenda, result, scores, work.Outcome(Verdict(False, ("too few",)), None), {})
+    scores = training.Scores(variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
+    told = closing.make_report(agenda, result, scores, training.Outcome(Verdict(False, ("too few",)), None), {})
     assert told.counts == stages.Counts(
         samples=10,
         trunk_forwards=20,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-from flows.job.order import Job
+from flows.job.job import Job
 from flows.records import Work
 from heads.training.state import Outcome
 from heads.trunks.pricing import epoch_multiply_adds

@@ -10,8 +10,8 @@ from flows import plan as plans
 from flows.plan import Course, Stretch, TrunkGroup
 from flows.records import Work
 from flows.settings import Settings
-from flows.stages.agenda import Agenda
 from flows.stages.costs import Costs, Estimate, ImagePhase, TrunkUse
+from flows.stages.planning import Agenda
 from flows.workspace import locate
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
 
-from flows.job import keeping
-from flows.job.order import Job
+from flows.job import results
+from flows.job.job import Job
 from flows.records import Work
 from heads.data.loading import Loaders
 from heads.errors import CheckpointError
@@ -51,7 +51,7 @@ class Diary:
 
     def write(self) -> None:
         """Writes the epochs so far for those who follow."""
-        keeping.write_progress(self._job, self._work, self._told)
+        results.write_progress(self._job, self._work, self._told)
         self._written_at = monotonic()
 
 

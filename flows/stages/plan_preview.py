@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from flows import plan as plans
 from flows.plan import Plan
 from flows.settings import Settings
-from flows.stages.agenda import plan_works, why_failed
+from flows.stages.cost_estimate import estimate_costs
 from flows.stages.costs import Estimate, ImagePhase, TrunkUse
-from flows.stages.outlook import estimate_costs
+from flows.stages.planning import plan_works, why_failed
 
 
 @dataclass(frozen=True)

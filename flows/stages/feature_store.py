@@ -11,7 +11,7 @@ from pathlib import Path
 from flows import dataset
 from flows.errors import Busy
 from flows.settings import Settings
-from flows.stages.desk import Desk
+from flows.stages.session import Desk
 
 # Of the room on its disk that nothing else takes, what the store may fill where no size is set.
 SHARE_OF_DISK = 0.5
