@@ -16,7 +16,7 @@ from flows.job.costs import Accounts, Charge
 from flows.job.datasets import Images
 from flows.job.job import Job
 from flows.job.names import name_trunk
-from flows.job.together import Diary, train_together
+from flows.job.together import Diary, train_works_together
 from flows.records import Work
 from heads.data.dataset import ImageDataset
 from heads.data.loading import Loaders
@@ -141,7 +141,7 @@ class Shelves:
         first = group[0]
         sets = [self.images.open(split, first.variant) for split in ("train", "val")]
         (loaders,) = self.loaders(first, *sets).values()
-        train_together(self.job, group, partial(self._member, self.backbone(first)), loaders)
+        train_works_together(self.job, group, partial(self._member, self.backbone(first)), loaders)
 
     def _member(self, backbone: nn.Sequential, work: Work) -> Member:
         model = build_model(work.variant, self.job.classes, work.weights.path, backbone=backbone)

@@ -22,7 +22,7 @@ import pytest
 
 from flows import tracking
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
-from flows.job.work_folder import WorkResult
+from flows.job.work_folder import EpochRecord, WorkResult
 from flows.records import Verdict, Weights, Work
 from flows.tracking import Origin, Tracker
 from flows.tracking_server import connect, database_file
@@ -40,6 +40,10 @@ def make_work(seed: int) -> Work:
 
 def make_epochs(num: int) -> list[dict[str, Any]]:
     return [{"epoch": i, "phase": 0, "metrics": {MEASURE: i / 10, "train/loss": 1 - i / 10}, "seconds": 0.5} for i in range(num)]
+
+
+def epoch_records(num: int) -> list[EpochRecord]:
+    return [EpochRecord(**epoch) for epoch in make_epochs(num)]
 
 
 def write(file: Path, value: Any) -> None:
@@ -128,7 +132,7 @@ def test_starting_twice_gives_the_same_runs(tracker: Tracker) -> None:
 def test_epochs_are_logged_once_however_often_they_are_given(tracker: Tracker) -> None:
     run_id = tracker.start_variant(tracker.start_retraining("key1", ORIGIN), make_work(1), ORIGIN)
     for num_epochs in (1, 1, 3, 2, 3):
-        tracker.log_epochs(run_id, make_epochs(num_epochs))
+        tracker.log_epochs(run_id, epoch_records(num_epochs))
     assert curve(tracker, run_id, f"epoch/{MEASURE}") == [(0, 0.0), (1, 0.1), (2, 0.2)]
 
 
@@ -221,7 +225,7 @@ def test_a_database_elsewhere_keeps_the_paths_of_a_storage_that_is_only_not_name
 
 def test_a_name_that_mlflow_does_not_take_is_replaced_not_refused(tracker: Tracker) -> None:
     run_id = tracker.start_retraining("key1", ORIGIN, {"targets": {"a?b=c": 1}, "long": "x" * 9000})
-    tracker.log_epochs(run_id, [{"epoch": 0, "phase": 0, "seconds": 0.1, "metrics": {"val/größe (cm)/accuracy": float("nan")}}])
+    tracker.log_epochs(run_id, [EpochRecord(0, 0, {"val/größe (cm)/accuracy": float("nan")}, 0.1)])
     run = tracker._client.get_run(run_id)
     assert "targets.a_b_c" in run.data.params
     assert "epoch/val/größe _cm_/accuracy" in run.data.metrics
@@ -404,7 +408,7 @@ def test_a_database_that_can_not_be_made_is_unreachable(tmp_path: Path) -> None:
 
 def test_a_failure_of_mlflow_is_one_of_ours(tracker: Tracker) -> None:
     with pytest.raises(HeadstartError, match="no-such-run"):
-        tracker.log_epochs("no-such-run", make_epochs(1))
+        tracker.log_epochs("no-such-run", epoch_records(1))
 
 
 WRITER = """
