@@ -11,13 +11,15 @@ import pytest
 from flows import job
 from flows.cli import planning
 from flows.errors import AskedWrongly
-from flows.job.order import read as read_order
-from flows.plan import Plan, contest, expand, parse_plan, retraining_key, work_key
+from flows.files import write_json
+from flows.job.job import read as read_order
+from flows.plan import Plan, contest, expand, parse_plan, work_key
 from flows.records import DataVersion, Sample, Work
 from flows.settings import Settings
-from flows.stages import work as stage
-from flows.stages.agenda import Agenda, plan_works
-from flows.stages.outlook import STEP_SECONDS, describe_costs
+from flows.stages import training as stage
+from flows.stages.cost_estimate import STEP_SECONDS, estimate_costs
+from flows.stages.costs import Costs
+from flows.stages.planning import Agenda, plan_works
 from heads.trunks.pricing import epoch_multiply_adds, forward_multiply_adds
 
 NUM_TRAIN, NUM_VAL, SIZE_PX, EPOCHS = 10, 5, 64, 6
@@ -74,9 +76,7 @@ def test_the_same_variant_is_the_same_work_only_among_the_same_rivals_by_the_sam
     ):
         found = keys(other, version)
         assert {variant for variant in usual if found[variant] == usual[variant]} == usual.keys() - rivals
-        assert retraining_key(other, version, {"squeezenet1_1": "none"}) != retraining_key(
-            plan(), version, {"squeezenet1_1": "none"}
-        )
+        assert plan_works(other, version).key != plan_works(plan(), version).key
     for same in (plan(name="y"), plan(heads=["mlp", "linear"]), plan(freeze=["none", "lp_ft"]), plan(workers={"count": 2})):
         assert keys(same, version) == usual
     assert keys(plan(freeze=["lp_ft"]), version).items() <= usual.items(), "those who only train beside a contest change nothing"
@@ -110,64 +110,61 @@ def test_a_screening_of_nobody_or_of_no_number_is_refused(fields: dict[str, Any]
         plan(**fields)
 
 
-def costs(agenda: Agenda) -> dict[str, Any]:
-    return describe_costs(Settings(workspace=agenda.version.data), agenda, calibrate=False)
+def costs(agenda: Agenda) -> Costs:
+    return estimate_costs(Settings(workspace=agenda.version.data), agenda, calibrate=False)
 
 
 def finish(agenda: Agenda, work: Work) -> None:
-    job.write_json(Settings(workspace=agenda.version.data).storage / "work" / work.key / "result.json", {})
+    write_json(Settings(workspace=agenda.version.data).storage / "work" / work.key / "result.json", {})
 
 
 def test_a_plan_counts_the_fine_tuning_of_those_who_go_on_and_every_probe(version: DataVersion) -> None:
     agenda, without = (plan_works(plan(freeze=["lp_ft"], screening=screening), version) for screening in (2, None))
     tuning = TUNED_EPOCHS * epoch_multiply_adds(agenda.works[0].variant, 0, NUM_TRAIN, NUM_VAL, stored=False)
     probing = (NUM_TRAIN + NUM_VAL) * forward_multiply_adds("squeezenet1_1", SIZE_PX)
-    assert costs(agenda)["estimate"]["flops"] == probing + 2 * tuning
-    assert costs(without)["estimate"]["flops"] == probing + 4 * tuning
+    assert costs(agenda).estimate.flops == probing + 2 * tuning
+    assert costs(without).estimate.flops == probing + 4 * tuning
 
 
 def test_the_seconds_of_a_plan_hold_the_probes_of_all_whoever_goes_on(version: DataVersion) -> None:
     one, two = (costs(plan_works(plan(freeze=["lp_ft"], screening=keep, fit={"batch_size": 1}), version)) for keep in (1, 2))
-    without_tuning = 2 * one["estimate"]["seconds"] - two["estimate"]["seconds"]
+    without_tuning = 2 * one.estimate.seconds - two.estimate.seconds
     steps = 4 * (EPOCHS - TUNED_EPOCHS) * (NUM_TRAIN + NUM_VAL)
-    assert without_tuning == pytest.approx(one["trunks"][0]["seconds"] + steps * STEP_SECONDS, abs=0.02)
+    assert without_tuning == pytest.approx(one.trunks[0].seconds + steps * STEP_SECONDS, abs=0.02)
 
 
 def test_a_plan_says_which_phases_are_only_run_by_winners(version: DataVersion, capsys: pytest.CaptureFixture[str]) -> None:
-    told = costs(plan_works(plan(), version))["images"]
-    assert [(one["epochs"], one["in_contest"]) for one in told] == 2 * ([(TUNED_EPOCHS, True)] * 2 + [(EPOCHS, False)] * 2)
-    planning._show_images([one for one in told if one["in_contest"]])
+    told = costs(plan_works(plan(), version)).images
+    assert [(one.epochs, one.in_contest) for one in told] == 2 * ([(TUNED_EPOCHS, True)] * 2 + [(EPOCHS, False)] * 2)
+    planning._show_images([one for one in told if one.in_contest])
     words = "  16 epochs of 4 variants (at most: only those that win their contest): the whole backbone is trained"
     assert words in capsys.readouterr().out
-    planning._show_images([one for one in told if not one["in_contest"]])
+    planning._show_images([one for one in told if not one.in_contest])
     assert "contest" not in capsys.readouterr().out
 
 
 def test_after_a_contest_only_its_winners_are_left_to_pay_for(version: DataVersion) -> None:
     agenda = plan_works(plan(freeze=["lp_ft"]), version)
     probing = (NUM_TRAIN + NUM_VAL) * forward_multiply_adds("squeezenet1_1", SIZE_PX)
-    tuning = (costs(agenda)["estimate"]["flops"] - probing) // 2
+    tuning = (costs(agenda).estimate.flops - probing) // 2
     for loser in agenda.works[:2]:
         finish(agenda, loser)
-    assert costs(agenda)["estimate"]["flops"] == probing + 2 * tuning
+    assert costs(agenda).estimate.flops == probing + 2 * tuning
     finish(agenda, agenda.works[2])
-    assert costs(agenda)["estimate"]["flops"] == probing + tuning
+    assert costs(agenda).estimate.flops == probing + tuning
 
 
 def test_variants_that_can_probe_on_images_alone_are_not_told_to_be_in_a_contest(version: DataVersion) -> None:
     agenda = plan_works(plan(freeze=["lp_ft"], fit={"mixup": 0.2}), version)
     without = plan_works(plan(freeze=["lp_ft"], fit={"mixup": 0.2}, screening=None), version)
-    assert not any(one["in_contest"] for one in costs(agenda)["images"])
-    assert costs(agenda)["estimate"]["flops"] == costs(without)["estimate"]["flops"]
+    assert not any(one.in_contest for one in costs(agenda).images)
+    assert costs(agenda).estimate.flops == costs(without).estimate.flops
 
 
 class Tracker:
     """As much of a tracker as a training needs before its job."""
 
     def repair(self) -> None: ...
-
-    def start_retraining(self, *_: Any) -> str:
-        return "parent"
 
 
 class Submitted(Exception):
@@ -180,6 +177,7 @@ def test_the_job_is_told_how_many_go_on_and_by_what_measure(
 ) -> None:
     asked = plan(screening=screening, promotion={"metric": "label/f1_macro"})
     desk: Any = SimpleNamespace(settings=Settings(workspace=version.data), plan=asked, tracker=Tracker(), flow_run_id="")
+    desk.start_run = lambda *_: "parent"
     desk.say = desk.tell = lambda _: None
     orders: list[job.Job] = []
 
@@ -190,6 +188,6 @@ def test_the_job_is_told_how_many_go_on_and_by_what_measure(
     monkeypatch.setattr(stage, "_run", submit)
     with pytest.raises(Submitted):
         stage.train(desk, plan_works(asked, version))
-    read = read_order(job.begin(orders[0]) / "job.json")
+    read = read_order(job.begin(orders[0]))
     assert read.screening == (None if screening is None else job.Screening(2, "label/f1_macro"))
     assert [work.in_contest for work in read.works] == [screening == 2 and work.variant.freeze == "lp_ft" for work in read.works]

@@ -16,6 +16,7 @@ import pytest
 from flows import cluster, stages
 from flows.cluster import api, homes, jobs, launch, processes
 from flows.errors import HeadstartError, Unreachable
+from flows.job import JobFolder, JobOutcome
 from flows.settings import Settings
 from flows.stages import serving
 
@@ -24,7 +25,7 @@ from flows.stages import serving
 class Ray:
     """As much of Ray's Jobs API as a flow asks, over HTTP: what becomes of each job is its place in `ends`."""
 
-    folder: Path
+    files: JobFolder
     ends: list[str | Callable[[], None]] = field(default_factory=list)
     has_jobs: bool = True
     obeys: bool = True
@@ -68,8 +69,8 @@ class Ray:
 
 @pytest.fixture
 def ray(tmp_path: Path) -> Iterator[Ray]:
-    told = Ray(tmp_path / "jobs" / "train-k")
-    told.folder.mkdir(parents=True)
+    told = Ray(JobFolder(tmp_path / "jobs" / "train-k"))
+    told.files.path.mkdir(parents=True)
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
@@ -92,8 +93,8 @@ def ray(tmp_path: Path) -> Iterator[Ray]:
         thread.join()
 
 
-def run(ray: Ray, **how: Any) -> dict[str, Any]:
-    return cluster.run_job(api.connect(ray.address), ray.folder, key="k", name="tiny", env={}, **how)
+def run(ray: Ray, **how: Any) -> JobOutcome:
+    return cluster.run_job(api.connect(ray.address), ray.files, key="k", name="tiny", env={}, **how)
 
 
 def test_a_driver_that_dies_three_times_is_given_up_with_its_last_words(ray: Ray) -> None:
@@ -109,8 +110,8 @@ def test_a_driver_that_dies_three_times_is_given_up_with_its_last_words(ray: Ray
 
 
 def test_a_driver_that_died_twice_may_still_end_well(ray: Ray) -> None:
-    ray.ends = ["FAILED", "FAILED", lambda: _write(ray.folder / "outcome.json", {"trained": ["w"]})]
-    assert run(ray) == {"trained": ["w"]}
+    ray.ends = ["FAILED", "FAILED", lambda: ray.files.write_outcome(JobOutcome(("w",)))]
+    assert run(ray) == JobOutcome(("w",))
     assert len(ray.jobs) == 3
 
 
@@ -118,18 +119,18 @@ def test_what_the_first_driver_noted_is_there_for_the_second_and_what_an_earlier
     seen: list[set[str]] = []
 
     def look() -> None:
-        seen.append({file.name for file in ray.folder.iterdir()})
+        seen.append({file.name for file in ray.files.path.iterdir()})
 
     def note_and_die() -> None:
         look()
-        _write(ray.folder / "todo.json", ["w"])
+        ray.files.write_todo(["w"])
 
     def end() -> None:
         look()
-        _write(ray.folder / "outcome.json", {})
+        ray.files.write_outcome(JobOutcome())
 
     for name in ("error.json", "outcome.json", "todo.json", "stored-here-1.json", "job.json"):
-        _write(ray.folder / name, {})
+        (ray.files.path / name).write_text("{}")
     ray.ends = [note_and_die, end]
     run(ray)
     assert seen == [{"job.json"}, {"job.json", "todo.json"}]
@@ -162,10 +163,6 @@ def test_a_stop_that_ray_does_not_confirm_is_no_stop(ray: Ray, tmp_path: Path, m
     ray.obeys = True
     assert stages.stop_retraining(settings, "f1") == ["j1"]
     assert stages.stop_retraining(settings, "f1") == [], "what has ended is not stopped again"
-
-
-def _write(file: Path, content: Any) -> None:
-    file.write_text(json.dumps(content))
 
 
 # What stands for Ray's own start: it says why and ends, is silent, or leaves a process that answers nothing.

@@ -20,10 +20,11 @@ from torch import distributed
 
 from flows import job
 from flows.cluster import workers
-from flows.job import screening, training
+from flows.files import read_json
+from flows.job import member, screening
 from flows.plan import parse_plan
 from flows.records import DataVersion, Sample, Weights, Work, Workers
-from flows.stages.agenda import Agenda, plan_works
+from flows.stages.planning import Agenda, plan_works
 from heads import bundle
 from heads.backbones import BACKBONES
 from heads.spec import Fit, Head, Variant
@@ -62,7 +63,7 @@ class Group:
         return Path(shutil.copytree(self.folder, into / "checkpoint")) if self.folder.is_dir() else None
 
     def last_note(self, name: str) -> Any:
-        return job.read_json(self.folder / name)
+        return read_json(self.folder / name)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -131,7 +132,7 @@ def train(order: job.Job, max_reports: float = math.inf) -> Group:
             found[name] = getattr(group, name)
         for name, function in found.items():
             patch.setattr(workers, name, function)
-        training.train_works({"job_file": str(order.folder / "job.json")})
+        member.train_works({"job_folder": str(order.folder.path)})
     return group
 
 
@@ -152,14 +153,14 @@ def whole(version: DataVersion, weights: Path, tmp_path_factory: pytest.TempPath
 
 def result(order: job.Job, work: Work) -> dict[str, Any]:
     """Its result, without what is never the same twice."""
-    told: dict[str, Any] = job.read_json(order.work_root / work.key / "result.json")
+    told: dict[str, Any] = read_json(order.work_folder(work).path / "result.json")
     for row in (told, *told["epochs"]):
         del row["seconds"]
     return {name: value for name, value in told.items() if name not in ("work_key", "shared_seconds", "gpu_seconds")}
 
 
 def weights_of(order: job.Job, work: Work) -> bytes:
-    return (order.work_root / work.key / "bundle" / "weights.safetensors").read_bytes()
+    return (order.work_folder(work).bundle / "weights.safetensors").read_bytes()
 
 
 def ranked(whole: job.Job) -> list[tuple[int, float]]:
@@ -191,7 +192,7 @@ def test_the_others_stop_at_their_rung_with_the_reason_and_the_best_of_it(screen
             f"screened out after the probe phase: number {number} of 4 by val/{METRIC} ({value:.4f}), and the best 2 go on"
         )
         assert told["metrics"] == told["epochs"][told["best_epoch"]]["metrics"]
-        loaded = bundle.load(screened.work_root / work.key / "bundle")
+        loaded = bundle.load(screened.work_folder(work).bundle)
         val = [sample for sample in screened.version.samples if sample.split == "val"]
         answers = [each["label"].label for each in loaded.predict([screened.version.data / sample.file for sample in val])]
         hits = sum(answer == sample.labels["label"] for answer, sample in zip(answers, val, strict=True))
@@ -209,14 +210,14 @@ def test_whoever_is_in_no_contest_trains_to_the_end_beside_it(screened: job.Job,
 
 def test_what_a_contest_leaves_is_its_standing_and_nothing_to_go_on_from(screened: job.Job) -> None:
     for work in screened.works:
-        names = {path.name for path in (screened.work_root / work.key).iterdir()}
+        names = {path.name for path in screened.work_folder(work).path.iterdir()}
         assert ("probe.json" in names) == work.in_contest
         assert {"result.json", "bundle"} <= names
         assert names.isdisjoint({"probe.pt", "training.pt", "failure.json"})
 
 
 def files(order: job.Job) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in order.work_root.rglob("*") if path.is_file()}
+    return {path: path.stat().st_mtime_ns for path in job.works_root(order.storage).rglob("*") if path.is_file()}
 
 
 def test_a_rerun_trains_nothing_again(screened: job.Job) -> None:
@@ -280,7 +281,7 @@ def test_probes_whose_checkpoints_are_damaged_are_left_aside_with_a_word_and_tra
         train(order)
     rivals = [work for work in order.works if work.in_contest]
     for work in rivals:
-        (order.work_root / work.key / "probe.pt").write_bytes(b"damaged")
+        order.work_folder(work).probe_checkpoint.write_bytes(b"damaged")
     with caplog.at_level(logging.WARNING):
         train(order)
     assert len([record for record in caplog.records if "left aside" in record.getMessage()]) == len(rivals)
@@ -297,7 +298,7 @@ def order_of(storage: Path, *values: float | None) -> job.Job:
         works.append(Work(f"w{number}", variant, Weights("none"), in_contest=True))
         if value is not None:
             metrics = {f"val/{METRIC}": value, "val/label/accuracy": 1 - value}
-            job.write_json(storage / "work" / f"w{number}" / "probe.json", {"metrics": metrics})
+            job.WorkFolder.of(storage, f"w{number}").write_probe(metrics)
     version = DataVersion("d" * 32, "r" * 40, (), storage, ())
     rules = job.Screening(1, METRIC)
     return job.Job("train", "k", "x", storage, version, {"label": CLASSES}, Workers(), works=tuple(works), screening=rules)

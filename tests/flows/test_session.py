@@ -15,7 +15,7 @@ from flows import stages
 from flows.errors import Busy
 from flows.plan import parse_plan
 from flows.settings import Settings
-from flows.stages.desk import Event, listening
+from flows.stages.session import Event, listening
 
 HOLD = """
 import sys
