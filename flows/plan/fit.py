@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, StrictBool
+from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, StrictBool
 from pydantic.json_schema import JsonSchemaValue
 
 from heads.spec import Activation, Augment, ClassWeights, Fit, HeadWeights, Loss, Optimiser, Precision, Schedule, Value
@@ -60,7 +60,11 @@ class RareFit(Value):
     """What few plans change of training."""
 
     weight_decay: Decays = Field(1e-4, description="The optimiser's weight decay.")
-    optimiser: Optimiser = Field("adamw", description="adamw, or sgd with Nesterov's momentum of 0.9.")
+    optimiser: Optimiser = Field(
+        "adamw",
+        validation_alias=AliasChoices("optimiser", "optimizer"),
+        description="adamw, or sgd with Nesterov's momentum of 0.9; written optimizer, too.",
+    )
     schedule: Schedule = Field(
         "cosine",
         description="How the learning rate falls: cosine to nothing, step (a tenth at 1/2 and 3/4 of all epochs), plateau "

@@ -4,6 +4,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -11,9 +12,11 @@ import typer.main
 import yaml
 
 from flows.cli.verbs import app
+from flows.plan.fit import CommonFit, FitGrid
+from heads.spec import Fit
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "infra").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "infra").glob("*.md"))]
 COMMAND = typer.main.get_command(app)
 
 
@@ -70,3 +73,43 @@ def test_every_imported_distribution_is_declared() -> None:
     }
     outside = imported - set(sys.stdlib_module_names) - {"flows", "heads"}
     assert {names.get(name, name).lower() for name in outside} <= declared
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    """What a field of the fit takes, from its JSON schema."""
+    parts = [part for part in schema.get("anyOf", [schema]) if part.get("type") != "null"]
+    (part,) = parts
+    if "enum" in part:
+        return ", ".join(f"`{value}`" for value in part["enum"])
+    if part["type"] == "boolean":
+        return "`true`, `false`"
+    least = f"from {part['minimum']:g}" if "minimum" in part else f"above {part['exclusiveMinimum']:g}"
+    most = f" to {part['maximum']:g}" if "maximum" in part else ""
+    return least + (most or (f" to below {part['exclusiveMaximum']:g}" if part.get("exclusiveMaximum", 1e9) < 1e9 else ""))
+
+
+def _fit_table() -> list[str]:
+    """The README's table of fit options, from the model that plans are read by: common ones first."""
+    schemas, names = (
+        Fit.model_json_schema()["properties"],
+        sorted(Fit.model_fields, key=lambda name: name not in CommonFit.model_fields),
+    )
+    rows = []
+    for name in names:
+        field = FitGrid.model_fields[name]
+        default = "empty" if field.default is None else f"`{field.default}`".lower()
+        rows.append(f"| `{name}` | {default} | {_allowed(schemas[name])} | {field.description} |")
+    return ["| option | default | allowed | what it is |", "| --- | --- | --- | --- |", *rows]
+
+
+def test_the_readmes_table_of_fit_options_is_the_models() -> None:
+    told = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
+    start = told.index("| option | default | allowed | what it is |")
+    assert told[start : start + 2 + len(Fit.model_fields)] == _fit_table(), "the lines should be:\n" + "\n".join(_fit_table())
+
+
+def test_every_file_that_a_page_names_is_there() -> None:
+    for page in (ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md"):
+        named = set(re.findall(r"`((?:flows|heads|tests|infra)/[a-z_/.]+)`", page.read_text()))
+        assert named, page.name
+        assert [name for name in sorted(named) if not (ROOT / name).exists()] == [], page.name

@@ -111,6 +111,10 @@ def test_one_value_stands_for_a_list_of_one() -> None:
     assert expand(lists, version()) == expand(plain, version())
 
 
+def test_either_spelling_of_the_optimizer_is_read() -> None:
+    assert plan(fit={"optimizer": "sgd"}) == plan(fit={"optimiser": "sgd"}) != plan()
+
+
 def test_left_out_freezing_without_weights_is_none() -> None:
     assert plan(weights="none").freeze == ("none",)
 
