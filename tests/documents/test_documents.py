@@ -108,8 +108,7 @@ def test_the_readmes_table_of_fit_options_is_the_models() -> None:
     assert told[start : start + 2 + len(Fit.model_fields)] == _fit_table(), "the lines should be:\n" + "\n".join(_fit_table())
 
 
-def test_every_file_that_a_page_names_is_there() -> None:
-    for page in (ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md"):
-        named = set(re.findall(r"`((?:flows|heads|tests|infra)/[a-z_/.]+)`", page.read_text()))
-        assert named, page.name
-        assert [name for name in sorted(named) if not (ROOT / name).exists()] == [], page.name
+def test_every_file_that_contributors_are_sent_to_is_there() -> None:
+    named = set(re.findall(r"`((?:flows|heads|tests|infra)/[a-z_/.]+)`", (ROOT / "CONTRIBUTING.md").read_text()))
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
