@@ -13,7 +13,7 @@ from flows.records import SPLITS, DataVersion
 
 # More values than these are shades of a picture, not classes.
 MAX_MASK_VALUES = 256
-# From so many on masks are asked whether most of their values are near others and fill less than this share of the pixels.
+# Of more values than these it is asked whether most are near others and fill less than this share of the pixels.
 MANY_VALUES = 128
 FEW_PIXELS = 0.005
 TOP = 5

@@ -449,6 +449,36 @@ def test_pictures_in_the_place_of_masks_are_told_apart() -> None:
         check_data(plan(), data)
 
 
+# An object's pixels on their background, and the shades between them that smoothing or JPEG leaves.
+SHADES = {0: 500_000, 255: 400_000} | dict.fromkeys(range(20, 180), 50)
+
+
+def test_masks_of_shades_are_refused_and_told_which_and_what_to_do() -> None:
+    data = with_masks(version(mask=("masks/a.png", "masks/b.png")), a=SHADES, b=SHADES)
+    words = r"162 different values, and in 2 of 2 masks, e\.g\. masks/a\.png, .*like shades.*PNG.*nearest neighbour.*`ignore`"
+    with pytest.raises(AskedWrongly, match=words):
+        check_data(plan(), data)
+    check_data(plan(targets={"column": "mask", "ignore": [*range(20, 180)]}), data)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        pytest.param(dict.fromkeys(range(150), 100), id="as large as classes are"),
+        pytest.param({0: 90_000} | dict.fromkeys(range(3, 450, 3), 1), id="not beside each other"),
+        pytest.param({value: count for value, count in SHADES.items() if not 100 < value < 200}, id="no more than many classes"),
+        pytest.param(SHADES | dict.fromkeys([*range(1, 11), *range(180, 255)], 50_000), id="beside many that are none"),
+    ],
+)
+def test_many_classes_are_no_shades(counts: dict[int, int]) -> None:
+    check_data(plan(), with_masks(version(mask=("masks/a.png",)), a=counts))
+
+
+def test_a_few_masks_of_shades_among_many_classes_are_no_reason_to_refuse() -> None:
+    classes = dict.fromkeys(range(150), 100)
+    check_data(plan(), with_masks(version(mask=("masks/a.png", "masks/b.png")), a=SHADES, b=classes | {255: 100}))
+
+
 def test_masks_that_an_older_ingest_did_not_count_ask_for_another() -> None:
     data = replace(version(mask=("masks/m.png",)), masks={})
     with pytest.raises(AskedWrongly, match=r"1 of 1 masks were never counted, e.g. masks/m.png.*headstart data ingest SOURCE"):
