@@ -81,7 +81,8 @@ def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
     screen.note(f"data version {screen.short(found.version.digest)} (git {found.version.revision[:8]}): {splits}")
     if found.dirty:
         screen.warn(
-            "data/ differs from this version: `headstart data ingest` records it, `headstart data checkout HEAD` undoes it"
+            "data/ differs from this version: `headstart data ingest SOURCE` or the next retraining makes a version of it, "
+            "`headstart data checkout HEAD` goes back, and both tell what is in their way"
         )
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,8 +111,9 @@ def read_version(workspace: Path) -> DataVersion:
     revision = holder(workspace)
     if revision is None:
         raise AskedWrongly(
-            f"no commit holds {pointer} as it stands, so nothing made from it could be traced; "
-            f"run `headstart data ingest SOURCE` again, or git commit {DATA_FILE}"
+            f"no commit holds {pointer} as it stands, so nothing made from it could be traced; commit it "
+            f"(`cd {shlex.quote(str(workspace))} && git add {DATA_FILE} && git commit -m Data {DATA_FILE}`), "
+            "or go back to the last one that is (`headstart data checkout HEAD`)"
         )
     return DataVersion(digest, revision, samples, workspace / DATA, store.folders, store.masks(digest))
 
@@ -223,7 +225,8 @@ def _check_manifest(store: Store) -> None:
     if wrong:
         raise HeadstartError(
             f"{len(wrong)} files of {store.workspace / DATA} are not what {NAME} and {MASK_TABLE} say, e.g. {wrong[0]}: they "
-            "were changed by hand or an ingest was cut short. Run `headstart data ingest SOURCE` again"
+            f"were changed by hand or an ingest was cut short. Move those that were changed out of {store.workspace / DATA}, "
+            "mend them at their source where they are to differ, and run `headstart data ingest SOURCE` again"
         )
 
 

@@ -33,7 +33,8 @@ def refuse_losses(store: Store) -> None:
     if left:
         raise AskedWrongly(
             f"{data} has changes that no data version holds, and a checkout would remove them ({len(left)}), "
-            f"e.g. {min(left)}; ingest again to keep them, or move them out of {data}. Nothing was changed"
+            f"e.g. {min(left)}. Run an ingest that was cut short again, or move them out of {data}, to the data's source where "
+            "an ingest is to bring them. Nothing was changed"
         )
 
 

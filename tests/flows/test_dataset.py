@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -154,9 +155,15 @@ def test_history_and_checkout_go_back_to_an_earlier_version(workspace: Path) -> 
 def test_checkout_never_drops_changes_that_no_version_holds(workspace: Path) -> None:
     first = dataset.read_version(workspace).revision
     add_image(workspace)
-    with pytest.raises(AskedWrongly, match="ingest again to keep them"):
+    image = workspace / "data/images/3/new.bmp"
+    with pytest.raises(AskedWrongly, match=r"e\.g\. images/3/new\.bmp\. .*move them out of") as refused:
         dataset.checkout(workspace, first)
-    assert (workspace / "data/images/3/new.bmp").exists()
+    assert image.exists()
+    assert f"move them out of {workspace / 'data'}" in str(refused.value)
+    shutil.move(image, workspace.parent)
+    shutil.move(workspace / "data/manifest.csv", workspace.parent)
+    dataset.checkout(workspace, first)
+    assert dataset.status(workspace).dirty is False
 
 
 def test_a_version_is_read_as_recorded_even_where_the_working_copy_differs(workspace: Path) -> None:
@@ -195,6 +202,20 @@ def test_files_changed_by_hand_are_refused_and_data_dvc_stays(workspace: Path) -
     with pytest.raises(HeadstartError, match=r"images/3/0\.bmp"):
         dataset.record_version(workspace, "wrong")
     assert (workspace / "data.dvc").read_bytes() == before
+
+
+def test_what_is_said_of_files_changed_by_hand_can_be_followed(made: Path, workspace: Path) -> None:
+    changed, gone = workspace / "data/images/3/0.bmp", workspace / "data/images/3/2.bmp"
+    changed.write_bytes(b"by hand")
+    gone.unlink()
+    with pytest.raises(
+        HeadstartError, match=r"Move those .* out of .*, mend them at their source .* `headstart data ingest SOURCE`"
+    ):
+        dataset.record_version(workspace, "wrong")
+    shutil.move(changed, workspace.parent)
+    ingest(made.parent / "source", workspace / "data")
+    assert dataset.record_version(workspace, "again").digest == dataset.read_version(made).digest
+    assert (workspace.parent / "0.bmp").read_bytes() == b"by hand"
 
 
 def test_a_push_that_fails_commits_nothing(workspace: Path) -> None:
@@ -295,9 +316,17 @@ def test_a_data_dvc_that_no_commit_holds_is_refused(workspace: Path) -> None:
     add_image(workspace)
     dataset.record_version(workspace, "one more")
     git(workspace, "reset", "--quiet", "--soft", "HEAD~1")
-    with pytest.raises(AskedWrongly, match="no commit holds"):
+    with pytest.raises(AskedWrongly, match="no commit holds") as refused:
         dataset.read_version(workspace)
     assert len(dataset.record_version(workspace, "one more").samples) == 41
+    git(workspace, "reset", "--quiet", "--soft", "HEAD~1")
+    commit, checkout = re.findall("`([^`]*)`", str(refused.value))
+    known = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    subprocess.run(commit, shell=True, check=True, capture_output=True, env=os.environ | known)
+    assert len(dataset.read_version(workspace).samples) == 41
+    git(workspace, "reset", "--quiet", "--soft", "HEAD~1")
+    dataset.checkout(workspace, checkout.removeprefix("headstart data checkout "))
+    assert len(dataset.read_version(workspace).samples) == 40
 
 
 def test_a_damaged_data_dvc_is_refused(workspace: Path) -> None:
