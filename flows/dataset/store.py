@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,10 +77,14 @@ class Store:
         digest, target = self.pointer.digest, str(self.workspace / DATA_FILE)
         with _opened(self.workspace) as repo:
             if self._lacks(digest, (self.cache,)):
-                repo.fetch(targets=[target])
+                from dvc.exceptions import DownloadError
+
+                with suppress(DownloadError):
+                    repo.fetch(targets=[target])
             # A checkout that lacks an object drops the whole folder, so none is started then.
             if self._lacks(digest, (self.cache,)):
-                raise HeadstartError(f"data version {digest} is not whole in the DVC cache or on the remote; nothing was changed")
+                whole = f"data version {digest} is not whole in the DVC cache or on the remote"
+                raise HeadstartError(f"{whole}; nothing was changed. Ingest the source that it came from again")
             repo.checkout(targets=[target], force=True)
 
     def check_layout(self) -> None:
@@ -229,9 +233,8 @@ def _in_our_words(workspace: Path) -> Iterator[Any]:
     """Keep DVC off standard output, and turn what it raises into our errors."""
     from dvc.lock import LockError
 
-    logging.getLogger("dvc").setLevel(logging.CRITICAL)
-    logging.getLogger("dvc_data").setLevel(logging.CRITICAL)
-    logging.getLogger("dvc_objects").setLevel(logging.CRITICAL)
+    for name in ("dvc", "dvc_data", "dvc_objects"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with _own_repository(), redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from heads.catalogue import BACKBONE_STAGES
 from heads.data.loading import Batch, Loaders
 from heads.distributed import average_statistics, rank, synchronise_gradients, synchronising
-from heads.errors import CheckpointError, HeadsError
+from heads.errors import CheckpointError
 from heads.model.freezing import apply_phase, parameter_groups
 from heads.model.model import Model
 from heads.model.precision import autocast, place_model
@@ -218,8 +218,7 @@ class Training:
         if self.average:
             self.average.follow(self.model)
         groups = parameter_groups(self.model, self.phases[phase], self.variant.fit)
-        if not groups:
-            raise HeadsError(f"phase {phase} of freeze policy {self.variant.freeze!r} leaves nothing to train")
+        assert groups, "heads always have weights"
         if noises := list(self.balance.parameters()):
             groups.append({"params": noises, "lr": self.variant.fit.learning_rate, "weight_decay": 0.0})
         self.optimiser = build_optimizer(self.variant.fit, groups)

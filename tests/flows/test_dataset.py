@@ -8,12 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from flows import dataset
-from flows.errors import AskedWrongly, HeadstartError
+from flows.dataset.pointer import parse_pointer
+from flows.errors import AskedWrongly, Busy, HeadstartError
 from flows.landing import ingest
 from flows.landing.digits import bitmap
 from flows.manifest import split_counts
@@ -350,3 +353,86 @@ def test_an_ingest_killed_half_way_leaves_the_data_as_it_was(workspace: Path) ->
     assert ingest(extra, workspace / "data").added == 60
     assert not (workspace / ".headstart/incoming").exists()
     assert len(dataset.record_version(workspace, "the rest").samples) == 100
+
+
+LOCKED = """
+import sys
+from dvc.repo import Repo
+with Repo(sys.argv[1]).lock:
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def dvc_at_work(workspace: Path) -> Iterator[None]:
+    """Another DVC command holds the workspace for the block."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", LOCKED, str(workspace)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        try:
+            assert other.stdout.readline() == "held\n"
+            yield
+        finally:
+            other.kill()
+
+
+def test_another_dvc_command_at_work_is_waited_for_by_the_person_and_nothing_is_changed(workspace: Path) -> None:
+    before = (workspace / "data.dvc").read_bytes()
+    add_image(workspace)
+    with dvc_at_work(workspace):
+        words = f"another DVC command is at work in {re.escape(str(workspace))}; wait until it ends, then run this again"
+        with pytest.raises(Busy, match=words):
+            dataset.record_version(workspace, "meanwhile")
+        assert (workspace / "data.dvc").read_bytes() == before
+        assert git(workspace, "log", "-1", "--format=%s").strip() == "first"
+        shutil.rmtree(workspace / "data")
+        with pytest.raises(Busy):
+            dataset.restore(workspace)
+    assert dataset.restore(workspace) is True
+    add_image(workspace)
+    assert dataset.record_version(workspace, "afterwards").digest != pointer_digest(before)
+
+
+def pointer_digest(text: bytes) -> str:
+    return parse_pointer(text.decode(), "data.dvc").digest
+
+
+@pytest.mark.parametrize("missing", ["an image", "the listing"])
+def test_a_version_that_is_nowhere_whole_is_not_checked_out_and_nothing_is_changed(workspace: Path, missing: str) -> None:
+    first = dataset.read_version(workspace)
+    add_image(workspace)
+    second = dataset.record_version(workspace, "one more")
+    gone = first.digest if missing == "the listing" else first.samples[0].digest
+    for folder in first.objects:
+        (folder / gone[:2] / gone[2:]).unlink()
+    files = {path: path.read_bytes() for path in workspace.rglob("data/**/*") if path.is_file()}
+    words = f"data version {first.digest} is not whole in the DVC cache or on the remote.*; nothing was changed"
+    with pytest.raises(HeadstartError, match=words):
+        dataset.checkout(workspace, "HEAD~1")
+    assert {path: path.read_bytes() for path in files} == files
+    assert pointer_digest((workspace / "data.dvc").read_bytes()) == second.digest
+    shutil.rmtree(workspace / "data")
+    assert dataset.restore(workspace) is (missing == "the listing"), "the newest lacks the image too"
+
+
+def test_a_version_that_is_not_on_this_machine_is_told_with_where_it_was_looked_for(workspace: Path) -> None:
+    version = dataset.read_version(workspace)
+    for folder in version.objects:
+        (folder / version.digest[:2] / version.digest[2:]).unlink()
+    looked = ", ".join(map(str, version.objects))
+    with pytest.raises(AskedWrongly) as told:
+        dataset.read_version(workspace)
+    assert str(told.value).startswith(
+        f"the files of data version {version.digest} are not on this machine (looked in {looked}); "
+    )
+    assert "headstart data ingest SOURCE" in str(told.value)
+    assert dataset.restore(workspace) is True, "what is in data/ may still be built on"
+    (record,) = dataset.history(workspace)
+    assert (record.digest, record.splits) == (version.digest, {})
+    shutil.rmtree(workspace / "data")
+    assert dataset.restore(workspace) is False

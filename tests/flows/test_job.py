@@ -20,6 +20,7 @@ from PIL import Image
 
 from flows import cluster, job
 from flows.cluster import processes
+from flows.errors import AskedWrongly
 from flows.job.scoring import MIN_SHARD_IMAGES
 from flows.job.work_folder import EpochRecord, WorkResult
 from flows.records import DataVersion, Sample, Weights, Work, Workers
@@ -250,6 +251,25 @@ def test_a_variant_that_diverges_is_given_up_with_its_reason_and_the_others_go_o
     assert run.order.work_folder(wild).is_finished(), "another try would only diverge again"
     assert job.read_trained(run.order.storage, tame, reused=False).metrics["val/label/accuracy"] >= 0
     assert run.order.work_folder(tame).read_failure() is None
+
+
+@pytest.mark.slow
+def test_a_training_that_can_never_succeed_ends_at_once_with_its_reason_though_members_wait_for_each_other(
+    place: Place, version: DataVersion, tmp_path: Path
+) -> None:
+    missing = replace(version.samples[0], digest="0" * 32, file="nowhere.png")
+    # The second of the two members reads it, and the first waits for the second's gradients.
+    order = _order(tmp_path, replace(version, samples=(*version.samples[1:], missing)), "squeezenet1_1")
+    submissions: list[str] = []
+    with pytest.raises(AskedWrongly, match=r"image nowhere\.png \(md5 0{32}\) .* is neither in the DVC cache"):
+        cluster.run_job(place.cluster, job.begin(order), key=order.key, name="tiny", on_start=submissions.append)
+    assert len(submissions) == 1, "another driver would only meet it again"
+    assert not order.work_folder(order.works[0]).is_finished(), "with the file in its place it trains"
+    assert len(order.folder.read_groups()) == 1, "nor is the group tried again"
+    deadline = time.monotonic() + 20
+    while any(p.name().startswith("ray::RayTrain") or "flows.job" in p.cmdline() for p in processes.members(place.mark)):
+        assert time.monotonic() < deadline, "what trained ends with its driver"
+        time.sleep(0.2)
 
 
 # One holdout is read by the driver, one is enough for both members of the group to read a part.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 
 from flows.errors import AskedWrongly, HeadstartError
 from flows.records import ModelVersion, Verdict, Weights, Work
-from flows.registry import Registry, ledger, placing, read_holdout, telling
+from flows.registry import Registry, ledger, placing, program, read_holdout, telling
 from flows.registry.catalog import ModelRow
 from flows.registry.ledger import Entry
 from flows.tracking import Origin, Tracker
@@ -457,3 +458,88 @@ def test_a_registry_that_fails_says_so_in_our_words(place: Place, first: ModelVe
     registry, work = place.registry(), {"variant_id": "v", "data_version": "d", "git_commit": "c"}
     with pytest.raises(HeadstartError, match="no-such-run"):
         registry.register("digits", bundle=place.bundle, run_id="no-such-run", work_key="w9", metrics={}, tags=None, **work)
+
+
+def meddle(registry: Registry, other: Registry, name: str, alias: str, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let another process point an alias elsewhere right after each of ours moved or was taken away."""
+
+    def followed(ours: Any) -> Any:
+        return lambda *words: (ours(*words), other._client.set_registered_model_alias(name, alias, version))
+
+    for change in ("set_registered_model_alias", "delete_registered_model_alias"):
+        monkeypatch.setattr(registry._client, change, followed(getattr(registry._client, change)))
+
+
+def test_aliases_that_another_process_moves_meanwhile_are_told_and_the_next_promotion_ends_well(
+    place: Place, first: ModelVersion, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = place.registry()
+    for key in ("a", "b", "c"):
+        add(place, first, name, key)
+    registry.promote(name, "1", YES)
+    with monkeypatch.context() as patch:
+        meddle(registry, place.registry(), name, "champion", "3", patch)
+        words = f"another process moved the aliases of {name} just now: wanted {{'champion': '2'}}, found {{'champion': '3'}}"
+        with pytest.raises(HeadstartError, match=f"^{re.escape(words)}$"):
+            registry.promote(name, "2", YES)
+    assert aliases(place, name) == {"champion": "3", "previous": "1"}, "theirs stands, and who is promoted next comes after it"
+    registry.promote(name, "2", YES)
+    assert aliases(place, name) == {"champion": "2", "previous": "3"}
+    assert [(e.version, e.champion_before, e.champion_after) for e in registry.history(name)][1:] == [
+        ("2", "1", "2"),
+        ("2", "3", "2"),
+    ]
+
+
+def test_an_alias_that_another_process_puts_back_is_told(
+    place: Place, first: ModelVersion, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = place.registry()
+    for key in ("a", "b"):
+        add(place, first, name, key)
+    registry.set_challenger(name, "1")
+    meddle(registry, place.registry(), name, "challenger", "2", monkeypatch)
+    with pytest.raises(HeadstartError, match=r"wanted \{'challenger': None\}, found \{'challenger': '2'\}"):
+        registry.promote(name, "1", YES)
+    assert aliases(place, name) == {"challenger": "2"}, "nobody was promoted"
+
+
+class Colours(torch.nn.Module):
+    """Two classes by an image's mean colour; `shift` makes it another program, `side` one whose export takes one size alone."""
+
+    def __init__(self, shift: float = 0.0, side: int | None = None) -> None:
+        super().__init__()
+        self.side = side
+        self.weights = torch.nn.Parameter(torch.tensor([[1.0, 0.0], [0.0, 1.0], [shift, 0.0]]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.side is not None and torch.compiler.is_exporting():
+            images = images.reshape(-1, self.side, self.side, 3)
+        return torch.softmax(images.float().mean(dim=(1, 2)) / 255 @ self.weights, dim=1)
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("colours") / "model"
+    program.write_program(folder, Colours(), run_id="r", model_id="m-1", facts={})
+    return folder
+
+
+@pytest.mark.parametrize(("shift", "told"), [(0.1, r"0\.0\d+"), (float("nan"), "nan")])
+def test_an_export_that_reads_otherwise_than_the_model_is_refused(colours: Path, shift: float, told: str) -> None:
+    program._try_out(colours, Colours())
+    with pytest.raises(
+        HeadstartError, match=rf"the exported model is off by {told} on a batch of \(1, 48, 30, 3\); at most 0\.0001"
+    ):
+        program._try_out(colours, Colours(shift))
+
+
+def test_an_export_for_images_of_one_size_is_refused_and_nothing_is_registered(
+    place: Place, first: ModelVersion, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("heads.bundle.program.export_program", lambda _: Colours(side=program.EXAMPLE_SHAPE[1]))
+    with pytest.raises(HeadstartError, match=r"the exported model does not take a batch of \(1, 48, 30, 3\): "):
+        place.register(name, "work2")
+    assert place.registry().versions(name) == []
+    monkeypatch.setattr("heads.bundle.program.export_program", lambda _: Colours())
+    assert place.register(name, "work2").version == "1", "a later try begins with a model of its own"
