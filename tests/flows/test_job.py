@@ -258,7 +258,7 @@ def test_a_training_that_can_never_succeed_ends_at_once_with_its_reason_though_m
     place: Place, version: DataVersion, tmp_path: Path
 ) -> None:
     missing = replace(version.samples[0], digest="0" * 32, file="nowhere.png")
-    # The second of the two members reads it, and the first waits for the second's gradients.
+    # Whoever of the two members reads it raises, and the other one waits for its gradients.
     order = _order(tmp_path, replace(version, samples=(*version.samples[1:], missing)), "squeezenet1_1")
     submissions: list[str] = []
     with pytest.raises(AskedWrongly, match=r"image nowhere\.png \(md5 0{32}\) .* is neither in the DVC cache"):
