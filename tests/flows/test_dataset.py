@@ -381,7 +381,10 @@ def dvc_at_work(workspace: Path) -> Iterator[None]:
             other.kill()
 
 
-def test_another_dvc_command_at_work_is_waited_for_by_the_person_and_nothing_is_changed(workspace: Path) -> None:
+def test_another_dvc_command_at_work_is_waited_for_by_the_person_and_nothing_is_changed(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dvc.lock.DEFAULT_TIMEOUT", 0.5)
     before = (workspace / "data.dvc").read_bytes()
     add_image(workspace)
     with dvc_at_work(workspace):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -189,7 +190,7 @@ def test_a_head_that_does_not_start_says_why_and_leaves_nothing(
         return made[-1]
 
     monkeypatch.setattr(homes, "make", remember)
-    monkeypatch.setattr(launch, "_LAUNCH", program)
+    monkeypatch.setattr(launch, "command", lambda *_: [sys.executable, "-c", program])
     monkeypatch.setattr(launch, "START_SECONDS", 3.0)
     begun = time.monotonic()
     with pytest.raises(HeadstartError, match=words), cluster.open_cluster(None, tmp_path):
