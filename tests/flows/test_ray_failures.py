@@ -87,7 +87,7 @@ def ray(tmp_path: Path) -> Iterator[Ray]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         told.address = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         yield told
         server.shutdown()
