@@ -84,11 +84,6 @@ def mask_files(samples: Iterable[Sample]) -> frozenset[str]:
     return frozenset(cell for sample in samples for cell in sample.labels.values() if cell and cell.startswith(MASKS))
 
 
-def split_labels(cell: str) -> tuple[str, ...]:
-    """The labels of a multi-label cell, each once, sorted, without blanks around them: 'b| a' gives a and b."""
-    return tuple(sorted({label for part in cell.split("|") if (label := part.strip())}))
-
-
 def table_text(rows: Iterable[Sequence[str]]) -> str:
     """Rows as CSV text with plain newlines."""
     return "".join(",".join(map(_quoted, row)) + "\n" for row in rows)

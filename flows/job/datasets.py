@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
-import torch
 from torch import Tensor
 
 from flows.job.job import Job
-from flows.manifest import split_labels
 from flows.records import DataVersion, Sample
 from flows.workspace import locate, locate_mask
-from heads.data.dataset import DEFAULT_CACHE_BYTES, ImageDataset, Masks
+from heads.data.dataset import DEFAULT_CACHE_BYTES, ImageDataset, MaskFile, Masks
 from heads.data.images import Preprocess, preprocess_for
-from heads.data.labels import MISSING_LABEL
 from heads.spec import Augment, Head, Variant
+from heads.tasks.table import TASKS
 
 
 class Images:
@@ -91,40 +89,17 @@ class _Files(Sequence[Path]):
 
 def read_labels(job: Job, samples: Sequence[Sample], heads: Sequence[Head]) -> tuple[dict[str, Tensor], dict[str, Masks]]:
     """The samples' labels by target (class numbers, or rows of label sets), and their masks by target."""
-    labels, masks = {}, {}
+    labels, masks = dict[str, Tensor](), dict[str, Masks]()
+
+    def open_mask(cell: str) -> MaskFile:
+        known = job.version.masks[cell]
+        return MaskFile(locate_mask(job.version, cell), known.pixels, known.as_stored)
+
     for head in heads:
-        names = job.classes[head.target]
-        if head.task == "segmentation":
-            masks[head.target] = _masks(job, samples, head.target, names)
+        cells = [sample.labels[head.target] for sample in samples]
+        found = TASKS[head.task].encode(cells, job.classes[head.target], open_mask)
+        if isinstance(found, Masks):
+            masks[head.target] = found
         else:
-            number = _label_sets if head.task == "multilabel" else _class_numbers
-            labels[head.target] = number([sample.labels[head.target] for sample in samples], names)
+            labels[head.target] = found
     return labels, masks
-
-
-def _class_numbers(cells: Sequence[str | None], names: Sequence[str]) -> Tensor:
-    numbers: Mapping[str | None, int] = {name: number for number, name in enumerate(names)}
-    return torch.tensor([numbers.get(cell, MISSING_LABEL) for cell in cells], dtype=torch.int64)
-
-
-def _label_sets(cells: Sequence[str | None], names: Sequence[str]) -> Tensor:
-    numbers = {name: number for number, name in enumerate(names)}
-    table = torch.full((len(cells), len(names)), MISSING_LABEL, dtype=torch.int64)
-    for row, cell in enumerate(cells):
-        if cell is not None:
-            table[row] = 0
-            table[row, [numbers[name] for name in split_labels(cell) if name in numbers]] = 1
-    return table
-
-
-def _masks(job: Job, samples: Sequence[Sample], target: str, names: Sequence[str]) -> Masks:
-    cells = [sample.labels[target] for sample in samples]
-    paths = [None if cell is None else locate_mask(job.version, cell) for cell in cells]
-    numbers = {int(name): number for number, name in enumerate(names)}
-    counts = [0] * len(names)
-    for cell in cells:
-        for value, count in (job.version.masks[cell].pixels if cell else {}).items():
-            if value in numbers:
-                counts[numbers[value]] += count
-    as_stored = [cell is not None and job.version.masks[cell].as_stored for cell in cells]
-    return Masks(paths, numbers, counts, as_stored)

@@ -14,9 +14,9 @@ from flows.job.work_folder import EXAMPLES, MaskExample
 from flows.records import DataVersion, Sample
 from flows.workspace import locate, locate_mask
 from heads import bundle as bundles
-from heads.bundle.predictions import MaskPrediction
 from heads.data.decoding import decode, decode_mask
 from heads.spec import Head
+from heads.tasks.answers import MaskPrediction
 
 MAX_WIDTH_PX = 256
 IGNORED = (128, 128, 128)

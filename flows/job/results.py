@@ -14,7 +14,7 @@ from heads import bundle
 from heads.data.images import preprocess_for
 from heads.errors import TrainingDiverged
 from heads.model.model import Model, count_parameters
-from heads.tasks import segmentation
+from heads.tasks.table import TASKS
 from heads.training.state import Epoch, Outcome
 
 
@@ -62,7 +62,7 @@ def keep(job: Job, work: Work, model: Model, outcome: Outcome) -> None:
     result = WorkResult(
         work_key=work.key,
         variant=variant.model_dump(mode="json"),
-        metrics=dict(outcome.metrics) | _class_ious(work, outcome, classes),
+        metrics=dict(outcome.metrics) | _class_measures(work, outcome, classes),
         num_parameters=num_parameters,
         num_trained_parameters=num_trained,
         **asdict(costs_of(job, work, outcome)),
@@ -85,14 +85,11 @@ def give_up(job: Job, work: Work, error: TrainingDiverged) -> None:
     folder.drop_checkpoint()
 
 
-def _class_ious(work: Work, outcome: Outcome, classes: dict[str, list[str]]) -> dict[str, float]:
-    """Each class's IoU of the masks, named as on the holdout; a class that is nowhere has none."""
-    import torch
-
-    found: dict[str, float] = {}
-    for head in work.variant.heads:
-        if head.task == "segmentation":
-            ious = segmentation.class_ious(torch.tensor(outcome.confusion[head.target]))
-            named = zip(classes[head.target], ious, strict=True)
-            found |= {f"val/{head.target}/iou_{name}": iou for name, iou in named if iou == iou}
-    return found
+def _class_measures(work: Work, outcome: Outcome, classes: dict[str, list[str]]) -> dict[str, float]:
+    """Measures of single classes, named as on the holdout."""
+    return {
+        f"val/{head.target}/{name}": value
+        for head in work.variant.heads
+        if head.target in outcome.confusion
+        for name, value in TASKS[head.task].class_measures(outcome.confusion[head.target], classes[head.target]).items()
+    }

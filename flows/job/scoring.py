@@ -14,15 +14,15 @@ import torch
 from flows.cluster import workers
 from flows.job.job import Job
 from flows.job.job_folder import JobOutcome
-from flows.job.measuring import measure_rows
 from flows.job.scores import scores_file, write_scores
-from flows.manifest import split_labels
 from flows.records import Scored, ScoreTable
 from flows.workspace import locate, locate_mask
 from heads import bundle as bundles
-from heads.bundle import Answer, Bundle, Labels, MaskPrediction, Prediction
+from heads.bundle import Answer, Bundle
 from heads.data.decoding import decode_mask
 from heads.spec import Head
+from heads.tasks.facts import TASK_FACTS
+from heads.tasks.table import TASKS
 
 # Below it a second process takes longer to start than the first to finish.
 MIN_SHARD_IMAGES = 1000
@@ -58,7 +58,7 @@ def score(job: Job) -> JobOutcome:
             tasks = {head.target: head.task for head in made.variant.heads}
             # Every class's probability is only told where a verdict asks for it.
             kept = (replace(row, probabilities={}, pixels=()) if tasks[row.target] == "classification" else row for row in rows)
-            write_scores(file, ScoreTable(digest, job.version.digest, tuple(kept), measure_rows(rows, made), tasks))
+            write_scores(file, ScoreTable(digest, job.version.digest, tuple(kept), measure(rows, made), tasks))
         files[str(path)] = str(file)
     return JobOutcome(scores=files)
 
@@ -82,30 +82,32 @@ def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
 
 
 def _row(item: Item, head: Head, truth: str, answer: Answer) -> Scored:
-    match answer:
-        case Prediction():
-            return Scored(item.digest, head.target, truth, answer.label, answer.probability, answer.probabilities)
-        case Labels():
-            told, there = "|".join(sorted(answer.labels)), "|".join(split_labels(truth))
-            sure = min((max(x, 1 - x) for x in answer.probabilities.values()), default=0.0)
-            return Scored(item.digest, head.target, there, told, sure, answer.probabilities)
-        case MaskPrediction():
-            mask, as_stored = Path(item.masks[head.target]), head.target in item.as_stored
-            pixels = _compare(decode_mask(mask, Path(item.file), as_stored=as_stored), answer.mask, head.ignore)
-            right, total = sum(n for a, b, n in pixels if a == b), sum(n for _, _, n in pixels)
-            return Scored(item.digest, head.target, truth, "", right / max(1, total), {}, pixels)
+    def read_mask() -> np.ndarray[Any, Any]:
+        mask, as_stored = Path(item.masks[head.target]), head.target in item.as_stored
+        return decode_mask(mask, Path(item.file), as_stored=as_stored)
+
+    judged = TASKS[head.task].judge(answer, truth, head, read_mask)
+    return Scored(item.digest, head.target, **vars(judged))
 
 
-def _compare(truth: np.ndarray[Any, Any], told: np.ndarray[Any, Any], ignore: Sequence[int]) -> tuple[tuple[str, str, int], ...]:
-    """How many pixels have each (true value, predicted value), ignored ones left out."""
-    counted = ~np.isin(truth, ignore)
-    pairs = truth[counted].astype(np.int64) * 2**16 + told[counted]
-    found, counts = np.unique(pairs, return_counts=True)
-    return tuple((str(pair >> 16), str(pair & 0xFFFF), int(count)) for pair, count in zip(found.tolist(), counts, strict=True))
+def measure(rows: Sequence[Scored], bundle: Bundle) -> dict[str, float]:
+    """`<target>/<measure>` of every target that has rows: the measures of validation, of whatever classes either side knows.
+
+    A class that the bundle does not know is one that it never predicts. Label sets are told at the bundle's thresholds, and
+    masks measured pixel by pixel over all images together, at their own size.
+    """
+    metrics: dict[str, float] = {}
+    for head in bundle.variant.heads:
+        mine = [row for row in rows if row.target == head.target]
+        if mine:
+            task, names = TASKS[head.task], bundle.classes[head.target]
+            found = task.measure_rows(mine, names, bundle.thresholds.get(head.target))
+            metrics |= {f"{head.target}/{name}": value for name, value in found.items()}
+    return metrics
 
 
 def _read_holdout(job: Job, path: Path, bundle: Bundle) -> list[Scored]:
-    masks = {head.target for head in bundle.variant.heads if head.task == "segmentation"}
+    masks = {head.target for head in bundle.variant.heads if TASK_FACTS[head.task].has_masks}
     items = []
     for sample in job.version.samples:
         cells = {t: cell for t, cell in sample.labels.items() if t in masks and cell}

@@ -11,8 +11,9 @@ from flows.errors import AskedWrongly
 from flows.landing.arrivals import Arrival
 from flows.landing.splits import ClassName, Unsettled, settle
 from flows.landing.tables import composed
-from flows.manifest import IMAGES, MASKS, is_mask_target, split_labels
+from flows.manifest import IMAGES, MASKS, is_mask_target
 from flows.records import Sample
+from heads.tasks.facts import split_labels
 
 
 def merge(earlier: Sequence[Sample], arrivals: Sequence[Arrival], mirror: bool) -> tuple[list[Sample], tuple[str, ...]]:

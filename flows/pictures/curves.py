@@ -11,13 +11,8 @@ import numpy as np
 from flows.job.work_folder import EpochRecord
 from flows.pictures.canvas import COLOURS, GRID, INK, QUIET, entitle, new_figure, plain, tidy, to_png
 from heads.spec import Task
+from heads.tasks.facts import TASK_FACTS
 
-# What is drawn of a target beside its loss, by its task.
-MEASURES_OF: Mapping[Task, tuple[str, ...]] = {
-    "classification": ("accuracy", "f1_macro"),
-    "multilabel": ("average_precision", "f1_macro"),
-    "segmentation": ("miou", "dice"),
-}
 ORDER = ("loss", "accuracy", "average_precision", "f1_macro", "miou", "dice")
 NUM_PANELS_IN_A_ROW = 3
 NUM_EPOCHS_WITH_GAPS = 60
@@ -96,6 +91,6 @@ def _curves(epochs: Sequence[EpochRecord], tasks: Mapping[str, Task]) -> dict[st
         for name, value in epoch.metrics.items():
             split, _, rest = name.partition("/")
             target, _, measure = rest.rpartition("/")
-            if measure == "loss" or measure in MEASURES_OF[tasks.get(target, "classification")]:
+            if measure == "loss" or measure in TASK_FACTS[tasks.get(target, "classification")].drawn:
                 curves.setdefault(measure, {}).setdefault((split, target), []).append((epoch.epoch, float(value)))
     return curves

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from flows.manifest import split_labels
 from flows.plan.form import Target
 from flows.plan.targets import task_of
 from flows.records import DataVersion
 from heads.spec import Task
+from heads.tasks.facts import split_labels
 
 
 def class_names(target: Target, version: DataVersion) -> tuple[str, ...]:

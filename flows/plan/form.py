@@ -14,35 +14,13 @@ from flows.plan.rare import Screening, WithRare
 from flows.records import Workers
 from heads.catalogue import BACKBONE_STAGES
 from heads.spec import FREEZE_POLICIES, HEAD_DESIGNS, Task, Value, check_image_size, frozen_through
+from heads.tasks.facts import TASK_FACTS
 
 # Those that promotion may go by: a higher one is better.
-MEASURES_OF: Mapping[Task, tuple[str, ...]] = {
-    "classification": (
-        "accuracy",
-        "top5",
-        "f1_macro",
-        "f1_micro",
-        "f1_weighted",
-        "precision_macro",
-        "recall_macro",
-        "auroc",
-        "average_precision",
-    ),
-    "multilabel": (
-        "accuracy",
-        "f1_macro",
-        "f1_micro",
-        "f1_weighted",
-        "precision_macro",
-        "recall_macro",
-        "auroc",
-        "average_precision",
-    ),
-    "segmentation": ("miou", "pixel_accuracy", "dice"),
-}
+MEASURES_OF: Mapping[Task, tuple[str, ...]] = {task: facts.promotable for task, facts in TASK_FACTS.items()}
 MEASURES = tuple(dict.fromkeys(measure for measures in MEASURES_OF.values() for measure in measures))
 # What ranks and promotes where the plan names nothing.
-PRIMARY: Mapping[Task, str] = {"classification": "accuracy", "multilabel": "average_precision", "segmentation": "miou"}
+PRIMARY: Mapping[Task, str] = {task: facts.primary for task, facts in TASK_FACTS.items()}
 LOWER_IS_BETTER = ("loss", "ece", "brier")
 WEIGHTS = "imagenet, none, or a weights file (.pth or .pt)"
 # Every policy that some backbone understands: what the form offers.

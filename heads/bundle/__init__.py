@@ -20,12 +20,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from heads.bundle.card import write_card
-from heads.bundle.predictions import Answer, Labels, MaskPrediction, Prediction, answer
 from heads.data.images import Preprocess, decode, prepare
 from heads.errors import BundleError, HeadsError, ImageError
 from heads.model.model import Model, build_model
 from heads.model.precision import place_model
 from heads.spec import Variant
+from heads.tasks.answers import Answer, Labels, MaskPrediction, Prediction
+from heads.tasks.table import TASKS
 
 __all__ = [
     "Answer",
@@ -85,8 +86,8 @@ class Bundle:
 
     def _read(self, picture: Image.Image, logits: Mapping[str, Tensor]) -> dict[str, Answer]:
         return {
-            head.target: answer(
-                head, self.classes[head.target], logits[head.target], picture.size, self.thresholds.get(head.target)
+            head.target: TASKS[head.task].answer(
+                self.classes[head.target], logits[head.target], picture.size, self.thresholds.get(head.target)
             )
             for head in self.variant.heads
         }

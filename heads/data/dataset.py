@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,19 @@ from heads.spec import Augment
 DEFAULT_CACHE_BYTES = 256 * 2**20
 
 Item = tuple[Tensor, dict[str, Tensor], int]
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask's file, how many pixels have each value, and whether it is drawn on its image as that is stored."""
+
+    path: Path
+    pixels: Mapping[int, int]
+    as_stored: bool
+
+
+# From a cell of a table to the mask that it names.
+OpenMask = Callable[[str], MaskFile]
 
 
 @dataclass(frozen=True)

@@ -1,156 +1,25 @@
-"""The classification head: one class label out of several for an image."""
+"""The task of classes: one label out of several for an image."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heads.backbones import Backbone
+from heads.data.dataset import OpenMask
 from heads.data.labels import MISSING_LABEL
-from heads.spec import Activation, Fit, Head
+from heads.spec import Fit, Head
+from heads.tasks import classifiers
 from heads.tasks import measures as sample_measures
+from heads.tasks.answers import Judged, JudgedRow, Prediction, ReadMask, probability_table
+from heads.tasks.facts import listed
 
-PRIMARY = "accuracy"
-COSINE_SCALE = 10.0
-COSINE_SPREAD = 0.1
 FOCAL_GAMMA = 2.0
-
-
-class PooledNorm(nn.Module):
-    """Features to descriptors (N, C): maps (N, C, H, W) by the mean over positions, tokens (N, 1 + L, C) by their class
-    token, as the backbones' own classifiers do; then normalised over channels.
-
-    Backbones end at very different loudness, and a frozen one is read for a few dozen steps only. With this norm and a
-    classifier that starts near zero, `linear` read frozen MobileNetV2 on three pet breeds after 32 AdamW steps at 1e-3
-    with 0.976 accuracy (worst of 8 seeds 0.973), against 0.961 (0.946) for a bare nn.Linear; SqueezeNet gained 0.08.
-    Batch statistics gained less, fail on a batch of one and let padding in.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels, elementwise_affine=False)
-
-    def forward(self, features: Tensor) -> Tensor:
-        normed: Tensor = self.norm(_pooled(features))
-        return normed
-
-
-def _pooled(features: Tensor) -> Tensor:
-    if features.ndim == 3:
-        return features[:, 0]
-    # Stored features are pooled already: a mean over one position takes as long as the layer after it.
-    return features.flatten(1) if features.shape[2:] == (1, 1) else features.mean(dim=(2, 3))
-
-
-class AttentionPool(nn.Module):
-    """Features to normalised descriptors (N, C): the mean over a map's positions, or patch tokens, weighted by a learned query.
-
-    Attention pooling after Ilse et al., "Attention-based Deep Multiple Instance Learning", ICML 2018, with the dot product of
-    the query and each position's normalised features as its score. A query of zeros weighs all alike: it starts as a mean.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels, elementwise_affine=False)
-        self.query = nn.Parameter(torch.zeros(channels))
-
-    def weigh(self, positions: Tensor) -> Tensor:
-        """The weight of each position of (N, L, C), as (N, L): 0 or more, 1 in sum over an image."""
-        scores = (self.norm(positions) * self.query).sum(dim=-1) / self.query.numel() ** 0.5
-        weights: Tensor = scores.softmax(dim=1)
-        return weights
-
-    def forward(self, features: Tensor) -> Tensor:
-        positions = _positions(features)
-        normed: Tensor = self.norm((positions * self.weigh(positions).unsqueeze(-1)).sum(dim=1))
-        return normed
-
-
-class AttentionHead(nn.Sequential):
-    """Attention pooling and a linear classifier."""
-
-    def __init__(self, channels: int, num_classes: int) -> None:
-        super().__init__(AttentionPool(channels), _classifier(channels, num_classes))
-
-    def attention(self, features: Tensor) -> Tensor:
-        """Where the head looks: weights (N, H, W) that sum to 1 over an image; tokens come from a square of patches."""
-        pool = self[0]
-        assert isinstance(pool, AttentionPool)
-        weights = pool.weigh(_positions(features))
-        height, width = features.shape[2:] if features.ndim == 4 else (math.isqrt(weights.shape[1]),) * 2
-        return weights.reshape(-1, height, width)
-
-
-def _positions(features: Tensor) -> Tensor:
-    """Maps (N, C, H, W) or tokens with a class token first (N, 1 + L, C) as positions (N, L, C)."""
-    return features[:, 1:] if features.ndim == 3 else features.flatten(2).transpose(1, 2)
-
-
-class CosineClassifier(nn.Module):
-    """Descriptors (N, C) to logits: their cosine with each class's prototype, times a learned scale (an inverse temperature).
-
-    After Gidaris & Komodakis, "Dynamic Few-Shot Visual Learning without Forgetting", CVPR 2018. The prototypes start close to
-    one random direction, so that a new head favours no class.
-    """
-
-    def __init__(self, channels: int, num_classes: int) -> None:
-        super().__init__()
-        directions = torch.randn(1, channels) + COSINE_SPREAD * torch.randn(num_classes, channels)
-        self.weight = nn.Parameter(F.normalize(directions, dim=1))
-        self.log_scale = nn.Parameter(torch.tensor(COSINE_SCALE).log())
-
-    def forward(self, descriptors: Tensor) -> Tensor:
-        cosines = F.linear(F.normalize(descriptors, dim=1), F.normalize(self.weight, dim=1))
-        return cosines * self.log_scale.exp()
-
-
-def _linear(fit: Fit, channels: int, num_outputs: int) -> nn.Sequential:
-    return nn.Sequential(PooledNorm(channels), _classifier(channels, num_outputs))
-
-
-def _mlp(fit: Fit, channels: int, num_outputs: int) -> nn.Sequential:
-    widths = [channels, *[fit.mlp_width] * fit.mlp_depth]
-    hidden = [
-        layer
-        for before, after in pairwise(widths)
-        for layer in (nn.Linear(before, after), ACTIVATIONS[fit.mlp_activation](), nn.Dropout(fit.mlp_dropout))
-    ]
-    return nn.Sequential(PooledNorm(channels), *hidden, _classifier(fit.mlp_width, num_outputs))
-
-
-def _attention(fit: Fit, channels: int, num_outputs: int) -> nn.Sequential:
-    return AttentionHead(channels, num_outputs)
-
-
-def _cosine(fit: Fit, channels: int, num_outputs: int) -> nn.Sequential:
-    return nn.Sequential(PooledNorm(channels), CosineClassifier(channels, num_outputs))
-
-
-def _classifier(channels: int, num_outputs: int) -> nn.Linear:
-    layer = nn.Linear(channels, num_outputs)
-    nn.init.normal_(layer.weight, std=1e-3)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-ACTIVATIONS: Mapping[Activation, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
-DESIGNS: Mapping[str, Callable[[Fit, int, int], nn.Sequential]] = {
-    "linear": _linear,
-    "mlp": _mlp,
-    "attention": _attention,
-    "cosine": _cosine,
-}
-
-
-def build_net(design: str, fit: Fit, channels: int, num_outputs: int) -> nn.Module:
-    """A net from feature maps (N, `channels`, H, W) or tokens (N, 1 + L, `channels`) to numbers (N, `num_outputs`)."""
-    return DESIGNS[design](fit, channels, num_outputs)
+LEAST_PROBABILITY = 1e-12
 
 
 def taps(design: str, backbone: Backbone) -> tuple[int, ...]:
@@ -160,7 +29,7 @@ def taps(design: str, backbone: Backbone) -> tuple[int, ...]:
 
 def build_head(head: Head, fit: Fit, backbone: Backbone, num_classes: int) -> nn.Module:
     """A head from the last stage's features to logits (N, `num_classes`)."""
-    return build_net(head.design, fit, backbone.channels[-1], num_classes)
+    return classifiers.build_net(head.design, fit, backbone.channels[-1], num_classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,6 +118,45 @@ def thresholds(scores: Tensor) -> None:
 def activate(logits: Tensor) -> Tensor:
     """Every class's probability (N, C), 1 in sum."""
     return logits.softmax(dim=1, dtype=torch.float32)
+
+
+def encode(cells: Sequence[str | None], names: Sequence[str], open_mask: OpenMask) -> Tensor:
+    """The number of each cell's class (N); MISSING_LABEL of an empty cell, and of a class that is not among the names."""
+    numbers: Mapping[str | None, int] = {name: number for number, name in enumerate(names)}
+    return torch.tensor([numbers.get(cell, MISSING_LABEL) for cell in cells], dtype=torch.int64)
+
+
+def answer(names: Sequence[str], logits: Tensor, size: tuple[int, int], thresholds: Sequence[float] | None = None) -> Prediction:
+    """The likeliest class of one image by its logits (C)."""
+    row = activate(logits[None])[0].tolist()
+    best = max(range(len(row)), key=row.__getitem__)
+    return Prediction(names[best], row[best], dict(zip(names, row, strict=True)))
+
+
+def judge(answer: Prediction, truth: str, head: Head, read_mask: ReadMask) -> Judged:
+    """The answer beside the true class."""
+    return Judged(truth, answer.label, answer.probability, answer.probabilities)
+
+
+def measure_rows(rows: Sequence[JudgedRow], names: Sequence[str], thresholds: Sequence[float] | None) -> dict[str, float]:
+    """Every measure of judged answers, over all classes that either side knows."""
+    known = sorted({name for row in rows for name in (row.truth, *row.probabilities)})
+    probabilities = probability_table(rows, known)
+    number = {name: index for index, name in enumerate(known)}
+    truths, guesses = torch.tensor([[number[row.truth], number[row.predicted]] for row in rows]).unbind(dim=1)
+    counts = torch.bincount(truths * len(known) + guesses, minlength=len(known) ** 2).reshape(len(known), len(known))
+    loss = -probabilities.gather(1, truths[:, None]).clamp(min=LEAST_PROBABILITY).log().mean().item()
+    return {**sample_measures.from_counts(counts), **sample_measures.from_scores(probabilities, truths), "loss": loss}
+
+
+def class_measures(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, float]:
+    """None: single classes are in the confusion."""
+    return {}
+
+
+def describe(head: Head, names: Sequence[str], thresholds: Sequence[float] | None) -> str:
+    """What it tells apart, in a card's words."""
+    return f"{len(names)} classes: {listed(list(names))}"
 
 
 def _table(counts: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""The multilabel head: any number of several labels for an image, each yes or no."""
+"""The task of label sets: any number of several labels for an image, each yes or no."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heads.backbones import Backbone
+from heads.data.dataset import OpenMask
 from heads.data.labels import MISSING_LABEL, has_label
 from heads.spec import Fit, Head
-from heads.tasks import classification
+from heads.tasks import classification, classifiers
 from heads.tasks import measures as sample_measures
+from heads.tasks.answers import Judged, JudgedRow, Labels, ReadMask, probability_table
+from heads.tasks.facts import listed, split_labels
 
-PRIMARY = "average_precision"
 # Untuned, a label is told from this probability on.
 EVEN = 0.5
 # However rare a label is in train, and however common, its positives weigh no more than this and no less than one part of it.
@@ -29,7 +32,7 @@ def taps(design: str, backbone: Backbone) -> tuple[int, ...]:
 
 def build_head(head: Head, fit: Fit, backbone: Backbone, num_classes: int) -> nn.Module:
     """A head from the last stage's features to logits (N, `num_classes`), one a label."""
-    return classification.build_net(head.design, fit, backbone.channels[-1], num_classes)
+    return classifiers.build_net(head.design, fit, backbone.channels[-1], num_classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +118,55 @@ def activate(logits: Tensor) -> Tensor:
     """Every label's probability (N, C)."""
     # Only where it has to be: torch.export would tie a program to a device by the conversion.
     return (logits if logits.dtype == torch.float32 else logits.float()).sigmoid()
+
+
+def encode(cells: Sequence[str | None], names: Sequence[str], open_mask: OpenMask) -> Tensor:
+    """A row a cell (N, C): 1 where the label is in it, else 0; MISSING_LABEL throughout where the cell is empty."""
+    numbers = {name: number for number, name in enumerate(names)}
+    table = torch.full((len(cells), len(names)), MISSING_LABEL, dtype=torch.int64)
+    for row, cell in enumerate(cells):
+        if cell is not None:
+            table[row] = 0
+            table[row, [numbers[name] for name in split_labels(cell) if name in numbers]] = 1
+    return table
+
+
+def answer(names: Sequence[str], logits: Tensor, size: tuple[int, int], thresholds: Sequence[float] | None = None) -> Labels:
+    """The labels of one image whose probability, by its logits (C), reaches their threshold."""
+    row, least = activate(logits[None])[0].tolist(), thresholds or [EVEN] * len(names)
+    told = tuple(name for name, x, t in zip(names, row, least, strict=True) if x >= t)
+    return Labels(told, dict(zip(names, row, strict=True)))
+
+
+def judge(answer: Labels, truth: str, head: Head, read_mask: ReadMask) -> Judged:
+    """The answer beside the true labels."""
+    sure = min((max(x, 1 - x) for x in answer.probabilities.values()), default=0.0)
+    return Judged("|".join(split_labels(truth)), "|".join(sorted(answer.labels)), sure, answer.probabilities)
+
+
+def measure_rows(rows: Sequence[JudgedRow], names: Sequence[str], thresholds: Sequence[float] | None) -> dict[str, float]:
+    """Every measure of judged answers at the model's thresholds; a label that it does not know is one that it never tells."""
+    least = dict(zip(names, thresholds or [EVEN] * len(names), strict=True))
+    truths = [set(row.truth.split("|")) - {""} for row in rows]
+    known = sorted({*names, *(name for there in truths for name in there)})
+    table = torch.tensor([[float(name in there) for name in known] for there in truths], dtype=torch.float64)
+    probabilities = probability_table(rows, known)
+    bounds = torch.tensor([least.get(name, 2.0) for name in known], dtype=torch.float64)
+    found = measures_at(torch.cat([table, probabilities], dim=1), bounds)
+    chances = torch.where(table > 0, probabilities, 1 - probabilities).clamp(min=classification.LEAST_PROBABILITY)
+    return {**found, "loss": -chances.log().mean().item()}
+
+
+def class_measures(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, float]:
+    """None: labels that go together have no one table."""
+    return {}
+
+
+def describe(head: Head, names: Sequence[str], thresholds: Sequence[float] | None) -> str:
+    """What it tells apart, in a card's words."""
+    told = [f"{name} ({x:.3f})" for name, x in zip(names, thresholds, strict=True)] if thresholds else list(names)
+    since = "the probability in brackets" if thresholds else f"a probability of {EVEN}"
+    return f"{len(names)} labels, each told from {since} on: {listed(told)}"
 
 
 def tune_thresholds(scores: Tensor) -> Tensor:

@@ -1,19 +1,23 @@
-"""The segmentation head: a class for every pixel of an image."""
+"""The task of masks: a class for every pixel of an image."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from heads.backbones import Backbone
+from heads.data.dataset import Masks, OpenMask
 from heads.data.labels import MISSING_LABEL
 from heads.spec import Fit, Head
 from heads.tasks import classification, decoders
-
-PRIMARY = "miou"
+from heads.tasks.answers import Judged, JudgedRow, MaskPrediction, ReadMask
+from heads.tasks.facts import listed
 
 
 def taps(design: str, backbone: Backbone) -> tuple[int, ...]:
@@ -124,6 +128,74 @@ def thresholds(scores: Tensor) -> None:
 def activate(logits: Tensor) -> Tensor:
     """Every class's probability at each pixel (N, C, H, W), 1 in sum."""
     return logits.softmax(dim=1, dtype=torch.float32)
+
+
+def encode(cells: Sequence[str | None], names: Sequence[str], open_mask: OpenMask) -> Masks:
+    """The cells' mask files, the class number of each value in them, and how many pixels each class has."""
+    files = [None if cell is None else open_mask(cell) for cell in cells]
+    numbers = {int(name): number for number, name in enumerate(names)}
+    counts = [0] * len(names)
+    for file in files:
+        for value, count in (file.pixels if file else {}).items():
+            if value in numbers:
+                counts[numbers[value]] += count
+    paths = [None if file is None else file.path for file in files]
+    return Masks(paths, numbers, counts, [file is not None and file.as_stored for file in files])
+
+
+def answer(
+    names: Sequence[str], logits: Tensor, size: tuple[int, int], thresholds: Sequence[float] | None = None
+) -> MaskPrediction:
+    """The likeliest value of each pixel of one image by its logits (C, S, S), at the image's own width and height."""
+    # A class at a time: all of a large picture's at its full size would be gigabytes.
+    best = chosen = torch.empty(0)
+    for number, plane in enumerate(logits.float()):
+        full = F.interpolate(plane[None, None], size=(size[1], size[0]), mode="bilinear", align_corners=False)[0, 0]
+        if number == 0:
+            best, chosen = full, torch.zeros_like(full, dtype=torch.int64)
+            continue
+        better = full > best
+        best, chosen = torch.where(better, full, best), torch.where(better, number, chosen)
+    counts = chosen.flatten().bincount(minlength=len(names)).tolist()
+    values = np.array([int(name) for name in names])
+    kept = values.astype(np.uint8 if values.max() < 256 else np.uint16)[chosen.cpu().numpy()]
+    return MaskPrediction(kept, {name: count / chosen.numel() for name, count in zip(names, counts, strict=True)})
+
+
+def judge(answer: MaskPrediction, truth: str, head: Head, read_mask: ReadMask) -> Judged:
+    """The answer beside the true mask, pixel by pixel, ignored values left out."""
+    mask = read_mask()
+    counted = ~np.isin(mask, head.ignore)
+    pairs = mask[counted].astype(np.int64) * 2**16 + answer.mask[counted]
+    found, counts = np.unique(pairs, return_counts=True)
+    listed_pairs = zip(found.tolist(), counts, strict=True)
+    pixels = tuple((str(pair >> 16), str(pair & 0xFFFF), int(count)) for pair, count in listed_pairs)
+    right, total = sum(n for a, b, n in pixels if a == b), sum(n for _, _, n in pixels)
+    return Judged(truth, "", right / max(1, total), {}, pixels)
+
+
+def measure_rows(rows: Sequence[JudgedRow], names: Sequence[str], thresholds: Sequence[float] | None) -> dict[str, float]:
+    """Every measure over all pixels of judged answers, and `iou_<value>` of each class that occurs."""
+    known = sorted({name for row in rows for pair in row.pixels for name in pair[:2]}, key=int)
+    number = {name: index for index, name in enumerate(known)}
+    counts = torch.zeros(len(known), len(known), dtype=torch.float64)
+    for row in rows:
+        for truth, told, count in row.pixels:
+            counts[number[truth], number[told]] += count
+    ious = dict(zip(known, class_ious(counts), strict=True))
+    return measures(counts.flatten(), None) | {f"iou_{name}": iou for name, iou in ious.items()}
+
+
+def class_measures(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, float]:
+    """`iou_<value>` of each class that occurs."""
+    ious = zip(names, class_ious(torch.tensor(confusion)), strict=True)
+    return {f"iou_{name}": iou for name, iou in ious if iou == iou}
+
+
+def describe(head: Head, names: Sequence[str], thresholds: Sequence[float] | None) -> str:
+    """What it tells apart, in a card's words."""
+    ignored = f"; pixels of {listed(list(map(str, head.ignore)))} counted for nothing" if head.ignore else ""
+    return f"masks of {len(names)} values: {listed(list(names))}{ignored}"
 
 
 def _table(counts: Tensor) -> Tensor:

@@ -1,16 +1,18 @@
-"""The three kinds of heads behind one contract: what a task asks of its nets, losses and measures."""
+"""The tasks behind one contract: how a cell becomes a label, the head, its loss, its measures, its answer and its words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from heads.backbones import Backbone
+from heads.data.dataset import Masks, OpenMask
 from heads.spec import Fit, Head, Task
 from heads.tasks import classification, multilabel, segmentation
+from heads.tasks.answers import Answer, Judged, JudgedRow, ReadMask
 
 
 class Criterion(Protocol):
@@ -28,11 +30,6 @@ class Criterion(Protocol):
 
 class TaskHead(Protocol):
     """A task's head room: C classes, N samples; labels as `heads.data.labels` says, logits (N, C) or, of masks, (N, C, H, W)."""
-
-    @property
-    def PRIMARY(self) -> str:  # noqa: N802
-        """The measure, higher is better, that an epoch is judged by."""
-        ...
 
     @property
     def PLAIN(self) -> Criterion:  # noqa: N802
@@ -73,6 +70,34 @@ class TaskHead(Protocol):
 
     def activate(self, logits: Tensor) -> Tensor:
         """Logits as probabilities, float32."""
+        ...
+
+    def encode(self, cells: Sequence[str | None], names: Sequence[str], open_mask: OpenMask) -> Tensor | Masks:
+        """The labels of a column of cells as a data set takes them; None is an empty cell."""
+        ...
+
+    def answer(
+        self, names: Sequence[str], logits: Tensor, size: tuple[int, int], thresholds: Sequence[float] | None = None
+    ) -> Answer:
+        """What the logits of one image, (C) or of masks (C, S, S), mean; `size` is the image's own width and height."""
+        ...
+
+    def judge(self, answer: Any, truth: str, head: Head, read_mask: ReadMask) -> Judged:
+        """The task's own answer beside the cell that tells the truth; of masks `read_mask` gives it, in the answer's size."""
+        ...
+
+    def measure_rows(
+        self, rows: Sequence[JudgedRow], names: Sequence[str], thresholds: Sequence[float] | None
+    ) -> dict[str, float]:
+        """The measures of validation from judged answers; `names` and `thresholds` are the model's."""
+        ...
+
+    def class_measures(self, confusion: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, float]:
+        """Measures of single classes by name, where the task tells them apart beside its confusion."""
+        ...
+
+    def describe(self, head: Head, names: Sequence[str], thresholds: Sequence[float] | None) -> str:
+        """What a head tells apart, in a card's words."""
         ...
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from heads.data.labels import MISSING_LABEL, has_label
 from heads.distributed import all_gather_rows, sum_over_ranks
 from heads.spec import Task
+from heads.tasks.facts import TASK_FACTS
 from heads.tasks.table import TASKS, Criterion
 from heads.training.mixup import Mix
 from heads.training.schedule import Score
@@ -162,7 +163,7 @@ def summed_losses(criterion: Criterion, logits: Tensor, labels: Tensor, weights:
 
 def train_measures(totals: Mapping[str, MetricTotals]) -> dict[str, float]:
     """What is told of an epoch's training: `train/loss`, the sum of the targets' means, and each one's primary measure."""
-    primary = {target: TASKS[total.task].PRIMARY for target, total in totals.items()}
+    primary = {target: TASK_FACTS[total.task].primary for target, total in totals.items()}
     found = {target: total.measures for target, total in totals.items()}
     told = {f"train/{target}/{name}": found[target][name] for target, name in primary.items() if name in found[target]}
     return {"train/loss": sum(total.loss_sum / max(1, total.num_labels) for total in totals.values()), **told}
@@ -171,6 +172,6 @@ def train_measures(totals: Mapping[str, MetricTotals]) -> dict[str, float]:
 def epoch_score(totals: Mapping[str, MetricTotals]) -> Score:
     """What an epoch is judged by: the mean of the targets' primary measures, then the lower mean loss, finite ones."""
     found = {target: total.measures for target, total in totals.items()}
-    primary = [found[target].get(TASKS[total.task].PRIMARY, math.nan) for target, total in totals.items()]
+    primary = [found[target].get(TASK_FACTS[total.task].primary, math.nan) for target, total in totals.items()]
     gains, losses = ([x for x in xs if math.isfinite(x)] for xs in (primary, [each["loss"] for each in found.values()]))
     return sum(gains) / max(1, len(gains)), -sum(losses) / max(1, len(losses))

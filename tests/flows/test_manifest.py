@@ -16,9 +16,9 @@ from flows.manifest import (
     render,
     render_masks,
     split_counts,
-    split_labels,
 )
 from flows.records import SPLITS, Mask, Sample
+from heads.tasks.facts import split_labels
 
 # A busy machine is no fault of the code.
 UNHURRIED = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])

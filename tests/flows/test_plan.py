@@ -15,6 +15,7 @@ from flows.errors import AskedWrongly
 from flows.manifest import mask_files
 from flows.plan import (
     MEASURES_OF,
+    PRIMARY,
     FitGrid,
     Plan,
     check_data,
@@ -534,7 +535,7 @@ def test_the_measures_are_those_that_the_heads_tell_but_for_those_better_low() -
     for task, kind in TASKS.items():
         told = kind.measures(*(f(logits[task], labels[task], torch.ones(6)) for f in (kind.count, kind.score)))
         assert set(MEASURES_OF[task]) == told.keys() - {"ece", "brier", "loss"}
-        assert kind.PRIMARY in MEASURES_OF[task]
+        assert PRIMARY[task] in MEASURES_OF[task]
 
 
 def test_top5_cannot_promote_where_there_are_no_more_than_five_classes() -> None:

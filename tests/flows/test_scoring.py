@@ -3,8 +3,8 @@
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score
 
-from flows.job.measuring import measure_classes, measure_label_sets, measure_masks
 from flows.records import Scored
+from heads.tasks.table import TASKS
 
 
 def row(number: int, truth: str, **probabilities: float) -> Scored:
@@ -14,7 +14,7 @@ def row(number: int, truth: str, **probabilities: float) -> Scored:
 
 def test_holdout_measures_are_those_of_validation() -> None:
     rows = [row(0, "a", a=0.9, b=0.1), row(1, "b", a=0.6, b=0.4), row(2, "b", a=0.2, b=0.8), row(3, "a", a=0.7, b=0.3)]
-    found = measure_classes(rows)
+    found = TASKS["classification"].measure_rows(rows, ["a", "b"], None)
     # By hand: both bs score higher as b than both as; squares of 0.1, 0.6, 0.2 and 0.3.
     assert found["auroc"] == found["average_precision"] == 1
     assert found["accuracy"] == found["f1_micro"] == 0.75
@@ -25,7 +25,7 @@ def test_holdout_measures_are_those_of_validation() -> None:
 
 def test_a_class_that_the_bundle_does_not_know_counts_as_never_predicted() -> None:
     rows = [row(0, "a", a=0.9, b=0.1), row(1, "b", a=0.3, b=0.7), row(2, "new", a=0.8, b=0.2)]
-    found = measure_classes(rows)
+    found = TASKS["classification"].measure_rows(rows, ["a", "b"], None)
     assert found["accuracy"] == pytest.approx(2 / 3)
     assert found["recall_macro"] == pytest.approx(2 / 3)
     # a: 1 and 0.5 of its two negatives; b: both; new: scored alike everywhere.
@@ -39,7 +39,7 @@ def test_label_sets_are_told_at_the_bundles_thresholds_and_an_unknown_label_neve
         Scored(f"{i}", "kind", truth, "", 0, found)
         for i, (truth, found) in enumerate(zip(("a|b", "b|new", ""), chances, strict=True))
     ]
-    found = measure_label_sets(rows, ["a", "b"], [0.5, 0.25])
+    found = TASKS["multilabel"].measure_rows(rows, ["a", "b"], [0.5, 0.25])
     truths, told = [[1, 1, 0], [0, 1, 1], [0, 0, 0]], [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
     assert found["f1_macro"] == pytest.approx(f1_score(truths, told, average="macro", zero_division=0))
     assert found["accuracy"] == pytest.approx(1 / 3)
@@ -54,7 +54,7 @@ def test_masks_are_measured_over_all_pixels_together_and_class_by_class() -> Non
     ]
     flat = [(a, b) for row in rows for a, b, n in row.pixels for _ in range(n)]
     truths, told = map(list, zip(*flat, strict=True))
-    found = measure_masks(rows)
+    found = TASKS["segmentation"].measure_rows(rows, ["0", "5"], None)
     assert found["miou"] == pytest.approx(jaccard_score(truths, told, average="macro", zero_division=0))
     assert found["dice"] == pytest.approx(f1_score(truths, told, average="macro", zero_division=0))
     assert found["pixel_accuracy"] == pytest.approx(56 / 72)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from heads.fused.alignment import aligned, is_aligned
 from heads.fused.alignment import stack as stack_aligned
 from heads.fused.linear import fused_forward
-from heads.tasks.classification import PooledNorm
+from heads.tasks.classifiers import PooledNorm
 from tests.products import Products
 
 NUM, CHANNELS = 5, 24

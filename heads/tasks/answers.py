@@ -1,0 +1,95 @@
+"""What a model answers of one image, a value a task, and how that answer compares with the truth."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+# Reads the true mask (H, W) of the image that was answered.
+ReadMask = Callable[[], np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A class: the likeliest one, its probability, and every class's."""
+
+    label: str
+    probability: float
+    probabilities: Mapping[str, float] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A set of labels: those whose probability reaches their threshold, and every label's probability."""
+
+    labels: tuple[str, ...]
+    probabilities: Mapping[str, float] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPrediction:
+    """A mask of the image's own height and width, in the values that the training masks have, in uint8 or uint16.
+
+    `shares` are each class's share of the pixels.
+    """
+
+    mask: np.ndarray[Any, Any] = field(repr=False)
+    shares: Mapping[str, float]
+
+    def picture(self) -> Image.Image:
+        """The mask as a picture whose pixels are its values, shown in colours where they fit one byte: save it as PNG."""
+        image = Image.fromarray(self.mask)
+        if self.mask.dtype == np.uint8:
+            image.putpalette([level for value in range(256) for level in _colour(value)])
+        return image
+
+
+def _colour(value: int) -> tuple[int, ...]:
+    """Black for 0; else hues a golden angle apart, so that neighbouring values differ."""
+    hue, lightness = value * (math.sqrt(5) - 1) / 2 % 1, 0.62 - 0.14 * (value % 3)
+    return tuple(round(255 * level) for level in colorsys.hls_to_rgb(hue, lightness, 0.75)) if value else (0, 0, 0)
+
+
+Answer = Prediction | Labels | MaskPrediction
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An answer beside the truth, as text that outlives the model.
+
+    Of a class: both names, the answer's probability and every class's. Of label sets: both as `a|b` in sorted order, every
+    label's probability, and of these the least sure one's. Of a mask: its cell and '', the share of pixels that are right,
+    and in `pixels` how many pixels have each (true value, predicted value), ignored values left out.
+    """
+
+    truth: str
+    predicted: str
+    probability: float
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    pixels: tuple[tuple[str, str, int], ...] = ()
+
+
+class JudgedRow(Protocol):
+    """What measures read of a sample's answer beside its truth: the fields of `Judged`."""
+
+    @property
+    def truth(self) -> str: ...
+    @property
+    def predicted(self) -> str: ...
+    @property
+    def probabilities(self) -> Mapping[str, float]: ...
+    @property
+    def pixels(self) -> tuple[tuple[str, str, int], ...]: ...
+
+
+def probability_table(rows: Sequence[JudgedRow], names: Sequence[str]) -> Tensor:
+    """Each row's probability of each name (N, C), 0 where the model does not know the name."""
+    return torch.tensor([[row.probabilities.get(name, 0.0) for name in names] for row in rows], dtype=torch.float64)
