@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from flows import addresses
 from flows.errors import Unreachable
@@ -12,6 +13,9 @@ from flows.errors import Unreachable
 START = "Start it (`headstart up` starts one), set HEADSTART_PREFECT_ADDRESS to http://host:4200/api, or unset it."
 LOG_IN = "Set PREFECT_API_AUTH_STRING to user:password for a server of your own, or PREFECT_API_KEY for Prefect Cloud."
 CLOUD = "prefect.cloud/"
+# How Prefect begins what it says where the server that it starts for itself does not answer in time.
+_TOO_LATE = "Timed out while attempting to connect to ephemeral Prefect API server"
+_SECONDS = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
 
 
 def check(address: str) -> None:
@@ -35,6 +39,22 @@ def check(address: str) -> None:
         raise Unreachable(f"Prefect at {address} asks for credentials, and none are set. {LOG_IN}")
     if _is_refused(address, known):
         raise Unreachable(f"Prefect at {address} refuses the credentials that are set. {LOG_IN}")
+
+
+@contextlib.contextmanager
+def of_its_own() -> Iterator[None]:
+    """For a block in which Prefect starts a server for itself. Raises Unreachable where that does not answer in time."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(_TOO_LATE):
+            raise
+        more = str(error).removeprefix(_TOO_LATE).strip(". \n")
+        raise Unreachable(
+            f"the server that Prefect starts for itself did not answer within {os.environ.get(_SECONDS, 'its')} seconds"
+            f"{f' ({more[-500:]})' if more else ''}: run this again, give a slow machine more of them in {_SECONDS}, or start "
+            "`headstart up`, whose server stands"
+        ) from error
 
 
 def _is_refused(address: str, headers: Mapping[str, str]) -> bool:

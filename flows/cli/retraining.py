@@ -7,7 +7,7 @@ import os
 
 from rich.progress import Progress, TaskID
 
-from flows import owners, stack, stages
+from flows import owners, prefect_server, stack, stages
 from flows.cli import screen
 from flows.plan import Plan
 from flows.settings import Settings
@@ -23,6 +23,8 @@ def run(settings: Settings, plan: Plan, source: str | None) -> stages.Report:
         return known.report
     stages.check_reach(settings, plan, prefect=settings.prefect)
     stack.end_orphans(settings, screen.note)
+    if words := stages.dead_servers(settings):
+        screen.warn(words)
     owners.sweep()
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     where = f"at {settings.prefect}" if settings.prefect else "without a standing server"
@@ -33,7 +35,8 @@ def run(settings: Settings, plan: Plan, source: str | None) -> stages.Report:
     with warm, planned, screen.progress_bars() as bars, stages.listening(_Bars(bars)):
         from flows import pipeline
 
-        return pipeline.retrain(plan, source)
+        with prefect_server.of_its_own():
+            return pipeline.retrain(plan, source)
 
 
 class _Bars:

@@ -8,7 +8,7 @@ from flows.stages.model_summary import ModelSummary, describe_model
 from flows.stages.plan_preview import Preview, preview
 from flows.stages.planning import Ingested, ingest, make_agenda, planned, version_data
 from flows.stages.prediction import Answered, Reading, predict
-from flows.stages.preflight import check_reach
+from flows.stages.preflight import check_reach, dead_servers
 from flows.stages.report import Counts, Report, report_json
 from flows.stages.report_text import describe_measures, leaderboard, pages, verdict_text
 from flows.stages.serving import stop_retraining
@@ -33,6 +33,7 @@ __all__ = [
     "attending",
     "check_reach",
     "close",
+    "dead_servers",
     "describe_measures",
     "describe_model",
     "end_crashed",

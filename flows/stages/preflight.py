@@ -8,7 +8,8 @@ from pathlib import Path
 from flows import cluster, dataset, prefect_server, tracking
 from flows.errors import AskedWrongly
 from flows.plan import Plan
-from flows.settings import Settings
+from flows.processes import lives
+from flows.settings import Settings, read_stack, stack_words
 from flows.stages.planning import find_weights
 
 
@@ -25,6 +26,20 @@ def check_reach(settings: Settings, plan: Plan, *, prefect: str | None) -> None:
     cluster.check(settings.ray_address, settings.storage, plan.workers.group())
     for backbone in dict.fromkeys(plan.backbones):
         find_weights(plan.weights, backbone)
+
+
+def dead_servers(settings: Settings) -> str:
+    """What to say of a `headstart up` of this storage that runs and has lost a server; '' where all are well, or none runs."""
+    stack = stack_words(settings)
+    if not stack or read_stack(settings):
+        return ""
+    parts = stack["parts"].split()
+    dead = len(parts) - sum(map(lives, parts))
+    return (
+        f"{dead} of the {len(parts)} servers of the running `headstart up` (pid {stack['pid']}) are dead; this retraining does "
+        "without it: its records go to the same files, and it is seen in the browser afterwards. It starts them again by itself "
+        "and says so; where it does not, end it with Ctrl-C and start it anew"
+    )
 
 
 def _check_storage(folder: Path) -> None:

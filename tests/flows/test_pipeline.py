@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from flows import prefect_server
 from flows.plan import parse_plan
 
 
@@ -14,3 +20,30 @@ def test_the_nightly_cron_counts_in_local_time(monkeypatch: pytest.MonkeyPatch) 
     nightly, by_hand = pipeline.deployments(parse_plan({"name": "pets"}), "0 2 * * *", None)
     assert [(s.schedule.cron, s.schedule.timezone) for s in nightly.schedules or []] == [("0 2 * * *", "Europe/Berlin")]
     assert not by_hand.schedules
+
+
+BEGIN = """
+from flows import pipeline, prefect_server
+from flows.errors import Unreachable
+from flows.plan import parse_plan
+try:
+    with prefect_server.of_its_own():
+        pipeline.retrain(parse_plan({"name": "pets"}))
+except Unreachable as error:
+    print(error)
+"""
+
+
+def test_a_server_of_prefects_own_that_does_not_answer_in_time_is_told_with_what_to_do(tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    seconds = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
+    env |= {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_EPHEMERAL_ENABLED": "true", seconds: "0"}
+    done = subprocess.run([sys.executable, "-c", BEGIN], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("the server that Prefect starts for itself did not answer within 0 seconds"), done.stderr
+    assert seconds in done.stdout
+    assert "`headstart up`" in done.stdout
+
+
+def test_what_else_goes_wrong_in_a_flow_is_told_as_it_is() -> None:
+    with pytest.raises(RuntimeError, match="out of memory"), prefect_server.of_its_own():
+        raise RuntimeError("out of memory")
