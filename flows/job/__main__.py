@@ -12,9 +12,9 @@ from flows.job.job_folder import JobFolder, JobOutcome
 
 
 def _train(job: Job) -> JobOutcome:
-    from flows.job import member
+    from flows.job import driver
 
-    return member.train(job)
+    return driver.train(job)
 
 
 def _score(job: Job) -> JobOutcome:

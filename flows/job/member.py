@@ -1,11 +1,9 @@
-"""A training job: its driver, and what every member of the worker group does."""
+"""What every member of a training job's worker group does."""
 
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +16,9 @@ from flows.errors import ASKED_WRONGLY
 from flows.job import losses, results, screening
 from flows.job.datasets import Images
 from flows.job.job import Job, read
-from flows.job.job_folder import CHECKPOINT_NOTE, CHECKPOINT_STATE, CheckpointNote, JobFolder, JobOutcome, read_note, write_note
-from flows.job.runs import following
+from flows.job.job_folder import CHECKPOINT_NOTE, CHECKPOINT_STATE, CheckpointNote, JobFolder, read_note, write_note
 from flows.job.screening import is_in_contest
+from flows.job.together import train_probes
 from flows.job.trunks import Shelves, is_probe
 from flows.records import Work
 from heads.errors import CheckpointError, HeadsError, TrainingDiverged
@@ -39,37 +37,6 @@ FINAL_ERRORS: tuple[type[Exception], ...] = (
     AssertionError,
     ImportError,
 )
-
-
-def train(job: Job) -> JobOutcome:
-    """The outcome of a training job, every work finished or failed for good. Runs in the job's driver."""
-    folder, folders = job.folder, {work.key: job.work_folder(work) for work in job.works}
-    todo = folder.read_todo()
-    if todo is None:
-        todo = tuple(key for key, each in folders.items() if not each.is_finished())
-        folder.write_todo(todo)
-    if not all(each.is_finished() for each in folders.values()):
-        folder.count_driver()
-        workers.join(job.workers)
-        storage = job.storage / "ray" / "train"
-        threading.Thread(target=_end_at_error, args=(job,), name="error", daemon=True).start()
-        with following(job):
-            workers.run_group(train_works, {"job_folder": str(folder.path)}, workers=job.workers, name=job.key, storage=storage)
-        workers.forget_group(job.key, storage)
-    span, found = folder.read_span(), [folders[key].read_result() for key in todo]
-    return JobOutcome(
-        trained=todo,
-        reused=tuple(key for key in folders if key not in todo),
-        num_forwarded=folder.num_stored()[0] + sum(result.num_forwarded for result in found if result),
-        seconds=round(span.last - span.first, 3) if span else 0.0,
-    )
-
-
-def _end_at_error(job: Job) -> None:
-    # A group that failed for good would be started again only to return at once: with its driver, it ends now.
-    while not job.folder.has_failed():
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def train_works(config: Mapping[str, Any]) -> None:
@@ -142,7 +109,7 @@ class _Member:
         for group in self.shelves.fuse(probes):
             mine = group[workers.rank() :: workers.count()]
             if mine:
-                self.shelves.train_together(mine)
+                train_probes(self.shelves, mine)
         if probes:
             self._wait()
             if self.leads:

@@ -1,20 +1,25 @@
-"""What a work that trains beside others leaves behind on the way: its progress, and checkpoints to go on from."""
+"""Works that train side by side in one process, each with its progress and checkpoints to go on from."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
+from torch import nn
+
 from flows.job import results
 from flows.job.job import Job
+from flows.job.trunks import Shelves
 from flows.records import Work
 from heads.data.loading import Loaders
-from heads.errors import CheckpointError
+from heads.errors import CheckpointError, TrainingDiverged
 from heads.fused.training import Member, train_together
+from heads.model.model import build_model
 from heads.training import checkpoint
-from heads.training.state import Epoch
+from heads.training.state import Epoch, Outcome
 
 LOG = logging.getLogger(__name__)
 # An epoch of features takes milliseconds, and a file that is surely on the disk as many.
@@ -73,3 +78,25 @@ def train_works_together(job: Job, works: Sequence[Work], member: Callable[[Work
         if file and not can_be_resumed(file, work):
             job.work_folder(work).drop_checkpoint()
     train_together([member(work) for work in works], loaders)
+
+
+def train_probes(shelves: Shelves, group: Sequence[Work]) -> None:
+    """Trains works that read the same stored features in this process, each kept as it ends."""
+    first = group[0]
+    sets = [shelves.images.open(split, first.variant) for split in ("train", "val")]
+    (loaders,) = shelves.loaders(first, *sets).values()
+    train_works_together(shelves.job, group, partial(_member, shelves.job, shelves.backbone(first)), loaders)
+
+
+def _member(job: Job, backbone: nn.Sequential, work: Work) -> Member:
+    model = build_model(work.variant, job.classes, work.weights.path, backbone=backbone)
+    diary = Diary(job, work)
+
+    def on_end(outcome: Outcome | TrainingDiverged) -> None:
+        if isinstance(outcome, TrainingDiverged):
+            diary.write()
+            results.give_up(job, work, outcome)
+        else:
+            results.keep(job, work, model, outcome)
+
+    return Member(model, work.variant, diary.note, on_end, resume=diary.last)

@@ -11,23 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from flows.job import results
 from flows.job.costs import Accounts, Charge
 from flows.job.datasets import Images
 from flows.job.job import Job
-from flows.job.names import name_trunk
-from flows.job.together import Diary, train_works_together
 from flows.records import Work
 from heads.data.dataset import ImageDataset
 from heads.data.loading import Loaders
 from heads.distributed import rank, sum_over_ranks
-from heads.errors import TrainingDiverged
 from heads.features import Features, FeatureStore
-from heads.fused.training import Member
-from heads.model.model import build_backbone, build_model
+from heads.model.model import build_backbone
 from heads.phases import Phase, compile_policy
 from heads.spec import Variant
-from heads.training.state import Outcome
 from heads.trunks.extraction import Wanted, count_missing, extract
 from heads.trunks.pricing import forward_multiply_adds
 from heads.trunks.stored import FeatureLoader, open_views
@@ -136,26 +130,6 @@ class Shelves:
             groups[tuple(self._trunks(work)), labels, taps, fit.batch_size, fit.seed, fit.accumulate].append(work)
         return list(groups.values())
 
-    def train_together(self, group: Sequence[Work]) -> None:
-        """Trains works of one group in this process, each kept as it ends."""
-        first = group[0]
-        sets = [self.images.open(split, first.variant) for split in ("train", "val")]
-        (loaders,) = self.loaders(first, *sets).values()
-        train_works_together(self.job, group, partial(self._member, self.backbone(first)), loaders)
-
-    def _member(self, backbone: nn.Sequential, work: Work) -> Member:
-        model = build_model(work.variant, self.job.classes, work.weights.path, backbone=backbone)
-        diary = Diary(self.job, work)
-
-        def on_end(outcome: Outcome | TrainingDiverged) -> None:
-            if isinstance(outcome, TrainingDiverged):
-                diary.write()
-                results.give_up(self.job, work, outcome)
-            else:
-                results.keep(self.job, work, model, outcome)
-
-        return Member(model, work.variant, diary.note, on_end, resume=diary.last)
-
     def _passes(self, works: Sequence[Work]) -> list[Pass]:
         first: dict[Trunk, Work] = {}
         keys: dict[Trunk, dict[tuple[int, str], dict[frozenset[Tap], list[str]]]] = defaultdict(lambda: defaultdict(dict))
@@ -208,6 +182,14 @@ class Shelves:
 
     def _count(self, each: Pass, part: Part, taps: Collection[Tap]) -> int:
         return count_missing(self.store, each.trunk, taps, self.images.digests(part.split), part.view)
+
+
+def name_trunk(store: FeatureStore, trunk: Trunk) -> None:
+    """Leaves word of what a trunk is beside its shelf; a store that is read-only stays as it is."""
+    size = trunk.preprocess.image_size_px
+    told = {"backbone": trunk.backbone, "weights": trunk.weights, "image_size_px": size, "whole": trunk.preprocess.whole}
+    views = "plain" if trunk.augment == "none" and not trunk.flip else trunk.augment + (", flip" if trunk.flip else "")
+    store.describe(trunk.id, told | {"dtype": trunk.dtype, "views": views})
 
 
 class _Backbones:

@@ -3,17 +3,19 @@
 from flows.stages.attendance import attending, end_crashed, forget, roll_call
 from flows.stages.closing import close, look_up, recall
 from flows.stages.costs import Estimate, ImagePhase, TrunkUse
+from flows.stages.data import Ingested, ingest, version_data
 from flows.stages.feature_store import FeaturesStatus, StoredTrunk, features_status, prune_features, verify_features
 from flows.stages.model_summary import ModelSummary, describe_model
 from flows.stages.plan_preview import Preview, preview
-from flows.stages.planning import Ingested, ingest, make_agenda, planned, version_data
+from flows.stages.planning import make_agenda, planned
 from flows.stages.prediction import Answered, Reading, predict
 from flows.stages.preflight import check_reach, dead_servers
+from flows.stages.promotion import promote
 from flows.stages.report import Counts, Report, report_json
 from flows.stages.report_text import describe_measures, leaderboard, pages, verdict_text
-from flows.stages.serving import stop_retraining
-from flows.stages.session import Desk, Event, listening, open_desk, open_registry, warming
-from flows.stages.training import promote, score, train
+from flows.stages.scoring import score
+from flows.stages.session import Desk, Event, listening, open_desk, open_registry, stop_retraining, warming
+from flows.stages.training import train
 
 __all__ = [
     "Answered",

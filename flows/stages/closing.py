@@ -14,6 +14,7 @@ from flows.plan import Plan
 from flows.records import FailedVariant, TrainedVariant, TrainResult
 from flows.settings import Settings
 from flows.stages.planning import Agenda, failures, plan_works
+from flows.stages.promotion import Outcome
 from flows.stages.report import (
     Counts,
     Report,
@@ -25,8 +26,8 @@ from flows.stages.report import (
     write_report,
 )
 from flows.stages.report_text import leaderboard
+from flows.stages.scoring import Scores
 from flows.stages.session import Desk, open_registry
-from flows.stages.training import Outcome, Scores
 
 
 def close(

@@ -1,13 +1,12 @@
-"""The data and plan stages: which data version, which works on it, and what is left of them."""
+"""The plan stage: which works a plan asks for on a data version, and what is left of them."""
 
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from flows import job
@@ -18,9 +17,6 @@ from flows.records import DataVersion, Weights, Work
 from flows.settings import Settings
 from flows.stages.session import Desk
 from flows.workspace import check_turned
-
-LOST = "the data version that data.dvc named could not be had here; the new one holds this source alone"
-
 
 _PLANNED: ContextVar[Agenda | None] = ContextVar("planned", default=None)
 
@@ -47,83 +43,6 @@ class Agenda:
     def classes(self) -> dict[str, tuple[str, ...]]:
         """The classes of each target that the plan's variants learn, in the order of its head's outputs."""
         return {target.column: plans.class_names(target, self.version) for target in plans.targets_of(self.plan, self.version)}
-
-
-@dataclass(frozen=True)
-class Quarantined:
-    """An image that was set aside, and why."""
-
-    file: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Ingested:
-    """What an ingest did, in numbers of samples, and the data version that it made, by digest and git revision."""
-
-    added: int
-    updated: int
-    removed: int
-    unchanged: int
-    quarantined: tuple[Quarantined, ...]
-    warnings: tuple[str, ...]
-    samples: int
-    data_version: str
-    revision: str
-
-
-def ingest(
-    settings: Settings,
-    source: str,
-    *,
-    mirror: bool = False,
-    max_removed_share: float | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> Ingested:
-    """What bringing a source in changed, and the data version that it made; None leaves a mirror its usual limit."""
-    from flows import dataset, landing
-
-    workspace = dataset.open_workspace(settings.workspace)
-    dataset.check_ready(workspace)
-    # A fresh clone, or one that pulled, holds other data than `data.dvc` names: what is new is new beside the latter.
-    pointer = workspace / "data.dvc"
-    before = pointer.read_text() if pointer.exists() and not dataset.restore(workspace) else None
-    admit = partial(dataset.check_names, workspace)
-    own = [settings.storage, *([settings.features] if isinstance(settings.features, Path) else [])]
-    report = landing.ingest(
-        source,
-        workspace / "data",
-        mirror=mirror,
-        max_removed_share=landing.MAX_REMOVED_SHARE if max_removed_share is None else max_removed_share,
-        own=own,
-        on_progress=on_progress,
-        admit=admit,
-    )
-    version = dataset.record_version(workspace, f"Data from {source}")
-    lost = before is not None and pointer.read_text() != before
-    return Ingested(
-        added=report.added,
-        updated=report.updated,
-        removed=report.removed,
-        unchanged=report.unchanged,
-        quarantined=tuple(Quarantined(file, reason) for file, reason in report.quarantined),
-        warnings=(*report.warnings, *([LOST] if lost else [])),
-        samples=len(version.samples),
-        data_version=version.digest,
-        revision=version.revision,
-    )
-
-
-def version_data(desk: Desk, source: str | None) -> DataVersion:
-    """The workspace's data version, with what is new at `source` brought in first."""
-    from flows import dataset
-
-    if source:
-        found = ingest(desk.settings, source)
-        desk.say(f"{source}: {found.added} added, {found.updated} updated, {len(found.quarantined)} set aside")
-    version = dataset.read_version(desk.settings.workspace)
-    desk.say(f"Data version {version.digest[:12]}: {len(version.samples)} samples")
-    return version
 
 
 def plan_works(plan: Plan, version: DataVersion) -> Agenda:
@@ -197,15 +116,3 @@ def failures(settings: Settings, agenda: Agenda) -> dict[str, str]:
         told = "; ".join(f"{agenda.label(work)}: {reasons[work.key]}" for work in agenda.works)
         raise AskedWrongly(f"every variant of the plan failed, so nothing can be ranked: {told}")
     return reasons
-
-
-def majority_classes(version: DataVersion) -> dict[str, str]:
-    """The most frequent cell of each target in `train`, masks left out; ties go to the first by name."""
-    found = {}
-    for target in version.targets:
-        if plans.find_task(version, target) == "segmentation":
-            continue
-        counts = Counter(name for s in version.samples if s.split == "train" and (name := s.labels[target]) is not None)
-        if counts:
-            found[target] = min(counts, key=lambda name: (-counts[name], name))
-    return found

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 
-from flows import dataset, tracking
+from flows import cluster, dataset, tracking
 from flows.cluster import Cluster, open_cluster
 from flows.errors import Busy, HeadstartError
 from flows.plan import Plan
@@ -172,3 +172,17 @@ def _alone(desk: Desk, wait_seconds: float) -> Iterator[None]:
         finally:
             # Of a killed holder it stays, and says so (`flows.stages.attendance`).
             lock.truncate(0)
+
+
+def stop_retraining(settings: Settings, flow_run_id: str) -> list[str]:
+    """The Ray jobs of a flow run, stopped and confirmed as such by Ray; its MLflow runs that still ran are KILLED."""
+    stopped = []
+    try:
+        found = cluster.find_cluster(settings.ray_address, settings.storage)
+        if found is not None:
+            for submission in cluster.find_by_flow_run(found, flow_run_id):
+                cluster.stop(found, submission.submission_id)
+                stopped.append(submission.submission_id)
+    finally:
+        tracking.stop_runs(settings.tracking, flow_run_id)
+    return stopped

@@ -17,7 +17,7 @@ import torch
 
 from flows import dataset, stages
 from flows.cli import planning, screen
-from flows.job.names import name_trunk
+from flows.job.trunks import name_trunk
 from flows.settings import Settings
 from flows.stages.feature_store import SHARE_OF_DISK, keep_in_bounds
 from heads.features import FeatureStore, Key

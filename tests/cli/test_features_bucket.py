@@ -14,7 +14,7 @@ import torch
 
 from flows import job
 from flows.job.job import read
-from flows.job.names import name_trunk
+from flows.job.trunks import name_trunk
 from flows.manifest import parse
 from flows.plan import parse_plan
 from flows.records import DataVersion, Workers

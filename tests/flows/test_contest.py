@@ -185,7 +185,7 @@ def test_the_job_is_told_how_many_go_on_and_by_what_measure(
         orders.append(order)
         raise Submitted
 
-    monkeypatch.setattr(stage, "_run", submit)
+    monkeypatch.setattr(stage, "run_job", submit)
     with pytest.raises(Submitted):
         stage.train(desk, plan_works(asked, version))
     read = read_order(job.begin(orders[0]))

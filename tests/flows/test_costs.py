@@ -17,8 +17,10 @@ from flows.job.work_folder import EpochRecord
 from flows.plan import parse_plan
 from flows.records import DataVersion, Sample, ScoreTable, TrainedVariant, TrainResult, Verdict, Weights, Work, Workers
 from flows.settings import Settings
-from flows.stages import closing, progress, training
+from flows.stages import closing, progress
 from flows.stages.planning import Agenda, plan_works
+from flows.stages.promotion import Outcome as Promoted
+from flows.stages.scoring import Scores
 from flows.stages.session import Event
 from heads.spec import Fit, Head, Variant
 from heads.training.state import Epoch, Outcome
@@ -114,8 +116,8 @@ def test_a_report_counts_what_was_done_now_and_saved_by_it(agenda: Agenda) -> No
         trained(second, reused=False, forwarded=8, read=24, flops=30, alone=100),
     )
     result = TrainResult(variants, 20, 0.1, (), flops_stored=10, run_id="parent")
-    scores = training.Scores(variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
-    told = closing.make_report(agenda, result, scores, training.Outcome(Verdict(False, ("too few",)), None), {})
+    scores = Scores(variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
+    told = closing.make_report(agenda, result, scores, Promoted(Verdict(False, ("too few",)), None), {})
     assert told.counts == stages.Counts(
         samples=10,
         trunk_forwards=20,

@@ -19,7 +19,7 @@ from flows.cluster import api, homes, jobs, launch, processes
 from flows.errors import HeadstartError, Unreachable
 from flows.job import JobFolder, JobOutcome
 from flows.settings import Settings
-from flows.stages import serving
+from flows.stages import session
 
 
 @dataclass
@@ -153,7 +153,7 @@ def test_a_ray_without_a_jobs_api_is_told_what_it_lacks(ray: Ray) -> None:
 def test_a_stop_that_ray_does_not_confirm_is_no_stop(ray: Ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "STOP_SECONDS", 1.0)
     ended: list[str] = []
-    monkeypatch.setattr(serving.tracking, "stop_runs", lambda _, flow_run: ended.append(flow_run))
+    monkeypatch.setattr(session.tracking, "stop_runs", lambda _, flow_run: ended.append(flow_run))
     ray.obeys = False
     ray.jobs["j1"] = {"submission_id": "j1", "status": "RUNNING", "metadata": {"flow_run_id": "f1"}}
     settings = Settings(storage_root=tmp_path, ray_address=ray.address)

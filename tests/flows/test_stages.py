@@ -29,6 +29,8 @@ from flows.records import (
 from flows.settings import Settings
 from flows.stages import closing, report, training
 from flows.stages.planning import Agenda, plan_works
+from flows.stages.promotion import Outcome
+from flows.stages.scoring import Scores
 from flows.stages.session import Event
 
 TRAINING = "?workflowType=machine_learning"
@@ -92,8 +94,8 @@ def test_the_report_names_a_failed_variant_apart_from_those_ranked(agenda: Agend
     result = TrainResult(
         (trained(tame),), 6, 0.1, (FailedVariant(wild.key, wild.variant, "it diverged", "run1"),), run_id="parent"
     )
-    scores = training.Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
-    told = closing.make_report(agenda, result, scores, training.Outcome(Verdict(False, ("too few",)), None), {})
+    scores = Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
+    told = closing.make_report(agenda, result, scores, Outcome(Verdict(False, ("too few",)), None), {})
     assert [one.variant_id for one in told.variants] == [tame.variant.variant_id]
     assert [(one.label, one.reason, one.run_id) for one in told.failed] == [(agenda.label(wild), "it diverged", "run1")]
     assert len(stages.leaderboard(told)) == 1
@@ -106,8 +108,8 @@ def reported(agenda: Agenda, seconds: dict[str, float]) -> stages.Report:
     exact = {"val/label/accuracy": 0.123456789012, "val/label/loss": float("nan")}
     result = TrainResult((replace(first, run_id="run1"), replace(second, run_id="run2", metrics=exact)), 6, 2.5, run_id="parent")
     version = ModelVersion("x", "3", ("champion",), {}, 0.0)
-    scores = training.Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
-    told = closing.make_report(agenda, result, scores, training.Outcome(Verdict(True, ("better",)), version), seconds)
+    scores = Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
+    told = closing.make_report(agenda, result, scores, Outcome(Verdict(True, ("better",)), version), seconds)
     return replace(told, run_id="parent", experiment_id="7")
 
 

@@ -47,7 +47,7 @@ def train(order: job.Job) -> None:
     shelves = Shelves(order, Images(order), torch.device("cpu"))
     shelves.fill(order.works)
     (group,) = shelves.fuse(order.works)
-    shelves.train_together(group)
+    together.train_probes(shelves, group)
 
 
 def bundles(order: job.Job) -> list[bytes]:

@@ -1,0 +1,91 @@
+"""The data stage: which data version, with what is new at a source brought in first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from flows.records import DataVersion
+from flows.settings import Settings
+from flows.stages.session import Desk
+
+LOST = "the data version that data.dvc named could not be had here; the new one holds this source alone"
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """An image that was set aside, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What an ingest did, in numbers of samples, and the data version that it made, by digest and git revision."""
+
+    added: int
+    updated: int
+    removed: int
+    unchanged: int
+    quarantined: tuple[Quarantined, ...]
+    warnings: tuple[str, ...]
+    samples: int
+    data_version: str
+    revision: str
+
+
+def ingest(
+    settings: Settings,
+    source: str,
+    *,
+    mirror: bool = False,
+    max_removed_share: float | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Ingested:
+    """What bringing a source in changed, and the data version that it made; None leaves a mirror its usual limit."""
+    from flows import dataset, landing
+
+    workspace = dataset.open_workspace(settings.workspace)
+    dataset.check_ready(workspace)
+    # A fresh clone, or one that pulled, holds other data than `data.dvc` names: what is new is new beside the latter.
+    pointer = workspace / "data.dvc"
+    before = pointer.read_text() if pointer.exists() and not dataset.restore(workspace) else None
+    admit = partial(dataset.check_names, workspace)
+    own = [settings.storage, *([settings.features] if isinstance(settings.features, Path) else [])]
+    report = landing.ingest(
+        source,
+        workspace / "data",
+        mirror=mirror,
+        max_removed_share=landing.MAX_REMOVED_SHARE if max_removed_share is None else max_removed_share,
+        own=own,
+        on_progress=on_progress,
+        admit=admit,
+    )
+    version = dataset.record_version(workspace, f"Data from {source}")
+    lost = before is not None and pointer.read_text() != before
+    return Ingested(
+        added=report.added,
+        updated=report.updated,
+        removed=report.removed,
+        unchanged=report.unchanged,
+        quarantined=tuple(Quarantined(file, reason) for file, reason in report.quarantined),
+        warnings=(*report.warnings, *([LOST] if lost else [])),
+        samples=len(version.samples),
+        data_version=version.digest,
+        revision=version.revision,
+    )
+
+
+def version_data(desk: Desk, source: str | None) -> DataVersion:
+    """The workspace's data version, with what is new at `source` brought in first."""
+    from flows import dataset
+
+    if source:
+        found = ingest(desk.settings, source)
+        desk.say(f"{source}: {found.added} added, {found.updated} updated, {len(found.quarantined)} set aside")
+    version = dataset.read_version(desk.settings.workspace)
+    desk.say(f"Data version {version.digest[:12]}: {len(version.samples)} samples")
+    return version

@@ -1,0 +1,68 @@
+"""The promote stage: the verdict on the candidate, carried out in the registry."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from flows import dataset
+from flows import plan as plans
+from flows.records import DataVersion, ModelVersion, Verdict
+from flows.stages.planning import Agenda
+from flows.stages.scoring import Scores
+from flows.stages.session import Desk
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The verdict, and the version it was spoken on (None where nothing was registered)."""
+
+    verdict: Verdict
+    model: ModelVersion | None
+
+
+def promote(desk: Desk, agenda: Agenda, scores: Scores) -> Outcome:
+    """The gate's verdict, carried out: the candidate's version becomes champion, or stays challenger; the ledger keeps it."""
+    from flows import gate
+
+    name, candidate, champion = desk.plan.name, scores.candidate, scores.champion
+    known = {version.tags.get("headstart.work_key"): version for version in desk.registry.versions(name)}
+    withdrawn = candidate.key in known and known[candidate.key].tags.get("headstart.withdrawn") == "true"
+    rules = desk.plan.promotion
+    verdict = gate.decide(
+        scores.table,
+        scores.champion_table,
+        gate.Policy(agenda.metric, rules.min_gain, rules.alpha),
+        majority=majority_classes(agenda.version),
+        withdrawn=withdrawn,
+        champion_name=f"champion {champion.version}" if champion else "",
+    )
+    if champion and scores.champion_table and scores.table.bundle_digest == scores.champion_table.bundle_digest:
+        return Outcome(verdict, champion)
+    desk.say("Registering the candidate")
+    version = desk.registry.register(
+        name,
+        bundle=candidate.bundle,
+        run_id=str(candidate.run_id),
+        work_key=candidate.key,
+        variant_id=candidate.variant.variant_id,
+        data_version=agenda.version.digest,
+        git_commit=dataset.head_commit(desk.settings.workspace),
+        metrics=scores.table.metrics,
+    )
+    if verdict.promoted:
+        return Outcome(verdict, desk.registry.promote(name, version.version, verdict))
+    desk.registry.record(name, version.version, verdict)
+    return Outcome(verdict, desk.registry.set_challenger(name, version.version))
+
+
+def majority_classes(version: DataVersion) -> dict[str, str]:
+    """The most frequent cell of each target in `train`, masks left out; ties go to the first by name."""
+    found = {}
+    for target in version.targets:
+        if plans.find_task(version, target) == "segmentation":
+            continue
+        counts = Counter(name for s in version.samples if s.split == "train" and (name := s.labels[target]) is not None)
+        if counts:
+            found[target] = min(counts, key=lambda name: (-counts[name], name))
+    return found
