@@ -84,21 +84,21 @@ def retrain(plan: Plan, source: str | None = None) -> stages.Report:
     with (
         stages.attending(settings, _flow_run_id()),
         _progress(plan),
-        stages.open_desk(settings, plan, flow_run_id=_flow_run_id()) as desk,
+        stages.open_session(settings, plan, flow_run_id=_flow_run_id()) as session,
     ):
         if defaults := _left_empty(plan):
-            desk.say(f"Warning: {defaults}")
-        version = clock.stage("data", stages.version_data, desk, source)
-        agenda = clock.stage("plan", stages.make_agenda, desk, version)
-        if kept := clock.stage("recall", stages.recall, desk.settings, agenda):
-            desk.tell(stages.Event("Nothing is left to do", share=1.0))
+            session.say(f"Warning: {defaults}")
+        version = clock.stage("data", stages.version_data, session, source)
+        work_plan = clock.stage("plan", stages.plan_work, session, version)
+        if kept := clock.stage("recall", stages.recall, session.settings, work_plan):
+            session.tell(stages.Event("Nothing is left to do", share=1.0))
             report = replace(kept, seconds=clock.finish())
             _show(report, defaults)
             return report
-        trained = clock.stage("train", stages.train, desk, agenda)
-        scores = clock.stage("score", stages.score, desk, agenda, trained)
-        outcome = clock.stage("promote", stages.promote, desk, agenda, scores)
-        report = stages.close(desk, agenda, trained, scores, outcome, clock.finish())
+        trained = clock.stage("train", stages.train, session, work_plan)
+        scores = clock.stage("score", stages.score, session, work_plan, trained)
+        outcome = clock.stage("promote", stages.promote, session, work_plan, scores)
+        report = stages.close(session, work_plan, trained, scores, outcome, clock.finish())
     _show(report, defaults)
     return report
 
@@ -150,7 +150,7 @@ def _slug(name: str) -> str:
 def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeployment, RunnerDeployment]:
     """A plan's two deployments: `nightly` on the cron, in local time, and `on-demand`.
 
-    That one retraining a name runs at a time is the desk's lock's business, which dies with its holder. A limit of Prefect's
+    That one retraining a name runs at a time is the session's lock's business, which dies with its holder. A limit of Prefect's
     would be held by a run that was killed, whose slot nobody gives back, and every later run would wait for it.
     Raises ValueError on a cron that is none.
     """

@@ -21,7 +21,7 @@ def run(settings: Settings, plan: Plan, source: str | None) -> stages.Report:
     known = stages.look_up(settings, plan) if source is None else None
     if known and known.report:
         return known.report
-    stages.check_reach(settings, plan, prefect=settings.prefect)
+    stages.preflight_check(settings, plan, prefect=settings.prefect)
     stack.end_orphans(settings, screen.note)
     if words := stages.dead_servers(settings):
         screen.warn(words)
@@ -31,7 +31,7 @@ def run(settings: Settings, plan: Plan, source: str | None) -> stages.Report:
     screen.note(f"Retraining {plan.name}; Prefect {where}")
     # A night with nothing new needs no Ray.
     warm = contextlib.nullcontext() if source else stages.warming(settings, plan)
-    planned = stages.planned(known.agenda if known else None)
+    planned = stages.planned(known.work_plan if known else None)
     with warm, planned, screen.progress_bars() as bars, stages.listening(_Bars(bars)):
         from flows import pipeline
 

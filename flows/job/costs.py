@@ -14,7 +14,7 @@ from heads.trunks.pricing import epoch_multiply_adds
 
 
 @dataclass(frozen=True)
-class Charge:
+class PassCost:
     """What one pass of images through a trunk has to do: samples, and their multiply-adds together.
 
     `shares` are what of it is for each work, by key; together 1.
@@ -25,8 +25,8 @@ class Charge:
     shares: Mapping[str, float]
 
 
-class Accounts:
-    """What a member of the group stores; it writes down how far it came, and the leader for whom how long was worked."""
+class ExtractionCosts:
+    """Progress and cost of filling the feature store: each rank counts its samples, rank 0 divides the time among the works."""
 
     def __init__(self, job: Job, *, leads: bool) -> None:
         self.job, self.leads = job, leads
@@ -34,25 +34,25 @@ class Accounts:
         self._shares: dict[str, float] = job.folder.read_shares()
         self._num_samples, self._flops = 0, 0.0
 
-    def announce(self, charges: Sequence[Charge]) -> None:
+    def announce(self, pass_costs: Sequence[PassCost]) -> None:
         """Leaves word of how many samples are to be stored, for who shows progress."""
-        self.job.folder.write_to_store(self.job.folder.num_stored()[0] + sum(charge.num_samples for charge in charges))
+        self.job.folder.write_to_store(self.job.folder.num_stored()[0] + sum(pass_cost.num_samples for pass_cost in pass_costs))
 
-    def begin(self, charge: Charge) -> None:
+    def begin(self, pass_cost: PassCost) -> None:
         """Starts the clock of a pass."""
-        self._charge, self._since = charge, monotonic()
+        self._pass_cost, self._since = pass_cost, monotonic()
 
     def note(self, num_samples: int) -> None:
         """Writes down that this member stored so many samples more."""
         self._num_samples += num_samples
-        self._flops += num_samples * self._charge.flops / max(1, self._charge.num_samples)
+        self._flops += num_samples * self._pass_cost.flops / max(1, self._pass_cost.num_samples)
         self.job.folder.write_stored(self._num_samples, self._flops)
         self.divide()
 
     def divide(self) -> None:
         """Divides the time since the last division among those that the pass is for."""
         now = monotonic()
-        for key, share in self._charge.shares.items():
+        for key, share in self._pass_cost.shares.items():
             self._shares[key] = self._shares.get(key, 0.0) + (now - self._since) * share
         self._since = now
         if self.leads:

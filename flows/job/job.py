@@ -13,8 +13,8 @@ from flows.manifest import mask_files
 from flows.records import DataVersion, Mask, Sample, Weights, Work, Workers
 from heads.spec import Variant
 
-Kind = Literal["train", "score"]
-SPLITS_OF: Mapping[Kind, tuple[str, ...]] = {"train": ("train", "val"), "score": ("test",)}
+JobKind = Literal["train", "score"]
+SPLITS_OF: Mapping[JobKind, tuple[str, ...]] = {"train": ("train", "val"), "score": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Job:
     feature store's folder or address; None: below the storage root.
     """
 
-    kind: Kind
+    kind: JobKind
     key: str
     name: str
     storage: Path

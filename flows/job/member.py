@@ -19,7 +19,7 @@ from flows.job.job import Job, read
 from flows.job.job_folder import CHECKPOINT_NOTE, CHECKPOINT_STATE, CheckpointNote, JobFolder, read_note, write_note
 from flows.job.screening import is_in_contest
 from flows.job.together import train_probes
-from flows.job.trunks import Shelves, is_probe
+from flows.job.trunks import JobFeatures, is_probe
 from flows.records import Work
 from heads.errors import CheckpointError, HeadsError, TrainingDiverged
 from heads.model.model import Model, build_model
@@ -63,7 +63,7 @@ class _Member:
     leads: bool = field(init=False)
     device: Any = field(init=False)
     images: Images = field(init=False)
-    shelves: Shelves = field(init=False)
+    features: JobFeatures = field(init=False)
 
     def __post_init__(self) -> None:
         import torch
@@ -72,7 +72,7 @@ class _Member:
         self.leads = workers.rank() == 0
         self.device = workers.device()
         self.images = Images(self.job)
-        self.shelves = Shelves(self.job, self.images, self.device)
+        self.features = JobFeatures(self.job, self.images, self.device)
 
     def run(self) -> None:
         finished = self._agree_on_finished()
@@ -81,11 +81,11 @@ class _Member:
             titles = {work.key: _title(work) for work in todo}
             losses.begin_group(self.job, todo, titles, _last_note())
             self.job.folder.mark_span(time.time())
-        self.shelves.fill(todo)
+        self.features.fill(todo)
         probes = [work for work in todo if is_probe(work.variant)]
         self._train_probes(probes)
         out = self._screen([work for work in self.job.works if is_in_contest(self.job, work)], todo)
-        self.shelves.forget_backbone()
+        self.features.forget_backbone()
         self._train_one_by_one([work for work in todo if work not in probes and work.key not in out])
 
     def _screen(self, rivals: Sequence[Work], todo: Sequence[Work]) -> set[str]:
@@ -93,23 +93,23 @@ class _Member:
         left = {work.key for work in todo}
         if self.job.screening is None or not any(work.key in left for work in rivals):
             return set()
-        for group in self.shelves.fuse([work for work in rivals if work.key in left]):
-            screening.probe(self.job, self.shelves, group[workers.rank() :: workers.count()])
+        for group in self.features.fuse([work for work in rivals if work.key in left]):
+            screening.probe(self.job, self.features, group[workers.rank() :: workers.count()])
         self._wait()
         ranked = screening.rank_probes(self.job, rivals)
         chosen = {work.key for work, _ in ranked[: self.job.screening.keep]}
         for place, (work, value) in enumerate(ranked, start=1):
             if work.key in left - chosen and place % workers.count() == workers.rank():
-                screening.screen_out(self.job, self.shelves, work, place, len(ranked), value)
+                screening.screen_out(self.job, self.features, work, place, len(ranked), value)
         self._wait()
         return {work.key for work in rivals} - chosen
 
     def _train_probes(self, probes: Sequence[Work]) -> None:
         """Trains works that read stored features alone: each member takes its share of them, whole."""
-        for group in self.shelves.fuse(probes):
+        for group in self.features.fuse(probes):
             mine = group[workers.rank() :: workers.count()]
             if mine:
-                train_probes(self.shelves, mine)
+                train_probes(self.features, mine)
         if probes:
             self._wait()
             if self.leads:
@@ -129,7 +129,7 @@ class _Member:
                 except TrainingDiverged as error:
                     # All ranks see the same sums: they give this work up, and go on to the next, together.
                     if self.leads:
-                        results.give_up(self.job, work, error)
+                        results.write_failure(self.job, work, error)
                 except HeadsError as error:
                     raise type(error)(f"{_title(work)}: {error}") from error
 
@@ -154,11 +154,11 @@ class _Member:
             model, outcome = self._fit(work, None)
         if self.leads:
             self.job.folder.mark_span(time.time())
-            results.keep(self.job, work, model, outcome)
+            results.write_result(self.job, work, model, outcome)
 
     def _fit(self, work: Work, resume: Path | None) -> tuple[Model, Outcome]:
         train_set, val_set = (self.images.open(split, work.variant) for split in ("train", "val"))
-        stored = self.shelves.loaders(work, train_set, val_set)
+        stored = self.features.loaders(work, train_set, val_set)
         model = build_model(work.variant, self.job.classes, work.weights.path)
         return model, loop.train(
             model,

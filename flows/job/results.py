@@ -36,7 +36,7 @@ def write_progress(job: Job, work: Work, epochs: Sequence[Epoch]) -> None:
     job.work_folder(work).add_progress(work.key, [epoch_record(epoch) for epoch in epochs])
 
 
-def keep(job: Job, work: Work, model: Model, outcome: Outcome) -> None:
+def write_result(job: Job, work: Work, model: Model, outcome: Outcome) -> None:
     """Writes the work's bundle and then, as the mark that it is finished, its result."""
     folder, variant = job.work_folder(work), work.variant
     num_parameters, num_trained = count_parameters(model)
@@ -78,7 +78,7 @@ def keep(job: Job, work: Work, model: Model, outcome: Outcome) -> None:
     folder.drop_checkpoint()
 
 
-def give_up(job: Job, work: Work, error: TrainingDiverged) -> None:
+def write_failure(job: Job, work: Work, error: TrainingDiverged) -> None:
     """Writes why the work failed for good, with the epochs that it had."""
     folder = job.work_folder(work)
     folder.write_failure(WorkFailure(work.key, str(error), folder.read_progress()))

@@ -13,8 +13,8 @@ from typing import Any
 
 from flows.job import results
 from flows.job.job import Job, Screening
-from flows.job.together import Diary, can_be_resumed, train_works_together
-from flows.job.trunks import Shelves
+from flows.job.together import WorkCheckpointer, can_be_resumed, train_works_together
+from flows.job.trunks import JobFeatures
 from flows.records import Work
 from heads.errors import TrainingDiverged
 from heads.fused.training import Member
@@ -30,14 +30,14 @@ def is_in_contest(job: Job, work: Work) -> bool:
     return job.screening is not None and work.in_contest and compile_policy(work.variant)[0] in stored_taps(work.variant)
 
 
-def probe(job: Job, shelves: Shelves, works: Sequence[Work]) -> None:
+def probe(job: Job, features: JobFeatures, works: Sequence[Work]) -> None:
     """Trains the probe phases of works that read the same batches, in this process; those done already are left out."""
     left = [work for work in works if not _has_probed(job, work)]
     if left:
         first = left[0]
         phase = compile_policy(first.variant)[0]
-        loaders = shelves.loaders(first, *(shelves.images.open(split, first.variant) for split in ("train", "val")))[phase]
-        train_works_together(job, left, partial(_member, job, shelves.backbone(first)), loaders)
+        loaders = features.loaders(first, *(features.images.open(split, first.variant) for split in ("train", "val")))[phase]
+        train_works_together(job, left, partial(_member, job, features.backbone(first)), loaders)
 
 
 def _has_probed(job: Job, work: Work) -> bool:
@@ -47,23 +47,23 @@ def _has_probed(job: Job, work: Work) -> bool:
 
 
 def _member(job: Job, backbone: Any, work: Work) -> Member:
-    diary, folder = Diary(job, work), job.work_folder(work)
+    checkpointer, folder = WorkCheckpointer(job, work), job.work_folder(work)
 
     def on_pause(epochs: Sequence[Epoch], save: Any) -> None:
         save(folder.probe_checkpoint)
-        diary.write()
+        checkpointer.write()
         best = max(epochs, key=lambda one: one.score)
         folder.write_probe(best.metrics)
         folder.drop_checkpoint()
 
     def on_end(outcome: Outcome | TrainingDiverged) -> None:
         assert isinstance(outcome, TrainingDiverged), "a probe pauses before its last epoch"
-        diary.write()
-        results.give_up(job, work, outcome)
+        checkpointer.write()
+        results.write_failure(job, work, outcome)
 
     model = build_model(work.variant, job.classes, work.weights.path, backbone=backbone)
     num_epochs = compile_policy(work.variant)[0].num_epochs
-    return Member(model, work.variant, diary.note, on_end, num_epochs, on_pause, diary.last)
+    return Member(model, work.variant, checkpointer.note, on_end, num_epochs, on_pause, checkpointer.last)
 
 
 def rank_probes(job: Job, works: Sequence[Work]) -> list[tuple[Work, float]]:
@@ -75,16 +75,16 @@ def rank_probes(job: Job, works: Sequence[Work]) -> list[tuple[Work, float]]:
     return sorted(scored, key=lambda one: -one[1] if math.isfinite(one[1]) else math.inf)
 
 
-def screen_out(job: Job, shelves: Shelves, work: Work, place: int, num_rivals: int, value: float) -> None:
+def screen_out(job: Job, features: JobFeatures, work: Work, place: int, num_rivals: int, value: float) -> None:
     """Keeps a work as its probe left it, with the reason that it goes no further."""
     screening = job.screening
     assert screening is not None
-    sets = [shelves.images.open(split, work.variant) for split in ("train", "val")]
-    loaders = shelves.loaders(work, *sets)[compile_policy(work.variant)[0]]
+    sets = [features.images.open(split, work.variant) for split in ("train", "val")]
+    loaders = features.loaders(work, *sets)[compile_policy(work.variant)[0]]
     model = build_model(work.variant, job.classes, work.weights.path)
     ended = _reason(screening, place, num_rivals, value)
     outcome = loop.conclude(model, work.variant, loaders, job.work_folder(work).probe_checkpoint, ended)
-    results.keep(job, work, model, outcome)
+    results.write_result(job, work, model, outcome)
 
 
 def _reason(screening: Screening, place: int, num_rivals: int, value: float) -> str:

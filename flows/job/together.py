@@ -12,7 +12,7 @@ from torch import nn
 
 from flows.job import results
 from flows.job.job import Job
-from flows.job.trunks import Shelves
+from flows.job.trunks import JobFeatures
 from flows.records import Work
 from heads.data.loading import Loaders
 from heads.errors import CheckpointError, TrainingDiverged
@@ -29,8 +29,8 @@ CHECKPOINT_SECONDS = 30.0
 SAVE_FACTOR = 20
 
 
-class Diary:
-    """Of one work, from where its last checkpoint left it."""
+class WorkCheckpointer:
+    """Writes one work's progress and its checkpoints, each when it is due."""
 
     def __init__(self, job: Job, work: Work) -> None:
         self._job, self._work = job, work
@@ -74,29 +74,29 @@ def can_be_resumed(file: Path, work: Work) -> bool:
 def train_works_together(job: Job, works: Sequence[Work], member: Callable[[Work], Member], loaders: Loaders) -> None:
     """Trains the works' members side by side, each from its last checkpoint; one that cannot be read is left aside."""
     for work in works:
-        file = Diary(job, work).last
+        file = WorkCheckpointer(job, work).last
         if file and not can_be_resumed(file, work):
             job.work_folder(work).drop_checkpoint()
     train_together([member(work) for work in works], loaders)
 
 
-def train_probes(shelves: Shelves, group: Sequence[Work]) -> None:
+def train_probes(features: JobFeatures, group: Sequence[Work]) -> None:
     """Trains works that read the same stored features in this process, each kept as it ends."""
     first = group[0]
-    sets = [shelves.images.open(split, first.variant) for split in ("train", "val")]
-    (loaders,) = shelves.loaders(first, *sets).values()
-    train_works_together(shelves.job, group, partial(_member, shelves.job, shelves.backbone(first)), loaders)
+    sets = [features.images.open(split, first.variant) for split in ("train", "val")]
+    (loaders,) = features.loaders(first, *sets).values()
+    train_works_together(features.job, group, partial(_member, features.job, features.backbone(first)), loaders)
 
 
 def _member(job: Job, backbone: nn.Sequential, work: Work) -> Member:
     model = build_model(work.variant, job.classes, work.weights.path, backbone=backbone)
-    diary = Diary(job, work)
+    checkpointer = WorkCheckpointer(job, work)
 
     def on_end(outcome: Outcome | TrainingDiverged) -> None:
         if isinstance(outcome, TrainingDiverged):
-            diary.write()
-            results.give_up(job, work, outcome)
+            checkpointer.write()
+            results.write_failure(job, work, outcome)
         else:
-            results.keep(job, work, model, outcome)
+            results.write_result(job, work, model, outcome)
 
-    return Member(model, work.variant, diary.note, on_end, resume=diary.last)
+    return Member(model, work.variant, checkpointer.note, on_end, resume=checkpointer.last)

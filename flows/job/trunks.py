@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flows.job.costs import Accounts, Charge
+from flows.job.costs import ExtractionCosts, PassCost
 from flows.job.datasets import Images
 from flows.job.job import Job
 from flows.records import Work
@@ -32,7 +32,7 @@ LOOK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class Part:
+class SplitView:
     """One view of a split's images, and by the taps that works need of it the keys of these works."""
 
     view: int
@@ -46,12 +46,12 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Pass:
+class TrunkPass:
     """All that goes through one trunk for works, among them this one."""
 
     trunk: Trunk
     work: Work
-    parts: tuple[Part, ...]
+    parts: tuple[SplitView, ...]
 
 
 def is_probe(variant: Variant) -> bool:
@@ -60,23 +60,23 @@ def is_probe(variant: Variant) -> bool:
     return frozen and len(stored_taps(variant)) == len(compile_policy(variant))
 
 
-class Shelves:
+class JobFeatures:
     """The features that a member of the worker group stores and reads; `device` is the torch device it computes on."""
 
     def __init__(self, job: Job, images: Images, device: Any) -> None:
         self.job, self.images, self.device = job, images, device
         self.store = FeatureStore(job.features_root)
-        self.accounts = Accounts(job, leads=rank() == 0)
+        self.costs = ExtractionCosts(job, leads=rank() == 0)
         self._backbones = _Backbones(device)
 
     def fill(self, works: Sequence[Work]) -> None:
         """Runs every trunk that the works share on the samples that it never saw; all members together."""
         passes = self._passes(works)
-        charges = [self._charge(each) for each in passes]
-        self.accounts.announce(charges)
-        for each, charge in zip(passes, charges, strict=True):
+        pass_costs = [self._cost_of(each) for each in passes]
+        self.costs.announce(pass_costs)
+        for each, pass_cost in zip(passes, pass_costs, strict=True):
             name_trunk(self.store, each.trunk)
-            self.accounts.begin(charge)
+            self.costs.begin(pass_cost)
             splits = {part.split for part in each.parts}
             sets = {split: self.images.read(split, each.work.variant, cache_bytes=0) for split in splits}
             extract(
@@ -86,9 +86,9 @@ class Shelves:
                 self.store,
                 device=self.device,
                 precision=each.work.variant.fit.precision,
-                on_stored=self.accounts.note,
+                on_stored=self.costs.note,
             )
-            self.accounts.divide()
+            self.costs.divide()
         # What the leader wrote is there before anyone goes on to read it.
         sum_over_ranks(torch.zeros(1, device=self.device))
 
@@ -130,7 +130,7 @@ class Shelves:
             groups[tuple(self._trunks(work)), labels, taps, fit.batch_size, fit.seed, fit.accumulate].append(work)
         return list(groups.values())
 
-    def _passes(self, works: Sequence[Work]) -> list[Pass]:
+    def _passes(self, works: Sequence[Work]) -> list[TrunkPass]:
         first: dict[Trunk, Work] = {}
         keys: dict[Trunk, dict[tuple[int, str], dict[frozenset[Tap], list[str]]]] = defaultdict(lambda: defaultdict(dict))
         for work in works:
@@ -139,7 +139,7 @@ class Shelves:
                 first.setdefault(trunk, work)
                 keys[trunk][view, split].setdefault(taps, []).append(work.key)
         return [
-            Pass(trunk, work, tuple(Part(view, split, by_taps) for (view, split), by_taps in keys[trunk].items()))
+            TrunkPass(trunk, work, tuple(SplitView(view, split, by_taps) for (view, split), by_taps in keys[trunk].items()))
             for trunk, work in first.items()
         ]
 
@@ -155,8 +155,8 @@ class Shelves:
             trunk_of(work.variant, work.weights.digest, self.device, varied=view > 0) for view in range(work.variant.fit.views)
         ]
 
-    def _charge(self, each: Pass) -> Charge:
-        """What the pass has to do; of a part's samples, each work's share is by how many of them lack what it needs."""
+    def _cost_of(self, each: TrunkPass) -> PassCost:
+        """The samples to forward, and how the cost is shared: a work pays in proportion to the samples that it was missing."""
         num_samples, flops, shares = 0, 0, dict[str, float]()
         for part in each.parts:
             lacking, cost = self._work_of(each, part)
@@ -168,10 +168,10 @@ class Shelves:
                     shares[key] = shares.get(key, 0.0) + (lacking * needs[taps] / whole if whole else 0.0)
         if not num_samples:
             # The look alone takes time.
-            return Charge(0, 0, dict.fromkeys(shares, 1 / len(shares)))
-        return Charge(num_samples, flops, {key: share / num_samples for key, share in shares.items()})
+            return PassCost(0, 0, dict.fromkeys(shares, 1 / len(shares)))
+        return PassCost(num_samples, flops, {key: share / num_samples for key, share in shares.items()})
 
-    def _work_of(self, each: Pass, part: Part) -> tuple[int, int]:
+    def _work_of(self, each: TrunkPass, part: SplitView) -> tuple[int, int]:
         """How many samples lack a tap, and their multiply-adds: each runs through the stages up to the deepest that it lacks."""
         variant, deeper, flops = each.work.variant, 0, 0
         for stage in sorted({tap.stage for tap in part.taps}, reverse=True):
@@ -180,7 +180,7 @@ class Shelves:
             deeper, flops = lacking, flops + (lacking - deeper) * cost
         return deeper, flops
 
-    def _count(self, each: Pass, part: Part, taps: Collection[Tap]) -> int:
+    def _count(self, each: TrunkPass, part: SplitView, taps: Collection[Tap]) -> int:
         return count_missing(self.store, each.trunk, taps, self.images.digests(part.split), part.view)
 
 

@@ -32,7 +32,7 @@ def run(settings: Settings, plans: Sequence[Plan], *, cron: str, source: str | N
     """Start what has no address yet, serve the plans until interrupted, then stop exactly what was started.
 
     A part that dies is started again, a few times. Raises AskedWrongly when a stack of this storage root runs already, on a
-    wrong cron and on what `check_reach` finds, HeadstartError when a part dies too often.
+    wrong cron and on what `preflight_check` finds, HeadstartError when a part dies too often.
     """
     if running := stack_words(settings):
         raise AskedWrongly(
@@ -40,7 +40,7 @@ def run(settings: Settings, plans: Sequence[Plan], *, cron: str, source: str | N
         )
     _check_cron(cron)
     for plan in plans:
-        stages.check_reach(settings, plan, prefect=settings.prefect_address)
+        stages.preflight_check(settings, plan, prefect=settings.prefect_address)
     settings.storage.mkdir(parents=True, exist_ok=True)
     end_orphans(settings, say)
     owners.sweep()

@@ -7,20 +7,19 @@ from flows.stages.data import Ingested, ingest, version_data
 from flows.stages.feature_store import FeaturesStatus, StoredTrunk, features_status, prune_features, verify_features
 from flows.stages.model_summary import ModelSummary, describe_model
 from flows.stages.plan_preview import Preview, preview
-from flows.stages.planning import make_agenda, planned
+from flows.stages.planning import plan_work, planned
 from flows.stages.prediction import Answered, Reading, predict
-from flows.stages.preflight import check_reach, dead_servers
+from flows.stages.preflight import dead_servers, preflight_check
 from flows.stages.promotion import promote
 from flows.stages.report import Counts, Report, report_json
 from flows.stages.report_text import describe_measures, leaderboard, pages, verdict_text
 from flows.stages.scoring import score
-from flows.stages.session import Desk, Event, listening, open_desk, open_registry, stop_retraining, warming
+from flows.stages.session import Event, RetrainingSession, listening, open_registry, open_session, stop_retraining, warming
 from flows.stages.training import train
 
 __all__ = [
     "Answered",
     "Counts",
-    "Desk",
     "Estimate",
     "Event",
     "FeaturesStatus",
@@ -30,10 +29,10 @@ __all__ = [
     "Preview",
     "Reading",
     "Report",
+    "RetrainingSession",
     "StoredTrunk",
     "TrunkUse",
     "attending",
-    "check_reach",
     "close",
     "dead_servers",
     "describe_measures",
@@ -45,12 +44,13 @@ __all__ = [
     "leaderboard",
     "listening",
     "look_up",
-    "make_agenda",
-    "open_desk",
     "open_registry",
+    "open_session",
     "pages",
+    "plan_work",
     "planned",
     "predict",
+    "preflight_check",
     "preview",
     "promote",
     "prune_features",

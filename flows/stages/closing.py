@@ -13,7 +13,7 @@ from flows import tracking
 from flows.plan import Plan
 from flows.records import FailedVariant, TrainedVariant, TrainResult
 from flows.settings import Settings
-from flows.stages.planning import Agenda, failures, plan_works
+from flows.stages.planning import WorkPlan, failures, make_work_plan
 from flows.stages.promotion import Outcome
 from flows.stages.report import (
     Counts,
@@ -27,65 +27,70 @@ from flows.stages.report import (
 )
 from flows.stages.report_text import leaderboard
 from flows.stages.scoring import Scores
-from flows.stages.session import Desk, open_registry
+from flows.stages.session import RetrainingSession, open_registry
 
 
 def close(
-    desk: Desk, agenda: Agenda, trained: TrainResult, scores: Scores, outcome: Outcome, seconds: Mapping[str, float]
+    session: RetrainingSession,
+    work_plan: WorkPlan,
+    trained: TrainResult,
+    scores: Scores,
+    outcome: Outcome,
+    seconds: Mapping[str, float],
 ) -> Report:
     """The report, after ending the parent run with it and keeping it for the next time the same is asked."""
     from flows.pictures import leaderboard as draw_leaderboard
 
-    report = make_report(agenda, trained, scores, outcome, seconds)
-    report = replace(report, run_id=trained.run_id, experiment_id=desk.tracker.connect())
-    report = with_pages(report, desk.settings.tracking)
+    report = make_report(work_plan, trained, scores, outcome, seconds)
+    report = replace(report, run_id=trained.run_id, experiment_id=session.tracker.connect())
+    report = with_pages(report, session.settings.tracking)
     rows = leaderboard(report)
     counts = {f"counts/{name}": float(value) for name, value in asdict(report.counts).items()}
     measures = {name: float(value) for name, value in report.holdout.items()} | counts
     names = [str(row["variant"]) for row in rows]
-    values = [float(value) if isinstance(value := row[agenda.metric], int | float) else nan for row in rows]
+    values = [float(value) if isinstance(value := row[work_plan.metric], int | float) else nan for row in rows]
     chosen = next(i for i, row in enumerate(rows) if str(row["state"]).startswith("candidate"))
-    pictures = {"leaderboard.png": draw_leaderboard(names, values, agenda.metric, chosen)}
-    desk.tracker.close_retraining(
+    pictures = {"leaderboard.png": draw_leaderboard(names, values, work_plan.metric, chosen)}
+    session.tracker.close_retraining(
         trained.run_id, "FINISHED", leaderboard=rows, verdict=outcome.verdict, metrics=measures, pictures=pictures
     )
-    write_report(_file(desk.settings, agenda), report)
+    write_report(_file(session.settings, work_plan), report)
     return report
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a retraining before anything is started: its agenda, and its report where nothing is left to do."""
+    """What is known of a retraining before anything is started: its work_plan, and its report where nothing is left to do."""
 
-    agenda: Agenda
+    work_plan: WorkPlan
     report: Report | None
 
 
 def look_up(settings: Settings, plan: Plan) -> Known:
     """What is known of a plan's retraining on the workspace's data version.
 
-    Raises what `plan_works` and `failures` raise, and Unreachable when MLflow does not answer.
+    Raises what `make_work_plan` and `failures` raise, and Unreachable when MLflow does not answer.
     """
     from flows import dataset
 
     started = time.monotonic()
     tracking.reach(settings.tracking, settings.artifacts)
-    agenda = plan_works(plan, dataset.read_version(settings.workspace))
-    failures(settings, agenda)
-    report = recall(settings, agenda)
-    return Known(agenda, report and replace(report, seconds={"total": round(time.monotonic() - started, 2)}))
+    work_plan = make_work_plan(plan, dataset.read_version(settings.workspace))
+    failures(settings, work_plan)
+    report = recall(settings, work_plan)
+    return Known(work_plan, report and replace(report, seconds={"total": round(time.monotonic() - started, 2)}))
 
 
-def recall(settings: Settings, agenda: Agenda) -> Report | None:
-    """The kept report of this agenda if nothing of it is left to do, or None.
+def recall(settings: Settings, work_plan: WorkPlan) -> Report | None:
+    """The kept report of this work_plan if nothing of it is left to do, or None.
 
     Nothing is left when every variant is trained, the same rules have judged them, and the champion they left is still the
     champion. Its `seconds` are none.
     """
-    kept = read_report(_file(settings, agenda))
-    if kept is None or not all(agenda.is_done(settings, work) for work in agenda.works):
+    kept = read_report(_file(settings, work_plan))
+    if kept is None or not all(work_plan.is_done(settings, work) for work in work_plan.works):
         return None
-    champion = open_registry(settings).current(agenda.plan.name).get("champion")
+    champion = open_registry(settings).current(work_plan.plan.name).get("champion")
     if (champion.version if champion else None) != kept.champion:
         return None
     report = replace(
@@ -97,21 +102,23 @@ def recall(settings: Settings, agenda: Agenda) -> Report | None:
     return with_pages(report, settings.tracking)
 
 
-def _file(settings: Settings, agenda: Agenda) -> Path:
-    return settings.storage / "retrainings" / f"{agenda.key}.json"
+def _file(settings: Settings, work_plan: WorkPlan) -> Path:
+    return settings.storage / "retrainings" / f"{work_plan.key}.json"
 
 
-def make_report(agenda: Agenda, trained: TrainResult, scores: Scores, outcome: Outcome, seconds: Mapping[str, float]) -> Report:
+def make_report(
+    work_plan: WorkPlan, trained: TrainResult, scores: Scores, outcome: Outcome, seconds: Mapping[str, float]
+) -> Report:
     """The report of a retraining, but for its runs; `seconds` are those of the stages as a clock saw them."""
     model = outcome.model
     champion = model if model and "champion" in model.aliases else scores.champion
-    rows = {row.variant_id: row for row in plans.describe([work.variant for work in agenda.works])}
+    rows = {row.variant_id: row for row in plans.describe([work.variant for work in work_plan.works])}
     return Report(
-        name=agenda.plan.name,
-        key=agenda.key,
-        metric=agenda.metric,
-        tasks={head.target: head.task for head in agenda.works[0].variant.heads},
-        data_version=agenda.version.digest,
+        name=work_plan.plan.name,
+        key=work_plan.key,
+        metric=work_plan.metric,
+        tasks={head.target: head.task for head in work_plan.works[0].variant.heads},
+        data_version=work_plan.version.digest,
         variants=tuple(_variant(rows[variant.variant.variant_id], variant) for variant in trained.variants),
         failed=tuple(_failure(rows[failed.variant.variant_id], failed) for failed in trained.failed),
         candidate=scores.candidate.variant.variant_id,
@@ -119,7 +126,7 @@ def make_report(agenda: Agenda, trained: TrainResult, scores: Scores, outcome: O
         verdict=outcome.verdict,
         model=ReportedModel(model.name, model.version, model.aliases) if model else None,
         champion=champion.version if champion else None,
-        counts=_count(agenda, trained),
+        counts=_count(work_plan, trained),
         seconds=_seconds(seconds, trained),
     )
 
@@ -162,11 +169,11 @@ def _seconds(stages: Mapping[str, float], trained: TrainResult) -> dict[str, flo
     return seconds | last
 
 
-def _count(agenda: Agenda, trained: TrainResult) -> Counts:
+def _count(work_plan: WorkPlan, trained: TrainResult) -> Counts:
     new = [variant for variant in trained.variants if not variant.reused]
     done = trained.flops_stored + sum(variant.flops for variant in new)
     return Counts(
-        samples=len(agenda.version.samples),
+        samples=len(work_plan.version.samples),
         trunk_forwards=trained.num_forwarded,
         features_read=sum(variant.num_features_read for variant in new),
         flops_done=done,

@@ -11,7 +11,7 @@ from flows.plan import Course, Stretch, TrunkGroup
 from flows.records import Work
 from flows.settings import Settings
 from flows.stages.costs import Costs, Estimate, ImagePhase, TrunkUse
-from flows.stages.planning import Agenda
+from flows.stages.planning import WorkPlan
 from flows.workspace import locate
 
 if TYPE_CHECKING:
@@ -26,49 +26,49 @@ Network = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class Bill:
+class Cost:
     """Arithmetic of backbones in multiply-adds, and seconds of all workers together."""
 
     flops: float = 0.0
     seconds: float = 0.0
 
-    def __add__(self, other: Bill) -> Bill:
-        return Bill(self.flops + other.flops, self.seconds + other.seconds)
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.flops + other.flops, self.seconds + other.seconds)
 
-    def times(self, factor: float) -> Bill:
+    def times(self, factor: float) -> Cost:
         """So many of it."""
-        return Bill(factor * self.flops, factor * self.seconds)
+        return Cost(factor * self.flops, factor * self.seconds)
 
 
-def estimate_costs(settings: Settings, agenda: Agenda, *, calibrate: bool) -> Costs:
+def estimate_costs(settings: Settings, work_plan: WorkPlan, *, calibrate: bool) -> Costs:
     """What a plan costs; touches nothing.
 
     `calibrate` times a few pictures and forward passes on this machine, else rates that were measured elsewhere are taken.
     """
-    outlook = _Outlook(settings, agenda, calibrate=calibrate)
-    groups = plans.group_by_trunk(list(outlook.courses.values()))
-    trunks = tuple(outlook.describe_trunk(group) for group in groups)
-    return Costs(trunks, outlook.image_phases(), outlook.estimate(trunks))
+    estimator = _CostEstimator(settings, work_plan, calibrate=calibrate)
+    groups = plans.group_by_trunk(list(estimator.courses.values()))
+    trunks = tuple(estimator.describe_trunk(group) for group in groups)
+    return Costs(trunks, estimator.image_phases(), estimator.estimate(trunks))
 
 
-class _Outlook:
+class _CostEstimator:
     """A plan on a data version, seen from the machine that asks."""
 
-    def __init__(self, settings: Settings, agenda: Agenda, *, calibrate: bool) -> None:
+    def __init__(self, settings: Settings, work_plan: WorkPlan, *, calibrate: bool) -> None:
         import torch
 
         from heads.features import FeatureStore
 
-        self.settings, self.agenda = settings, agenda
+        self.settings, self.work_plan = settings, work_plan
         self.store = FeatureStore(settings.features)
-        self.workers = agenda.plan.workers.group()
+        self.workers = work_plan.plan.workers.group()
         self.device = torch.device("cuda" if self.workers.gpus_per_worker and torch.cuda.is_available() else "cpu")
         self.digests = {
-            split: [sample.pixel_digest for sample in agenda.version.samples if sample.split == split]
+            split: [sample.pixel_digest for sample in work_plan.version.samples if sample.split == split]
             for split in ("train", "val")
         }
-        self.courses = {work.key: self._course(work) for work in agenda.works}
-        self.left = [work for work in agenda.works if not self.courses[work.key].done]
+        self.courses = {work.key: self._course(work) for work in work_plan.works}
+        self.left = [work for work in work_plan.works if not self.courses[work.key].done]
         self.rates = self._find_rates(calibrate=calibrate)
         self.calibrated = calibrate and bool(self.left)
 
@@ -81,11 +81,11 @@ class _Outlook:
         """A trunk: who shares it, what is stored, and what is left to forward through it."""
         from heads.trunks.pricing import price
 
-        cost = price(group.backbone, group.image_size_px, group.taps, self._value_bytes(group))
+        each = price(group.backbone, group.image_size_px, group.taps, self._value_bytes(group))
         total, stored, flops = self._count(group)
         to_forward = total - stored if group.left else 0
         rates = self.rates[group.backbone, group.image_size_px]
-        bill = Bill(flops, to_forward * rates.picture_seconds + flops / rates.multiply_adds_per_second) if group.left else Bill()
+        cost = Cost(flops, to_forward * rates.picture_seconds + flops / rates.multiply_adds_per_second) if group.left else Cost()
         return TrunkUse(
             trunk_id=group.trunk_id,
             backbone=group.backbone,
@@ -100,10 +100,10 @@ class _Outlook:
             samples=total,
             samples_stored=stored,
             samples_to_forward=to_forward,
-            bytes_per_sample=cost.num_bytes,
-            bytes=total * cost.num_bytes,
-            flops=int(bill.flops),
-            seconds=round(bill.seconds / self.workers.count, 2),
+            bytes_per_sample=each.num_bytes,
+            bytes=total * each.num_bytes,
+            flops=int(cost.flops),
+            seconds=round(cost.seconds / self.workers.count, 2),
         )
 
     def image_phases(self) -> tuple[ImagePhase, ...]:
@@ -111,7 +111,7 @@ class _Outlook:
         return tuple(
             ImagePhase(
                 variant_id=work.variant.variant_id,
-                label=self.agenda.label(work),
+                label=self.work_plan.label(work),
                 epochs=stretch.phase.num_epochs,
                 num_frozen_stages=stretch.phase.num_frozen_stages,
                 reason=stretch.reason,
@@ -123,10 +123,10 @@ class _Outlook:
 
     def estimate(self, trunks: Sequence[TrunkUse]) -> Estimate:
         """What is left costs, against a job for each variant that is left without a feature store."""
-        filling = Bill(sum(t.flops for t in trunks), self.workers.count * sum(t.seconds for t in trunks))
-        asked = sum((self._bill(work) for work in self.left), filling)
-        alone = sum((self._bill(work, alone=True) for work in self.left), Bill())
-        seconds = {name: round(bill.seconds / self.workers.count, 3) for name, bill in (("asked", asked), ("alone", alone))}
+        filling = Cost(sum(t.flops for t in trunks), self.workers.count * sum(t.seconds for t in trunks))
+        asked = sum((self._cost(work) for work in self.left), filling)
+        alone = sum((self._cost(work, alone=True) for work in self.left), Cost())
+        seconds = {name: round(cost.seconds / self.workers.count, 3) for name, cost in (("asked", asked), ("alone", alone))}
         return Estimate(
             flops=int(asked.flops),
             flops_alone=int(alone.flops),
@@ -158,13 +158,13 @@ class _Outlook:
         trunks = [
             trunk_of(work.variant, work.weights.digest, self.device, varied=view > 0) for view in range(work.variant.fit.views)
         ]
-        done = self.agenda.is_done(self.settings, work)
+        done = self.work_plan.is_done(self.settings, work)
         return Course(work.variant, done, stretches, tuple(trunk.id for trunk in trunks))
 
     def _value_bytes(self, group: TrunkGroup) -> int:
         from heads.trunks.trunk import feature_dtype
 
-        sharing = next(work for work in self.agenda.works if work.variant.variant_id in group.variants)
+        sharing = next(work for work in self.work_plan.works if work.variant.variant_id in group.variants)
         return feature_dtype(self.device, sharing.variant.fit.precision).itemsize
 
     def _count(self, group: TrunkGroup) -> tuple[int, int, int]:
@@ -190,17 +190,17 @@ class _Outlook:
         """Whether its contest may end the work early: one that can not probe on stored features just trains."""
         return work.in_contest and bool(self.courses[work.key].stretches[0].taps)
 
-    def _bill(self, work: Work, *, alone: bool = False) -> Bill:
+    def _cost(self, work: Work, *, alone: bool = False) -> Cost:
         """What training a variant costs, `alone` without a feature store."""
-        rivals, kept = [other for other in self.left if self._is_screened(other)], self.agenda.plan.screening
-        bill = Bill()
+        rivals, kept = [other for other in self.left if self._is_screened(other)], self.work_plan.plan.screening
+        cost = Cost()
         for number, stretch in enumerate(self.courses[work.key].stretches):
             # Of those in contest only the best go on after the first phase, whoever they will be.
             share = min(1.0, (kept or 1) / len(rivals)) if number and self._is_screened(work) else 1.0
-            bill += self._bill_stretch(work, stretch, stored=bool(stretch.taps) and not alone).times(share)
-        return bill
+            cost += self._cost_of_stretch(work, stretch, stored=bool(stretch.taps) and not alone).times(share)
+        return cost
 
-    def _bill_stretch(self, work: Work, stretch: Stretch, *, stored: bool) -> Bill:
+    def _cost_of_stretch(self, work: Work, stretch: Stretch, *, stored: bool) -> Cost:
         from heads.data.dataset import DEFAULT_CACHE_BYTES
         from heads.trunks.pricing import BYTES_PER_SECOND, epoch_multiply_adds, price
 
@@ -217,17 +217,17 @@ class _Outlook:
             reading = samples * (again * rates.picture_seconds + rates.kept_picture_seconds)
         steps = samples / variant.fit.batch_size
         seconds = reading + steps * STEP_SECONDS + flops / rates.multiply_adds_per_second
-        return Bill(flops, seconds).times(phase.num_epochs)
+        return Cost(flops, seconds).times(phase.num_epochs)
 
     def _find_rates(self, *, calibrate: bool) -> dict[Network, Rates]:
         from heads.trunks.calibration import measure_rates, state_rates
 
-        works = {(work.variant.backbone, work.variant.fit.image_size_px): work for work in self.agenda.works}
+        works = {(work.variant.backbone, work.variant.fit.image_size_px): work for work in self.work_plan.works}
         if not calibrate or not self.left:
             return {network: state_rates(network[1]) for network in works}
         # A few of the files: finding one may mean reading it.
-        train = [sample for sample in self.agenda.version.samples if sample.split == "train"]
-        files = [locate(self.agenda.version, sample) for sample in train[:: max(1, len(train) // MAX_FILES)][:MAX_FILES]]
+        train = [sample for sample in self.work_plan.version.samples if sample.split == "train"]
+        files = [locate(self.work_plan.version, sample) for sample in train[:: max(1, len(train) // MAX_FILES)][:MAX_FILES]]
         return {
             network: measure_rates(
                 work.variant,

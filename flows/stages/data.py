@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flows.records import DataVersion
 from flows.settings import Settings
-from flows.stages.session import Desk
+from flows.stages.session import RetrainingSession
 
 LOST = "the data version that data.dvc named could not be had here; the new one holds this source alone"
 
@@ -79,13 +79,13 @@ def ingest(
     )
 
 
-def version_data(desk: Desk, source: str | None) -> DataVersion:
+def version_data(session: RetrainingSession, source: str | None) -> DataVersion:
     """The workspace's data version, with what is new at `source` brought in first."""
     from flows import dataset
 
     if source:
-        found = ingest(desk.settings, source)
-        desk.say(f"{source}: {found.added} added, {found.updated} updated, {len(found.quarantined)} set aside")
-    version = dataset.read_version(desk.settings.workspace)
-    desk.say(f"Data version {version.digest[:12]}: {len(version.samples)} samples")
+        found = ingest(session.settings, source)
+        session.say(f"{source}: {found.added} added, {found.updated} updated, {len(found.quarantined)} set aside")
+    version = dataset.read_version(session.settings.workspace)
+    session.say(f"Data version {version.digest[:12]}: {len(version.samples)} samples")
     return version

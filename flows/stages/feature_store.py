@@ -11,7 +11,7 @@ from pathlib import Path
 from flows import dataset
 from flows.errors import Busy
 from flows.settings import Settings
-from flows.stages.session import Desk
+from flows.stages.session import RetrainingSession
 
 # Of the room on its disk that nothing else takes, what the store may fill where no size is set.
 SHARE_OF_DISK = 0.5
@@ -130,18 +130,18 @@ def check_features(settings: Settings) -> None:
         FeatureStore(settings.features).trunks()
 
 
-def keep_in_bounds(desk: Desk) -> None:
+def keep_in_bounds(session: RetrainingSession) -> None:
     """Removes the features used least recently where the store outgrew its bounds, and says so; not beside another retraining."""
     from heads.features import FeatureStore
 
-    root = _root(desk.settings)
-    if isinstance(root, str) and desk.settings.features_max_bytes is None:
+    root = _root(session.settings)
+    if isinstance(root, str) and session.settings.features_max_bytes is None:
         return
     total = sum(shelf.num_bytes for shelf in FeatureStore(root).status())
-    allowed = _max_bytes(desk.settings, total)
-    if allowed is not None and total > allowed and not _at_work(desk.settings, besides=desk.plan.name):
-        freed = _prune(desk.settings, allowed)
-        desk.say(f"The feature store was over its {allowed / 1e9:.1f} GB: {freed.freed_bytes / 1e9:.1f} GB are freed")
+    allowed = _max_bytes(session.settings, total)
+    if allowed is not None and total > allowed and not _at_work(session.settings, besides=session.plan.name):
+        freed = _prune(session.settings, allowed)
+        session.say(f"The feature store was over its {allowed / 1e9:.1f} GB: {freed.freed_bytes / 1e9:.1f} GB are freed")
 
 
 def _prune(settings: Settings, max_bytes: int) -> Pruned:

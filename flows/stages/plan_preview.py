@@ -10,7 +10,7 @@ from flows.plan import Plan
 from flows.settings import Settings
 from flows.stages.cost_estimate import estimate_costs
 from flows.stages.costs import Estimate, ImagePhase, TrunkUse
-from flows.stages.planning import plan_works, why_failed
+from flows.stages.planning import make_work_plan, why_failed
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Previe
     from flows import dataset
 
     version = dataset.read_version(settings.workspace)
-    agenda = plan_works(plan, version)
-    rows = zip(agenda.works, plans.describe([work.variant for work in agenda.works]), strict=True)
+    work_plan = make_work_plan(plan, version)
+    rows = zip(work_plan.works, plans.describe([work.variant for work in work_plan.works]), strict=True)
     variants = tuple(
         PlannedVariant(
             variant_id=row.variant_id,
@@ -65,17 +65,17 @@ def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Previe
             freeze=row.freeze,
             fit=row.fit,
             epochs=work.variant.fit.epochs,
-            done=agenda.is_done(settings, work),
+            done=work_plan.is_done(settings, work),
             failed=why_failed(settings, work),
         )
         for work, row in rows
     )
-    costs = estimate_costs(settings, agenda, calibrate=calibrate)
+    costs = estimate_costs(settings, work_plan, calibrate=calibrate)
     return Preview(
         name=plan.name,
         data_version=version.digest,
         samples=len(version.samples),
-        metric=agenda.metric,
+        metric=work_plan.metric,
         variants=variants,
         left=sum(not variant.done for variant in variants),
         trunks=costs.trunks,

@@ -15,14 +15,14 @@ from flows.errors import AskedWrongly
 from flows.plan import Plan
 from flows.records import DataVersion, Weights, Work
 from flows.settings import Settings
-from flows.stages.session import Desk
+from flows.stages.session import RetrainingSession
 from flows.workspace import check_turned
 
-_PLANNED: ContextVar[Agenda | None] = ContextVar("planned", default=None)
+_PLANNED: ContextVar[WorkPlan | None] = ContextVar("planned", default=None)
 
 
 @dataclass(frozen=True)
-class Agenda:
+class WorkPlan:
     """What a plan asks for on one data version: its works in the plan's order, the measure that ranks, and its key."""
 
     plan: Plan
@@ -45,7 +45,7 @@ class Agenda:
         return {target.column: plans.class_names(target, self.version) for target in plans.targets_of(self.plan, self.version)}
 
 
-def plan_works(plan: Plan, version: DataVersion) -> Agenda:
+def make_work_plan(plan: Plan, version: DataVersion) -> WorkPlan:
     """The works of a plan on a data version, with the weights found and checked.
 
     Raises AskedWrongly on a plan that the data does not serve, WeightsError on a weights file that does not fit.
@@ -65,27 +65,27 @@ def plan_works(plan: Plan, version: DataVersion) -> Agenda:
         for v in variants
     )
     key = plans.retraining_key(plan, version, works)
-    return Agenda(plan, version, works, plans.primary_metric(plan, version), key)
+    return WorkPlan(plan, version, works, plans.primary_metric(plan, version), key)
 
 
 @contextlib.contextmanager
-def planned(agenda: Agenda | None) -> Iterator[None]:
-    """Let a retraining in this block take this agenda, where it asks for the same plan on the same data version."""
-    token = _PLANNED.set(agenda)
+def planned(work_plan: WorkPlan | None) -> Iterator[None]:
+    """Let a retraining in this block take this work_plan, where it asks for the same plan on the same data version."""
+    token = _PLANNED.set(work_plan)
     try:
         yield
     finally:
         _PLANNED.reset(token)
 
 
-def make_agenda(desk: Desk, version: DataVersion) -> Agenda:
-    """The works of the desk's plan; says how many are left."""
-    agenda = _PLANNED.get()
-    if agenda is None or agenda.plan != desk.plan or _identity(agenda.version) != _identity(version):
-        agenda = plan_works(desk.plan, version)
-    left = sum(not agenda.is_done(desk.settings, work) for work in agenda.works)
-    desk.say(f"{len(agenda.works)} variants, {left} left to train")
-    return agenda
+def plan_work(session: RetrainingSession, version: DataVersion) -> WorkPlan:
+    """The works of the session's plan; says how many are left."""
+    work_plan = _PLANNED.get()
+    if work_plan is None or work_plan.plan != session.plan or _identity(work_plan.version) != _identity(version):
+        work_plan = make_work_plan(session.plan, version)
+    left = sum(not work_plan.is_done(session.settings, work) for work in work_plan.works)
+    session.say(f"{len(work_plan.works)} variants, {left} left to train")
+    return work_plan
 
 
 def _identity(version: DataVersion) -> tuple[str, str, Path]:
@@ -108,11 +108,11 @@ def why_failed(settings: Settings, work: Work) -> str | None:
     return failure.reason if failure else None
 
 
-def failures(settings: Settings, agenda: Agenda) -> dict[str, str]:
+def failures(settings: Settings, work_plan: WorkPlan) -> dict[str, str]:
     """Why works failed for good, by work key. Raises AskedWrongly where all of them did."""
-    found = {work.key: why_failed(settings, work) for work in agenda.works}
+    found = {work.key: why_failed(settings, work) for work in work_plan.works}
     reasons = {key: reason for key, reason in found.items() if reason}
-    if len(reasons) == len(agenda.works):
-        told = "; ".join(f"{agenda.label(work)}: {reasons[work.key]}" for work in agenda.works)
+    if len(reasons) == len(work_plan.works):
+        told = "; ".join(f"{work_plan.label(work)}: {reasons[work.key]}" for work in work_plan.works)
         raise AskedWrongly(f"every variant of the plan failed, so nothing can be ranked: {told}")
     return reasons

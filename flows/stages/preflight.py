@@ -13,7 +13,7 @@ from flows.settings import Settings, read_stack, stack_words
 from flows.stages.planning import find_weights
 
 
-def check_reach(settings: Settings, plan: Plan, *, prefect: str | None) -> None:
+def preflight_check(settings: Settings, plan: Plan, *, prefect: str | None) -> None:
     """Return where a workspace can be written, every address answers, the weights fit, and the plan's workers can be had.
 
     `prefect` is the address of a standing server. Raises AskedWrongly and WeightsError, each within seconds.

@@ -8,15 +8,15 @@ import threading
 from collections.abc import Iterator
 
 from flows import job
-from flows.stages.planning import Agenda
-from flows.stages.session import Desk, Event
+from flows.stages.planning import WorkPlan
+from flows.stages.session import Event, RetrainingSession
 
 LOG = logging.getLogger(__name__)
 EVERY_SECONDS = 1.0
 
 
 @contextlib.contextmanager
-def showing_progress(desk: Desk, agenda: Agenda, order: job.Job) -> Iterator[None]:
+def showing_progress(session: RetrainingSession, work_plan: WorkPlan, order: job.Job) -> Iterator[None]:
     """Tell how far the features and epochs on disk are, and what lost workers cost, from a thread that no listener can end."""
     stop = threading.Event()
     told: list[str] = []
@@ -24,17 +24,17 @@ def showing_progress(desk: Desk, agenda: Agenda, order: job.Job) -> Iterator[Non
     def tell_losses() -> None:
         for line in order.folder.read_losses()[len(told) :]:
             told.append(line)
-            desk.say(line)
+            session.say(line)
 
     def watch() -> None:
         before: Event | None = None
         while not stop.wait(EVERY_SECONDS):
             try:
                 tell_losses()
-                event = _progress(desk, agenda, order, before)
+                event = _progress(session, work_plan, order, before)
                 if event != before:
                     before = event
-                    desk.tell(event)
+                    session.tell(event)
             except Exception as error:
                 LOG.warning("progress is not shown now, the training goes on: %s", error)
 
@@ -46,16 +46,16 @@ def showing_progress(desk: Desk, agenda: Agenda, order: job.Job) -> Iterator[Non
         stop.set()
         thread.join(5)
         tell_losses()
-    desk.tell(Event(share=1.0))
+    session.tell(Event(share=1.0))
 
 
-def _progress(desk: Desk, agenda: Agenda, order: job.Job, before: Event | None) -> Event:
+def _progress(session: RetrainingSession, work_plan: WorkPlan, order: job.Job, before: Event | None) -> Event:
     """How far a training is; its share never falls, and features, where some are to be stored, are half of it."""
-    done = job.count_epochs(desk.settings.storage, agenda.works)
+    done = job.count_epochs(session.settings.storage, work_plan.works)
     stored, to_store = order.folder.num_stored()
-    share = sum(done.values()) / sum(work.variant.fit.epochs for work in agenda.works)
+    share = sum(done.values()) / sum(work.variant.fit.epochs for work in work_plan.works)
     if to_store:
         share = (stored / to_store + share) / 2
-    epochs = {agenda.label(work): (done[work.key], work.variant.fit.epochs) for work in agenda.works}
+    epochs = {work_plan.label(work): (done[work.key], work.variant.fit.epochs) for work in work_plan.works}
     least = before.share or 0.0 if before else 0.0
     return Event(share=max(share, least), epochs=epochs, features=(stored, to_store) if to_store else None)

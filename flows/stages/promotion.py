@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from flows import dataset
 from flows import plan as plans
 from flows.records import DataVersion, ModelVersion, Verdict
-from flows.stages.planning import Agenda
+from flows.stages.planning import WorkPlan
 from flows.stages.scoring import Scores
-from flows.stages.session import Desk
+from flows.stages.session import RetrainingSession
 
 
 @dataclass(frozen=True)
@@ -21,39 +21,39 @@ class Outcome:
     model: ModelVersion | None
 
 
-def promote(desk: Desk, agenda: Agenda, scores: Scores) -> Outcome:
+def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> Outcome:
     """The gate's verdict, carried out: the candidate's version becomes champion, or stays challenger; the ledger keeps it."""
     from flows import gate
 
-    name, candidate, champion = desk.plan.name, scores.candidate, scores.champion
-    known = {version.tags.get("headstart.work_key"): version for version in desk.registry.versions(name)}
+    name, candidate, champion = session.plan.name, scores.candidate, scores.champion
+    known = {version.tags.get("headstart.work_key"): version for version in session.registry.versions(name)}
     withdrawn = candidate.key in known and known[candidate.key].tags.get("headstart.withdrawn") == "true"
-    rules = desk.plan.promotion
+    rules = session.plan.promotion
     verdict = gate.decide(
         scores.table,
         scores.champion_table,
-        gate.Policy(agenda.metric, rules.min_gain, rules.alpha),
-        majority=majority_classes(agenda.version),
+        gate.Policy(work_plan.metric, rules.min_gain, rules.alpha),
+        majority=majority_classes(work_plan.version),
         withdrawn=withdrawn,
         champion_name=f"champion {champion.version}" if champion else "",
     )
     if champion and scores.champion_table and scores.table.bundle_digest == scores.champion_table.bundle_digest:
         return Outcome(verdict, champion)
-    desk.say("Registering the candidate")
-    version = desk.registry.register(
+    session.say("Registering the candidate")
+    version = session.registry.register(
         name,
         bundle=candidate.bundle,
         run_id=str(candidate.run_id),
         work_key=candidate.key,
         variant_id=candidate.variant.variant_id,
-        data_version=agenda.version.digest,
-        git_commit=dataset.head_commit(desk.settings.workspace),
+        data_version=work_plan.version.digest,
+        git_commit=dataset.head_commit(session.settings.workspace),
         metrics=scores.table.metrics,
     )
     if verdict.promoted:
-        return Outcome(verdict, desk.registry.promote(name, version.version, verdict))
-    desk.registry.record(name, version.version, verdict)
-    return Outcome(verdict, desk.registry.set_challenger(name, version.version))
+        return Outcome(verdict, session.registry.promote(name, version.version, verdict))
+    session.registry.record(name, version.version, verdict)
+    return Outcome(verdict, session.registry.set_challenger(name, version.version))
 
 
 def majority_classes(version: DataVersion) -> dict[str, str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from flows import job
 from flows.records import ModelVersion, ScoreTable, TrainedVariant, TrainResult
-from flows.stages.planning import Agenda
-from flows.stages.session import Desk
+from flows.stages.planning import WorkPlan
+from flows.stages.session import RetrainingSession
 from flows.stages.training import run_job
 
 
@@ -23,49 +23,49 @@ class Scores:
     champion_table: ScoreTable | None
 
 
-def score(desk: Desk, agenda: Agenda, trained: TrainResult) -> Scores:
+def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult) -> Scores:
     """The best variant on validation and the present champion, sample by sample on the holdout of this data version."""
     from flows import gate
 
-    candidate = gate.choose(trained.variants, agenda.metric)
-    champion = desk.registry.current(desk.plan.name).get("champion")
-    target = agenda.metric.rpartition("/")[0]
-    if not any(s.split == "test" and s.labels[target] is not None for s in agenda.version.samples):
-        empty = ScoreTable("", agenda.version.digest, (), {})
+    candidate = gate.choose(trained.variants, work_plan.metric)
+    champion = session.registry.current(session.plan.name).get("champion")
+    target = work_plan.metric.rpartition("/")[0]
+    if not any(s.split == "test" and s.labels[target] is not None for s in work_plan.version.samples):
+        empty = ScoreTable("", work_plan.version.digest, (), {})
         return Scores(candidate, empty, champion, None)
-    bundles = [candidate.bundle, *([_bundle_of(desk, champion)] if champion else [])]
-    desk.say("Scoring the candidate" + (f" and champion {champion.version}" if champion else "") + " on the holdout")
-    tables = _score_bundles(desk, agenda, bundles)
+    bundles = [candidate.bundle, *([_bundle_of(session, champion)] if champion else [])]
+    session.say("Scoring the candidate" + (f" and champion {champion.version}" if champion else "") + " on the holdout")
+    tables = _score_bundles(session, work_plan, bundles)
     return Scores(candidate, tables[0], champion, tables[1] if champion else None)
 
 
-def _score_bundles(desk: Desk, agenda: Agenda, bundles: list[Path]) -> list[ScoreTable]:
+def _score_bundles(session: RetrainingSession, work_plan: WorkPlan, bundles: list[Path]) -> list[ScoreTable]:
     from heads.bundle import digest
 
-    files = [job.scores_file(desk.settings.storage, digest(bundle), agenda.version.digest) for bundle in bundles]
+    files = [job.scores_file(session.settings.storage, digest(bundle), work_plan.version.digest) for bundle in bundles]
     missing = {file.name: bundle for bundle, file in zip(bundles, files, strict=True) if not file.exists()}
     if missing:
         key = hashlib.sha256("".join(missing).encode()).hexdigest()[:16]
         order = job.Job(
             kind="score",
             key=key,
-            name=desk.plan.name,
-            storage=desk.settings.storage,
-            version=agenda.version,
-            classes=agenda.classes,
-            workers=desk.plan.workers.group(),
+            name=session.plan.name,
+            storage=session.settings.storage,
+            version=work_plan.version,
+            classes=work_plan.classes,
+            workers=session.plan.workers.group(),
             bundles=tuple(missing.values()),
         )
-        run_job(desk, order)
+        run_job(session, order)
     return [job.read_scores(file) for file in files]
 
 
-def _bundle_of(desk: Desk, version: ModelVersion) -> Path:
+def _bundle_of(session: RetrainingSession, version: ModelVersion) -> Path:
     """A registered version's bundle: where it was trained, else pulled once."""
-    trained = job.WorkFolder.of(desk.settings.storage, version.tags.get("headstart.work_key", "-")).bundle
+    trained = job.WorkFolder.of(session.settings.storage, version.tags.get("headstart.work_key", "-")).bundle
     if trained.is_dir():
         return trained
-    pulled = desk.settings.storage / "pulled" / f"{version.name}-{version.version}"
+    pulled = session.settings.storage / "pulled" / f"{version.name}-{version.version}"
     if not pulled.is_dir():
-        desk.registry.pull(version.name, version.version, pulled)
+        session.registry.pull(version.name, version.version, pulled)
     return pulled

@@ -50,8 +50,8 @@ def listening(listener: Listener) -> Iterator[None]:
         _LISTENERS.reset(token)
 
 
-class Desk:
-    """The tools of one retraining, each opened when it is first needed; made by `open_desk`."""
+class RetrainingSession:
+    """The tools of one retraining, each opened when it is first needed; made by `open_session`."""
 
     def __init__(
         self, settings: Settings, plan: Plan, flow_run_id: str, held: contextlib.ExitStack, runs: contextlib.ExitStack
@@ -63,7 +63,7 @@ class Desk:
         self._cluster: Cluster | None = None
 
     def tell(self, event: Event) -> None:
-        """Hand an event to whoever listened when the desk was opened."""
+        """Hand an event to whoever listened when the session was opened."""
         for listener in self._listeners:
             listener(event)
 
@@ -72,13 +72,13 @@ class Desk:
         self.tell(Event(text))
 
     def start_run(self, key: str, origin: tracking.Origin) -> str:
-        """The id of the retraining's own MLflow run, which ends with the desk's block where that fails."""
+        """The id of the retraining's own MLflow run, which ends with the session's block where that fails."""
         run_id = self.tracker.start_retraining(key, origin, self.plan.model_dump(mode="json"))
         self._runs.push(partial(_end_failed, self.tracker, run_id))
         return run_id
 
     def cluster(self) -> Cluster:
-        """The Ray cluster: the one that is named, else a local one, started now and ended with the desk."""
+        """The Ray cluster: the one that is named, else a local one, started now and ended with the session."""
         if self._cluster is None:
             group = self.plan.workers.group()
             opened = open_cluster(
@@ -89,17 +89,19 @@ class Desk:
 
 
 @contextlib.contextmanager
-def open_desk(settings: Settings, plan: Plan, *, flow_run_id: str = "", wait_seconds: float = WAIT_SECONDS) -> Iterator[Desk]:
-    """A desk for the block; one a model name at a time, so a second one waits for the first.
+def open_session(
+    settings: Settings, plan: Plan, *, flow_run_id: str = "", wait_seconds: float = WAIT_SECONDS
+) -> Iterator[RetrainingSession]:
+    """A session for the block; one a model name at a time, so a second one waits for the first.
 
     A block that fails leaves no run that says RUNNING. Raises Unreachable when MLflow does not answer, Busy when the
     wait is over.
     """
     tracking.reach(settings.tracking, settings.artifacts)
     with contextlib.ExitStack() as held, contextlib.ExitStack() as runs:
-        desk = Desk(settings, plan, flow_run_id, held, runs)
-        held.enter_context(_alone(desk, wait_seconds))
-        yield desk
+        session = RetrainingSession(settings, plan, flow_run_id, held, runs)
+        held.enter_context(_alone(session, wait_seconds))
+        yield session
 
 
 def _end_failed(
@@ -112,7 +114,7 @@ def _end_failed(
 
 @contextlib.contextmanager
 def warming(settings: Settings, plan: Plan) -> Iterator[None]:
-    """Start the local Ray beside whatever else the block has to start; a desk in the block joins it."""
+    """Start the local Ray beside whatever else the block has to start; a session in the block joins it."""
     if settings.ray_address:
         yield
         return
@@ -120,7 +122,7 @@ def warming(settings: Settings, plan: Plan) -> Iterator[None]:
     with contextlib.ExitStack() as held:
 
         def warm() -> None:
-            with contextlib.suppress(HeadstartError, OSError):  # the desk meets the same error, and tells it
+            with contextlib.suppress(HeadstartError, OSError):  # the session meets the same error, and tells it
                 held.enter_context(open_cluster(None, settings.storage, num_cpus=group.count * group.cpus_per_worker))
 
         thread = threading.Thread(target=warm, name="warm")
@@ -143,10 +145,10 @@ def open_registry(settings: Settings) -> Registry:
 
 
 @contextlib.contextmanager
-def _alone(desk: Desk, wait_seconds: float) -> Iterator[None]:
+def _alone(session: RetrainingSession, wait_seconds: float) -> Iterator[None]:
     """Hold the model name; the lock dies with its process."""
-    name = desk.plan.name
-    file = desk.settings.storage / "locks" / name
+    name = session.plan.name
+    file = session.settings.storage / "locks" / name
     file.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_seconds
     with file.open("a+") as lock:
@@ -161,7 +163,7 @@ def _alone(desk: Desk, wait_seconds: float) -> Iterator[None]:
             if time.monotonic() >= deadline:
                 raise Busy(f"another retraining of {name!r} is at work ({holder}); wait until it ends, then run this again")
             if not waiting:
-                desk.say(f"Waiting for another retraining of {name!r} ({holder})")
+                session.say(f"Waiting for another retraining of {name!r} ({holder})")
             waiting = True
             time.sleep(1)
         lock.truncate(0)

@@ -10,79 +10,79 @@ from functools import partial
 from flows import cluster, dataset, job, tracking
 from flows.records import FailedVariant, TrainResult
 from flows.stages.feature_store import check_features, keep_in_bounds
-from flows.stages.planning import Agenda, failures
+from flows.stages.planning import WorkPlan, failures
 from flows.stages.progress import showing_progress
-from flows.stages.session import Desk
+from flows.stages.session import RetrainingSession
 
 
-def train(desk: Desk, agenda: Agenda) -> TrainResult:
-    """Every variant of the agenda, finished or failed, with its MLflow run; only what is left is trained, in one Ray job.
+def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
+    """Every variant of the work_plan, finished or failed, with its MLflow run; only what is left is trained, in one Ray job.
 
     Raises AskedWrongly where all of them failed.
     """
-    left = {work.key for work in agenda.works if not agenda.is_done(desk.settings, work)}
+    left = {work.key for work in work_plan.works if not work_plan.is_done(session.settings, work)}
     if left:
-        check_features(desk.settings)
-        cluster.check(desk.settings.ray_address, desk.settings.storage, desk.plan.workers.group())
-    desk.tracker.repair()
-    origin = _origin(desk, agenda)
-    run_id = desk.start_run(agenda.key, origin)
+        check_features(session.settings)
+        cluster.check(session.settings.ray_address, session.settings.storage, session.plan.workers.group())
+    session.tracker.repair()
+    origin = _origin(session, work_plan)
+    run_id = session.start_run(work_plan.key, origin)
     seconds, num_forwarded, flops_stored = 0.0, 0, 0
     if left:
         order = job.Job(
             kind="train",
-            key=agenda.key,
-            name=desk.plan.name,
-            storage=desk.settings.storage,
-            features=desk.settings.features,
-            version=agenda.version,
-            classes=agenda.classes,
-            workers=desk.plan.workers.group(),
-            works=agenda.works,
-            screening=None if desk.plan.screening is None else job.Screening(desk.plan.screening, agenda.metric),
-            tracking=job.Tracking(desk.settings.tracking, desk.settings.artifacts, desk.plan.name, run_id, vars(origin)),
+            key=work_plan.key,
+            name=session.plan.name,
+            storage=session.settings.storage,
+            features=session.settings.features,
+            version=work_plan.version,
+            classes=work_plan.classes,
+            workers=session.plan.workers.group(),
+            works=work_plan.works,
+            screening=None if session.plan.screening is None else job.Screening(session.plan.screening, work_plan.metric),
+            tracking=job.Tracking(session.settings.tracking, session.settings.artifacts, session.plan.name, run_id, vars(origin)),
         )
-        with showing_progress(desk, agenda, order):
-            outcome = run_job(desk, order)
+        with showing_progress(session, work_plan, order):
+            outcome = run_job(session, order)
         seconds, num_forwarded, flops_stored = outcome.seconds, outcome.num_forwarded, outcome.flops_stored
-        keep_in_bounds(desk)
+        keep_in_bounds(session)
     from flows.pictures import draw_variant
 
-    work_root = job.works_root(desk.settings.storage)
+    work_root = job.works_root(session.settings.storage)
     draw = partial(draw_variant, work_root=work_root)
-    runs = tracking.fill_in(desk.tracker, run_id, agenda.works, work_root, origin, draw)
-    failed = _failed(desk, agenda, runs)
+    runs = tracking.fill_in(session.tracker, run_id, work_plan.works, work_root, origin, draw)
+    failed = _failed(session, work_plan, runs)
     gone = {one.key for one in failed}
-    storage = desk.settings.storage
-    found = [job.read_trained(storage, work, reused=work.key not in left) for work in agenda.works if work.key not in gone]
+    storage = session.settings.storage
+    found = [job.read_trained(storage, work, reused=work.key not in left) for work in work_plan.works if work.key not in gone]
     variants = tuple(replace(variant, run_id=runs.get(variant.key)) for variant in found)
     return TrainResult(variants, num_forwarded, seconds, failed, flops_stored, run_id=run_id)
 
 
-def _failed(desk: Desk, agenda: Agenda, runs: Mapping[str, str]) -> tuple[FailedVariant, ...]:
+def _failed(session: RetrainingSession, work_plan: WorkPlan, runs: Mapping[str, str]) -> tuple[FailedVariant, ...]:
     """The variants that failed for good, told; raises AskedWrongly where there are no others."""
-    reasons = failures(desk.settings, agenda)
-    gone = [work for work in agenda.works if work.key in reasons]
+    reasons = failures(session.settings, work_plan)
+    gone = [work for work in work_plan.works if work.key in reasons]
     for work in gone:
-        desk.say(f"Warning: {agenda.label(work)} failed and is left out of the ranking: {reasons[work.key]}")
+        session.say(f"Warning: {work_plan.label(work)} failed and is left out of the ranking: {reasons[work.key]}")
     return tuple(FailedVariant(work.key, work.variant, reasons[work.key], runs.get(work.key)) for work in gone)
 
 
-def _origin(desk: Desk, agenda: Agenda) -> tracking.Origin:
+def _origin(session: RetrainingSession, work_plan: WorkPlan) -> tracking.Origin:
     return tracking.Origin(
-        data_version=agenda.version.digest,
-        data_revision=agenda.version.revision,
-        data_source=str(agenda.version.data),
-        git_commit=dataset.head_commit(desk.settings.workspace),
-        flow_run_id=desk.flow_run_id or None,
+        data_version=work_plan.version.digest,
+        data_revision=work_plan.version.revision,
+        data_source=str(work_plan.version.data),
+        git_commit=dataset.head_commit(session.settings.workspace),
+        flow_run_id=session.flow_run_id or None,
     )
 
 
-def run_job(desk: Desk, order: job.Job) -> job.JobOutcome:
+def run_job(session: RetrainingSession, order: job.Job) -> job.JobOutcome:
     """The outcome of a job; one of the same key that still runs is joined, others of this name have no owner and are stopped."""
-    ray = desk.cluster()
-    for orphan in cluster.find_orphans(ray, desk.plan.name, job.jobs_root(order.storage), besides=order.folder.path):
-        desk.say(f"Stopping {orphan.submission_id}, which a crash left behind")
+    ray = session.cluster()
+    for orphan in cluster.find_orphans(ray, session.plan.name, job.jobs_root(order.storage), besides=order.folder.path):
+        session.say(f"Stopping {orphan.submission_id}, which a crash left behind")
         cluster.stop(ray, orphan.submission_id)
     submitted: list[str] = []
     try:
@@ -90,10 +90,10 @@ def run_job(desk: Desk, order: job.Job) -> job.JobOutcome:
             ray,
             job.begin(order),
             key=order.key,
-            name=desk.plan.name,
-            flow_run_id=desk.flow_run_id,
+            name=session.plan.name,
+            flow_run_id=session.flow_run_id,
             on_start=submitted.append,
-            say=desk.say,
+            say=session.say,
         )
     except BaseException as error:
         if (

@@ -128,17 +128,17 @@ def test_nothing_is_pruned_beside_a_retraining(workspace: Path, ask: Ask) -> Non
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         answer = ask(workspace, "features", "prune", "--max-size", "0")
-        desk: Any = Listening(workspace, 0, "other")
-        keep_in_bounds(desk)
+        session: Any = Listening(workspace, 0, "other")
+        keep_in_bounds(session)
         holder.communicate("")
     assert answer.status == 2
     assert "pets, pid 7" in answer.err
-    assert desk.said == []
+    assert session.said == []
     assert len(FeatureStore(workspace / ".headstart" / "features").status()) == 2
 
 
 class Listening:
-    """A desk that only keeps what was said at it."""
+    """A session that only keeps what was said at it."""
 
     def __init__(self, workspace: Path, max_bytes: int | None, name: str) -> None:
         self.settings = Settings(workspace=workspace, features_max_bytes=max_bytes)  # type: ignore[arg-type]
@@ -157,10 +157,10 @@ def planned(name: str) -> Any:
 def test_a_training_leaves_the_store_within_its_bounds_and_says_what_went(workspace: Path) -> None:
     store = FeatureStore(workspace / ".headstart" / "features")
     for max_bytes, left, words in ((10**9, 2, 0), (None, 2, 0), (40_000, 1, 1)):
-        desk: Any = Listening(workspace, max_bytes, "tiny")
-        keep_in_bounds(desk)
-        assert (len(store.status()), len(desk.said)) == (left, words)
-    assert "freed" in desk.said[0]
+        session: Any = Listening(workspace, max_bytes, "tiny")
+        keep_in_bounds(session)
+        assert (len(store.status()), len(session.said)) == (left, words)
+    assert "freed" in session.said[0]
 
 
 def test_unless_told_otherwise_the_store_takes_half_of_what_its_disk_has_left_for_it(workspace: Path, ask: Ask) -> None:

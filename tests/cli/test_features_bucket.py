@@ -107,10 +107,10 @@ def test_a_training_bounds_a_bucket_only_where_a_size_is_set(
     store = FeatureStore(ADDRESS)
     for number in range(2):
         store.shelf(f"{number:016x}").write([Key("0" * 32)], {"x": torch.zeros(1, 10_000)})
-    desk: Any = type("Desk", (), {"plan": parse_plan({"name": "tiny"}), "say": lambda self, text: None})()
+    session: Any = type("RetrainingSession", (), {"plan": parse_plan({"name": "tiny"}), "say": lambda self, text: None})()
     for max_bytes, left in ((None, 2), (10**6, 2), (50_000, 1)):
-        desk.settings = Settings(workspace=workspace, features_root=ADDRESS, features_max_bytes=max_bytes)  # type: ignore[arg-type]
-        keep_in_bounds(desk)
+        session.settings = Settings(workspace=workspace, features_root=ADDRESS, features_max_bytes=max_bytes)  # type: ignore[arg-type]
+        keep_in_bounds(session)
         assert len(store.status()) == left
 
 

@@ -33,8 +33,8 @@ from flows.plan import parse_plan
 from flows.settings import Settings
 from flows.tracking import Origin
 settings = Settings(storage_root=Path(sys.argv[1]), workspace=Path(sys.argv[1]))
-with stages.open_desk(settings, parse_plan({"name": "pets"})) as desk:
-    desk.tracker.start_retraining("k1", Origin("d1", "r1", "x"))
+with stages.open_session(settings, parse_plan({"name": "pets"})) as session:
+    session.tracker.start_retraining("k1", Origin("d1", "r1", "x"))
     print("there", flush=True)
     sys.stdin.read()
 """
@@ -91,8 +91,11 @@ def test_the_run_of_a_retraining_that_fails_or_is_interrupted_says_so(
     tmp_path: Path, error: BaseException | None, end: str
 ) -> None:
     settings = Settings(storage_root=tmp_path, workspace=tmp_path)
-    with contextlib.suppress(ValueError, KeyboardInterrupt), stages.open_desk(settings, parse_plan({"name": "pets"})) as desk:
-        run_id = desk.start_run("k1", Origin("d1", "r1", "x"))
+    with (
+        contextlib.suppress(ValueError, KeyboardInterrupt),
+        stages.open_session(settings, parse_plan({"name": "pets"})) as session,
+    ):
+        run_id = session.start_run("k1", Origin("d1", "r1", "x"))
         if error:
             raise error
     assert Tracker(settings.tracking, settings.artifacts, "pets")._client.get_run(run_id).info.status == end
@@ -100,7 +103,7 @@ def test_the_run_of_a_retraining_that_fails_or_is_interrupted_says_so(
 
 def test_whoever_ends_well_is_not_taken_for_crashed(tmp_path: Path) -> None:
     settings = Settings(storage_root=tmp_path, workspace=tmp_path)
-    with stages.open_desk(settings, parse_plan({"name": "pets"})) as desk:
-        desk.tracker.start_retraining("k1", Origin("d1", "r1", "x"))
+    with stages.open_session(settings, parse_plan({"name": "pets"})) as session:
+        session.tracker.start_retraining("k1", Origin("d1", "r1", "x"))
     assert (tmp_path / "locks" / "pets").read_text() == ""
     assert stages.end_crashed(settings) == []

@@ -19,7 +19,7 @@ from flows.settings import Settings
 from flows.stages import training as stage
 from flows.stages.cost_estimate import STEP_SECONDS, estimate_costs
 from flows.stages.costs import Costs
-from flows.stages.planning import Agenda, plan_works
+from flows.stages.planning import WorkPlan, make_work_plan
 from heads.trunks.pricing import epoch_multiply_adds, forward_multiply_adds
 
 NUM_TRAIN, NUM_VAL, SIZE_PX, EPOCHS = 10, 5, 64, 6
@@ -43,7 +43,7 @@ def version(tmp_path: Path) -> DataVersion:
 
 def keys(asked: Plan, version: DataVersion) -> dict[str, str]:
     """The work keys of the plan's variants, by variant id."""
-    return {work.variant.variant_id: work.key for work in plan_works(asked, version).works}
+    return {work.variant.variant_id: work.key for work in make_work_plan(asked, version).works}
 
 
 def test_a_contest_is_among_the_variants_that_probe_before_they_fine_tune(version: DataVersion) -> None:
@@ -54,7 +54,7 @@ def test_a_contest_is_among_the_variants_that_probe_before_they_fine_tune(versio
     assert contests.keys() == rivals
     assert len(rivals) == 4
     assert len(set(contests.values())) == 1, "all of them are rivals"
-    works = plan_works(asked, version).works
+    works = make_work_plan(asked, version).works
     assert [work.in_contest for work in works] == [work.variant.freeze == "lp_ft" for work in works]
 
 
@@ -76,7 +76,7 @@ def test_the_same_variant_is_the_same_work_only_among_the_same_rivals_by_the_sam
     ):
         found = keys(other, version)
         assert {variant for variant in usual if found[variant] == usual[variant]} == usual.keys() - rivals
-        assert plan_works(other, version).key != plan_works(plan(), version).key
+        assert make_work_plan(other, version).key != make_work_plan(plan(), version).key
     for same in (plan(name="y"), plan(heads=["mlp", "linear"]), plan(freeze=["none", "lp_ft"]), plan(workers={"count": 2})):
         assert keys(same, version) == usual
     assert keys(plan(freeze=["lp_ft"]), version).items() <= usual.items(), "those who only train beside a contest change nothing"
@@ -110,31 +110,31 @@ def test_a_screening_of_nobody_or_of_no_number_is_refused(fields: dict[str, Any]
         plan(**fields)
 
 
-def costs(agenda: Agenda) -> Costs:
-    return estimate_costs(Settings(workspace=agenda.version.data), agenda, calibrate=False)
+def costs(work_plan: WorkPlan) -> Costs:
+    return estimate_costs(Settings(workspace=work_plan.version.data), work_plan, calibrate=False)
 
 
-def finish(agenda: Agenda, work: Work) -> None:
-    write_json(Settings(workspace=agenda.version.data).storage / "work" / work.key / "result.json", {})
+def finish(work_plan: WorkPlan, work: Work) -> None:
+    write_json(Settings(workspace=work_plan.version.data).storage / "work" / work.key / "result.json", {})
 
 
 def test_a_plan_counts_the_fine_tuning_of_those_who_go_on_and_every_probe(version: DataVersion) -> None:
-    agenda, without = (plan_works(plan(freeze=["lp_ft"], screening=screening), version) for screening in (2, None))
-    tuning = TUNED_EPOCHS * epoch_multiply_adds(agenda.works[0].variant, 0, NUM_TRAIN, NUM_VAL, stored=False)
+    work_plan, without = (make_work_plan(plan(freeze=["lp_ft"], screening=screening), version) for screening in (2, None))
+    tuning = TUNED_EPOCHS * epoch_multiply_adds(work_plan.works[0].variant, 0, NUM_TRAIN, NUM_VAL, stored=False)
     probing = (NUM_TRAIN + NUM_VAL) * forward_multiply_adds("squeezenet1_1", SIZE_PX)
-    assert costs(agenda).estimate.flops == probing + 2 * tuning
+    assert costs(work_plan).estimate.flops == probing + 2 * tuning
     assert costs(without).estimate.flops == probing + 4 * tuning
 
 
 def test_the_seconds_of_a_plan_hold_the_probes_of_all_whoever_goes_on(version: DataVersion) -> None:
-    one, two = (costs(plan_works(plan(freeze=["lp_ft"], screening=keep, fit={"batch_size": 1}), version)) for keep in (1, 2))
+    one, two = (costs(make_work_plan(plan(freeze=["lp_ft"], screening=keep, fit={"batch_size": 1}), version)) for keep in (1, 2))
     without_tuning = 2 * one.estimate.seconds - two.estimate.seconds
     steps = 4 * (EPOCHS - TUNED_EPOCHS) * (NUM_TRAIN + NUM_VAL)
     assert without_tuning == pytest.approx(one.trunks[0].seconds + steps * STEP_SECONDS, abs=0.02)
 
 
 def test_a_plan_says_which_phases_are_only_run_by_winners(version: DataVersion, capsys: pytest.CaptureFixture[str]) -> None:
-    told = costs(plan_works(plan(), version)).images
+    told = costs(make_work_plan(plan(), version)).images
     assert [(one.epochs, one.in_contest) for one in told] == 2 * ([(TUNED_EPOCHS, True)] * 2 + [(EPOCHS, False)] * 2)
     planning._show_images([one for one in told if one.in_contest])
     words = "  16 epochs of 4 variants (at most: only those that win their contest): the whole backbone is trained"
@@ -144,21 +144,21 @@ def test_a_plan_says_which_phases_are_only_run_by_winners(version: DataVersion, 
 
 
 def test_after_a_contest_only_its_winners_are_left_to_pay_for(version: DataVersion) -> None:
-    agenda = plan_works(plan(freeze=["lp_ft"]), version)
+    work_plan = make_work_plan(plan(freeze=["lp_ft"]), version)
     probing = (NUM_TRAIN + NUM_VAL) * forward_multiply_adds("squeezenet1_1", SIZE_PX)
-    tuning = (costs(agenda).estimate.flops - probing) // 2
-    for loser in agenda.works[:2]:
-        finish(agenda, loser)
-    assert costs(agenda).estimate.flops == probing + 2 * tuning
-    finish(agenda, agenda.works[2])
-    assert costs(agenda).estimate.flops == probing + tuning
+    tuning = (costs(work_plan).estimate.flops - probing) // 2
+    for loser in work_plan.works[:2]:
+        finish(work_plan, loser)
+    assert costs(work_plan).estimate.flops == probing + 2 * tuning
+    finish(work_plan, work_plan.works[2])
+    assert costs(work_plan).estimate.flops == probing + tuning
 
 
 def test_variants_that_can_probe_on_images_alone_are_not_told_to_be_in_a_contest(version: DataVersion) -> None:
-    agenda = plan_works(plan(freeze=["lp_ft"], fit={"mixup": 0.2}), version)
-    without = plan_works(plan(freeze=["lp_ft"], fit={"mixup": 0.2}, screening=None), version)
-    assert not any(one.in_contest for one in costs(agenda).images)
-    assert costs(agenda).estimate.flops == costs(without).estimate.flops
+    work_plan = make_work_plan(plan(freeze=["lp_ft"], fit={"mixup": 0.2}), version)
+    without = make_work_plan(plan(freeze=["lp_ft"], fit={"mixup": 0.2}, screening=None), version)
+    assert not any(one.in_contest for one in costs(work_plan).images)
+    assert costs(work_plan).estimate.flops == costs(without).estimate.flops
 
 
 class Tracker:
@@ -176,9 +176,9 @@ def test_the_job_is_told_how_many_go_on_and_by_what_measure(
     version: DataVersion, screening: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = plan(screening=screening, promotion={"metric": "label/f1_macro"})
-    desk: Any = SimpleNamespace(settings=Settings(workspace=version.data), plan=asked, tracker=Tracker(), flow_run_id="")
-    desk.start_run = lambda *_: "parent"
-    desk.say = desk.tell = lambda _: None
+    session: Any = SimpleNamespace(settings=Settings(workspace=version.data), plan=asked, tracker=Tracker(), flow_run_id="")
+    session.start_run = lambda *_: "parent"
+    session.say = session.tell = lambda _: None
     orders: list[job.Job] = []
 
     def submit(_: Any, order: job.Job) -> None:
@@ -187,7 +187,7 @@ def test_the_job_is_told_how_many_go_on_and_by_what_measure(
 
     monkeypatch.setattr(stage, "run_job", submit)
     with pytest.raises(Submitted):
-        stage.train(desk, plan_works(asked, version))
+        stage.train(session, make_work_plan(asked, version))
     read = read_order(job.begin(orders[0]))
     assert read.screening == (None if screening is None else job.Screening(2, "label/f1_macro"))
     assert [work.in_contest for work in read.works] == [screening == 2 and work.variant.freeze == "lp_ft" for work in read.works]

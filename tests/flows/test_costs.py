@@ -12,13 +12,13 @@ import pytest
 
 from flows import job, stages
 from flows.files import write_json
-from flows.job.costs import Accounts, Charge, costs_of
+from flows.job.costs import ExtractionCosts, PassCost, costs_of
 from flows.job.work_folder import EpochRecord
 from flows.plan import parse_plan
 from flows.records import DataVersion, Sample, ScoreTable, TrainedVariant, TrainResult, Verdict, Weights, Work, Workers
 from flows.settings import Settings
 from flows.stages import closing, progress
-from flows.stages.planning import Agenda, plan_works
+from flows.stages.planning import WorkPlan, make_work_plan
 from flows.stages.promotion import Outcome as Promoted
 from flows.stages.scoring import Scores
 from flows.stages.session import Event
@@ -58,16 +58,16 @@ def test_the_time_of_filling_the_store_is_shared_and_outlives_a_kill(
     monkeypatch.setattr(job.costs, "monotonic", lambda: next(ticks))
     order = order_of(tmp_path, version, count=2, gpus_per_worker=0.5)
     order.folder.write_shares({"all": 10.0})
-    accounts = Accounts(order, leads=True)
-    shared, own = Charge(4, 400, {"all": 0.75, "lp_ft": 0.25}), Charge(2, 100, {"all": 1.0})
-    accounts.announce([shared, own])
+    costs = ExtractionCosts(order, leads=True)
+    shared, own = PassCost(4, 400, {"all": 0.75, "lp_ft": 0.25}), PassCost(2, 100, {"all": 1.0})
+    costs.announce([shared, own])
     assert order.folder.num_stored() == (0, 6)
-    accounts.begin(shared)
-    accounts.note(3)
+    costs.begin(shared)
+    costs.note(3)
     assert (order.folder.num_stored(), order.folder.flops_stored()) == ((3, 6), 300)
-    accounts.note(1)
-    accounts.begin(own)
-    accounts.note(2)
+    costs.note(1)
+    costs.begin(own)
+    costs.note(2)
     assert (order.folder.num_stored(), order.folder.flops_stored()) == ((6, 6), 500)
     shares = order.folder.read_shares()
     # Two looks at the clock for the pass that both share, one for the other's own: four seconds each.
@@ -81,9 +81,9 @@ def test_the_time_of_filling_the_store_is_shared_and_outlives_a_kill(
 
 def test_a_member_that_does_not_lead_leaves_the_shares_to_the_leader(tmp_path: Path, version: DataVersion) -> None:
     order = order_of(tmp_path, version)
-    accounts = Accounts(order, leads=False)
-    accounts.begin(Charge(1, 1, {"all": 1.0}))
-    accounts.note(1)
+    costs = ExtractionCosts(order, leads=False)
+    costs.begin(PassCost(1, 1, {"all": 1.0}))
+    costs.note(1)
     assert order.folder.read_shares() == {}
     assert order.folder.num_stored() == (1, 1)
 
@@ -98,9 +98,9 @@ def test_epochs_that_read_features_are_told_from_those_that_forward_images(tmp_p
 
 
 @pytest.fixture
-def agenda(version: DataVersion) -> Agenda:
+def work_plan(version: DataVersion) -> WorkPlan:
     fit = {"epochs": 4, "learning_rate": [0.001, 0.01]}
-    return plan_works(parse_plan({"name": "x", "backbones": ["squeezenet1_1"], "weights": "none", "fit": fit}), version)
+    return make_work_plan(parse_plan({"name": "x", "backbones": ["squeezenet1_1"], "weights": "none", "fit": fit}), version)
 
 
 def trained(each: Work, *, reused: bool, forwarded: int, read: int, flops: int, alone: int) -> TrainedVariant:
@@ -109,15 +109,15 @@ def trained(each: Work, *, reused: bool, forwarded: int, read: int, flops: int, 
     return TrainedVariant(each.key, each.variant, reused, metrics, 1, 1, forwarded, 1.5, Path(), **counts)  # type: ignore[arg-type]
 
 
-def test_a_report_counts_what_was_done_now_and_saved_by_it(agenda: Agenda) -> None:
-    first, second = agenda.works
+def test_a_report_counts_what_was_done_now_and_saved_by_it(work_plan: WorkPlan) -> None:
+    first, second = work_plan.works
     variants = (
         trained(first, reused=True, forwarded=99, read=99, flops=99, alone=99),
         trained(second, reused=False, forwarded=8, read=24, flops=30, alone=100),
     )
     result = TrainResult(variants, 20, 0.1, (), flops_stored=10, run_id="parent")
     scores = Scores(variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
-    told = closing.make_report(agenda, result, scores, Promoted(Verdict(False, ("too few",)), None), {})
+    told = closing.make_report(work_plan, result, scores, Promoted(Verdict(False, ("too few",)), None), {})
     assert told.counts == stages.Counts(
         samples=10,
         trunk_forwards=20,
@@ -132,7 +132,7 @@ def test_a_report_counts_what_was_done_now_and_saved_by_it(agenda: Agenda) -> No
 
 
 class Telling:
-    """A desk whose listeners fail at first."""
+    """A session whose listeners fail at first."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.told = settings, list[Event]()
@@ -144,22 +144,22 @@ class Telling:
 
 
 def test_progress_counts_features_first_and_then_epochs_and_no_listener_ends_it(
-    tmp_path: Path, agenda: Agenda, version: DataVersion, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, work_plan: WorkPlan, version: DataVersion, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(progress, "EVERY_SECONDS", 0.02)
     settings = Settings(workspace=tmp_path)
-    desk: Any = Telling(settings)
+    session: Any = Telling(settings)
     order = order_of(settings.storage, version)
-    first = agenda.works[0]
+    first = work_plan.works[0]
 
     def wait_for(is_so: Callable[[Event], bool]) -> Event:
         for _ in range(500):
-            if desk.told and is_so(desk.told[-1]):
-                return desk.told[-1]
+            if session.told and is_so(session.told[-1]):
+                return session.told[-1]
             progress.threading.Event().wait(0.02)
-        raise AssertionError(desk.told)
+        raise AssertionError(session.told)
 
-    with caplog.at_level(logging.WARNING), progress.showing_progress(desk, agenda, order):
+    with caplog.at_level(logging.WARNING), progress.showing_progress(session, work_plan, order):
         assert wait_for(lambda event: event.epochs != {}).features is None
         order.folder.write_to_store(8)
         write_json(order.folder.path / "stored-here-1.json", {"num_samples": 2, "flops": 1})
@@ -168,8 +168,8 @@ def test_progress_counts_features_first_and_then_epochs_and_no_listener_ends_it(
         assert wait_for(lambda event: event.features == (8, 8)).share == 0.5
         job.WorkFolder.of(settings.storage, first.key).add_progress(first.key, [EpochRecord(i, 0, {}, 0.5) for i in range(4)])
         last = wait_for(lambda event: event.share == 0.75)
-        assert last.epochs[agenda.label(first)] == (4, 4)
+        assert last.epochs[work_plan.label(first)] == (4, 4)
     assert "the server hiccups" in caplog.text
-    assert desk.told[-1] == Event(share=1.0)
-    shares = [event.share for event in desk.told]
+    assert session.told[-1] == Event(share=1.0)
+    shares = [event.share for event in session.told]
     assert shares == sorted(shares)

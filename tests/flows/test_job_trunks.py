@@ -12,7 +12,7 @@ import torch
 from flows import job
 from flows.errors import AskedWrongly
 from flows.job import trunks
-from flows.job.costs import Charge
+from flows.job.costs import PassCost
 from flows.job.datasets import Images
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from heads.features import FeatureStore, Key
@@ -43,9 +43,9 @@ def order(tmp_path: Path) -> job.Job:
 
 
 @pytest.fixture
-def filled(order: job.Job, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Charge], list[dict[tuple[int, int], set[str]]]]:
+def filled(order: job.Job, monkeypatch: pytest.MonkeyPatch) -> tuple[list[PassCost], list[dict[tuple[int, int], set[str]]]]:
     """What is announced, and by pass what is extracted: the names of the taps by (number of images, view)."""
-    announced: list[Charge] = []
+    announced: list[PassCost] = []
     extracted: list[dict[tuple[int, int], set[str]]] = []
 
     def extract(build: Any, trunk: Any, wanted: Any, *_: Any, **__: Any) -> int:
@@ -53,8 +53,8 @@ def filled(order: job.Job, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Charge
         return 0
 
     monkeypatch.setattr(trunks, "extract", extract)
-    monkeypatch.setattr(trunks.Accounts, "announce", lambda self, charges: announced.extend(charges))
-    trunks.Shelves(order, Images(order), torch.device("cpu")).fill(order.works)
+    monkeypatch.setattr(trunks.ExtractionCosts, "announce", lambda self, pass_costs: announced.extend(pass_costs))
+    trunks.JobFeatures(order, Images(order), torch.device("cpu")).fill(order.works)
     return announced, extracted
 
 

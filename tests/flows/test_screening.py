@@ -24,7 +24,7 @@ from flows.files import read_json
 from flows.job import member, screening
 from flows.plan import parse_plan
 from flows.records import DataVersion, Sample, Weights, Work, Workers
-from flows.stages.planning import Agenda, plan_works
+from flows.stages.planning import WorkPlan, make_work_plan
 from heads import bundle
 from heads.backbones import BACKBONES
 from heads.spec import Fit, Head, Variant
@@ -98,26 +98,26 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def agenda_of(version: DataVersion, weights: Path, screening: int | None = KEPT) -> Agenda:
+def work_plan_of(version: DataVersion, weights: Path, screening: int | None = KEPT) -> WorkPlan:
     """Variants that probe before they fine-tune, one a rate, and beside each one that is frozen to its end."""
     fit = {"epochs": EPOCHS, "batch_size": 6, "image_size_px": SIZE_PX, "augment": "none", "learning_rate": list(RATES)}
     told = {"name": "x", "backbones": ["squeezenet1_1"], "weights": str(weights), "heads": ["linear"], "fit": fit}
     rules = {"freeze": ["lp_ft", "all"], "screening": screening, "promotion": {"metric": METRIC}}
-    return plan_works(parse_plan(told | rules), version)
+    return make_work_plan(parse_plan(told | rules), version)
 
 
-def begin(storage: Path, agenda: Agenda) -> job.Job:
-    keep = agenda.plan.screening
+def begin(storage: Path, work_plan: WorkPlan) -> job.Job:
+    keep = work_plan.plan.screening
     order = job.Job(
         kind="train",
-        key=agenda.key,
+        key=work_plan.key,
         name="x",
         storage=storage,
-        version=agenda.version,
-        classes=agenda.classes,
-        workers=agenda.plan.workers.group(),
-        works=agenda.works,
-        screening=None if keep is None else job.Screening(keep, agenda.metric),
+        version=work_plan.version,
+        classes=work_plan.classes,
+        workers=work_plan.plan.workers.group(),
+        works=work_plan.works,
+        screening=None if keep is None else job.Screening(keep, work_plan.metric),
     )
     job.begin(order)
     return order
@@ -138,7 +138,7 @@ def train(order: job.Job, max_reports: float = math.inf) -> Group:
 
 @pytest.fixture(scope="module")
 def screened(version: DataVersion, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> job.Job:
-    order = begin(tmp_path_factory.mktemp("screened"), agenda_of(version, weights))
+    order = begin(tmp_path_factory.mktemp("screened"), work_plan_of(version, weights))
     train(order)
     return order
 
@@ -146,7 +146,7 @@ def screened(version: DataVersion, weights: Path, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="module")
 def whole(version: DataVersion, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> job.Job:
     """The same variants, all trained to their ends."""
-    order = begin(tmp_path_factory.mktemp("whole"), agenda_of(version, weights, screening=None))
+    order = begin(tmp_path_factory.mktemp("whole"), work_plan_of(version, weights, screening=None))
     train(order)
     return order
 
@@ -254,7 +254,7 @@ KILLS = {
 def test_a_killed_run_goes_on_to_the_same_bytes(
     kill: str, screened: job.Job, version: DataVersion, weights: Path, tmp_path: Path
 ) -> None:
-    order, (file, number) = begin(tmp_path, agenda_of(version, weights)), KILLS[kill]
+    order, (file, number) = begin(tmp_path, work_plan_of(version, weights)), KILLS[kill]
     with ExitStack() as held:
         if file:
             held.callback(kill_before(file, number).undo)
@@ -274,7 +274,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 def test_probes_whose_checkpoints_are_damaged_are_left_aside_with_a_word_and_trained_again(
     screened: job.Job, version: DataVersion, weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    order = begin(tmp_path, agenda_of(version, weights))
+    order = begin(tmp_path, work_plan_of(version, weights))
     with ExitStack() as held:
         held.callback(kill_before("result.json", 4).undo)
         held.enter_context(pytest.raises(Killed))

@@ -28,7 +28,7 @@ from flows.records import (
 )
 from flows.settings import Settings
 from flows.stages import closing, report, training
-from flows.stages.planning import Agenda, plan_works
+from flows.stages.planning import WorkPlan, make_work_plan
 from flows.stages.promotion import Outcome
 from flows.stages.scoring import Scores
 from flows.stages.session import Event
@@ -37,7 +37,7 @@ TRAINING = "?workflowType=machine_learning"
 
 
 class Listening:
-    """A desk that only keeps what was said at it."""
+    """A session that only keeps what was said at it."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.said = settings, list[str]()
@@ -52,12 +52,12 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def agenda(tmp_path: Path) -> Agenda:
+def work_plan(tmp_path: Path) -> WorkPlan:
     rows = [(f"{n:032x}", split, ("a", "b")[n % 2]) for n, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 2)]
     samples = tuple(Sample(digest, f"{digest}.png", split, {"label": label}) for digest, split, label in rows)
     version = DataVersion("d" * 32, "r" * 40, samples, tmp_path, ())
     plan = {"name": "x", "backbones": ["resnet18"], "weights": "none", "fit": {"learning_rate": [0.001, 5.0]}}
-    return plan_works(parse_plan(plan), version)
+    return make_work_plan(parse_plan(plan), version)
 
 
 def give_up(settings: Settings, work: Work) -> None:
@@ -69,52 +69,54 @@ def trained(work: Work) -> TrainedVariant:
     return TrainedVariant(work.key, work.variant, False, metrics, 1, 1, 6, 0.1, Path())
 
 
-def test_a_failed_variant_is_done_and_named_in_a_warning(settings: Settings, agenda: Agenda) -> None:
-    desk: Any = Listening(settings)
-    wild = agenda.works[1]
+def test_a_failed_variant_is_done_and_named_in_a_warning(settings: Settings, work_plan: WorkPlan) -> None:
+    session: Any = Listening(settings)
+    wild = work_plan.works[1]
     give_up(settings, wild)
-    assert [agenda.is_done(settings, each) for each in agenda.works] == [False, True]
-    assert training._failed(desk, agenda, {wild.key: "run1"}) == (FailedVariant(wild.key, wild.variant, "it diverged", "run1"),)
-    assert len(desk.said) == 1
-    assert "learning_rate 5 failed and is left out of the ranking: it diverged" in desk.said[0]
+    assert [work_plan.is_done(settings, each) for each in work_plan.works] == [False, True]
+    assert training._failed(session, work_plan, {wild.key: "run1"}) == (
+        FailedVariant(wild.key, wild.variant, "it diverged", "run1"),
+    )
+    assert len(session.said) == 1
+    assert "learning_rate 5 failed and is left out of the ranking: it diverged" in session.said[0]
 
 
-def test_a_plan_whose_variants_all_failed_is_refused_with_every_reason(settings: Settings, agenda: Agenda) -> None:
-    desk: Any = Listening(settings)
-    for each in agenda.works:
+def test_a_plan_whose_variants_all_failed_is_refused_with_every_reason(settings: Settings, work_plan: WorkPlan) -> None:
+    session: Any = Listening(settings)
+    for each in work_plan.works:
         give_up(settings, each)
     with pytest.raises(
         AskedWrongly, match=r"every variant .* learning_rate 0\.001: it diverged; .* learning_rate 5: it diverged"
     ):
-        training._failed(desk, agenda, {})
+        training._failed(session, work_plan, {})
 
 
-def test_the_report_names_a_failed_variant_apart_from_those_ranked(agenda: Agenda) -> None:
-    tame, wild = agenda.works
+def test_the_report_names_a_failed_variant_apart_from_those_ranked(work_plan: WorkPlan) -> None:
+    tame, wild = work_plan.works
     result = TrainResult(
         (trained(tame),), 6, 0.1, (FailedVariant(wild.key, wild.variant, "it diverged", "run1"),), run_id="parent"
     )
     scores = Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
-    told = closing.make_report(agenda, result, scores, Outcome(Verdict(False, ("too few",)), None), {})
+    told = closing.make_report(work_plan, result, scores, Outcome(Verdict(False, ("too few",)), None), {})
     assert [one.variant_id for one in told.variants] == [tame.variant.variant_id]
-    assert [(one.label, one.reason, one.run_id) for one in told.failed] == [(agenda.label(wild), "it diverged", "run1")]
+    assert [(one.label, one.reason, one.run_id) for one in told.failed] == [(work_plan.label(wild), "it diverged", "run1")]
     assert len(stages.leaderboard(told)) == 1
-    assert f"Failed and left out: {agenda.label(wild)}: it diverged" in stages.verdict_text(told)
+    assert f"Failed and left out: {work_plan.label(wild)}: it diverged" in stages.verdict_text(told)
 
 
-def reported(agenda: Agenda, seconds: dict[str, float]) -> stages.Report:
+def reported(work_plan: WorkPlan, seconds: dict[str, float]) -> stages.Report:
     """The report of a retraining of both variants, the second of which has no finite loss."""
-    first, second = trained(agenda.works[0]), trained(agenda.works[1])
+    first, second = trained(work_plan.works[0]), trained(work_plan.works[1])
     exact = {"val/label/accuracy": 0.123456789012, "val/label/loss": float("nan")}
     result = TrainResult((replace(first, run_id="run1"), replace(second, run_id="run2", metrics=exact)), 6, 2.5, run_id="parent")
     version = ModelVersion("x", "3", ("champion",), {}, 0.0)
     scores = Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
-    told = closing.make_report(agenda, result, scores, Outcome(Verdict(True, ("better",)), version), seconds)
+    told = closing.make_report(work_plan, result, scores, Outcome(Verdict(True, ("better",)), version), seconds)
     return replace(told, run_id="parent", experiment_id="7")
 
 
-def test_what_is_printed_and_kept_of_a_report_has_these_names_in_this_order(agenda: Agenda, tmp_path: Path) -> None:
-    told = report.with_pages(reported(agenda, {"total": 1.0}), "http://ml:5000")
+def test_what_is_printed_and_kept_of_a_report_has_these_names_in_this_order(work_plan: WorkPlan, tmp_path: Path) -> None:
+    told = report.with_pages(reported(work_plan, {"total": 1.0}), "http://ml:5000")
     printed = stages.report_json(told)
     run = ["run_id", "experiment_id", "page"]
     assert list(printed) == [
@@ -132,8 +134,8 @@ def test_what_is_printed_and_kept_of_a_report_has_these_names_in_this_order(agen
     assert report.read_report(tmp_path / "nothing.json") is None
 
 
-def test_a_kept_report_of_before_there_were_tasks_pages_and_counts_is_read(agenda: Agenda, tmp_path: Path) -> None:
-    old = dict(stages.report_json(replace(reported(agenda, {}), model=None)))
+def test_a_kept_report_of_before_there_were_tasks_pages_and_counts_is_read(work_plan: WorkPlan, tmp_path: Path) -> None:
+    old = dict(stages.report_json(replace(reported(work_plan, {}), model=None)))
     for name in ("tasks", "run_id", "experiment_id", "page"):
         del old[name]
     old["counts"] = {"samples": 8, "trunk_forwards": 6, "variants_trained": 2, "variants_reused": 0}
@@ -148,8 +150,8 @@ def test_a_kept_report_of_before_there_were_tasks_pages_and_counts_is_read(agend
     assert stages.pages(found) == {}
 
 
-def test_a_leaderboard_has_four_digits_and_the_page_of_each_run(agenda: Agenda) -> None:
-    rows = stages.leaderboard(report.with_pages(reported(agenda, {}), "http://ml:5000"))
+def test_a_leaderboard_has_four_digits_and_the_page_of_each_run(work_plan: WorkPlan) -> None:
+    rows = stages.leaderboard(report.with_pages(reported(work_plan, {}), "http://ml:5000"))
     assert [row["label/accuracy"] for row in rows] == [0.75, 0.1235]
     assert [row["loss"] for row in rows] == [0.5, None], "what is no number is none in JSON either"
     assert [row["run"] for row in rows] == [f"http://ml:5000/#/experiments/7/runs/{run}{TRAINING}" for run in ("run1", "run2")]
@@ -157,8 +159,8 @@ def test_a_leaderboard_has_four_digits_and_the_page_of_each_run(agenda: Agenda) 
     assert list(rows[0])[:5] == ["variant", "label/accuracy", "loss", "state", "run"], "Prefect's page cuts what stands behind"
 
 
-def test_a_verdict_links_to_the_retraining_its_candidate_and_the_version_where_mlflow_has_pages(agenda: Agenda) -> None:
-    told = report.with_pages(reported(agenda, {}), "http://ml:5000")
+def test_a_verdict_links_to_the_retraining_its_candidate_and_the_version_where_mlflow_has_pages(work_plan: WorkPlan) -> None:
+    told = report.with_pages(reported(work_plan, {}), "http://ml:5000")
     words = stages.verdict_text(told)
     assert f"[this retraining](http://ml:5000/#/experiments/7/runs/parent{TRAINING})" in words
     assert f"[the candidate's run](http://ml:5000/#/experiments/7/runs/run1{TRAINING})" in words
@@ -171,25 +173,25 @@ def test_a_verdict_links_to_the_retraining_its_candidate_and_the_version_where_m
     assert "this retraining" not in stages.verdict_text(report.with_pages(of_before, "http://ml:5000"))
 
 
-def test_the_seconds_of_the_stages_and_of_what_is_around_the_batches_add_up(agenda: Agenda) -> None:
-    told = reported(agenda, {"data": 1.0, "train": 22.0, "score": 3.0, "other": 0.5, "total": 26.5}).seconds
+def test_the_seconds_of_the_stages_and_of_what_is_around_the_batches_add_up(work_plan: WorkPlan) -> None:
+    told = reported(work_plan, {"data": 1.0, "train": 22.0, "score": 3.0, "other": 0.5, "total": 26.5}).seconds
     assert told == {"data": 1.0, "train": 2.5, "score": 3.0, "train_around": 19.5, "other": 0.5, "total": 26.5}
     assert sum(told.values()) - told["total"] == told["total"]
     assert list(told)[-1] == "total"
 
 
 def test_a_retraining_takes_the_agenda_that_was_made_of_its_plan_and_data_and_no_other(
-    settings: Settings, agenda: Agenda
+    settings: Settings, work_plan: WorkPlan
 ) -> None:
-    desk: Any = Listening(settings)
-    desk.plan = agenda.plan
-    read_again = replace(agenda.version, samples=agenda.version.samples[:])
-    with stages.planned(agenda):
-        assert stages.make_agenda(desk, read_again) is agenda
-        assert stages.make_agenda(desk, replace(read_again, digest="e" * 32)).version.digest == "e" * 32
-        desk.plan = agenda.plan.model_copy(update={"name": "y"})
-        assert stages.make_agenda(desk, read_again).plan.name == "y"
-    assert stages.make_agenda(desk, read_again) is not agenda
+    session: Any = Listening(settings)
+    session.plan = work_plan.plan
+    read_again = replace(work_plan.version, samples=work_plan.version.samples[:])
+    with stages.planned(work_plan):
+        assert stages.plan_work(session, read_again) is work_plan
+        assert stages.plan_work(session, replace(read_again, digest="e" * 32)).version.digest == "e" * 32
+        session.plan = work_plan.plan.model_copy(update={"name": "y"})
+        assert stages.plan_work(session, read_again).plan.name == "y"
+    assert stages.plan_work(session, read_again) is not work_plan
 
 
 def test_a_worker_group_that_this_machine_cannot_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from flows import job
 from flows.job import together
 from flows.job.datasets import Images
-from flows.job.trunks import Shelves
+from flows.job.trunks import JobFeatures
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from heads.spec import Fit, Head, Variant
 from heads.training.state import Epoch
@@ -44,10 +44,10 @@ def order_of(storage: Path, version: DataVersion) -> job.Job:
 
 
 def train(order: job.Job) -> None:
-    shelves = Shelves(order, Images(order), torch.device("cpu"))
-    shelves.fill(order.works)
-    (group,) = shelves.fuse(order.works)
-    together.train_probes(shelves, group)
+    features = JobFeatures(order, Images(order), torch.device("cpu"))
+    features.fill(order.works)
+    (group,) = features.fuse(order.works)
+    together.train_probes(features, group)
 
 
 def bundles(order: job.Job) -> list[bytes]:
@@ -61,16 +61,16 @@ class Killed(Exception):
 @pytest.fixture
 def half_done(tmp_path: Path, version: DataVersion, monkeypatch: pytest.MonkeyPatch) -> job.Job:
     """A job that was ended in its third epoch, with a checkpoint an epoch of each work."""
-    order, note = order_of(tmp_path / "half", version), together.Diary.note
+    order, note = order_of(tmp_path / "half", version), together.WorkCheckpointer.note
 
-    def dying(self: together.Diary, epoch: Epoch, save: Callable[[Path], None]) -> None:
+    def dying(self: together.WorkCheckpointer, epoch: Epoch, save: Callable[[Path], None]) -> None:
         if epoch.index == 2:
             raise Killed
         note(self, epoch, save)
 
     monkeypatch.setattr(together, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(together, "SAVE_FACTOR", 0.0)
-    monkeypatch.setattr(together.Diary, "note", dying)
+    monkeypatch.setattr(together.WorkCheckpointer, "note", dying)
     with pytest.raises(Killed):
         train(order)
     monkeypatch.undo()
@@ -84,7 +84,7 @@ def test_probes_go_on_from_their_last_checkpoint_and_end_as_if_nothing_had_happe
     train(whole)
     assert all(half_done.work_folder(work).checkpoint.is_file() for work in half_done.works)
     trained: list[int] = []
-    monkeypatch.setattr(together.Diary, "note", lambda self, epoch, save: trained.append(epoch.index))
+    monkeypatch.setattr(together.WorkCheckpointer, "note", lambda self, epoch, save: trained.append(epoch.index))
     train(half_done)
     assert sorted(trained) == sorted([2, 3, 4] * 3), "two epochs were kept"
     assert bundles(half_done) == bundles(whole)
@@ -105,7 +105,7 @@ def test_a_damaged_checkpoint_is_left_aside_with_a_word(
     whole = order_of(tmp_path / "whole", version)
     train(whole)
     trained: list[int] = []
-    monkeypatch.setattr(together.Diary, "note", lambda self, epoch, save: trained.append(epoch.index))
+    monkeypatch.setattr(together.WorkCheckpointer, "note", lambda self, epoch, save: trained.append(epoch.index))
     half_done.work_folder(half_done.works[1]).checkpoint.write_bytes(b"damaged")
     with caplog.at_level(logging.WARNING):
         train(half_done)

@@ -16,7 +16,7 @@ from flows.plan import Course, Stretch, group_by_trunk, parse_plan
 from flows.records import DataVersion, Sample
 from flows.settings import Settings
 from flows.stages.cost_estimate import estimate_costs
-from flows.stages.planning import Agenda, plan_works
+from flows.stages.planning import WorkPlan, make_work_plan
 from heads.backbones import BACKBONES
 from heads.data.dataset import ImageDataset
 from heads.data.images import preprocess_for
@@ -90,14 +90,14 @@ def version(tmp_path: Path) -> DataVersion:
     return DataVersion("d" * 32, "r" * 40, tuple(samples), tmp_path, ())
 
 
-def agenda_of(version: DataVersion, weights: Path, **changes: Any) -> Agenda:
+def work_plan_of(version: DataVersion, weights: Path, **changes: Any) -> WorkPlan:
     fit = {"epochs": 6, "image_size_px": SIZE_PX, "augment": "none", **changes.pop("fit", {})}
     plan = {"name": "x", "backbones": ["mobilenet_v2"], "weights": str(weights), "freeze": ["all"], "fit": fit, **changes}
-    return plan_works(parse_plan(plan), version)
+    return make_work_plan(parse_plan(plan), version)
 
 
-def fill(settings: Settings, agenda: Agenda, version: DataVersion, split: str) -> None:
-    variant, weights = agenda.works[0].variant, agenda.works[0].weights
+def fill(settings: Settings, work_plan: WorkPlan, version: DataVersion, split: str) -> None:
+    variant, weights = work_plan.works[0].variant, work_plan.works[0].weights
     chosen = [sample for sample in version.samples if sample.split == split]
     dataset = ImageDataset(
         [version.data / sample.file for sample in chosen],
@@ -116,8 +116,8 @@ def fill(settings: Settings, agenda: Agenda, version: DataVersion, split: str) -
 
 
 def test_samples_are_left_to_forward_until_the_store_holds_them(settings: Settings, version: DataVersion, weights: Path) -> None:
-    agenda = agenda_of(version, weights, heads=["linear", "mlp"])
-    cold = estimate_costs(settings, agenda, calibrate=False)
+    work_plan = work_plan_of(version, weights, heads=["linear", "mlp"])
+    cold = estimate_costs(settings, work_plan, calibrate=False)
     (trunk,) = cold.trunks
     assert (trunk.samples, trunk.samples_stored, trunk.samples_to_forward) == (14, 0, 14)
     assert trunk.bytes == 14 * 1280 * 4
@@ -125,11 +125,11 @@ def test_samples_are_left_to_forward_until_the_store_holds_them(settings: Settin
     assert cold.estimate.flops_alone == 2 * 6 * 15 * forward_multiply_adds("mobilenet_v2", SIZE_PX)
     assert cold.estimate.flops_factor == round(2 * 6 * 15 / 14, 1)
     assert cold.images == ()
-    fill(settings, agenda, version, "train")
-    (half,) = estimate_costs(settings, agenda, calibrate=False).trunks
+    fill(settings, work_plan, version, "train")
+    (half,) = estimate_costs(settings, work_plan, calibrate=False).trunks
     assert (half.samples_stored, half.samples_to_forward) == (10, 4)
-    fill(settings, agenda, version, "val")
-    warm = estimate_costs(settings, agenda, calibrate=False)
+    fill(settings, work_plan, version, "val")
+    warm = estimate_costs(settings, work_plan, calibrate=False)
     assert (warm.trunks[0].samples_to_forward, warm.trunks[0].flops) == (0, 0)
     assert warm.estimate.flops == 0
     assert warm.estimate.flops_factor is None
@@ -137,9 +137,9 @@ def test_samples_are_left_to_forward_until_the_store_holds_them(settings: Settin
 
 
 def test_a_sample_pays_for_the_stages_up_to_what_it_lacks(settings: Settings, version: DataVersion, weights: Path) -> None:
-    probes = agenda_of(version, weights)
+    probes = work_plan_of(version, weights)
     fill(settings, probes, version, "train")
-    (trunk,) = estimate_costs(settings, agenda_of(version, weights, freeze=["all", "upto:stage5"]), calibrate=False).trunks
+    (trunk,) = estimate_costs(settings, work_plan_of(version, weights, freeze=["all", "upto:stage5"]), calibrate=False).trunks
     assert trunk.samples_to_forward == 14
     prefix, whole = (forward_multiply_adds("mobilenet_v2", SIZE_PX, number) for number in (6, None))
     assert trunk.flops == 10 * prefix + 4 * whole
@@ -148,8 +148,8 @@ def test_a_sample_pays_for_the_stages_up_to_what_it_lacks(settings: Settings, ve
 def test_looking_at_a_plan_changes_no_file_even_where_the_store_is_damaged(
     settings: Settings, version: DataVersion, weights: Path
 ) -> None:
-    agenda = agenda_of(version, weights)
-    fill(settings, agenda, version, "train")
+    work_plan = work_plan_of(version, weights)
+    fill(settings, work_plan, version, "train")
     (shard,) = (settings.storage / "features").rglob("*.safetensors")
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
@@ -160,12 +160,12 @@ def test_looking_at_a_plan_changes_no_file_even_where_the_store_is_damaged(
         return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
     before = state()
-    estimate_costs(settings, agenda, calibrate=False)
+    estimate_costs(settings, work_plan, calibrate=False)
     assert state() == before
 
 
 def test_phases_on_images_are_named_with_the_reason(settings: Settings, version: DataVersion, weights: Path) -> None:
-    told = estimate_costs(settings, agenda_of(version, weights, freeze=["lp_ft", "upto:stem"]), calibrate=False)
+    told = estimate_costs(settings, work_plan_of(version, weights, freeze=["lp_ft", "upto:stem"]), calibrate=False)
     tuned, cut = told.images
     assert (tuned.epochs, tuned.num_frozen_stages, tuned.reason) == (4, 0, "the whole backbone is trained")
     assert (cut.epochs, cut.num_frozen_stages) == (6, 1)
@@ -173,17 +173,17 @@ def test_phases_on_images_are_named_with_the_reason(settings: Settings, version:
 
 
 def test_finished_variants_cost_nothing_any_more(settings: Settings, version: DataVersion, weights: Path) -> None:
-    agenda = agenda_of(version, weights, heads=["linear", "mlp"])
-    for work in agenda.works:
+    work_plan = work_plan_of(version, weights, heads=["linear", "mlp"])
+    for work in work_plan.works:
         write_json(settings.storage / "work" / work.key / "result.json", {})
-    told = estimate_costs(settings, agenda, calibrate=True)
+    told = estimate_costs(settings, work_plan, calibrate=True)
     assert [trunk.samples_to_forward for trunk in told.trunks] == [0]
     assert (told.estimate.seconds, told.estimate.calibrated) == (0.0, False)
 
 
 def test_seconds_are_timed_on_this_machine_within_seconds(settings: Settings, version: DataVersion, weights: Path) -> None:
     before = torch.get_num_threads()
-    told = estimate_costs(settings, agenda_of(version, weights, fit={"image_size_px": [SIZE_PX, 96]}), calibrate=True)
+    told = estimate_costs(settings, work_plan_of(version, weights, fit={"image_size_px": [SIZE_PX, 96]}), calibrate=True)
     rates = told.estimate.rates
     assert told.estimate.calibrated
     assert rates.keys() == {f"mobilenet_v2 {SIZE_PX} px", "mobilenet_v2 96 px"}
