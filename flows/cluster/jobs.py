@@ -89,8 +89,7 @@ def run_job(
 
     A running job of the same folder is joined. A driver that died without a word is started again, twice at most; the program
     itself goes on where its files say. `env` None is what `worker_environment` takes of this process's own; `on_start` gets
-    each submission id, `say` what a person should know on the way. Raises the job's own error, and HeadstartError when it was
-    stopped.
+    each submission id, `say` what a person should know on the way. Raises the job's own error, HeadstartError if it was stopped.
     """
     given = worker_environment(os.environ) if env is None else env
     metadata = {"job_key": key, "name": name, "flow_run_id": flow_run_id, "folder": str(files.path.absolute())}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flows.job.work_folder import EpochRecord, WorkResult, result_json
 from flows.records import Verdict, Work
 from flows.tracking.origin import Origin, dataset_input
-from flows.tracking.text import as_json, equals, flat, metrics_at, now_ms, retraining_name, safe_name, summary
+from flows.tracking.text import as_json, equals, flat, measures_of, metrics_at, now_ms, retraining_name, safe_name, summary
 from flows.tracking_server import asking, connect, experiment
 
 if TYPE_CHECKING:
@@ -23,10 +23,6 @@ PARENT = "mlflow.parentRunId"
 # Before the names of measures that are one an epoch: those without it are of the model that was kept.
 CURVES = "epoch/"
 RUNNING = "attributes.status = 'RUNNING'"
-COUNTS = (
-    *("num_parameters", "num_trained_parameters", "best_epoch", "num_forwarded", "num_features_read"),
-    *("seconds", "shared_seconds", "gpu_seconds", "flops", "flops_alone"),
-)
 # MLflow takes no more than these in one call.
 NUM_PARAMS_AT_ONCE, NUM_METRICS_AT_ONCE = 100, 1000
 
@@ -129,9 +125,8 @@ class Tracker:
         found: list[Metric] = []
         for epoch in epochs:
             if epoch.epoch > last:
-                about = {"phase": epoch.phase, "epoch_seconds": epoch.seconds}
-                if epoch.num_frozen_stages is not None:
-                    about["num_frozen_stages"] = epoch.num_frozen_stages
+                frozen = {} if epoch.num_frozen_stages is None else {"num_frozen_stages": epoch.num_frozen_stages}
+                about = {"phase": epoch.phase, "epoch_seconds": epoch.seconds, **frozen}
                 # Its number comes last: once that is logged, so is all the rest.
                 curves = {CURVES + name: value for name, value in epoch.metrics.items()}
                 found += metrics_at({**curves, **about, "epoch": epoch.epoch}, epoch.epoch)
@@ -150,13 +145,10 @@ class Tracker:
         """
         run = self._client.get_run(run_id)
         if not _is_complete(run):
-            counts = {name: count for name in COUNTS if (count := getattr(result, name)) is not None}
-            measures = {**result.metrics, **counts}
             # A run that was begun before curves had names of their own shows the last step of these.
             begun_before = any(safe_name(name) in run.data.metrics for name in result.metrics)
-            last = len(result.epochs)
-            step = last if begun_before or result.best_epoch is None else result.best_epoch
-            self._log_metrics(run_id, metrics_at(measures, step))
+            best = None if begun_before else result.best_epoch
+            self._log_metrics(run_id, metrics_at(measures_of(result), len(result.epochs) if best is None else best))
             self._log_files(run_id, {"result.json": as_json(result_json(result))}, "")
             self._log_files(run_id, pictures, "pictures")
             self._client.log_artifacts(run_id, str(bundle), "bundle")

@@ -10,10 +10,16 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from flows.job.work_folder import WorkResult
 from flows.records import Verdict
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
+
+COUNTS = (
+    *("num_parameters", "num_trained_parameters", "best_epoch", "num_forwarded", "num_features_read"),
+    *("seconds", "shared_seconds", "gpu_seconds", "flops", "flops_alone"),
+)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -46,6 +52,12 @@ def metrics_at(measures: Mapping[str, float], step: int) -> list[Metric]:
 
     now = now_ms()
     return [Metric(safe_name(key), float(value), now, step) for key, value in measures.items()]
+
+
+def measures_of(result: WorkResult) -> dict[str, float]:
+    """What MLflow shows of the model that was kept: its measures, its size, and what it cost."""
+    counts = {name: count for name in COUNTS if (count := getattr(result, name)) is not None}
+    return {**result.metrics, **counts}
 
 
 def now_ms() -> int:
