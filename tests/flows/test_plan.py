@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
@@ -35,7 +36,8 @@ from flows.plan import (
 )
 from flows.records import DataVersion, Mask, Sample, Weights, Work
 from heads.catalogue import BACKBONE_STAGES
-from heads.spec import HEAD_DESIGNS, Fit
+from heads.spec import HEAD_DESIGNS, Fit, Task
+from heads.tasks.table import TaskHead
 
 PLANS = Path(__file__).parents[2] / "flows" / "plans"
 
@@ -484,6 +486,22 @@ def test_masks_that_an_older_ingest_did_not_count_ask_for_another() -> None:
     data = replace(version(mask=("masks/m.png",)), masks={})
     with pytest.raises(AskedWrongly, match=r"1 of 1 masks were never counted, e.g. masks/m.png.*headstart data ingest SOURCE"):
         check_data(plan(), data)
+
+
+def test_every_table_of_tasks_has_every_task() -> None:
+    from flows.gate.measures import MEASURES as TESTED
+    from heads.tasks.facts import TASK_FACTS
+    from heads.tasks.table import TASKS
+
+    tasks = get_args(Task)
+    assert tuple(TASKS) == tuple(TASK_FACTS) == tuple(HEAD_DESIGNS) == tasks
+    # Classes are tested by McNemar on accuracy, whatever measure ranks them.
+    for task in set(tasks) - {"classification"}:
+        assert {name for measures in TESTED[task] for name in measures} == set(TASK_FACTS[task].promotable)
+    for task, facts in TASK_FACTS.items():
+        missing = [each for each in vars(TaskHead) if not each.startswith("_") and not hasattr(TASKS[task], each)]
+        assert missing == [], f"{task} lacks {missing}"
+        assert facts.primary in facts.promotable
 
 
 def test_the_task_is_found_out_from_the_cells() -> None:
