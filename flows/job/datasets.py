@@ -12,8 +12,9 @@ from torch import Tensor
 from flows.job.job import Job
 from flows.records import DataVersion, Sample
 from flows.workspace import locate, locate_mask
-from heads.data.dataset import DEFAULT_CACHE_BYTES, ImageDataset, MaskFile, Masks
+from heads.data.dataset import DEFAULT_CACHE_BYTES, ImageDataset
 from heads.data.images import Preprocess, preprocess_for
+from heads.data.masks import MaskFile, Masks
 from heads.spec import Augment, Head, Variant
 from heads.tasks.table import TASKS
 

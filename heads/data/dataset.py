@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,38 +13,12 @@ from torch.utils.data import Dataset, get_worker_info
 from heads.data.decoding import decode, decode_mask
 from heads.data.images import Preprocess, build_transform, pixels_of, resize, resize_mask
 from heads.data.labels import MISSING_LABEL, has_label
+from heads.data.masks import Masks
 from heads.spec import Augment
 
 DEFAULT_CACHE_BYTES = 256 * 2**20
 
 Item = tuple[Tensor, dict[str, Tensor], int]
-
-
-@dataclass(frozen=True)
-class MaskFile:
-    """A mask's file, how many pixels have each value, and whether it is drawn on its image as that is stored."""
-
-    path: Path
-    pixels: Mapping[int, int]
-    as_stored: bool
-
-
-# From a cell of a table to the mask that it names.
-OpenMask = Callable[[str], MaskFile]
-
-
-@dataclass(frozen=True)
-class Masks:
-    """A target's mask files, None where a sample has none, and the class number of each value in them.
-
-    Values without a number count for nothing. `num_pixels` are the pixels of each class in all of the files. `as_stored` tells
-    of each whether it is drawn on its image as that is stored; left out, none is but where sizes show it.
-    """
-
-    paths: Sequence[Path | None]
-    numbers: Mapping[int, int]
-    num_pixels: Sequence[int] = ()
-    as_stored: Sequence[bool] = ()
 
 
 class ImageDataset(Dataset[Item]):

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from heads.backbones import BACKBONES, Interpolation
+from heads.backbones.table import BACKBONES, Interpolation
 from heads.data.augmentation import STRENGTHS, Strength, apply_geometry, draw_geometry, draw_mirrored, recolour
 from heads.data.decoding import decode
 from heads.spec import Augment

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,14 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from heads.data.dataset import ImageDataset
-from heads.data.labels import has_label
+from heads.data.labels import Inputs, has_label
 from heads.distributed import num_ranks, rank
 from heads.errors import HeadsError
 
 MAX_LOADER_WORKERS = 8
-
-# Images (N, 3, S, S), or features by the number of their stage.
-Inputs = Tensor | Mapping[int, Tensor]
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import nn
 
 from heads.errors import HeadsError
-from heads.model.model import Model
 from heads.spec import Precision
 
+M = TypeVar("M", bound=nn.Module)
 
-def place_model(model: Model, device: torch.device, *, channels_last: bool = True) -> Model:
+
+def place_model(model: M, device: torch.device, *, channels_last: bool = True) -> M:
     """The model itself on `device`, its weights laid out channels last: up to three times as fast, on a CPU too."""
     for part in model.children():
         # A backbone that many models share is placed once: to go through it takes longer than a step of a head.

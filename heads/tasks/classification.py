@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.backbones import Backbone
-from heads.data.dataset import OpenMask
+from heads.backbones.table import Backbone
 from heads.data.labels import MISSING_LABEL
+from heads.data.masks import OpenMask
 from heads.spec import Fit, Head
 from heads.tasks import classifiers
 from heads.tasks import measures as sample_measures

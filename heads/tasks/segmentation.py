@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.backbones import Backbone
-from heads.data.dataset import Masks, OpenMask
+from heads.backbones.table import Backbone
 from heads.data.labels import MISSING_LABEL
+from heads.data.masks import Masks, OpenMask
 from heads.spec import Fit, Head
 from heads.tasks import classification, decoders
 from heads.tasks.answers import Judged, JudgedRow, MaskPrediction, ReadMask

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from heads.backbones import Backbone
-from heads.data.dataset import Masks, OpenMask
+from heads.backbones.table import Backbone
+from heads.data.masks import Masks, OpenMask
 from heads.spec import Fit, Head, Task
 from heads.tasks import classification, multilabel, segmentation
 from heads.tasks.answers import Answer, Judged, JudgedRow, ReadMask

@@ -14,8 +14,7 @@ from heads.model.precision import autocast, place_model
 from heads.spec import Precision
 from heads.tasks.table import TASKS
 from heads.training.metrics import MetricAccumulator, MetricTotals
-
-Confusion = dict[str, list[list[int]]]
+from heads.training.state import Confusion
 
 
 def evaluate(

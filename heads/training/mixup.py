@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heads.data.loading import Inputs
+from heads.data.labels import Inputs
 from heads.distributed import rank
 from heads.spec import Fit
 

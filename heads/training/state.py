@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heads.training.evaluation import Confusion
 from heads.training.schedule import Score
+
+# By target: counts (true class, predicted class).
+Confusion = dict[str, list[list[int]]]
 
 
 @dataclass(frozen=True)

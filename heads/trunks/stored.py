@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from heads.data.dataset import ImageDataset
-from heads.data.loading import Inputs, Loader
+from heads.data.labels import Inputs
+from heads.data.loading import Loader
 from heads.features import Features, FeatureStore, Key
 from heads.trunks.trunk import Tap, Trunk, inputs_of
 

@@ -36,7 +36,8 @@ from workspaces import SHARED, say
 from heads.data.dataset import ImageDataset
 from heads.data.decoding import decode
 from heads.data.images import Preprocess, build_transform, pixels_of, preprocess_for, resize
-from heads.data.loading import ImageLoader, Inputs, Loaders, num_loader_workers
+from heads.data.labels import Inputs
+from heads.data.loading import ImageLoader, Loaders, num_loader_workers
 from heads.model.model import build_model
 from heads.model.precision import autocast
 from heads.phases import compile_policy

@@ -17,9 +17,10 @@ from torch.export import Dim
 from heads import bundle
 from heads.bundle import Bundle, Labels, MaskPrediction, Prediction
 from heads.bundle.program import export_program
-from heads.data.dataset import ImageDataset, Masks
+from heads.data.dataset import ImageDataset
 from heads.data.decoding import decode_mask
 from heads.data.images import decode, prepare, preprocess_for
+from heads.data.masks import Masks
 from heads.errors import BundleError, HeadsError, ImageError
 from heads.model.model import Model, build_model
 from heads.spec import Fit, Head, Variant

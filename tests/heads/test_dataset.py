@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from heads.catalogue import BACKBONE_STAGES
-from heads.data.dataset import ImageDataset, Masks
+from heads.data.dataset import ImageDataset
 from heads.data.images import Preprocess, preprocess_for
+from heads.data.masks import Masks
 from heads.errors import ImageError
 
 # Alike for all channels, so that the brightest stays so.

@@ -21,9 +21,10 @@ from PIL import Image
 from torch import nn
 
 from heads.catalogue import BACKBONE_STAGES
-from heads.data.dataset import ImageDataset, Masks
+from heads.data.dataset import ImageDataset
 from heads.data.images import preprocess_for
 from heads.data.loading import Loaders
+from heads.data.masks import Masks
 from heads.errors import CheckpointError, TrainingDiverged
 from heads.features import FeatureStore, Key
 from heads.fused.training import Member, train_together
