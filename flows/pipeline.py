@@ -34,18 +34,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Clock:
+class StageRunner:
     """Runs stages as Prefect tasks and keeps the seconds each took."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._start = time.monotonic()
 
-    def stage(self, name: str, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self, name: str, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """What `work` gives, run as the task `name`; values pass by reference, never copied or hashed by Prefect."""
         started = time.monotonic()
-        run: Callable[..., R] = task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(work)
-        result = run(*map(quote, args), **kwargs)
+        as_task: Callable[..., R] = task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(work)
+        result = as_task(*map(quote, args), **kwargs)
         self.seconds[name] = round(time.monotonic() - started, 2)
         return result
 
@@ -79,7 +79,7 @@ def retrain(plan: Plan, source: str | None = None) -> stages.Report:
     """
     settings = read_settings()
     prepare_process(settings)
-    clock = Clock()
+    runner = StageRunner()
     end_gone(settings)
     with (
         stages.attending(settings, _flow_run_id()),
@@ -88,17 +88,17 @@ def retrain(plan: Plan, source: str | None = None) -> stages.Report:
     ):
         if defaults := _left_empty(plan):
             session.say(f"Warning: {defaults}")
-        version = clock.stage("data", stages.version_data, session, source)
-        work_plan = clock.stage("plan", stages.plan_work, session, version)
-        if kept := clock.stage("recall", stages.recall, session.settings, work_plan):
+        version = runner.run("data", stages.version_data, session, source)
+        work_plan = runner.run("plan", stages.plan_work, session, version)
+        if kept := runner.run("recall", stages.recall, session.settings, work_plan):
             session.tell(stages.Event("Nothing is left to do", share=1.0))
-            report = replace(kept, seconds=clock.finish())
+            report = replace(kept, seconds=runner.finish())
             _show(report, defaults)
             return report
-        trained = clock.stage("train", stages.train, session, work_plan)
-        scores = clock.stage("score", stages.score, session, work_plan, trained)
-        outcome = clock.stage("promote", stages.promote, session, work_plan, scores)
-        report = stages.close(session, work_plan, trained, scores, outcome, clock.finish())
+        trained = runner.run("train", stages.train, session, work_plan)
+        scores = runner.run("score", stages.score, session, work_plan, trained)
+        outcome = runner.run("promote", stages.promote, session, work_plan, scores)
+        report = stages.close(session, work_plan, trained, scores, outcome, runner.finish())
     _show(report, defaults)
     return report
 

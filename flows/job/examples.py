@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flows.job.work_folder import EXAMPLES, MaskExample
 from flows.records import DataVersion, Sample
+from flows.work_folder import EXAMPLES, MaskExample
 from flows.workspace import locate, locate_mask
 from heads import bundle as bundles
 from heads.data.decoding import decode, decode_mask

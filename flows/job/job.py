@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.job.job_folder import JobFolder, jobs_root
-from flows.job.work_folder import WorkFolder
 from flows.manifest import mask_files
 from flows.records import DataVersion, Mask, Sample, Weights, Work, Workers
+from flows.work_folder import WorkFolder
 from heads.spec import Variant
 
 JobKind = Literal["train", "score"]

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from flows.job.costs import costs_of
 from flows.job.examples import save_examples
 from flows.job.job import Job
-from flows.job.work_folder import EpochRecord, WorkFailure, WorkResult
 from flows.records import Work
+from flows.work_folder import EpochRecord, WorkFailure, WorkResult
 from heads import bundle
 from heads.data.images import preprocess_for
 from heads.errors import TrainingDiverged

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from flows.job.job import Job
-from flows.job.work_folder import works_root
+from flows.work_folder import works_root
 
 LOG = logging.getLogger(__name__)
 LAST_WORDS_SECONDS = 20.0

@@ -73,13 +73,7 @@ def ingest(
             samples, masks, told = settle_recipes(merged, _masks(merged, earlier.masks, arrivals), earlier, arrivals, data)
             if mirror and max_removed_share < 1:
                 refuse_removing(earlier.samples, samples, listing.empty, max_removed_share)
-            bad = tuple((_printable(a.entry.image.file.removeprefix(IMAGES)), a.fault) for a in arrivals if a.fault)
-            report = IngestReport(
-                **tally(earlier.samples, samples, arrivals),
-                quarantined=bad,
-                warnings=(*listing.warnings, *notes, *told),
-                num_samples=len(samples),
-            )
+            report = _report(earlier.samples, samples, arrivals, (*listing.warnings, *notes, *told))
             named = [sample.file for sample in samples] + sorted(mask_files(samples))
             if admit:
                 admit([NAME, *([MASK_TABLE] if mask_files(samples) else []), *named])
@@ -92,6 +86,13 @@ def ingest(
             return report
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
+
+
+def _report(
+    earlier: Sequence[Sample], samples: Sequence[Sample], arrivals: Sequence[Arrival], warnings: tuple[str, ...]
+) -> IngestReport:
+    bad = tuple((_printable(a.entry.image.file.removeprefix(IMAGES)), a.fault) for a in arrivals if a.fault)
+    return IngestReport(**tally(earlier, samples, arrivals), quarantined=bad, warnings=warnings, num_samples=len(samples))
 
 
 def _list(source: str | Path, storage: Path, own: Sequence[Path]) -> Listing:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from flows.job.work_folder import WorkResult
 from flows.pictures.bars import iou_bars, leaderboard
 from flows.pictures.confusions import confusion_matrix
 from flows.pictures.curves import freeze_map, learning_curves
 from flows.pictures.examples import KINDS, mask_examples
+from flows.work_folder import WorkResult
 from heads.catalogue import BACKBONE_STAGES
 
 __all__ = ["confusion_matrix", "draw_variant", "freeze_map", "iou_bars", "leaderboard", "learning_curves", "mask_examples"]

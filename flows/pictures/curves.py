@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from flows.job.work_folder import EpochRecord
 from flows.pictures.canvas import COLOURS, GRID, INK, QUIET, entitle, new_figure, plain, tidy, to_png
+from flows.work_folder import EpochRecord
 from heads.spec import Task
 from heads.tasks.facts import TASK_FACTS
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flows.job.work_folder import MaskExample
 from flows.pictures.canvas import INK, QUIET, new_figure, plain, to_png
+from flows.work_folder import MaskExample
 
 KINDS = ("image", "truth", "told")
 SHARE_OF_COLOUR = 0.55

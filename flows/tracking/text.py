@@ -10,8 +10,8 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from flows.job.work_folder import WorkResult
 from flows.records import Verdict
+from flows.work_folder import WorkResult
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric

@@ -13,7 +13,6 @@ import pytest
 from flows import job, stages
 from flows.files import write_json
 from flows.job.costs import ExtractionCosts, PassCost, costs_of
-from flows.job.work_folder import EpochRecord
 from flows.plan import parse_plan
 from flows.records import DataVersion, Sample, ScoreTable, TrainedVariant, TrainResult, Verdict, Weights, Work, Workers
 from flows.settings import Settings
@@ -22,6 +21,7 @@ from flows.stages.planning import WorkPlan, make_work_plan
 from flows.stages.promotion import Outcome as Promoted
 from flows.stages.scoring import Scores
 from flows.stages.session import Event
+from flows.work_folder import EpochRecord
 from heads.spec import Fit, Head, Variant
 from heads.training.state import Epoch, Outcome
 from heads.trunks.pricing import epoch_multiply_adds

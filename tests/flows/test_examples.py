@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from flows.job.examples import IGNORED, save_examples
-from flows.job.work_folder import WorkResult
 from flows.pictures import draw_variant
 from flows.records import DataVersion, Mask, Sample
+from flows.work_folder import WorkResult
 from flows.workspace import md5_of
 from heads import bundle
 from heads.data.images import preprocess_for

@@ -22,8 +22,8 @@ from flows import cluster, job
 from flows.cluster import processes
 from flows.errors import AskedWrongly
 from flows.job.scoring import MIN_SHARD_IMAGES
-from flows.job.work_folder import EpochRecord, WorkResult
 from flows.records import DataVersion, Sample, Weights, Work, Workers
+from flows.work_folder import EpochRecord, WorkResult
 from heads import bundle
 from heads.spec import Fit, Head, Variant
 

@@ -10,8 +10,8 @@ import pytest
 from flows import job
 from flows.job import losses
 from flows.job.job_folder import CheckpointNote
-from flows.job.work_folder import EpochRecord
 from flows.records import DataVersion, Weights, Work, Workers
+from flows.work_folder import EpochRecord
 from heads.spec import Fit, Head, Variant
 
 VARIANT = Variant(

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from flows import pictures
-from flows.job.work_folder import EpochRecord, MaskExample, WorkResult
 from flows.pictures import confusions, curves
+from flows.work_folder import EpochRecord, MaskExample, WorkResult
 
 
 def _size(png: bytes) -> tuple[int, int]:

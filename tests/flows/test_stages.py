@@ -12,7 +12,6 @@ from flows import cluster, job, stages
 from flows.cluster import capacity
 from flows.errors import AskedWrongly
 from flows.files import write_json
-from flows.job.work_folder import WorkFailure
 from flows.plan import parse_plan
 from flows.records import (
     DataVersion,
@@ -32,6 +31,7 @@ from flows.stages.planning import WorkPlan, make_work_plan
 from flows.stages.promotion import Outcome
 from flows.stages.scoring import Scores
 from flows.stages.session import Event
+from flows.work_folder import WorkFailure
 
 TRAINING = "?workflowType=machine_learning"
 

@@ -22,10 +22,10 @@ import pytest
 
 from flows import tracking
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
-from flows.job.work_folder import EpochRecord, WorkResult
 from flows.records import Verdict, Weights, Work
 from flows.tracking import Origin, Tracker
 from flows.tracking_server import connect, database_file
+from flows.work_folder import EpochRecord, WorkResult
 from heads.spec import Fit, Head, Variant
 
 VERSION = "3eaab9e1b6c9a3f2d1c0b9a8f7e6d5c4.dir"

@@ -10,8 +10,8 @@ import pytest
 from flows import job
 from flows.errors import AskedWrongly, HeadstartError
 from flows.job.job_folder import CheckpointNote, GroupStart, read_note, write_note
-from flows.job.work_folder import EpochRecord, MaskExample, WorkFailure, WorkResult
 from flows.records import Weights, Work
+from flows.work_folder import EpochRecord, MaskExample, WorkFailure, WorkResult
 from heads.spec import Head, Variant
 
 EPOCHS = (
