@@ -1,9 +1,10 @@
-"""From a freeze policy to phases: stretches of epochs in which the same stages are frozen. No torch here."""
+"""Phases: stretches of epochs in which the same stages are frozen, and what each reads from the feature store. No torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from heads.catalogue import BACKBONE_STAGES
 from heads.spec import Variant, frozen_through
@@ -21,6 +22,29 @@ class Phase:
     num_epochs: int
     num_frozen_stages: int
     backbone_rate_factor: float = 1.0
+
+
+Form = Literal["pooled", "map"]
+
+
+class Tap(NamedTuple):
+    """The features after a stage: whole, or `pooled`, a map's mean (C, 1, 1) or the class token (1, C)."""
+
+    stage: int
+    form: Form
+
+    @property
+    def name(self) -> str:
+        """What the store calls it."""
+        return f"{self.stage}:{self.form}"
+
+
+@dataclass(frozen=True)
+class PhaseInputs:
+    """What a phase trains from: the taps that it reads from the store, or images where there are none, and why."""
+
+    taps: tuple[Tap, ...]
+    reason: str
 
 
 def compile_policy(variant: Variant) -> tuple[Phase, ...]:

@@ -20,12 +20,12 @@ from heads.data.loading import Loaders
 from heads.distributed import rank, sum_over_ranks
 from heads.features import Features, FeatureStore
 from heads.model.model import build_backbone
-from heads.phases import Phase, compile_policy
+from heads.phases import Phase, Tap, compile_policy
 from heads.spec import Variant
-from heads.trunks.extraction import Wanted, count_missing, extract
+from heads.trunks.extraction import ExtractionRequest, count_missing, extract
 from heads.trunks.pricing import forward_multiply_adds
 from heads.trunks.stored import FeatureLoader, open_views
-from heads.trunks.trunk import Tap, Trunk, stored_taps, trunk_of
+from heads.trunks.trunk import Trunk, stored_taps, trunk_of
 
 # Validation reads small features in large bites.
 LOOK_BYTES = 2**20
@@ -82,7 +82,7 @@ class JobFeatures:
             extract(
                 partial(self.backbone, each.work),
                 each.trunk,
-                [Wanted(sets[part.split], part.view, part.taps) for part in each.parts],
+                [ExtractionRequest(sets[part.split], part.view, part.taps) for part in each.parts],
                 self.store,
                 device=self.device,
                 precision=each.work.variant.fit.precision,

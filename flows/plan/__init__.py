@@ -8,19 +8,18 @@ from flows.plan.form import MEASURES, MEASURES_OF, PRIMARY, Plan, Promotion, Tar
 from flows.plan.rare import form_values, left_empty
 from flows.plan.reading import parse_plan, read_plan
 from flows.plan.targets import find_task, primary_metric, targets_of
-from flows.plan.trunks import Course, Stretch, TrunkGroup, group_by_trunk
+from flows.plan.trunks import TrunkGroup, VariantPhases, group_by_trunk
 
 __all__ = [
     "MEASURES",
     "MEASURES_OF",
     "PRIMARY",
-    "Course",
     "FitGrid",
     "Plan",
     "Promotion",
-    "Stretch",
     "Target",
     "TrunkGroup",
+    "VariantPhases",
     "VariantRow",
     "WorkersSpec",
     "check_data",

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from heads.catalogue import BACKBONE_STAGES
-from heads.phases import Phase
+from heads.phases import Phase, PhaseInputs, Tap
 from heads.spec import Variant
 
-# The features after a stage, by its number: a whole `map`, or `pooled`.
-StageTap = tuple[int, Literal["pooled", "map"]]
-
 
 @dataclass(frozen=True)
-class Stretch:
-    """A phase, the taps that it reads from the store (none: it reads images), and why."""
+class VariantPhases:
+    """A variant's phases and what each reads, whether its work is done, and the trunk ids of its training images' views.
 
-    phase: Phase
-    taps: tuple[StageTap, ...]
-    reason: str
-
-
-@dataclass(frozen=True)
-class Course:
-    """A variant's phases, whether its work is done, and the trunk ids of its training images' views, the plain one first."""
+    The plain view's trunk id comes first.
+    """
 
     variant: Variant
     done: bool
-    stretches: tuple[Stretch, ...]
+    inputs: Mapping[Phase, PhaseInputs]
     trunk_ids: tuple[str, ...]
 
     @property
-    def taps(self) -> frozenset[StageTap]:
+    def taps(self) -> frozenset[Tap]:
         """All that its phases read from the store."""
-        return frozenset(tap for stretch in self.stretches for tap in stretch.taps)
+        return frozenset(tap for inputs in self.inputs.values() for tap in inputs.taps)
 
     @property
-    def image_stretches(self) -> tuple[Stretch, ...]:
+    def from_images(self) -> Mapping[Phase, PhaseInputs]:
         """The phases that need images."""
-        return tuple(stretch for stretch in self.stretches if not stretch.taps)
+        return {phase: inputs for phase, inputs in self.inputs.items() if not inputs.taps}
 
 
 @dataclass(frozen=True)
@@ -58,39 +48,39 @@ class TrunkGroup:
     views: tuple[int, ...]
     variants: tuple[str, ...]
     left: tuple[str, ...]
-    taps: tuple[StageTap, ...]
+    taps: tuple[Tap, ...]
 
     @property
     def through(self) -> str:
         """The name of the last stage that it runs."""
-        return BACKBONE_STAGES[self.backbone][max(stage for stage, _ in self.taps)]
+        return BACKBONE_STAGES[self.backbone][max(tap.stage for tap in self.taps)]
 
     @property
     def num_stages(self) -> int:
         """How many stages it runs."""
-        return max(stage for stage, _ in self.taps) + 1
+        return max(tap.stage for tap in self.taps) + 1
 
 
-def group_by_trunk(courses: Sequence[Course]) -> tuple[TrunkGroup, ...]:
+def group_by_trunk(variants: Sequence[VariantPhases]) -> tuple[TrunkGroup, ...]:
     """The trunks that the variants read features of, in the variants' order, each with everyone who shares it."""
-    reading = [course for course in courses if course.taps]
-    ids = dict.fromkeys(trunk for course in reading for trunk in course.trunk_ids)
-    return tuple(_group(trunk, [course for course in reading if trunk in course.trunk_ids]) for trunk in ids)
+    reading = [one for one in variants if one.taps]
+    ids = dict.fromkeys(trunk for one in reading for trunk in one.trunk_ids)
+    return tuple(_group(trunk, [one for one in reading if trunk in one.trunk_ids]) for trunk in ids)
 
 
-def _group(trunk_id: str, sharing: Sequence[Course]) -> TrunkGroup:
-    first, left = sharing[0].variant, [course for course in sharing if not course.done]
+def _group(trunk_id: str, sharing: Sequence[VariantPhases]) -> TrunkGroup:
+    first, left = sharing[0].variant, [one for one in sharing if not one.done]
     return TrunkGroup(
         trunk_id=trunk_id,
         backbone=first.backbone,
         image_size_px=first.fit.image_size_px,
         whole=first.sees_whole,
         views=tuple(sorted(_views(trunk_id, left or sharing))),
-        variants=tuple(course.variant.variant_id for course in sharing),
-        left=tuple(course.variant.variant_id for course in left),
-        taps=tuple(sorted({tap for course in left or sharing for tap in course.taps})),
+        variants=tuple(one.variant.variant_id for one in sharing),
+        left=tuple(one.variant.variant_id for one in left),
+        taps=tuple(sorted({tap for one in left or sharing for tap in one.taps})),
     )
 
 
-def _views(trunk_id: str, courses: Iterable[Course]) -> set[int]:
-    return {view for course in courses for view, trunk in enumerate(course.trunk_ids) if trunk == trunk_id}
+def _views(trunk_id: str, variants: Iterable[VariantPhases]) -> set[int]:
+    return {view for one in variants for view, trunk in enumerate(one.trunk_ids) if trunk == trunk_id}

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flows import plan as plans
-from flows.plan import Course, Stretch, TrunkGroup
+from flows.plan import TrunkGroup, VariantPhases
 from flows.records import Work
 from flows.settings import Settings
 from flows.stages.costs import Costs, Estimate, ImagePhase, TrunkUse
 from flows.stages.planning import WorkPlan
 from flows.workspace import locate
+from heads.phases import Phase, Tap
 
 if TYPE_CHECKING:
     from heads.trunks.calibration import Rates
@@ -46,7 +47,7 @@ def estimate_costs(settings: Settings, work_plan: WorkPlan, *, calibrate: bool) 
     `calibrate` times a few pictures and forward passes on this machine, else rates that were measured elsewhere are taken.
     """
     estimator = _CostEstimator(settings, work_plan, calibrate=calibrate)
-    groups = plans.group_by_trunk(list(estimator.courses.values()))
+    groups = plans.group_by_trunk(list(estimator.phases.values()))
     trunks = tuple(estimator.describe_trunk(group) for group in groups)
     return Costs(trunks, estimator.image_phases(), estimator.estimate(trunks))
 
@@ -67,8 +68,8 @@ class _CostEstimator:
             split: [sample.pixel_digest for sample in work_plan.version.samples if sample.split == split]
             for split in ("train", "val")
         }
-        self.courses = {work.key: self._course(work) for work in work_plan.works}
-        self.left = [work for work in work_plan.works if not self.courses[work.key].done]
+        self.phases = {work.key: self._phases(work) for work in work_plan.works}
+        self.left = [work for work in work_plan.works if not self.phases[work.key].done]
         self.rates = self._find_rates(calibrate=calibrate)
         self.calibrated = calibrate and bool(self.left)
 
@@ -94,7 +95,7 @@ class _CostEstimator:
             image_size_px=group.image_size_px,
             whole=group.whole,
             views=tuple(group.views),
-            taps=tuple(f"{stage}:{kind}" for stage, kind in group.taps),
+            taps=tuple(tap.name for tap in group.taps),
             variants=tuple(group.variants),
             variants_left=tuple(group.left),
             samples=total,
@@ -112,13 +113,13 @@ class _CostEstimator:
             ImagePhase(
                 variant_id=work.variant.variant_id,
                 label=self.work_plan.label(work),
-                epochs=stretch.phase.num_epochs,
-                num_frozen_stages=stretch.phase.num_frozen_stages,
-                reason=stretch.reason,
+                epochs=phase.num_epochs,
+                num_frozen_stages=phase.num_frozen_stages,
+                reason=inputs.reason,
                 in_contest=self._is_screened(work),
             )
             for work in self.left
-            for stretch in self.courses[work.key].image_stretches
+            for phase, inputs in self.phases[work.key].from_images.items()
         )
 
     def estimate(self, trunks: Sequence[TrunkUse]) -> Estimate:
@@ -148,18 +149,14 @@ class _CostEstimator:
         # Features that GPUs computed are other ones, under other names.
         return ", which lacks the GPUs that the plan asks for; what such stored is not looked at" if lacks_gpu else ""
 
-    def _course(self, work: Work) -> Course:
+    def _phases(self, work: Work) -> VariantPhases:
         from heads.trunks.trunk import choose_taps, trunk_of
 
-        chosen = choose_taps(work.variant)
-        stretches = tuple(
-            Stretch(phase, tuple((tap.stage, tap.form) for tap in choice.taps), choice.reason) for phase, choice in chosen.items()
-        )
         trunks = [
             trunk_of(work.variant, work.weights.digest, self.device, varied=view > 0) for view in range(work.variant.fit.views)
         ]
         done = self.work_plan.is_done(self.settings, work)
-        return Course(work.variant, done, stretches, tuple(trunk.id for trunk in trunks))
+        return VariantPhases(work.variant, done, choose_taps(work.variant), tuple(trunk.id for trunk in trunks))
 
     def _value_bytes(self, group: TrunkGroup) -> int:
         from heads.trunks.trunk import feature_dtype
@@ -176,7 +173,7 @@ class _CostEstimator:
 
         digests = {view: self.digests["train"] + (self.digests["val"] if view == 0 else []) for view in group.views}
         keys = [Key(digest, view) for view, those in digests.items() for digest in dict.fromkeys(those)]
-        taps = {f"{stage}:{form}": stage for stage, form in group.taps}
+        taps = {tap.name: tap.stage for tap in group.taps}
         deepest = np.full(len(keys), -1)
         for tap, held in self.store.listed(group.trunk_id, keys, taps).items():
             deepest = np.where(held, deepest, np.maximum(deepest, taps[tap]))
@@ -188,28 +185,28 @@ class _CostEstimator:
 
     def _is_screened(self, work: Work) -> bool:
         """Whether its contest may end the work early: one that can not probe on stored features just trains."""
-        return work.in_contest and bool(self.courses[work.key].stretches[0].taps)
+        return work.in_contest and bool(next(iter(self.phases[work.key].inputs.values())).taps)
 
     def _cost(self, work: Work, *, alone: bool = False) -> Cost:
         """What training a variant costs, `alone` without a feature store."""
         rivals, kept = [other for other in self.left if self._is_screened(other)], self.work_plan.plan.screening
         cost = Cost()
-        for number, stretch in enumerate(self.courses[work.key].stretches):
+        for number, (phase, inputs) in enumerate(self.phases[work.key].inputs.items()):
             # Of those in contest only the best go on after the first phase, whoever they will be.
             share = min(1.0, (kept or 1) / len(rivals)) if number and self._is_screened(work) else 1.0
-            cost += self._cost_of_stretch(work, stretch, stored=bool(stretch.taps) and not alone).times(share)
+            cost += self._cost_of_phase(work, phase, () if alone else inputs.taps).times(share)
         return cost
 
-    def _cost_of_stretch(self, work: Work, stretch: Stretch, *, stored: bool) -> Cost:
+    def _cost_of_phase(self, work: Work, phase: Phase, taps: tuple[Tap, ...]) -> Cost:
         from heads.data.dataset import DEFAULT_CACHE_BYTES
         from heads.trunks.pricing import BYTES_PER_SECOND, epoch_multiply_adds, price
 
-        variant, phase = work.variant, stretch.phase
+        variant = work.variant
         network = variant.backbone, variant.fit.image_size_px
         samples, rates = sum(self.num_samples), self.rates[network]
-        flops = epoch_multiply_adds(variant, phase.num_frozen_stages, *self.num_samples, stored=stored)
-        if stored:
-            reading = samples * price(*network, stretch.taps).num_bytes / BYTES_PER_SECOND
+        flops = epoch_multiply_adds(variant, phase.num_frozen_stages, *self.num_samples, stored=bool(taps))
+        if taps:
+            reading = samples * price(*network, taps).num_bytes / BYTES_PER_SECOND
         else:
             # Pictures that fit in memory are decoded in the first epoch alone.
             room = self.workers.count * DEFAULT_CACHE_BYTES / (3 * variant.fit.image_size_px**2 * max(1, samples))

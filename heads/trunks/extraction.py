@@ -16,8 +16,9 @@ from heads.data.loading import num_loader_workers
 from heads.distributed import num_ranks, rank, sum_over_ranks
 from heads.features import FeatureStore, Key, Shelf
 from heads.model.precision import autocast
+from heads.phases import Tap
 from heads.spec import Precision
-from heads.trunks.trunk import Tap, Trunk
+from heads.trunks.trunk import Trunk, take
 
 # By the kind of device, for images of up to 224 px; of larger ones as many as have so many pixels. Every batch is filled up to
 # it, since kernels for fewer images add up in another order. What a sample gives is then the same but for rounding, whichever
@@ -33,8 +34,8 @@ LAYOUT = torch.channels_last
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The taps that are wanted of one view of a dataset's images."""
+class ExtractionRequest:
+    """The taps to store of one view of a data set's images."""
 
     dataset: ImageDataset
     view: int
@@ -49,7 +50,7 @@ class Wanted:
 class _View(Dataset[Tensor]):
     """The images of what is wanted, as the network sees them."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: ExtractionRequest) -> None:
         self._wanted = wanted
 
     def __len__(self) -> int:
@@ -67,7 +68,7 @@ def count_missing(store: FeatureStore, trunk: Trunk, taps: Collection[Tap], dige
 def extract(
     build: Callable[[], nn.Sequential],
     trunk: Trunk,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[ExtractionRequest],
     store: FeatureStore,
     *,
     device: torch.device,
@@ -103,7 +104,7 @@ def extract(
         sum_over_ranks(torch.zeros(1, device=device))
 
 
-def _lacking(shelf: Shelf, wanted: Sequence[Wanted]) -> dict[tuple[Tap, ...], list[int]]:
+def _lacking(shelf: Shelf, wanted: Sequence[ExtractionRequest]) -> dict[tuple[Tap, ...], list[int]]:
     """The places of the images that lack the same taps, by these; of equal images of a set the first."""
     found: dict[tuple[Tap, ...], list[int]] = defaultdict(list)
     first = 0
@@ -118,7 +119,7 @@ def _lacking(shelf: Shelf, wanted: Sequence[Wanted]) -> dict[tuple[Tap, ...], li
     return dict(found)
 
 
-def _key(wanted: Sequence[Wanted], place: int) -> Key:
+def _key(wanted: Sequence[ExtractionRequest], place: int) -> Key:
     for each in wanted:
         if place < len(each.dataset):
             return Key(each.dataset.digests[place], each.view)
@@ -176,7 +177,7 @@ def _look(stages: nn.Sequential, taps: Sequence[Tap], images: Tensor, precision:
     with torch.inference_mode(), autocast(images.device, precision):
         for number in range(max(tap.stage for tap in taps) + 1):
             features = stages[number](features)
-            rows |= {tap.name: tap.take(features).contiguous().cpu() for tap in taps if tap.stage == number}
+            rows |= {tap.name: take(tap, features).contiguous().cpu() for tap in taps if tap.stage == number}
     return rows
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
 from heads.backbones import count_costs
+from heads.phases import Form, Tap
 from heads.spec import Variant
 
 # Measured on one core of a shared two-core server. MobileNetV2 at 224 px takes 20 to 40 ms an image forward, 7 to 15 billion
@@ -22,8 +22,6 @@ PREPARE_SECONDS_PER_PIXEL = 2e-3 / 224**2
 BYTES_PER_SECOND = 300e6
 # Training takes a stage's gradients to its weights and to its input, each about as much arithmetic as the way forward.
 BACKWARD_FACTOR = 2
-
-Form = Literal["pooled", "map"]
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,8 @@ class Price:
         return f"{told}, {1e3 * self.compute_seconds:.2g} ms to compute"
 
 
-def price(backbone: str, image_size_px: int, taps: Collection[tuple[int, Form]], value_bytes: int = 4) -> Price:
-    """The price of features after some stages (by number), each whole (`map`) or `pooled`, of `value_bytes` a number."""
+def price(backbone: str, image_size_px: int, taps: Collection[Tap], value_bytes: int = 4) -> Price:
+    """The price of the features at some taps, of `value_bytes` a number."""
     costs = count_costs(backbone, image_size_px)
     multiply_adds = forward_multiply_adds(backbone, image_size_px, max(stage for stage, _ in taps) + 1)
     num_bytes = value_bytes * sum(_num_values(costs[stage].shape, form) for stage, form in taps)

@@ -11,7 +11,8 @@ from heads.data.dataset import ImageDataset
 from heads.data.labels import Inputs
 from heads.data.loading import Loader
 from heads.features import Features, FeatureStore, Key
-from heads.trunks.trunk import Tap, Trunk, inputs_of
+from heads.phases import Tap
+from heads.trunks.trunk import Trunk, inputs_of
 
 # Where features are few they are held in memory, by the kind of device: on a GPU a batch then crosses no bus, on a CPU it takes
 # no call a sample. Above that, reading them by position takes no memory.

@@ -15,34 +15,15 @@ from heads.catalogue import BACKBONE_STAGES
 from heads.data.images import Preprocess, preprocess_for
 from heads.features import trunk_id
 from heads.model.precision import computing_dtype
-from heads.phases import Phase, compile_policy
+from heads.phases import Form, Phase, PhaseInputs, Tap, compile_policy
 from heads.spec import Augment, Precision, Variant
 from heads.tasks.table import TASKS
-from heads.trunks.pricing import Form, Price, price
+from heads.trunks.pricing import price
 
 # Designs that read a stage's mean over positions, or its class token, alone: a few kilobytes a sample instead of hundreds.
 POOLING_DESIGNS = ("linear", "mlp", "cosine")
 # What decodes pictures and computes features: another version may give other numbers.
 LIBRARIES = ("torch", "torchvision", "pillow")
-
-
-@dataclass(frozen=True, order=True)
-class Tap:
-    """The features after a stage: whole, or `pooled`, a map's mean (C, 1, 1) or the class token (1, C)."""
-
-    stage: int
-    form: Form
-
-    @property
-    def name(self) -> str:
-        """What the store calls it."""
-        return f"{self.stage}:{self.form}"
-
-    def take(self, features: Tensor) -> Tensor:
-        """The tap of a stage's features (N, ...)."""
-        if self.form == "map":
-            return features
-        return features[:, :1] if features.ndim == 3 else features.mean(dim=(2, 3), keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -95,21 +76,12 @@ def feature_dtype(device: torch.device, precision: Precision) -> torch.dtype:
     return computing_dtype(device, precision)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What a phase trains from: the taps that it reads from the store, or images where there are none, and why."""
-
-    taps: tuple[Tap, ...]
-    reason: str
-    price: Price | None = None
-
-
 def stored_taps(variant: Variant) -> dict[Phase, tuple[Tap, ...]]:
     """The taps that each phase trains from instead of images; phases that train from images are left out."""
-    return {phase: choice.taps for phase, choice in choose_taps(variant).items() if choice.taps}
+    return {phase: inputs.taps for phase, inputs in choose_taps(variant).items() if inputs.taps}
 
 
-def choose_taps(variant: Variant) -> dict[Phase, Choice]:
+def choose_taps(variant: Variant) -> dict[Phase, PhaseInputs]:
     """What each phase trains from; the same on every machine, since it follows from the variant alone.
 
     A phase reads stored features where its frozen stages are as the weights file has them (from the first epoch on, and not
@@ -121,23 +93,23 @@ def choose_taps(variant: Variant) -> dict[Phase, Choice]:
     for phase in compile_policy(variant):
         untouched = min(untouched, phase.num_frozen_stages)
         if variant.freeze == "adaptive":
-            found[phase] = Choice((), "adaptive freezes stages after they moved")
+            found[phase] = PhaseInputs((), "adaptive freezes stages after they moved")
         elif not phase.num_frozen_stages:
-            found[phase] = Choice((), "the whole backbone is trained")
+            found[phase] = PhaseInputs((), "the whole backbone is trained")
         elif phase.num_frozen_stages > untouched:
-            found[phase] = Choice((), "stages are frozen after they moved")
+            found[phase] = PhaseInputs((), "stages are frozen after they moved")
         elif fit.mixup or fit.cutmix:
-            found[phase] = Choice((), f"{'mixup' if fit.mixup else 'cutmix'} blends images")
+            found[phase] = PhaseInputs((), f"{'mixup' if fit.mixup else 'cutmix'} blends images")
         else:
             found[phase] = _weigh(variant, phase.num_frozen_stages)
     return found
 
 
-def _weigh(variant: Variant, num_frozen: int) -> Choice:
+def _weigh(variant: Variant, num_frozen: int) -> PhaseInputs:
     taps, value_bytes = _taps(variant, num_frozen), 2 if variant.fit.precision in ("bf16", "fp16") else 4
-    cost = price(variant.backbone, variant.fit.image_size_px, [(tap.stage, tap.form) for tap in taps], value_bytes)
+    cost = price(variant.backbone, variant.fit.image_size_px, taps, value_bytes)
     frozen = f"frozen through {BACKBONE_STAGES[variant.backbone][num_frozen - 1]}"
-    return Choice(taps if cost.pays else (), f"{frozen}: {cost}", cost)
+    return PhaseInputs(taps if cost.pays else (), f"{frozen}: {cost}")
 
 
 def _taps(variant: Variant, num_frozen: int) -> tuple[Tap, ...]:
@@ -150,6 +122,13 @@ def _taps(variant: Variant, num_frozen: int) -> tuple[Tap, ...]:
                 pools = head.design in POOLING_DESIGNS and forms.get(stage, "pooled") == "pooled"
                 forms[stage] = "pooled" if pools else "map"
     return tuple(Tap(stage, form) for stage, form in sorted(forms.items()))
+
+
+def take(tap: Tap, features: Tensor) -> Tensor:
+    """The tap of a stage's features (N, ...)."""
+    if tap.form == "map":
+        return features
+    return features[:, :1] if features.ndim == 3 else features.mean(dim=(2, 3), keepdim=True)
 
 
 def inputs_of(features: Mapping[str, Tensor], taps: Sequence[Tap]) -> dict[int, Tensor]:

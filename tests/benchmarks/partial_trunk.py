@@ -28,7 +28,7 @@ from heads.model.model import build_backbone, build_model
 from heads.spec import Fit, Head, Variant
 from heads.training.loop import train
 from heads.training.state import Outcome
-from heads.trunks.extraction import Wanted, extract
+from heads.trunks.extraction import ExtractionRequest, extract
 from heads.trunks.stored import FeatureLoader, open_views
 from heads.trunks.trunk import stored_taps, trunk_of
 
@@ -56,7 +56,7 @@ def measure(variant: Variant, folder: Path, *, with_store: bool) -> tuple[float,
             ((phase, taps),) = stored_taps(variant).items()
             store, trunk = FeatureStore(Path(root)), trunk_of(variant, "file", CPU)
             backbone = build_backbone(variant, MOBILENET_V2).eval().to(memory_format=torch.channels_last)
-            wanted = [Wanted(images, 0, taps) for images in (train_set, val_set)]
+            wanted = [ExtractionRequest(images, 0, taps) for images in (train_set, val_set)]
             extract(lambda: backbone, trunk, wanted, store, device=CPU, precision="fp32")
             views = [
                 open_views(store, [trunk], taps, images.digests, CPU, shuffled=images is train_set)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from flows.files import write_json
-from flows.plan import Course, Stretch, group_by_trunk, parse_plan
+from flows.plan import VariantPhases, group_by_trunk, parse_plan
 from flows.records import DataVersion, Sample
 from flows.settings import Settings
 from flows.stages.cost_estimate import estimate_costs
@@ -22,35 +22,37 @@ from heads.data.dataset import ImageDataset
 from heads.data.images import preprocess_for
 from heads.features import FeatureStore
 from heads.model.model import build_backbone
-from heads.phases import compile_policy
+from heads.phases import PhaseInputs, Tap, compile_policy
 from heads.spec import Fit, Head, Variant
-from heads.trunks.extraction import Wanted, extract
+from heads.trunks.extraction import ExtractionRequest, extract
 from heads.trunks.pricing import forward_multiply_adds
-from heads.trunks.trunk import Tap, trunk_of
+from heads.trunks.trunk import trunk_of
 
 NUM_TRAIN, NUM_VAL, SIZE_PX = 10, 5, 64
 
 
-def course(freeze: str, *taps: tuple[int, Any], trunks: tuple[str, ...] = ("t",), done: bool = False, **fit: Any) -> Course:
+def phases_of(
+    freeze: str, *taps: tuple[int, Any], trunks: tuple[str, ...] = ("t",), done: bool = False, **fit: Any
+) -> VariantPhases:
     variant = Variant(backbone="mobilenet_v2", heads=(Head(target="kind"),), freeze=freeze, fit=Fit(epochs=9, **fit))
     first, *others = compile_policy(variant)
-    stretches = [Stretch(first, taps, "frozen"), *(Stretch(phase, (), "trained") for phase in others)]
-    return Course(variant, done, tuple(stretches), trunks)
+    inputs = {first: PhaseInputs(tuple(Tap(*tap) for tap in taps), "frozen")}
+    return VariantPhases(variant, done, inputs | {phase: PhaseInputs((), "trained") for phase in others}, trunks)
 
 
 def test_variants_that_read_one_trunk_share_it_whatever_they_read() -> None:
-    probe, other = course("all", (8, "pooled")), course("all", (8, "map"), learning_rate=0.01)
-    tuned, whole = course("lp_ft", (8, "pooled")), course("none")
+    probe, other = phases_of("all", (8, "pooled")), phases_of("all", (8, "map"), learning_rate=0.01)
+    tuned, whole = phases_of("lp_ft", (8, "pooled")), phases_of("none")
     (group,) = group_by_trunk([probe, other, tuned, whole])
     assert group.variants == tuple(each.variant.variant_id for each in (probe, other, tuned))
     assert group.taps == ((8, "map"), (8, "pooled"))
     assert (group.views, group.through, group.num_stages) == ((0,), "top", 9)
-    assert [stretch.phase.num_frozen_stages for stretch in tuned.image_stretches] == [0]
-    assert whole.image_stretches == whole.stretches
+    assert [phase.num_frozen_stages for phase in tuned.from_images] == [0]
+    assert whole.from_images == whole.inputs
 
 
 def test_a_trunk_runs_only_as_deep_as_those_left_read_it() -> None:
-    deep, shallow = course("all", (8, "pooled"), done=True), course("upto:stage5", (5, "map"))
+    deep, shallow = phases_of("all", (8, "pooled"), done=True), phases_of("upto:stage5", (5, "map"))
     (group,) = group_by_trunk([deep, shallow])
     assert (group.through, group.left) == ("stage5", (shallow.variant.variant_id,))
     (finished,) = group_by_trunk([deep])
@@ -58,8 +60,8 @@ def test_a_trunk_runs_only_as_deep_as_those_left_read_it() -> None:
 
 
 def test_varied_views_are_a_trunk_of_their_own_beside_the_plain_one() -> None:
-    plain = course("all", (8, "pooled"))
-    varied = course("all", (8, "pooled"), trunks=("t", "light", "light"), views=3)
+    plain = phases_of("all", (8, "pooled"))
+    varied = phases_of("all", (8, "pooled"), trunks=("t", "light", "light"), views=3)
     first, second = group_by_trunk([plain, varied])
     assert (first.trunk_id, first.views, len(first.variants)) == ("t", (0,), 2)
     assert (second.trunk_id, second.views, second.variants) == ("light", (1, 2), (varied.variant.variant_id,))
@@ -108,7 +110,7 @@ def fill(settings: Settings, work_plan: WorkPlan, version: DataVersion, split: s
     extract(
         lambda: build_backbone(variant, weights.path).eval(),
         trunk_of(variant, weights.digest, torch.device("cpu")),
-        [Wanted(dataset, 0, [Tap(8, "pooled")])],
+        [ExtractionRequest(dataset, 0, [Tap(8, "pooled")])],
         FeatureStore(settings.storage / "features"),
         device=torch.device("cpu"),
         precision="auto",

@@ -29,13 +29,13 @@ from heads.errors import CheckpointError, TrainingDiverged
 from heads.features import FeatureStore, Key
 from heads.fused.training import Member, train_together
 from heads.model.model import Model, build_backbone, build_model
-from heads.phases import Phase, compile_policy
+from heads.phases import Phase, Tap, compile_policy
 from heads.spec import Fit, Head, Variant
 from heads.training.loop import train
 from heads.training.state import Epoch, Outcome
-from heads.trunks.extraction import Wanted, count_missing, extract
+from heads.trunks.extraction import ExtractionRequest, count_missing, extract
 from heads.trunks.stored import FeatureLoader, open_views
-from heads.trunks.trunk import Tap, Trunk, stored_taps, trunk_of
+from heads.trunks.trunk import Trunk, stored_taps, trunk_of
 from tests.products import Products
 from tests.rounding import ROUNDING
 
@@ -97,10 +97,10 @@ def fill(variant: Variant, sets: tuple[ImageDataset, ImageDataset], store: Featu
     """How many images were forwarded to store what the variant reads."""
     taps = {tap for taps in stored_taps(variant).values() for tap in taps}
     stages = build_backbone(variant, None).eval().requires_grad_(False)
-    wanted: dict[Trunk, list[Wanted]] = defaultdict(list)
+    wanted: dict[Trunk, list[ExtractionRequest]] = defaultdict(list)
     for view, trunk in enumerate(trunks_of(variant)):
-        wanted[trunk].append(Wanted(sets[0], view, taps))
-    wanted[trunks_of(variant)[0]].append(Wanted(sets[1], 0, taps))
+        wanted[trunk].append(ExtractionRequest(sets[0], view, taps))
+    wanted[trunks_of(variant)[0]].append(ExtractionRequest(sets[1], 0, taps))
     return sum(extract(lambda: stages, trunk, parts, store, device=CPU, precision="fp32") for trunk, parts in wanted.items())
 
 
@@ -392,7 +392,7 @@ def test_features_are_what_the_backbone_gives(pictures: Path, tmp_path: Path) ->
         return stages
 
     # What is there already is left alone, and only what lacks is computed.
-    assert extract(build, trunk, [Wanted(sets[0], 0, taps)], store, device=CPU, precision="fp32") == NUM_TRAIN
+    assert extract(build, trunk, [ExtractionRequest(sets[0], 0, taps)], store, device=CPU, precision="fp32") == NUM_TRAIN
     assert count_missing(store, trunk, taps, sets[0].digests, 0) == 0
     rows = store.shelf(trunk.id).open([Key(digest) for digest in sets[0].digests], [tap.name for tap in taps])
     found = rows[torch.arange(NUM_TRAIN)]
@@ -403,7 +403,7 @@ def test_features_are_what_the_backbone_gives(pictures: Path, tmp_path: Path) ->
     torch.testing.assert_close(found["5:map"], last, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found["5:pooled"], last.mean(dim=(2, 3), keepdim=True), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found["1:pooled"], early.mean(dim=(2, 3), keepdim=True), atol=1e-5, rtol=1e-4)
-    assert extract(build, trunk, [Wanted(sets[0], 0, taps)], store, device=CPU, precision="fp32") == 0
+    assert extract(build, trunk, [ExtractionRequest(sets[0], 0, taps)], store, device=CPU, precision="fp32") == 0
     assert asked, "the backbone is built only where a sample is missing"
 
 
@@ -413,7 +413,7 @@ def test_byte_identical_images_and_new_ones_are_forwarded_once(pictures: Path, t
     stages = build_backbone(variant, None).eval()
 
     def do(*sets: ImageDataset) -> int:
-        wanted = [Wanted(each, 0, taps) for each in sets]
+        wanted = [ExtractionRequest(each, 0, taps) for each in sets]
         return extract(lambda: stages, trunk, wanted, store, device=CPU, precision="fp32")
 
     assert do(part_of(images, [0, 1, 2, 2, 1])) == 3
@@ -459,7 +459,7 @@ def test_a_samples_features_are_the_same_but_for_rounding_whatever_it_is_compute
             digests += [hashlib.md5(file.read_bytes()).hexdigest() for file in own]
             labels = {"kind": torch.zeros(len(own), dtype=torch.long)}
             images = ImageDataset(own, labels, preprocess_for(variant.backbone, 96), digests=digests[-len(own) :])
-            extract(lambda: stages, trunk, [Wanted(images, 0, wanted)], store, device=CPU, precision="fp32")
+            extract(lambda: stages, trunk, [ExtractionRequest(images, 0, wanted)], store, device=CPU, precision="fp32")
         (view,) = open_views(store, [trunk], wanted, sorted(digests), CPU, shuffled=False)
         return view[torch.arange(len(files))][wanted[0].name]
 
@@ -483,7 +483,7 @@ def test_a_killed_extraction_loses_a_shard_at_most_and_goes_on_where_it_was(pict
     program.stdout.close()
     assert count_missing(store, trunks_of(variant)[0], taps, images.digests, 0) <= NUM_TRAIN - sum(told)
     missing = count_missing(store, trunks_of(variant)[0], taps, images.digests, 0)
-    stages, wanted = build_backbone(variant, None).eval(), [Wanted(images, 0, taps)]
+    stages, wanted = build_backbone(variant, None).eval(), [ExtractionRequest(images, 0, taps)]
     again = extract(lambda: stages, trunks_of(variant)[0], wanted, store, device=CPU, precision="fp32")
     assert again == missing < NUM_TRAIN
 
@@ -501,7 +501,7 @@ def extract_slowly(pictures: Path, root: Path) -> None:
         time.sleep(0.5)
 
     stages = build_backbone(variant, None).eval()
-    wanted = [Wanted(datasets(pictures, variant)[0], 0, [Tap(5, "pooled")])]
+    wanted = [ExtractionRequest(datasets(pictures, variant)[0], 0, [Tap(5, "pooled")])]
     trunk = trunks_of(variant)[0]
     extract(lambda: stages, trunk, wanted, FeatureStore(root), device=CPU, precision="fp32", on_stored=say)
 
