@@ -185,7 +185,7 @@ class JobFeatures:
 
 
 def name_trunk(store: FeatureStore, trunk: Trunk) -> None:
-    """Leaves word of what a trunk is beside its shelf; a store that is read-only stays as it is."""
+    """Leaves word of what a trunk is beside its features; a store that is read-only stays as it is."""
     size = trunk.preprocess.image_size_px
     told = {"backbone": trunk.backbone, "weights": trunk.weights, "image_size_px": size, "whole": trunk.preprocess.whole}
     views = "plain" if trunk.augment == "none" and not trunk.flip else trunk.augment + (", flip" if trunk.flip else "")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from flows.errors import AskedWrongly, HeadstartError
+from flows.mlflow_connection import asking, connect, is_missing
 from flows.records import ModelVersion
 from flows.registry import placing
 from flows.registry.program import BUNDLE_FOLDER
-from flows.tracking_server import asking, connect, is_missing
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

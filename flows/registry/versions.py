@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flows.errors import AskedWrongly, HeadstartError
+from flows.mlflow_connection import asking
 from flows.records import ModelVersion, Verdict
 from flows.registry import ledger, program, telling
 from flows.registry.catalog import BUNDLE_TAG, Catalog
 from flows.registry.ledger import Entry
-from flows.tracking_server import asking
 
 LEDGER_TAG = "headstart.ledger."
 

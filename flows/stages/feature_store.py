@@ -87,15 +87,15 @@ def features_status(settings: Settings) -> FeaturesStatus:
     store = FeatureStore(_root(settings))
     trunks = tuple(
         StoredTrunk(
-            trunk_id=shelf.trunk,
-            about=store.description(shelf.trunk),
-            samples=shelf.num_samples,
-            taps={tap: StoredTap(count, str(layout)) for tap, (count, layout) in shelf.taps.items()},
-            shards=shelf.num_shards,
-            bytes=shelf.num_bytes,
-            used_at=shelf.used_at.isoformat(timespec="seconds"),
+            trunk_id=each.trunk,
+            about=store.description(each.trunk),
+            samples=each.num_samples,
+            taps={tap: StoredTap(count, str(layout)) for tap, (count, layout) in each.taps.items()},
+            shards=each.num_shards,
+            bytes=each.num_bytes,
+            used_at=each.used_at.isoformat(timespec="seconds"),
         )
-        for shelf in reversed(store.status())
+        for each in reversed(store.status())
     )
     total = sum(trunk.bytes for trunk in trunks)
     return FeaturesStatus(str(store.root), trunks, total, _max_bytes(settings, total))
@@ -108,7 +108,7 @@ def verify_features(settings: Settings) -> FeaturesCheck:
     store = FeatureStore(_root(settings))
     before = store.status()
     damaged = tuple(DamagedShard(shard.trunk, shard.name, shard.reason) for shard in store.verify())
-    shards, num_bytes = sum(shelf.num_shards for shelf in before), sum(shelf.num_bytes for shelf in before)
+    shards, num_bytes = sum(each.num_shards for each in before), sum(each.num_bytes for each in before)
     return FeaturesCheck(str(store.root), shards, num_bytes, damaged)
 
 
@@ -137,7 +137,7 @@ def keep_in_bounds(session: RetrainingSession) -> None:
     root = _root(session.settings)
     if isinstance(root, str) and session.settings.features_max_bytes is None:
         return
-    total = sum(shelf.num_bytes for shelf in FeatureStore(root).status())
+    total = sum(each.num_bytes for each in FeatureStore(root).status())
     allowed = _max_bytes(session.settings, total)
     if allowed is not None and total > allowed and not _at_work(session.settings, besides=session.plan.name):
         freed = _prune(session.settings, allowed)
@@ -149,7 +149,7 @@ def _prune(settings: Settings, max_bytes: int) -> Pruned:
 
     store = FeatureStore(_root(settings))
     freed = store.prune(max_bytes)
-    left = sum(shelf.num_bytes for shelf in store.status())
+    left = sum(each.num_bytes for each in store.status())
     return Pruned(str(store.root), freed.num_shards, freed.num_bytes, left)
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import thread_time
 
+from flows.mlflow_connection import check
 from flows.records import Work
 from flows.tracking.origin import Origin
 from flows.tracking.runs import Tracker
-from flows.tracking_server import check
 from flows.work_folder import WorkFolder, WorkResult
 
 LOG = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from flows.tracking_server import check, database_file
+from flows.mlflow_connection import check, database_file
 
 # Where MLflow's tables keep paths of artifacts.
 COLUMNS = (

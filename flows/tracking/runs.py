@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from flows.mlflow_connection import asking, connect, experiment
 from flows.records import Verdict, Work
 from flows.tracking.origin import Origin, dataset_input
 from flows.tracking.text import as_json, equals, flat, measures_of, metrics_at, now_ms, retraining_name, safe_name, summary
-from flows.tracking_server import asking, connect, experiment
 from flows.work_folder import EpochRecord, WorkResult, result_json
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """The feature store: what a frozen trunk gave for a sample, kept under (trunk id, sample digest, view) and never computed twice.
 
-A shelf holds one trunk's features as shards: safetensors files that appear whole and never change, each with its keys and
+A trunk's features are stored as shards: safetensors files that appear whole and never change, each with its keys and
 checksums in its header and named by that header's digest. The index is the union of the headers, so that any number of
-writers extends it without a lock, and the layout needs nothing that an object store lacks: a shelf lies in a folder, or below
+writers extends it without a lock, and the layout needs nothing that an object store lacks: they lie in a folder, or below
 a prefix of a bucket, whose shards are put and listed there and read from copies on this machine.
 
 Safetensors was chosen by measurement (tests/benchmarks/feature_storage.py): random batches take as long from memory-mapped
@@ -14,7 +14,7 @@ its batches, where the pages of a mapping count as the process's own.
 from heads.features.keys import Key, trunk_id
 from heads.features.reading import Features
 from heads.features.shards import FeatureError
-from heads.features.shelf import Shelf
-from heads.features.store import DamagedShard, FeatureStore, Freed, ShelfStatus
+from heads.features.store import DamagedShard, FeatureStore, Freed, TrunkStatus
+from heads.features.trunk import TrunkFeatures
 
-__all__ = ["DamagedShard", "FeatureError", "FeatureStore", "Features", "Freed", "Key", "Shelf", "ShelfStatus", "trunk_id"]
+__all__ = ["DamagedShard", "FeatureError", "FeatureStore", "Features", "Freed", "Key", "TrunkFeatures", "TrunkStatus", "trunk_id"]

@@ -39,7 +39,7 @@ class StoredTap:
             order[starts].tolist(), numbers[starts].tolist(), offsets[starts].tolist(), (ends - starts).tolist(), strict=True
         ):
             if not self.files[number].read_into(buffer[row * num_bytes : (row + length) * num_bytes], offset):
-                raise FeatureError("a shard was cut short while it was read; ask the shelf again what is missing")
+                raise FeatureError("a shard was cut short while it was read; ask the trunk's features again what is missing")
         return rows
 
 
@@ -56,7 +56,7 @@ class HeldTap:
 
 
 class Features:
-    """What a shelf holds of some keys, by tap; position i is the i-th key asked for.
+    """What is stored of some keys of one trunk, by tap; position i is the i-th key asked for.
 
     `features[positions]`, a LongTensor (b), gives for each tap a new tensor (b, ...) of the dtype that was stored. It may be
     read from several threads and from forked processes. Raises IndexError on a position that is none.

@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 
 class FeatureError(HeadsError):
-    """Features that are damaged or not there; ask the shelf what is missing, and compute that."""
+    """Features that are damaged or not there; ask its trunk's features what is missing, and compute that."""
 
 
 class StrangerError(FeatureError):

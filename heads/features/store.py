@@ -1,4 +1,4 @@
-"""All shelves under one root: what they hold, whether it is whole, and keeping them under a size."""
+"""All trunks' features under one root: what is stored, whether it is whole, and keeping it under a size."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from heads.errors import HeadsError
 from heads.features.keys import Key, pack
 from heads.features.place import Place, place_of
 from heads.features.shards import FeatureError, Layout, Shard, StrangerError, audit, read_shard
-from heads.features.shelf import Shelf, beside
+from heads.features.trunk import TrunkFeatures, beside
 
 FACTS = ".json"
 DESCRIPTION = re.compile(rf"[0-9a-f]{{16}}{re.escape(FACTS)}")
 
 
 @dataclass(frozen=True)
-class ShelfStatus:
-    """A trunk's shelf: its bytes, its different samples, how many of them lie at each tap and in which layout, its last use."""
+class TrunkStatus:
+    """What is stored of a trunk: its bytes and samples, how many of these lie at each tap in which layout, its last use."""
 
     trunk: str
     num_bytes: int
@@ -54,7 +54,7 @@ class Freed:
 
 
 class FeatureStore:
-    """The shelves under a root: a folder, made when the first shard is written, or an address such as `s3://bucket/prefix`.
+    """The features of trunks under a root: a folder, made when the first shard is written, or an address such as `s3://bucket/prefix`.
 
     Shards of an object store are read from copies on this machine (`heads.features.local_cache`). All methods raise
     HeadsError where the object store refuses or does not answer.
@@ -63,23 +63,25 @@ class FeatureStore:
     def __init__(self, root: Path | str) -> None:
         self._place = place_of(root)
         self.root = root
-        self._shelves: dict[str, Shelf] = {}
+        self._trunks: dict[str, TrunkFeatures] = {}
 
-    def shelf(self, trunk: str) -> Shelf:
-        """The shelf of a trunk id, the same object each time. Raises HeadsError on what is no trunk id."""
+    def trunk(self, trunk: str) -> TrunkFeatures:
+        """The features of a trunk id, the same object each time. Raises HeadsError on what is no trunk id."""
         if not _is_trunk(trunk):
             raise HeadsError(f"{trunk!r} is no trunk id; `trunk_id` gives one, 16 hex digits")
-        if trunk not in self._shelves:
-            self._shelves[trunk] = Shelf(self._place.within(trunk), trunk)
-        return self._shelves[trunk]
+        if trunk not in self._trunks:
+            self._trunks[trunk] = TrunkFeatures(self._place.within(trunk), trunk)
+        return self._trunks[trunk]
 
     def trunks(self) -> list[str]:
-        """The ids of the trunks that have a shelf, sorted."""
+        """The ids of the trunks that have features stored, sorted."""
         return list(self._places())
 
-    def status(self) -> list[ShelfStatus]:
-        """What each shelf holds by its shards' headers, the least recently used first; changes nothing."""
-        return sorted((_status(trunk, place) for trunk, place in self._places().items()), key=lambda shelf: shelf.used_at)
+    def status(self) -> list[TrunkStatus]:
+        """What each trunk has stored, by its shards' headers, the least recently used first; changes nothing."""
+        return sorted(
+            (_status(trunk, place) for trunk, place in self._places().items()), key=lambda trunk_features: trunk_features.used_at
+        )
 
     def listed(self, trunk: str, keys: Sequence[Key], taps: Iterable[str]) -> dict[str, NDArray[np.bool_]]:
         """Which of the keys (n) each tap holds by the shards' headers; proves nothing, and changes nothing."""
@@ -95,10 +97,10 @@ class FeatureStore:
         return [damaged for trunk, place in self._places().items() for damaged in _damaged(trunk, place)]
 
     def prune(self, max_bytes: int) -> Freed:
-        """Removes shards until the rest has at most `max_bytes`: those of the shelf used least recently first, its oldest first.
+        """Removes shards until the rest has at most `max_bytes`: those of the trunk used least recently first, its oldest first.
 
         Open readers keep what they opened, and files of other programs stay. Also removes what killed writers left behind, and
-        what was said of trunks that have no shelf any more. Raises HeadsError below 0.
+        what was said of trunks that have nothing stored any more. Raises HeadsError below 0.
         """
         if max_bytes < 0:
             raise HeadsError(f"max_bytes is {max_bytes}; it must be 0 or more")
@@ -136,9 +138,9 @@ class FeatureStore:
         return found
 
     def _forget_descriptions(self) -> None:
-        shelves = self._places()
+        trunks = self._places()
         for name in self._place.names(DESCRIPTION):
-            if name.removesuffix(FACTS) not in shelves:
+            if name.removesuffix(FACTS) not in trunks:
                 self._place.remove(name)
 
     def _places(self) -> dict[str, Place]:
@@ -153,14 +155,14 @@ def _used_at(place: Place, written_at: list[float]) -> float:
     return max([place.used_at(), *written_at])
 
 
-def _status(trunk: str, place: Place) -> ShelfStatus:
+def _status(trunk: str, place: Place) -> TrunkStatus:
     entries = place.entries()
     shards = _read(trunk, place, [entry.name for entry in entries])
     taps: dict[str, tuple[int, Layout]] = {}
     for tap in sorted({tap for shard in shards for tap in shard.taps}):
         holding = [shard for shard in shards if tap in shard.taps]
         taps[tap] = (_num_keys(holding), holding[0].taps[tap].layout)
-    return ShelfStatus(
+    return TrunkStatus(
         trunk=trunk,
         num_bytes=sum(entry.num_bytes for entry in entries),
         num_shards=len(entries),

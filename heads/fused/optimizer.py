@@ -20,8 +20,8 @@ SGD = ("momentum_buffer",)
 class FusedOptimizer:
     """Many trainings' optimizers stepped by one call each, without torch's overhead a step; their state stays in each of them."""
 
-    def __init__(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:
-        self._groups = [group for place, optimiser in enumerate(optimisers) for group in _groups(optimiser, place)]
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self._groups = [group for place, optimizer in enumerate(optimizers) for group in _groups(optimizer, place)]
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
@@ -31,26 +31,26 @@ class FusedOptimizer:
             group.step(each)
 
 
-def _groups(optimiser: torch.optim.Optimizer, place: int) -> Iterator[_Group]:
+def _groups(optimizer: torch.optim.Optimizer, place: int) -> Iterator[_Group]:
     first = 0
-    for group in optimiser.param_groups:
-        yield _Group(optimiser, group, place, first)
+    for group in optimizer.param_groups:
+        yield _Group(optimizer, group, place, first)
         first += len(group["params"])
 
 
 class _Group:
     """Weights that share a rate and a weight decay: those of the training at `place`, from its `first` one on."""
 
-    def __init__(self, optimiser: torch.optim.Optimizer, group: dict[str, Any], place: int, first: int) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, group: dict[str, Any], place: int, first: int) -> None:
         # The optimiser's very own group: a rate that is set there holds here.
-        self._group, self._place, self._fused = group, place, bool(optimiser.defaults["fused"])
+        self._group, self._place, self._fused = group, place, bool(optimizer.defaults["fused"])
         weights: list[nn.Parameter] = group["params"]
         self._numbers = range(first, first + len(weights))
         self._weights = [weight.data for weight in weights]
-        self._is_adam = isinstance(optimiser, torch.optim.AdamW)
+        self._is_adam = isinstance(optimizer, torch.optim.AdamW)
         for weight in weights:
-            _know(optimiser.state[weight], weight, ADAM if self._is_adam else SGD)
-        known = [optimiser.state[weight] for weight in weights]
+            _know(optimizer.state[weight], weight, ADAM if self._is_adam else SGD)
+        known = [optimizer.state[weight] for weight in weights]
         self._kept = {name: [of[name] for of in known] for name in known[0] if name != "step"}
         self._steps = [of["step"] for of in known if "step" in of]
 

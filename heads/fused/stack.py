@@ -51,7 +51,7 @@ class FusedHeads:
         self.trainings, self._first, self._descriptors = tuple(trainings), trainings[0], descriptors
         names = {weight: name for name, weight in self._first.model.named_parameters()}
         # In the optimiser's order, in which a training by itself adds up its gradients' norm.
-        self._names = [names[weight] for group in self._first.optimiser.param_groups for weight in group["params"]]
+        self._names = [names[weight] for group in self._first.optimizer.param_groups for weight in group["params"]]
         owned = [[training.model.get_parameter(name) for name in self._names] for training in trainings]
         self._weights = [alignment.stack([weight.detach() for weight in same]) for same in zip(*owned, strict=True)]
         for place, (training, own) in enumerate(zip(trainings, owned, strict=True)):
@@ -59,7 +59,7 @@ class FusedHeads:
                 weight.data = stacked[place]
             if training.average:
                 training.average.find(training.model)
-        self._joint = FusedOptimizer([training.optimiser for training in trainings])
+        self._joint = FusedOptimizer([training.optimizer for training in trainings])
         limits = [training.variant.fit.gradient_clip or torch.inf for training in trainings]
         self._limits = torch.tensor(limits, device=self._first.device)
         self._gradients: list[Tensor] = []
@@ -141,14 +141,14 @@ class FusedGroups:
     """The stacks of the running trainings; rebuilt only when a training ends or gets a new optimizer."""
 
     def __init__(self) -> None:
-        self._optimisers: list[torch.optim.Optimizer] = []
+        self._optimizers: list[torch.optim.Optimizer] = []
         self._stacks: list[FusedHeads | Training] = []
 
     def of(self, trainings: Sequence[Training]) -> list[FusedHeads | Training]:
         """Trainings of fully frozen backbones in stacks of those that can share one, and by themselves where one cannot."""
-        optimisers = [training.optimiser for training in trainings]
-        if optimisers != self._optimisers:
-            self._optimisers, self._stacks = optimisers, _stack(trainings)
+        optimizers = [training.optimizer for training in trainings]
+        if optimizers != self._optimizers:
+            self._optimizers, self._stacks = optimizers, _stack(trainings)
         return self._stacks
 
 

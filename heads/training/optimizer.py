@@ -33,13 +33,13 @@ def build_scaler(fit: Fit, device: torch.device) -> torch.amp.GradScaler:
     return torch.amp.GradScaler(device.type, enabled=fit.precision == "fp16")
 
 
-def update_weights(optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler, max_norm: float) -> None:
+def update_weights(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, max_norm: float) -> None:
     """One update by the gradients of all trained parameters, together clipped to this norm (0: not at all), then dropped."""
-    scaler.unscale_(optimiser)
-    clip([parameter for group in optimiser.param_groups for parameter in group["params"]], max_norm)
-    scaler.step(optimiser)
+    scaler.unscale_(optimizer)
+    clip([parameter for group in optimizer.param_groups for parameter in group["params"]], max_norm)
+    scaler.step(optimizer)
     scaler.update()
-    optimiser.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
 
 
 def clip(weights: Sequence[nn.Parameter], max_norm: float) -> None:
@@ -56,7 +56,7 @@ def in_layout_of(weight: Tensor, rows: Tensor) -> Tensor:
     return rows if rows.stride() == weight.stride() else torch.empty_like(weight).copy_(rows)
 
 
-def lay_out_state(optimiser: torch.optim.Optimizer) -> None:
+def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
     """Brings what the optimiser knows of each weight into that weight's layout."""
-    for weight, state in optimiser.state.items():
+    for weight, state in optimizer.state.items():
         state.update({name: in_layout_of(weight.data, known) for name, known in state.items() if known.shape == weight.shape})

@@ -65,7 +65,7 @@ class Training:
         decay = variant.fit.ema
         self.average = EMA(self.model, decay) if decay else None
         self.history = History(variant.fit, self.policy[-1])
-        self.optimiser: torch.optim.Optimizer
+        self.optimizer: torch.optim.Optimizer
         self.phase = -1
         self._enter(0)
 
@@ -109,13 +109,13 @@ class Training:
         self.set_rates(number)
         # Before they are unscaled: what overflowed on one rank is then skipped on all.
         self.balance.average_gradients()
-        update_weights(self.optimiser, self.scaler, self.variant.fit.gradient_clip)
+        update_weights(self.optimizer, self.scaler, self.variant.fit.gradient_clip)
         self.follow_up(number)
 
     def set_rates(self, number: int) -> None:
         """Sets the rates of the epoch's update of this number."""
         factor = self._rate_factor(number)
-        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
 
     def follow_up(self, number: int) -> None:
@@ -167,7 +167,7 @@ class Training:
             epochs=tuple(self.history.epochs),
             best=self.history.best,
             model=weights_of(self.model, leaving_out=self._fixed),
-            optimiser=self.optimiser.state_dict(),
+            optimizer=self.optimizer.state_dict(),
             balance=weights_of(self.balance),
             average=weights_of(self.average.model, leaving_out=self._fixed) if self.average else None,
             scaler=self.scaler.state_dict(),
@@ -183,8 +183,8 @@ class Training:
         try:
             put_back(self.model, progress.model, leaving_out=self._fixed)
             self.balance.load_state_dict(progress.balance)
-            self.optimiser.load_state_dict(progress.optimiser)
-            lay_out_state(self.optimiser)
+            self.optimizer.load_state_dict(progress.optimizer)
+            lay_out_state(self.optimizer)
             self.scaler.load_state_dict(progress.scaler or self.scaler.state_dict())
             if self.average:
                 put_back(self.average.model, progress.average or progress.model, leaving_out=self._fixed)
@@ -212,7 +212,7 @@ class Training:
 
     def _enter(self, phase: int) -> None:
         # Stages that adaptive freezing leaves as they are go on with what the optimiser knows of them.
-        known = self.optimiser.state if self.adaptive and self.phase >= 0 else {}
+        known = self.optimizer.state if self.adaptive and self.phase >= 0 else {}
         self.phase, self.loaders = phase, self._loaders(self.phases[phase])
         apply_phase(self.model, self.phases[phase])
         if self.average:
@@ -221,8 +221,8 @@ class Training:
         assert groups, "heads always have weights"
         if noises := list(self.balance.parameters()):
             groups.append({"params": noises, "lr": self.variant.fit.learning_rate, "weight_decay": 0.0})
-        self.optimiser = build_optimizer(self.variant.fit, groups)
-        self.optimiser.state.update({p: known[p] for group in groups for p in group["params"] if p in known})
+        self.optimizer = build_optimizer(self.variant.fit, groups)
+        self.optimizer.state.update({p: known[p] for group in groups for p in group["params"] if p in known})
         self.rates = [group["lr"] for group in groups]
         # The last phase's wrapper hooks into the same parameters: it has to go before the next one comes.
         self.forward: nn.Module = self.model

@@ -58,7 +58,7 @@ class Progress:
     epochs: tuple[Epoch, ...]
     best: Best
     model: dict[str, Tensor]
-    optimiser: dict[str, Any]
+    optimizer: dict[str, Any]
     balance: dict[str, Tensor]
     average: dict[str, Tensor] | None = None
     scaler: dict[str, Any] | None = None

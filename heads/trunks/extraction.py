@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from heads.data.dataset import ImageDataset
 from heads.data.loading import num_loader_workers
 from heads.distributed import num_ranks, rank, sum_over_ranks
-from heads.features import FeatureStore, Key, Shelf
+from heads.features import FeatureStore, Key, TrunkFeatures
 from heads.model.precision import autocast
 from heads.phases import Tap
 from heads.spec import Precision
@@ -62,7 +62,7 @@ class _View(Dataset[Tensor]):
 
 def count_missing(store: FeatureStore, trunk: Trunk, taps: Collection[Tap], digests: Sequence[str], view: int) -> int:
     """How many distinct samples lack one of the taps in this view."""
-    return len(store.shelf(trunk.id).missing([Key(digest, view) for digest in digests], [tap.name for tap in taps]))
+    return len(store.trunk(trunk.id).missing([Key(digest, view) for digest in digests], [tap.name for tap in taps]))
 
 
 def extract(
@@ -82,11 +82,11 @@ def extract(
     Every rank of an initialised torch.distributed group must ask, for the same; each takes its share. `on_stored` is called
     with the number of samples of each shard that was written. Killed at any point, it loses a shard at most.
     """
-    shelf, num_forwarded = store.shelf(trunk.id), 0
+    trunk_features, num_forwarded = store.trunk(trunk.id), 0
     # Places count through all splits and views, so that few batches are filled up.
     images: ConcatDataset[Tensor] = ConcatDataset([_View(each) for each in wanted])
     while True:
-        lacking = _lacking(shelf, wanted)
+        lacking = _lacking(trunk_features, wanted)
         # All have looked before any writes, so that their shares are of one whole.
         if not sum_over_ranks(torch.tensor([float(sum(map(len, lacking.values())))], device=device)).item():
             return num_forwarded
@@ -95,7 +95,7 @@ def extract(
             given = _run(build(), taps, Subset(images, mine), trunk.preprocess.image_size_px, device, precision) if mine else ()
             for part, rows in given:
                 keys = [_key(wanted, place) for place in mine[part]]
-                shelf.write(keys, rows)
+                trunk_features.write(keys, rows)
                 num_forwarded += len(keys)
                 if on_stored:
                     on_stored(len(keys))
@@ -104,14 +104,14 @@ def extract(
         sum_over_ranks(torch.zeros(1, device=device))
 
 
-def _lacking(shelf: Shelf, wanted: Sequence[ExtractionRequest]) -> dict[tuple[Tap, ...], list[int]]:
+def _lacking(trunk_features: TrunkFeatures, wanted: Sequence[ExtractionRequest]) -> dict[tuple[Tap, ...], list[int]]:
     """The places of the images that lack the same taps, by these; of equal images of a set the first."""
     found: dict[tuple[Tap, ...], list[int]] = defaultdict(list)
     first = 0
     for each in wanted:
         keys, lacking = each.keys, dict[Key, tuple[Tap, ...]]()
         for tap in sorted(each.taps):
-            lacking.update({key: (*lacking.get(key, ()), tap) for key in shelf.missing(keys, [tap.name])})
+            lacking.update({key: (*lacking.get(key, ()), tap) for key in trunk_features.missing(keys, [tap.name])})
         for place, key in enumerate(keys, start=first):
             if key in lacking:
                 found[lacking.pop(key)].append(place)

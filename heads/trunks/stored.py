@@ -80,7 +80,7 @@ def open_views(
     names = [tap.name for tap in taps]
     views = []
     for number, trunk in enumerate(trunks):
-        found = store.shelf(trunk.id).open([Key(digest, number) for digest in digests], names)
+        found = store.trunk(trunk.id).open([Key(digest, number) for digest in digests], names)
         # On a CPU those of validation, the fewer, are never held: train then has all of what memory may grow by.
         limit = MAX_HELD_BYTES.get(device.type, 0) if shuffled or device.type != "cpu" else 0
         held = found.num_bytes * len(trunks) <= limit

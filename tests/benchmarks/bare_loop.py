@@ -90,12 +90,12 @@ def build_optimizer(head: nn.Module, num_updates: int) -> tuple[torch.optim.Opti
         {"params": [p for p in head.parameters() if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
         {"params": [p for p in head.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimiser, warm_up = torch.optim.AdamW(groups, lr=LEARNING_RATE), min(100, math.ceil(0.1 * num_updates))
+    optimizer, warm_up = torch.optim.AdamW(groups, lr=LEARNING_RATE), min(100, math.ceil(0.1 * num_updates))
 
     def factor(update: int) -> float:
         return min(1.0, (update + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * update / num_updates))
 
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def train_bare(asked: Bare) -> tuple[float, float]:
@@ -105,7 +105,7 @@ def train_bare(asked: Bare) -> tuple[float, float]:
     head = build_head(asked.design, asked.num_classes)
     train = DataLoader(Pictures(asked.train, asked.image_size_px), batch_size=asked.batch_size, shuffle=True)
     val = DataLoader(Pictures(asked.val, asked.image_size_px), batch_size=asked.batch_size)
-    optimiser, schedule = build_optimizer(head, asked.epochs * len(train))
+    optimizer, schedule = build_optimizer(head, asked.epochs * len(train))
     # As the product ranks epochs: by accuracy, then by loss.
     best, start = (0.0, -math.inf), time.perf_counter()
     for _ in range(asked.num_run):
@@ -115,9 +115,9 @@ def train_bare(asked: Bare) -> tuple[float, float]:
                 seen = features(images).mean(dim=(2, 3))
             nn.functional.cross_entropy(head(seen), labels).backward()
             nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-            optimiser.step()
+            optimizer.step()
             schedule.step()
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
         best = max(best, validate(features, head.eval(), val))
     return time.perf_counter() - start, best[0]
 

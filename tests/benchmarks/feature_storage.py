@@ -127,14 +127,14 @@ class Store:
 
     def write(self, folder: Path, number: int, shard: Shard) -> None:
         keys = [Key(f"{number * len(shard) + row:032x}") for row in range(len(shard))]
-        self.stores.setdefault(folder, FeatureStore(folder)).shelf("0" * 16).write(keys, {"x": torch.from_numpy(shard)})
+        self.stores.setdefault(folder, FeatureStore(folder)).trunk("0" * 16).write(keys, {"x": torch.from_numpy(shard)})
 
     def open(self, folder: Path) -> Gather:
-        features = FeatureStore(folder).shelf("0" * 16).open(self._keys(folder), ["x"])
+        features = FeatureStore(folder).trunk("0" * 16).open(self._keys(folder), ["x"])
         return lambda positions: features[torch.from_numpy(positions)]["x"]
 
     def _keys(self, folder: Path) -> list[Key]:
-        num_samples = self.stores[folder].shelf("0" * 16).num_samples("x")
+        num_samples = self.stores[folder].trunk("0" * 16).num_samples("x")
         return [Key(f"{number:032x}") for number in range(num_samples)]
 
 
@@ -142,7 +142,7 @@ class Held(Store):
     """The same, held in memory."""
 
     def open(self, folder: Path) -> Gather:
-        features = FeatureStore(folder).shelf("0" * 16).open(self._keys(folder), ["x"]).in_memory()
+        features = FeatureStore(folder).trunk("0" * 16).open(self._keys(folder), ["x"]).in_memory()
         return lambda positions: features[torch.from_numpy(positions)]["x"]
 
 

@@ -101,10 +101,10 @@ class BareLoop:
         }
         self.train_loader = DataLoader(train_set, shuffle=True, **options)
         self.val_loader = DataLoader(val_set, **options)
-        self.optimiser = torch.optim.AdamW(self.net.parameters(), 1e-3, weight_decay=1e-4)
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), 1e-3, weight_decay=1e-4)
         total = epochs * len(self.train_loader)
         self.rates = torch.optim.lr_scheduler.LambdaLR(
-            self.optimiser, lambda step: min(1, (step + 1) * 10 / total) * 0.5 * (1 + math.cos(math.pi * step / total))
+            self.optimizer, lambda step: min(1, (step + 1) * 10 / total) * 0.5 * (1 + math.cos(math.pi * step / total))
         )
         self.best, self.kept = -1.0, self.net.state_dict()
 
@@ -116,10 +116,10 @@ class BareLoop:
             with autocast(self.device, "auto"):
                 logits = self.net(images)
                 loss = F.cross_entropy(logits, labels)
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-            self.optimiser.step()
+            self.optimizer.step()
             self.rates.step()
             sums += torch.stack([loss.detach() * len(labels), (logits.argmax(1) == labels).sum()])
         self.net.eval()

@@ -44,7 +44,7 @@ def workspace(untouched: Path, tmp_path: Path) -> Path:
         store = FeatureStore(folder / ".headstart" / "features")
         name_trunk(store, trunk)
         keys = [Key(f"{sample:032x}") for sample in range(NUM_SAMPLES)]
-        store.shelf(trunk.id).write(keys, {"8:pooled": torch.full((NUM_SAMPLES, 1000, 1, 1), float(number))})
+        store.trunk(trunk.id).write(keys, {"8:pooled": torch.full((NUM_SAMPLES, 1000, 1, 1), float(number))})
         for file in (store.root / trunk.id).iterdir():
             os.utime(file, (1e9 + 1e6 * number, 1e9 + 1e6 * number))
     return folder

@@ -70,7 +70,7 @@ def test_a_plan_says_what_the_bucket_holds(ask: Ask, bucket: type[object_store.B
     samples = parse((workspace / "data" / "manifest.csv").read_text())
     digests = [sample.digest for sample in samples if sample.split != "test"]
     rows = {tap: torch.zeros(5, 1280, 1, 1) for tap in cold["taps"]}
-    FeatureStore(ADDRESS).shelf(cold["trunk_id"]).write([Key(digest) for digest in digests[:5]], rows)
+    FeatureStore(ADDRESS).trunk(cold["trunk_id"]).write([Key(digest) for digest in digests[:5]], rows)
     (warm,) = ask("plan", "plan.yaml", "--json", "--no-calibrate").told["trunks"]
     assert (warm["samples"], warm["samples_stored"]) == (len(digests), 5)
     assert not (workspace / ".headstart" / "features").exists()
@@ -83,7 +83,7 @@ def test_the_bucket_is_shown_verified_and_pruned(ask: Ask, bucket: type[object_s
     name_trunk(store, trunk)
     for start in (0, 8):
         keys = [Key(f"{sample:032x}") for sample in range(start, start + 8)]
-        store.shelf(trunk.id).write(keys, {"8:pooled": torch.full((8, 1000, 1, 1), float(start))})
+        store.trunk(trunk.id).write(keys, {"8:pooled": torch.full((8, 1000, 1, 1), float(start))})
     told = ask("features", "status", "--json").told
     (shown,) = told["trunks"]
     assert (shown["trunk_id"], shown["backbone"], shown["samples"], shown["shards"]) == (trunk.id, "mobilenet_v2", 16, 2)
@@ -106,7 +106,7 @@ def test_a_training_bounds_a_bucket_only_where_a_size_is_set(
 ) -> None:
     store = FeatureStore(ADDRESS)
     for number in range(2):
-        store.shelf(f"{number:016x}").write([Key("0" * 32)], {"x": torch.zeros(1, 10_000)})
+        store.trunk(f"{number:016x}").write([Key("0" * 32)], {"x": torch.zeros(1, 10_000)})
     session: Any = type("RetrainingSession", (), {"plan": parse_plan({"name": "tiny"}), "say": lambda self, text: None})()
     for max_bytes, left in ((None, 2), (10**6, 2), (50_000, 1)):
         session.settings = Settings(workspace=workspace, features_root=ADDRESS, features_max_bytes=max_bytes)  # type: ignore[arg-type]

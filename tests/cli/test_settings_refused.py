@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import prefect_server, tracking_access
+from flows import mlflow_access, prefect_server
 from flows.errors import Unreachable
 from flows.settings import read_settings
 from tests.cli.conftest import Ask
@@ -115,23 +115,23 @@ def test_mlflow_behind_a_login_tells_missing_credentials_wrong_ones_and_stranger
 ) -> None:
     with serving(b"OK", basic("ann:right"), open_health=open_health) as address:
         with pytest.raises(Unreachable, match=r"asks for credentials(?s:.*)MLFLOW_TRACKING_USERNAME(?s:.*)MLFLOW_TRACKING_TOKEN"):
-            tracking_access.check_access(address)
+            mlflow_access.check_access(address)
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "wrong")
         with pytest.raises(Unreachable, match="refuses the credentials of the token"):
-            tracking_access.check_access(address)
+            mlflow_access.check_access(address)
         (tmp_path / ".mlflow").mkdir()
         kept = tmp_path / ".mlflow/credentials"
         kept.write_text("[mlflow]\nmlflow_tracking_username = ann\nmlflow_tracking_password = right\n")
-        tracking_access.check_access(address)
+        mlflow_access.check_access(address)
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
         with pytest.raises(Unreachable, match="refuses the credentials of user 'ann'"):
-            tracking_access.check_access(address)
+            mlflow_access.check_access(address)
     with serving(b"OK", "Bearer right", open_health=open_health) as address:
         kept.unlink()
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "right")
-        tracking_access.check_access(address)
+        mlflow_access.check_access(address)
     with serving(b"<html>", None, open_health=open_health) as address, pytest.raises(Unreachable, match="not as MLflow does"):
-        tracking_access.check_access(address)
+        mlflow_access.check_access(address)
 
 
 @pytest.mark.usefixtures("no_credentials")

@@ -9,10 +9,10 @@ from sqlalchemy.engine import make_url
 
 from flows import addresses
 from flows.errors import AskedWrongly
+from flows.mlflow_connection import database_file
 from flows.registry import Registry
 from flows.settings import child_environment, read_settings
 from flows.tracking import Tracker
-from flows.tracking_server import database_file
 
 ODD = "w %20#+&@ü;=,%zz"
 

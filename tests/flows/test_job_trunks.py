@@ -88,7 +88,7 @@ def test_who_lacks_nothing_pays_for_nothing(order: job.Job, request: pytest.Fixt
     store = FeatureStore(order.features_root)
     trunk = trunk_of(order.works[0].variant, "none", torch.device("cpu"))
     keys = [Key(sample.digest) for sample in order.version.samples]
-    store.shelf(trunk.id).write(keys, {"3:pooled": torch.zeros(len(keys), 512, 1, 1)})
+    store.trunk(trunk.id).write(keys, {"3:pooled": torch.zeros(len(keys), 512, 1, 1)})
     plain, _ = request.getfixturevalue("filled")[0]
     assert plain.num_samples == len(keys)
     assert plain.shares == {"linear 1": 0, "mlp 3": 0, "attention 2": 1}

@@ -22,9 +22,9 @@ import pytest
 
 from flows import tracking
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
+from flows.mlflow_connection import connect, database_file
 from flows.records import Verdict, Weights, Work
 from flows.tracking import Origin, Tracker
-from flows.tracking_server import connect, database_file
 from flows.work_folder import EpochRecord, WorkResult
 from heads.spec import Fit, Head, Variant
 

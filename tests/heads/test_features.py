@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from heads.errors import HeadsError
-from heads.features import FeatureError, FeatureStore, Key, Shelf, trunk_id
+from heads.features import FeatureError, FeatureStore, Key, TrunkFeatures, trunk_id
 from heads.features.folder import Folder, Opened
 from heads.features.shards import Layout
 
@@ -36,9 +36,9 @@ def pooled(keys: Sequence[Key], width: int = 6) -> Tensor:
     return torch.tensor([[int(key.digest[16:], 16) + 0.25 * key.view + 1000 * x for x in range(width)] for key in keys])
 
 
-def write(shelf: Shelf, numbers: Sequence[int]) -> None:
+def write(kept: TrunkFeatures, numbers: Sequence[int]) -> None:
     keys = keys_of(numbers)
-    shelf.write(keys, {"pooled": pooled(keys), "map": pooled(keys, 8).view(-1, 2, 2, 2)})
+    kept.write(keys, {"pooled": pooled(keys), "map": pooled(keys, 8).view(-1, 2, 2, 2)})
 
 
 def shards(store: FeatureStore) -> list[Path]:
@@ -59,16 +59,16 @@ def store(tmp_path: Path) -> FeatureStore:
 
 
 @pytest.fixture
-def shelf(store: FeatureStore) -> Shelf:
-    return store.shelf(TRUNK)
+def kept(store: FeatureStore) -> TrunkFeatures:
+    return store.trunk(TRUNK)
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
-def test_a_batch_comes_in_the_order_of_the_keys_across_shards(shelf: Shelf, in_memory: bool) -> None:
+def test_a_batch_comes_in_the_order_of_the_keys_across_shards(kept: TrunkFeatures, in_memory: bool) -> None:
     for start in range(0, 60, 7):
-        write(shelf, range(start, min(start + 7, 60)))
+        write(kept, range(start, min(start + 7, 60)))
     keys = keys_of(random.Random(0).sample(range(60), 50))
-    features = shelf.open(keys, ["pooled", "map"])
+    features = kept.open(keys, ["pooled", "map"])
     features = features.in_memory() if in_memory else features
     assert len(features) == 50
     assert features.num_bytes == 50 * (6 + 8) * 4
@@ -92,25 +92,25 @@ def test_what_is_missing_and_what_is_read_agree_with_a_plain_dictionary(
     end = st.sampled_from(["00", "01", "10", "ff"])
     digest = st.builds(lambda first, last: first + "0" * 28 + last, end, end)
     key = st.builds(Key, digest, st.sampled_from([0, 1, 255, 256, 2**32 - 1]))
-    shelf = FeatureStore(tmp_path_factory.mktemp("features")).shelf(TRUNK)
+    kept = FeatureStore(tmp_path_factory.mktemp("features")).trunk(TRUNK)
     plain: dict[Key, int] = {}
     for keys in data.draw(st.lists(st.lists(key, min_size=1, max_size=8), max_size=5)):
         values = [plain.setdefault(key, len(plain)) for key in keys]
-        shelf.write(keys, {"x": torch.tensor(values, dtype=torch.float32)})
+        kept.write(keys, {"x": torch.tensor(values, dtype=torch.float32)})
     asked = data.draw(st.lists(key, max_size=12)) + data.draw(st.lists(st.sampled_from(list(plain)) if plain else st.nothing()))
-    assert shelf.missing(asked, ["x"]) == list(dict.fromkeys(key for key in asked if key not in plain))
+    assert kept.missing(asked, ["x"]) == list(dict.fromkeys(key for key in asked if key not in plain))
     if held := [key for key in asked if key in plain]:
-        features = shelf.open(held, ["x"])
+        features = kept.open(held, ["x"])
         assert features[torch.arange(len(held))]["x"].tolist() == [plain[key] for key in held]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_every_bit_of_every_dtype_comes_back(shelf: Shelf, dtype: torch.dtype) -> None:
+def test_every_bit_of_every_dtype_comes_back(kept: TrunkFeatures, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     bits = torch.randint(-(2**15), 2**15, (64, 3, dtype.itemsize // 2), dtype=torch.int16, generator=generator)
     given_values = bits.view(dtype).squeeze(2)
-    shelf.write(keys_of(range(64)), {"x": given_values})
-    read = shelf.open(keys_of(range(64)), ["x"])
+    kept.write(keys_of(range(64)), {"x": given_values})
+    read = kept.open(keys_of(range(64)), ["x"])
     assert read.layouts == {"x": Layout((3,), dtype)}
     for features in (read, read.in_memory()):
         found = features[torch.arange(64)]["x"]
@@ -122,48 +122,48 @@ def test_a_shard_is_a_plain_safetensors_file_and_the_same_content_has_the_same_n
     names = []
     for folder in ("a", "b"):
         store = FeatureStore(tmp_path / folder)
-        write(store.shelf(TRUNK), range(5))
+        write(store.trunk(TRUNK), range(5))
         (path,) = shards(store)
         assert torch.equal(safetensors.torch.load_file(path)["pooled"], pooled(keys_of(range(5))))
         names.append((path.name, path.read_bytes()))
     assert names[0] == names[1]
 
 
-def test_a_view_of_one_tensor_and_that_tensor_may_be_two_taps(shelf: Shelf) -> None:
+def test_a_view_of_one_tensor_and_that_tensor_may_be_two_taps(kept: TrunkFeatures) -> None:
     keys = keys_of(range(4))
     both = pooled(keys)
-    shelf.write(keys, {"all": both, "same": both.view(4, 2, 3), "part": both[:, ::2]})
-    batch = shelf.open(keys, ["all", "same", "part"])[torch.arange(4)]
+    kept.write(keys, {"all": both, "same": both.view(4, 2, 3), "part": both[:, ::2]})
+    batch = kept.open(keys, ["all", "same", "part"])[torch.arange(4)]
     assert torch.equal(batch["all"], both)
     assert torch.equal(batch["same"], both.view(4, 2, 3))
     assert torch.equal(batch["part"], both[:, ::2])
 
 
-def test_a_sample_is_missing_until_every_tap_asked_for_is_stored(shelf: Shelf) -> None:
+def test_a_sample_is_missing_until_every_tap_asked_for_is_stored(kept: TrunkFeatures) -> None:
     keys = keys_of(range(4))
-    shelf.write(keys, {"pooled": pooled(keys)})
-    assert shelf.missing(keys, ["pooled"]) == []
-    assert shelf.missing(keys, ["pooled", "map"]) == keys
-    shelf.write(keys[1:], {"map": pooled(keys[1:], 8)})
-    assert shelf.missing(keys, ["map", "pooled"]) == keys[:1]
-    assert shelf.missing(keys_of(range(4), view=1), ["pooled"]) == keys_of(range(4), view=1)
+    kept.write(keys, {"pooled": pooled(keys)})
+    assert kept.missing(keys, ["pooled"]) == []
+    assert kept.missing(keys, ["pooled", "map"]) == keys
+    kept.write(keys[1:], {"map": pooled(keys[1:], 8)})
+    assert kept.missing(keys, ["map", "pooled"]) == keys[:1]
+    assert kept.missing(keys_of(range(4), view=1), ["pooled"]) == keys_of(range(4), view=1)
     with pytest.raises(FeatureError, match=r"1 of 4 samples .* 'map'"):
-        shelf.open(keys, ["pooled", "map"])
-    read = shelf.open(keys[:0:-1], ["pooled", "map"])[torch.arange(3)]
+        kept.open(keys, ["pooled", "map"])
+    read = kept.open(keys[:0:-1], ["pooled", "map"])[torch.arange(3)]
     assert torch.equal(read["map"], pooled(keys[:0:-1], 8))
     assert torch.equal(read["pooled"], pooled(keys[:0:-1]))
 
 
-def test_two_processes_write_and_read_at_once(store: FeatureStore, shelf: Shelf) -> None:
+def test_two_processes_write_and_read_at_once(store: FeatureStore, kept: TrunkFeatures) -> None:
     code = """
-        shelf = FeatureStore(Path(sys.argv[1])).shelf(sys.argv[2])
+        kept = FeatureStore(Path(sys.argv[1])).trunk(sys.argv[2])
         for start in range(100, 300, 5):
             keys = [Key(f"{number * 2_654_435_761 % 2**64:016x}{number:016x}") for number in range(start, start + 5)]
-            shelf.write(keys, {"pooled": torch.tensor([[key + 1000.0 * x for x in range(6)] for key in range(start, start + 5)])})
+            kept.write(keys, {"pooled": torch.tensor([[key + 1000.0 * x for x in range(6)] for key in range(start, start + 5)])})
     """
     other = run_python(code, store.root, TRUNK)
     # Both write the numbers 100 to 199; this process begins when the other's first shard is there.
-    while not shelf.num_samples("pooled") and other.poll() is None:
+    while not kept.num_samples("pooled") and other.poll() is None:
         time.sleep(0.02)
     keys, counts, starts, works = keys_of(range(300)), [300], list(range(0, 200, 5)), True
     while works or starts:
@@ -171,27 +171,27 @@ def test_two_processes_write_and_read_at_once(store: FeatureStore, shelf: Shelf)
         if starts:
             first = starts.pop()
             mine = keys_of(range(first, first + 5))
-            shelf.write(mine, {"pooled": pooled(mine)})
+            kept.write(mine, {"pooled": pooled(mine)})
         elif works:
             time.sleep(0.02)
-        lacking = set(shelf.missing(keys, ["pooled"]))
+        lacking = set(kept.missing(keys, ["pooled"]))
         counts.append(len(lacking))
         if held := [key for key in keys if key not in lacking]:
-            assert torch.equal(shelf.open(held, ["pooled"])[torch.arange(len(held))]["pooled"], pooled(held))
+            assert torch.equal(kept.open(held, ["pooled"])[torch.arange(len(held))]["pooled"], pooled(held))
     other.communicate()
     assert other.returncode == 0
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] == 0
-    assert shelf.num_samples("pooled") == 300
+    assert kept.num_samples("pooled") == 300
 
 
-def test_a_writer_killed_in_the_middle_leaves_nothing_half_visible(store: FeatureStore, shelf: Shelf) -> None:
-    write(shelf, range(3))
+def test_a_writer_killed_in_the_middle_leaves_nothing_half_visible(store: FeatureStore, kept: TrunkFeatures) -> None:
+    write(kept, range(3))
     code = """
-        shelf, content = FeatureStore(Path(sys.argv[1])).shelf(sys.argv[2]), torch.randn(16, 1_000_000)
+        kept, content = FeatureStore(Path(sys.argv[1])).trunk(sys.argv[2]), torch.randn(16, 1_000_000)
         number = 0
         while True:
-            shelf.write([Key(f"{number:08x}" + "f" * 16 + f"{row:08x}") for row in range(16)], {"big": content})
+            kept.write([Key(f"{number:08x}" + "f" * 16 + f"{row:08x}") for row in range(16)], {"big": content})
             number += 1
     """
     writer = run_python(code, store.root, TRUNK)
@@ -220,11 +220,11 @@ def test_a_writer_killed_in_the_middle_leaves_nothing_half_visible(store: Featur
     assert shards(store)
     (status,) = fresh.status()
     assert status.num_samples == 3 + 16 * (len(shards(store)) - 1)
-    assert fresh.shelf(TRUNK).missing(keys_of(range(4)), ["pooled"]) == keys_of([3])
-    write(fresh.shelf(TRUNK), [3])
+    assert fresh.trunk(TRUNK).missing(keys_of(range(4)), ["pooled"]) == keys_of([3])
+    write(fresh.trunk(TRUNK), [3])
     assert found[0].exists(), "it may be another writer's that is at work"
     os.utime(found[0], (time.time() - 7200,) * 2)
-    write(FeatureStore(store.root).shelf(TRUNK), [4])
+    write(FeatureStore(store.root).trunk(TRUNK), [4])
     assert not found[0].exists()
 
 
@@ -239,7 +239,7 @@ def test_a_damaged_shard_is_found_and_its_samples_are_computed_again(
     store: FeatureStore, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for start in (0, 10):
-        write(store.shelf(TRUNK), range(start, start + 10))
+        write(store.trunk(TRUNK), range(start, start + 10))
     path = next(
         path for path in shards(store) if torch.equal(safetensors.torch.load_file(path)["pooled"][0], pooled(keys_of([10]))[0])
     )
@@ -252,18 +252,18 @@ def test_a_damaged_shard_is_found_and_its_samples_are_computed_again(
     assert [(damaged.trunk, damaged.name) for damaged in fresh.verify()] == [(TRUNK, path.name)]
     assert path.exists(), "to verify changes nothing"
     keys = keys_of(range(20))
-    lacking = fresh.shelf(TRUNK).missing(keys, ["pooled", "map"])
+    lacking = fresh.trunk(TRUNK).missing(keys, ["pooled", "map"])
     assert lacking == keys[10:]
     assert "damaged" in caplog.text
     assert not path.exists()
-    write(fresh.shelf(TRUNK), range(10, 20))
-    assert fresh.shelf(TRUNK).missing(keys, ["pooled", "map"]) == []
-    assert torch.equal(fresh.shelf(TRUNK).open(keys, ["pooled"])[torch.arange(20)]["pooled"], pooled(keys))
+    write(fresh.trunk(TRUNK), range(10, 20))
+    assert fresh.trunk(TRUNK).missing(keys, ["pooled", "map"]) == []
+    assert torch.equal(fresh.trunk(TRUNK).open(keys, ["pooled"])[torch.arange(20)]["pooled"], pooled(keys))
     assert fresh.verify() == []
 
 
 def test_every_flipped_bit_of_a_small_shard_is_found(store: FeatureStore) -> None:
-    write(store.shelf(TRUNK), range(2))
+    write(store.trunk(TRUNK), range(2))
     (path,) = shards(store)
     whole = path.read_bytes()
     for offset in range(len(whole)):
@@ -274,34 +274,34 @@ def test_every_flipped_bit_of_a_small_shard_is_found(store: FeatureStore) -> Non
 
 
 def test_damage_costs_only_what_no_other_shard_holds(store: FeatureStore) -> None:
-    write(store.shelf(TRUNK), range(6))
-    write(store.shelf(TRUNK), range(4, 10))
+    write(store.trunk(TRUNK), range(6))
+    write(store.trunk(TRUNK), range(4, 10))
     for path in shards(store):
         if torch.equal(safetensors.torch.load_file(path)["pooled"], pooled(keys_of(range(6)))):
             _flip(path, path.stat().st_size - 1)
-    shelf = FeatureStore(store.root).shelf(TRUNK)
-    assert shelf.missing(keys_of(range(10)), ["pooled", "map"]) == keys_of(range(4))
+    kept = FeatureStore(store.root).trunk(TRUNK)
+    assert kept.missing(keys_of(range(10)), ["pooled", "map"]) == keys_of(range(4))
 
 
-def test_a_reader_goes_on_over_shards_that_a_prune_removed(store: FeatureStore, shelf: Shelf) -> None:
-    write(shelf, range(8))
+def test_a_reader_goes_on_over_shards_that_a_prune_removed(store: FeatureStore, kept: TrunkFeatures) -> None:
+    write(kept, range(8))
     keys = keys_of(range(8))
-    features = shelf.open(keys, ["pooled"])
+    features = kept.open(keys, ["pooled"])
     freed = store.prune(0)
     assert freed.num_shards == 1
     assert freed.num_bytes > 0
     assert store.status() == []
     assert not list(store.root.iterdir())
     assert torch.equal(features[torch.arange(8)]["pooled"], pooled(keys))
-    assert shelf.missing(keys, ["pooled"]) == keys
-    write(shelf, range(8))
-    assert shelf.missing(keys, ["pooled"]) == []
+    assert kept.missing(keys, ["pooled"]) == keys
+    write(kept, range(8))
+    assert kept.missing(keys, ["pooled"]) == []
 
 
-def test_a_shard_that_goes_between_finding_and_opening_is_missing(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(shelf, range(4))
+def test_a_shard_that_goes_between_finding_and_opening_is_missing(kept: TrunkFeatures, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(kept, range(4))
     keys, open_shard = keys_of(range(4)), Folder.open
-    assert shelf.missing(keys, ["map"]) == []
+    assert kept.missing(keys, ["map"]) == []
 
     def remove_and_open(folder: Folder, name: str) -> Opened:
         folder.remove(name)
@@ -309,7 +309,7 @@ def test_a_shard_that_goes_between_finding_and_opening_is_missing(shelf: Shelf, 
 
     monkeypatch.setattr(Folder, "open", remove_and_open)
     with pytest.raises(FeatureError, match="4 of 4"):
-        shelf.open(keys, ["map"])
+        kept.open(keys, ["map"])
 
 
 def _aged_stores(store: FeatureStore) -> list[str]:
@@ -318,7 +318,7 @@ def _aged_stores(store: FeatureStore) -> list[str]:
     for age, trunk in zip((300, 200, 100), trunks, strict=True):
         for number, start in enumerate((0, 10)):
             before = set(shards(store))
-            write(store.shelf(trunk), range(start, start + 10))
+            write(store.trunk(trunk), range(start, start + 10))
             (path,) = set(shards(store)) - before
             os.utime(path, (time.time() - 1000 + number,) * 2)
         os.utime(store.root / trunk / ".used", (time.time() - age,) * 2)
@@ -329,19 +329,21 @@ def test_a_prune_removes_what_was_used_least_recently(store: FeatureStore) -> No
     trunks = _aged_stores(store)
     assert [status.trunk for status in store.status()] == trunks
     one = shards(store)[0].stat().st_size
-    # Opened by a process of its own, the first shelf becomes the one used last.
-    FeatureStore(store.root).shelf(trunks[0]).open(keys_of([0]), ["pooled"])
+    # Opened by a process of its own, the first kept becomes the one used last.
+    FeatureStore(store.root).trunk(trunks[0]).open(keys_of([0]), ["pooled"])
     assert store.prune(6 * one).num_shards == 0
     freed = store.prune(4 * one - 1)
     assert (freed.num_shards, freed.num_bytes) == (3, 3 * one)
     assert [(status.trunk, status.num_shards) for status in store.status()] == [(trunks[2], 1), (trunks[0], 2)]
     fresh = FeatureStore(store.root)
-    assert fresh.shelf(trunks[2]).missing(keys_of(range(20)), ["pooled"]) == keys_of(range(10))
-    assert fresh.shelf(trunks[0]).missing(keys_of(range(20)), ["pooled"]) == []
+    assert fresh.trunk(trunks[2]).missing(keys_of(range(20)), ["pooled"]) == keys_of(range(10))
+    assert fresh.trunk(trunks[0]).missing(keys_of(range(20)), ["pooled"]) == []
 
 
-def test_a_persons_own_files_stay_whatever_is_pruned_read_or_verified(store: FeatureStore, shelf: Shelf, tmp_path: Path) -> None:
-    write(shelf, range(10))
+def test_a_persons_own_files_stay_whatever_is_pruned_read_or_verified(
+    store: FeatureStore, kept: TrunkFeatures, tmp_path: Path
+) -> None:
+    write(kept, range(10))
     (ours,) = shards(store)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -360,7 +362,7 @@ def test_a_persons_own_files_stay_whatever_is_pruned_read_or_verified(store: Fea
     link.symlink_to(elsewhere / ours.name)
     (store.root / "5555555555555555").symlink_to(elsewhere, target_is_directory=True)
     fresh = FeatureStore(store.root)
-    assert fresh.shelf(TRUNK).missing(keys_of(range(10)), ["pooled"]) == []
+    assert fresh.trunk(TRUNK).missing(keys_of(range(10)), ["pooled"]) == []
     assert fresh.verify() == []
     assert fresh.prune(0).num_shards == 1
     assert not ours.exists()
@@ -371,13 +373,13 @@ def test_a_persons_own_files_stay_whatever_is_pruned_read_or_verified(store: Fea
 
 def test_to_ask_what_is_missing_is_no_use(store: FeatureStore) -> None:
     trunks = _aged_stores(store)
-    FeatureStore(store.root).shelf(trunks[0]).missing(keys_of(range(3)), ["pooled"])
+    FeatureStore(store.root).trunk(trunks[0]).missing(keys_of(range(3)), ["pooled"])
     assert [status.trunk for status in store.status()] == trunks
 
 
-def test_the_status_counts_samples_once(store: FeatureStore, shelf: Shelf) -> None:
-    write(shelf, range(6))
-    shelf.write(keys_of(range(4, 10)), {"pooled": pooled(keys_of(range(4, 10)))})
+def test_the_status_counts_samples_once(store: FeatureStore, kept: TrunkFeatures) -> None:
+    write(kept, range(6))
+    kept.write(keys_of(range(4, 10)), {"pooled": pooled(keys_of(range(4, 10)))})
     (status,) = store.status()
     assert status.num_samples == 10
     assert status.num_shards == 2
@@ -391,30 +393,30 @@ def test_a_readers_memory_stays_as_it_is_over_ten_times_the_data(tmp_path: Path)
         import resource
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         torch.set_num_threads(1)
-        shelf = FeatureStore(Path(sys.argv[1])).shelf(sys.argv[2])
+        kept = FeatureStore(Path(sys.argv[1])).trunk(sys.argv[2])
         for num_samples in (200, 2000):
             keys = [Key(f"{number:032x}") for number in range(num_samples)]
-            assert not shelf.missing(keys, ["map"])
-            features = shelf.open(keys, ["map"])
+            assert not kept.missing(keys, ["map"])
+            features = kept.open(keys, ["map"])
             for positions in torch.randperm(len(keys)).split(32):
                 assert torch.equal(features[positions]["map"][:, 0, 0], positions.float())
             status = Path("/proc/self/status").read_text()
             print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
     """
-    shelf = FeatureStore(tmp_path).shelf(TRUNK)
+    kept = FeatureStore(tmp_path).trunk(TRUNK)
     for start in range(0, 2000, 20):
         values = torch.arange(start, start + 20.0).view(20, 1, 1).expand(20, 64, 196)
-        shelf.write([Key(f"{number:032x}") for number in range(start, start + 20)], {"map": values})
+        kept.write([Key(f"{number:032x}") for number in range(start, start + 20)], {"map": values})
     small_kb, large_kb = map(int, run_python(code, tmp_path, TRUNK).communicate()[0].split())
     # The shards are a hundred megabytes, a third of what the process has.
     assert large_kb <= 1.1 * small_kb
 
 
-def test_threads_read_the_same_features_at_once(shelf: Shelf) -> None:
+def test_threads_read_the_same_features_at_once(kept: TrunkFeatures) -> None:
     for start in range(0, 200, 20):
-        write(shelf, range(start, start + 20))
+        write(kept, range(start, start + 20))
     keys = keys_of(range(200))
-    features = shelf.open(keys, ["map"])
+    features = kept.open(keys, ["map"])
 
     def read(seed: int) -> bool:
         positions = torch.randperm(200, generator=torch.Generator().manual_seed(seed))
@@ -433,7 +435,7 @@ def test_a_trunk_id_tells_its_parts_and_not_their_order() -> None:
         trunk_id({"a": float("nan")})
 
 
-def test_what_does_not_fit_is_refused_and_nothing_is_written(store: FeatureStore, shelf: Shelf) -> None:
+def test_what_does_not_fit_is_refused_and_nothing_is_written(store: FeatureStore, kept: TrunkFeatures) -> None:
     keys = keys_of(range(3))
     for tensors, message in (
         ({"x": torch.zeros(2, 4)}, "3 keys"),
@@ -443,20 +445,20 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(store: FeatureStore
         ({"": torch.zeros(3, 4)}, "one named tap"),
     ):
         with pytest.raises(HeadsError, match=message):
-            shelf.write(keys, tensors)
+            kept.write(keys, tensors)
     for key, message in ((Key("xyz"), "32 hex digits"), (Key("0" * 30 + "  "), "32 hex"), (Key("0" * 32, -1), "a view")):
         with pytest.raises(HeadsError, match=message):
-            shelf.missing([key], ["x"])
+            kept.missing([key], ["x"])
     with pytest.raises(HeadsError, match="no trunk id"):
-        store.shelf("../outside")
+        store.trunk("../outside")
     with pytest.raises(HeadsError, match="name one or more"):
-        shelf.missing(keys, [])
-    assert shelf.write([], {"x": torch.zeros(0, 4)}) == 0
+        kept.missing(keys, [])
+    assert kept.write([], {"x": torch.zeros(0, 4)}) == 0
     assert shards(store) == []
 
 
-def test_a_tap_holds_one_shape_and_dtype(store: FeatureStore, shelf: Shelf) -> None:
-    shelf.write(keys_of([0]), {"x": torch.zeros(1, 4)})
-    for writer in (shelf, FeatureStore(store.root).shelf(TRUNK)):
+def test_a_tap_holds_one_shape_and_dtype(store: FeatureStore, kept: TrunkFeatures) -> None:
+    kept.write(keys_of([0]), {"x": torch.zeros(1, 4)})
+    for writer in (kept, FeatureStore(store.root).trunk(TRUNK)):
         with pytest.raises(HeadsError, match=r"holds float32 \(4,\) and was given float16 \(4,\)"):
             writer.write(keys_of([1]), {"x": torch.zeros(1, 4).half()})

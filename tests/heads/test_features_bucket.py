@@ -23,12 +23,12 @@ from tests.heads.test_features import (  # noqa: F401  the contract, collected h
     TRUNK,
     keys_of,
     pooled,
-    shelf,
     test_a_batch_comes_in_the_order_of_the_keys_across_shards,
     test_a_sample_is_missing_until_every_tap_asked_for_is_stored,
     test_a_tap_holds_one_shape_and_dtype,
     test_every_bit_of_every_dtype_comes_back,
     test_threads_read_the_same_features_at_once,
+    trunk_features,
     write,
 )
 
@@ -83,7 +83,7 @@ def test_the_objects_are_the_files_that_a_folder_would_hold(bucket: type[object_
     local, remote = FeatureStore(tmp_path / "local"), FeatureStore(ADDRESS)
     for root in (local, remote):
         for start in (0, 5):
-            write(root.shelf(TRUNK), range(start, start + 5))
+            write(root.trunk(TRUNK), range(start, start + 5))
         root.describe(TRUNK, {"backbone": "mobilenet_v2"})
     files = {path.relative_to(tmp_path / "local").as_posix(): path.read_bytes() for path in (tmp_path / "local").rglob("*.*")}
     assert {key.removeprefix("night/features/"): content for key, content in bucket.objects.items()} == files
@@ -101,12 +101,12 @@ def test_the_objects_are_the_files_that_a_folder_would_hold(bucket: type[object_
 
 def test_two_machines_see_each_others_shards(on_node: OnNode, tmp_path: Path) -> None:
     keys, (one, other) = keys_of(range(20)), (on_node("one"), on_node("other"))
-    write(one.shelf(TRUNK), range(10))
-    assert other.shelf(TRUNK).missing(keys, ["pooled"]) == keys[10:]
-    write(other.shelf(TRUNK), range(10, 20))
+    write(one.trunk(TRUNK), range(10))
+    assert other.trunk(TRUNK).missing(keys, ["pooled"]) == keys[10:]
+    write(other.trunk(TRUNK), range(10, 20))
     for node in (one, other):
-        assert node.shelf(TRUNK).missing(keys, ["pooled", "map"]) == []
-        assert torch.equal(node.shelf(TRUNK).open(keys, ["pooled"])[torch.arange(20)]["pooled"], pooled(keys))
+        assert node.trunk(TRUNK).missing(keys, ["pooled", "map"]) == []
+        assert torch.equal(node.trunk(TRUNK).open(keys, ["pooled"])[torch.arange(20)]["pooled"], pooled(keys))
     assert len(copies(tmp_path / "one")) == len(copies(tmp_path / "other")) == 2
 
 
@@ -115,9 +115,9 @@ def test_a_damaged_object_is_found_and_removed_and_its_samples_are_missing(
     bucket: type[object_store.Bucket], on_node: OnNode, where: str
 ) -> None:
     writer, keys = on_node("writer"), keys_of(range(20))
-    write(writer.shelf(TRUNK), range(10))
+    write(writer.trunk(TRUNK), range(10))
     (first,) = shards(bucket)
-    write(writer.shelf(TRUNK), range(10, 20))
+    write(writer.trunk(TRUNK), range(10, 20))
     (damaged,) = set(shards(bucket)) - {first}
     whole = bucket.objects[damaged]
     bucket.objects[damaged] = {
@@ -132,22 +132,22 @@ def test_a_damaged_object_is_found_and_removed_and_its_samples_are_missing(
     for store in (writer, on_node("reader")):
         assert [found.name for found in store.verify()] == [damaged.rpartition("/")[2]]
     assert damaged in bucket.objects, "to verify changes nothing"
-    assert store.shelf(TRUNK).missing(keys, ["pooled", "map"]) == keys[10:]
+    assert store.trunk(TRUNK).missing(keys, ["pooled", "map"]) == keys[10:]
     assert shards(bucket) == [first]
-    write(store.shelf(TRUNK), range(10, 20))
+    write(store.trunk(TRUNK), range(10, 20))
     assert bucket.objects[damaged] == whole
-    assert store.shelf(TRUNK).missing(keys, ["pooled", "map"]) == []
+    assert store.trunk(TRUNK).missing(keys, ["pooled", "map"]) == []
     assert store.verify() == []
 
 
 @pytest.mark.parametrize("where", ["header", "data", "cut", "empty"])
 def test_a_damaged_copy_is_fetched_again(bucket: type[object_store.Bucket], tmp_path: Path, where: str) -> None:
-    write(FeatureStore(ADDRESS).shelf(TRUNK), range(10))
+    write(FeatureStore(ADDRESS).trunk(TRUNK), range(10))
     (copy,), keys = copies(tmp_path / "node"), keys_of(range(10))
     whole = copy.read_bytes()
     copy.write_bytes({"header": flip(whole, 60), "data": flip(whole, -5), "cut": whole[:-1], "empty": b""}[where])
     bucket.asked.clear()
-    fresh = FeatureStore(ADDRESS).shelf(TRUNK)
+    fresh = FeatureStore(ADDRESS).trunk(TRUNK)
     assert fresh.missing(keys, ["pooled", "map"]) == []
     assert torch.equal(fresh.open(keys, ["map"])[torch.arange(10)]["map"], pooled(keys, 8).view(-1, 2, 2, 2))
     # Once more where one of two threads drops what the other has fetched.
@@ -157,20 +157,20 @@ def test_a_damaged_copy_is_fetched_again(bucket: type[object_store.Bucket], tmp_
 
 def test_a_damaged_copy_that_many_threads_find_at_once_costs_no_object(bucket: type[object_store.Bucket], tmp_path: Path) -> None:
     keys, taps = keys_of(range(10)), [f"tap {number}" for number in range(8)]
-    FeatureStore(ADDRESS).shelf(TRUNK).write(keys, {tap: pooled(keys) for tap in taps})
+    FeatureStore(ADDRESS).trunk(TRUNK).write(keys, {tap: pooled(keys) for tap in taps})
     (copy,), whole = copies(tmp_path / "node"), dict(bucket.objects)
     for _ in range(5):
         copy.write_bytes(copy.read_bytes()[:-1500] + bytes(1500))
         with ThreadPoolExecutor(4) as pool:
-            looks = pool.map(lambda _: FeatureStore(ADDRESS).shelf(TRUNK).missing(keys, taps), range(4))
+            looks = pool.map(lambda _: FeatureStore(ADDRESS).trunk(TRUNK).missing(keys, taps), range(4))
             assert list(looks) == [[]] * 4
         assert bucket.objects == whole
 
 
 def test_headers_are_read_without_the_rows_and_once(bucket: type[object_store.Bucket], on_node: OnNode, tmp_path: Path) -> None:
     keys = [Key(f"f{number:031x}") for number in range(4000)]
-    on_node("writer").shelf(TRUNK).write(keys, {"x": torch.rand(4000, 64)})
-    write(on_node("writer").shelf(TRUNK), range(5))
+    on_node("writer").trunk(TRUNK).write(keys, {"x": torch.rand(4000, 64)})
+    write(on_node("writer").trunk(TRUNK), range(5))
     bucket.asked.clear()
     reader = on_node("reader")
     (status,) = reader.status()
@@ -186,13 +186,13 @@ def test_headers_are_read_without_the_rows_and_once(bucket: type[object_store.Bu
     again = FeatureStore(ADDRESS)
     assert again.status() == [status]
     assert again.listed(TRUNK, keys[:3], ["x"])["x"].all()
-    assert again.shelf(TRUNK).num_samples("x") == 4000
+    assert again.trunk(TRUNK).num_samples("x") == 4000
     assert {method for method, _, _ in bucket.asked} <= {"LIST", "HEAD"}
     assert copies(tmp_path / "reader") == []
 
 
-def test_a_look_at_a_shelf_is_one_listing_and_its_use_is_noted_once(bucket: type[object_store.Bucket]) -> None:
-    mine = FeatureStore(ADDRESS).shelf(TRUNK)
+def test_a_look_at_a_trunk_is_one_listing_and_its_use_is_noted_once(bucket: type[object_store.Bucket]) -> None:
+    mine = FeatureStore(ADDRESS).trunk(TRUNK)
     write(mine, range(5))
     assert mine.missing(keys_of(range(5)), ["pooled"]) == []
     bucket.asked.clear()
@@ -209,12 +209,12 @@ def test_what_was_used_least_recently_goes_first_and_readers_go_on(bucket: type[
     for number, trunk in enumerate(trunks):
         store.describe(trunk, {"number": number})
         for start in (0, 10):
-            write(store.shelf(trunk), range(start, start + 10))
+            write(store.trunk(trunk), range(start, start + 10))
     for key in bucket.objects:
         bucket.written_at[key] = 1e9 + 1000 * trunks.index(key.split("/")[2].removesuffix(".json"))
     assert [status.trunk for status in store.status()] == trunks
     one = len(bucket.objects[shards(bucket)[0]])
-    features = FeatureStore(ADDRESS).shelf(trunks[0]).open(keys_of([0, 15]), ["pooled"])
+    features = FeatureStore(ADDRESS).trunk(trunks[0]).open(keys_of([0, 15]), ["pooled"])
     assert store.prune(6 * one).num_shards == 0
     freed = store.prune(4 * one - 1)
     assert (freed.num_shards, freed.num_bytes) == (3, 3 * one)
@@ -223,14 +223,14 @@ def test_what_was_used_least_recently_goes_first_and_readers_go_on(bucket: type[
     assert store.prune(0).num_shards == 3
     assert bucket.objects == {}
     assert torch.equal(features[torch.arange(2)]["pooled"], pooled(keys_of([0, 15])))
-    assert store.shelf(trunks[0]).missing(keys_of([0]), ["pooled"]) == keys_of([0])
+    assert store.trunk(trunks[0]).missing(keys_of([0]), ["pooled"]) == keys_of([0])
 
 
 def test_one_process_fetches_a_shard_while_the_others_of_its_machine_wait(
     bucket: type[object_store.Bucket], on_node: OnNode, tmp_path: Path
 ) -> None:
     for start in range(0, 40, 10):
-        write(on_node("writer").shelf(TRUNK), range(start, start + 10))
+        write(on_node("writer").trunk(TRUNK), range(start, start + 10))
     on_node("reader")
     # What another was killed in the middle of is no obstacle.
     folder = tmp_path / "reader" / copies(tmp_path / "writer")[0].parent.relative_to(tmp_path / "writer")
@@ -240,7 +240,7 @@ def test_one_process_fetches_a_shard_while_the_others_of_its_machine_wait(
     keys = keys_of(range(40))
 
     def read(_: int) -> bool:
-        features = FeatureStore(ADDRESS).shelf(TRUNK).open(keys, ["pooled"])
+        features = FeatureStore(ADDRESS).trunk(TRUNK).open(keys, ["pooled"])
         return torch.equal(features[torch.arange(40)]["pooled"], pooled(keys))
 
     with ThreadPoolExecutor(4) as pool:
@@ -256,7 +256,7 @@ def test_copies_make_way_for_others_and_who_has_them_open_reads_on(
 ) -> None:
     # As many shards as are fetched at once.
     for start in range(0, 80, 10):
-        write(on_node("writer").shelf(TRUNK), range(start, start + 10))
+        write(on_node("writer").trunk(TRUNK), range(start, start + 10))
     assert len(shards(bucket)) == Bucket.num_readers
     one, keys = len(bucket.objects[shards(bucket)[0]]), keys_of(range(80))
 
@@ -273,21 +273,21 @@ def test_copies_make_way_for_others_and_who_has_them_open_reads_on(
     monkeypatch.setattr(local_cache, "shutil", SimpleNamespace(disk_usage=usage))
     monkeypatch.setattr(Bucket, "_fetch", fetch_slowly)
     reader = on_node("reader")
-    features = reader.shelf(TRUNK).open(keys, ["pooled"])
+    features = reader.trunk(TRUNK).open(keys, ["pooled"])
     assert 1 <= len(copies(tmp_path / "reader")) <= 4
     assert torch.equal(features[torch.arange(80)]["pooled"], pooled(keys))
-    assert reader.shelf(TRUNK).missing(keys, ["pooled", "map"]) == []
+    assert reader.trunk(TRUNK).missing(keys, ["pooled", "map"]) == []
 
 
 def test_forked_loaders_read_what_was_opened_and_nothing_is_said_at_the_end(bucket: type[object_store.Bucket]) -> None:
     keys = [Key(f"{number:032x}") for number in range(32)]
-    FeatureStore(ADDRESS).shelf(TRUNK).write(keys, {"x": torch.arange(32.0).view(32, 1)})
+    FeatureStore(ADDRESS).trunk(TRUNK).write(keys, {"x": torch.arange(32.0).view(32, 1)})
     code = """
         import sys, torch
         from heads.features import FeatureStore, Key
 
-        shelf, keys = FeatureStore(sys.argv[1]).shelf(sys.argv[2]), [Key(f"{number:032x}") for number in range(32)]
-        features = shelf.open(keys, ["x"])
+        trunk_features, keys = FeatureStore(sys.argv[1]).trunk(sys.argv[2]), [Key(f"{number:032x}") for number in range(32)]
+        features = trunk_features.open(keys, ["x"])
 
         class Rows(torch.utils.data.Dataset):
             def __len__(self):
@@ -299,7 +299,7 @@ def test_forked_loaders_read_what_was_opened_and_nothing_is_said_at_the_end(buck
         for _ in range(2):
             loader = torch.utils.data.DataLoader(Rows(), batch_size=8, num_workers=2, multiprocessing_context="fork")
             assert torch.cat(list(loader)).flatten().tolist() == list(range(32))
-            assert shelf.missing(keys, ["x"]) == []
+            assert trunk_features.missing(keys, ["x"]) == []
     """
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code), ADDRESS, TRUNK]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -311,8 +311,8 @@ def test_a_missing_bucket_refused_and_missing_credentials_and_a_dead_server_are_
 ) -> None:
     asks: list[Callable[[FeatureStore], object]] = [
         FeatureStore.status,
-        lambda store: store.shelf(TRUNK).missing(keys_of([1]), ["x"]),
-        lambda store: write(store.shelf(TRUNK), [1]),
+        lambda store: store.trunk(TRUNK).missing(keys_of([1]), ["x"]),
+        lambda store: write(store.trunk(TRUNK), [1]),
         lambda store: store.description(TRUNK),
     ]
     for ask in asks:
@@ -335,24 +335,24 @@ def test_a_missing_bucket_refused_and_missing_credentials_and_a_dead_server_are_
 
 
 def test_a_store_that_may_only_be_read_is_read(bucket: type[object_store.Bucket], monkeypatch: pytest.MonkeyPatch) -> None:
-    write(FeatureStore(ADDRESS).shelf(TRUNK), range(3))
+    write(FeatureStore(ADDRESS).trunk(TRUNK), range(3))
     monkeypatch.setattr(
         bucket,
         "do_PUT",
         lambda handler: (handler.rfile.read(int(handler.headers["Content-Length"])), handler._fail(403, "AccessDenied")),
     )
     store = FeatureStore(ADDRESS)
-    assert len(store.shelf(TRUNK).open(keys_of(range(3)), ["pooled"])) == 3
+    assert len(store.trunk(TRUNK).open(keys_of(range(3)), ["pooled"])) == 3
     store.describe(TRUNK, {"backbone": "x"})
     with pytest.raises(HeadsError, match="refused"):
-        write(store.shelf(TRUNK), range(3, 6))
+        write(store.trunk(TRUNK), range(3, 6))
 
 
 def test_a_shard_that_goes_between_finding_and_opening_is_missing(
     bucket: type[object_store.Bucket], on_node: OnNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(on_node("writer").shelf(TRUNK), range(4))
-    found, fetch = on_node("reader").shelf(TRUNK), Bucket._fetch
+    write(on_node("writer").trunk(TRUNK), range(4))
+    found, fetch = on_node("reader").trunk(TRUNK), Bucket._fetch
 
     def remove_and_fetch(place: Bucket, name: str, goal: Path) -> None:
         bucket.objects.clear()

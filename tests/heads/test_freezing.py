@@ -24,12 +24,12 @@ def model() -> Model:
 
 
 def train_steps(model: Model, phase: Phase, fit: Fit, num_steps: int = 2) -> None:
-    optimiser = torch.optim.AdamW(parameter_groups(model, phase, fit))
+    optimizer = torch.optim.AdamW(parameter_groups(model, phase, fit))
     model.train()
     for _ in range(num_steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model(torch.randn(4, 3, 32, 32))["label"].square().sum().backward()
-        optimiser.step()
+        optimizer.step()
 
 
 @pytest.mark.parametrize(

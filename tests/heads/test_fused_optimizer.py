@@ -47,7 +47,7 @@ def make(build: Build) -> tuple[list[list[nn.Parameter]], list[torch.optim.Optim
 
 @pytest.mark.parametrize("build", [adamw, sgd, mixed])
 def test_a_joint_step_is_a_step_of_each_to_the_bit(build: Build) -> None:
-    alone, optimisers = make(build)
+    alone, optimizers = make(build)
     stacked, parts = make(build)
     stacks = [torch.stack([weight.detach() for weight in same]) for same in zip(*stacked, strict=True)]
     for place, own in enumerate(stacked):
@@ -56,22 +56,22 @@ def test_a_joint_step_is_a_step_of_each_to_the_bit(build: Build) -> None:
     joint = FusedOptimizer(parts)
     for number in range(1, 6):
         gradients = draw(number)
-        for own, given, optimiser in zip(alone, gradients, optimisers, strict=True):
-            optimiser.param_groups[0]["lr"] *= 0.9
+        for own, given, optimizer in zip(alone, gradients, optimizers, strict=True):
+            optimizer.param_groups[0]["lr"] *= 0.9
             for weight, gradient in zip(own, given, strict=True):
                 weight.grad = gradient
-            optimiser.step()
+            optimizer.step()
         for part in parts:
             part.param_groups[0]["lr"] *= 0.9
         in_order = [torch.stack(same) for same in zip(*gradients, strict=True)]
         joint.step([*in_order[::2], *in_order[1::2]])
-    for own, weights, optimiser, part in zip(alone, stacked, optimisers, parts, strict=True):
+    for own, weights, optimizer, part in zip(alone, stacked, optimizers, parts, strict=True):
         for expected, weight in zip(own, weights, strict=True):
             assert torch.equal(weight, expected)
             # What is kept belongs to each optimiser, so that it goes into its checkpoint.
             known = part.state[weight]
-            assert known.keys() == optimiser.state[expected].keys()
-            assert all(torch.equal(known[name], value) for name, value in optimiser.state[expected].items())
+            assert known.keys() == optimizer.state[expected].keys()
+            assert all(torch.equal(known[name], value) for name, value in optimizer.state[expected].items())
 
 
 @pytest.mark.parametrize("limits", [(1.0, torch.inf, 100.0), (0.1, 0.3, 3.0), (5.0, 0.7, 0.0001)])

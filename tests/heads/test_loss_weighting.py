@@ -50,11 +50,11 @@ def test_batches_of_one_update_add_up_to_what_a_single_one_gives() -> None:
 
 def test_the_weight_settles_at_the_inverse_of_twice_the_loss() -> None:
     balance = LossWeighting(("kind",), learned=True)
-    optimiser = torch.optim.Adam(balance.parameters(), lr=0.05)
+    optimizer = torch.optim.Adam(balance.parameters(), lr=0.05)
     for _ in range(300):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         balance({"kind": torch.tensor(6.0)}, {"kind": 3}).backward()
-        optimiser.step()
+        optimizer.step()
     assert balance.weights()["kind"] == pytest.approx(1 / (2 * 2), rel=1e-3)
 
 

@@ -96,9 +96,9 @@ def test_only_what_is_due_gets_gradients_whatever_the_policy(model: Model, backb
     for variant, phase in phases.values():
         apply_phase(model, phase)
         # Plain descent: AdamW's state of the large networks would cost more time than all else here.
-        optimiser = torch.optim.SGD(parameter_groups(model, phase, variant.fit))
+        optimizer = torch.optim.SGD(parameter_groups(model, phase, variant.fit))
         before, heads_before = frozen_digest(model, phase), _copies(model.heads)
-        _step(model, optimiser, images_beyond_least(backbone))
+        _step(model, optimizer, images_beyond_least(backbone))
         assert frozen_digest(model, phase) == before
         frozen, thawed = model.backbone[: phase.num_frozen_stages], model.backbone[phase.num_frozen_stages :]
         assert all(p.grad is None and not p.requires_grad for p in frozen.parameters())
@@ -115,7 +115,7 @@ def _copies(module: torch.nn.Module) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in module.parameters()]
 
 
-def _step(model: Model, optimiser: torch.optim.Optimizer, images: Tensor) -> None:
+def _step(model: Model, optimizer: torch.optim.Optimizer, images: Tensor) -> None:
     model.train()
     model.zero_grad(set_to_none=True)
     logits = model(images)
@@ -125,7 +125,7 @@ def _step(model: Model, optimiser: torch.optim.Optimizer, images: Tensor) -> Non
         labels[target] = torch.arange(images[:, 0].numel()).reshape(images[:, 0].shape) % len(CLASSES[target])
     losses = MetricAccumulator(model.tasks).add(logits, labels, torch.ones(2))
     torch.stack(list(losses.values())).sum().backward()
-    optimiser.step()
+    optimizer.step()
 
 
 def equal_states(one: Model, other: Model) -> bool:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from flows import addresses
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
-from flows.tracking_access import LOG_IN, check_access
+from flows.mlflow_access import LOG_IN, check_access
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

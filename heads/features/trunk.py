@@ -1,4 +1,4 @@
-"""One trunk's shelf: what it lacks, what is added to it, and reading it."""
+"""One trunk's features: what it lacks, what is added to it, and reading it."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class _Index:
         return np.where(self.keys[places] == wanted, places, -1)
 
 
-class Shelf:
+class TrunkFeatures:
     """The features of one trunk: any number of processes on any number of machines may read it and add to it at once.
 
     A tap holds samples of one shape and dtype. A sample that is stored twice is read once: both are equal, since the trunk
-    id says all that changes them. A shard is proven by its checksums once a shelf object, where it is first asked for;
+    id says all that changes them. A shard is proven by its checksums once an object of this class, where it is first asked for;
     one that is damaged is removed with a warning and its samples count as missing.
     """
 
@@ -74,7 +74,7 @@ class Shelf:
         """Adds one shard that holds `tensors` (n, ...) by tap under `keys` (n), and gives its bytes; no key adds none.
 
         The shard appears whole. It takes twice its size in memory while it is written: 64 MiB a shard are a good size. Raises
-        HeadsError where a tensor's length, shape or dtype does not fit the keys or the shelf.
+        HeadsError where a tensor's length, shape or dtype does not fit the keys or what is stored.
         """
         if not self._swept:
             self._place.sweep()
