@@ -21,6 +21,7 @@ from heads.features.bucket import PEEK_BYTES, Bucket
 from tests import object_store
 from tests.heads.test_features import (  # noqa: F401  the contract, collected here once more
     TRUNK,
+    kept,
     keys_of,
     pooled,
     test_a_batch_comes_in_the_order_of_the_keys_across_shards,
@@ -28,7 +29,6 @@ from tests.heads.test_features import (  # noqa: F401  the contract, collected h
     test_a_tap_holds_one_shape_and_dtype,
     test_every_bit_of_every_dtype_comes_back,
     test_threads_read_the_same_features_at_once,
-    trunk_features,
     write,
 )
 
@@ -286,8 +286,8 @@ def test_forked_loaders_read_what_was_opened_and_nothing_is_said_at_the_end(buck
         import sys, torch
         from heads.features import FeatureStore, Key
 
-        trunk_features, keys = FeatureStore(sys.argv[1]).trunk(sys.argv[2]), [Key(f"{number:032x}") for number in range(32)]
-        features = trunk_features.open(keys, ["x"])
+        kept, keys = FeatureStore(sys.argv[1]).trunk(sys.argv[2]), [Key(f"{number:032x}") for number in range(32)]
+        features = kept.open(keys, ["x"])
 
         class Rows(torch.utils.data.Dataset):
             def __len__(self):
@@ -299,7 +299,7 @@ def test_forked_loaders_read_what_was_opened_and_nothing_is_said_at_the_end(buck
         for _ in range(2):
             loader = torch.utils.data.DataLoader(Rows(), batch_size=8, num_workers=2, multiprocessing_context="fork")
             assert torch.cat(list(loader)).flatten().tolist() == list(range(32))
-            assert trunk_features.missing(keys, ["x"]) == []
+            assert kept.missing(keys, ["x"]) == []
     """
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code), ADDRESS, TRUNK]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
