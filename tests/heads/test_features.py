@@ -313,7 +313,7 @@ def test_a_shard_that_goes_between_finding_and_opening_is_missing(kept: TrunkFea
 
 
 def _aged_stores(store: FeatureStore) -> list[str]:
-    """Three shelves of two equal shards each, the first used least recently; the oldest shard of each was written first."""
+    """Three trunks of two equal shards each, the first used least recently; the oldest shard of each was written first."""
     trunks = [trunk_id({"cut": cut}) for cut in range(3)]
     for age, trunk in zip((300, 200, 100), trunks, strict=True):
         for number, start in enumerate((0, 10)):
