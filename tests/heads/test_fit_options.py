@@ -37,12 +37,12 @@ def nearly_equal(one: Model, other: Model) -> bool:
     return all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in pairs)
 
 
-@pytest.mark.parametrize(("optimiser", "schedule"), [("sgd", "step"), ("adamw", "constant")])
+@pytest.mark.parametrize(("optimizer", "schedule"), [("sgd", "step"), ("adamw", "constant")])
 def test_optimizers_and_schedules_learn_and_resume_to_the_bit(
     pictures: Path, tmp_path: Path, optimizer: str, schedule: str
 ) -> None:
     rate = 0.01 if optimizer == "sgd" else 0.002
-    variant = variant_of(epochs=3, optimizer=optimizer, schedule=schedule, learning_rate=rate, warmup=0.2)
+    variant = variant_of(epochs=3, optimiser=optimizer, schedule=schedule, learning_rate=rate, warmup=0.2)
     _, outcome = assert_resumes(variant, pictures, tmp_path, after=1)
     assert outcome.epochs[-1].metrics["train/loss"] < outcome.epochs[0].metrics["train/loss"]
 
@@ -58,8 +58,8 @@ def test_a_plateau_lowers_the_rate_and_resumes_to_the_bit(pictures: Path, tmp_pa
 @pytest.mark.parametrize("weights", ["equal", "uncertainty"])
 def test_accumulated_batches_train_as_one_batch_so_many_times_larger_does(pictures: Path, weights: str) -> None:
     # 23 images: three groups of three batches of two, and a last one of two and three.
-    small = variant_of(**PLAIN, optimizer="sgd", learning_rate=0.05, batch_size=2, accumulate=3, head_weights=weights)
-    large = variant_of(**PLAIN, optimizer="sgd", learning_rate=0.05, batch_size=6, head_weights=weights)
+    small = variant_of(**PLAIN, optimiser="sgd", learning_rate=0.05, batch_size=2, accumulate=3, head_weights=weights)
+    large = variant_of(**PLAIN, optimiser="sgd", learning_rate=0.05, batch_size=6, head_weights=weights)
     (one, first), (other, second) = run(small, pictures), run(large, pictures)
     assert nearly_equal(one, other)
     assert not nearly_equal(one, build_model(large, CLASSES, None))

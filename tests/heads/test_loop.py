@@ -280,7 +280,7 @@ PLAIN = variant_of(
 )
 NORMED = variant_of(freeze="upto:stage1", epochs=1, ema=0.5)
 SUMMED = variant_of(
-    "squeezenet1_1", "none", "linear", epochs=2, batch_size=4, accumulate=3, optimizer="sgd", head_weights="uncertainty"
+    "squeezenet1_1", "none", "linear", epochs=2, batch_size=4, accumulate=3, optimiser="sgd", head_weights="uncertainty"
 )
 
 ADAPTIVE = variant_of("squeezenet1_1", freeze="adaptive", schedule="step", epochs=4, warmup=0, ema=0.5)

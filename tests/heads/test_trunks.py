@@ -135,10 +135,10 @@ POLICIES = {
     "a cut before a token backbone's end": variant_of(
         KIND, backbone="vit_b_32", freeze="upto:stage3", image_size_px=64, epochs=1
     ),
-    "upto": variant_of(KIND, optimizer="sgd", freeze="upto:stage3", backbone="mobilenet_v2"),
-    "upto with an early tap": variant_of(MASK, optimizer="sgd", freeze="upto:stage3", backbone="convnext_tiny", epochs=2),
-    "lp_ft": variant_of(KIND, optimizer="sgd", freeze="lp_ft", epochs=4),
-    "gradual": variant_of(KIND, optimizer="sgd", freeze="gradual", backbone="squeezenet1_1", epochs=5),
+    "upto": variant_of(KIND, optimiser="sgd", freeze="upto:stage3", backbone="mobilenet_v2"),
+    "upto with an early tap": variant_of(MASK, optimiser="sgd", freeze="upto:stage3", backbone="convnext_tiny", epochs=2),
+    "lp_ft": variant_of(KIND, optimiser="sgd", freeze="lp_ft", epochs=4),
+    "gradual": variant_of(KIND, optimiser="sgd", freeze="gradual", backbone="squeezenet1_1", epochs=5),
 }
 
 
@@ -189,9 +189,9 @@ def train_side_by_side(
 LINEAR, LABELS = Head(target="kind", design="linear"), Head(target="tags", task="multilabel", design="linear")
 TOGETHER = [
     variant_of(KIND, learning_rate=0.01, mlp_dropout=0.4),
-    variant_of(KIND, learning_rate=0.002, mlp_dropout=0.4, weight_decay=0.1, optimizer="sgd"),
+    variant_of(KIND, learning_rate=0.002, mlp_dropout=0.4, weight_decay=0.1, optimiser="sgd"),
     variant_of(KIND, learning_rate=0.03, mlp_dropout=0.4, epochs=9, patience=1, schedule="plateau"),
-    variant_of(KIND, learning_rate=0.001, weight_decay=0.1, mlp_depth=2, optimizer="sgd"),
+    variant_of(KIND, learning_rate=0.001, weight_decay=0.1, mlp_depth=2, optimiser="sgd"),
     variant_of(LINEAR, epochs=5, ema=0.5, label_smoothing=0.1),
     variant_of(LINEAR, epochs=4, gradient_clip=0.0, label_smoothing=0.1),
     variant_of(Head(target="kind", design="cosine"), loss="focal", class_weights="balanced", gradient_clip=0.1),
@@ -254,7 +254,7 @@ def test_no_product_of_stacked_training_begins_where_one_of_a_trainings_own_woul
 
 
 def test_one_that_diverges_leaves_the_others_as_they_are(pictures: Path, tmp_path: Path) -> None:
-    wild = variant_of(KIND, gradient_clip=0, optimizer="sgd", epochs=60)
+    wild = variant_of(KIND, gradient_clip=0, optimiser="sgd", epochs=60)
     wild = wild.model_copy(update={"fit": wild.fit.model_copy(update={"learning_rate": 1e38})})
     calm = variant_of(KIND)
     sets, store = datasets(pictures, calm), FeatureStore(tmp_path)
