@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from heads.spec import Task, Variant
+from heads.tasks.rows import Scored
 
 SPLITS = ("train", "val", "test")
 
@@ -153,24 +154,6 @@ class TrainResult:
     failed: tuple[FailedVariant, ...] = ()
     flops_stored: int = 0
     run_id: str = field(kw_only=True)
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One target of one holdout sample as one model read it.
-
-    A class: truth, what was predicted and its probability. Labels (`multilabel`): both as `a|b` in sorted order, and every
-    label's probability in `probabilities`. A mask: its file and '', and in `pixels` the count of each (true value, predicted
-    value), ignored values left out; `probability` is then the share of pixels that are right.
-    """
-
-    digest: str
-    target: str
-    truth: str
-    predicted: str
-    probability: float
-    probabilities: Mapping[str, float] = field(default_factory=dict)
-    pixels: tuple[tuple[str, str, int], ...] = ()
 
 
 @dataclass(frozen=True)

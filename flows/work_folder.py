@@ -1,7 +1,8 @@
 """The folder of a work: the names of all its files, and what they hold as values.
 
-`<storage>/work/<key>/` holds `progress.json` and `training.pt` while the work trains; at its end `bundle/`, `examples/` and
-then `result.json`, or else `failure.json`. A work that is screened has `probe.json` and `probe.pt` of its probe phase, too.
+`work/<key>/` under the storage root holds `progress.json` and `training.pt` while the work trains; at its end `bundle/`,
+`examples/` and then `result.json`, or else `failure.json`. A work that is screened has `probe.json` and `probe.pt` of its
+probe phase, too.
 """
 
 from __future__ import annotations

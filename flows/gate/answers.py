@@ -8,8 +8,8 @@ import numpy as np
 
 from flows.gate.evidence import Rows
 from flows.gate.measures import Answers
-from flows.records import Scored
 from heads.spec import Task
+from heads.tasks.rows import Scored
 
 
 def read_pair(task: Task, after: Rows, before: Rows) -> tuple[tuple[str, ...], Answers, Answers]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flows.records import Scored
+from heads.tasks.rows import Scored
 
 LEVEL = 0.95
 

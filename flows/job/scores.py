@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.files import write_json
-from flows.records import Scored, ScoreTable
+from flows.records import ScoreTable
+from heads.tasks.rows import Scored
 
 # Raised when score tables gain rows or measures: older ones are made again.
 SCORES_FORMAT = 3

@@ -15,13 +15,14 @@ from flows.cluster import workers
 from flows.job.job import Job
 from flows.job.job_folder import JobOutcome
 from flows.job.scores import scores_file, write_scores
-from flows.records import Scored, ScoreTable
+from flows.records import ScoreTable
 from flows.workspace import locate, locate_mask
 from heads import bundle as bundles
 from heads.bundle import Answer, Bundle
 from heads.data.decoding import decode_mask
 from heads.spec import Head
 from heads.tasks.facts import TASK_FACTS
+from heads.tasks.rows import Scored
 from heads.tasks.table import TASKS
 
 # Below it a second process takes longer to start than the first to finish.
@@ -86,8 +87,7 @@ def _row(item: Item, head: Head, truth: str, answer: Answer) -> Scored:
         mask, as_stored = Path(item.masks[head.target]), head.target in item.as_stored
         return decode_mask(mask, Path(item.file), as_stored=as_stored)
 
-    judged = TASKS[head.task].judge(answer, truth, head, read_mask)
-    return Scored(item.digest, head.target, **vars(judged))
+    return TASKS[head.task].judge(item.digest, answer, truth, head, read_mask)
 
 
 def measure(rows: Sequence[Scored], bundle: Bundle) -> dict[str, float]:

@@ -60,7 +60,7 @@ def close(
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a retraining before anything is started: its work_plan, and its report where nothing is left to do."""
+    """What is known of a retraining before anything is started: its work plan, and its report where nothing is left to do."""
 
     work_plan: WorkPlan
     report: Report | None
@@ -82,7 +82,7 @@ def look_up(settings: Settings, plan: Plan) -> Known:
 
 
 def recall(settings: Settings, work_plan: WorkPlan) -> Report | None:
-    """The kept report of this work_plan if nothing of it is left to do, or None.
+    """The kept report of this work plan if nothing of it is left to do, or None.
 
     Nothing is left when every variant is trained, the same rules have judged them, and the champion they left is still the
     champion. Its `seconds` are none.

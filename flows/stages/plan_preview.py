@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flows import plan as plans
@@ -14,18 +13,9 @@ from flows.stages.planning import make_work_plan, why_failed
 
 
 @dataclass(frozen=True)
-class PlannedVariant:
-    """A variant of a plan: head designs by target, the fit settings in which the variants differ, and whether it is done.
+class PlannedVariant(plans.VariantRow):
+    """A variant of a plan, and whether it is done; `failed` is why it failed for good, None where it did not."""
 
-    `failed` is why it failed for good, None where it did not.
-    """
-
-    variant_id: str
-    label: str
-    backbone: str
-    heads: Mapping[str, str]
-    freeze: str
-    fit: Mapping[str, object]
     epochs: int
     done: bool
     failed: str | None
@@ -58,12 +48,7 @@ def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Previe
     rows = zip(work_plan.works, plans.describe([work.variant for work in work_plan.works]), strict=True)
     variants = tuple(
         PlannedVariant(
-            variant_id=row.variant_id,
-            label=row.label,
-            backbone=row.backbone,
-            heads=row.heads,
-            freeze=row.freeze,
-            fit=row.fit,
+            **vars(row),
             epochs=work.variant.fit.epochs,
             done=work_plan.is_done(settings, work),
             failed=why_failed(settings, work),

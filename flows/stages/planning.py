@@ -70,7 +70,7 @@ def make_work_plan(plan: Plan, version: DataVersion) -> WorkPlan:
 
 @contextlib.contextmanager
 def planned(work_plan: WorkPlan | None) -> Iterator[None]:
-    """Let a retraining in this block take this work_plan, where it asks for the same plan on the same data version."""
+    """Let a retraining in this block take this work plan, where it asks for the same plan on the same data version."""
     token = _PLANNED.set(work_plan)
     try:
         yield

@@ -14,11 +14,8 @@ from heads.spec import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportedVariant:
-    """A trained variant: who it is, its MLflow run and that one's page, what it was measured to do and what it took.
-
-    `metrics` are named `<split>/<target>/<measure>`; `heads` gives the design of each target.
-    """
+class NamedVariant:
+    """A variant by its names, the design of each target's head, and its MLflow run."""
 
     variant_id: str
     label: str
@@ -26,6 +23,12 @@ class ReportedVariant:
     heads: Mapping[str, str]
     freeze: str
     run_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedVariant(NamedVariant):
+    """A trained variant: its run's page, what it was measured to do (`<split>/<target>/<measure>`) and what it took."""
+
     reused: bool
     metrics: Mapping[str, float]
     num_trained_parameters: int
@@ -38,15 +41,9 @@ class ReportedVariant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportedFailure:
-    """A variant that failed for good, its MLflow run, and why."""
+class ReportedFailure(NamedVariant):
+    """A variant that failed for good, and why."""
 
-    variant_id: str
-    label: str
-    backbone: str
-    heads: Mapping[str, str]
-    freeze: str
-    run_id: str | None
     reason: str
 
 

@@ -16,7 +16,7 @@ from flows.stages.session import RetrainingSession
 
 
 def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
-    """Every variant of the work_plan, finished or failed, with its MLflow run; only what is left is trained, in one Ray job.
+    """Every variant of the work plan, finished or failed, with its MLflow run; only what is left is trained, in one Ray job.
 
     Raises AskedWrongly where all of them failed.
     """

@@ -1,4 +1,4 @@
-"""What a model answers of one image, a value a task, and how that answer compares with the truth."""
+"""What a model answers of one image, a value a task, and the tables that measures read of many."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import colorsys
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from heads.tasks.rows import Scored
 
 # Reads the true mask (H, W) of the image that was answered.
 ReadMask = Callable[[], np.ndarray[Any, Any]]
@@ -61,35 +63,6 @@ def _colour(value: int) -> tuple[int, ...]:
 Answer = Prediction | Labels | MaskPrediction
 
 
-@dataclass(frozen=True)
-class Judged:
-    """An answer beside the truth, as text that outlives the model.
-
-    Of a class: both names, the answer's probability and every class's. Of label sets: both as `a|b` in sorted order, every
-    label's probability, and of these the least sure one's. Of a mask: its cell and '', the share of pixels that are right,
-    and in `pixels` how many pixels have each (true value, predicted value), ignored values left out.
-    """
-
-    truth: str
-    predicted: str
-    probability: float
-    probabilities: Mapping[str, float] = field(default_factory=dict)
-    pixels: tuple[tuple[str, str, int], ...] = ()
-
-
-class JudgedRow(Protocol):
-    """What measures read of a sample's answer beside its truth: the fields of `Judged`."""
-
-    @property
-    def truth(self) -> str: ...
-    @property
-    def predicted(self) -> str: ...
-    @property
-    def probabilities(self) -> Mapping[str, float]: ...
-    @property
-    def pixels(self) -> tuple[tuple[str, str, int], ...]: ...
-
-
-def probability_table(rows: Sequence[JudgedRow], names: Sequence[str]) -> Tensor:
+def probability_table(rows: Sequence[Scored], names: Sequence[str]) -> Tensor:
     """Each row's probability of each name (N, C), 0 where the model does not know the name."""
     return torch.tensor([[row.probabilities.get(name, 0.0) for name in names] for row in rows], dtype=torch.float64)

@@ -6,30 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from heads.backbones.table import Backbone
 from heads.data.labels import MISSING_LABEL
 from heads.data.masks import OpenMask
 from heads.spec import Fit, Head
 from heads.tasks import classifiers
 from heads.tasks import measures as sample_measures
-from heads.tasks.answers import Judged, JudgedRow, Prediction, ReadMask, probability_table
+from heads.tasks.answers import Prediction, ReadMask, probability_table
 from heads.tasks.facts import listed
+from heads.tasks.rows import Scored
 
 FOCAL_GAMMA = 2.0
 LEAST_PROBABILITY = 1e-12
 
 
-def taps(design: str, backbone: Backbone) -> tuple[int, ...]:
-    """The last stage alone, whatever the design."""
-    return (len(backbone.channels) - 1,)
-
-
-def build_head(head: Head, fit: Fit, backbone: Backbone, num_classes: int) -> nn.Module:
-    """A head from the last stage's features to logits (N, `num_classes`)."""
-    return classifiers.build_net(head.design, fit, backbone.channels[-1], num_classes)
+taps, build_head = classifiers.taps, classifiers.build_head
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,13 +126,13 @@ def answer(names: Sequence[str], logits: Tensor, size: tuple[int, int], threshol
     return Prediction(names[best], row[best], dict(zip(names, row, strict=True)))
 
 
-def judge(answer: Prediction, truth: str, head: Head, read_mask: ReadMask) -> Judged:
+def judge(digest: str, answer: Prediction, truth: str, head: Head, read_mask: ReadMask) -> Scored:
     """The answer beside the true class."""
-    return Judged(truth, answer.label, answer.probability, answer.probabilities)
+    return Scored(digest, head.target, truth, answer.label, answer.probability, answer.probabilities)
 
 
-def measure_rows(rows: Sequence[JudgedRow], names: Sequence[str], thresholds: Sequence[float] | None) -> dict[str, float]:
-    """Every measure of judged answers, over all classes that either side knows."""
+def measure_rows(rows: Sequence[Scored], names: Sequence[str], thresholds: Sequence[float] | None) -> dict[str, float]:
+    """Every measure of scored answers, over all classes that either side knows."""
     known = sorted({name for row in rows for name in (row.truth, *row.probabilities)})
     probabilities = probability_table(rows, known)
     number = {name: index for index, name in enumerate(known)}

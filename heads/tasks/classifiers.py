@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.spec import Activation, Fit
+from heads.backbones.table import Backbone
+from heads.spec import Activation, Fit, Head
 
 COSINE_SCALE = 10.0
 COSINE_SPREAD = 0.1
@@ -145,3 +146,13 @@ DESIGNS: Mapping[str, Callable[[Fit, int, int], nn.Sequential]] = {
 def build_net(design: str, fit: Fit, channels: int, num_outputs: int) -> nn.Module:
     """A net from feature maps (N, `channels`, H, W) or tokens (N, 1 + L, `channels`) to numbers (N, `num_outputs`)."""
     return DESIGNS[design](fit, channels, num_outputs)
+
+
+def taps(design: str, backbone: Backbone) -> tuple[int, ...]:
+    """The last stage alone, whatever the design."""
+    return (len(backbone.channels) - 1,)
+
+
+def build_head(head: Head, fit: Fit, backbone: Backbone, num_classes: int) -> nn.Module:
+    """A head from the last stage's features to logits (N, `num_classes`), one a class or label."""
+    return build_net(head.design, fit, backbone.channels[-1], num_classes)

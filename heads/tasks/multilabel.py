@@ -7,32 +7,24 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from heads.backbones.table import Backbone
 from heads.data.labels import MISSING_LABEL, has_label
 from heads.data.masks import OpenMask
 from heads.spec import Fit, Head
 from heads.tasks import classification, classifiers
 from heads.tasks import measures as sample_measures
-from heads.tasks.answers import Judged, JudgedRow, Labels, ReadMask, probability_table
+from heads.tasks.answers import Labels, ReadMask, probability_table
 from heads.tasks.facts import listed, split_labels
+from heads.tasks.rows import Scored
 
 # Untuned, a label is told from this probability on.
 EVEN = 0.5
 # However rare a label is in train, and however common, its positives weigh no more than this and no less than one part of it.
 MOST_WEIGHT = 100.0
 
-
-def taps(design: str, backbone: Backbone) -> tuple[int, ...]:
-    """The last stage alone, whatever the design."""
-    return (len(backbone.channels) - 1,)
-
-
-def build_head(head: Head, fit: Fit, backbone: Backbone, num_classes: int) -> nn.Module:
-    """A head from the last stage's features to logits (N, `num_classes`), one a label."""
-    return classifiers.build_net(head.design, fit, backbone.channels[-1], num_classes)
+taps, build_head = classifiers.taps, classifiers.build_head
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,14 +130,14 @@ def answer(names: Sequence[str], logits: Tensor, size: tuple[int, int], threshol
     return Labels(told, dict(zip(names, row, strict=True)))
 
 
-def judge(answer: Labels, truth: str, head: Head, read_mask: ReadMask) -> Judged:
+def judge(digest: str, answer: Labels, truth: str, head: Head, read_mask: ReadMask) -> Scored:
     """The answer beside the true labels."""
     sure = min((max(x, 1 - x) for x in answer.probabilities.values()), default=0.0)
-    return Judged("|".join(split_labels(truth)), "|".join(sorted(answer.labels)), sure, answer.probabilities)
+    return Scored(digest, head.target, "|".join(split_labels(truth)), "|".join(sorted(answer.labels)), sure, answer.probabilities)
 
 
-def measure_rows(rows: Sequence[JudgedRow], names: Sequence[str], thresholds: Sequence[float] | None) -> dict[str, float]:
-    """Every measure of judged answers at the model's thresholds; a label that it does not know is one that it never tells."""
+def measure_rows(rows: Sequence[Scored], names: Sequence[str], thresholds: Sequence[float] | None) -> dict[str, float]:
+    """Every measure of scored answers at the model's thresholds; a label that it does not know is one that it never tells."""
     least = dict(zip(names, thresholds or [EVEN] * len(names), strict=True))
     truths = [set(row.truth.split("|")) - {""} for row in rows]
     known = sorted({*names, *(name for there in truths for name in there)})

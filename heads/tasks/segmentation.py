@@ -16,8 +16,9 @@ from heads.data.labels import MISSING_LABEL
 from heads.data.masks import Masks, OpenMask
 from heads.spec import Fit, Head
 from heads.tasks import classification, decoders
-from heads.tasks.answers import Judged, JudgedRow, MaskPrediction, ReadMask
+from heads.tasks.answers import MaskPrediction, ReadMask
 from heads.tasks.facts import listed
+from heads.tasks.rows import Scored
 
 
 def taps(design: str, backbone: Backbone) -> tuple[int, ...]:
@@ -162,7 +163,7 @@ def answer(
     return MaskPrediction(kept, {name: count / chosen.numel() for name, count in zip(names, counts, strict=True)})
 
 
-def judge(answer: MaskPrediction, truth: str, head: Head, read_mask: ReadMask) -> Judged:
+def judge(digest: str, answer: MaskPrediction, truth: str, head: Head, read_mask: ReadMask) -> Scored:
     """The answer beside the true mask, pixel by pixel, ignored values left out."""
     mask = read_mask()
     counted = ~np.isin(mask, head.ignore)
@@ -171,11 +172,11 @@ def judge(answer: MaskPrediction, truth: str, head: Head, read_mask: ReadMask) -
     listed_pairs = zip(found.tolist(), counts, strict=True)
     pixels = tuple((str(pair >> 16), str(pair & 0xFFFF), int(count)) for pair, count in listed_pairs)
     right, total = sum(n for a, b, n in pixels if a == b), sum(n for _, _, n in pixels)
-    return Judged(truth, "", right / max(1, total), {}, pixels)
+    return Scored(digest, head.target, truth, "", right / max(1, total), {}, pixels)
 
 
-def measure_rows(rows: Sequence[JudgedRow], names: Sequence[str], thresholds: Sequence[float] | None) -> dict[str, float]:
-    """Every measure over all pixels of judged answers, and `iou_<value>` of each class that occurs."""
+def measure_rows(rows: Sequence[Scored], names: Sequence[str], thresholds: Sequence[float] | None) -> dict[str, float]:
+    """Every measure over all pixels of scored answers, and `iou_<value>` of each class that occurs."""
     known = sorted({name for row in rows for pair in row.pixels for name in pair[:2]}, key=int)
     number = {name: index for index, name in enumerate(known)}
     counts = torch.zeros(len(known), len(known), dtype=torch.float64)

@@ -12,7 +12,8 @@ from heads.backbones.table import Backbone
 from heads.data.masks import Masks, OpenMask
 from heads.spec import Fit, Head, Task
 from heads.tasks import classification, multilabel, segmentation
-from heads.tasks.answers import Answer, Judged, JudgedRow, ReadMask
+from heads.tasks.answers import Answer, ReadMask
+from heads.tasks.rows import Scored
 
 
 class Criterion(Protocol):
@@ -82,14 +83,12 @@ class TaskHead(Protocol):
         """What the logits of one image, (C) or of masks (C, S, S), mean; `size` is the image's own width and height."""
         ...
 
-    def judge(self, answer: Any, truth: str, head: Head, read_mask: ReadMask) -> Judged:
+    def judge(self, digest: str, answer: Any, truth: str, head: Head, read_mask: ReadMask) -> Scored:
         """The task's own answer beside the cell that tells the truth; of masks `read_mask` gives it, in the answer's size."""
         ...
 
-    def measure_rows(
-        self, rows: Sequence[JudgedRow], names: Sequence[str], thresholds: Sequence[float] | None
-    ) -> dict[str, float]:
-        """The measures of validation from judged answers; `names` and `thresholds` are the model's."""
+    def measure_rows(self, rows: Sequence[Scored], names: Sequence[str], thresholds: Sequence[float] | None) -> dict[str, float]:
+        """The measures of validation from scored answers; `names` and `thresholds` are the model's."""
         ...
 
     def class_measures(self, confusion: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, float]:

@@ -13,8 +13,9 @@ from scipy.optimize import minimize_scalar
 
 from flows.errors import AskedWrongly
 from flows.gate import Policy, choose, decide, mcnemar, paired_interval, rank, wilson_interval
-from flows.records import Scored, ScoreTable, TrainedVariant, Verdict
+from flows.records import ScoreTable, TrainedVariant, Verdict
 from heads.spec import Fit, Head, Variant
+from heads.tasks.rows import Scored
 
 METRIC = "label/accuracy"
 

@@ -18,8 +18,9 @@ from flows.gate import Policy, decide
 from flows.gate.answers import read_pair
 from flows.gate.bootstrap import Resampled, resample
 from flows.gate.measures import Answers, measure_of
-from flows.records import Scored, ScoreTable, Verdict
+from flows.records import ScoreTable, Verdict
 from heads.spec import Task
+from heads.tasks.rows import Scored
 
 SET_MEASURES: dict[str, Callable[..., float]] = {
     "accuracy": lambda truth, guess, scores: metrics.accuracy_score(truth, guess),

@@ -7,7 +7,8 @@ from pathlib import Path
 from flows import job
 from flows.files import write_json
 from flows.job.job import read
-from flows.records import DataVersion, Mask, Sample, Scored, ScoreTable, Workers
+from flows.records import DataVersion, Mask, Sample, ScoreTable, Workers
+from heads.tasks.rows import Scored
 
 
 def test_an_order_carries_its_samples_with_their_masks_and_classes(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score
 
-from flows.records import Scored
+from heads.tasks.rows import Scored
 from heads.tasks.table import TASKS
 
 
