@@ -1,9 +1,16 @@
-"""The stages of each backbone by name, and the sizes of images that it takes. No torch here."""
+"""The stages of each backbone by name, what kind of sample it reads, and the sizes of images that it takes. No torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+# What kind of sample a backbone reads; `heads.data.modalities` holds what differs between them.
+Modality = Literal["image"]
+# Fit fields that mean something to samples of one modality alone; variants of others leave them at their defaults.
+FIT_FIELDS_OF: Mapping[Modality, frozenset[str]] = {
+    "image": frozenset(("image_size_px", "augment", "flip", "channels_last", "mixup", "cutmix")),
+}
 
 # Stage names of each backbone, front to back; `heads.backbones` builds exactly these.
 STEM_AND_4 = ("stem", "stage1", "stage2", "stage3", "stage4")
@@ -43,6 +50,8 @@ BACKBONE_STAGES: Mapping[str, tuple[str, ...]] = {
     "swin_v2_t": STEM_AND_4,
     "maxvit_t": STEM_AND_4,
 }
+
+MODALITY_OF: Mapping[str, Modality] = dict.fromkeys(BACKBONE_STAGES, "image")
 
 
 class ImageSizes(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictBool, field_validator, model_validator
 
-from heads.catalogue import BACKBONE_STAGES, IMAGE_SIZES
+from heads.catalogue import BACKBONE_STAGES, FIT_FIELDS_OF, IMAGE_SIZES, MODALITY_OF
 
 Task = Literal["classification", "multilabel", "segmentation"]
 Augment = Literal["none", "light", "medium", "strong"]
@@ -147,8 +147,21 @@ class Variant(Value):
         return self
 
     @model_validator(mode="after")
+    def _own_fields(self) -> Variant:
+        own = MODALITY_OF[self.backbone]
+        foreign = {name: other for other, names in FIT_FIELDS_OF.items() if other != own for name in names}
+        if given := sorted(foreign.keys() & self.fit.model_dump(exclude_defaults=True).keys()):
+            allowed = ", ".join(name for name in Fit.model_fields if name not in foreign)
+            raise ValueError(
+                f"fit's {', '.join(given)} is for {foreign[given[0]]}s, and {self.backbone} reads {own}s; "
+                f"leave it out; allowed: {allowed}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fitting_size(self) -> Variant:
-        check_image_size(self.backbone, self.fit.image_size_px)
+        if self.backbone in IMAGE_SIZES:
+            check_image_size(self.backbone, self.fit.image_size_px)
         return self
 
     @property

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.cli import screen
 from heads.catalogue import IMAGE_SIZES
+
+if TYPE_CHECKING:
+    from heads.backbones import Backbone
 
 COLUMNS = ["backbone", "parameters", "GFLOPs", "px", "least", "stages", "ImageNet weights"]
 
@@ -24,36 +27,42 @@ def show(as_json: bool) -> None:
 
 def describe_backbones() -> list[dict[str, Any]]:
     """Every backbone in the table's order, with its sizes, stages, costs, weights and preprocessing as JSON values."""
-    from heads.backbones import BACKBONES, count_costs
+    from heads.backbones import BACKBONES
 
-    return [
-        {
-            "name": name,
-            "parameters": sum(cost.parameters for cost in count_costs(name)),
-            "multiply_adds": sum(cost.multiply_adds for cost in count_costs(name)),
-            "image_size_px": backbone.image_size_px,
-            "allowed_image_sizes_px": IMAGE_SIZES[name]._asdict(),
-            "features": backbone.layout,
-            "stages": [
-                {
-                    "name": cost.stage,
-                    "channels": channels,
-                    "stride": stride,
-                    "parameters": cost.parameters,
-                    "multiply_adds": cost.multiply_adds,
-                }
-                for cost, channels, stride in zip(count_costs(name), backbone.channels, backbone.strides, strict=True)
-            ],
-            "weights": {"name": backbone.imagenet.name, "url": backbone.imagenet.url, "sha256": backbone.imagenet_digest},
-            "preprocess": {
-                "resize_px": backbone.resize,
-                "interpolation": backbone.interpolation,
-                "mean": backbone.mean,
-                "std": backbone.std,
-            },
-        }
-        for name, backbone in BACKBONES.items()
-    ]
+    return [_describe(name, backbone) for name, backbone in BACKBONES.items()]
+
+
+def _describe(name: str, backbone: Backbone) -> dict[str, Any]:
+    from heads.backbones import count_costs
+
+    source = backbone.source
+    assert source, "a backbone of images has published weights"
+    costs = count_costs(name, source.images.image_size_px)
+    return {
+        "name": name,
+        "parameters": sum(cost.parameters for cost in costs),
+        "multiply_adds": sum(cost.multiply_adds for cost in costs),
+        "image_size_px": source.images.image_size_px,
+        "allowed_image_sizes_px": IMAGE_SIZES[name]._asdict(),
+        "features": backbone.layout,
+        "stages": [
+            {
+                "name": cost.stage,
+                "channels": channels,
+                "stride": stride,
+                "parameters": cost.parameters,
+                "multiply_adds": cost.multiply_adds,
+            }
+            for cost, channels, stride in zip(costs, backbone.channels, backbone.strides, strict=True)
+        ],
+        "weights": {"name": source.name, "url": source.url, "sha256": source.digest},
+        "preprocess": {
+            "resize_px": source.images.resize_px,
+            "interpolation": backbone.interpolation,
+            "mean": source.images.mean,
+            "std": source.images.std,
+        },
+    }
 
 
 def _row(backbone: dict[str, Any]) -> list[object]:

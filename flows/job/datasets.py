@@ -3,65 +3,55 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 from torch import Tensor
 
 from flows.job.job import Job
 from flows.records import DataVersion, Sample
 from flows.workspace import locate, locate_mask
-from heads.data.dataset import DEFAULT_CACHE_BYTES, ImageDataset
-from heads.data.images import Preprocess, preprocess_for
 from heads.data.masks import MaskFile, Masks
-from heads.spec import Augment, Head, Variant
+from heads.data.modalities import preparation_of, preprocess_of
+from heads.data.samples import DEFAULT_CACHE_BYTES, Samples
+from heads.spec import Head, Variant
 from heads.tasks.table import TASKS
 
 
-class Images:
-    """The images of a job's splits as datasets; works that see them the same way share one, and the pictures it keeps."""
+class Splits:
+    """The splits of a job's data version as data sets; works that see one the same way share it, and what it keeps in memory."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._open: dict[tuple[Any, ...], ImageDataset] = {}
+        self._open: dict[str, tuple[Hashable, Samples]] = {}
         self._samples: dict[str, list[Sample]] = defaultdict(list)
         for sample in job.version.samples:
             self._samples[sample.split].append(sample)
 
-    def open(self, split: str, variant: Variant) -> ImageDataset:
+    def open(self, split: str, variant: Variant) -> Samples:
         """The split as the variant sees it; one dataset a split stays open, the one last asked for."""
-        key = (split, tuple((head.target, head.task, head.ignore) for head in variant.heads), *self._view(split, variant))
-        if key not in self._open:
-            for old in [k for k in self._open if k[0] == split]:
-                del self._open[old]
-            self._open[key] = self.read(split, variant)
-        return self._open[key]
-
-    def read(self, split: str, variant: Variant, cache_bytes: int = DEFAULT_CACHE_BYTES) -> ImageDataset:
-        """A dataset of its own that keeps as many bytes of pictures."""
-        labels, masks = read_labels(self.job, self._samples[split], variant.heads)
-        preprocess, augment, flip, seed = self._view(split, variant)
-        return ImageDataset(
-            _Files(self.job.version, self._samples[split]),
-            labels,
-            preprocess,
-            augment,
-            seed,
-            flip=flip,
-            masks=masks,
-            cache_bytes=cache_bytes,
-            digests=self.digests(split),
+        preparation, heads = (
+            preparation_of(variant.backbone),
+            tuple((head.target, head.task, head.ignore) for head in variant.heads),
         )
+        view = preparation.varied_view(variant.fit) if split == "train" else preparation.PLAIN_VIEW
+        key = preprocess_of(variant), view, variant.fit.seed, heads
+        if split not in self._open or self._open[split][0] != key:
+            self._open.pop(split, None)
+            self._open[split] = key, self.read(split, variant)
+        return self._open[split][1]
+
+    def read(self, split: str, variant: Variant, cache_bytes: int = DEFAULT_CACHE_BYTES) -> Samples:
+        """A data set of its own that keeps so many bytes of samples in memory."""
+        labels, masks = read_labels(self.job, self._samples[split], variant.heads)
+        files, digests = _Files(self.job.version, self._samples[split]), self.digests(split)
+        preparation, varied = preparation_of(variant.backbone), split == "train"
+        return preparation.open_samples(variant, files, labels, masks, digests, varied=varied, cache_bytes=cache_bytes)
 
     def digests(self, split: str) -> list[str]:
-        """What names the pixels of the split's samples, in order: their digests, wherever these were always read alike."""
+        """What names the split's samples in the feature store, in order: their digests, but where files came to be read anew."""
         return [sample.pixel_digest for sample in self._samples[split]]
-
-    def _view(self, split: str, variant: Variant) -> tuple[Preprocess, Augment, bool, int]:
-        fit = variant.fit
-        augment, flip = (fit.augment, fit.flip) if split == "train" else ("none", False)
-        return preprocess_for(variant.backbone, fit.image_size_px, whole=variant.sees_whole), augment, flip, fit.seed
 
 
 class _Files(Sequence[Path]):

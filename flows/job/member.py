@@ -14,7 +14,7 @@ from flows import owners
 from flows.cluster import workers
 from flows.errors import ASKED_WRONGLY
 from flows.job import losses, results, screening
-from flows.job.datasets import Images
+from flows.job.datasets import Splits
 from flows.job.job import Job, read
 from flows.job.job_folder import CHECKPOINT_NOTE, CHECKPOINT_STATE, CheckpointNote, JobFolder, read_note, write_note
 from flows.job.screening import is_in_contest
@@ -62,7 +62,7 @@ class _Member:
     job: Job
     leads: bool = field(init=False)
     device: Any = field(init=False)
-    images: Images = field(init=False)
+    splits: Splits = field(init=False)
     features: JobFeatures = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,8 +71,8 @@ class _Member:
         torch.set_num_threads(max(1, int(self.job.workers.cpus_per_worker)))
         self.leads = workers.rank() == 0
         self.device = workers.device()
-        self.images = Images(self.job)
-        self.features = JobFeatures(self.job, self.images, self.device)
+        self.splits = Splits(self.job)
+        self.features = JobFeatures(self.job, self.splits, self.device)
 
     def run(self) -> None:
         finished = self._agree_on_finished()
@@ -157,7 +157,7 @@ class _Member:
             results.write_result(self.job, work, model, outcome)
 
     def _fit(self, work: Work, resume: Path | None) -> tuple[Model, Outcome]:
-        train_set, val_set = (self.images.open(split, work.variant) for split in ("train", "val"))
+        train_set, val_set = (self.splits.open(split, work.variant) for split in ("train", "val"))
         stored = self.features.loaders(work, train_set, val_set)
         model = build_model(work.variant, self.job.classes, work.weights.path)
         return model, loop.train(

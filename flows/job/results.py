@@ -11,7 +11,7 @@ from flows.job.job import Job
 from flows.records import Work
 from flows.work_folder import EpochRecord, WorkFailure, WorkResult
 from heads import bundle
-from heads.data.images import preprocess_for
+from heads.data.modalities import preprocess_of
 from heads.errors import TrainingDiverged
 from heads.model.model import Model, count_parameters
 from heads.tasks.table import TASKS
@@ -55,7 +55,7 @@ def write_result(job: Job, work: Work, model: Model, outcome: Outcome) -> None:
         model=model,
         variant=variant,
         classes=classes,
-        preprocess=preprocess_for(variant.backbone, variant.fit.image_size_px, whole=variant.sees_whole),
+        preprocess=preprocess_of(variant),
         facts=facts,
         thresholds=outcome.thresholds,
     )

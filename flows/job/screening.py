@@ -36,7 +36,7 @@ def probe(job: Job, features: JobFeatures, works: Sequence[Work]) -> None:
     if left:
         first = left[0]
         phase = compile_policy(first.variant)[0]
-        loaders = features.loaders(first, *(features.images.open(split, first.variant) for split in ("train", "val")))[phase]
+        loaders = features.loaders(first, *(features.splits.open(split, first.variant) for split in ("train", "val")))[phase]
         train_works_together(job, left, partial(_member, job, features.backbone(first)), loaders)
 
 
@@ -79,7 +79,7 @@ def screen_out(job: Job, features: JobFeatures, work: Work, place: int, num_riva
     """Keeps a work as its probe left it, with the reason that it goes no further."""
     screening = job.screening
     assert screening is not None
-    sets = [features.images.open(split, work.variant) for split in ("train", "val")]
+    sets = [features.splits.open(split, work.variant) for split in ("train", "val")]
     loaders = features.loaders(work, *sets)[compile_policy(work.variant)[0]]
     model = build_model(work.variant, job.classes, work.weights.path)
     ended = _reason(screening, place, num_rivals, value)

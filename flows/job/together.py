@@ -83,7 +83,7 @@ def train_works_together(job: Job, works: Sequence[Work], member: Callable[[Work
 def train_probes(features: JobFeatures, group: Sequence[Work]) -> None:
     """Trains works that read the same stored features in this process, each kept as it ends."""
     first = group[0]
-    sets = [features.images.open(split, first.variant) for split in ("train", "val")]
+    sets = [features.splits.open(split, first.variant) for split in ("train", "val")]
     (loaders,) = features.loaders(first, *sets).values()
     train_works_together(features.job, group, partial(_member, features.job, features.backbone(first)), loaders)
 

@@ -1,4 +1,4 @@
-"""The feature store as a job's works use it: filled once for all of them, then read in place of images."""
+"""The feature store as a job's works use it: filled once for all of them, then read in place of samples."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from flows.job.costs import ExtractionCosts, PassCost
-from flows.job.datasets import Images
+from flows.job.datasets import Splits
 from flows.job.job import Job
 from flows.records import Work
-from heads.data.dataset import ImageDataset
 from heads.data.loading import Loaders
+from heads.data.modalities import preparation_of
+from heads.data.samples import Samples
 from heads.distributed import rank, sum_over_ranks
 from heads.features import Features, FeatureStore
 from heads.model.model import build_backbone
@@ -33,7 +34,7 @@ LOOK_BYTES = 2**20
 
 @dataclass(frozen=True)
 class SplitView:
-    """One view of a split's images, and by the taps that works need of it the keys of these works."""
+    """One view of a split's samples, and by the taps that works need of it the keys of these works."""
 
     view: int
     split: str
@@ -63,8 +64,8 @@ def is_probe(variant: Variant) -> bool:
 class JobFeatures:
     """The features that a member of the worker group stores and reads; `device` is the torch device it computes on."""
 
-    def __init__(self, job: Job, images: Images, device: Any) -> None:
-        self.job, self.images, self.device = job, images, device
+    def __init__(self, job: Job, splits: Splits, device: Any) -> None:
+        self.job, self.splits, self.device = job, splits, device
         self.store = FeatureStore(job.features_root)
         self.costs = ExtractionCosts(job, leads=rank() == 0)
         self._backbones = _Backbones(device)
@@ -77,8 +78,8 @@ class JobFeatures:
         for each, pass_cost in zip(passes, pass_costs, strict=True):
             name_trunk(self.store, each.trunk)
             self.costs.begin(pass_cost)
-            splits = {part.split for part in each.parts}
-            sets = {split: self.images.read(split, each.work.variant, cache_bytes=0) for split in splits}
+            names = {part.split for part in each.parts}
+            sets = {name: self.splits.read(name, each.work.variant, cache_bytes=0) for name in names}
             extract(
                 partial(self.backbone, each.work),
                 each.trunk,
@@ -100,7 +101,7 @@ class JobFeatures:
         """Lets go of the backbone that works shared."""
         self._backbones = _Backbones(self.device)
 
-    def loaders(self, work: Work, train_set: ImageDataset, val_set: ImageDataset) -> dict[Phase, Loaders]:
+    def loaders(self, work: Work, train_set: Samples, val_set: Samples) -> dict[Phase, Loaders]:
         """What each of the work's phases reads from the store."""
         fit = work.variant.fit
         found = {}
@@ -174,21 +175,21 @@ class JobFeatures:
     def _work_of(self, each: TrunkPass, part: SplitView) -> tuple[int, int]:
         """How many samples lack a tap, and their multiply-adds: each runs through the stages up to the deepest that it lacks."""
         variant, deeper, flops = each.work.variant, 0, 0
+        size = preparation_of(variant.backbone).size_of(variant.fit)
         for stage in sorted({tap.stage for tap in part.taps}, reverse=True):
             lacking = self._count(each, part, [tap for tap in part.taps if tap.stage >= stage])
-            cost = forward_multiply_adds(variant.backbone, variant.fit.image_size_px, stage + 1)
+            cost = forward_multiply_adds(variant.backbone, size, stage + 1)
             deeper, flops = lacking, flops + (lacking - deeper) * cost
         return deeper, flops
 
     def _count(self, each: TrunkPass, part: SplitView, taps: Collection[Tap]) -> int:
-        return count_missing(self.store, each.trunk, taps, self.images.digests(part.split), part.view)
+        return count_missing(self.store, each.trunk, taps, self.splits.digests(part.split), part.view)
 
 
 def name_trunk(store: FeatureStore, trunk: Trunk) -> None:
     """Leaves word of what a trunk is beside its features; a store that is read-only stays as it is."""
-    size = trunk.preprocess.image_size_px
-    told = {"backbone": trunk.backbone, "weights": trunk.weights, "image_size_px": size, "whole": trunk.preprocess.whole}
-    views = "plain" if trunk.augment == "none" and not trunk.flip else trunk.augment + (", flip" if trunk.flip else "")
+    told = {"backbone": trunk.backbone, "weights": trunk.weights, **trunk.preprocess.summary()}
+    views = preparation_of(trunk.backbone).describe_view(trunk.view)
     store.describe(trunk.id, told | {"dtype": trunk.dtype, "views": views})
 
 

@@ -86,7 +86,7 @@ class _CostEstimator:
         total, stored, flops = self._count(group)
         to_forward = total - stored if group.left else 0
         rates = self.rates[group.backbone, group.image_size_px]
-        cost = Cost(flops, to_forward * rates.picture_seconds + flops / rates.multiply_adds_per_second) if group.left else Cost()
+        cost = Cost(flops, to_forward * rates.sample_seconds + flops / rates.multiply_adds_per_second) if group.left else Cost()
         return TrunkUse(
             trunk_id=group.trunk_id,
             backbone=group.backbone,
@@ -198,7 +198,7 @@ class _CostEstimator:
         return cost
 
     def _cost_of_phase(self, work: Work, phase: Phase, taps: tuple[Tap, ...]) -> Cost:
-        from heads.data.dataset import DEFAULT_CACHE_BYTES
+        from heads.data.samples import DEFAULT_CACHE_BYTES
         from heads.trunks.pricing import BYTES_PER_SECOND, epoch_multiply_adds, price
 
         variant = work.variant
@@ -211,7 +211,7 @@ class _CostEstimator:
             # Pictures that fit in memory are decoded in the first epoch alone.
             room = self.workers.count * DEFAULT_CACHE_BYTES / (3 * variant.fit.image_size_px**2 * max(1, samples))
             again = 1 / phase.num_epochs if room >= 1 else 1 - room * (1 - 1 / phase.num_epochs)
-            reading = samples * (again * rates.picture_seconds + rates.kept_picture_seconds)
+            reading = samples * (again * rates.sample_seconds + rates.kept_sample_seconds)
         steps = samples / variant.fit.batch_size
         seconds = reading + steps * STEP_SECONDS + flops / rates.multiply_adds_per_second
         return Cost(flops, seconds).times(phase.num_epochs)
@@ -221,7 +221,7 @@ class _CostEstimator:
 
         works = {(work.variant.backbone, work.variant.fit.image_size_px): work for work in self.work_plan.works}
         if not calibrate or not self.left:
-            return {network: state_rates(network[1]) for network in works}
+            return {network: state_rates(*network) for network in works}
         # A few of the files: finding one may mean reading it.
         train = [sample for sample in self.work_plan.version.samples if sample.split == "train"]
         files = [locate(self.work_plan.version, sample) for sample in train[:: max(1, len(train) // MAX_FILES)][:MAX_FILES]]

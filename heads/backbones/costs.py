@@ -19,7 +19,7 @@ ELEMENTWISE = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hard
 
 @dataclass(frozen=True)
 class StageCost:
-    """A stage at one image size: its parameters, its multiply-adds for one image, the shape it gives."""
+    """A stage at one size of samples: its parameters, its multiply-adds for one sample, the shape it gives."""
 
     stage: str
     parameters: int
@@ -28,17 +28,16 @@ class StageCost:
 
 
 @cache
-def count_costs(name: str, image_size_px: int | None = None) -> tuple[StageCost, ...]:
-    """The costs of every stage of a backbone, front to back, for one image of this size (of its default size where None).
+def count_costs(name: str, size: int) -> tuple[StageCost, ...]:
+    """The costs of every stage of a backbone, front to back, for one sample of this size: an image's side in pixels.
 
     Multiply-adds are those of convolutions and matrix products, half of what is often called FLOPs.
     """
     backbone, costs = BACKBONES[name], list[StageCost]()
-    side = image_size_px or backbone.image_size_px
     stages = nn.ModuleList(backbone.split(build_skeleton(name).to("meta").eval()))
     num_parameters = [sum(parameter.numel() for parameter in stage.parameters()) for stage in stages]
     _leave_out(stages, ELEMENTWISE)
-    features = torch.zeros(1, 3, side, side, device="meta")
+    features = backbone.example(size)
     for stage_name, stage, parameters in zip(BACKBONE_STAGES[name], stages, num_parameters, strict=True):
         features, multiply_adds = _run(stage, features)
         costs.append(StageCost(stage_name, parameters, multiply_adds, tuple(features.shape[1:])))

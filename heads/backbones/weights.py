@@ -62,21 +62,23 @@ def _follow_statistics(model: nn.Module) -> None:
 
 
 def imagenet_weights(name: str) -> Path:
-    """The file of torchvision's ImageNet weights, downloaded into torch's own cache where it is not there yet.
+    """The file of a backbone's published weights, downloaded into torch's own cache where it is not there yet.
 
     Raises WeightsError when it cannot be had.
     """
-    url: str = BACKBONES[name].imagenet.url
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    source = BACKBONES[name].source
+    if source is None:
+        raise WeightsError(f"no weights of {name} are published; give a weights file by its path, or use weights: none")
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(source.url).path).name
     if path.is_file():
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The download alone: torchvision's own loader would unpickle what it fetched.
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=BACKBONES[name].imagenet_digest, progress=False)
+        torch.hub.download_url_to_file(source.url, str(path), hash_prefix=source.digest, progress=False)
     except (OSError, RuntimeError) as error:
         raise WeightsError(
-            f"the ImageNet weights of {name} could not be downloaded from {url}: {error}. "
+            f"the ImageNet weights of {name} could not be downloaded from {source.url}: {error}. "
             f"Put that file at {path}, or give a weights file by its path, or use weights: none"
         ) from error
     return path

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from heads.bundle.card import write_card
-from heads.data.images import Preprocess, decode, prepare
+from heads.data.images import ImagePreprocess, decode, prepare
+from heads.data.samples import Preprocess
 from heads.errors import BundleError, HeadsError, ImageError
 from heads.model.model import Model, build_model
 from heads.model.precision import place_model
@@ -57,7 +58,7 @@ class Bundle:
     model: Model = field(repr=False)
     variant: Variant
     classes: Mapping[str, tuple[str, ...]]
-    preprocess: Preprocess
+    preprocess: ImagePreprocess
     facts: Mapping[str, Any]
     thresholds: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
 
@@ -150,7 +151,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
             )
         variant = Variant.model_validate(description["variant"])
         classes = {target: tuple(names) for target, names in json.loads(contents["classes.json"]).items()}
-        preprocess = Preprocess.from_json(json.loads(contents["preprocess.json"]))
+        preprocess = ImagePreprocess.from_json(json.loads(contents["preprocess.json"]))
         thresholds = {
             target: tuple(float(found[name]) for name in classes[target])
             for target, found in description.get("thresholds", {}).items()

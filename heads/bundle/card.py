@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from heads.data.images import Preprocess
+from heads.data.samples import Preprocess
 from heads.spec import Variant
 from heads.tasks.facts import TASK_FACTS
 from heads.tasks.table import TASKS
@@ -60,19 +60,13 @@ def _table(metrics: Mapping[str, object]) -> str:
 
 
 def _usage(variant: Variant, preprocess: Preprocess) -> str:
-    size = f"{preprocess.image_size_px} x {preprocess.image_size_px} px"
-    way = (
-        f"the whole image brought to {size}"
-        if preprocess.whole
-        else f"the shorter side to {preprocess.resize_px} px, then the middle {size}"
-    )
     return (
         "```python\nimport heads.bundle\n\n"
         'bundle = heads.bundle.load("this-folder")\n'
         'answers = bundle.predict(["picture.jpg"])[0]\n'
         f"print(answers[{variant.heads[0].target!r}])\n```\n\n"
         + "\n".join(f"- `answers[{head.target!r}]` is {TASK_FACTS[head.task].answer}" for head in variant.heads)
-        + f"\n\nPreprocessing is part of it: {way}."
+        + f"\n\nPreprocessing is part of it: {preprocess.describe()}."
     )
 
 

@@ -8,23 +8,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from heads.data.decoding import decode, decode_mask
-from heads.data.images import Preprocess, build_transform, pixels_of, resize, resize_mask
+from heads.data.images import ImagePreprocess, build_transform, pixels_of, resize, resize_mask
+from heads.data.inputs import Inputs, of_images
 from heads.data.labels import MISSING_LABEL, has_label
 from heads.data.masks import Masks
+from heads.data.samples import DEFAULT_CACHE_BYTES, Item
 from heads.spec import Augment
-
-DEFAULT_CACHE_BYTES = 256 * 2**20
-
-Item = tuple[Tensor, dict[str, Tensor], int]
 
 
 class ImageDataset(Dataset[Item]):
-    """Images and their labels by target: item i is (float image (3, S, S), {target: label}, i).
+    """Images and their labels by target: item i is (float image (3, S, S), {target: label}, i). See `heads.data.samples`.
 
-    `digests` (32 hex digits a sample) are asked for by `view` alone. Labels are a class number a sample, or a row of 0 and 1
+    `digests` (32 hex digits a sample) are asked for by views alone. Labels are a class number a sample, or a row of 0 and 1
     (C) for sets of labels; -1 (all of a row) is missing. Those of `masks` are class numbers (S, S), geometrically varied as
     their image is. Augmentation depends on (seed, epoch, i) alone, so it repeats exactly whatever the number of workers.
     Decoded and resized pictures are kept in memory, up to `cache_bytes` over a loader's workers, since every epoch reads
@@ -35,7 +33,7 @@ class ImageDataset(Dataset[Item]):
         self,
         paths: Sequence[Path],
         labels: Mapping[str, Sequence[int] | Tensor],
-        preprocess: Preprocess,
+        preprocess: ImagePreprocess,
         augment: Augment = "none",
         seed: int = 0,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
@@ -59,6 +57,13 @@ class ImageDataset(Dataset[Item]):
         self._transform, self._plain = build_transform(preprocess, augment, flip), build_transform(preprocess, "none")
         self._resized: dict[int, tuple[Tensor, ...]] = {}
         self._cached_bytes = 0
+        self._seen_masks: dict[tuple[int, int], list[Tensor]] = {}
+        self._seen_bytes = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The height and width of every image."""
+        return self.preprocess.image_size_px, self.preprocess.image_size_px
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -82,20 +87,42 @@ class ImageDataset(Dataset[Item]):
         labels = {target: column[index] for target, column in self.labels.items()}
         return image, labels | dict(zip(self.masks, masks, strict=True)), index
 
-    def view(self, index: int, number: int) -> tuple[Tensor, list[Tensor]]:
-        """The image (3, S, S) and its masks (S, S) in one of the sample's views: 0 as evaluation sees it, the others varied.
+    def view(self, index: int, number: int) -> Tensor:
+        """The image (3, S, S) in one of its views: 0 as evaluation sees it, the others varied.
 
-        A view depends on digest and number alone, so that it is the same in every data set that holds the sample.
+        A view depends on digest and number alone, so that it is the same in every data set that holds the image.
         """
         resized, *masks = self._read(index)
-        return self._show(index, number, resized, masks)
+        return self._show(index, number, resized, masks)[0]
 
-    def mask_view(self, index: int, number: int) -> list[Tensor]:
-        """The masks of `view`, without reading the image; they have to be `whole`."""
+    def labels_in_view(self, indices: Tensor, number: int) -> dict[str, Tensor]:
+        """The labels of these images by target; masks (S, S) lie as their image does in the view, which is not read for it.
+
+        Masks are kept in memory, up to `cache_bytes`; they have to be `whole`.
+        """
+        labels = {target: column[indices] for target, column in self.labels.items()}
+        if not self.masks:
+            return labels
+        masks = zip(*(self._masks_in_view(index, number) for index in indices.tolist()), strict=True)
+        return labels | {target: torch.stack(rows).long() for target, rows in zip(self.masks, masks, strict=True)}
+
+    def collate(self, samples: Sequence[Tensor]) -> Inputs:
+        """The images as one batch (N, 3, S, S)."""
+        return of_images(default_collate(list(samples)))
+
+    def _masks_in_view(self, index: int, number: int) -> list[Tensor]:
+        if (index, number) in self._seen_masks:
+            return self._seen_masks[index, number]
         assert self.preprocess.whole
         side = self.preprocess.image_size_px
         blank = torch.zeros(1, 3, side, side, dtype=torch.uint8)
-        return self._show(index, number, blank, [self._read_mask(each, index, blank) for each in self.masks.values()])[1]
+        read = [self._read_mask(column, index, blank) for column in self.masks.values()]
+        masks = [mask.to(torch.int16) for mask in self._show(index, number, blank, read)[1]]
+        num_bytes = sum(mask.nbytes for mask in masks)
+        if self._seen_bytes + num_bytes <= self.cache_bytes:
+            self._seen_masks[index, number] = masks
+            self._seen_bytes += num_bytes
+        return masks
 
     def _show(self, index: int, number: int, resized: Tensor, masks: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         if number == 0:

@@ -19,7 +19,7 @@ from heads.data.decoding import decode
 from heads.spec import Augment
 
 __all__ = [
-    "Preprocess",
+    "ImagePreprocess",
     "build_transform",
     "crop_centre",
     "decode",
@@ -35,6 +35,7 @@ __all__ = [
 MAX_ASPECT = 2
 # Up to here pictures are digits, icons and thumbnails that fill their frame: cutting the usual eighth off would cut strokes.
 MAX_TIGHT_SIZE_PX = 64
+FULL_SIDE_PX = 224
 FIRST_CHOICES = (("interpolation", "bilinear"), ("whole", False))
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 
@@ -43,7 +44,7 @@ Transform = Callable[[Tensor, Sequence[Tensor], np.random.Generator], tuple[Tens
 
 
 @dataclass(frozen=True)
-class Preprocess:
+class ImagePreprocess:
     """Shorter side to `resize_px` (antialiased), centre crop of `image_size_px`, then (x / 255 - mean) / std.
 
     With `whole` nothing is cut off: both sides are brought to `image_size_px`, which `resize_px` then equals.
@@ -64,6 +65,20 @@ class Preprocess:
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation {self.interpolation!r} is unknown; allowed: {', '.join(INTERPOLATIONS)}")
 
+    def describe(self) -> str:
+        """What is done to an image, in a card's words."""
+        square = f"{self.image_size_px} x {self.image_size_px} px"
+        cut = f"the shorter side to {self.resize_px} px, then the middle {square}"
+        return f"the whole image brought to {square}" if self.whole else cut
+
+    def summary(self) -> dict[str, Any]:
+        """The side in pixels, and whether images are seen whole."""
+        return {"image_size_px": self.image_size_px, "whole": self.whole}
+
+    def batch_size(self, most: int) -> int:
+        """How many images a trunk is run on at once, where `most` of 224 px are: as many pixels, in smaller images no more."""
+        return max(1, min(most, most * FULL_SIDE_PX**2 // self.image_size_px**2))
+
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; `from_json` reads them back."""
         fields = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
@@ -71,7 +86,7 @@ class Preprocess:
         return {key: value for key, value in fields.items() if (key, value) not in FIRST_CHOICES}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Preprocess:
+    def from_json(cls, value: Mapping[str, Any]) -> ImagePreprocess:
         """The preprocessing that `to_json` wrote. Raises KeyError, TypeError or ValueError on anything else."""
         mean, std = (tuple(float(x) for x in value[key]) for key in ("mean", "std"))
         interpolation = value.get("interpolation", "bilinear")
@@ -79,15 +94,17 @@ class Preprocess:
         return cls(*sizes, mean, std, interpolation, bool(value.get("whole", False)))  # type: ignore[arg-type]
 
 
-def preprocess_for(backbone: str, image_size_px: int, *, whole: bool = False) -> Preprocess:
+def preprocess_for(backbone: str, image_size_px: int, *, whole: bool = False) -> ImagePreprocess:
     """The preprocessing a backbone's ImageNet weights were trained for, brought to another image size in px.
 
     `whole` images, for masks, keep their rims and lose their aspect.
     """
-    weights = BACKBONES[backbone]
-    scaled = round(image_size_px * weights.resize / weights.image_size_px)
+    source = BACKBONES[backbone].source
+    assert source, "a backbone of images has published weights"
+    seen = source.images
+    scaled = round(image_size_px * seen.resize_px / seen.image_size_px)
     resize_px = image_size_px if whole or image_size_px <= MAX_TIGHT_SIZE_PX else scaled
-    return Preprocess(image_size_px, resize_px, weights.mean, weights.std, weights.interpolation, whole)
+    return ImagePreprocess(image_size_px, resize_px, seen.mean, seen.std, BACKBONES[backbone].interpolation, whole)
 
 
 def pixels_of(image: Image.Image) -> Tensor:
@@ -95,7 +112,7 @@ def pixels_of(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).unsqueeze(0)
 
 
-def resize(pixels: Tensor, preprocess: Preprocess) -> Tensor:
+def resize(pixels: Tensor, preprocess: ImagePreprocess) -> Tensor:
     """Pixels (N, 3, H, W) with the shorter side (if `whole`, both) brought to `resize_px`, as float whole numbers up to 255.
 
     In float on purpose: the same numbers then come from every processor, an exported program included, where uint8
@@ -110,7 +127,7 @@ def resize(pixels: Tensor, preprocess: Preprocess) -> Tensor:
     return (resized.clamp(0, 255) if preprocess.interpolation == "bicubic" else resized).round()
 
 
-def resize_mask(numbers: Tensor, preprocess: Preprocess) -> Tensor:
+def resize_mask(numbers: Tensor, preprocess: ImagePreprocess) -> Tensor:
     """Whole numbers (N, 1, H, W) brought to where `resize` brings their image, by nearest neighbour."""
     kept, size = _frame(numbers, preprocess)
     # In double, which holds every one of them; the centre of a pixel falls where the image's does.
@@ -118,7 +135,7 @@ def resize_mask(numbers: Tensor, preprocess: Preprocess) -> Tensor:
     return resized.to(numbers.dtype)
 
 
-def _frame(pixels: Tensor, preprocess: Preprocess) -> tuple[tuple[Length, Length], tuple[Length, Length]]:
+def _frame(pixels: Tensor, preprocess: ImagePreprocess) -> tuple[tuple[Length, Length], tuple[Length, Length]]:
     """Which height and width of (N, C, H, W) are kept, and what they become."""
     height, width, side = pixels.shape[-2], pixels.shape[-1], preprocess.resize_px
     if preprocess.whole:
@@ -128,7 +145,7 @@ def _frame(pixels: Tensor, preprocess: Preprocess) -> tuple[tuple[Length, Length
     return (kept_height, kept_width), (side * kept_height // shorter, side * kept_width // shorter)
 
 
-def crop_centre(resized: Tensor, preprocess: Preprocess) -> Tensor:
+def crop_centre(resized: Tensor, preprocess: ImagePreprocess) -> Tensor:
     """The middle square of `image_size_px`."""
     return _cut_middle(resized, preprocess.image_size_px, preprocess.image_size_px)
 
@@ -140,19 +157,19 @@ def _cut_middle(pixels: Tensor, kept_height: Length, kept_width: Length) -> Tens
     return F.pad(pixels, (-left, left + kept_width - width, -top, top + kept_height - height))  # type: ignore[arg-type]
 
 
-def normalise(pixels: Tensor, preprocess: Preprocess) -> Tensor:
+def normalise(pixels: Tensor, preprocess: ImagePreprocess) -> Tensor:
     """Pixels (N, 3, H, W) of 0 to 255 as the float values a network takes."""
     # By channel and plain numbers: a constant tensor would tie an exported program to the device it was made on.
     channels = zip((pixels * 1.0).unbind(dim=-3), preprocess.mean, preprocess.std, strict=True)
     return torch.stack([(channel - 255 * mean) / (255 * std) for channel, mean, std in channels], dim=-3)
 
 
-def prepare(image: Image.Image, preprocess: Preprocess) -> Tensor:
+def prepare(image: Image.Image, preprocess: ImagePreprocess) -> Tensor:
     """An RGB image as a network input (3, S, S): the one way of evaluation and prediction."""
     return normalise(crop_centre(resize(pixels_of(image), preprocess), preprocess), preprocess)[0]
 
 
-def build_transform(preprocess: Preprocess, augment: Augment, flip: bool = False) -> Transform:
+def build_transform(preprocess: ImagePreprocess, augment: Augment, flip: bool = False) -> Transform:
     """The way from resized pixels (1, 3, H, W) to a network input (3, S, S); `none` is what evaluation does.
 
     Class numbers (1, 1, H, W) of masks go the same way, to (S, S) in int64, by nearest neighbour and in their own values.
@@ -167,7 +184,7 @@ def build_transform(preprocess: Preprocess, augment: Augment, flip: bool = False
 
 
 def _plain(
-    preprocess: Preprocess, flip: bool, resized: Tensor, masks: Sequence[Tensor], random: np.random.Generator
+    preprocess: ImagePreprocess, flip: bool, resized: Tensor, masks: Sequence[Tensor], random: np.random.Generator
 ) -> tuple[Tensor, list[Tensor]]:
     image = normalise(crop_centre(resized, preprocess), preprocess)[0]
     cut = [crop_centre(mask, preprocess)[0, 0].long() for mask in masks]
@@ -175,7 +192,7 @@ def _plain(
 
 
 def _vary(
-    preprocess: Preprocess,
+    preprocess: ImagePreprocess,
     strength: Strength,
     flip: bool,
     resized: Tensor,

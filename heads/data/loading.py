@@ -1,19 +1,21 @@
-"""Which images make which step on which rank, and the loaders that bring them, or features stored of them."""
+"""Which samples make which step on which rank, and the loaders that bring them, or features stored of them."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, default_collate
 
-from heads.data.dataset import ImageDataset
-from heads.data.labels import Inputs, has_label
+from heads.data.inputs import Inputs
+from heads.data.labels import has_label
+from heads.data.samples import Item, Samples
 from heads.distributed import num_ranks, rank
 from heads.errors import HeadsError
 
@@ -22,9 +24,9 @@ MAX_LOADER_WORKERS = 8
 
 @dataclass(frozen=True)
 class Step:
-    """The images of a step over all ranks, and this rank's share of them, filled up to every rank's length.
+    """The samples of a step over all ranks, and this rank's share of them, filled up to every rank's length.
 
-    `weights` is 1 for an image and 0 for what fills up.
+    `weights` is 1 for a sample and 0 for what fills up.
     """
 
     everywhere: Tensor
@@ -34,7 +36,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Batch:
-    """A step's inputs, labels (as in `heads.data.labels`) and weights (N) on this rank; `size` is the images' height and width.
+    """A step's inputs, labels (as in `heads.data.labels`) and weights (N) on this rank.
 
     `num_labels` is how many labels, by target, all ranks hold in all the batches that make one update together; `updates`
     is whether this is the last of them.
@@ -45,7 +47,6 @@ class Batch:
     weights: Tensor
     num_labels: dict[str, int]
     updates: bool
-    size: tuple[int, int]
 
 
 def shuffle(length: int, seed: int, epoch: int) -> Tensor:
@@ -55,7 +56,7 @@ def shuffle(length: int, seed: int, epoch: int) -> Tensor:
 
 
 def split_steps(order: Tensor, batch_size: int, *, rank: int, num_ranks: int, least: int = 1) -> list[Step]:
-    """The steps that read `order` once, `batch_size` images each over all ranks, the last ones fewer.
+    """The steps that read `order` once, `batch_size` samples each over all ranks, the last ones fewer.
 
     No rank gets fewer than `least`: a rest too small for that joins the step before it, or is filled up where it is alone.
     """
@@ -89,18 +90,18 @@ class Loader(ABC):
     """A dataset as batches of this rank's share of each step, on `device`.
 
     `batch_size` is over all ranks; `accumulate` batches make one update together, at an epoch's end maybe fewer. In
-    training a rank gets two images a step at the least, since BatchNorm has no statistics of one. Raises HeadsError on
+    training a rank gets two samples a step at the least, since BatchNorm has no statistics of one. Raises HeadsError on
     an empty dataset.
     """
 
-    # Images that one pass brings through the whole network.
+    # Samples that one pass brings through the whole network.
     num_forwarded = 0
 
     def __init__(
-        self, dataset: ImageDataset, batch_size: int, device: torch.device, *, training: bool = False, accumulate: int = 1
+        self, dataset: Samples, batch_size: int, device: torch.device, *, training: bool = False, accumulate: int = 1
     ) -> None:
         if not len(dataset):
-            raise HeadsError(f"there are no images to {'train on' if training else 'evaluate'}; give at least one")
+            raise HeadsError(f"there are no samples to {'train on' if training else 'evaluate'}; give at least one")
         self.dataset, self.batch_size, self.device, self.training = dataset, batch_size, device, training
         self.accumulate = accumulate
         self._batches = _Batches()
@@ -122,7 +123,6 @@ class Loader(ABC):
 
     def __iter__(self) -> Iterator[Batch]:
         num_labels: dict[str, int] = {}
-        side = self.dataset.preprocess.image_size_px
         for number, (step, (inputs, labels)) in enumerate(zip(self.steps, self._read(), strict=True)):
             if number % self.accumulate == 0:
                 together = torch.cat([step.everywhere for step in self.steps[number : number + self.accumulate]])
@@ -133,7 +133,6 @@ class Loader(ABC):
                 weights=step.weights.to(self.device, non_blocking=True),
                 num_labels=num_labels,
                 updates=(number + 1) % self.accumulate == 0 or number + 1 == len(self),
-                size=(side, side),
             )
 
     def set_epoch(self, epoch: int, seed: int) -> None:
@@ -160,12 +159,12 @@ class Loaders(NamedTuple):
     val: Loader
 
 
-class ImageLoader(Loader):
-    """The images themselves, augmented anew each epoch, decoded by `num_workers` processes beside this one."""
+class SampleLoader(Loader):
+    """The samples themselves, varied anew each epoch, read by `num_workers` processes beside this one."""
 
     def __init__(
         self,
-        dataset: ImageDataset,
+        dataset: Samples,
         batch_size: int,
         device: torch.device,
         *,
@@ -176,11 +175,12 @@ class ImageLoader(Loader):
     ) -> None:
         super().__init__(dataset, batch_size, device, training=training, accumulate=accumulate)
         self.num_forwarded = len(dataset)
-        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self._channels_last = channels_last
         num_workers = num_loader_workers(device) if num_workers is None else num_workers
-        self._loader = DataLoader(
-            dataset,
+        self._loader: DataLoader[Any] = DataLoader(
+            dataset,  # type: ignore[arg-type]
             batch_sampler=self._batches,
+            collate_fn=partial(_collate, dataset),
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=device.type == "cuda",
@@ -188,11 +188,16 @@ class ImageLoader(Loader):
         )
 
     def _read(self) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
-        for images, labels, _ in self._loader:
-            yield images.to(self.device, non_blocking=True, memory_format=self._memory_format), labels
+        for inputs, labels in self._loader:
+            yield inputs.to(self.device, channels_last=self._channels_last), labels
+
+
+def _collate(dataset: Samples, items: Sequence[Item]) -> tuple[Inputs, dict[str, Tensor]]:
+    samples, labels, _ = zip(*items, strict=True)
+    return dataset.collate(samples), default_collate(list(labels))
 
 
 def num_loader_workers(device: torch.device) -> int:
-    """How many processes decode images for a rank on `device`."""
+    """How many processes read samples for a rank on `device`."""
     # Measured on CPU: with a process a core already training, loader processes only take its time.
     return min(MAX_LOADER_WORKERS, (os.cpu_count() or 1) // num_ranks()) if device.type == "cuda" else 0

@@ -109,14 +109,15 @@ class FusedHeads:
 
     def _logits(self, model: Model, weights: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
         """Logits by target (V, N, C) of V trainings, which `model`'s heads give with the weights of each."""
-        assert not isinstance(batch.inputs, Tensor)
+        features = batch.inputs.features
+        assert not isinstance(features, Tensor)
         own, logits = dict(zip(self._names, weights, strict=True)), {}
         with autocast(self._first.device, self._first.variant.fit.precision):
             for target, key in model.head_keys.items():
                 prefix, head = f"heads.{key}.", model.heads[key]
                 stacked = {name.removeprefix(prefix): weight for name, weight in own.items() if name.startswith(prefix)}
                 assert isinstance(head, nn.Sequential)
-                logits[target] = fused_forward(head, self._descriptors.of(batch.inputs, model.taps[target], head[0]), stacked)
+                logits[target] = fused_forward(head, self._descriptors.of(features, model.taps[target], head[0]), stacked)
         return logits
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-from itertools import chain
 from typing import TypedDict
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from heads.model.model import Model
 from heads.phases import Phase
@@ -63,19 +59,5 @@ def _groups(part: nn.Module, rate: float, weight_decay: float) -> list[Parameter
     ]
 
 
-def frozen_digest(model: Model, phase: Phase) -> str:
-    """The sha256 of the frozen stages' parameters and buffers, names and bytes, as 64 hex digits."""
-    frozen = _frozen_stages(model, phase)
-    return _digest(chain(frozen.named_parameters(), frozen.named_buffers()))
-
-
 def _frozen_stages(model: Model, phase: Phase) -> nn.Sequential:
     return model.backbone[: phase.num_frozen_stages]
-
-
-def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in tensors:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -13,12 +13,13 @@ from torch.nn import functional as F
 
 from heads.backbones import BACKBONES, build_stages
 from heads.backbones.tokens import tokens_to_map
+from heads.data.inputs import Inputs, of_images
 from heads.spec import Task, Variant
 from heads.tasks.table import TASKS
 
 
 class Model(nn.Module):
-    """Images (N, 3, H, W), float and normalised, to logits by target: (N, C), of masks (N, C, H, W).
+    """Samples, as images (N, 3, H, W), float and normalised, to logits by target: (N, C), of masks (N, C, H, W).
 
     `taps` are the numbers of the stages whose features a head takes, by target; `tasks` are the heads' tasks. The first
     `num_frozen_stages` of the backbone stay in eval mode whatever `train()` asks; `heads.model.freezing` sets it.
@@ -44,17 +45,15 @@ class Model(nn.Module):
         """The targets in the variant's order."""
         return tuple(self.head_keys)
 
-    def forward(self, inputs: Tensor | Mapping[int, Tensor], size: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """Logits from images, or from features stored of them, which `look` goes on from; `size` is then the images'."""
-        if isinstance(inputs, Tensor):
-            size = (inputs.shape[-2], inputs.shape[-1])
-        assert size is not None
-        return self.read(self.look(inputs), size)
+    def forward(self, inputs: Inputs | Tensor) -> dict[str, Tensor]:
+        """Logits from samples, or from features stored of them, which `look` goes on from; a tensor is images."""
+        features, size = of_images(inputs) if isinstance(inputs, Tensor) else inputs
+        return self.read(self.look(features), size)
 
     def look(self, inputs: Tensor | Mapping[int, Tensor]) -> dict[int, Tensor]:
-        """The features of every stage that a head taps, by the stage's number.
+        """The features of every stage that a head taps, by the stage's number, from samples or from features of some stages.
 
-        Given the features of some stages, only the stages after the last of them run.
+        Of stages, only those after the last one that is given run.
         """
         tapped = {number for taps in self.taps.values() for number in taps}
         given = {} if isinstance(inputs, Tensor) else dict(inputs)
@@ -65,12 +64,13 @@ class Model(nn.Module):
             given[number] = features
         return {number: given[number] for number in tapped}
 
-    def read(self, features: Mapping[int, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-        """What the heads make of tapped features: logits by target, those of masks brought to this height and width."""
+    def read(self, features: Mapping[int, Tensor], size: tuple[int, int] | None) -> dict[str, Tensor]:
+        """What the heads make of tapped features: logits by target, those of masks brought to the images' height and width."""
         logits = {}
         for target, key in self.head_keys.items():
             tapped = [features[tap] for tap in self.taps[target]]
             if self.tasks[target] == "segmentation":
+                assert size, "masks are of images"
                 logits[target] = upsample(self.heads[key](*(_as_map(each, size) for each in tapped)), size)
             else:
                 logits[target] = self.heads[key](*tapped)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
+from heads.data.inputs import Inputs
 from heads.errors import HeadsError
 from heads.model.model import Model
 
@@ -22,9 +21,9 @@ class Compiled(nn.Module):
         self.model = model
         self._call = torch.compile(model.forward)
 
-    def forward(self, inputs: Tensor | Mapping[int, Tensor], size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+    def forward(self, inputs: Inputs | Tensor) -> dict[str, Tensor]:
         try:
-            return self._call(inputs, size)
+            return self._call(inputs)
         except RuntimeError as error:
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 reason = str(error).strip().splitlines()[0]

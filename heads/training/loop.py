@@ -1,4 +1,4 @@
-"""The epochs of one variant's training: from images or stored features, from the start or from a checkpoint."""
+"""The epochs of one variant's training: from samples or stored features, from the start or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from heads.data.dataset import ImageDataset
-from heads.data.loading import ImageLoader, Loaders
+from heads.data.loading import Loaders, SampleLoader
+from heads.data.samples import Samples
 from heads.distributed import single_process
 from heads.model.model import Model
 from heads.phases import Phase
@@ -21,8 +21,8 @@ from heads.training.state import Epoch, Outcome
 def train(
     model: Model,
     variant: Variant,
-    train_set: ImageDataset,
-    val_set: ImageDataset,
+    train_set: Samples,
+    val_set: Samples,
     *,
     device: torch.device | str,
     resume: Path | None = None,
@@ -41,14 +41,14 @@ def train(
     with as many threads. Early stopping (`fit.patience`) counts epochs of the last phase only. Raises TrainingDiverged, on
     every rank alike, where the loss is no number any more, and CheckpointError where the checkpoint is not this variant's.
     """
-    images: list[Loaders] = []
+    samples: list[Loaders] = []
 
     def loaders(phase: Phase) -> Loaders:
         if stored and phase in stored:
             return stored[phase]
-        if not images:
-            images.append(image_loaders(variant, train_set, val_set, torch.device(device), num_loader_workers))
-        return images[0]
+        if not samples:
+            samples.append(sample_loaders(variant, train_set, val_set, torch.device(device), num_loader_workers))
+        return samples[0]
 
     training = Training(model, variant, loaders)
     if resume:
@@ -65,13 +65,13 @@ def train(
     return training.finish()
 
 
-def image_loaders(
-    variant: Variant, train_set: ImageDataset, val_set: ImageDataset, device: torch.device, num_workers: int | None = None
+def sample_loaders(
+    variant: Variant, train_set: Samples, val_set: Samples, device: torch.device, num_workers: int | None = None
 ) -> Loaders:
-    """Where a phase of the variant reads images."""
+    """Where a phase of the variant reads the samples themselves."""
     fit = variant.fit
     load = partial(
-        ImageLoader, batch_size=fit.batch_size, device=device, num_workers=num_workers, channels_last=fit.channels_last
+        SampleLoader, batch_size=fit.batch_size, device=device, num_workers=num_workers, channels_last=fit.channels_last
     )
     return Loaders(load(train_set, training=True, accumulate=fit.accumulate), load(val_set))
 

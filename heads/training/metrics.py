@@ -175,3 +175,18 @@ def epoch_score(totals: Mapping[str, MetricTotals]) -> Score:
     primary = [found[target].get(TASK_FACTS[total.task].primary, math.nan) for target, total in totals.items()]
     gains, losses = ([x for x in xs if math.isfinite(x)] for xs in (primary, [each["loss"] for each in found.values()]))
     return sum(gains) / max(1, len(gains)), -sum(losses) / max(1, len(losses))
+
+
+def named_measures(totals: Mapping[str, MetricTotals]) -> dict[str, float]:
+    """Measures named `<target>/<measure>`."""
+    return {f"{target}/{name}": x for target, total in totals.items() for name, x in total.measures.items()}
+
+
+def confusions(totals: Mapping[str, MetricTotals]) -> dict[str, list[list[int]]]:
+    """Counts (true class, predicted class) by target, of the tasks that have such a table."""
+    return {target: table for target, total in totals.items() if (table := total.confusion) is not None}
+
+
+def thresholds(totals: Mapping[str, MetricTotals]) -> dict[str, list[float]]:
+    """From which probability on each class is meant, by target, of the tasks that have such thresholds."""
+    return {target: found for target, total in totals.items() if (found := total.thresholds) is not None}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from heads.data.labels import Inputs
+from heads.data.inputs import Inputs
 from heads.distributed import rank
 from heads.spec import Fit
 
@@ -26,6 +27,11 @@ class Mix:
     partners: Tensor
     share: float
     box: tuple[slice, slice] | None = None
+
+    def inputs(self, inputs: Inputs) -> Inputs:
+        """The inputs with their images mixed."""
+        assert isinstance(inputs.features, Tensor)
+        return inputs._replace(features=self.images(inputs.features))
 
     def images(self, images: Tensor) -> Tensor:
         """The images (N, C, H, W) mixed; those given stay as they are."""
@@ -48,7 +54,7 @@ class Mix:
         return mixed
 
 
-def draw_mix(fit: Fit, images: Inputs, *, epoch: int, step: int) -> Mix | None:
+def draw_mix(fit: Fit, images: Tensor | Mapping[int, Tensor], *, epoch: int, step: int) -> Mix | None:
     """The mix of a step, by mixup or CutMix (one of them at even odds where both are asked), or None where neither is.
 
     It depends on seed, epoch, step and rank alone. Mixup: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR

@@ -7,7 +7,7 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from heads.catalogue import BACKBONE_STAGES
 from heads.data.loading import Batch, Loaders
@@ -23,11 +23,10 @@ from heads.training import checkpoint
 from heads.training.adaptive import AdaptiveFreezing, Movements
 from heads.training.compiling import Compiled
 from heads.training.ema import EMA
-from heads.training.evaluation import confusions, named_measures
-from heads.training.evaluation import thresholds as tuned_thresholds
 from heads.training.history import History
 from heads.training.loss_weighting import LossWeighting
-from heads.training.metrics import MAX_PENDING_BYTES, MetricAccumulator, epoch_score, train_measures
+from heads.training.metrics import MAX_PENDING_BYTES, MetricAccumulator, confusions, epoch_score, named_measures, train_measures
+from heads.training.metrics import thresholds as tuned_thresholds
 from heads.training.mixup import draw_mix
 from heads.training.optimizer import build_optimizer, build_scaler, lay_out_state, update_weights
 from heads.training.random_state import seed_streams
@@ -93,11 +92,11 @@ class Training:
 
     def train_on(self, number: int, batch: Batch) -> None:
         """Learns from the epoch's batch of this number."""
-        mix = draw_mix(self.variant.fit, batch.inputs, epoch=self.index, step=number)
-        inputs = mix.images(batch.inputs) if mix and isinstance(batch.inputs, Tensor) else batch.inputs
+        mix = draw_mix(self.variant.fit, batch.inputs.features, epoch=self.index, step=number)
+        inputs = mix.inputs(batch.inputs) if mix else batch.inputs
         with synchronising(self.forward, now=batch.updates):
             with autocast(self.device, self.variant.fit.precision):
-                logits = self.forward(inputs, batch.size)
+                logits = self.forward(inputs)
             sums = self.trained.add(logits, batch.labels, batch.weights, mix)
             loss = self.balance(sums, batch.num_labels, updates=batch.updates)
             self.scaler.scale(loss).backward()
@@ -133,7 +132,7 @@ class Training:
     def validate_on(self, batch: Batch) -> None:
         """Takes a validation batch into the epoch's measures."""
         with torch.no_grad(), autocast(self.device, self.variant.fit.precision):
-            logits = self.kept(batch.inputs, batch.size)
+            logits = self.kept(batch.inputs)
         self.measured.add(logits, batch.labels, batch.weights)
 
     def end_epoch(self) -> Epoch:

@@ -11,12 +11,12 @@ from time import perf_counter
 
 import torch
 
-from heads.data.dataset import ImageDataset
-from heads.data.images import preprocess_for
+from heads.data.modalities import preparation_of
+from heads.data.samples import DEFAULT_CACHE_BYTES
 from heads.model.model import build_backbone
 from heads.model.precision import autocast
 from heads.spec import Variant
-from heads.trunks.pricing import MULTIPLY_ADDS_PER_SECOND, PREPARE_SECONDS_PER_PIXEL, forward_multiply_adds
+from heads.trunks.pricing import MULTIPLY_ADDS_PER_SECOND, forward_multiply_adds
 
 BATCH_SIZE = 8
 # Decoding a photograph of half a megapixel.
@@ -25,19 +25,19 @@ DECODE_SECONDS = 5e-3
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds from a file to a network's input, and from a picture in memory; multiply-adds a second of a forward pass.
+    """Seconds from a file to a network's input, and from a sample in memory; multiply-adds a second of a forward pass.
 
     All are of one process.
     """
 
-    picture_seconds: float
-    kept_picture_seconds: float
+    sample_seconds: float
+    kept_sample_seconds: float
     multiply_adds_per_second: float
 
 
-def state_rates(image_size_px: int) -> Rates:
+def state_rates(backbone: str, size: int) -> Rates:
     """The rates that `heads.trunks.pricing` states, measured on no machine of the caller's."""
-    prepare_seconds = image_size_px**2 * PREPARE_SECONDS_PER_PIXEL
+    prepare_seconds = preparation_of(backbone).prepare_seconds(size)
     return Rates(DECODE_SECONDS + prepare_seconds, prepare_seconds, MULTIPLY_ADDS_PER_SECOND)
 
 
@@ -48,26 +48,26 @@ def measure_rates(
 
     Raises ImageError on a file that does not decode.
     """
-    fit, side = variant.fit, variant.fit.image_size_px
-    preprocess = preprocess_for(variant.backbone, side, whole=variant.sees_whole)
-    pictures = ImageDataset(files, {}, preprocess, fit.augment, flip=fit.flip)
+    preparation = preparation_of(variant.backbone)
+    size = preparation.size_of(variant.fit)
+    samples = preparation.open_samples(variant, files, {}, varied=True, cache_bytes=DEFAULT_CACHE_BYTES)
     stages = build_backbone(variant, weights).eval().to(device).to(memory_format=torch.channels_last)
-    images = torch.randn(BATCH_SIZE, 3, side, side, device=device).to(memory_format=torch.channels_last)
 
     def forward() -> None:
-        with torch.inference_mode(), autocast(device, fit.precision):
-            stages(images)
+        with torch.inference_mode(), autocast(device, variant.fit.precision):
+            stages(batch.features)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
     with _threads(num_threads):
-        picture_seconds = median(_time(pictures.__getitem__, seconds / 3, len(files)))
-        kept_seconds = median(_time(pictures.__getitem__, seconds / 6, len(files)))
+        sample_seconds = median(_time(samples.__getitem__, seconds / 3, len(files)))
+        kept_seconds = median(_time(samples.__getitem__, seconds / 6, len(files)))
+        batch = samples.collate([samples[0][0]] * BATCH_SIZE).to(device, channels_last=True)
         forward()
         # Always the same: what else the machine does can only make it slower.
         batch_seconds = min(_time(lambda _: forward(), seconds / 2))
-    rate = BATCH_SIZE * forward_multiply_adds(variant.backbone, side) / batch_seconds
-    return Rates(picture_seconds, min(kept_seconds, picture_seconds), rate)
+    rate = BATCH_SIZE * forward_multiply_adds(variant.backbone, size) / batch_seconds
+    return Rates(sample_seconds, min(kept_seconds, sample_seconds), rate)
 
 
 def _time(work: Callable[[int], object], seconds: float, most: int = 1000) -> list[float]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
-from heads.data.dataset import ImageDataset
+from heads.data.inputs import Inputs
 from heads.data.loading import num_loader_workers
+from heads.data.samples import Samples
 from heads.distributed import num_ranks, rank, sum_over_ranks
 from heads.features import FeatureStore, Key, TrunkFeatures
 from heads.model.precision import autocast
@@ -20,24 +23,22 @@ from heads.phases import Tap
 from heads.spec import Precision
 from heads.trunks.trunk import Trunk, take
 
-# By the kind of device, for images of up to 224 px; of larger ones as many as have so many pixels. Every batch is filled up to
+# By the kind of device, for images of up to 224 px; the preprocessing says how many of other samples. Every batch is filled up to
 # it, since kernels for fewer images add up in another order. What a sample gives is then the same but for rounding, whichever
 # samples a kill or a new night brings it together with: to the bit where kernels take all places in a batch alike, as oneDNN's
 # do on some processors.
 BATCH_SIZES = {"cpu": 16, "cuda": 128}
-FULL_SIDE_PX = 224
 # What a kill can lose: a shard is written when it has this many bytes, or this old is its first sample. It takes twice as much
 # memory while it is.
 SHARD_BYTES = 32 * 2**20
 SHARD_SECONDS = 20.0
-LAYOUT = torch.channels_last
 
 
 @dataclass(frozen=True)
 class ExtractionRequest:
-    """The taps to store of one view of a data set's images."""
+    """The taps to store of one view of a data set's samples."""
 
-    dataset: ImageDataset
+    dataset: Samples
     view: int
     taps: Collection[Tap]
 
@@ -48,7 +49,7 @@ class ExtractionRequest:
 
 
 class _View(Dataset[Tensor]):
-    """The images of what is wanted, as the network sees them."""
+    """The samples of what is wanted, as the network sees them."""
 
     def __init__(self, wanted: ExtractionRequest) -> None:
         self._wanted = wanted
@@ -57,7 +58,7 @@ class _View(Dataset[Tensor]):
         return len(self._wanted.dataset)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self._wanted.dataset.view(index, self._wanted.view)[0]
+        return self._wanted.dataset.view(index, self._wanted.view)
 
 
 def count_missing(store: FeatureStore, trunk: Trunk, taps: Collection[Tap], digests: Sequence[str], view: int) -> int:
@@ -75,7 +76,7 @@ def extract(
     precision: Precision,
     on_stored: Callable[[int], None] | None = None,
 ) -> int:
-    """How many images this rank forwarded until the store held all that is wanted of the trunk.
+    """How many samples this rank forwarded until the store held all that is wanted of the trunk.
 
     `build` gives the stages of the whole backbone as the trunk names it, frozen and on `device`, and is asked only where a
     sample is missing; no more of them run than the taps ask for.
@@ -84,7 +85,7 @@ def extract(
     """
     trunk_features, num_forwarded = store.trunk(trunk.id), 0
     # Places count through all splits and views, so that few batches are filled up.
-    images: ConcatDataset[Tensor] = ConcatDataset([_View(each) for each in wanted])
+    samples: ConcatDataset[Tensor] = ConcatDataset([_View(each) for each in wanted])
     while True:
         lacking = _lacking(trunk_features, wanted)
         # All have looked before any writes, so that their shares are of one whole.
@@ -92,8 +93,8 @@ def extract(
             return num_forwarded
         for taps, places in sorted(lacking.items()):
             mine = places[rank() :: num_ranks()]
-            given = _run(build(), taps, Subset(images, mine), trunk.preprocess.image_size_px, device, precision) if mine else ()
-            for part, rows in given:
+            batches = _read(samples, mine, wanted[0].dataset, trunk.preprocess.batch_size(_most_together(device)), device)
+            for part, rows in _run(build(), taps, batches, len(mine), precision) if mine else ():
                 keys = [_key(wanted, place) for place in mine[part]]
                 trunk_features.write(keys, rows)
                 num_forwarded += len(keys)
@@ -105,7 +106,7 @@ def extract(
 
 
 def _lacking(trunk_features: TrunkFeatures, wanted: Sequence[ExtractionRequest]) -> dict[tuple[Tap, ...], list[int]]:
-    """The places of the images that lack the same taps, by these; of equal images of a set the first."""
+    """The places of the samples that lack the same taps, by these; of equal samples of a set the first."""
     found: dict[tuple[Tap, ...], list[int]] = defaultdict(list)
     first = 0
     for each in wanted:
@@ -127,54 +128,54 @@ def _key(wanted: Sequence[ExtractionRequest], place: int) -> Key:
     raise IndexError(place)
 
 
-def _run(
-    stages: nn.Sequential,
-    taps: Sequence[Tap],
-    images: Subset[Tensor],
-    image_size_px: int,
-    device: torch.device,
-    precision: Precision,
-) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-    """Shards of the images: which of them, and their features by tap name, on the CPU."""
-    batch_size = _batch_size(device, image_size_px)
-    loader = DataLoader(
-        images,
+def _most_together(device: torch.device) -> int:
+    return BATCH_SIZES.get(device.type, BATCH_SIZES["cpu"])
+
+
+def _read(
+    samples: Dataset[Tensor], places: Sequence[int], collating: Samples, batch_size: int, device: torch.device
+) -> Iterator[tuple[Tensor, int]]:
+    """The samples at these places in batches on the device, and how many each holds before it is filled up."""
+    loader: DataLoader[Any] = DataLoader(
+        Subset(samples, places),
         batch_size=batch_size,
         num_workers=num_loader_workers(device),
+        collate_fn=partial(_collate, collating, batch_size),
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),
     )
+    for inputs, length in loader:
+        yield inputs.to(device, channels_last=True).features, length
+
+
+def _collate(collating: Samples, batch_size: int, samples: Sequence[Tensor]) -> tuple[Inputs, int]:
+    """The samples as one batch, filled up with the last one again, and how many they are."""
+    return collating.collate([*samples, *[samples[-1]] * (batch_size - len(samples))]), len(samples)
+
+
+def _run(
+    stages: nn.Sequential, taps: Sequence[Tap], batches: Iterator[tuple[Tensor, int]], num_samples: int, precision: Precision
+) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+    """Shards of the samples: which of them, and their features by tap name, on the CPU."""
     parts: list[dict[str, Tensor]] = []
-    first = num_bytes = 0
+    first = num_bytes = end = 0
     start = monotonic()
-    for number, batch in enumerate(loader):
-        rows = _look(stages, taps, _filled(batch, batch_size).to(device, non_blocking=True, memory_format=LAYOUT), precision)
-        parts.append({name: tensor[: len(batch)] for name, tensor in rows.items()})
+    for batch, length in batches:
+        rows = _look(stages, taps, batch, precision)
+        parts.append({name: tensor[:length] for name, tensor in rows.items()})
         num_bytes += sum(tensor.nbytes for tensor in parts[-1].values())
-        end = number * batch_size + len(batch)
-        if num_bytes >= SHARD_BYTES or monotonic() - start >= SHARD_SECONDS or end == len(images):
+        end += length
+        if num_bytes >= SHARD_BYTES or monotonic() - start >= SHARD_SECONDS or end == num_samples:
             shard, parts = _joined(parts), []
             yield slice(first, end), shard
             del shard
             first, num_bytes, start = end, 0, monotonic()
 
 
-def _batch_size(device: torch.device, image_size_px: int) -> int:
-    most = BATCH_SIZES.get(device.type, BATCH_SIZES["cpu"])
-    return max(1, min(most, most * FULL_SIDE_PX**2 // image_size_px**2))
-
-
-def _filled(images: Tensor, batch_size: int) -> Tensor:
-    """The images (N, ...) and, up to the batch size, the last one again."""
-    if len(images) == batch_size:
-        return images
-    return torch.cat([images, images[-1:].expand(batch_size - len(images), *images.shape[1:])])
-
-
-def _look(stages: nn.Sequential, taps: Sequence[Tap], images: Tensor, precision: Precision) -> dict[str, Tensor]:
+def _look(stages: nn.Sequential, taps: Sequence[Tap], samples: Tensor, precision: Precision) -> dict[str, Tensor]:
     rows: dict[str, Tensor] = {}
-    features = images
-    with torch.inference_mode(), autocast(images.device, precision):
+    features = samples
+    with torch.inference_mode(), autocast(samples.device, precision):
         for number in range(max(tap.stage for tap in taps) + 1):
             features = stages[number](features)
             rows |= {tap.name: take(tap, features).contiguous().cpu() for tap in taps if tap.stage == number}

@@ -1,4 +1,4 @@
-"""What features of a frozen trunk cost: to compute from an image, or to store and read back; and so which are worth storing.
+"""What features of a frozen trunk cost: to compute from a sample, or to store and read back; and so which are worth storing.
 
 A price follows from a variant alone, whatever machine asks: all ranks of a job, and who plans it, decide alike.
 """
@@ -9,15 +9,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from heads.backbones import count_costs
+from heads.data.modalities import preparation_of
 from heads.phases import Form, Tap
 from heads.spec import Variant
 
 # Measured on one core of a shared two-core server. MobileNetV2 at 224 px takes 20 to 40 ms an image forward, 7 to 15 billion
 # multiply-adds a second; larger networks are faster, ResNet-18's last layer at 50 billion.
 MULTIPLY_ADDS_PER_SECOND = 10e9
-# A picture that is kept decoded takes 2 ms to become a network's input at 224 px; decoding it first 5 ms and more, which is left
-# out, since epochs after the first find the pictures of a small data set decoded.
-PREPARE_SECONDS_PER_PIXEL = 2e-3 / 224**2
 # Batches of maps in random order, laid out channels last: 300 to 330 MB/s from a local disk, 450 to 740 from its cache.
 BYTES_PER_SECOND = 300e6
 # Training takes a stage's gradients to its weights and to its input, each about as much arithmetic as the way forward.
@@ -46,18 +44,18 @@ class Price:
         return f"{told}, {1e3 * self.compute_seconds:.2g} ms to compute"
 
 
-def price(backbone: str, image_size_px: int, taps: Collection[Tap], value_bytes: int = 4) -> Price:
-    """The price of the features at some taps, of `value_bytes` a number."""
-    costs = count_costs(backbone, image_size_px)
-    multiply_adds = forward_multiply_adds(backbone, image_size_px, max(stage for stage, _ in taps) + 1)
+def price(backbone: str, size: int, taps: Collection[Tap], value_bytes: int = 4) -> Price:
+    """The price of the features at some taps, of `value_bytes` a number, for samples of this size: an image's side in pixels."""
+    costs = count_costs(backbone, size)
+    multiply_adds = forward_multiply_adds(backbone, size, max(stage for stage, _ in taps) + 1)
     num_bytes = value_bytes * sum(_num_values(costs[stage].shape, form) for stage, form in taps)
-    compute_seconds = image_size_px**2 * PREPARE_SECONDS_PER_PIXEL + multiply_adds / MULTIPLY_ADDS_PER_SECOND
+    compute_seconds = preparation_of(backbone).prepare_seconds(size) + multiply_adds / MULTIPLY_ADDS_PER_SECOND
     return Price(multiply_adds, num_bytes, compute_seconds, 2 * num_bytes / BYTES_PER_SECOND)
 
 
-def forward_multiply_adds(backbone: str, image_size_px: int, num_stages: int | None = None) -> int:
-    """What the first stages of a backbone, by default all, compute of one image."""
-    return sum(cost.multiply_adds for cost in count_costs(backbone, image_size_px)[:num_stages])
+def forward_multiply_adds(backbone: str, size: int, num_stages: int | None = None) -> int:
+    """What the first stages of a backbone, by default all, compute of one sample of this size."""
+    return sum(cost.multiply_adds for cost in count_costs(backbone, size)[:num_stages])
 
 
 def _num_values(shape: tuple[int, ...], form: Form) -> int:
@@ -74,7 +72,8 @@ def epoch_multiply_adds(variant: Variant, num_frozen_stages: int, num_train: int
 
     With `stored` features of the frozen stages, these run on nothing. Heads are left out: beside backbones they are little.
     """
-    costs = [cost.multiply_adds for cost in count_costs(variant.backbone, variant.fit.image_size_px)]
+    size = preparation_of(variant.backbone).size_of(variant.fit)
+    costs = [cost.multiply_adds for cost in count_costs(variant.backbone, size)]
     thawed = sum(costs[num_frozen_stages:])
     forward = thawed if stored else sum(costs)
     return num_train * (forward + BACKWARD_FACTOR * thawed) + num_val * forward

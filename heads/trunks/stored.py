@@ -1,4 +1,4 @@
-"""Training from the feature store: batches of stored features in place of images."""
+"""Training from the feature store: batches of stored features in place of samples."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from heads.data.dataset import ImageDataset
-from heads.data.labels import Inputs
+from heads.data.inputs import Inputs
 from heads.data.loading import Loader
+from heads.data.samples import Samples
 from heads.features import Features, FeatureStore, Key
 from heads.phases import Tap
 from heads.trunks.trunk import Trunk, inputs_of
@@ -24,7 +24,7 @@ class FeatureLoader(Loader):
 
     def __init__(
         self,
-        dataset: ImageDataset,
+        dataset: Samples,
         views: Sequence[Features],
         taps: Sequence[Tap],
         batch_size: int,
@@ -35,8 +35,6 @@ class FeatureLoader(Loader):
     ) -> None:
         super().__init__(dataset, batch_size, device, training=training, accumulate=accumulate)
         self._views, self._taps, self._view = tuple(views), tuple(taps), 0
-        self._masks: dict[tuple[int, int], list[Tensor]] = {}
-        self._mask_bytes = 0
 
     def set_epoch(self, epoch: int, seed: int) -> None:
         """Chooses the order and the view of an epoch."""
@@ -46,22 +44,9 @@ class FeatureLoader(Loader):
     def _read(self) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
         features = self._views[self._view]
         for step in self.steps:
-            labels = {target: column[step.here] for target, column in self.dataset.labels.items()}
-            if self.dataset.masks:
-                masks = zip(*(self._masks_of(index) for index in step.here.tolist()), strict=True)
-                labels |= {target: torch.stack(rows).long() for target, rows in zip(self.dataset.masks, masks, strict=True)}
-            found = inputs_of(features[step.here], self._taps)
-            yield {stage: _place(rows, self.device) for stage, rows in found.items()}, labels
-
-    def _masks_of(self, index: int) -> list[Tensor]:
-        known = self._masks.get((index, self._view))
-        if known is None:
-            known = [mask.to(torch.int16) for mask in self.dataset.mask_view(index, self._view)]
-            num_bytes = sum(mask.nbytes for mask in known)
-            if self._mask_bytes + num_bytes <= self.dataset.cache_bytes:
-                self._masks[index, self._view] = known
-                self._mask_bytes += num_bytes
-        return known
+            found = Inputs(inputs_of(features[step.here], self._taps), self.dataset.size)
+            # Maps in the layout that convolutions are fastest in, as they would come out of the stages before.
+            yield found.to(self.device, channels_last=True), self.dataset.labels_in_view(step.here, self._view)
 
 
 def open_views(
@@ -86,9 +71,3 @@ def open_views(
         held = found.num_bytes * len(trunks) <= limit
         views.append(found.in_memory(device) if held else found)
     return tuple(views)
-
-
-def _place(rows: Tensor, device: torch.device) -> Tensor:
-    # Maps in the layout that convolutions are fastest in, as they would come out of the stages before.
-    memory_format = torch.channels_last if rows.ndim == 4 else torch.contiguous_format
-    return rows.to(device, non_blocking=True, memory_format=memory_format)

@@ -12,33 +12,32 @@ from torch import Tensor
 
 from heads.backbones import BACKBONES
 from heads.catalogue import BACKBONE_STAGES
-from heads.data.images import Preprocess, preprocess_for
+from heads.data.modalities import preparation_of, preprocess_of
+from heads.data.samples import Preprocess
 from heads.features import trunk_id
 from heads.model.precision import computing_dtype
 from heads.phases import Form, Phase, PhaseInputs, Tap, compile_policy
-from heads.spec import Augment, Precision, Variant
+from heads.spec import Precision, Variant
 from heads.tasks.table import TASKS
 from heads.trunks.pricing import price
 
 # Designs that read a stage's mean over positions, or its class token, alone: a few kilobytes a sample instead of hundreds.
 POOLING_DESIGNS = ("linear", "mlp", "cosine")
-# What decodes pictures and computes features: another version may give other numbers.
-LIBRARIES = ("torch", "torchvision", "pillow")
 
 
 @dataclass(frozen=True)
 class Trunk:
     """All that a backbone's features hang on until training changes it; frozen prefixes of any length share it.
 
-    `weights` is the digest of the weights, of random ones their seed. `augment` and `flip` are of views beyond the first.
+    `weights` is the digest of the weights, of random ones their seed. `view` is what its samples are varied by, of images
+    augmentation and whether they are mirrored.
     """
 
     backbone: str
     weights: str
     preprocess: Preprocess
     dtype: str
-    augment: Augment = "none"
-    flip: bool = False
+    view: tuple[str | bool, ...]
 
     @property
     def id(self) -> str:
@@ -50,25 +49,24 @@ class Trunk:
                 "weights": self.weights,
                 "preprocess": self.preprocess.to_json(),
                 "dtype": self.dtype,
-                "views": [self.augment, self.flip],
-                "libraries": _library_versions(),
+                "views": list(self.view),
+                "libraries": _library_versions(preparation_of(self.backbone).LIBRARIES),
             }
         )
 
 
 @cache
-def _library_versions() -> dict[str, str]:
-    return {name: version(name) for name in LIBRARIES}
+def _library_versions(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: version(name) for name in names}
 
 
 def trunk_of(variant: Variant, weights_digest: str, device: torch.device, *, varied: bool = False) -> Trunk:
     """The trunk of a variant on `device`, for its plain view or, if `varied`, for the others."""
     fit = variant.fit
     weights = f"random {fit.seed}" if weights_digest == "none" else weights_digest
-    preprocess = preprocess_for(variant.backbone, fit.image_size_px, whole=variant.sees_whole)
-    dtype = str(feature_dtype(device, fit.precision)).removeprefix("torch.")
-    views: tuple[Augment, bool] = (fit.augment, fit.flip) if varied else ("none", False)
-    return Trunk(variant.backbone, weights, preprocess, dtype, *views)
+    dtype, preparation = str(feature_dtype(device, fit.precision)).removeprefix("torch."), preparation_of(variant.backbone)
+    view = preparation.varied_view(fit) if varied else preparation.PLAIN_VIEW
+    return Trunk(variant.backbone, weights, preprocess_of(variant), dtype, view)
 
 
 def feature_dtype(device: torch.device, precision: Precision) -> torch.dtype:
@@ -107,7 +105,7 @@ def choose_taps(variant: Variant) -> dict[Phase, PhaseInputs]:
 
 def _weigh(variant: Variant, num_frozen: int) -> PhaseInputs:
     taps, value_bytes = _taps(variant, num_frozen), 2 if variant.fit.precision in ("bf16", "fp16") else 4
-    cost = price(variant.backbone, variant.fit.image_size_px, taps, value_bytes)
+    cost = price(variant.backbone, preparation_of(variant.backbone).size_of(variant.fit), taps, value_bytes)
     frozen = f"frozen through {BACKBONE_STAGES[variant.backbone][num_frozen - 1]}"
     return PhaseInputs(taps if cost.pays else (), f"{frozen}: {cost}")
 

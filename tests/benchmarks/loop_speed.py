@@ -35,9 +35,9 @@ from workspaces import SHARED, say
 
 from heads.data.dataset import ImageDataset
 from heads.data.decoding import decode
-from heads.data.images import Preprocess, build_transform, pixels_of, preprocess_for, resize
-from heads.data.labels import Inputs
-from heads.data.loading import ImageLoader, Loaders, num_loader_workers
+from heads.data.images import ImagePreprocess, build_transform, pixels_of, preprocess_for, resize
+from heads.data.inputs import Inputs
+from heads.data.loading import Loaders, SampleLoader, num_loader_workers
 from heads.model.model import build_model
 from heads.model.precision import autocast
 from heads.phases import compile_policy
@@ -70,7 +70,7 @@ CASES = {
 class Pictures(Dataset[tuple[Tensor, int]]):
     """A data set as written by hand: pictures resized when they are first asked for, kept, and varied each time."""
 
-    def __init__(self, paths: Sequence[Path], labels: Sequence[int], preprocess: Preprocess, augment: Augment) -> None:
+    def __init__(self, paths: Sequence[Path], labels: Sequence[int], preprocess: ImagePreprocess, augment: Augment) -> None:
         self.paths, self.labels, self.preprocess = paths, labels, preprocess
         self.transform, self.random = build_transform(preprocess, augment), np.random.default_rng(0)
         self.resized: dict[int, Tensor] = {}
@@ -142,7 +142,7 @@ class BareLoop:
             )
 
 
-class HeldLoader(ImageLoader):
+class HeldLoader(SampleLoader):
     """A loader whose first batch is all that it ever brings: what is left of an epoch is its steps."""
 
     def _read(self) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:

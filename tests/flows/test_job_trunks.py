@@ -13,12 +13,13 @@ from flows import job
 from flows.errors import AskedWrongly
 from flows.job import trunks
 from flows.job.costs import PassCost
-from flows.job.datasets import Images
+from flows.job.datasets import Splits
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from heads.features import FeatureStore, Key
 from heads.spec import Fit, Head, Variant
 from heads.trunks.pricing import forward_multiply_adds
 from heads.trunks.trunk import trunk_of
+from tests.heads import vectors
 
 NUM_TRAIN, NUM_VAL, SIZE_PX = 5, 3, 32
 
@@ -54,7 +55,7 @@ def filled(order: job.Job, monkeypatch: pytest.MonkeyPatch) -> tuple[list[PassCo
 
     monkeypatch.setattr(trunks, "extract", extract)
     monkeypatch.setattr(trunks.ExtractionCosts, "announce", lambda self, pass_costs: announced.extend(pass_costs))
-    trunks.JobFeatures(order, Images(order), torch.device("cpu")).fill(order.works)
+    trunks.JobFeatures(order, Splits(order), torch.device("cpu")).fill(order.works)
     return announced, extracted
 
 
@@ -76,12 +77,32 @@ def test_a_pass_is_shared_by_what_is_done_for_each(filled: Any) -> None:
 
 def test_an_image_is_looked_for_when_it_is_read_and_not_before(order: job.Job) -> None:
     (order.version.data / "0.png").unlink()
-    images = Images(order).open("train", order.works[0].variant)
+    images = Splits(order).open("train", order.works[0].variant)
     assert len(images) == NUM_TRAIN
     assert images.digests[0] == order.version.samples[0].digest
     assert [path.name for path in images.paths[1:]] == [f"{number}.png" for number in range(1, NUM_TRAIN)]
     with pytest.raises(AskedWrongly, match=r"0\.png .* is neither in the DVC cache"):
         images.view(0, 0)
+
+
+def test_a_job_of_another_kind_of_samples_fills_the_store_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors.add_vectors(monkeypatch)
+    files = vectors.write_vectors(tmp_path, NUM_TRAIN + NUM_VAL)
+    splits = ["train"] * NUM_TRAIN + ["val"] * NUM_VAL
+    samples = tuple(
+        Sample(digest, file.name, split, {"label": "ab"[number % 2]})
+        for number, (file, digest, split) in enumerate(zip(files, vectors.digests_of(files), splits, strict=True))
+    )
+    version = DataVersion("d" * 32, "r" * 40, samples, tmp_path, ())
+    work = Work("vector", Variant(backbone=vectors.BACKBONE, heads=(Head(target="label"),), freeze="all"), Weights("none"))
+    order = job.Job("train", "k", "tiny", tmp_path, version, {"label": ("a", "b")}, Workers(count=1), works=(work,))
+    features = trunks.JobFeatures(order, Splits(order), torch.device("cpu"))
+    features.fill(order.works)
+    train_set, val_set = (features.splits.open(split, work.variant) for split in ("train", "val"))
+    (loaders,) = features.loaders(work, train_set, val_set).values()
+    assert sum(int(batch.weights.sum()) for batch in loaders.val) == NUM_VAL
+    told = features.store.description(*features.store.trunks())
+    assert told == {"backbone": "perceptron", "weights": "random 0", "by": 10.0, "dtype": "float32", "views": "plain"}
 
 
 def test_who_lacks_nothing_pays_for_nothing(order: job.Job, request: pytest.FixtureRequest) -> None:

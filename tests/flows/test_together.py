@@ -14,7 +14,7 @@ from PIL import Image
 
 from flows import job
 from flows.job import together
-from flows.job.datasets import Images
+from flows.job.datasets import Splits
 from flows.job.trunks import JobFeatures
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from heads.spec import Fit, Head, Variant
@@ -44,7 +44,7 @@ def order_of(storage: Path, version: DataVersion) -> job.Job:
 
 
 def train(order: job.Job) -> None:
-    features = JobFeatures(order, Images(order), torch.device("cpu"))
+    features = JobFeatures(order, Splits(order), torch.device("cpu"))
     features.fill(order.works)
     (group,) = features.fuse(order.works)
     together.train_probes(features, group)

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from heads.model.freezing import apply_phase, frozen_digest, parameter_groups
+from heads.model.freezing import apply_phase, parameter_groups
 from heads.model.model import build_model
 from heads.phases import Phase
 from heads.spec import Fit
 from heads.training.adaptive import AdaptiveFreezing, Movements
 from heads.training.loop import train
 from heads.training.state import Epoch
+from tests.heads.frozen import frozen_digest
 from tests.heads.test_fit_options import assert_resumes
 from tests.heads.test_loop import CLASSES, datasets, pictures, run, same, variant_of
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
@@ -112,22 +113,26 @@ def test_every_feature_parameter_is_in_one_stage(cut: Cut) -> None:
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_costs_are_those_that_torchvision_publishes_and_shapes_those_of_the_table(name: str) -> None:
-    backbone, costs = BACKBONES[name], count_costs(name)
+    backbone, weights = BACKBONES[name], torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+    assert backbone.source
+    assert backbone.source.url == weights.url
+    side = backbone.source.images.image_size_px
+    costs = count_costs(name, side)
     dropped = [p.shape for key, p in build_skeleton(name).named_parameters() if key.startswith(backbone.classifier)]
-    published, own = backbone.imagenet.meta["num_params"], sum(cost.parameters for cost in costs)
+    published, own = weights.meta["num_params"], sum(cost.parameters for cost in costs)
     # torchvision counts Inception's auxiliary head too.
     assert own + sum(shape.numel() for shape in dropped) == published - (3_326_696 if name == "inception_v3" else 0)
     # SqueezeNet's classifier is a convolution of its last map.
     positions = costs[-1].shape[-1] ** 2 if name == "squeezenet1_1" else 1
     multiply_adds = sum(cost.multiply_adds for cost in costs) + sum(s.numel() * positions for s in dropped if len(s) > 1)
-    assert multiply_adds / 1e9 == pytest.approx(backbone.imagenet.meta["_ops"], rel=0.01, abs=1e-3)
+    assert multiply_adds / 1e9 == pytest.approx(weights.meta["_ops"], rel=0.01, abs=1e-3)
     assert [cost.stage for cost in costs] == list(BACKBONE_STAGES[name])
     if backbone.layout == "tokens":
-        tokens = 1 + (backbone.image_size_px // backbone.strides[-1]) ** 2
+        tokens = 1 + (side // backbone.strides[-1]) ** 2
         assert [cost.shape for cost in costs] == [(tokens, depth) for depth in backbone.channels]
     else:
         assert [cost.shape[0] for cost in costs] == list(backbone.channels)
-        assert [2 ** round(log2(backbone.image_size_px / cost.shape[1])) for cost in costs] == list(backbone.strides)
+        assert [2 ** round(log2(side / cost.shape[1])) for cost in costs] == list(backbone.strides)
 
 
 # Rounded strides make 223 px as good as 224 to MaxViT.
@@ -411,11 +416,13 @@ def test_imagenet_weights_out_of_reach_say_where_to_put_the_file(tmp_path: Path,
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_preprocessing_is_that_of_the_imagenet_weights(name: str) -> None:
-    backbone, own = BACKBONES[name], BACKBONES[name].imagenet.transforms()
-    assert own.crop_size == [backbone.image_size_px]
-    assert backbone.image_size_px <= backbone.resize <= 1.16 * backbone.image_size_px
-    assert backbone.mean == (0.485, 0.456, 0.406)
-    assert backbone.std == (0.229, 0.224, 0.225)
+    backbone, own = BACKBONES[name], torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].transforms()
+    assert backbone.source
+    seen = backbone.source.images
+    assert own.crop_size == [seen.image_size_px]
+    assert seen.image_size_px <= seen.resize_px <= 1.16 * seen.image_size_px
+    assert seen.mean == (0.485, 0.456, 0.406)
+    assert seen.std == (0.229, 0.224, 0.225)
     # EfficientNet-B0 stays as its first variants were trained.
     assert backbone.interpolation == ("bilinear" if name == "efficientnet_b0" else own.interpolation.value)
 
@@ -423,7 +430,9 @@ def test_preprocessing_is_that_of_the_imagenet_weights(name: str) -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_the_default_size_and_the_least_are_allowed_and_less_is_refused_in_words(name: str) -> None:
     least, most, step = IMAGE_SIZES[name]
-    for size in (BACKBONES[name].image_size_px, 224, least, most):
+    source = BACKBONES[name].source
+    assert source
+    for size in (source.images.image_size_px, 224, least, most):
         check_image_size(name, size)
     with pytest.raises(ValueError, match=rf"image_size_px {least - 1} .*{name}.*allowed: {least}"):
         check_image_size(name, least - 1)

@@ -24,7 +24,7 @@ from heads.data.masks import Masks
 from heads.errors import BundleError, HeadsError, ImageError
 from heads.model.model import Model, build_model
 from heads.spec import Fit, Head, Variant
-from heads.training.evaluation import predict_table
+from tests.heads.evaluating import predict_table
 from tests.rounding import ROUNDING
 
 ROOT = Path(__file__).parents[2]

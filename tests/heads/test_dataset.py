@@ -10,13 +10,13 @@ from PIL import Image
 
 from heads.catalogue import BACKBONE_STAGES
 from heads.data.dataset import ImageDataset
-from heads.data.images import Preprocess, preprocess_for
+from heads.data.images import ImagePreprocess, preprocess_for
 from heads.data.masks import Masks
 from heads.errors import ImageError
 
 # Alike for all channels, so that the brightest stays so.
-CUT = Preprocess(48, 54, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-WHOLE = Preprocess(48, 48, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), whole=True)
+CUT = ImagePreprocess(48, 54, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+WHOLE = ImagePreprocess(48, 48, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), whole=True)
 # A value of the masks, the class it stands for, and the pure colour that its pixels have in the image.
 VALUES, COLOURS = (7, 20, 255), np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=np.uint8)
 NUMBERS = {value: number for number, value in enumerate(VALUES)}
@@ -46,7 +46,7 @@ def draw(folder: Path, name: str, numbers: np.ndarray, orientation: int = 1) -> 
     return paths
 
 
-def dataset(pairs: Sequence[tuple[Path, Path | None]], preprocess: Preprocess, augment: str = "none", **options: object):
+def dataset(pairs: Sequence[tuple[Path, Path | None]], preprocess: ImagePreprocess, augment: str = "none", **options: object):
     masks = Masks([mask for _, mask in pairs], NUMBERS, [1, 2, 3])
     paths = [image for image, _ in pairs]
     return ImageDataset(paths, {}, preprocess, augment, seed=3, masks={"mask": masks}, **options)  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def agreement(made: ImageDataset, index: int) -> float:
 @pytest.mark.parametrize("preprocess", [CUT, WHOLE], ids=["cut", "whole"])
 @pytest.mark.parametrize("augment", ["none", "light", "medium", "strong"])
 def test_a_mask_lies_where_its_image_does_however_it_is_varied(
-    tmp_path: Path, augment: str, preprocess: Preprocess, flip: bool
+    tmp_path: Path, augment: str, preprocess: ImagePreprocess, flip: bool
 ) -> None:
     sizes = [(61, 83), (83, 61), (48, 48), (37, 150), (201, 199)]
     pairs = [draw(tmp_path, str(n), pattern(*size, seed=n)) for n, size in enumerate(sizes)]
@@ -105,7 +105,7 @@ def test_whole_images_keep_their_rims_and_cut_ones_do_not(tmp_path: Path) -> Non
     for backbone in BACKBONE_STAGES:
         made = preprocess_for(backbone, 224, whole=True)
         assert made.whole
-        assert Preprocess.from_json(made.to_json()) == made
+        assert ImagePreprocess.from_json(made.to_json()) == made
         assert not preprocess_for(backbone, 224).whole
 
 
@@ -115,7 +115,7 @@ def test_values_without_a_number_are_missing_and_so_is_a_sample_without_a_mask(t
     values = np.array(Image.open(mask))
     values[:20] = 9
     Image.fromarray(values).save(mask)
-    found = dataset([(image, mask), (image, None)], Preprocess(64, 64, CUT.mean, CUT.std, whole=True))
+    found = dataset([(image, mask), (image, None)], ImagePreprocess(64, 64, CUT.mean, CUT.std, whole=True))
     first = found[0][1]["mask"]
     assert (first[:20] == -1).all()
     assert first[20:].tolist() == numbers[20:].tolist()
@@ -134,7 +134,7 @@ def test_masks_of_sixteen_bits_and_of_palettes_give_the_same_classes(tmp_path: P
     palette = Image.open(mask).copy()
     palette.putpalette(list(range(255, -1, -1)) * 3)
     palette.save(tmp_path / "palette.png")
-    plain = Preprocess(32, 32, CUT.mean, CUT.std, whole=True)
+    plain = ImagePreprocess(32, 32, CUT.mean, CUT.std, whole=True)
     other = ImageDataset([image], {}, plain, masks={"mask": Masks([wide], {0: 0, 300: 1, 600: 2})})
     for made in (other, dataset([(image, tmp_path / "palette.png")], plain)):
         assert made[0][1]["mask"].tolist() == numbers.tolist()

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from heads.errors import HeadsError
-from heads.model.freezing import apply_phase, frozen_digest
+from heads.model.freezing import apply_phase
 from heads.model.model import Model, build_model
 from heads.phases import Phase
 from heads.spec import Variant
 from heads.training.ema import EMA
-from heads.training.evaluation import evaluate
 from heads.training.state import Outcome, weights_of
+from tests.heads.evaluating import evaluate
+from tests.heads.frozen import frozen_digest
 from tests.heads.test_loop import CLASSES, datasets, pictures, run, same, variant_of, without_seconds
 
 __all__ = ["pictures"]

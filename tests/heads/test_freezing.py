@@ -5,10 +5,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from heads.catalogue import BACKBONE_STAGES
-from heads.model.freezing import apply_phase, frozen_digest, parameter_groups
+from heads.model.freezing import apply_phase, parameter_groups
 from heads.model.model import Model, build_model, count_parameters
 from heads.phases import Phase, compile_policy
 from heads.spec import Fit, Head, Variant
+from tests.heads.frozen import frozen_digest
 
 CLASSES = {"label": ("a", "b", "c")}
 NUM_STAGES = len(BACKBONE_STAGES["mobilenet_v3_small"])

@@ -14,10 +14,10 @@ from heads.catalogue import BACKBONE_STAGES
 from heads.data import decoding
 from heads.data.augmentation import STRENGTHS, Geometry, apply_geometry, draw_geometry
 from heads.data.dataset import ImageDataset
-from heads.data.images import Preprocess, build_transform, decode, pixels_of, prepare, preprocess_for, resize
+from heads.data.images import ImagePreprocess, build_transform, decode, pixels_of, prepare, preprocess_for, resize
 from heads.errors import ImageError
 
-PREPROCESS = Preprocess(32, 36, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+PREPROCESS = ImagePreprocess(32, 36, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -185,14 +185,14 @@ def test_preprocessing_keeps_the_weights_own_ratio_and_small_pictures_whole() ->
     assert preprocess_for("efficientnet_v2_s", 384).resize_px == 384
     for backbone in BACKBONE_STAGES:
         made = preprocess_for(backbone, 96)
-        assert Preprocess.from_json(made.to_json()) == made
+        assert ImagePreprocess.from_json(made.to_json()) == made
 
 
 def test_bilinear_preprocessing_is_written_as_before_there_was_a_choice() -> None:
     assert PREPROCESS.to_json().keys() == {"image_size_px", "resize_px", "mean", "std"}
     assert preprocess_for("swin_t", 96).to_json()["interpolation"] == "bicubic"
     with pytest.raises(ValueError, match="'nearest' is unknown; allowed: bilinear, bicubic"):
-        Preprocess.from_json({**PREPROCESS.to_json(), "interpolation": "nearest"})
+        ImagePreprocess.from_json({**PREPROCESS.to_json(), "interpolation": "nearest"})
 
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "swin_t"])
@@ -222,7 +222,7 @@ def test_strips_are_cut_to_their_middle_before_they_are_scaled_up() -> None:
 
 def test_an_unfit_preprocessing_is_refused() -> None:
     with pytest.raises(ValueError, match="image_size_px 40"):
-        Preprocess(40, 36, PREPROCESS.mean, PREPROCESS.std)
+        ImagePreprocess(40, 36, PREPROCESS.mean, PREPROCESS.std)
 
 
 @pytest.fixture(scope="module")

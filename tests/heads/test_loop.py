@@ -16,15 +16,15 @@ from heads.data.dataset import ImageDataset
 from heads.data.images import preprocess_for
 from heads.data.loading import shuffle, split_steps
 from heads.errors import HeadsError
-from heads.model.freezing import frozen_digest
 from heads.model.model import Model, build_model
 from heads.phases import Phase
 from heads.spec import Fit, Head, Variant
 from heads.tasks.measures import from_scores
 from heads.training import checkpoint
-from heads.training.evaluation import evaluate, predict_table
 from heads.training.loop import train
 from heads.training.state import Epoch, Outcome
+from tests.heads.evaluating import evaluate, predict_table
+from tests.heads.frozen import frozen_digest
 from tests.heads.two_ranks import be_a_rank, digest_of, run_two_ranks
 
 CLASSES = {"kind": ["disc", "square", "stripes"], "a.b/c": ["dark", "light"]}
@@ -223,7 +223,7 @@ def test_an_empty_set_is_refused(pictures: Path) -> None:
     variant = variant_of()
     full = datasets(pictures, variant)[0]
     empty = ImageDataset([], {}, full.preprocess)
-    with pytest.raises(HeadsError, match="no images to evaluate"):
+    with pytest.raises(HeadsError, match="no samples to evaluate"):
         train(build_model(variant, CLASSES, None), variant, full, empty, device="cpu", on_epoch=lambda *_: None)
 
 

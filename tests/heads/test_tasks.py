@@ -18,11 +18,11 @@ from heads.data.masks import Masks
 from heads.model.model import Model, build_model
 from heads.spec import Fit, Head, Variant
 from heads.tasks import multilabel, segmentation
-from heads.training.evaluation import evaluate, predict_table
 from heads.training.loop import train
 from heads.training.metrics import MetricAccumulator
 from heads.training.mixup import Mix, draw_mix
 from heads.training.state import Epoch, Outcome
+from tests.heads.evaluating import evaluate, predict_table
 from tests.heads.two_ranks import be_a_rank, digest_of, run_two_ranks
 
 CLASSES = {"kind": ["disc", "square", "never"], "tags": ["dark", "large", "never", "red"], "mask": ["0", "5", "200"]}

@@ -1,0 +1,63 @@
+"""Images as a modality: what `heads.data.modalities` asks of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from heads.data.dataset import ImageDataset
+from heads.data.images import ImagePreprocess, preprocess_for
+from heads.data.masks import Masks
+from heads.data.samples import DEFAULT_CACHE_BYTES
+from heads.spec import Augment, Fit, Variant
+
+LIBRARIES = ("torch", "torchvision", "pillow")
+# Augmentation, and whether images are also seen mirrored.
+PLAIN_VIEW: tuple[Augment, bool] = ("none", False)
+# A picture that is kept decoded takes 2 ms to become a network's input at 224 px; decoding it first 5 ms and more, which is left
+# out, since epochs after the first find the pictures of a small data set decoded.
+PREPARE_SECONDS_PER_PIXEL = 2e-3 / 224**2
+
+
+def varied_view(fit: Fit) -> tuple[str | bool, ...]:
+    """The fit's augmentation, and whether it mirrors."""
+    return fit.augment, fit.flip
+
+
+def describe_view(view: tuple[str | bool, ...]) -> str:
+    """The augmentation's name, with `flip` where it mirrors; `plain` for neither."""
+    augment, flip = view
+    return "plain" if view == PLAIN_VIEW else f"{augment}{', flip' if flip else ''}"
+
+
+def preprocess_of(variant: Variant) -> ImagePreprocess:
+    """That of the backbone's published weights at the fit's image size; whole images where there is a mask to tell."""
+    return preprocess_for(variant.backbone, variant.fit.image_size_px, whole=variant.sees_whole)
+
+
+def size_of(fit: Fit) -> int:
+    """The side of the square that the network sees, in pixels."""
+    return fit.image_size_px
+
+
+def prepare_seconds(size: int) -> float:
+    """Seconds from a decoded picture to a network's input of this side."""
+    return size**2 * PREPARE_SECONDS_PER_PIXEL
+
+
+def open_samples(
+    variant: Variant,
+    files: Sequence[Path],
+    labels: Mapping[str, Sequence[int] | Tensor],
+    masks: Mapping[str, Masks] | None = None,
+    digests: Sequence[str] = (),
+    *,
+    varied: bool,
+    cache_bytes: int = DEFAULT_CACHE_BYTES,
+) -> ImageDataset:
+    """The images as the variant sees them: augmented and mirrored as its fit says where `varied`, else plain."""
+    augment, flip = (variant.fit.augment, variant.fit.flip) if varied else PLAIN_VIEW
+    preprocess, seed = preprocess_of(variant), variant.fit.seed
+    return ImageDataset(files, labels, preprocess, augment, seed, cache_bytes, flip=flip, masks=masks, digests=digests)

@@ -1,0 +1,35 @@
+"""What a model is given: samples as tensors, or features that were stored of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Inputs(NamedTuple):
+    """N samples, or their features by the number of the stage that gave them; `size` is the height and width of images.
+
+    Images are (N, 3, S, S), float and normalised. Samples that are no images have no size.
+    """
+
+    features: Tensor | Mapping[int, Tensor]
+    size: tuple[int, int] | None = None
+
+    def to(self, device: torch.device, *, channels_last: bool) -> Inputs:
+        """The same on a device; images and maps laid out channels last, where that is asked for."""
+        if isinstance(self.features, Tensor):
+            return self._replace(features=_placed(self.features, device, channels_last))
+        return self._replace(features={stage: _placed(rows, device, channels_last) for stage, rows in self.features.items()})
+
+
+def of_images(images: Tensor) -> Inputs:
+    """Images (N, 3, S, S) as a model's inputs."""
+    return Inputs(images, (images.shape[-2], images.shape[-1]))
+
+
+def _placed(rows: Tensor, device: torch.device, channels_last: bool) -> Tensor:
+    memory_format = torch.channels_last if channels_last and rows.ndim == 4 else torch.contiguous_format
+    return rows.to(device, non_blocking=True, memory_format=memory_format)

@@ -1,0 +1,76 @@
+"""The modalities behind one contract: how a variant's samples become what its network sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from heads.catalogue import MODALITY_OF, Modality
+from heads.data import image_modality
+from heads.data.masks import Masks
+from heads.data.samples import Preprocess, Samples
+from heads.spec import Fit, Variant
+
+
+class Preparation(Protocol):
+    """A modality's samples, from files to a data set."""
+
+    @property
+    def LIBRARIES(self) -> tuple[str, ...]:  # noqa: N802
+        """The packages that read and compute: with another version of one, features may be other numbers."""
+        ...
+
+    @property
+    def PLAIN_VIEW(self) -> tuple[str | bool, ...]:  # noqa: N802
+        """What `varied_view` gives where nothing varies."""
+        ...
+
+    def varied_view(self, fit: Fit) -> tuple[str | bool, ...]:
+        """What the views of a training sample beyond the plain one are varied by."""
+        ...
+
+    def describe_view(self, view: tuple[str | bool, ...]) -> str:
+        """In a few words, what a view is varied by."""
+        ...
+
+    def preprocess_of(self, variant: Variant) -> Preprocess:
+        """How the variant's samples are prepared."""
+        ...
+
+    def size_of(self, fit: Fit) -> int:
+        """How large samples are to the network, by which its costs are counted: of images their side in pixels."""
+        ...
+
+    def prepare_seconds(self, size: int) -> float:
+        """Seconds that a sample of this size takes from memory to a network's input, stated rather than measured."""
+        ...
+
+    def open_samples(
+        self,
+        variant: Variant,
+        files: Sequence[Path],
+        labels: Mapping[str, Sequence[int] | Tensor],
+        masks: Mapping[str, Masks] | None = None,
+        digests: Sequence[str] = (),
+        *,
+        varied: bool,
+        cache_bytes: int,
+    ) -> Samples:
+        """The files as the variant sees them, varied from epoch to epoch where they are to train on."""
+        ...
+
+
+MODALITIES: Mapping[Modality, Preparation] = {"image": image_modality}
+
+
+def preparation_of(backbone: str) -> Preparation:
+    """The preparation of what a backbone reads."""
+    return MODALITIES[MODALITY_OF[backbone]]
+
+
+def preprocess_of(variant: Variant) -> Preprocess:
+    """How a variant's samples are prepared, in training, extraction and prediction alike."""
+    return preparation_of(variant.backbone).preprocess_of(variant)
