@@ -190,5 +190,5 @@ def test_seconds_are_timed_on_this_machine_within_seconds(settings: Settings, ve
     assert told.estimate.calibrated
     assert rates.keys() == {f"mobilenet_v2 {SIZE_PX} px", "mobilenet_v2 96 px"}
     assert all(1e7 < each.multiply_adds_per_second < 1e14 for each in rates.values())
-    assert all(0 < each.kept_picture_seconds <= each.picture_seconds < 10 for each in rates.values())
+    assert all(0 < each.kept_sample_seconds <= each.sample_seconds < 10 for each in rates.values())
     assert torch.get_num_threads() == before
