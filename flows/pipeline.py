@@ -25,9 +25,18 @@ from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.annotations import quote
 from tzlocal import get_localzone_name
 
-from flows import stages
 from flows.plan import Plan, form_values, left_empty
 from flows.settings import prepare_process, read_settings
+from flows.stages.attendance import attending
+from flows.stages.closing import close, recall
+from flows.stages.data import version_data
+from flows.stages.planning import plan_work
+from flows.stages.promotion import promote
+from flows.stages.report import Report
+from flows.stages.report_text import leaderboard, verdict_text
+from flows.stages.scoring import score
+from flows.stages.session import Event, listening, open_session, stop_retraining
+from flows.stages.training import train
 from flows.sweep import end_gone
 
 P = ParamSpec("P")
@@ -59,7 +68,7 @@ def stop_what_runs(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -
     """Stop the Ray job of a cancelled or crashed run and end its MLflow runs; runs in the serving process."""
     settings = read_settings()
     prepare_process(settings)
-    stages.stop_retraining(settings, str(flow_run.id))
+    stop_retraining(settings, str(flow_run.id))
 
 
 @flow(
@@ -70,7 +79,7 @@ def stop_what_runs(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -
     persist_result=False,
     log_prints=False,
 )
-def retrain(plan: Plan, source: str | None = None) -> stages.Report:
+def retrain(plan: Plan, source: str | None = None) -> Report:
     """Version the data, train every variant of the plan, and promote the best one if the evidence allows it.
 
     Args:
@@ -82,23 +91,23 @@ def retrain(plan: Plan, source: str | None = None) -> stages.Report:
     runner = StageRunner()
     end_gone(settings)
     with (
-        stages.attending(settings, _flow_run_id()),
+        attending(settings, _flow_run_id()),
         _progress(plan),
-        stages.open_session(settings, plan, flow_run_id=_flow_run_id()) as session,
+        open_session(settings, plan, flow_run_id=_flow_run_id()) as session,
     ):
         if defaults := _left_empty(plan):
             session.say(f"Warning: {defaults}")
-        version = runner.run("data", stages.version_data, session, source)
-        work_plan = runner.run("plan", stages.plan_work, session, version)
-        if kept := runner.run("recall", stages.recall, session.settings, work_plan):
-            session.tell(stages.Event("Nothing is left to do", share=1.0))
+        version = runner.run("data", version_data, session, source)
+        work_plan = runner.run("plan", plan_work, session, version)
+        if kept := runner.run("recall", recall, session.settings, work_plan):
+            session.tell(Event("Nothing is left to do", share=1.0))
             report = replace(kept, seconds=runner.finish())
             _show(report, defaults)
             return report
-        trained = runner.run("train", stages.train, session, work_plan)
-        scores = runner.run("score", stages.score, session, work_plan, trained)
-        outcome = runner.run("promote", stages.promote, session, work_plan, scores)
-        report = stages.close(session, work_plan, trained, scores, outcome, runner.finish())
+        trained = runner.run("train", train, session, work_plan)
+        scores = runner.run("score", score, session, work_plan, trained)
+        outcome = runner.run("promote", promote, session, work_plan, scores)
+        report = close(session, work_plan, trained, scores, outcome, runner.finish())
     _show(report, defaults)
     return report
 
@@ -123,23 +132,21 @@ def _progress(plan: Plan) -> Iterator[None]:
     key, shows = f"{_slug(plan.name)}-progress", "Features stored, epochs trained"
     artifact = create_progress_artifact(progress=0.0, key=key, description=shows)
 
-    def tell(event: stages.Event) -> None:
+    def tell(event: Event) -> None:
         if event.text:
             logger.info(event.text)
         if event.share is not None:
             update_progress_artifact(artifact_id=artifact, progress=round(100 * event.share, 1))  # type: ignore[arg-type]
 
-    with stages.listening(tell):
+    with listening(tell):
         yield
 
 
-def _show(report: stages.Report, defaults: str) -> None:
+def _show(report: Report, defaults: str) -> None:
     """Leave the leaderboard and the verdict, and which defaults counted, where the Prefect UI shows them."""
     name = _slug(report.name)
-    create_table_artifact(
-        key=f"{name}-leaderboard", table=stages.leaderboard(report), description="Variants, best on validation first"
-    )
-    words = stages.verdict_text(report) + (f"\n\n**{defaults[0].upper()}{defaults[1:]}**" if defaults else "")
+    create_table_artifact(key=f"{name}-leaderboard", table=leaderboard(report), description="Variants, best on validation first")
+    words = verdict_text(report) + (f"\n\n**{defaults[0].upper()}{defaults[1:]}**" if defaults else "")
     create_markdown_artifact(key=f"{name}-verdict", markdown=words, description="Promoted or not, and why")
 
 

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from flows import addresses, processes, surroundings
 from flows.errors import AskedWrongly
 
-# Who a server works for: one whose owner was killed is ended by the next command (`flows.stack.end_orphans`).
+# Who a server works for: one whose owner was killed is ended by the next command (`flows.stack.orphans`).
 OWNER = "HEADSTART_OWNER"
 
 # What each setting takes, for whoever gave something else.

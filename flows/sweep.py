@@ -13,8 +13,8 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled, Crashed
 
-from flows import stages
 from flows.settings import Settings
+from flows.stages.attendance import end_crashed, forget, roll_call
 
 NOT_ENDED = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED)
 MARKED_WITHIN = timedelta(minutes=1)
@@ -27,8 +27,8 @@ def end_what_nobody_runs(settings: Settings, *, all_of_them: bool = False) -> It
     In Prefect these are the runs of this storage whose processes are gone; with `all_of_them`, which is for a server that
     serves this storage alone, also those that no process ever began, and all but the last of the nights that were missed.
     """
-    yield from stages.end_crashed(settings)
-    at_work, gone = stages.roll_call(settings)
+    yield from end_crashed(settings)
+    at_work, gone = roll_call(settings)
     if not gone and not all_of_them:
         return
     with get_client(sync_client=True) as client:
@@ -38,7 +38,7 @@ def end_what_nobody_runs(settings: Settings, *, all_of_them: bool = False) -> It
         if all_of_them:
             yield from _cancel_missed(client)
     for each in gone:
-        stages.forget(settings, each)
+        forget(settings, each)
 
 
 def _runs_in(client: SyncPrefectClient, kinds: Sequence[StateType]) -> list[FlowRun]:
@@ -81,7 +81,7 @@ def _cancel_missed(client: SyncPrefectClient) -> Iterator[str]:
 
 def end_gone(settings: Settings) -> None:
     """End in Prefect the runs of this storage whose processes were killed: where no `headstart up` does, a run does it."""
-    _, gone = stages.roll_call(settings)
+    _, gone = roll_call(settings)
     if not gone:
         return
     try:
@@ -90,6 +90,6 @@ def end_gone(settings: Settings) -> None:
                 if str(run.id) in gone:
                     get_run_logger().info(_end_run(client, run))
         for each in gone:
-            stages.forget(settings, each)
+            forget(settings, each)
     except Exception as error:
         get_run_logger().warning("killed runs are not ended in Prefect now: %s", error)

@@ -33,12 +33,12 @@ def ingest(
     images and masks. Run it again to add what is new; bad images are set aside and listed, never the whole night's loss.
     What the source holds beside is told; files in `data/` that no ingest brought are neither replaced nor removed.
     """
-    from flows import stages
+    from flows.stages import data
 
     settings = settings_of(workspace)
     with screen.progress_bars() as bars:
         bar = bars.add_task("images", total=None, state="")
-        found = stages.ingest(
+        found = data.ingest(
             settings,
             source,
             mirror=mirror,

@@ -14,7 +14,7 @@ from flows.cli.options import AsJson, Workspace, settings_of
 from flows.errors import AskedWrongly
 
 if TYPE_CHECKING:
-    from flows import stages
+    from flows.stages.feature_store import FeaturesStatus, StoredTrunk
 
 app = typer.Typer(
     help="Look after the features that frozen trunks gave, kept so that none is computed twice.", no_args_is_help=True
@@ -27,9 +27,9 @@ COLUMNS = ["trunk", "backbone", "px", "views", "samples", "taps", "size", "last 
 @app.command()
 def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
     """Show what is stored of each trunk, the most recently used first, and how large it all is and may be."""
-    from flows import stages
+    from flows.stages.feature_store import features_status
 
-    status = stages.features_status(settings_of(workspace))
+    status = features_status(settings_of(workspace))
     if as_json:
         return screen.show_json(_json(status))
     if status.trunks:
@@ -44,9 +44,9 @@ def verify(workspace: Workspace = None, as_json: AsJson = False) -> None:
 
     Nothing has to be done about it: the next retraining that needs these samples removes them and computes them again.
     """
-    from flows import stages
+    from flows.stages.feature_store import verify_features
 
-    check = stages.verify_features(settings_of(workspace))
+    check = verify_features(settings_of(workspace))
     if as_json:
         screen.show_json(asdict(check))
     for shard in check.damaged:
@@ -63,10 +63,10 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Remove the features used least recently until the rest is as small as asked; they are computed again when needed."""
-    from flows import stages
+    from flows.stages.feature_store import prune_features
 
     most = _bytes(max_size)
-    pruned = stages.prune_features(settings_of(workspace), most)
+    pruned = prune_features(settings_of(workspace), most)
     if as_json:
         return screen.show_json(asdict(pruned))
     freed, left = screen.size(pruned.freed_bytes), screen.size(pruned.bytes)
@@ -83,7 +83,7 @@ def _bytes(text: str) -> int:
     return found
 
 
-def _json(status: stages.FeaturesStatus) -> dict[str, object]:
+def _json(status: FeaturesStatus) -> dict[str, object]:
     """The status as one object: what is known of a trunk stands among what is stored of it."""
     trunks = []
     for trunk in map(asdict, status.trunks):
@@ -92,7 +92,7 @@ def _json(status: stages.FeaturesStatus) -> dict[str, object]:
     return asdict(status) | {"trunks": trunks}
 
 
-def _row(trunk: stages.StoredTrunk) -> list[object]:
+def _row(trunk: StoredTrunk) -> list[object]:
     return [
         trunk.trunk_id,
         trunk.about.get("backbone", "unknown"),

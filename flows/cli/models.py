@@ -21,10 +21,10 @@ Name = Annotated[str, typer.Argument(help="The model's name: the plan's `name`."
 
 
 def _registry(workspace: Path | None) -> Registry:
-    from flows import stages
+    from flows.stages.session import open_registry
 
     settings = settings_of(workspace)
-    return stages.open_registry(settings)
+    return open_registry(settings)
 
 
 def _when(seconds: float) -> str:
@@ -48,9 +48,10 @@ def list_models(workspace: Workspace = None, as_json: AsJson = False) -> None:
 @app.command()
 def show(name: Name, workspace: Workspace = None, as_json: AsJson = False) -> None:
     """Show a model's champion, the one before it and the present challenger, with their holdout measures."""
-    from flows import stages
+    from flows.stages.model_summary import describe_model
+    from flows.stages.report_text import describe_measures
 
-    summary = stages.describe_model(_registry(workspace), name)
+    summary = describe_model(_registry(workspace), name)
     if as_json:
         return screen.show_json(asdict(summary))
     rows = [
@@ -59,7 +60,7 @@ def show(name: Name, workspace: Workspace = None, as_json: AsJson = False) -> No
             v.version,
             v.variant_id,
             screen.short(v.data_version),
-            "\n".join(stages.describe_measures(v.metrics)),
+            "\n".join(describe_measures(v.metrics)),
         ]
         for alias in ("champion", "previous", "challenger")
         if (v := getattr(summary, alias))

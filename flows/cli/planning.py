@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flows import stages
 from flows.cli import screen
+from flows.stages.costs import Estimate, ImagePhase, TrunkUse
+from flows.stages.plan_preview import Preview
 
 TRUNK_COLUMNS = ["trunk", "px", "view", "variants", "samples", "stored", "to forward", "features", "GFLOPs", "time"]
 # As many reasons as a person reads.
 NUM_REASONS = 5
 
 
-def show(preview: stages.Preview, plan_file: object) -> None:
+def show(preview: Preview, plan_file: object) -> None:
     """Print what a plan would run."""
     _show_variants(preview)
     if preview.trunks:
@@ -25,7 +26,7 @@ def show(preview: stages.Preview, plan_file: object) -> None:
     screen.note(f"{left} of {total} variants are left to train. Next: headstart retrain {plan_file}")
 
 
-def _show_variants(preview: stages.Preview) -> None:
+def _show_variants(preview: Preview) -> None:
     rows = [
         [
             v.variant_id,
@@ -41,7 +42,7 @@ def _show_variants(preview: stages.Preview) -> None:
     screen.show_table(title, ["variant", "backbone", "heads", "freeze", "fit", "state"], rows)
 
 
-def _trunk_row(trunk: stages.TrunkUse) -> list[object]:
+def _trunk_row(trunk: TrunkUse) -> list[object]:
     views = trunk.views
     return [
         f"{trunk.backbone} through {trunk.through}",
@@ -57,9 +58,9 @@ def _trunk_row(trunk: stages.TrunkUse) -> list[object]:
     ]
 
 
-def _show_images(phases: Sequence[stages.ImagePhase]) -> None:
+def _show_images(phases: Sequence[ImagePhase]) -> None:
     """Say which phases read images, and why, a line a reason."""
-    reasons: dict[str, list[stages.ImagePhase]] = {}
+    reasons: dict[str, list[ImagePhase]] = {}
     for phase in phases:
         reasons.setdefault(phase.reason, []).append(phase)
     if reasons:
@@ -73,7 +74,7 @@ def _show_images(phases: Sequence[stages.ImagePhase]) -> None:
         screen.out.print(f"  and {len(reasons) - NUM_REASONS} reasons more; --json has them all", markup=False)
 
 
-def describe_estimate(estimate: stages.Estimate, num_left: int) -> str:
+def describe_estimate(estimate: Estimate, num_left: int) -> str:
     """What is left to pay in words, against a job a variant."""
     asked, alone = estimate.flops / 1e9, estimate.flops_alone / 1e9
     lines = [

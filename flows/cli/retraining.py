@@ -7,32 +7,38 @@ import os
 
 from rich.progress import Progress, TaskID
 
-from flows import owners, prefect_server, stack, stages
+from flows import owners, prefect_server
 from flows.cli import screen
 from flows.plan import Plan
 from flows.settings import Settings
+from flows.stack.orphans import end_orphans
+from flows.stages import planning, report_text
+from flows.stages.closing import look_up
+from flows.stages.preflight import dead_servers, preflight_check
+from flows.stages.report import Counts, Report
+from flows.stages.session import Event, listening, warming
 
 FEATURES = "features"
 
 
-def run(settings: Settings, plan: Plan, source: str | None) -> stages.Report:
+def run(settings: Settings, plan: Plan, source: str | None) -> Report:
     """The report of a retraining: the finished one's where nothing is left to do, else of a flow run in this process."""
     # What a source brings is not known yet.
-    known = stages.look_up(settings, plan) if source is None else None
+    known = look_up(settings, plan) if source is None else None
     if known and known.report:
         return known.report
-    stages.preflight_check(settings, plan, prefect=settings.prefect)
-    stack.end_orphans(settings, screen.note)
-    if words := stages.dead_servers(settings):
+    preflight_check(settings, plan, prefect=settings.prefect)
+    end_orphans(settings, screen.note)
+    if words := dead_servers(settings):
         screen.warn(words)
     owners.sweep()
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     where = f"at {settings.prefect}" if settings.prefect else "without a standing server"
     screen.note(f"Retraining {plan.name}; Prefect {where}")
     # A night with nothing new needs no Ray.
-    warm = contextlib.nullcontext() if source else stages.warming(settings, plan)
-    planned = stages.planned(known.work_plan if known else None)
-    with warm, planned, screen.progress_bars() as bars, stages.listening(_Bars(bars)):
+    warm = contextlib.nullcontext() if source else warming(settings, plan)
+    planned = planning.planned(known.work_plan if known else None)
+    with warm, planned, screen.progress_bars() as bars, listening(_Bars(bars)):
         from flows import pipeline
 
         with prefect_server.of_its_own():
@@ -46,7 +52,7 @@ class _Bars:
         self._bars = bars
         self._drawn: dict[str, TaskID] = {}
 
-    def __call__(self, event: stages.Event) -> None:
+    def __call__(self, event: Event) -> None:
         if event.text:
             screen.note(event.text)
         if event.epochs and FEATURES not in self._drawn:
@@ -60,14 +66,14 @@ class _Bars:
             self._bars.update(self._drawn[name], completed=done)
 
 
-def show(report: stages.Report) -> None:
+def show(report: Report) -> None:
     """Print the leaderboard, the verdict in words, the champion, and what to do next."""
-    rows = stages.leaderboard(report)
+    rows = report_text.leaderboard(report)
     # A terminal has room for the measures; what was forwarded and read is told in sum below.
     columns = [column for column in rows[0] if column not in ("images forwarded", "features read", "run")]
     screen.show_table(f"Leaderboard of {report.name} on validation", columns, [[_cell(row[c]) for c in columns] for row in rows])
-    words = stages.verdict_text(report, links=False).replace("**", "")
-    pages = [f"{what} in MLflow: {page}" for what, page in stages.pages(report).items()]
+    words = report_text.verdict_text(report, links=False).replace("**", "")
+    pages = [f"{what} in MLflow: {page}" for what, page in report_text.pages(report).items()]
     screen.out.print("\n".join([words, *pages]), markup=False, soft_wrap=True)
     counts = report.counts
     screen.out.print(
@@ -88,7 +94,7 @@ def _cell(value: object) -> object:
     return "-" if value is None else value
 
 
-def _describe_work(counts: stages.Counts) -> str:
+def _describe_work(counts: Counts) -> str:
     """What went through trunks, and what was read in its place."""
     told = f"{counts.trunk_forwards} images forwarded, {counts.features_read} features read; "
     if counts.features_read and counts.flops_done:

@@ -13,7 +13,7 @@ from flows.cli.options import AsJson, Workspace, settings_of
 from flows.errors import AskedWrongly
 
 if TYPE_CHECKING:
-    from flows import stages
+    from flows.stages.prediction import Answered
 
 app = typer.Typer(
     name="headstart",
@@ -65,16 +65,16 @@ def plan(
 
     Without a plan: headstart plan --backbones
     """
-    from flows import stages
     from flows.cli import listing, planning
     from flows.plan import read_plan
+    from flows.stages import plan_preview
 
     if backbones:
         return listing.show(as_json)
     if plan_file is None:
         raise AskedWrongly("no plan was named; give the path of a YAML file, or --backbones for what a plan may name")
     asked = read_plan(plan_file)
-    preview = stages.preview(settings_of(workspace), asked, calibrate=not no_calibrate)
+    preview = plan_preview.preview(settings_of(workspace), asked, calibrate=not no_calibrate)
     if as_json:
         return screen.show_json(asdict(preview))
     return planning.show(preview, plan_file)
@@ -94,14 +94,14 @@ def retrain(
 
     Killed half-way, the same command goes on where it was. Run again, it finds everything done.
     """
-    from flows import stages
     from flows.cli import retraining
     from flows.plan import read_plan
+    from flows.stages.report import report_json
 
     asked = read_plan(plan_file)
     report = retraining.run(settings_of(workspace), asked, source)
     if as_json:
-        screen.show_json(stages.report_json(report))
+        screen.show_json(report_json(report))
     else:
         retraining.show(report)
     if require_promotion and not report.verdict.promoted:
@@ -126,9 +126,9 @@ def predict(
 
     Example: headstart predict camvid@champion street/ --output masks/
     """
-    from flows import stages
+    from flows.stages import prediction
 
-    readings = stages.predict(settings_of(workspace), model, files, output)
+    readings = prediction.predict(settings_of(workspace), model, files, output)
     for warning in readings.warnings:
         screen.warn(warning)
     for image in readings.unread:
@@ -146,7 +146,7 @@ def predict(
         raise typer.Exit(1)
 
 
-def _words(answer: stages.Answered) -> str:
+def _words(answer: Answered) -> str:
     from flows.stages.prediction import ClassAnswer, LabelsAnswer
 
     match answer:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from flows import cluster, owners, processes, stages
+from flows import cluster, owners, processes
 from flows.errors import AskedWrongly, HeadstartError
 from flows.files import write_json
 from flows.plan import Plan
@@ -19,8 +19,7 @@ from flows.stack.logs import Log
 from flows.stack.orphans import end_orphans
 from flows.stack.servers import Program, Server, mlflow, prefect
 from flows.stack.watch import Part, watch
-
-__all__ = ["end_orphans", "run"]
+from flows.stages.preflight import preflight_check
 
 # Minute, hour, day, month, weekday.
 CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
@@ -40,7 +39,7 @@ def run(settings: Settings, plans: Sequence[Plan], *, cron: str, source: str | N
         )
     _check_cron(cron)
     for plan in plans:
-        stages.preflight_check(settings, plan, prefect=settings.prefect_address)
+        preflight_check(settings, plan, prefect=settings.prefect_address)
     settings.storage.mkdir(parents=True, exist_ok=True)
     end_orphans(settings, say)
     owners.sweep()

@@ -13,8 +13,7 @@ from flows import tracking
 from flows.plan import Plan
 from flows.records import FailedVariant, TrainedVariant, TrainResult
 from flows.settings import Settings
-from flows.stages.planning import WorkPlan, failures, make_work_plan
-from flows.stages.promotion import Outcome
+from flows.stages.planning import failures, make_work_plan
 from flows.stages.report import (
     Counts,
     Report,
@@ -26,8 +25,8 @@ from flows.stages.report import (
     write_report,
 )
 from flows.stages.report_text import leaderboard
-from flows.stages.scoring import Scores
 from flows.stages.session import RetrainingSession, open_registry
+from flows.stages.values import Outcome, Scores, WorkPlan
 
 
 def close(

@@ -11,7 +11,7 @@ from flows.plan import TrunkGroup, VariantPhases
 from flows.records import Work
 from flows.settings import Settings
 from flows.stages.costs import Costs, Estimate, ImagePhase, TrunkUse
-from flows.stages.planning import WorkPlan
+from flows.stages.values import WorkPlan
 from flows.workspace import locate
 from heads.phases import Phase, Tap
 

@@ -5,44 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-from flows import job
 from flows import plan as plans
 from flows.errors import AskedWrongly
 from flows.plan import Plan
 from flows.records import DataVersion, Weights, Work
 from flows.settings import Settings
 from flows.stages.session import RetrainingSession
+from flows.stages.values import WorkPlan
+from flows.work_folder import WorkFolder
 from flows.workspace import check_turned
 
 _PLANNED: ContextVar[WorkPlan | None] = ContextVar("planned", default=None)
-
-
-@dataclass(frozen=True)
-class WorkPlan:
-    """What a plan asks for on one data version: its works in the plan's order, the measure that ranks, and its key."""
-
-    plan: Plan
-    version: DataVersion
-    works: tuple[Work, ...]
-    metric: str
-    key: str
-
-    def label(self, work: Work) -> str:
-        """The variant in words, as short as it is unmistakable in this plan."""
-        return plans.label(work.variant, [other.variant for other in self.works])
-
-    def is_done(self, settings: Settings, work: Work) -> bool:
-        """Whether the work has its result, or a failure that another try would only repeat."""
-        return job.WorkFolder.of(settings.storage, work.key).is_finished()
-
-    @cached_property
-    def classes(self) -> dict[str, tuple[str, ...]]:
-        """The classes of each target that the plan's variants learn, in the order of its head's outputs."""
-        return {target.column: plans.class_names(target, self.version) for target in plans.targets_of(self.plan, self.version)}
 
 
 def make_work_plan(plan: Plan, version: DataVersion) -> WorkPlan:
@@ -104,7 +79,7 @@ def find_weights(named: str, backbone: str) -> Weights:
 
 def why_failed(settings: Settings, work: Work) -> str | None:
     """Why a work failed for good, or None where it did not."""
-    failure = job.WorkFolder.of(settings.storage, work.key).read_failure()
+    failure = WorkFolder.of(settings.storage, work.key).read_failure()
     return failure.reason if failure else None
 
 

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Iterator
 
 from flows import job
-from flows.stages.planning import WorkPlan
 from flows.stages.session import Event, RetrainingSession
+from flows.stages.values import WorkPlan
 
 LOG = logging.getLogger(__name__)
 EVERY_SECONDS = 1.0

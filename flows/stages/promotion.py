@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
 from flows import dataset
 from flows import plan as plans
-from flows.records import DataVersion, ModelVersion, Verdict
-from flows.stages.planning import WorkPlan
-from flows.stages.scoring import Scores
+from flows.records import DataVersion
 from flows.stages.session import RetrainingSession
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The verdict, and the version it was spoken on (None where nothing was registered)."""
-
-    verdict: Verdict
-    model: ModelVersion | None
+from flows.stages.values import Outcome, Scores, WorkPlan
 
 
 def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> Outcome:

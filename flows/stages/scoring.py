@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from flows import job
-from flows.records import ModelVersion, ScoreTable, TrainedVariant, TrainResult
-from flows.stages.planning import WorkPlan
+from flows.records import ModelVersion, ScoreTable, TrainResult
 from flows.stages.session import RetrainingSession
-from flows.stages.training import run_job
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The candidate and the champion on the same holdout; the champion's table is None for a first model."""
-
-    candidate: TrainedVariant
-    table: ScoreTable
-    champion: ModelVersion | None
-    champion_table: ScoreTable | None
+from flows.stages.values import Scores, WorkPlan
 
 
 def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult) -> Scores:
@@ -56,7 +44,7 @@ def _score_bundles(session: RetrainingSession, work_plan: WorkPlan, bundles: lis
             workers=session.plan.workers.group(),
             bundles=tuple(missing.values()),
         )
-        run_job(session, order)
+        session.run_job(order)
     return [job.read_scores(file) for file in files]
 
 

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 
-from flows import cluster, dataset, tracking
+from flows import cluster, dataset, job, tracking
 from flows.cluster import Cluster, open_cluster
 from flows.errors import Busy, HeadstartError
 from flows.plan import Plan
@@ -86,6 +86,33 @@ class RetrainingSession:
             )
             self._cluster = self._held.enter_context(opened)
         return self._cluster
+
+    def run_job(self, order: job.Job) -> job.JobOutcome:
+        """The outcome of a job on the cluster.
+
+        One of the same key that still runs is joined; others of this name have no owner, and are stopped.
+        """
+        ray = self.cluster()
+        for orphan in cluster.find_orphans(ray, self.plan.name, job.jobs_root(order.storage), besides=order.folder.path):
+            self.say(f"Stopping {orphan.submission_id}, which a crash left behind")
+            cluster.stop(ray, orphan.submission_id)
+        submitted: list[str] = []
+        try:
+            return cluster.run_job(
+                ray,
+                job.begin(order),
+                key=order.key,
+                name=self.plan.name,
+                flow_run_id=self.flow_run_id,
+                on_start=submitted.append,
+                say=self.say,
+            )
+        except BaseException as error:
+            was_interrupted = submitted and not isinstance(error, Exception) and not cluster.death(ray)
+            if was_interrupted:  # nothing may train on unseen
+                with contextlib.suppress(Exception):
+                    cluster.stop(ray, submitted[-1])
+            raise
 
 
 @contextlib.contextmanager

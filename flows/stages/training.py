@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -10,9 +9,10 @@ from functools import partial
 from flows import cluster, dataset, job, tracking
 from flows.records import FailedVariant, TrainResult
 from flows.stages.feature_store import check_features, keep_in_bounds
-from flows.stages.planning import WorkPlan, failures
+from flows.stages.planning import failures
 from flows.stages.progress import showing_progress
 from flows.stages.session import RetrainingSession
+from flows.stages.values import WorkPlan
 
 
 def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
@@ -43,7 +43,7 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
             tracking=job.Tracking(session.settings.tracking, session.settings.artifacts, session.plan.name, run_id, vars(origin)),
         )
         with showing_progress(session, work_plan, order):
-            outcome = run_job(session, order)
+            outcome = session.run_job(order)
         seconds, num_forwarded, flops_stored = outcome.seconds, outcome.num_forwarded, outcome.flops_stored
         keep_in_bounds(session)
     from flows.pictures import draw_variant
@@ -76,29 +76,3 @@ def _origin(session: RetrainingSession, work_plan: WorkPlan) -> tracking.Origin:
         git_commit=dataset.head_commit(session.settings.workspace),
         flow_run_id=session.flow_run_id or None,
     )
-
-
-def run_job(session: RetrainingSession, order: job.Job) -> job.JobOutcome:
-    """The outcome of a job; one of the same key that still runs is joined, others of this name have no owner and are stopped."""
-    ray = session.cluster()
-    for orphan in cluster.find_orphans(ray, session.plan.name, job.jobs_root(order.storage), besides=order.folder.path):
-        session.say(f"Stopping {orphan.submission_id}, which a crash left behind")
-        cluster.stop(ray, orphan.submission_id)
-    submitted: list[str] = []
-    try:
-        return cluster.run_job(
-            ray,
-            job.begin(order),
-            key=order.key,
-            name=session.plan.name,
-            flow_run_id=session.flow_run_id,
-            on_start=submitted.append,
-            say=session.say,
-        )
-    except BaseException as error:
-        if (
-            submitted and not isinstance(error, Exception) and not cluster.death(ray)
-        ):  # interrupted or cancelled: nothing may train on unseen
-            with contextlib.suppress(Exception):
-                cluster.stop(ray, submitted[-1])
-        raise

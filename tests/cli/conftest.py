@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image
 
-from flows import cli, dataset, stages
+from flows import cli, dataset
 from flows.settings import read_settings
+from flows.stages.data import ingest
 
 SETTINGS = (
     *(f"HEADSTART_{name}" for name in ("WORKSPACE", "STORAGE_ROOT", "TRACKING_ADDRESS", "RAY_ADDRESS", "PREFECT_ADDRESS")),
@@ -72,6 +73,6 @@ def make_workspace(folder: Path, plan: str) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40), (number, 200 * (number % 2), 7)).save(file)
     dataset.init_workspace(folder)
-    stages.ingest(read_settings(folder), str(source))
+    ingest(read_settings(folder), str(source))
     (folder / "plan.yaml").write_text(plan)
     return folder

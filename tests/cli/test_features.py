@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from flows import dataset, stages
+from flows import dataset
 from flows.cli import planning, screen
 from flows.job.trunks import name_trunk
 from flows.settings import Settings
+from flows.stages.costs import Estimate
 from flows.stages.feature_store import SHARE_OF_DISK, keep_in_bounds
 from heads.features import FeatureStore, Key
 from heads.spec import Head, Variant
@@ -182,7 +183,7 @@ def test_the_bound_is_set_by_an_environment_variable(
 
 
 def test_an_estimate_is_told_with_what_it_saves_and_whose_seconds_they_are() -> None:
-    estimate = stages.Estimate(
+    estimate = Estimate(
         flops=2 * 10**9,
         flops_alone=50 * 10**9,
         flops_factor=25.0,

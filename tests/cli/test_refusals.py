@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows import dataset, stages
+from flows import dataset
 from flows.settings import read_settings
+from flows.stages import plan_preview
+from flows.stages.data import ingest
 from heads.bundle import save
 from heads.data.images import preprocess_for
 from heads.model.model import build_model
@@ -57,7 +59,7 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(f"{name},{letter},{rare},{late},,{letter}|x,masks/{name},drawings/{name},{split}")
     (source / "labels.csv").write_text("\n".join(lines))
     dataset.init_workspace(folder)
-    stages.ingest(read_settings(folder), str(source))
+    ingest(read_settings(folder), str(source))
     return folder
 
 
@@ -260,14 +262,14 @@ def _fail(error: BaseException, *_: object, **__: object) -> None:
 
 
 def test_a_full_disk_is_a_failure_in_one_message(workspace: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "preview", partial(_fail, OSError(errno.ENOSPC, "No space left on device", "big")))
+    monkeypatch.setattr(plan_preview, "preview", partial(_fail, OSError(errno.ENOSPC, "No space left on device", "big")))
     answer = ask(workspace, "plan", "plan.yaml")
     assert (answer.status, answer.out) == (1, "")
     assert answer.err.startswith("headstart: big: No space left on device")
 
 
 def test_ctrl_c_says_how_to_go_on(workspace: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "preview", partial(_fail, KeyboardInterrupt()))
+    monkeypatch.setattr(plan_preview, "preview", partial(_fail, KeyboardInterrupt()))
     answer = ask(workspace, "plan", "plan.yaml")
     assert answer.status == 130
     assert "headstart: stopped; the same command goes on" in answer.err

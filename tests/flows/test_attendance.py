@@ -11,29 +11,30 @@ from pathlib import Path
 
 import pytest
 
-from flows import stages
 from flows.plan import parse_plan
 from flows.settings import Settings
+from flows.stages.attendance import attending, end_crashed, forget, roll_call
+from flows.stages.session import open_session
 from flows.tracking import Origin, Tracker
 
 ATTEND = """
 import sys
 from pathlib import Path
-from flows import stages
 from flows.settings import Settings
-with stages.attending(Settings(storage_root=Path(sys.argv[1])), sys.argv[2]):
+from flows.stages.attendance import attending
+with attending(Settings(storage_root=Path(sys.argv[1])), sys.argv[2]):
     print("there", flush=True)
     sys.stdin.read()
 """
 RETRAIN = """
 import sys
 from pathlib import Path
-from flows import stages
 from flows.plan import parse_plan
 from flows.settings import Settings
+from flows.stages.session import open_session
 from flows.tracking import Origin
 settings = Settings(storage_root=Path(sys.argv[1]), workspace=Path(sys.argv[1]))
-with stages.open_session(settings, parse_plan({"name": "pets"})) as session:
+with open_session(settings, parse_plan({"name": "pets"})) as session:
     session.tracker.start_retraining("k1", Origin("d1", "r1", "x"))
     print("there", flush=True)
     sys.stdin.read()
@@ -56,34 +57,34 @@ def _process(code: str, *words: str) -> Iterator[subprocess.Popen[str]]:
 def test_a_run_whose_process_was_killed_is_told_from_one_that_is_at_work(tmp_path: Path) -> None:
     settings = Settings(storage_root=tmp_path)
     with _process(ATTEND, str(tmp_path), "one") as first, _process(ATTEND, str(tmp_path), "two"):
-        assert stages.roll_call(settings) == ({"one", "two"}, set())
+        assert roll_call(settings) == ({"one", "two"}, set())
         first.kill()
         first.wait()
-        assert stages.roll_call(settings) == ({"two"}, {"one"})
-        stages.forget(settings, "one")
-        assert stages.roll_call(settings) == ({"two"}, set())
+        assert roll_call(settings) == ({"two"}, {"one"})
+        forget(settings, "one")
+        assert roll_call(settings) == ({"two"}, set())
 
 
 def test_a_run_that_ended_leaves_no_mark_and_one_just_begun_is_not_judged(tmp_path: Path) -> None:
     settings = Settings(storage_root=tmp_path)
-    with stages.attending(settings, "one"):
+    with attending(settings, "one"):
         pass
     (tmp_path / "runs" / "begun").touch()
-    assert stages.roll_call(settings) == ({"begun"}, set())
+    assert roll_call(settings) == ({"begun"}, set())
 
 
 def test_the_mlflow_runs_of_a_killed_retraining_are_ended_once_and_those_of_a_living_one_go_on(tmp_path: Path) -> None:
     settings = Settings(storage_root=tmp_path, workspace=tmp_path)
     tracker = Tracker(settings.tracking, settings.artifacts, "pets")
     with _process(RETRAIN, str(tmp_path)) as process:
-        assert stages.end_crashed(settings) == [], "it is at work"
+        assert end_crashed(settings) == [], "it is at work"
         process.kill()
         process.wait()
-    (told,) = stages.end_crashed(settings)
+    (told,) = end_crashed(settings)
     assert "pets was killed" in told
     assert "1 MLflow retraining" in told
     assert tracker.repair() == (), "it is KILLED already"
-    assert stages.end_crashed(settings) == []
+    assert end_crashed(settings) == []
 
 
 @pytest.mark.parametrize(("error", "end"), [(ValueError("bad"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (None, "RUNNING")])
@@ -93,7 +94,7 @@ def test_the_run_of_a_retraining_that_fails_or_is_interrupted_says_so(
     settings = Settings(storage_root=tmp_path, workspace=tmp_path)
     with (
         contextlib.suppress(ValueError, KeyboardInterrupt),
-        stages.open_session(settings, parse_plan({"name": "pets"})) as session,
+        open_session(settings, parse_plan({"name": "pets"})) as session,
     ):
         run_id = session.start_run("k1", Origin("d1", "r1", "x"))
         if error:
@@ -103,7 +104,7 @@ def test_the_run_of_a_retraining_that_fails_or_is_interrupted_says_so(
 
 def test_whoever_ends_well_is_not_taken_for_crashed(tmp_path: Path) -> None:
     settings = Settings(storage_root=tmp_path, workspace=tmp_path)
-    with stages.open_session(settings, parse_plan({"name": "pets"})) as session:
+    with open_session(settings, parse_plan({"name": "pets"})) as session:
         session.tracker.start_retraining("k1", Origin("d1", "r1", "x"))
     assert (tmp_path / "locks" / "pets").read_text() == ""
-    assert stages.end_crashed(settings) == []
+    assert end_crashed(settings) == []

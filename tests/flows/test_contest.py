@@ -16,10 +16,11 @@ from flows.job.job import read as read_order
 from flows.plan import Plan, contest, expand, parse_plan, work_key
 from flows.records import DataVersion, Sample, Work
 from flows.settings import Settings
-from flows.stages import training as stage
 from flows.stages.cost_estimate import STEP_SECONDS, estimate_costs
 from flows.stages.costs import Costs
-from flows.stages.planning import WorkPlan, make_work_plan
+from flows.stages.planning import make_work_plan
+from flows.stages.training import train
+from flows.stages.values import WorkPlan
 from heads.trunks.pricing import epoch_multiply_adds, forward_multiply_adds
 
 NUM_TRAIN, NUM_VAL, SIZE_PX, EPOCHS = 10, 5, 64, 6
@@ -172,22 +173,20 @@ class Submitted(Exception):
 
 
 @pytest.mark.parametrize("screening", [2, None])
-def test_the_job_is_told_how_many_go_on_and_by_what_measure(
-    version: DataVersion, screening: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_job_is_told_how_many_go_on_and_by_what_measure(version: DataVersion, screening: int | None) -> None:
     asked = plan(screening=screening, promotion={"metric": "label/f1_macro"})
     session: Any = SimpleNamespace(settings=Settings(workspace=version.data), plan=asked, tracker=Tracker(), flow_run_id="")
     session.start_run = lambda *_: "parent"
     session.say = session.tell = lambda _: None
     orders: list[job.Job] = []
 
-    def submit(_: Any, order: job.Job) -> None:
+    def submit(order: job.Job) -> None:
         orders.append(order)
         raise Submitted
 
-    monkeypatch.setattr(stage, "run_job", submit)
+    session.run_job = submit
     with pytest.raises(Submitted):
-        stage.train(session, make_work_plan(asked, version))
+        train(session, make_work_plan(asked, version))
     read = read_order(job.begin(orders[0]))
     assert read.screening == (None if screening is None else job.Screening(2, "label/f1_macro"))
     assert [work.in_contest for work in read.works] == [screening == 2 and work.variant.freeze == "lp_ft" for work in read.works]

@@ -10,17 +10,19 @@ from typing import Any
 
 import pytest
 
-from flows import job, stages
+from flows import job
 from flows.files import write_json
 from flows.job.costs import ExtractionCosts, PassCost, costs_of
 from flows.plan import parse_plan
 from flows.records import DataVersion, Sample, ScoreTable, TrainedVariant, TrainResult, Verdict, Weights, Work, Workers
 from flows.settings import Settings
 from flows.stages import closing, progress
-from flows.stages.planning import WorkPlan, make_work_plan
-from flows.stages.promotion import Outcome as Promoted
-from flows.stages.scoring import Scores
+from flows.stages.planning import make_work_plan
+from flows.stages.report import Counts
+from flows.stages.report_text import leaderboard
 from flows.stages.session import Event
+from flows.stages.values import Outcome as Promoted
+from flows.stages.values import Scores, WorkPlan
 from flows.work_folder import EpochRecord
 from heads.spec import Fit, Head, Variant
 from heads.training.state import Epoch, Outcome
@@ -118,7 +120,7 @@ def test_a_report_counts_what_was_done_now_and_saved_by_it(work_plan: WorkPlan) 
     result = TrainResult(variants, 20, 0.1, (), flops_stored=10, run_id="parent")
     scores = Scores(variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
     told = closing.make_report(work_plan, result, scores, Promoted(Verdict(False, ("too few",)), None), {})
-    assert told.counts == stages.Counts(
+    assert told.counts == Counts(
         samples=10,
         trunk_forwards=20,
         features_read=24,
@@ -128,7 +130,7 @@ def test_a_report_counts_what_was_done_now_and_saved_by_it(work_plan: WorkPlan) 
         variants_reused=1,
     )
     assert [(one.seconds, one.gpu_seconds) for one in told.variants] == [(1.5, 3.0)] * 2
-    assert [(row["images forwarded"], row["features read"]) for row in stages.leaderboard(told)] == [(99, 99), (8, 24)]
+    assert [(row["images forwarded"], row["features read"]) for row in leaderboard(told)] == [(99, 99), (8, 24)]
 
 
 class Telling:

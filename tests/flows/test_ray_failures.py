@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from flows import cluster, stages
+from flows import cluster
 from flows.cluster import api, homes, jobs, launch, processes
 from flows.errors import HeadstartError, Unreachable
 from flows.job import JobFolder, JobOutcome
 from flows.settings import Settings
 from flows.stages import session
+from flows.stages.session import stop_retraining
 
 
 @dataclass
@@ -158,12 +159,12 @@ def test_a_stop_that_ray_does_not_confirm_is_no_stop(ray: Ray, tmp_path: Path, m
     ray.jobs["j1"] = {"submission_id": "j1", "status": "RUNNING", "metadata": {"flow_run_id": "f1"}}
     settings = Settings(storage_root=tmp_path, ray_address=ray.address)
     with pytest.raises(HeadstartError, match="the Ray job j1 still runs 1 s after it was asked to stop"):
-        stages.stop_retraining(settings, "f1")
+        stop_retraining(settings, "f1")
     assert ray.asked_to_stop == ["j1"]
     assert ended == ["f1"], "its MLflow runs are ended all the same"
     ray.obeys = True
-    assert stages.stop_retraining(settings, "f1") == ["j1"]
-    assert stages.stop_retraining(settings, "f1") == [], "what has ended is not stopped again"
+    assert stop_retraining(settings, "f1") == ["j1"]
+    assert stop_retraining(settings, "f1") == [], "what has ended is not stopped again"
 
 
 # What stands for Ray's own start: it says why and ends, is silent, or leaves a process that answers nothing.

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from flows import dataset, stages
+from flows import dataset
 from flows.errors import AskedWrongly, HeadstartError
 from flows.landing.digits import bitmap
 from flows.settings import Settings
+from flows.stages import data
 
 Spoil = Callable[[Path], object]
 
@@ -62,7 +63,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ingest(workspace: Path, source: Path) -> int:
-    return stages.ingest(Settings(workspace=workspace), str(source)).samples
+    return data.ingest(Settings(workspace=workspace), str(source)).samples
 
 
 def held(folder: Path) -> dict[str, bytes]:
@@ -111,8 +112,8 @@ def test_an_ingest_in_a_hook_of_another_repository_commits_to_the_workspace(sour
     workspace, other = dataset.init_workspace(tmp_path / "workspace"), repository(tmp_path / "other")
     git(other, "commit", "--quiet", "--allow-empty", "--message", "first")
     program = (
-        "import sys; from pathlib import Path; from flows import stages; from flows.settings import Settings; "
-        f"stages.ingest(Settings(workspace=Path({str(workspace)!r})), {str(source)!r})"
+        "import sys; from pathlib import Path; from flows.stages.data import ingest; from flows.settings import Settings; "
+        f"ingest(Settings(workspace=Path({str(workspace)!r})), {str(source)!r})"
     )
     hook = other / ".git/hooks/pre-commit"
     write(hook, f'#!/bin/sh\ncd {Path(__file__).parents[2]} && exec {sys.executable} -c "{program}"\n')

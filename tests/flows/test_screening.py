@@ -24,7 +24,8 @@ from flows.files import read_json
 from flows.job import member, screening
 from flows.plan import parse_plan
 from flows.records import DataVersion, Sample, Weights, Work, Workers
-from flows.stages.planning import WorkPlan, make_work_plan
+from flows.stages.planning import make_work_plan
+from flows.stages.values import WorkPlan
 from heads import bundle
 from heads.backbones import BACKBONES
 from heads.spec import Fit, Head, Variant

@@ -11,19 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from flows import stages
 from flows.errors import Busy
 from flows.plan import parse_plan
 from flows.settings import Settings
-from flows.stages.session import Event, listening
+from flows.stages.session import Event, listening, open_session
 
 HOLD = """
 import sys
 from pathlib import Path
-from flows import stages
+from flows.stages.session import open_session
 from flows.plan import parse_plan
 from flows.settings import Settings
-with stages.open_session(Settings(storage_root=Path(sys.argv[1])), parse_plan({"name": "pets"})):
+with open_session(Settings(storage_root=Path(sys.argv[1])), parse_plan({"name": "pets"})):
     print("there", flush=True)
     sys.stdin.read()
 """
@@ -38,27 +37,27 @@ def settings(tmp_path: Path) -> Settings:
 def test_a_second_retraining_of_a_name_says_for_whom_it_waits_and_gives_up_after_its_time(settings: Settings) -> None:
     told: list[Event] = []
     me = f"pid {os.getpid()}"
-    with stages.open_session(settings, PETS):
+    with open_session(settings, PETS):
         begun = time.monotonic()
         with (
             listening(told.append),
             pytest.raises(Busy, match=rf"another retraining of 'pets' is at work \({me}\); wait until it ends"),
-            stages.open_session(settings, PETS, wait_seconds=1.5),
+            open_session(settings, PETS, wait_seconds=1.5),
         ):
             raise AssertionError("two are at work")
         assert 1.5 <= time.monotonic() - begun < 10
         assert [event.text for event in told] == [f"Waiting for another retraining of 'pets' ({me})"], "once, however long"
-        with pytest.raises(Busy), stages.open_session(settings, PETS, wait_seconds=0):
+        with pytest.raises(Busy), open_session(settings, PETS, wait_seconds=0):
             raise AssertionError("who gave up left the first its name")
-    with stages.open_session(settings, PETS, wait_seconds=0):
+    with open_session(settings, PETS, wait_seconds=0):
         assert (settings.storage / "locks" / "pets").read_text() == me
 
 
 def test_another_name_and_another_storage_wait_for_nobody(settings: Settings, tmp_path: Path) -> None:
     with (
-        stages.open_session(settings, PETS),
-        stages.open_session(settings, CATS, wait_seconds=0),
-        stages.open_session(Settings(storage_root=tmp_path / "elsewhere"), PETS, wait_seconds=0),
+        open_session(settings, PETS),
+        open_session(settings, CATS, wait_seconds=0),
+        open_session(Settings(storage_root=tmp_path / "elsewhere"), PETS, wait_seconds=0),
     ):
         assert {file.name for file in (settings.storage / "locks").iterdir()} == {"pets", "cats"}
 
@@ -68,11 +67,11 @@ def test_whoever_waits_begins_when_the_first_has_ended(settings: Settings) -> No
     waits = threading.Event()
 
     def retrain() -> None:
-        with listening(lambda event: waits.set()), stages.open_session(settings, PETS, wait_seconds=60):
+        with listening(lambda event: waits.set()), open_session(settings, PETS, wait_seconds=60):
             happened.append("the second begins")
 
     second = threading.Thread(target=retrain)
-    with stages.open_session(settings, PETS):
+    with open_session(settings, PETS):
         second.start()
         assert waits.wait(30)
         time.sleep(0.2)
@@ -92,10 +91,10 @@ def test_a_killed_retraining_holds_its_name_no_longer_and_is_named_until_then(se
         try:
             assert first.stdout is not None
             assert first.stdout.readline() == "there\n"
-            with pytest.raises(Busy, match=rf"\(pid {first.pid}\)"), stages.open_session(settings, PETS, wait_seconds=0):
+            with pytest.raises(Busy, match=rf"\(pid {first.pid}\)"), open_session(settings, PETS, wait_seconds=0):
                 raise AssertionError("two are at work")
         finally:
             first.kill()
         first.wait()
-    with stages.open_session(settings, PETS, wait_seconds=0):
+    with open_session(settings, PETS, wait_seconds=0):
         assert (settings.storage / "locks" / "pets").read_text() == f"pid {os.getpid()}"

@@ -12,7 +12,7 @@ import pytest
 
 from flows import processes
 from flows.settings import child_environment, prepare_process, read_settings, stack_words
-from flows.stages import dead_servers
+from flows.stages.preflight import dead_servers
 
 
 @pytest.fixture(autouse=True)

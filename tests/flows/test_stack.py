@@ -11,7 +11,7 @@ import psutil
 
 from flows.cluster.processes import free_ports
 from flows.settings import OWNER, child_environment, read_settings
-from flows.stack import end_orphans
+from flows.stack.orphans import end_orphans
 from flows.stack.servers import Program, Server, free_port
 
 

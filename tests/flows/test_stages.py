@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flows import cluster, job, stages
+from flows import cluster, job
 from flows.cluster import capacity
 from flows.errors import AskedWrongly
 from flows.files import write_json
@@ -26,11 +26,12 @@ from flows.records import (
     Workers,
 )
 from flows.settings import Settings
-from flows.stages import closing, report, training
-from flows.stages.planning import WorkPlan, make_work_plan
-from flows.stages.promotion import Outcome
-from flows.stages.scoring import Scores
+from flows.stages import closing, report, report_text, training
+from flows.stages.planning import make_work_plan, plan_work, planned
+from flows.stages.report import Report, report_json
+from flows.stages.report_text import leaderboard, verdict_text
 from flows.stages.session import Event
+from flows.stages.values import Outcome, Scores, WorkPlan
 from flows.work_folder import WorkFailure
 
 TRAINING = "?workflowType=machine_learning"
@@ -100,11 +101,11 @@ def test_the_report_names_a_failed_variant_apart_from_those_ranked(work_plan: Wo
     told = closing.make_report(work_plan, result, scores, Outcome(Verdict(False, ("too few",)), None), {})
     assert [one.variant_id for one in told.variants] == [tame.variant.variant_id]
     assert [(one.label, one.reason, one.run_id) for one in told.failed] == [(work_plan.label(wild), "it diverged", "run1")]
-    assert len(stages.leaderboard(told)) == 1
-    assert f"Failed and left out: {work_plan.label(wild)}: it diverged" in stages.verdict_text(told)
+    assert len(leaderboard(told)) == 1
+    assert f"Failed and left out: {work_plan.label(wild)}: it diverged" in verdict_text(told)
 
 
-def reported(work_plan: WorkPlan, seconds: dict[str, float]) -> stages.Report:
+def reported(work_plan: WorkPlan, seconds: dict[str, float]) -> Report:
     """The report of a retraining of both variants, the second of which has no finite loss."""
     first, second = trained(work_plan.works[0]), trained(work_plan.works[1])
     exact = {"val/label/accuracy": 0.123456789012, "val/label/loss": float("nan")}
@@ -117,7 +118,7 @@ def reported(work_plan: WorkPlan, seconds: dict[str, float]) -> stages.Report:
 
 def test_what_is_printed_and_kept_of_a_report_has_these_names_in_this_order(work_plan: WorkPlan, tmp_path: Path) -> None:
     told = report.with_pages(reported(work_plan, {"total": 1.0}), "http://ml:5000")
-    printed = stages.report_json(told)
+    printed = report_json(told)
     run = ["run_id", "experiment_id", "page"]
     assert list(printed) == [
         *("name", "key", "metric", "tasks", "data_version", "variants", "failed", "candidate", "holdout", "verdict"),
@@ -135,7 +136,7 @@ def test_what_is_printed_and_kept_of_a_report_has_these_names_in_this_order(work
 
 
 def test_a_kept_report_of_before_there_were_tasks_pages_and_counts_is_read(work_plan: WorkPlan, tmp_path: Path) -> None:
-    old = dict(stages.report_json(replace(reported(work_plan, {}), model=None)))
+    old = dict(report_json(replace(reported(work_plan, {}), model=None)))
     for name in ("tasks", "run_id", "experiment_id", "page"):
         del old[name]
     old["counts"] = {"samples": 8, "trunk_forwards": 6, "variants_trained": 2, "variants_reused": 0}
@@ -146,12 +147,12 @@ def test_a_kept_report_of_before_there_were_tasks_pages_and_counts_is_read(work_
     found = report.read_report(tmp_path / "old.json")
     assert found is not None
     assert (found.tasks, found.run_id, found.counts.flops_done, found.model) == ({}, None, 0, None)
-    assert len(stages.leaderboard(report.with_pages(found, "http://ml:5000"))) == 2
-    assert stages.pages(found) == {}
+    assert len(leaderboard(report.with_pages(found, "http://ml:5000"))) == 2
+    assert report_text.pages(found) == {}
 
 
 def test_a_leaderboard_has_four_digits_and_the_page_of_each_run(work_plan: WorkPlan) -> None:
-    rows = stages.leaderboard(report.with_pages(reported(work_plan, {}), "http://ml:5000"))
+    rows = leaderboard(report.with_pages(reported(work_plan, {}), "http://ml:5000"))
     assert [row["label/accuracy"] for row in rows] == [0.75, 0.1235]
     assert [row["loss"] for row in rows] == [0.5, None], "what is no number is none in JSON either"
     assert [row["run"] for row in rows] == [f"http://ml:5000/#/experiments/7/runs/{run}{TRAINING}" for run in ("run1", "run2")]
@@ -161,16 +162,16 @@ def test_a_leaderboard_has_four_digits_and_the_page_of_each_run(work_plan: WorkP
 
 def test_a_verdict_links_to_the_retraining_its_candidate_and_the_version_where_mlflow_has_pages(work_plan: WorkPlan) -> None:
     told = report.with_pages(reported(work_plan, {}), "http://ml:5000")
-    words = stages.verdict_text(told)
+    words = verdict_text(told)
     assert f"[this retraining](http://ml:5000/#/experiments/7/runs/parent{TRAINING})" in words
     assert f"[the candidate's run](http://ml:5000/#/experiments/7/runs/run1{TRAINING})" in words
     assert f"[version 3 of x](http://ml:5000/#/models/x/versions/3{TRAINING})" in words
-    assert "http" not in stages.verdict_text(told, links=False)
+    assert "http" not in verdict_text(told, links=False)
     without = report.with_pages(told, "sqlite:////a/mlflow.db")
-    assert "MLflow" not in stages.verdict_text(without)
-    assert all("run" not in row for row in stages.leaderboard(without))
+    assert "MLflow" not in verdict_text(without)
+    assert all("run" not in row for row in leaderboard(without))
     of_before = replace(told, run_id=None, experiment_id=None)
-    assert "this retraining" not in stages.verdict_text(report.with_pages(of_before, "http://ml:5000"))
+    assert "this retraining" not in verdict_text(report.with_pages(of_before, "http://ml:5000"))
 
 
 def test_the_seconds_of_the_stages_and_of_what_is_around_the_batches_add_up(work_plan: WorkPlan) -> None:
@@ -186,12 +187,12 @@ def test_a_retraining_takes_the_agenda_that_was_made_of_its_plan_and_data_and_no
     session: Any = Listening(settings)
     session.plan = work_plan.plan
     read_again = replace(work_plan.version, samples=work_plan.version.samples[:])
-    with stages.planned(work_plan):
-        assert stages.plan_work(session, read_again) is work_plan
-        assert stages.plan_work(session, replace(read_again, digest="e" * 32)).version.digest == "e" * 32
+    with planned(work_plan):
+        assert plan_work(session, read_again) is work_plan
+        assert plan_work(session, replace(read_again, digest="e" * 32)).version.digest == "e" * 32
         session.plan = work_plan.plan.model_copy(update={"name": "y"})
-        assert stages.plan_work(session, read_again).plan.name == "y"
-    assert stages.plan_work(session, read_again) is not work_plan
+        assert plan_work(session, read_again).plan.name == "y"
+    assert plan_work(session, read_again) is not work_plan
 
 
 def test_a_worker_group_that_this_machine_cannot_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

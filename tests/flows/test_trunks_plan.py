@@ -16,7 +16,8 @@ from flows.plan import VariantPhases, group_by_trunk, parse_plan
 from flows.records import DataVersion, Sample
 from flows.settings import Settings
 from flows.stages.cost_estimate import estimate_costs
-from flows.stages.planning import WorkPlan, make_work_plan
+from flows.stages.planning import make_work_plan
+from flows.stages.values import WorkPlan
 from heads.backbones import BACKBONES
 from heads.data.dataset import ImageDataset
 from heads.data.images import preprocess_for
