@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Protocol
 
-from heads.features.bucket import Bucket
-from heads.features.folder import SHARD, Entry, Folder, Opened
+from heads.features.folder import SHARD, Entry, Opened
 
 
 class Readable(Protocol):
@@ -74,8 +72,3 @@ class Place(Protocol):
 
     def sweep(self) -> None:
         """Removes what killed writers left behind, and what says that the place is used where nothing else is in it."""
-
-
-def place_of(root: Path | str) -> Place:
-    """A folder, or what an address such as `s3://bucket/prefix` names. Raises HeadsError where its library is not installed."""
-    return Bucket.at(root) if isinstance(root, str) and "://" in root else Folder(Path(root))

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heads.errors import HeadsError
+from heads.features.bucket import Bucket
+from heads.features.folder import Folder
 from heads.features.keys import Key, pack
-from heads.features.place import Place, place_of
+from heads.features.place import Place
 from heads.features.shards import FeatureError, Layout, Shard, StrangerError, audit, read_shard
 from heads.features.trunk import TrunkFeatures, beside
 
@@ -208,3 +210,8 @@ def _read(trunk: str, place: Place, names: Sequence[str]) -> list[Shard]:
         return None
 
     return [shard for shard in beside(place, read, names) if shard]
+
+
+def place_of(root: Path | str) -> Place:
+    """A folder, or what an address such as `s3://bucket/prefix` names. Raises HeadsError where its library is not installed."""
+    return Bucket.at(root) if isinstance(root, str) and "://" in root else Folder(Path(root))

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.backbones import Backbone, tokens_to_map
+from heads.backbones.table import Backbone
+from heads.backbones.tokens import tokens_to_map
 
 ASPP_CHANNELS = 256
 # The rates of Chen et al. at a stride of 16 px are 6, 12, 18, and twice these at 8: always so many pixels of the image apart.

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from heads.data.labels import MISSING_LABEL, has_label
 from heads.data.masks import OpenMask
 from heads.spec import Fit, Head
-from heads.tasks import classification, classifiers
+from heads.tasks import classifiers, single_choice
 from heads.tasks import measures as sample_measures
 from heads.tasks.answers import Labels, ReadMask, probability_table
 from heads.tasks.facts import listed, split_labels
@@ -62,7 +62,7 @@ def criterion_of(fit: Fit, counts: Tensor, num_samples: int, device: torch.devic
     positives = counts.double()
     ratios = ((num_samples - positives) / positives).clamp(1 / MOST_WEIGHT, MOST_WEIGHT)
     weights = torch.where(positives > 0, ratios, 1.0).float().to(device) if fit.class_weights == "balanced" else None
-    return Criterion(classification.FOCAL_GAMMA if fit.loss == "focal" else 0.0, fit.label_smoothing, weights)
+    return Criterion(single_choice.FOCAL_GAMMA if fit.loss == "focal" else 0.0, fit.label_smoothing, weights)
 
 
 def count(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ def measure_rows(rows: Sequence[Scored], names: Sequence[str], thresholds: Seque
     probabilities = probability_table(rows, known)
     bounds = torch.tensor([least.get(name, 2.0) for name in known], dtype=torch.float64)
     found = measures_at(torch.cat([table, probabilities], dim=1), bounds)
-    chances = torch.where(table > 0, probabilities, 1 - probabilities).clamp(min=classification.LEAST_PROBABILITY)
+    chances = torch.where(table > 0, probabilities, 1 - probabilities).clamp(min=single_choice.LEAST_PROBABILITY)
     return {**found, "loss": -chances.log().mean().item()}
 
 

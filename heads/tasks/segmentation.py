@@ -15,15 +15,13 @@ from heads.backbones.table import Backbone
 from heads.data.labels import MISSING_LABEL
 from heads.data.masks import Masks, OpenMask
 from heads.spec import Fit, Head
-from heads.tasks import classification, decoders
+from heads.tasks import decoders, single_choice
 from heads.tasks.answers import MaskPrediction, ReadMask
 from heads.tasks.facts import listed
 from heads.tasks.rows import Scored
 
-
-def taps(design: str, backbone: Backbone) -> tuple[int, ...]:
-    """The numbers of the stages whose features a head of this design takes, front to back."""
-    return decoders.taps(design, backbone)
+taps = decoders.taps
+activate, confusion, thresholds = single_choice.activate, single_choice.confusion, single_choice.thresholds
 
 
 def build_head(head: Head, fit: Fit, backbone: Backbone, num_classes: int) -> nn.Module:
@@ -37,7 +35,7 @@ class Criterion:
     where `dice`. So every image counts alike, however much of it is labelled."""
 
     by_row: ClassVar[bool] = False
-    of_pixels: classification.Criterion | None = classification.PLAIN
+    of_pixels: single_choice.Criterion | None = single_choice.PLAIN
     dice: bool = False
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -47,7 +45,7 @@ class Criterion:
         return losses + dice_losses(logits, labels) if self.dice else losses
 
 
-def pixel_losses(criterion: classification.Criterion, logits: Tensor, labels: Tensor) -> Tensor:
+def pixel_losses(criterion: single_choice.Criterion, logits: Tensor, labels: Tensor) -> Tensor:
     """The mean loss of each image (N) over its labelled pixels, by a criterion of classes."""
     # Cross entropy takes maps as they are, in half the time that rows take; focal terms are of rows.
     if criterion.gamma:
@@ -81,7 +79,7 @@ def criterion_of(fit: Fit, counts: Tensor, num_samples: int, device: torch.devic
     Class weights, label smoothing and focal terms are those of classification, a pixel for a sample: balanced weights have a
     mean of 1 over the labelled pixels of train. They are of cross entropy, not of Dice, which is balanced in itself.
     """
-    of_pixels = None if fit.loss == "dice" else classification.criterion_of(fit, counts, num_samples, device)
+    of_pixels = None if fit.loss == "dice" else single_choice.criterion_of(fit, counts, num_samples, device)
     return Criterion(of_pixels, dice=fit.loss in ("dice", "cross_entropy_dice"))
 
 
@@ -114,21 +112,6 @@ def class_ious(counts: Tensor) -> list[float]:
     hits, truths, guesses = _parts(counts)
     ious: list[float] = (hits / (truths + guesses - hits)).tolist()
     return ious
-
-
-def confusion(counts: Tensor) -> list[list[int]]:
-    """Counts of pixels (true class, predicted class)."""
-    table: list[list[int]] = _table(counts).round().long().tolist()
-    return table
-
-
-def thresholds(scores: Tensor) -> None:
-    """None: of a pixel's classes the likeliest is meant."""
-
-
-def activate(logits: Tensor) -> Tensor:
-    """Every class's probability at each pixel (N, C, H, W), 1 in sum."""
-    return logits.softmax(dim=1, dtype=torch.float32)
 
 
 def encode(cells: Sequence[str | None], names: Sequence[str], open_mask: OpenMask) -> Masks:
@@ -199,12 +182,7 @@ def describe(head: Head, names: Sequence[str], thresholds: Sequence[float] | Non
     return f"masks of {len(names)} values: {listed(list(names))}{ignored}"
 
 
-def _table(counts: Tensor) -> Tensor:
-    num_classes = round(counts.numel() ** 0.5)
-    return counts.double().reshape(num_classes, num_classes)
-
-
 def _parts(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What is right of each class, what is true, what is predicted."""
-    table = _table(counts)
+    table = single_choice.square(counts)
     return table.diagonal(), table.sum(dim=1), table.sum(dim=0)
