@@ -12,9 +12,9 @@ from flows.job.job_folder import JobFolder, JobOutcome
 
 
 def _train(job: Job) -> JobOutcome:
-    from flows.job import driver
+    from flows.job import driver, member
 
-    return driver.train(job)
+    return driver.train(job, member.train_works)
 
 
 def _score(job: Job) -> JobOutcome:

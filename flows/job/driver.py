@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from flows.cluster import workers
 from flows.job.job import Job
 from flows.job.job_folder import JobOutcome
-from flows.job.member import train_works
 from flows.job.runs import following
 
 
-def train(job: Job) -> JobOutcome:
-    """The outcome of a training job, every work finished or failed for good. Runs in the job's driver."""
+def train(job: Job, train_works: Callable[[Mapping[str, Any]], None]) -> JobOutcome:
+    """The outcome of a training job, every work finished or failed for good; `train_works` is what each member of the group runs.
+
+    Runs in the job's driver.
+    """
     folder, folders = job.folder, {work.key: job.work_folder(work) for work in job.works}
     todo = folder.read_todo()
     if todo is None:

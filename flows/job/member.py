@@ -18,7 +18,7 @@ from flows.job.datasets import Splits
 from flows.job.job import Job, read
 from flows.job.job_folder import CHECKPOINT_NOTE, CHECKPOINT_STATE, CheckpointNote, JobFolder, read_note, write_note
 from flows.job.screening import is_in_contest
-from flows.job.together import train_probes
+from flows.job.together import train_first_phases, train_probes
 from flows.job.trunks import JobFeatures, is_probe
 from flows.records import Work
 from heads.errors import CheckpointError, HeadsError, TrainingDiverged
@@ -94,7 +94,7 @@ class _Member:
         if self.job.screening is None or not any(work.key in left for work in rivals):
             return set()
         for group in self.features.fuse([work for work in rivals if work.key in left]):
-            screening.probe(self.job, self.features, group[workers.rank() :: workers.count()])
+            train_first_phases(self.features, group[workers.rank() :: workers.count()])
         self._wait()
         ranked = screening.rank_probes(self.job, rivals)
         chosen = {work.key for work, _ in ranked[: self.job.screening.keep]}

@@ -8,62 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
 
 from flows.job import results
 from flows.job.job import Job, Screening
-from flows.job.together import WorkCheckpointer, can_be_resumed, train_works_together
 from flows.job.trunks import JobFeatures
 from flows.records import Work
-from heads.errors import TrainingDiverged
-from heads.fused.training import Member
 from heads.model.model import build_model
 from heads.phases import compile_policy
 from heads.training import loop
-from heads.training.state import Epoch, Outcome
 from heads.trunks.trunk import stored_taps
 
 
 def is_in_contest(job: Job, work: Work) -> bool:
     """Whether the work probes against rivals first: where its probe phase cannot read the store it just trains."""
     return job.screening is not None and work.in_contest and compile_policy(work.variant)[0] in stored_taps(work.variant)
-
-
-def probe(job: Job, features: JobFeatures, works: Sequence[Work]) -> None:
-    """Trains the probe phases of works that read the same batches, in this process; those done already are left out."""
-    left = [work for work in works if not _has_probed(job, work)]
-    if left:
-        first = left[0]
-        phase = compile_policy(first.variant)[0]
-        loaders = features.loaders(first, *(features.splits.open(split, first.variant) for split in ("train", "val")))[phase]
-        train_works_together(job, left, partial(_member, job, features.backbone(first)), loaders)
-
-
-def _has_probed(job: Job, work: Work) -> bool:
-    """Whether the work's probe phase is done, and left a checkpoint that can be gone on from."""
-    folder = job.work_folder(work)
-    return folder.read_probe() is not None and can_be_resumed(folder.probe_checkpoint, work)
-
-
-def _member(job: Job, backbone: Any, work: Work) -> Member:
-    checkpointer, folder = WorkCheckpointer(job, work), job.work_folder(work)
-
-    def on_pause(epochs: Sequence[Epoch], save: Any) -> None:
-        save(folder.probe_checkpoint)
-        checkpointer.write()
-        best = max(epochs, key=lambda one: one.score)
-        folder.write_probe(best.metrics)
-        folder.drop_checkpoint()
-
-    def on_end(outcome: Outcome | TrainingDiverged) -> None:
-        assert isinstance(outcome, TrainingDiverged), "a probe pauses before its last epoch"
-        checkpointer.write()
-        results.write_failure(job, work, outcome)
-
-    model = build_model(work.variant, job.classes, work.weights.path, backbone=backbone)
-    num_epochs = compile_policy(work.variant)[0].num_epochs
-    return Member(model, work.variant, checkpointer.note, on_end, num_epochs, on_pause, checkpointer.last)
 
 
 def rank_probes(job: Job, works: Sequence[Work]) -> list[tuple[Work, float]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -18,6 +17,7 @@ from heads.data.loading import Loaders
 from heads.errors import CheckpointError, TrainingDiverged
 from heads.fused.training import Member, train_together
 from heads.model.model import build_model
+from heads.phases import Phase, compile_policy
 from heads.training import checkpoint
 from heads.training.state import Epoch, Outcome
 
@@ -59,8 +59,43 @@ class WorkCheckpointer:
         results.write_progress(self._job, self._work, self._told)
         self._written_at = monotonic()
 
+    def give_up(self, error: TrainingDiverged) -> None:
+        """Writes the epochs so far, and why there are no more."""
+        self.write()
+        results.write_failure(self._job, self._work, error)
 
-def can_be_resumed(file: Path, work: Work) -> bool:
+
+def train_probes(features: JobFeatures, works: Sequence[Work]) -> None:
+    """Trains works that read the same stored features in this process, each kept as it ends."""
+    (loaders,) = _loaders(features, works[0]).values()
+    _train(features, works, _whole, loaders)
+
+
+def train_first_phases(features: JobFeatures, works: Sequence[Work]) -> None:
+    """Trains the probe phases of works that read the same stored features, in this process; those done already are left out."""
+    left = [work for work in works if not _has_probed(features.job, work)]
+    if left:
+        phase = compile_policy(left[0].variant)[0]
+        _train(features, left, _pausing, _loaders(features, left[0])[phase])
+
+
+def _loaders(features: JobFeatures, work: Work) -> dict[Phase, Loaders]:
+    return features.loaders(work, *(features.splits.open(split, work.variant) for split in ("train", "val")))
+
+
+def _train(
+    features: JobFeatures, works: Sequence[Work], member: Callable[[Job, Work, nn.Sequential], Member], loaders: Loaders
+) -> None:
+    """Trains the works' members side by side, each from its last checkpoint; one that cannot be read is left aside."""
+    job, backbone = features.job, features.backbone(works[0])
+    for work in works:
+        file = WorkCheckpointer(job, work).last
+        if file and not _can_be_resumed(file, work):
+            job.work_folder(work).drop_checkpoint()
+    train_together([member(job, work, backbone) for work in works], loaders)
+
+
+def _can_be_resumed(file: Path, work: Work) -> bool:
     """Whether a training of the work can go on from a checkpoint; the log says where it cannot, and why."""
     try:
         checkpoint.load(file, work.variant)
@@ -71,32 +106,41 @@ def can_be_resumed(file: Path, work: Work) -> bool:
     return True
 
 
-def train_works_together(job: Job, works: Sequence[Work], member: Callable[[Work], Member], loaders: Loaders) -> None:
-    """Trains the works' members side by side, each from its last checkpoint; one that cannot be read is left aside."""
-    for work in works:
-        file = WorkCheckpointer(job, work).last
-        if file and not can_be_resumed(file, work):
-            job.work_folder(work).drop_checkpoint()
-    train_together([member(work) for work in works], loaders)
+def _has_probed(job: Job, work: Work) -> bool:
+    """Whether the work's probe phase is done, and left a checkpoint that can be gone on from."""
+    folder = job.work_folder(work)
+    return folder.read_probe() is not None and _can_be_resumed(folder.probe_checkpoint, work)
 
 
-def train_probes(features: JobFeatures, group: Sequence[Work]) -> None:
-    """Trains works that read the same stored features in this process, each kept as it ends."""
-    first = group[0]
-    sets = [features.splits.open(split, first.variant) for split in ("train", "val")]
-    (loaders,) = features.loaders(first, *sets).values()
-    train_works_together(features.job, group, partial(_member, features.job, features.backbone(first)), loaders)
-
-
-def _member(job: Job, backbone: nn.Sequential, work: Work) -> Member:
+def _whole(job: Job, work: Work, backbone: nn.Sequential) -> Member:
+    """A member that trains to its end."""
     model = build_model(work.variant, job.classes, work.weights.path, backbone=backbone)
     checkpointer = WorkCheckpointer(job, work)
 
     def on_end(outcome: Outcome | TrainingDiverged) -> None:
         if isinstance(outcome, TrainingDiverged):
-            checkpointer.write()
-            results.write_failure(job, work, outcome)
+            checkpointer.give_up(outcome)
         else:
             results.write_result(job, work, model, outcome)
 
     return Member(model, work.variant, checkpointer.note, on_end, resume=checkpointer.last)
+
+
+def _pausing(job: Job, work: Work, backbone: nn.Sequential) -> Member:
+    """A member that pauses after its probe phase, with what it measured there."""
+    model = build_model(work.variant, job.classes, work.weights.path, backbone=backbone)
+    checkpointer, folder = WorkCheckpointer(job, work), job.work_folder(work)
+
+    def on_pause(epochs: Sequence[Epoch], save: Callable[[Path], None]) -> None:
+        save(folder.probe_checkpoint)
+        checkpointer.write()
+        best = max(epochs, key=lambda one: one.score)
+        folder.write_probe(best.metrics)
+        folder.drop_checkpoint()
+
+    def on_end(outcome: Outcome | TrainingDiverged) -> None:
+        assert isinstance(outcome, TrainingDiverged), "a probe pauses before its last epoch"
+        checkpointer.give_up(outcome)
+
+    num_epochs = compile_policy(work.variant)[0].num_epochs
+    return Member(model, work.variant, checkpointer.note, on_end, num_epochs, on_pause, checkpointer.last)
