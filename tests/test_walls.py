@@ -1,10 +1,21 @@
-"""The walls that only a fresh process shows: what comes along when a room is imported."""
+"""The walls that only a fresh process shows, what comes along when a room is imported; and how far it is from top to bottom."""
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
+MODULES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+    for package in ("flows", "heads")
+    for file in (ROOT / package).rglob("*.py")
+}
+LONGEST_CHAIN = 14
 HEAVY = ("torch", "torchvision", "prefect", "ray", "mlflow", "dvc", "boto3", "sklearn", "matplotlib", "pandas")
 
 
@@ -35,3 +46,23 @@ def test_who_only_predicts_loads_nothing_that_trains() -> None:
     floors = {".".join(module.split(".")[:2]) for module in ours}
     assert floors.isdisjoint({"heads.training", "heads.fused", "heads.trunks", "heads.features", "heads.distributed"})
     assert "heads.data.loading" not in ours
+
+
+def _imported_by(module: str) -> Iterator[str]:
+    """The modules of ours that a module's top level names; of a name that a package's face hands on, the package."""
+    for statement in ast.parse(MODULES[module].read_text()).body:
+        if isinstance(statement, ast.Import):
+            yield from (each.name for each in statement.names if each.name in MODULES)
+        elif isinstance(statement, ast.ImportFrom) and statement.module in MODULES:
+            names = (f"{statement.module}.{each.name}" for each in statement.names)
+            yield from (name if name in MODULES else statement.module for name in names)
+
+
+@cache
+def _longest_chain(module: str) -> tuple[str, ...]:
+    return (module, *max((_longest_chain(each) for each in set(_imported_by(module)) - {module}), key=len, default=()))
+
+
+def test_no_chain_of_imports_is_longer_than_a_person_can_follow() -> None:
+    longest = max(map(_longest_chain, MODULES), key=len)
+    assert len(longest) <= LONGEST_CHAIN, f"{len(longest)} files deep, {LONGEST_CHAIN} at most: {' -> '.join(longest)}"
