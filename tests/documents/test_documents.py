@@ -1,5 +1,6 @@
 """What the documents say is there: commands, files, links."""
 
+import ast
 import re
 import sys
 import tomllib
@@ -112,3 +113,41 @@ def test_every_file_that_contributors_are_sent_to_is_there() -> None:
     named = set(re.findall(r"`((?:flows|heads|tests|infra)/[a-z_/.]+)`", (ROOT / "CONTRIBUTING.md").read_text()))
     assert len(named) > 10
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+MOST_FILES = 30
+# The program that Ray starts: who orders it names it by a command.
+STARTED_AS_A_PROCESS = {ROOT / "flows/job/__main__.py"}
+
+
+def _way_of_a_retraining() -> list[Path]:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    part = text.partition("## One retraining, file by file")[2].partition("\n## ")[0]
+    return [ROOT / target for target in re.findall(r"^\d+\. \[[^\]]+\]\(([^)]+)\)", part, re.M)]
+
+
+def _imported(file: Path) -> set[Path]:
+    """The files that a file names in its imports, wherever they stand in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for name in (node.module, *(f"{node.module}.{each.name}" for each in node.names)):
+                place = ROOT.joinpath(*name.split("."))
+                found |= {path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()}
+    return found
+
+
+def test_the_way_of_a_retraining_is_short_enough_to_be_read() -> None:
+    way = _way_of_a_retraining()
+    assert 0 < len(way) <= MOST_FILES
+    assert len(set(way)) == len(way)
+
+
+def test_each_file_on_the_way_of_a_retraining_is_imported_by_one_before_it() -> None:
+    known: set[Path] = set()
+    for number, file in enumerate(_way_of_a_retraining(), start=1):
+        assert file.is_file(), f"{number}. {file} is not there"
+        assert number == 1 or file in known | STARTED_AS_A_PROCESS, f"{number}. {file} is imported by none before it"
+        named = _imported(file)
+        # What is asked of a room is asked of its face, which hands it on.
+        known |= named.union(*(_imported(face) for face in named if face.name == "__init__.py"))

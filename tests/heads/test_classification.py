@@ -12,9 +12,9 @@ from torchvision.ops import sigmoid_focal_loss
 
 from heads.data.labels import MISSING_LABEL, has_label
 from heads.spec import HEAD_DESIGNS, Fit
-from heads.tasks.classification import PLAIN, Criterion
-from heads.tasks.classification import criterion_of as criterion_of_counts
 from heads.tasks.classifiers import DESIGNS, AttentionHead, PooledNorm, build_net
+from heads.tasks.single_choice import PLAIN, Criterion
+from heads.tasks.single_choice import criterion_of as criterion_of_counts
 from heads.training.metrics import summed_loss, summed_losses
 
 
