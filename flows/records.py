@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from heads.spec import Task, Variant
+from heads.catalogue import Task
+from heads.spec import Variant
 from heads.tasks.rows import Scored
 
 SPLITS = ("train", "val", "test")

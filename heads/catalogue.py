@@ -1,8 +1,12 @@
-"""The stages of each backbone by name, what kind of sample it reads, and the sizes of images that it takes. No torch here."""
+"""What there is to choose from: backbones with their stages, modality and sizes; tasks with their heads, measures and words.
+
+No torch here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 # What kind of sample a backbone reads; `heads.data.modalities` holds what differs between them.
@@ -71,3 +75,68 @@ IMAGE_SIZES: Mapping[str, ImageSizes] = {name: ImageSizes() for name in BACKBONE
     "vit_b_32": ImageSizes(step=32),
     "maxvit_t": ImageSizes(least=224, most=224),
 }
+
+Task = Literal["classification", "multilabel", "segmentation"]
+COUNTED = ("f1_macro", "f1_micro", "f1_weighted", "precision_macro", "recall_macro")
+RANKED = ("auroc", "average_precision")
+
+
+CLASS_DESIGNS = ("linear", "mlp", "attention", "cosine")
+# One class a sample, a set of labels, or a class a pixel.
+Tells = Literal["class", "labels", "pixels"]
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """A task in names and words.
+
+    `primary` judges an epoch, and ranks and promotes where a plan names nothing. `promotable` are the measures that promotion may
+    go by, higher being better, and `drawn` those that a learning curve shows beside the loss. A card says what a model of
+    the task does (`purpose`), what it answers (`answer`) and what it cannot do (`limit`). `tells` is what an answer is made of:
+    by it cells are read and counted, answers judged and drawn. `designs` are the heads that a plan may name.
+    """
+
+    tells: Tells
+    designs: tuple[str, ...]
+    primary: str
+    promotable: tuple[str, ...]
+    drawn: tuple[str, ...]
+    purpose: str
+    answer: str
+    limit: str
+
+
+TASK_FACTS: Mapping[Task, TaskFacts] = {
+    "classification": TaskFacts(
+        tells="class",
+        designs=CLASS_DESIGNS,
+        primary="accuracy",
+        promotable=("accuracy", "top5", *COUNTED, *RANKED),
+        drawn=("accuracy", "f1_macro"),
+        purpose="tells what class an image is of",
+        answer="a `Prediction`: `label`, its `probability`, and every class's in `probabilities`",
+        limit="answers with one of its classes whatever it is shown",
+    ),
+    "multilabel": TaskFacts(
+        tells="labels",
+        designs=CLASS_DESIGNS,
+        primary="average_precision",
+        promotable=("accuracy", *COUNTED, *RANKED),
+        drawn=("average_precision", "f1_macro"),
+        purpose="tells which labels an image has",
+        answer="`Labels`: `labels`, those whose probability reaches their threshold, and every label's in `probabilities`",
+        limit="answers with any number of its labels, none included",
+    ),
+    "segmentation": TaskFacts(
+        tells="pixels",
+        designs=("fcn", "deeplabv3", "lraspp", "unet", "fpn"),
+        primary="miou",
+        promotable=("miou", "pixel_accuracy", "dice"),
+        drawn=("miou", "dice"),
+        purpose="tells the class of every pixel",
+        answer="a `MaskPrediction` of the image's own size: `mask`, an array of the values above, and each one's `shares`; "
+        '`picture().save("mask.png")` writes it as it is',
+        limit="gives every pixel one of its values",
+    ),
+}
+HEAD_DESIGNS: Mapping[Task, tuple[str, ...]] = {task: facts.designs for task, facts in TASK_FACTS.items()}

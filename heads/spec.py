@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictBool, field_validator, model_validator
 
-from heads.catalogue import BACKBONE_STAGES, FIT_FIELDS_OF, IMAGE_SIZES, MODALITY_OF
+from heads.catalogue import BACKBONE_STAGES, FIT_FIELDS_OF, HEAD_DESIGNS, IMAGE_SIZES, MODALITY_OF, TASK_FACTS, Task
 
-Task = Literal["classification", "multilabel", "segmentation"]
 Augment = Literal["none", "light", "medium", "strong"]
 Optimiser = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "step", "plateau", "constant"]
@@ -21,12 +20,6 @@ Activation = Literal["gelu", "relu", "silu"]
 ClassWeights = Literal["none", "balanced"]
 HeadWeights = Literal["equal", "uncertainty"]
 
-CLASS_DESIGNS = ("linear", "mlp", "attention", "cosine")
-HEAD_DESIGNS: Mapping[Task, tuple[str, ...]] = {
-    "classification": CLASS_DESIGNS,
-    "multilabel": CLASS_DESIGNS,
-    "segmentation": ("fcn", "deeplabv3", "lraspp", "unet", "fpn"),
-}
 # What Fit held at first. A later field enters a variant's hash only where it differs from its default, so that finished work
 # keeps its id: such a default means what was done before the field came, and never changes.
 FIRST_FIT_FIELDS = frozenset(
@@ -65,7 +58,7 @@ class Head(Value):
         allowed = HEAD_DESIGNS[self.task]
         if self.design not in allowed:
             raise ValueError(f"head design {self.design!r} is unknown for {self.task}; allowed: {', '.join(allowed)}")
-        if self.ignore and self.task != "segmentation":
+        if self.ignore and TASK_FACTS[self.task].tells != "pixels":
             raise ValueError(f"ignore {list(self.ignore)} is for masks, and {self.target!r} is {self.task}; leave it out")
         return self
 
@@ -172,7 +165,7 @@ class Variant(Value):
     @property
     def sees_whole(self) -> bool:
         """Whether images are brought whole to the model's square, not cut: a mask has to be told to the picture's edges."""
-        return any(head.task == "segmentation" for head in self.heads)
+        return any(TASK_FACTS[head.task].tells == "pixels" for head in self.heads)
 
     @property
     def variant_id(self) -> str:

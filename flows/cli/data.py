@@ -12,7 +12,7 @@ from flows.cli import screen
 from flows.cli.options import AsJson, Workspace, settings_of
 from flows.manifest import is_mask_target
 from flows.records import SPLITS, DataVersion
-from heads.tasks.facts import split_labels
+from heads.tasks.names import split_labels
 
 app = typer.Typer(help="Bring images in and look at the data versions.", no_args_is_help=True)
 

@@ -17,6 +17,7 @@ from flows.stages.closing import look_up
 from flows.stages.preflight import dead_servers, preflight_check
 from flows.stages.report import Counts, Report
 from flows.stages.session import Event, listening, warming
+from heads.catalogue import TASK_FACTS
 
 FEATURES = "features"
 
@@ -84,7 +85,7 @@ def show(report: Report) -> None:
     )
     if report.champion:
         name = report.name
-        output = " --output MASKS" if "segmentation" in report.tasks.values() else ""
+        output = " --output MASKS" if any(TASK_FACTS[task].tells == "pixels" for task in report.tasks.values()) else ""
         verbs = [f"predict {name}@champion IMAGE...{output}", f"models show {name}", f"models pull {name}@champion DEST"]
         lines = [f"  headstart {verb}" for verb in verbs] + ["  headstart up PLAN    (Prefect and MLflow in the browser)"]
         screen.out.print("\n".join(["", "Next:", *lines]), markup=False, soft_wrap=True)

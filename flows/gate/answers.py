@@ -8,7 +8,7 @@ import numpy as np
 
 from flows.gate.evidence import Rows
 from flows.gate.measures import Answers
-from heads.spec import Task
+from heads.catalogue import TASK_FACTS, Task
 from heads.tasks.rows import Scored
 
 
@@ -19,7 +19,7 @@ def read_pair(task: Task, after: Rows, before: Rows) -> tuple[tuple[str, ...], A
     """
     keys = sorted(after)
     new, old = [after[key] for key in keys], [before[key] for key in keys]
-    find, read = (_values, _read_masks) if task == "segmentation" else (_labels, _read_sets)
+    find, read = (_values, _read_masks) if TASK_FACTS[task].tells == "pixels" else (_labels, _read_sets)
     names = tuple(sorted({name for row in (*new, *old) for name in find(row)}))
     return names, read(new, names), read(old, names)
 

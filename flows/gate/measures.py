@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from flows.errors import AskedWrongly
-from heads.spec import Task
+from heads.catalogue import TASK_FACTS, Task, Tells
 
 Table = NDArray[np.float64]
 # From weights (N, B) to the measure (B) of each column; NaN where it is not defined on those samples.
@@ -46,7 +46,7 @@ def measure_of(task: Task, name: str, answers: Answers) -> Measure:
     ones by how often a class occurs in truth, `auroc` and `average_precision` over the labels that occur in truth (and for
     auroc are not on every sample). `accuracy` of label sets is the share of sets that are wholly right.
     """
-    counted, ranked = MEASURES[task]
+    counted, ranked = MEASURES[TASK_FACTS[task].tells]
     if name in ranked:
         if answers.scores is None:
             raise AskedWrongly(f"{name} needs every label's probability, and the score table has none; score both models again")
@@ -64,7 +64,7 @@ def measure_of(task: Task, name: str, answers: Answers) -> Measure:
 
 def is_ranked(task: Task, name: str) -> bool:
     """Whether a measure is of probabilities, not of what was answered."""
-    return name in MEASURES[task][1]
+    return name in MEASURES[TASK_FACTS[task].tells][1]
 
 
 def _ratio(parts: Table, wholes: Table) -> Table:
@@ -159,9 +159,9 @@ def _ranking(scores: Table, positive: NDArray[np.bool_]) -> tuple[csr_array, csr
 
 Counted = Mapping[str, Callable[[Table, Table, Table], Table]]
 Ranked = Mapping[str, Callable[[Table, Table], Table]]
-MEASURES: Mapping[Task, tuple[Counted, Ranked]] = {
-    "segmentation": ({"miou": _jaccard_macro, "pixel_accuracy": _share, "dice": _f1_macro}, {}),
-    "multilabel": (
+MEASURES: Mapping[Tells, tuple[Counted, Ranked]] = {
+    "pixels": ({"miou": _jaccard_macro, "pixel_accuracy": _share, "dice": _f1_macro}, {}),
+    "labels": (
         {
             "accuracy": _share,
             "f1_macro": _f1_macro,

@@ -14,7 +14,7 @@ from flows.gate.bootstrap import Resampled, least_p_value, resample
 from flows.gate.evidence import Evidence, Policy, Rows, describe_test
 from flows.gate.measures import Answers, is_ranked, measure_of
 from flows.records import ScoreTable
-from heads.spec import Task
+from heads.catalogue import TASK_FACTS, Task
 
 
 def compare_resampled(
@@ -34,7 +34,8 @@ def compare_resampled(
             return other
         opponent = name
     else:
-        old, opponent = answer_most_pixels(names, new) if task == "segmentation" else answer_shares(names, new)
+        answer_constantly = answer_most_pixels if TASK_FACTS[task].tells == "pixels" else answer_shares
+        old, opponent = answer_constantly(names, new)
     differing = _differing(new, old, ranked=is_ranked(task, measure))
     seed = _seed(candidate.bundle_digest, champion.bundle_digest if champion else "", candidate.data_version, policy.metric)
     found = resample(

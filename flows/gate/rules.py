@@ -10,7 +10,7 @@ from flows.gate.classes import compare_classes
 from flows.gate.evidence import Evidence, Policy, Rows, is_better
 from flows.gate.resampling import compare_resampled
 from flows.records import ScoreTable, TrainedVariant, Verdict
-from heads.spec import Task
+from heads.catalogue import TASK_FACTS, Task
 
 WITHDRAWN = "a person rolled this very model back; it is not promoted again by itself"
 
@@ -66,12 +66,13 @@ def decide(
         return Verdict(False, (reason,))
     if withdrawn:
         return Verdict(False, (WITHDRAWN,))
-    if task == "segmentation":
+    tells = TASK_FACTS[task].tells
+    if tells == "pixels":
         before = {key: row for key, row in before.items() if row.pixels or after[key].pixels}
         after = {key: row for key, row in after.items() if row.pixels or key in before}
     if not after:
         return Verdict(False, (f"the holdout has no sample labelled for {target!r}: nothing can be shown; add test samples",))
-    if task == "classification":
+    if tells == "class":
         constant = "" if champion else majority[target]
         evidence = compare_classes(candidate, champion, after, before, policy, majority=constant, name=champion_name)
         return _verdict(evidence, policy)

@@ -14,6 +14,7 @@ from flows.records import DataVersion, Sample
 from flows.work_folder import EXAMPLES, MaskExample
 from flows.workspace import locate, locate_mask
 from heads import bundle as bundles
+from heads.catalogue import TASK_FACTS
 from heads.data.decoding import decode, decode_mask
 from heads.spec import Head
 from heads.tasks.answers import MaskPrediction
@@ -29,7 +30,7 @@ def save_examples(
 
     The pictures are at most 256 px wide, and ignored values grey.
     """
-    masked = [head for head in heads if head.task == "segmentation"]
+    masked = [head for head in heads if TASK_FACTS[head.task].tells == "pixels"]
     if not masked:
         return []
     (folder / EXAMPLES).mkdir(parents=True, exist_ok=True)

@@ -19,9 +19,9 @@ from flows.records import ScoreTable
 from flows.workspace import locate, locate_mask
 from heads import bundle as bundles
 from heads.bundle import Answer, Bundle
+from heads.catalogue import TASK_FACTS
 from heads.data.decoding import decode_mask
 from heads.spec import Head
-from heads.tasks.facts import TASK_FACTS
 from heads.tasks.rows import Scored
 from heads.tasks.table import TASKS
 
@@ -57,8 +57,9 @@ def score(job: Job) -> JobOutcome:
             made = bundles.load(path)
             rows = _read_holdout(job, path, made)
             tasks = {head.target: head.task for head in made.variant.heads}
+            plain = {target for target, task in tasks.items() if TASK_FACTS[task].tells == "class"}
             # Every class's probability is only told where a verdict asks for it.
-            kept = (replace(row, probabilities={}, pixels=()) if tasks[row.target] == "classification" else row for row in rows)
+            kept = (replace(row, probabilities={}, pixels=()) if row.target in plain else row for row in rows)
             write_scores(file, ScoreTable(digest, job.version.digest, tuple(kept), measure(rows, made), tasks))
         files[str(path)] = str(file)
     return JobOutcome(scores=files)
@@ -107,7 +108,7 @@ def measure(rows: Sequence[Scored], bundle: Bundle) -> dict[str, float]:
 
 
 def _read_holdout(job: Job, path: Path, bundle: Bundle) -> list[Scored]:
-    masks = {head.target for head in bundle.variant.heads if TASK_FACTS[head.task].has_masks}
+    masks = {head.target for head in bundle.variant.heads if TASK_FACTS[head.task].tells == "pixels"}
     items = []
     for sample in job.version.samples:
         cells = {t: cell for t, cell in sample.labels.items() if t in masks and cell}

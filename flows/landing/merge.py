@@ -13,7 +13,7 @@ from flows.landing.splits import ClassName, Unsettled, settle
 from flows.landing.tables import composed
 from flows.manifest import IMAGES, MASKS, is_mask_target
 from flows.records import Sample
-from heads.tasks.facts import split_labels
+from heads.tasks.names import split_labels
 
 
 def merge(earlier: Sequence[Sample], arrivals: Sequence[Arrival], mirror: bool) -> tuple[list[Sample], tuple[str, ...]]:

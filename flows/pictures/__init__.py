@@ -10,7 +10,7 @@ from flows.pictures.confusions import confusion_matrix
 from flows.pictures.curves import freeze_map, learning_curves
 from flows.pictures.examples import KINDS, mask_examples
 from flows.work_folder import WorkResult
-from heads.catalogue import BACKBONE_STAGES
+from heads.catalogue import BACKBONE_STAGES, TASK_FACTS
 
 __all__ = ["confusion_matrix", "draw_variant", "freeze_map", "iou_bars", "leaderboard", "learning_curves", "mask_examples"]
 
@@ -28,7 +28,7 @@ def draw_variant(result: WorkResult, work_root: Path | None = None) -> dict[str,
     if variant and len(frozen) == len(result.epochs):
         pictures["freeze_map.png"] = freeze_map(frozen, BACKBONE_STAGES[variant["backbone"]], variant["freeze"])
     for target, matrix in result.confusion.items():
-        names, is_mask = result.classes[target], tasks.get(target) == "segmentation"
+        names, is_mask = result.classes[target], TASK_FACTS[tasks.get(target, "classification")].tells == "pixels"
         pictures[_file("confusion", target)] = confusion_matrix(matrix, names, target, of_pixels=is_mask)
         if is_mask:
             pictures[_file("iou", target)] = iou_bars(matrix, names, target)

@@ -10,8 +10,7 @@ import numpy as np
 
 from flows.pictures.canvas import COLOURS, GRID, INK, QUIET, entitle, new_figure, plain, tidy, to_png
 from flows.work_folder import EpochRecord
-from heads.spec import Task
-from heads.tasks.facts import TASK_FACTS
+from heads.catalogue import TASK_FACTS, Task
 
 ORDER = ("loss", "accuracy", "average_precision", "f1_macro", "miou", "dice")
 NUM_PANELS_IN_A_ROW = 3

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from flows.errors import AskedWrongly
 from flows.plan.classes import count_classes
 from flows.plan.form import Plan, Target
-from flows.plan.targets import primary_metric, targets_of
+from flows.plan.targets import primary_metric, targets_of, tells_pixels
 from flows.records import SPLITS, DataVersion
 
 # More values than these are shades of a picture, not classes.
@@ -26,10 +26,10 @@ def check_data(plan: Plan, version: DataVersion) -> None:
     """
     targets = targets_of(plan, version)
     for target in targets:
-        if target.task == "segmentation":
+        if tells_pixels(target):
             _check_masks(target, version)
         _check_classes(target, version)
-    if "dice" in plan.fit.loss and all(target.task != "segmentation" for target in targets):
+    if "dice" in plan.fit.loss and not any(map(tells_pixels, targets)):
         told = ", ".join(f"{target.column}: {target.task}" for target in targets)
         raise AskedWrongly(
             f"fit.loss: {plan.fit.loss} is of masks, and the plan has no target of segmentation ({told}); "
@@ -45,7 +45,7 @@ def check_data(plan: Plan, version: DataVersion) -> None:
 
 
 def _check_classes(target: Target, version: DataVersion) -> None:
-    column, masks = target.column, target.task == "segmentation"
+    column, masks = target.column, tells_pixels(target)
     found = {split: count_classes(target, version, split) for split in SPLITS}
     if len(found["train"]) < 2:
         names = ", ".join(found["train"]) or "none"

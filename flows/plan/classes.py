@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from flows.plan.form import Target
 from flows.plan.targets import task_of
 from flows.records import DataVersion
-from heads.spec import Task
-from heads.tasks.facts import split_labels
+from heads.catalogue import TASK_FACTS, Task
+from heads.tasks.names import split_labels
 
 
 def class_names(target: Target, version: DataVersion) -> tuple[str, ...]:
@@ -28,14 +28,14 @@ def count_classes(target: Target, version: DataVersion, split: str) -> dict[str,
         cell = sample.labels[target.column]
         if sample.split == split and cell is not None:
             counts.update(_classes_in(cell, task, target, version))
-    names: Iterable[str] = sorted(counts, key=int) if task == "segmentation" else sorted(counts)
+    names: Iterable[str] = sorted(counts, key=int) if TASK_FACTS[task].tells == "pixels" else sorted(counts)
     return {name: counts[name] for name in names}
 
 
 def _classes_in(cell: str, task: Task, target: Target, version: DataVersion) -> Mapping[str, int]:
-    if task == "classification":
+    if TASK_FACTS[task].tells == "class":
         return {cell: 1}
-    if task == "multilabel":
+    if TASK_FACTS[task].tells == "labels":
         return dict.fromkeys(split_labels(cell), 1)
     mask = version.masks.get(cell)
     return {str(value): count for value, count in mask.pixels.items() if value not in target.ignore} if mask else {}

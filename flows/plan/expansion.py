@@ -15,7 +15,8 @@ from flows.errors import AskedWrongly
 from flows.plan.form import Plan, Target
 from flows.plan.targets import primary_metric, targets_of, task_of
 from flows.records import DataVersion, Work
-from heads.spec import HEAD_DESIGNS, RECIPE, Fit, Head, Variant, is_screened
+from heads.catalogue import HEAD_DESIGNS
+from heads.spec import RECIPE, Fit, Head, Variant, is_screened
 
 MAX_VARIANTS = 512
 

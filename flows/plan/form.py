@@ -12,9 +12,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_
 from flows.plan.fit import FitGrid, Number, Some
 from flows.plan.rare import Screening, WithRare
 from flows.records import Workers
-from heads.catalogue import BACKBONE_STAGES
-from heads.spec import FREEZE_POLICIES, HEAD_DESIGNS, Task, Value, check_image_size, frozen_through
-from heads.tasks.facts import TASK_FACTS
+from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, TASK_FACTS, Task
+from heads.spec import FREEZE_POLICIES, Value, check_image_size, frozen_through
 
 # Those that promotion may go by: a higher one is better.
 MEASURES_OF: Mapping[Task, tuple[str, ...]] = {task: facts.promotable for task, facts in TASK_FACTS.items()}

@@ -6,7 +6,7 @@ from flows.errors import AskedWrongly
 from flows.manifest import is_mask_target
 from flows.plan.form import MEASURES_OF, PRIMARY, Plan, Target, suggestion
 from flows.records import DataVersion
-from heads.spec import Task
+from heads.catalogue import TASK_FACTS, Task
 
 
 def targets_of(plan: Plan, version: DataVersion) -> tuple[Target, ...]:
@@ -62,17 +62,22 @@ def task_of(target: Target, version: DataVersion) -> Task:
     return target.task or find_task(version, target.column)
 
 
+def tells_pixels(target: Target) -> bool:
+    """Whether a target, as `targets_of` gives it, is one of masks."""
+    return target.task is not None and TASK_FACTS[target.task].tells == "pixels"
+
+
 def _with_task(target: Target, version: DataVersion) -> Target:
     found = find_task(version, target.column)
     task = target.task or found
-    if (task == "segmentation") != (found == "segmentation"):
-        held = "masks" if found == "segmentation" else "class labels"
-        allowed = "segmentation" if found == "segmentation" else "classification, multilabel"
+    holds_masks = TASK_FACTS[found].tells == "pixels"
+    allowed = [name for name, facts in TASK_FACTS.items() if (facts.tells == "pixels") == holds_masks]
+    if task not in allowed:
         raise AskedWrongly(
-            f"targets: column {target.column!r} holds {held}, and its task is given as {task}; "
-            f"allowed: {allowed}, or leave task out"
+            f"targets: column {target.column!r} holds {'masks' if holds_masks else 'class labels'}, "
+            f"and its task is given as {task}; allowed: {', '.join(allowed)}, or leave task out"
         )
-    if target.ignore and task != "segmentation":
+    if target.ignore and not holds_masks:
         raise AskedWrongly(
             f"targets: ignore {list(target.ignore)} is for values of masks, and {target.column!r} is {task}; leave it out"
         )

@@ -13,6 +13,7 @@ from flows.errors import AskedWrongly
 from flows.settings import Settings
 from flows.stages.mask_files import already_there, mask_files, refuse_taken
 from flows.stages.session import open_registry
+from heads.catalogue import TASK_FACTS
 
 BATCH_SIZE = 32
 
@@ -89,7 +90,7 @@ def predict(settings: Settings, model: str, files: Sequence[Path], output: Path 
     """
     asked = _images(files, output)
     bundle = _load(settings, model)
-    masks = [head.target for head in bundle.variant.heads if head.task == "segmentation"]
+    masks = [head.target for head in bundle.variant.heads if TASK_FACTS[head.task].tells == "pixels"]
     if masks and output is None:
         raise AskedWrongly(f"{model} reads masks ({', '.join(masks)}): name the folder that they are written to with --output")
     named = [file for file, is_named in asked.files if is_named]

@@ -9,6 +9,7 @@ from flows import plan as plans
 from flows.records import DataVersion
 from flows.stages.session import RetrainingSession
 from flows.stages.values import Outcome, Scores, WorkPlan
+from heads.catalogue import TASK_FACTS
 
 
 def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> Outcome:
@@ -50,7 +51,7 @@ def majority_classes(version: DataVersion) -> dict[str, str]:
     """The most frequent cell of each target in `train`, masks left out; ties go to the first by name."""
     found = {}
     for target in version.targets:
-        if plans.find_task(version, target) == "segmentation":
+        if TASK_FACTS[plans.find_task(version, target)].tells == "pixels":
             continue
         counts = Counter(name for s in version.samples if s.split == "train" and (name := s.labels[target]) is not None)
         if counts:

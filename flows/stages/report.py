@@ -10,7 +10,7 @@ from typing import Any
 from flows import tracking
 from flows.files import read_json, read_value, write_json
 from flows.records import Verdict
-from heads.spec import Task
+from heads.catalogue import Task
 
 
 @dataclass(frozen=True, kw_only=True)

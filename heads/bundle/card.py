@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from heads.catalogue import TASK_FACTS
 from heads.data.samples import Preprocess
 from heads.spec import Variant
-from heads.tasks.facts import TASK_FACTS
 from heads.tasks.table import TASKS
 
 

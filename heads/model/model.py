@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from heads.backbones import BACKBONES, build_stages
 from heads.backbones.tokens import tokens_to_map
+from heads.catalogue import TASK_FACTS, Task
 from heads.data.inputs import Inputs, of_images
-from heads.spec import Task, Variant
+from heads.spec import Variant
 from heads.tasks.table import TASKS
 
 
@@ -69,7 +70,7 @@ class Model(nn.Module):
         logits = {}
         for target, key in self.head_keys.items():
             tapped = [features[tap] for tap in self.taps[target]]
-            if self.tasks[target] == "segmentation":
+            if TASK_FACTS[self.tasks[target]].tells == "pixels":
                 assert size, "masks are of images"
                 logits[target] = upsample(self.heads[key](*(_as_map(each, size) for each in tapped)), size)
             else:

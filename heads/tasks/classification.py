@@ -13,7 +13,7 @@ from heads.spec import Head
 from heads.tasks import classifiers, single_choice
 from heads.tasks import measures as sample_measures
 from heads.tasks.answers import Prediction, ReadMask, probability_table
-from heads.tasks.facts import listed
+from heads.tasks.names import listed
 from heads.tasks.rows import Scored
 
 taps, build_head = classifiers.taps, classifiers.build_head

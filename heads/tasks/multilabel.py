@@ -16,7 +16,7 @@ from heads.spec import Fit, Head
 from heads.tasks import classifiers, single_choice
 from heads.tasks import measures as sample_measures
 from heads.tasks.answers import Labels, ReadMask, probability_table
-from heads.tasks.facts import listed, split_labels
+from heads.tasks.names import listed, split_labels
 from heads.tasks.rows import Scored
 
 # Untuned, a label is told from this probability on.

@@ -17,7 +17,7 @@ from heads.data.masks import Masks, OpenMask
 from heads.spec import Fit, Head
 from heads.tasks import decoders, single_choice
 from heads.tasks.answers import MaskPrediction, ReadMask
-from heads.tasks.facts import listed
+from heads.tasks.names import listed
 from heads.tasks.rows import Scored
 
 taps = decoders.taps

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from heads.backbones.table import Backbone
+from heads.catalogue import Task
 from heads.data.masks import Masks, OpenMask
-from heads.spec import Fit, Head, Task
+from heads.spec import Fit, Head
 from heads.tasks import classification, multilabel, segmentation
 from heads.tasks.answers import Answer, ReadMask
 from heads.tasks.rows import Scored

@@ -11,10 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from heads.catalogue import TASK_FACTS, Task
 from heads.data.labels import MISSING_LABEL, has_label
 from heads.distributed import all_gather_rows, sum_over_ranks
-from heads.spec import Task
-from heads.tasks.facts import TASK_FACTS
 from heads.tasks.table import TASKS, Criterion
 from heads.training.mixup import Mix
 from heads.training.schedule import Score

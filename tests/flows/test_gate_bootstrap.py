@@ -19,7 +19,7 @@ from flows.gate.answers import read_pair
 from flows.gate.bootstrap import Resampled, resample
 from flows.gate.measures import Answers, measure_of
 from flows.records import ScoreTable, Verdict
-from heads.spec import Task
+from heads.catalogue import Task
 from heads.tasks.rows import Scored
 
 SET_MEASURES: dict[str, Callable[..., float]] = {

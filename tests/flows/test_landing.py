@@ -18,7 +18,7 @@ from flows.landing import IngestReport, ingest
 from flows.landing import arrivals as arrivals_room
 from flows.manifest import mask_files, parse, parse_masks, split_counts
 from flows.records import Mask, Sample
-from heads.tasks.facts import split_labels
+from heads.tasks.names import split_labels
 from tests.object_store import Bucket, serving
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"

@@ -18,7 +18,7 @@ from flows.manifest import (
     split_counts,
 )
 from flows.records import SPLITS, Mask, Sample
-from heads.tasks.facts import split_labels
+from heads.tasks.names import split_labels
 
 # A busy machine is no fault of the code.
 UNHURRIED = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
+from heads.catalogue import HEAD_DESIGNS
 from heads.data.labels import MISSING_LABEL, has_label
-from heads.spec import HEAD_DESIGNS, Fit
+from heads.spec import Fit
 from heads.tasks.classifiers import DESIGNS, AttentionHead, PooledNorm, build_net
 from heads.tasks.single_choice import PLAIN, Criterion
 from heads.tasks.single_choice import criterion_of as criterion_of_counts

@@ -10,7 +10,8 @@ from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.models.segmentation.lraspp import LRASPPHead
 
 from heads.backbones import BACKBONES, build_stages
-from heads.spec import HEAD_DESIGNS, Fit, Head
+from heads.catalogue import HEAD_DESIGNS
+from heads.spec import Fit, Head
 from heads.tasks import decoders, segmentation
 from heads.tasks.table import TASKS
 

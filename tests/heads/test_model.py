@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from heads.catalogue import BACKBONE_STAGES, IMAGE_SIZES
+from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, IMAGE_SIZES
 from heads.model.freezing import apply_phase, parameter_groups
 from heads.model.model import Model, build_model, count_parameters
 from heads.phases import Phase, compile_policy
-from heads.spec import HEAD_DESIGNS, Fit, Head, Variant
+from heads.spec import Fit, Head, Variant
 from heads.training.metrics import MetricAccumulator
 from tests.heads.frozen import frozen_digest
 

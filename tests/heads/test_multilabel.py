@@ -22,8 +22,9 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from heads.backbones import BACKBONES
+from heads.catalogue import HEAD_DESIGNS
 from heads.data.labels import MISSING_LABEL
-from heads.spec import HEAD_DESIGNS, Fit, Head
+from heads.spec import Fit, Head
 from heads.tasks import multilabel
 from heads.tasks.table import TASKS
 

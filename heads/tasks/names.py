@@ -1,0 +1,16 @@
+"""Class names as people write and read them. No torch here."""
+
+from __future__ import annotations
+
+MAX_CLASSES_SHOWN = 50
+
+
+def split_labels(cell: str) -> tuple[str, ...]:
+    """The labels of a multi-label cell, each once, sorted, without blanks around them: 'b| a' gives a and b."""
+    return tuple(sorted({label for part in cell.split("|") if (label := part.strip())}))
+
+
+def listed(names: tuple[str, ...] | list[str]) -> str:
+    """Names in a sentence; of very many the first, and how many more there are."""
+    more = len(names) - MAX_CLASSES_SHOWN
+    return ", ".join(names[:MAX_CLASSES_SHOWN]) + (f" and {more} more in `classes.json`" if more > 0 else "")
