@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
+from flows.words import counted
 from flows.workspace import DATA, STORAGE
 
 # What systems and tools leave in folders, in lower case: nobody's pictures, so passed over without a word.
@@ -183,10 +184,9 @@ def told(others: Iterable[PurePosixPath], passed: Iterable[Passed]) -> str:
     """Files that are left out, counted by their endings, and what was passed over, in words for a warning; empty without any."""
     counts = Counter(ending(file.name) or "no ending" for file in others)
     shown = [f"{count} {name}" for name, count in counts.most_common(_MAX_TOLD)]
-    rest = len(counts) - len(shown)
-    parts = (
-        [f"{_counted(counts.total(), 'file')} ({', '.join(shown)}{f', {rest} more endings' if rest else ''})"] if counts else []
-    )
+    if rest := len(counts) - len(shown):
+        shown.append(counted(rest, "more ending"))
+    parts = [f"{counted(counts.total(), 'file')} ({', '.join(shown)})"] if counts else []
     by_reason: dict[str, list[str]] = {}
     for one in passed:
         by_reason.setdefault(one.reason, []).append(str(one.path))
@@ -194,7 +194,3 @@ def told(others: Iterable[PurePosixPath], passed: Iterable[Passed]) -> str:
         more = f" and {len(paths) - _MAX_TOLD} more" if len(paths) > _MAX_TOLD else ""
         parts.append(f"{', '.join(paths[:_MAX_TOLD])}{more} ({reason})")
     return "; ".join(parts).encode(errors="backslashreplace").decode()
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shlex
 import sys
@@ -11,15 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import flow, get_run_logger, serve, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.deployments.runner import RunnerDeployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.flows import Flow
+from prefect.runner import Runner
 from prefect.schedules import Cron
 from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.annotations import quote
@@ -177,9 +179,17 @@ def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeploy
     return nightly, by_hand
 
 
-def serve_deployments(served: Sequence[RunnerDeployment]) -> None:
-    """Serve these deployments until the process is ended. A run more than there are waits its turn."""
-    serve(*served, limit=len(served), print_starting_message=False, pause_on_shutdown=False)
+def serve_deployments(served: Sequence[RunnerDeployment], on_known: Callable[[], object]) -> None:
+    """Serve these deployments until the process is ended; calls `on_known` once Prefect knows them.
+
+    A run more than there are waits its turn.
+    """
+    runner = Runner(limit=len(served), pause_on_shutdown=False)
+    for deployment in served:
+        runner.add_deployment(deployment)
+    on_known()
+    with contextlib.suppress(KeyboardInterrupt, TerminationSignal):
+        asyncio.run(runner.start())
 
 
 def how_to_start(plans: Sequence[Plan], api: str) -> str:

@@ -12,6 +12,7 @@ from flows.cli import screen
 from flows.cli.options import AsJson, Workspace, settings_of
 from flows.manifest import is_mask_target
 from flows.records import SPLITS, DataVersion
+from flows.words import counted
 from heads.tasks.names import split_labels
 
 app = typer.Typer(help="Bring images in and look at the data versions.", no_args_is_help=True)
@@ -54,7 +55,7 @@ def ingest(
     changes = ", ".join(f"{getattr(found, what)} {what}" for what in ("added", "updated", "removed", "unchanged"))
     screen.note(f"{source}: {changes}")
     return screen.note(
-        f"data version {screen.short(found.data_version)} holds {found.samples} samples (git {found.revision[:8]})"
+        f"data version {screen.short(found.data_version)} holds {counted(found.samples, 'sample')} (git {found.revision[:8]})"
     )
 
 

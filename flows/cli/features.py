@@ -12,6 +12,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from flows.cli import screen
 from flows.cli.options import AsJson, Workspace, settings_of
 from flows.errors import AskedWrongly
+from flows.words import counted
 
 if TYPE_CHECKING:
     from flows.stages.feature_store import FeaturesStatus, StoredTrunk
@@ -51,7 +52,7 @@ def verify(workspace: Workspace = None, as_json: AsJson = False) -> None:
         screen.show_json(asdict(check))
     for shard in check.damaged:
         screen.warn(f"{shard.trunk_id}/{shard.shard}: {shard.reason}")
-    screen.note(f"{check.root}: {check.shards} shards, {screen.size(check.bytes)}; {len(check.damaged)} damaged")
+    screen.note(f"{check.root}: {counted(check.shards, 'shard')}, {screen.size(check.bytes)}; {len(check.damaged)} damaged")
     if check.damaged:
         raise typer.Exit(1)
 
@@ -70,7 +71,7 @@ def prune(
     if as_json:
         return screen.show_json(asdict(pruned))
     freed, left = screen.size(pruned.freed_bytes), screen.size(pruned.bytes)
-    return screen.note(f"{pruned.root}: {pruned.freed_shards} shards removed, {freed} freed, {left} left")
+    return screen.note(f"{pruned.root}: {counted(pruned.freed_shards, 'shard')} removed, {freed} freed, {left} left")
 
 
 def _bytes(text: str) -> int:

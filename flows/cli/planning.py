@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flows.cli import screen
 from flows.stages.costs import Estimate, ImagePhase, TrunkUse
 from flows.stages.plan_preview import Preview
+from flows.words import counted
 
 TRUNK_COLUMNS = ["trunk", "px", "view", "variants", "samples", "stored", "to forward", "features", "GFLOPs", "time"]
 # As many reasons as a person reads.
@@ -23,7 +24,8 @@ def show(preview: Preview, plan_file: object) -> None:
     left, total = preview.left, len(preview.variants)
     if left:
         screen.out.print(describe_estimate(preview.estimate, left), markup=False, soft_wrap=True)
-    screen.note(f"{left} of {total} variants are left to train. Next: headstart retrain {plan_file}")
+    verb = "is" if left == 1 else "are"
+    screen.note(f"{left} of {counted(total, 'variant')} {verb} left to train. Next: headstart retrain {plan_file}")
 
 
 def _show_variants(preview: Preview) -> None:
@@ -34,11 +36,11 @@ def _show_variants(preview: Preview) -> None:
             " + ".join(f"{target} {design}" for target, design in v.heads.items()),
             v.freeze,
             ", ".join(f"{name} {value}" for name, value in v.fit.items()) or "as in the plan",
-            "failed before" if v.failed else "done" if v.done else f"{v.epochs} epochs to train",
+            "failed before" if v.failed else "done" if v.done else f"{counted(v.epochs, 'epoch')} to train",
         ]
         for v in preview.variants
     ]
-    title = f"{preview.name} on data {screen.short(preview.data_version)}: {preview.samples} samples"
+    title = f"{preview.name} on data {screen.short(preview.data_version)}: {counted(preview.samples, 'sample')}"
     screen.show_table(title, ["variant", "backbone", "heads", "freeze", "fit", "state"], rows)
 
 
@@ -69,17 +71,18 @@ def _show_images(phases: Sequence[ImagePhase]) -> None:
         variants = len({phase.variant_id for phase in those})
         epochs = sum(phase.epochs for phase in those)
         contest = " (at most: only those that win their contest)" if any(phase.in_contest for phase in those) else ""
-        screen.out.print(f"  {epochs} epochs of {variants} variants{contest}: {reason}", markup=False, soft_wrap=True)
+        told = f"  {counted(epochs, 'epoch')} of {counted(variants, 'variant')}{contest}: {reason}"
+        screen.out.print(told, markup=False, soft_wrap=True)
     if len(reasons) > NUM_REASONS:
-        screen.out.print(f"  and {len(reasons) - NUM_REASONS} reasons more; --json has them all", markup=False)
+        screen.out.print(f"  and {counted(len(reasons) - NUM_REASONS, 'reason')} more; --json has them all", markup=False)
 
 
 def describe_estimate(estimate: Estimate, num_left: int) -> str:
     """What is left to pay in words, against a job a variant."""
     asked, alone = estimate.flops / 1e9, estimate.flops_alone / 1e9
     lines = [
-        f"About {screen.duration(estimate.seconds)} of training, {asked:,.1f} GFLOPs. A job a variant ({num_left} jobs "
-        f"without stored features): {screen.duration(estimate.seconds_alone)}, {alone:,.1f} GFLOPs."
+        f"About {screen.duration(estimate.seconds)} of training, {asked:,.1f} GFLOPs. A job a variant "
+        f"({counted(num_left, 'job')} without stored features): {screen.duration(estimate.seconds_alone)}, {alone:,.1f} GFLOPs."
     ]
     if estimate.flops_factor:
         lines.append(f"Saved: {estimate.flops_factor:,.1f} x the arithmetic, about {estimate.seconds_factor:,.1f} x the time.")

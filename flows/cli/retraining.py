@@ -17,6 +17,7 @@ from flows.stages.closing import look_up
 from flows.stages.preflight import dead_servers, preflight_check
 from flows.stages.report import Counts, Report
 from flows.stages.session import Event, listening, warming
+from flows.words import counted
 from heads.catalogue import TASK_FACTS
 
 FEATURES = "features"
@@ -78,7 +79,7 @@ def show(report: Report) -> None:
     screen.out.print("\n".join([words, *pages]), markup=False, soft_wrap=True)
     counts = report.counts
     screen.out.print(
-        f"\n{counts.variants_trained} variants trained, {counts.variants_reused} found done; {_describe_work(counts)}"
+        f"\n{counted(counts.variants_trained, 'variant')} trained, {counts.variants_reused} found done; {_describe_work(counts)}"
         + ", ".join(f"{stage.replace('_', ' ')} {taken:.1f} s" for stage, taken in report.seconds.items()),
         markup=False,
         soft_wrap=True,
@@ -97,7 +98,7 @@ def _cell(value: object) -> object:
 
 def _describe_work(counts: Counts) -> str:
     """What went through trunks, and what was read in its place."""
-    told = f"{counts.trunk_forwards} images forwarded, {counts.features_read} features read; "
+    told = f"{counted(counts.trunk_forwards, 'image')} forwarded, {counted(counts.features_read, 'feature')} read; "
     if counts.features_read and counts.flops_done:
         told += f"{(counts.flops_done + counts.flops_saved) / counts.flops_done:.1f} x the arithmetic saved; "
     return told

@@ -11,6 +11,7 @@ import typer
 from flows.cli import data, features, models, screen
 from flows.cli.options import AsJson, Workspace, settings_of
 from flows.errors import AskedWrongly
+from flows.words import counted
 
 if TYPE_CHECKING:
     from flows.stages.prediction import Answered
@@ -140,7 +141,7 @@ def predict(
         screen.show_json({"predictions": found} | ({"unread": unread} if unread else {}))
     else:
         targets = list(rows[0].answers) if rows else []
-        title = f"{len(rows)} image{'s' if len(rows) != 1 else ''} read by {model}"
+        title = f"{counted(len(rows), 'image')} read by {model}"
         screen.show_table(title, ["file", *targets], [[r.file, *[_words(r.answers[t]) for t in targets]] for r in rows])
     if readings.unread:
         raise typer.Exit(1)

@@ -15,6 +15,7 @@ from flows.landing.names import split_of, splits_among
 from flows.landing.pairs import Masks
 from flows.landing.tables import TABLES, composed
 from flows.manifest import IMAGES, MASKS
+from flows.words import counted
 
 UNDERSTOOD = (
     "Layouts understood: class folders <class>/*.jpg or {train,val,test}/<class>/*.jpg; a table labels.csv or "
@@ -51,7 +52,8 @@ def scan(root: Path, own: Collection[Path] = ()) -> Listing:
         if entries:
             return Listing(_once(entries), _left_out(root, found, entries), _vanished(found))
     raise AskedWrongly(
-        f"source {str(root)!r} has {len(images)} images, e.g. {images[0]}, in no layout understood.{_deeper(images)} {UNDERSTOOD}"
+        f"source {str(root)!r} has {counted(len(images), 'image')}, e.g. {images[0]}, in no layout understood.{_deeper(images)} "
+        f"{UNDERSTOOD}"
     )
 
 
@@ -148,7 +150,7 @@ def _left_out(root: Path, found: Contents, entries: Sequence[Entry], table: Pure
     others = [file for file in rest if file not in pictures and not _is_paper(file)]
     first = next((file for file in rest if file in pictures), None)
     where = "that its table does not name" if table else "that are not in a place to which its layout gives a label"
-    parts = [f"{len(pictures)} images {where}, e.g. {_printable(first)}"] if first else []
+    parts = [f"{counted(len(pictures), 'image')} {where}, e.g. {_printable(first)}"] if first else []
     more = told(others, found.passed)
     return (f"left out of the source: {'; '.join([*parts, *([more] if more else [])])}",) if parts or more else ()
 

@@ -13,6 +13,7 @@ from flows.landing.splits import ClassName, Unsettled, settle
 from flows.landing.tables import composed
 from flows.manifest import IMAGES, MASKS, is_mask_target
 from flows.records import Sample
+from flows.words import counted
 from heads.tasks.names import split_labels
 
 
@@ -88,7 +89,8 @@ def _contradictions(samples: Sequence[Sample]) -> tuple[str, ...]:
             first = seen.setdefault((target, sample.digest), sample)
             if label and first.labels[target] and label != first.labels[target] and not label.startswith(MASKS):
                 found.append(f"{first.file} ({first.labels[target]}) and {sample.file} ({label})")
-    return (f"{len(found)} images have the bytes of another one but a different label, e.g. {found[0]}",) if found else ()
+    have = counted(len(found), "image has", "images have")
+    return (f"{have} the bytes of another one but a different label, e.g. {found[0]}",) if found else ()
 
 
 def tally(earlier: Sequence[Sample], samples: Sequence[Sample], arrivals: Sequence[Arrival]) -> Mapping[str, int]:

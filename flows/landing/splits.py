@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from flows.words import counted
+
 VAL_SHARE = 0.15
 TEST_SHARE = 0.15
 MIN_TRAIN = 5
@@ -81,8 +83,8 @@ def _overruled(rows: Sequence[Unsettled], splits: Sequence[str | None], lacking:
     if not moved:
         return []
     return [
-        f"{moved} images are not in the split that the source gives them, because the same bytes are held out elsewhere "
-        "or were before: the most protected split wins (test, then val)"
+        f"{counted(moved, 'image is', 'images are')} not in the split that the source gives them, because the same bytes are "
+        "held out elsewhere or were before: the most protected split wins (test, then val)"
     ]
 
 
@@ -163,7 +165,7 @@ def _keep_small_classes(rows: Sequence[Unsettled], free: Sequence[_Unit], splits
             _put(unit.rows, "train", splits)
             unit.choices = frozenset()
     return [
-        f"class {name!r} of {target} is too small to be split ({pool[target, name]} samples): all of it stays in train"
+        f"class {name!r} of {target} is too small to be split ({counted(pool[target, name], 'sample')}): all of it stays in train"
         for target, name in sorted(small - {_EVERYTHING})
     ]
 
@@ -198,7 +200,8 @@ def _straddling(rows: Sequence[Unsettled], splits: Sequence[str]) -> list[str]:
         if row.group:
             places[row.group].add(split)
     apart = sorted(group for group, found in places.items() if len(found) > 1)
-    return [f"{len(apart)} groups lie in several splits because the source says so, e.g. {apart[0]!r}"] if apart else []
+    lie = counted(len(apart), "group lies", "groups lie")
+    return [f"{lie} in several splits because the source says so, e.g. {apart[0]!r}"] if apart else []
 
 
 def _empty(splits: Sequence[str]) -> list[str]:

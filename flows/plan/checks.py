@@ -10,6 +10,7 @@ from flows.plan.classes import count_classes
 from flows.plan.form import Plan, Target
 from flows.plan.targets import primary_metric, targets_of, tells_pixels
 from flows.records import SPLITS, DataVersion
+from flows.words import counted
 
 # More values than these are shades of a picture, not classes.
 MAX_MASK_VALUES = 256
@@ -107,7 +108,7 @@ def _check_mask_values(target: Target, version: DataVersion, known: set[str]) ->
             pixels = version.masks[cell].pixels
             strange.update(value for value in pixels if str(value) not in known and value not in target.ignore)
     if strange:
-        told = ", ".join(f"{value} ({count} mask{'s' if count > 1 else ''})" for value, count in sorted(strange.items()))
+        told = ", ".join(f"{value} ({counted(count, 'mask')})" for value, count in sorted(strange.items()))
         raise AskedWrongly(
             f"target {target.column!r}: masks of the val and test splits hold values that no training mask has: {told}; "
             f"allowed: {', '.join(sorted(known, key=int))}. Mend the masks, add training masks of them, or write "

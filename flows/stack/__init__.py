@@ -98,9 +98,6 @@ class _Stack:
         prefect_address = str(self._settings.prefect_address).removesuffix("/api")
         self._say(f"Prefect  {prefect_address}\nMLflow   {self._settings.tracking}\nRay      {self._ray.address}")
         self._say(f"Nights   {cron} in local time")
-        from flows import pipeline
-
-        self._say(pipeline.how_to_start(self._plans, str(self._settings.prefect_address)))
 
     def _write(self) -> None:
         """Write down who we are, where all is, and which processes must live for that to hold."""

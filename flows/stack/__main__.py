@@ -47,7 +47,8 @@ def _serve(asked: dict[str, Any]) -> int:
     except ValueError as error:
         sys.stderr.write(f"Prefect does not take --cron {asked['cron']!r}: {error}\n")
         return ASKED_WRONGLY
-    pipeline.serve_deployments(served)
+    words = pipeline.how_to_start(plans, os.environ["PREFECT_API_URL"])
+    pipeline.serve_deployments(served, lambda: sys.stderr.write(f"{words}\n"))
     return 0
 
 

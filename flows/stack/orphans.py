@@ -8,6 +8,7 @@ import psutil
 
 from flows import processes
 from flows.settings import OWNER, Settings
+from flows.words import counted
 
 # A run that is told to end stops its Ray job first, and waits until Ray confirms it.
 END_SECONDS = 30.0
@@ -21,8 +22,8 @@ def end_orphans(settings: Settings, say: Callable[[str], None] | None = None) ->
     orphans = _find(settings)
     at_work = [one for one in orphans if _is_run(one)]
     if orphans and say:
-        kept = f" and {len(at_work)} runs, whose trained work is kept" if at_work else ""
-        say(f"Ending what a killed `headstart up` left running: {len(orphans) - len(at_work)} servers{kept}")
+        kept = f" and {counted(len(at_work), 'run')}, whose trained work is kept" if at_work else ""
+        say(f"Ending what a killed `headstart up` left running: {counted(len(orphans) - len(at_work), 'server')}{kept}")
     # The runs first, for they still speak to the servers.
     for group in (at_work, [one for one in orphans if one not in at_work]):
         processes.end(group, END_SECONDS)

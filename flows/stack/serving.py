@@ -13,6 +13,7 @@ from flows import owners, processes
 from flows.plan import Plan
 from flows.settings import Settings, child_environment
 from flows.stack.servers import Program
+from flows.words import counted
 
 ASKED_WRONGLY = 2
 # A run that is told to end stops its Ray job first, and waits until Ray confirms it.
@@ -40,7 +41,7 @@ def stop(served: Program, say: Callable[[str], None]) -> None:
     if served.process is None:
         return
     if at_work := runs(served):
-        say(f"Ending {len(at_work)} run{'s' if len(at_work) > 1 else ''} first; what they have trained is kept")
+        say(f"Ending {counted(len(at_work), 'run')} first; what they have trained is kept")
     if served.status() is None:
         # It still holds what the runs write to, and starts no other one.
         served.process.send_signal(signal.SIGSTOP)

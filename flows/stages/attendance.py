@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flows import cluster, job, processes, tracking
 from flows.settings import Settings
+from flows.words import counted
 
 
 @contextlib.contextmanager
@@ -80,8 +81,8 @@ def _end(settings: Settings, name: str) -> list[str]:
     if not jobs and not runs:
         return []
     return [
-        f"A retraining of {name} was killed: {jobs} Ray job{'s' * (jobs != 1)} stopped, {runs} MLflow retraining"
-        f"{'s' * (runs != 1)} set from RUNNING to KILLED; what it has trained is kept"
+        f"A retraining of {name} was killed: {counted(jobs, 'Ray job')} stopped, {counted(runs, 'MLflow retraining')} "
+        "set from RUNNING to KILLED; what it has trained is kept"
     ]
 
 

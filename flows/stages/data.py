@@ -10,6 +10,7 @@ from pathlib import Path
 from flows.records import DataVersion
 from flows.settings import Settings
 from flows.stages.session import RetrainingSession
+from flows.words import counted
 
 LOST = "the data version that data.dvc named could not be had here; the new one holds this source alone"
 
@@ -87,5 +88,5 @@ def version_data(session: RetrainingSession, source: str | None) -> DataVersion:
         found = ingest(session.settings, source)
         session.say(f"{source}: {found.added} added, {found.updated} updated, {len(found.quarantined)} set aside")
     version = dataset.read_version(session.settings.workspace)
-    session.say(f"Data version {version.digest[:12]}: {len(version.samples)} samples")
+    session.say(f"Data version {version.digest[:12]}: {counted(len(version.samples), 'sample')}")
     return version

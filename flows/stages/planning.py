@@ -14,6 +14,7 @@ from flows.records import DataVersion, Weights, Work
 from flows.settings import Settings
 from flows.stages.session import RetrainingSession
 from flows.stages.values import WorkPlan
+from flows.words import counted
 from flows.work_folder import WorkFolder
 from flows.workspace import check_turned
 
@@ -59,7 +60,7 @@ def plan_work(session: RetrainingSession, version: DataVersion) -> WorkPlan:
     if work_plan is None or work_plan.plan != session.plan or _identity(work_plan.version) != _identity(version):
         work_plan = make_work_plan(session.plan, version)
     left = sum(not work_plan.is_done(session.settings, work) for work in work_plan.works)
-    session.say(f"{len(work_plan.works)} variants, {left} left to train")
+    session.say(f"{counted(len(work_plan.works), 'variant')}, {left} left to train")
     return work_plan
 
 

@@ -36,9 +36,9 @@ def dead_servers(settings: Settings) -> str:
     parts = stack["parts"].split()
     dead = len(parts) - sum(map(lives, parts))
     return (
-        f"{dead} of the {len(parts)} servers of the running `headstart up` (pid {stack['pid']}) are dead; this retraining does "
-        "without it: its records go to the same files, and it is seen in the browser afterwards. It starts them again by itself "
-        "and says so; where it does not, end it with Ctrl-C and start it anew"
+        f"{dead} of the {len(parts)} servers of the running `headstart up` (pid {stack['pid']}) {'is' if dead == 1 else 'are'} "
+        "dead; this retraining does without it: its records go to the same files, and it is seen in the browser afterwards. "
+        "It starts them again by itself and says so; where it does not, end it with Ctrl-C and start it anew"
     )
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from prefect.deployments.runner import RunnerDeployment
 
 from flows import prefect_server
 from flows.plan import parse_plan
@@ -20,6 +21,33 @@ def test_the_nightly_cron_counts_in_local_time(monkeypatch: pytest.MonkeyPatch) 
     nightly, by_hand = pipeline.deployments(parse_plan({"name": "pets"}), "0 2 * * *", None)
     assert [(s.schedule.cron, s.schedule.timezone) for s in nightly.schedules or []] == [("0 2 * * *", "Europe/Berlin")]
     assert not by_hand.schedules
+
+
+class Serving:
+    """A runner of Prefect's that writes down what is asked of it."""
+
+    def __init__(self, asked: list[str]) -> None:
+        self.asked = asked
+
+    def __call__(self, *, limit: int, pause_on_shutdown: bool) -> Serving:
+        self.asked.append(f"limit {limit}")
+        return self
+
+    def add_deployment(self, deployment: RunnerDeployment) -> None:
+        self.asked.append(deployment.name)
+
+    async def start(self) -> None:
+        self.asked.append("start")
+
+
+def test_how_to_start_a_deployment_is_told_once_prefect_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import pipeline
+
+    asked: list[str] = []
+    monkeypatch.setattr(pipeline, "Runner", Serving(asked))
+    served = pipeline.deployments(parse_plan({"name": "pets"}), "0 2 * * *", None)
+    pipeline.serve_deployments(served, lambda: asked.append("told"))
+    assert asked == ["limit 2", "nightly", "on-demand", "told", "start"]
 
 
 BEGIN = """

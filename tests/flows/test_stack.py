@@ -67,7 +67,7 @@ def test_the_port_of_an_orphan_that_takes_its_time_is_free_afterwards_and_runs_a
         finally:
             server.kill()
             run.kill()
-    assert "1 servers and 1 runs" in told[0]
+    assert "1 server and 1 run," in told[0]
 
 
 def test_a_program_that_was_killed_says_how_and_all_of_its_session_ends_with_it(tmp_path: Path) -> None:
