@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -15,14 +15,11 @@ from heads.trunks.pricing import epoch_multiply_adds
 
 @dataclass(frozen=True)
 class PassCost:
-    """What one pass of images through a trunk has to do: samples, and their multiply-adds together.
-
-    `shares` are what of it is for each work, by key; together 1.
-    """
+    """What one pass through a trunk has to do, samples and their multiply-adds together, and the keys of the works it is for."""
 
     num_samples: int
     flops: int
-    shares: Mapping[str, float]
+    keys: tuple[str, ...]
 
 
 class ExtractionCosts:
@@ -50,10 +47,10 @@ class ExtractionCosts:
         self.divide()
 
     def divide(self) -> None:
-        """Divides the time since the last division among those that the pass is for."""
+        """Divides the time since the last division equally among those that the pass is for."""
         now = monotonic()
-        for key, share in self._pass_cost.shares.items():
-            self._shares[key] = self._shares.get(key, 0.0) + (now - self._since) * share
+        for key in self._pass_cost.keys:
+            self._shares[key] = self._shares.get(key, 0.0) + (now - self._since) / len(self._pass_cost.keys)
         self._since = now
         if self.leads:
             self.job.folder.write_shares(self._shares)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,24 +34,19 @@ LOOK_BYTES = 2**20
 
 @dataclass(frozen=True)
 class SplitView:
-    """One view of a split's samples, and by the taps that works need of it the keys of these works."""
+    """One view of a split's samples, and all that works need of it."""
 
     view: int
     split: str
-    keys: Mapping[frozenset[Tap], Sequence[str]]
-
-    @property
-    def taps(self) -> frozenset[Tap]:
-        """All that is needed of it."""
-        return frozenset().union(*self.keys)
+    taps: frozenset[Tap]
 
 
 @dataclass(frozen=True)
 class TrunkPass:
-    """All that goes through one trunk for works, among them this one."""
+    """All that goes through one trunk for these works."""
 
     trunk: Trunk
-    work: Work
+    works: tuple[Work, ...]
     parts: tuple[SplitView, ...]
 
 
@@ -78,15 +73,15 @@ class JobFeatures:
         for each, pass_cost in zip(passes, pass_costs, strict=True):
             name_trunk(self.store, each.trunk)
             self.costs.begin(pass_cost)
-            names = {part.split for part in each.parts}
-            sets = {name: self.splits.read(name, each.work.variant, cache_bytes=0) for name in names}
+            first, names = each.works[0], {part.split for part in each.parts}
+            sets = {name: self.splits.read(name, first.variant, cache_bytes=0) for name in names}
             extract(
-                partial(self.backbone, each.work),
+                partial(self.backbone, first),
                 each.trunk,
                 [ExtractionRequest(sets[part.split], part.view, part.taps) for part in each.parts],
                 self.store,
                 device=self.device,
-                precision=each.work.variant.fit.precision,
+                precision=first.variant.fit.precision,
                 on_stored=self.costs.note,
             )
             self.costs.divide()
@@ -132,16 +127,16 @@ class JobFeatures:
         return list(groups.values())
 
     def _passes(self, works: Sequence[Work]) -> list[TrunkPass]:
-        first: dict[Trunk, Work] = {}
-        keys: dict[Trunk, dict[tuple[int, str], dict[frozenset[Tap], list[str]]]] = defaultdict(lambda: defaultdict(dict))
+        sharing: dict[Trunk, dict[str, Work]] = defaultdict(dict)
+        parts: dict[Trunk, dict[tuple[int, str], frozenset[Tap]]] = defaultdict(lambda: defaultdict(frozenset))
         for work in works:
             taps = frozenset(tap for taps in stored_taps(work.variant).values() for tap in taps)
             for trunk, view, split in self._views(work) if taps else ():
-                first.setdefault(trunk, work)
-                keys[trunk][view, split].setdefault(taps, []).append(work.key)
+                sharing[trunk][work.key] = work
+                parts[trunk][view, split] |= taps
         return [
-            TrunkPass(trunk, work, tuple(SplitView(view, split, by_taps) for (view, split), by_taps in keys[trunk].items()))
-            for trunk, work in first.items()
+            TrunkPass(trunk, tuple(found.values()), tuple(SplitView(*place, taps) for place, taps in parts[trunk].items()))
+            for trunk, found in sharing.items()
         ]
 
     def _views(self, work: Work) -> Iterator[tuple[Trunk, int, str]]:
@@ -157,24 +152,12 @@ class JobFeatures:
         ]
 
     def _cost_of(self, each: TrunkPass) -> PassCost:
-        """The samples to forward, and how the cost is shared: a work pays in proportion to the samples that it was missing."""
-        num_samples, flops, shares = 0, 0, dict[str, float]()
-        for part in each.parts:
-            lacking, cost = self._work_of(each, part)
-            num_samples, flops = num_samples + lacking, flops + cost
-            needs = {taps: lacking if taps == part.taps else self._count(each, part, taps) for taps in part.keys}
-            whole = sum(needs[taps] * len(keys) for taps, keys in part.keys.items())
-            for taps, keys in part.keys.items():
-                for key in keys:
-                    shares[key] = shares.get(key, 0.0) + (lacking * needs[taps] / whole if whole else 0.0)
-        if not num_samples:
-            # The look alone takes time.
-            return PassCost(0, 0, dict.fromkeys(shares, 1 / len(shares)))
-        return PassCost(num_samples, flops, {key: share / num_samples for key, share in shares.items()})
+        num_samples, flops = map(sum, zip(*(self._work_of(each, part) for part in each.parts), strict=True))
+        return PassCost(num_samples, flops, tuple(work.key for work in each.works))
 
     def _work_of(self, each: TrunkPass, part: SplitView) -> tuple[int, int]:
         """How many samples lack a tap, and their multiply-adds: each runs through the stages up to the deepest that it lacks."""
-        variant, deeper, flops = each.work.variant, 0, 0
+        variant, deeper, flops = each.works[0].variant, 0, 0
         size = preparation_of(variant.backbone).size_of(variant.fit)
         for stage in sorted({tap.stage for tap in part.taps}, reverse=True):
             lacking = self._count(each, part, [tap for tap in part.taps if tap.stage >= stage])

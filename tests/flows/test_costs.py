@@ -61,7 +61,7 @@ def test_the_time_of_filling_the_store_is_shared_and_outlives_a_kill(
     order = order_of(tmp_path, version, count=2, gpus_per_worker=0.5)
     order.folder.write_shares({"all": 10.0})
     costs = ExtractionCosts(order, leads=True)
-    shared, own = PassCost(4, 400, {"all": 0.75, "lp_ft": 0.25}), PassCost(2, 100, {"all": 1.0})
+    shared, own = PassCost(4, 400, ("all", "lp_ft")), PassCost(2, 100, ("all",))
     costs.announce([shared, own])
     assert order.folder.num_stored() == (0, 6)
     costs.begin(shared)
@@ -73,7 +73,7 @@ def test_the_time_of_filling_the_store_is_shared_and_outlives_a_kill(
     assert (order.folder.num_stored(), order.folder.flops_stored()) == ((6, 6), 500)
     shares = order.folder.read_shares()
     # Two looks at the clock for the pass that both share, one for the other's own: four seconds each.
-    assert shares == {"all": 10 + 0.75 * 8 + 4, "lp_ft": 0.25 * 8}
+    assert shares == {"all": 10 + 8 / 2 + 4, "lp_ft": 8 / 2}
     probe, tuned = (costs_of(order, work_of(freeze), outcome_of((9, 0), (9, 0))) for freeze in ("all", "lp_ft"))
     assert probe.seconds == pytest.approx(4 + shares["all"], abs=1e-3)
     # A probe held one worker for its own epochs and both for what was shared.
@@ -84,7 +84,7 @@ def test_the_time_of_filling_the_store_is_shared_and_outlives_a_kill(
 def test_a_member_that_does_not_lead_leaves_the_shares_to_the_leader(tmp_path: Path, version: DataVersion) -> None:
     order = order_of(tmp_path, version)
     costs = ExtractionCosts(order, leads=False)
-    costs.begin(PassCost(1, 1, {"all": 1.0}))
+    costs.begin(PassCost(1, 1, ("all",)))
     costs.note(1)
     assert order.folder.read_shares() == {}
     assert order.folder.num_stored() == (1, 1)

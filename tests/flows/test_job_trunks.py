@@ -65,14 +65,14 @@ def test_splits_and_views_of_one_trunk_are_one_pass(filled: Any) -> None:
     assert filled[1] == [plain, {(NUM_TRAIN, 1): both, (NUM_TRAIN, 2): {"3:pooled"}}]
 
 
-def test_a_pass_is_shared_by_what_is_done_for_each(filled: Any) -> None:
+def test_a_pass_costs_what_is_lacking_and_is_shared_by_who_reads_of_it(filled: Any) -> None:
     an_image = forward_multiply_adds("squeezenet1_1", SIZE_PX, 4)
     plain, varied = filled[0]
     assert (plain.num_samples, plain.flops) == (NUM_TRAIN + NUM_VAL, (NUM_TRAIN + NUM_VAL) * an_image)
-    assert plain.shares == pytest.approx({"linear 1": 1 / 3, "mlp 3": 1 / 3, "attention 2": 1 / 3})
+    assert plain.keys == ("linear 1", "mlp 3", "attention 2")
     # The second view is for both that have it, the third for one.
     assert (varied.num_samples, varied.flops) == (2 * NUM_TRAIN, 2 * NUM_TRAIN * an_image)
-    assert varied.shares == pytest.approx({"mlp 3": 0.75, "attention 2": 0.25})
+    assert varied.keys == ("mlp 3", "attention 2")
 
 
 def test_an_image_is_looked_for_when_it_is_read_and_not_before(order: job.Job) -> None:
@@ -105,11 +105,10 @@ def test_a_job_of_another_kind_of_samples_fills_the_store_too(tmp_path: Path, mo
     assert told == {"backbone": "perceptron", "weights": "random 0", "by": 10.0, "dtype": "float32", "views": "plain"}
 
 
-def test_who_lacks_nothing_pays_for_nothing(order: job.Job, request: pytest.FixtureRequest) -> None:
+def test_a_sample_that_lacks_one_tap_of_several_is_forwarded(order: job.Job, request: pytest.FixtureRequest) -> None:
     store = FeatureStore(order.features_root)
     trunk = trunk_of(order.works[0].variant, "none", torch.device("cpu"))
     keys = [Key(sample.digest) for sample in order.version.samples]
     store.trunk(trunk.id).write(keys, {"3:pooled": torch.zeros(len(keys), 512, 1, 1)})
     plain, _ = request.getfixturevalue("filled")[0]
     assert plain.num_samples == len(keys)
-    assert plain.shares == {"linear 1": 0, "mlp 3": 0, "attention 2": 1}
