@@ -71,11 +71,6 @@ class DataVersion:
         """The target columns, in the manifest's order."""
         return tuple(self.samples[0].labels) if self.samples else ()
 
-    def classes(self, target: str) -> tuple[str, ...]:
-        """The class names of a target, sorted: those that `train` holds."""
-        found = {s.labels[target] for s in self.samples if s.split == "train"}
-        return tuple(sorted(name for name in found if name is not None))
-
 
 @dataclass(frozen=True)
 class Workers:

@@ -207,21 +207,8 @@ def read_trained(storage: Path, work: Work, *, reused: bool) -> TrainedVariant:
     result = folder.read_result()
     if result is None:
         raise FileNotFoundError(f"the work {work.key} has no result in {folder.path}")
-    return TrainedVariant(
-        key=work.key,
-        variant=work.variant,
-        reused=reused,
-        metrics=result.metrics,
-        num_parameters=result.num_parameters,
-        num_trained_parameters=result.num_trained_parameters,
-        num_forwarded=result.num_forwarded,
-        seconds=result.seconds,
-        bundle=folder.bundle,
-        num_features_read=result.num_features_read or 0,
-        gpu_seconds=result.gpu_seconds or 0,
-        flops=result.flops or 0,
-        flops_alone=result.flops_alone or 0,
-    )
+    own = {"key": work.key, "variant": work.variant, "reused": reused, "bundle": folder.bundle}
+    return read_value(TrainedVariant, {name: value for name, value in vars(result).items() if value is not None} | own)
 
 
 def result_json(result: WorkResult) -> Mapping[str, object]:

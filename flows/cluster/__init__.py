@@ -3,14 +3,12 @@
 from flows.cluster.api import Cluster, death
 from flows.cluster.capacity import check
 from flows.cluster.head import find_cluster, open_cluster, reopen
-from flows.cluster.jobs import Submission, find, find_by_flow_run, find_orphans, run_job, stop, submit, watch, worker_environment
+from flows.cluster.jobs import find_by_flow_run, find_orphans, run_job, stop
 
 __all__ = [
     "Cluster",
-    "Submission",
     "check",
     "death",
-    "find",
     "find_by_flow_run",
     "find_cluster",
     "find_orphans",
@@ -18,7 +16,4 @@ __all__ = [
     "reopen",
     "run_job",
     "stop",
-    "submit",
-    "watch",
-    "worker_environment",
 ]

@@ -1,31 +1,23 @@
 """The plan: what a person asks for, read and checked; its variants; the keys of its work. Pure, but for reading the file."""
 
 from flows.plan.checks import check_data
-from flows.plan.classes import class_names, count_classes
+from flows.plan.classes import class_names
 from flows.plan.expansion import VariantRow, contest, describe, expand, label, retraining_key, work_key
-from flows.plan.fit import FitGrid
-from flows.plan.form import MEASURES, MEASURES_OF, PRIMARY, Plan, Promotion, Target, WorkersSpec
+from flows.plan.form import PRIMARY, Plan
 from flows.plan.rare import form_values, left_empty
 from flows.plan.reading import parse_plan, read_plan
 from flows.plan.targets import find_task, primary_metric, targets_of
 from flows.plan.trunks import TrunkGroup, VariantPhases, group_by_trunk
 
 __all__ = [
-    "MEASURES",
-    "MEASURES_OF",
     "PRIMARY",
-    "FitGrid",
     "Plan",
-    "Promotion",
-    "Target",
     "TrunkGroup",
     "VariantPhases",
     "VariantRow",
-    "WorkersSpec",
     "check_data",
     "class_names",
     "contest",
-    "count_classes",
     "describe",
     "expand",
     "find_task",

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from flows import plan as plans
 from flows import tracking
+from flows.files import read_value
 from flows.plan import Plan
-from flows.records import FailedVariant, TrainedVariant, TrainResult
+from flows.records import TrainResult
 from flows.settings import Settings
 from flows.stages.planning import failures, make_work_plan
 from flows.stages.report import (
@@ -111,15 +112,15 @@ def make_report(
     """The report of a retraining, but for its runs; `seconds` are those of the stages as a clock saw them."""
     model = outcome.model
     champion = model if model and "champion" in model.aliases else scores.champion
-    rows = {row.variant_id: row for row in plans.describe([work.variant for work in work_plan.works])}
+    rows = {row.variant_id: vars(row) for row in plans.describe([work.variant for work in work_plan.works])}
     return Report(
         name=work_plan.plan.name,
         key=work_plan.key,
         metric=work_plan.metric,
         tasks={head.target: head.task for head in work_plan.works[0].variant.heads},
         data_version=work_plan.version.digest,
-        variants=tuple(_variant(rows[variant.variant.variant_id], variant) for variant in trained.variants),
-        failed=tuple(_failure(rows[failed.variant.variant_id], failed) for failed in trained.failed),
+        variants=tuple(read_value(ReportedVariant, rows[one.variant.variant_id] | vars(one)) for one in trained.variants),
+        failed=tuple(read_value(ReportedFailure, rows[one.variant.variant_id] | vars(one)) for one in trained.failed),
         candidate=scores.candidate.variant.variant_id,
         holdout=scores.table.metrics,
         verdict=outcome.verdict,
@@ -127,36 +128,6 @@ def make_report(
         champion=champion.version if champion else None,
         counts=_count(work_plan, trained),
         seconds=_seconds(seconds, trained),
-    )
-
-
-def _variant(row: plans.VariantRow, trained: TrainedVariant) -> ReportedVariant:
-    return ReportedVariant(
-        variant_id=row.variant_id,
-        label=row.label,
-        backbone=row.backbone,
-        heads=row.heads,
-        freeze=row.freeze,
-        run_id=trained.run_id,
-        reused=trained.reused,
-        metrics=trained.metrics,
-        num_trained_parameters=trained.num_trained_parameters,
-        num_forwarded=trained.num_forwarded,
-        num_features_read=trained.num_features_read,
-        seconds=trained.seconds,
-        gpu_seconds=trained.gpu_seconds,
-    )
-
-
-def _failure(row: plans.VariantRow, failed: FailedVariant) -> ReportedFailure:
-    return ReportedFailure(
-        variant_id=row.variant_id,
-        label=row.label,
-        backbone=row.backbone,
-        heads=row.heads,
-        freeze=row.freeze,
-        run_id=failed.run_id,
-        reason=failed.reason,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
@@ -67,21 +66,6 @@ class AttentionPool(nn.Module):
         return normed
 
 
-class AttentionHead(nn.Sequential):
-    """Attention pooling and a linear classifier."""
-
-    def __init__(self, channels: int, num_classes: int) -> None:
-        super().__init__(AttentionPool(channels), _classifier(channels, num_classes))
-
-    def attention(self, features: Tensor) -> Tensor:
-        """Where the head looks: weights (N, H, W) that sum to 1 over an image; tokens come from a square of patches."""
-        pool = self[0]
-        assert isinstance(pool, AttentionPool)
-        weights = pool.weigh(_positions(features))
-        height, width = features.shape[2:] if features.ndim == 4 else (math.isqrt(weights.shape[1]),) * 2
-        return weights.reshape(-1, height, width)
-
-
 def _positions(features: Tensor) -> Tensor:
     """Maps (N, C, H, W) or tokens with a class token first (N, 1 + L, C) as positions (N, L, C)."""
     return features[:, 1:] if features.ndim == 3 else features.flatten(2).transpose(1, 2)
@@ -120,7 +104,7 @@ def _mlp(fit: Fit, channels: int, num_outputs: int) -> nn.Sequential:
 
 
 def _attention(fit: Fit, channels: int, num_outputs: int) -> nn.Sequential:
-    return AttentionHead(channels, num_outputs)
+    return nn.Sequential(AttentionPool(channels), _classifier(channels, num_outputs))
 
 
 def _cosine(fit: Fit, channels: int, num_outputs: int) -> nn.Sequential:

@@ -101,7 +101,7 @@ def test_what_was_used_least_recently_goes_first_with_its_name(workspace: Path, 
     assert (told["freed_shards"], told["bytes"]) == (1, told["freed_bytes"])
     left = {path.name for path in (workspace / ".headstart" / "features").iterdir()}
     assert left == {trunks()[1].id, f"{trunks()[1].id}.json"}
-    assert "1 shards removed" in ask(workspace, "features", "prune", "--max-size", "0").err
+    assert "1 shard removed" in ask(workspace, "features", "prune", "--max-size", "0").err
     assert list((workspace / ".headstart" / "features").iterdir()) == []
 
 

@@ -145,11 +145,11 @@ def test_a_job_that_cannot_succeed_says_why_and_is_not_tried_again(local: Head) 
 def test_a_stopped_job_is_found_before_and_confirmed_as_stopped_after(local: Head) -> None:
     order = _order(local.storage, "k3")
     metadata = {"job_key": "k3", "name": "tiny", "flow_run_id": "f3", "folder": str(order.folder.path)}
-    submission = cluster.submit(local.cluster, job.begin(order).job_file, metadata=metadata, env={})
-    assert cluster.find(local.cluster, order.folder.path).submission_id == submission.submission_id  # type: ignore[union-attr]
+    submission = jobs.submit(local.cluster, job.begin(order).job_file, metadata=metadata, env={})
+    assert jobs.find(local.cluster, order.folder.path).submission_id == submission.submission_id  # type: ignore[union-attr]
     assert [s.submission_id for s in cluster.find_by_flow_run(local.cluster, "f3")] == [submission.submission_id]
     assert cluster.stop(local.cluster, submission.submission_id).status == "STOPPED"
-    assert cluster.find(local.cluster, order.folder.path) is None
+    assert jobs.find(local.cluster, order.folder.path) is None
     assert cluster.find_by_flow_run(local.cluster, "f3") == ()
 
 
@@ -191,7 +191,7 @@ def test_a_choice_of_kernels_reaches_the_workers() -> None:
 
 def test_an_unknown_job_is_named(local: Head) -> None:
     with pytest.raises(HeadstartError, match="knows no job nothing"):
-        cluster.watch(local.cluster, "nothing")
+        jobs.watch(local.cluster, "nothing")
 
 
 def test_the_last_to_leave_ends_the_heads_processes_and_no_other(tmp_path: Path, local: Head) -> None:
@@ -305,12 +305,12 @@ def test_a_dead_local_head_is_told_within_seconds_and_opened_anew(tmp_path: Path
     with cluster.open_cluster(None, tmp_path) as opened:
         assert cluster.death(opened) is None
         metadata = {"job_key": "k4", "name": "tiny", "flow_run_id": "f4", "folder": str(order.folder.path)}
-        submission = cluster.submit(opened, job.begin(order).job_file, metadata=metadata, env={})
+        submission = jobs.submit(opened, job.begin(order).job_file, metadata=metadata, env={})
         (gcs,) = (p for p in processes.members(_record(tmp_path)["home"]) if p.name() == "gcs_server")
         gcs.kill()
         begun = time.monotonic()
         with pytest.raises(HeadstartError, match=r"the local Ray died while the job k4-\w+ ran .*goes on from there"):
-            cluster.watch(opened, submission.submission_id)
+            jobs.watch(opened, submission.submission_id)
         assert time.monotonic() - begun < 20
         anew = cluster.reopen(tmp_path)
         assert cluster.death(anew) is None
@@ -324,7 +324,7 @@ def test_a_cluster_elsewhere_that_falls_silent_is_told_of_and_given_up(monkeypat
     monkeypatch.setattr(jobs, "SILENCE_SECONDS", 1.5)
     told: list[str] = []
     with pytest.raises(Unreachable, match="has not answered for 2 s while the job j1 ran"):
-        cluster.watch(cluster.Cluster(f"http://127.0.0.1:{port}", owned=False), "j1", say=told.append)
+        jobs.watch(cluster.Cluster(f"http://127.0.0.1:{port}", owned=False), "j1", say=told.append)
     assert told == [f"Ray at http://127.0.0.1:{port} does not answer; it is waited for, 2 s at most"]
 
 

@@ -95,7 +95,7 @@ def test_a_version_is_committed_with_its_objects_in_cache_and_remote(workspace: 
     assert git(workspace, "status", "--porcelain") == ""
     for folder in version.objects:
         assert all((folder / s.digest[:2] / s.digest[2:]).is_file() for s in version.samples)
-    assert version.classes("label") == ("3", "4")
+    assert {sample.labels["label"] for sample in version.samples} == {"3", "4"}
 
 
 def test_the_committed_version_of_this_repository_is_the_digits(tmp_path: Path) -> None:

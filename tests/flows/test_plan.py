@@ -15,13 +15,10 @@ from pydantic import ValidationError
 from flows.errors import AskedWrongly
 from flows.manifest import mask_files
 from flows.plan import (
-    MEASURES_OF,
     PRIMARY,
-    FitGrid,
     Plan,
     check_data,
     class_names,
-    count_classes,
     describe,
     expand,
     form_values,
@@ -34,6 +31,9 @@ from flows.plan import (
     targets_of,
     work_key,
 )
+from flows.plan.classes import count_classes
+from flows.plan.fit import FitGrid
+from flows.plan.form import MEASURES_OF
 from flows.records import DataVersion, Mask, Sample, Weights, Work
 from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, Task
 from heads.spec import Fit

@@ -64,7 +64,7 @@ def test_a_stack_of_which_a_part_is_dead_does_not_count_as_running(tmp_path: Pat
         assert read_settings(tmp_path).tracking.startswith("http") == found
         words = dead_servers(read_settings(tmp_path))
         assert bool(words) is not found
-    assert words.startswith(f"1 of the 2 servers of the running `headstart up` (pid {os.getpid()}) are dead")
+    assert words.startswith(f"1 of the 2 servers of the running `headstart up` (pid {os.getpid()}) is dead")
     assert "end it with Ctrl-C and start it anew" in words
     assert stack_words(read_settings(tmp_path))["pid"] == str(os.getpid()), "it is there still, and says so to a second one"
     # Another process that has the pid of a killed one is not it.

@@ -22,9 +22,10 @@ import pytest
 
 from flows import tracking
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
-from flows.mlflow_connection import connect, database_file
+from flows.mlflow_connection import check, connect, database_file
 from flows.records import Verdict, Weights, Work
 from flows.tracking import Origin, Tracker
+from flows.tracking.moving import follow_move
 from flows.work_folder import EpochRecord, WorkResult
 from heads.spec import Fit, Head, Variant
 
@@ -189,14 +190,14 @@ def test_a_storage_that_moved_or_was_copied_keeps_its_artifacts(tmp_path: Path) 
     finish(tmp_path / "work", work)
     parent = first.start_retraining("key1", ORIGIN)
     run_id = tracking.fill_in(first, parent, [work], tmp_path / "work", ORIGIN, draw)[work.key]
-    assert tracking.follow_move(first.address, first.artifacts) == 0
+    assert follow_move(first.address, first.artifacts) == 0
 
     shutil.copytree(tmp_path / "a", tmp_path / "copy of a")
     uri, files = seen(storage("copy of a"))
     assert (str(tmp_path / "copy of a" / "artifacts") in uri, files) == (True, ["bundle/card.md"])
     (tmp_path / "a").rename(tmp_path / "a%20b")
     moved = storage("a%20b")
-    tracking.follow_move(moved.address, moved.artifacts)
+    follow_move(moved.address, moved.artifacts)
     with sqlite3.connect(tmp_path / "a%20b" / "mlflow.db") as database:
         found = database.execute(
             "select artifact_uri from runs union select artifact_location from experiments where name = 'pets'"
@@ -215,11 +216,11 @@ def test_a_database_elsewhere_keeps_the_paths_of_a_storage_that_is_only_not_name
     finish(tmp_path / "work", work)
     tracker = Tracker(address, tmp_path / "one" / "artifacts", "pets")
     run_id = tracking.fill_in(tracker, tracker.start_retraining("k", ORIGIN), [work], tmp_path / "work", ORIGIN, draw)[work.key]
-    assert tracking.follow_move(address, tmp_path / "two" / "artifacts") == 0
+    assert follow_move(address, tmp_path / "two" / "artifacts") == 0
     assert [file.path for file in tracker._client.list_artifacts(run_id, "bundle")] == ["bundle/card.md"]
     (tmp_path / "one").rename(tmp_path / "three")
-    assert tracking.follow_move(address, tmp_path / "two" / "artifacts") == 0, "nothing of it lies there"
-    assert tracking.follow_move(address, tmp_path / "three" / "artifacts") > 0
+    assert follow_move(address, tmp_path / "two" / "artifacts") == 0, "nothing of it lies there"
+    assert follow_move(address, tmp_path / "three" / "artifacts") > 0
     assert [file.path for file in tracker._client.list_artifacts(run_id, "bundle")] == ["bundle/card.md"]
 
 
@@ -376,10 +377,10 @@ def test_an_experiment_that_someone_deleted_is_restored(tracker: Tracker) -> Non
 @pytest.mark.parametrize("wrong", ["", "mlruns", "file:///tmp/mlruns", "http:/x"])
 def test_an_address_that_mlflow_does_not_take_is_asked_wrongly(wrong: str) -> None:
     with pytest.raises(AskedWrongly, match="HEADSTART_TRACKING_ADDRESS"):
-        tracking.check(wrong)
+        check(wrong)
 
 
-@pytest.mark.parametrize("ask", [tracking.check, connect])
+@pytest.mark.parametrize("ask", [check, connect])
 def test_an_address_with_a_password_is_refused_without_repeating_it(ask: Callable[[str], object]) -> None:
     with pytest.raises(AskedWrongly, match="MLFLOW_TRACKING_PASSWORD") as refused:
         ask("https://me:hidden@mlflow.example")
@@ -394,15 +395,15 @@ def test_a_server_that_does_not_answer_is_found_within_ten_seconds() -> None:
         silent, nobody = f"http://127.0.0.1:{deaf.getsockname()[1]}", "http://127.0.0.1:1"
         for address in (nobody, silent):
             with pytest.raises(Unreachable, match=f"{address}.*headstart up"):
-                tracking.check(address)
+                check(address)
         assert time.monotonic() - started < 10
 
 
 def test_a_database_that_can_not_be_made_is_unreachable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(Unreachable, match=r"mlflow\.db"):
-        tracking.check(f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}")
-    tracking.check(f"sqlite:///{tmp_path / 'new' / 'folder' / 'mlflow.db'}")
+        check(f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}")
+    check(f"sqlite:///{tmp_path / 'new' / 'folder' / 'mlflow.db'}")
     assert not (tmp_path / "new").exists()
 
 
@@ -471,7 +472,7 @@ def kill(server: subprocess.Popen[bytes]) -> None:
 
 def answers(address: str) -> bool:
     try:
-        tracking.check(address)
+        check(address)
     except Unreachable:
         return False
     return True

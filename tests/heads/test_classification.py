@@ -13,7 +13,7 @@ from torchvision.ops import sigmoid_focal_loss
 from heads.catalogue import HEAD_DESIGNS
 from heads.data.labels import MISSING_LABEL, has_label
 from heads.spec import Fit
-from heads.tasks.classifiers import DESIGNS, AttentionHead, PooledNorm, build_net
+from heads.tasks.classifiers import DESIGNS, PooledNorm, build_net
 from heads.tasks.single_choice import PLAIN, Criterion
 from heads.tasks.single_choice import criterion_of as criterion_of_counts
 from heads.training.metrics import summed_loss, summed_losses
@@ -173,13 +173,17 @@ def test_a_sample_is_read_alike_alone_and_in_a_batch(design: str) -> None:
 
 
 def test_attention_starts_as_the_mean_and_says_where_it_looks() -> None:
-    head, features = AttentionHead(8, 3).eval(), torch.rand(2, 8, 4, 6)
-    torch.testing.assert_close(head.attention(features), torch.full((2, 4, 6), 1 / 24))
+    head, features = build_net("attention", Fit(), 8, 3).eval(), torch.rand(2, 8, 4, 6)
+
+    def attention() -> Tensor:
+        return head[0].weigh(features.flatten(2).transpose(1, 2)).reshape(2, 4, 6)
+
+    torch.testing.assert_close(attention(), torch.full((2, 4, 6), 1 / 24))
     torch.testing.assert_close(head[0](features), PooledNorm(8)(features))
     with torch.no_grad():
         head[0].query[5] = 30.0
     features[0, 5, 2, 3] = 50.0
-    weights = head.attention(features)
+    weights = attention()
     torch.testing.assert_close(weights.sum(dim=(1, 2)), torch.ones(2))
     assert weights[0].argmax().item() == 2 * 6 + 3
     pooled = torch.einsum("nhw,nchw->nc", weights, features)
