@@ -93,13 +93,13 @@ class Weights:
 class Work:
     """A variant to train; `key` is the hash of variant id, weights digest and data version digest.
 
-    One `in_contest` fine-tunes only if it is among the best after its probe phase; its key also holds its rivals.
+    One `is_screened` fine-tunes only if it is among the best after its probe phase; its key also holds its rivals.
     """
 
     key: str
     variant: Variant
     weights: Weights
-    in_contest: bool = False
+    is_screened: bool = False
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,8 @@ def _show_images(phases: Sequence[ImagePhase]) -> None:
     for reason, those in list(reasons.items())[:NUM_REASONS]:
         variants = len({phase.variant_id for phase in those})
         epochs = sum(phase.epochs for phase in those)
-        contest = " (at most: only those that win their contest)" if any(phase.in_contest for phase in those) else ""
-        told = f"  {counted(epochs, 'epoch')} of {counted(variants, 'variant')}{contest}: {reason}"
+        screened = " (at most: only the best of their screening)" if any(phase.is_screened for phase in those) else ""
+        told = f"  {counted(epochs, 'epoch')} of {counted(variants, 'variant')}{screened}: {reason}"
         screen.out.print(told, markup=False, soft_wrap=True)
     if len(reasons) > NUM_REASONS:
         screen.out.print(f"  and {counted(len(reasons) - NUM_REASONS, 'reason')} more; --json has them all", markup=False)

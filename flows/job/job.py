@@ -30,7 +30,7 @@ class Tracking:
 
 @dataclass(frozen=True)
 class Screening:
-    """Of the works in contest the `keep` best by validation's `metric`, `<target>/<measure>`, go on into fine-tuning."""
+    """Of the screened works the `keep` best by validation's `metric`, `<target>/<measure>`, go on into fine-tuning."""
 
     keep: int
     metric: str
@@ -136,10 +136,12 @@ def _work_order(work: Work) -> dict[str, object]:
     path = work.weights.path
     weights = {"digest": work.weights.digest, "path": None if path is None else str(path)}
     spec = work.variant.model_dump(mode="json")
-    return {"key": work.key, "variant": spec, "weights": weights, "in_contest": work.in_contest}
+    return {"key": work.key, "variant": spec, "weights": weights, "is_screened": work.is_screened}
 
 
 def _read_work(order: Mapping[str, Any]) -> Work:
     path = order["weights"]["path"]
     weights = Weights(order["weights"]["digest"], None if path is None else Path(path))
-    return Work(order["key"], Variant.model_validate(order["variant"]), weights, order["in_contest"])
+    # Orders of before say it by another word.
+    is_screened = order["is_screened"] if "is_screened" in order else order["in_contest"]
+    return Work(order["key"], Variant.model_validate(order["variant"]), weights, is_screened)

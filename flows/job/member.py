@@ -17,7 +17,7 @@ from flows.job import losses, results, screening
 from flows.job.datasets import Splits
 from flows.job.job import Job, read
 from flows.job.job_folder import CHECKPOINT_NOTE, CHECKPOINT_STATE, CheckpointNote, JobFolder, read_note, write_note
-from flows.job.screening import is_in_contest
+from flows.job.screening import probes_first
 from flows.job.together import train_first_phases, train_probes
 from flows.job.trunks import JobFeatures, is_probe
 from flows.records import Work
@@ -84,12 +84,12 @@ class _Member:
         self.features.fill(todo)
         probes = [work for work in todo if is_probe(work.variant)]
         self._train_probes(probes)
-        out = self._screen([work for work in self.job.works if is_in_contest(self.job, work)], todo)
+        out = self._screen([work for work in self.job.works if probes_first(self.job, work)], todo)
         self.features.forget_backbone()
         self._train_one_by_one([work for work in todo if work not in probes and work.key not in out])
 
     def _screen(self, rivals: Sequence[Work], todo: Sequence[Work]) -> set[str]:
-        """The keys of the works whose contest ends here: those that are screened out, or that failed in it."""
+        """The keys of the works whose screening ends here: those that are screened out, or that failed in it."""
         left = {work.key for work in todo}
         if self.job.screening is None or not any(work.key in left for work in rivals):
             return set()
@@ -172,9 +172,9 @@ class _Member:
         )
 
     def _probed(self, work: Work) -> Path | None:
-        """Where a work that won its contest goes on from."""
+        """The checkpoint from which a work goes on that was among the best of its screening."""
         file = self.job.work_folder(work).probe_checkpoint
-        return file if is_in_contest(self.job, work) and file.is_file() else None
+        return file if probes_first(self.job, work) and file.is_file() else None
 
     def _wait(self) -> None:
         from torch import distributed

@@ -1,4 +1,4 @@
-"""A contest of variants that probe before they fine-tune: all probe, the best go on.
+"""Screening, of variants that probe before they fine-tune: all probe, the best go on.
 
 One rung of successive halving (Jamieson & Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization",
 AISTATS 2016), set where it costs next to nothing: the probes train together on stored features.
@@ -19,13 +19,13 @@ from heads.training import loop
 from heads.trunks.trunk import stored_taps
 
 
-def is_in_contest(job: Job, work: Work) -> bool:
+def probes_first(job: Job, work: Work) -> bool:
     """Whether the work probes against rivals first: where its probe phase cannot read the store it just trains."""
-    return job.screening is not None and work.in_contest and compile_policy(work.variant)[0] in stored_taps(work.variant)
+    return job.screening is not None and work.is_screened and compile_policy(work.variant)[0] in stored_taps(work.variant)
 
 
 def rank_probes(job: Job, works: Sequence[Work]) -> list[tuple[Work, float]]:
-    """The contest's works that probed to the end, best first, with the measure they are judged by; ties by the plan's order."""
+    """The screened works that probed to the end, best first, with the measure they are judged by; ties by the plan's order."""
     assert job.screening is not None
     name = f"val/{job.screening.metric}"
     found = [(work, job.work_folder(work).read_probe()) for work in works]

@@ -2,7 +2,7 @@
 
 from flows.plan.checks import check_data
 from flows.plan.classes import class_names
-from flows.plan.expansion import VariantRow, contest, describe, expand, label, retraining_key, work_key
+from flows.plan.expansion import VariantRow, describe, expand, label, retraining_key, screenings, work_key
 from flows.plan.form import PRIMARY, Plan
 from flows.plan.rare import form_values, left_empty
 from flows.plan.reading import parse_plan, read_plan
@@ -17,7 +17,6 @@ __all__ = [
     "VariantRow",
     "check_data",
     "class_names",
-    "contest",
     "describe",
     "expand",
     "find_task",
@@ -29,6 +28,7 @@ __all__ = [
     "primary_metric",
     "read_plan",
     "retraining_key",
+    "screenings",
     "targets_of",
     "work_key",
 ]

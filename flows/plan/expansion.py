@@ -53,18 +53,18 @@ def expand(plan: Plan, version: DataVersion) -> tuple[Variant, ...]:
     return tuple({variant.variant_id: variant for variant in variants}.values())
 
 
-def work_key(variant_id: str, weights_digest: str, data_version_digest: str, contest: str = "") -> str:
+def work_key(variant_id: str, weights_digest: str, data_version_digest: str, screening: str = "") -> str:
     """Sixteen hex digits: the same variant on the same first weights and the same data is the same work.
 
-    With a `contest` it is so only among the same rivals.
+    With a `screening`, a key that `screenings` gives, it is so only among the same rivals.
     """
-    return _digest([variant_id, weights_digest, data_version_digest, RECIPE, *([contest] if contest else [])])
+    return _digest([variant_id, weights_digest, data_version_digest, RECIPE, *([screening] if screening else [])])
 
 
-def contest(plan: Plan, version: DataVersion, variants: Sequence[Variant]) -> dict[str, str]:
-    """By variant id the contest that it is in, for the variants that screening may end after their probe phase.
+def screenings(plan: Plan, version: DataVersion, variants: Sequence[Variant]) -> dict[str, str]:
+    """By variant id the key of its screening, for the variants that may end after their probe phase.
 
-    A contest is its rivals, how many of them go on, and what they are judged by.
+    The key is the hash of the rivals, of how many go on, and of the measure that they are judged by.
     """
     rivals = sorted(v.variant_id for v in variants if is_screened(v))
     if plan.screening is None or len(rivals) <= plan.screening:

@@ -116,7 +116,7 @@ class _CostEstimator:
                 epochs=phase.num_epochs,
                 num_frozen_stages=phase.num_frozen_stages,
                 reason=inputs.reason,
-                in_contest=self._is_screened(work),
+                is_screened=self._is_screened(work),
             )
             for work in self.left
             for phase, inputs in self.phases[work.key].from_images.items()
@@ -184,15 +184,15 @@ class _CostEstimator:
         return len(keys), int((deepest < 0).sum()), flops
 
     def _is_screened(self, work: Work) -> bool:
-        """Whether its contest may end the work early: one that can not probe on stored features just trains."""
-        return work.in_contest and bool(next(iter(self.phases[work.key].inputs.values())).taps)
+        """Whether screening may end the work early: one that can not probe on stored features just trains."""
+        return work.is_screened and bool(next(iter(self.phases[work.key].inputs.values())).taps)
 
     def _cost(self, work: Work, *, alone: bool = False) -> Cost:
         """What training a variant costs, `alone` without a feature store."""
         rivals, kept = [other for other in self.left if self._is_screened(other)], self.work_plan.plan.screening
         cost = Cost()
         for number, (phase, inputs) in enumerate(self.phases[work.key].inputs.items()):
-            # Of those in contest only the best go on after the first phase, whoever they will be.
+            # Of screened works only the best go on after the first phase, whoever they will be.
             share = min(1.0, (kept or 1) / len(rivals)) if number and self._is_screened(work) else 1.0
             cost += self._cost_of_phase(work, phase, () if alone else inputs.taps).times(share)
         return cost

@@ -46,7 +46,7 @@ class ImagePhase:
     epochs: int
     num_frozen_stages: int
     reason: str
-    in_contest: bool
+    is_screened: bool
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,13 @@ def make_work_plan(plan: Plan, version: DataVersion) -> WorkPlan:
     check_turned(version)
     variants = plans.expand(plan, version)
     weights = {name: find_weights(plan.weights, name) for name in dict.fromkeys(v.backbone for v in variants)}
-    contests = plans.contest(plan, version, variants)
+    screenings = plans.screenings(plan, version, variants)
     works = tuple(
         Work(
-            plans.work_key(v.variant_id, weights[v.backbone].digest, version.digest, contests.get(v.variant_id, "")),
+            plans.work_key(v.variant_id, weights[v.backbone].digest, version.digest, screenings.get(v.variant_id, "")),
             v,
             weights[v.backbone],
-            v.variant_id in contests,
+            v.variant_id in screenings,
         )
         for v in variants
     )

@@ -7,7 +7,8 @@ from pathlib import Path
 from flows import job
 from flows.files import write_json
 from flows.job.job import read
-from flows.records import DataVersion, Mask, Sample, ScoreTable, Workers
+from flows.records import DataVersion, Mask, Sample, ScoreTable, Weights, Work, Workers
+from heads.spec import Head, Variant
 from heads.tasks.rows import Scored
 
 
@@ -27,6 +28,16 @@ def test_an_order_carries_its_samples_with_their_masks_and_classes(tmp_path: Pat
     assert found.version.masks == {"masks/1.png": masks["masks/1.png"]}
     assert found.classes == classes
     assert (found.version.digest, found.version.data, found.version.objects) == (version.digest, version.data, version.objects)
+
+
+def test_an_order_of_before_says_by_another_word_who_is_screened(tmp_path: Path) -> None:
+    version = DataVersion("d" * 32, "r" * 40, (), tmp_path / "data", ())
+    works = [
+        Work(key, Variant(backbone="resnet18", heads=(Head(target="a"),)), Weights("none"), key == "w1") for key in ("w1", "w2")
+    ]
+    folder = job.begin(job.Job("train", "k", "tiny", tmp_path, version, {"a": ("x", "y")}, Workers(), works=tuple(works)))
+    folder.job_file.write_text(folder.job_file.read_text().replace("is_screened", "in_contest"))
+    assert [work.is_screened for work in read(folder).works] == [True, False]
 
 
 def test_a_score_table_is_read_with_its_tasks_probabilities_and_pixels(tmp_path: Path) -> None:

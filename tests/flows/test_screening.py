@@ -200,7 +200,7 @@ def test_the_others_stop_at_their_rung_with_the_reason_and_the_best_of_it(screen
         assert hits / NUM_VAL == pytest.approx(told["metrics"]["val/label/accuracy"])
 
 
-def test_whoever_is_in_no_contest_trains_to_the_end_beside_it(screened: job.Job, whole: job.Job) -> None:
+def test_whoever_is_not_screened_trains_to_the_end_beside_it(screened: job.Job, whole: job.Job) -> None:
     for work, alone in zip(screened.works, whole.works, strict=True):
         if work.variant.freeze == "all":
             assert work.key == alone.key
@@ -209,10 +209,10 @@ def test_whoever_is_in_no_contest_trains_to_the_end_beside_it(screened: job.Job,
             assert result(screened, work)["ended"] == f"all {EPOCHS} epochs are done"
 
 
-def test_what_a_contest_leaves_is_its_standing_and_nothing_to_go_on_from(screened: job.Job) -> None:
+def test_what_a_screening_leaves_is_its_standing_and_nothing_to_go_on_from(screened: job.Job) -> None:
     for work in screened.works:
         names = {path.name for path in screened.work_folder(work).path.iterdir()}
-        assert ("probe.json" in names) == work.in_contest
+        assert ("probe.json" in names) == work.is_screened
         assert {"result.json", "bundle"} <= names
         assert names.isdisjoint({"probe.pt", "training.pt", "failure.json"})
 
@@ -280,7 +280,7 @@ def test_probes_whose_checkpoints_are_damaged_are_left_aside_with_a_word_and_tra
         held.callback(kill_before("result.json", 4).undo)
         held.enter_context(pytest.raises(Killed))
         train(order)
-    rivals = [work for work in order.works if work.in_contest]
+    rivals = [work for work in order.works if work.is_screened]
     for work in rivals:
         order.work_folder(work).probe_checkpoint.write_bytes(b"damaged")
     with caplog.at_level(logging.WARNING):
@@ -296,7 +296,7 @@ def order_of(storage: Path, *values: float | None) -> job.Job:
     works = []
     for number, value in enumerate(values):
         variant = Variant(backbone="squeezenet1_1", heads=(Head(target="label"),), freeze="lp_ft", fit=Fit(seed=number))
-        works.append(Work(f"w{number}", variant, Weights("none"), in_contest=True))
+        works.append(Work(f"w{number}", variant, Weights("none"), is_screened=True))
         if value is not None:
             metrics = {f"val/{METRIC}": value, "val/label/accuracy": 1 - value}
             job.WorkFolder.of(storage, f"w{number}").write_probe(metrics)

@@ -1,4 +1,4 @@
-"""Screening before anything runs: who is in a contest, by what keys, what a plan may not ask, and what `headstart plan` says."""
+"""Screening before anything runs: who is screened, by what keys, what a plan may not ask, and what `headstart plan` says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flows.cli import planning
 from flows.errors import AskedWrongly
 from flows.files import write_json
 from flows.job.job import read as read_order
-from flows.plan import Plan, contest, expand, parse_plan, work_key
+from flows.plan import Plan, expand, parse_plan, screenings, work_key
 from flows.records import DataVersion, Sample, Work
 from flows.settings import Settings
 from flows.stages.cost_estimate import STEP_SECONDS, estimate_costs
@@ -47,22 +47,22 @@ def keys(asked: Plan, version: DataVersion) -> dict[str, str]:
     return {work.variant.variant_id: work.key for work in make_work_plan(asked, version).works}
 
 
-def test_a_contest_is_among_the_variants_that_probe_before_they_fine_tune(version: DataVersion) -> None:
+def test_screening_is_among_the_variants_that_probe_before_they_fine_tune(version: DataVersion) -> None:
     asked = plan(freeze=["lp_ft", "gradual", "none"])
     variants = expand(asked, version)
     rivals = {variant.variant_id for variant in variants if variant.freeze == "lp_ft"}
-    contests = contest(asked, version, variants)
-    assert contests.keys() == rivals
+    by_variant = screenings(asked, version, variants)
+    assert by_variant.keys() == rivals
     assert len(rivals) == 4
-    assert len(set(contests.values())) == 1, "all of them are rivals"
+    assert len(set(by_variant.values())) == 1, "all of them are rivals"
     works = make_work_plan(asked, version).works
-    assert [work.in_contest for work in works] == [work.variant.freeze == "lp_ft" for work in works]
+    assert [work.is_screened for work in works] == [work.variant.freeze == "lp_ft" for work in works]
 
 
 @pytest.mark.parametrize("fields", [{"screening": 4}, {"screening": 9}, {"screening": None}, {"fit": {"epochs": 1}}])
-def test_there_is_no_contest_where_all_go_on_or_nobody_fine_tunes(version: DataVersion, fields: dict[str, Any]) -> None:
+def test_there_is_no_screening_where_all_go_on_or_nobody_fine_tunes(version: DataVersion, fields: dict[str, Any]) -> None:
     asked = plan(**fields)
-    assert contest(asked, version, expand(asked, version)) == {}
+    assert screenings(asked, version, expand(asked, version)) == {}
     assert keys(asked, version) == keys(plan(**(fields | {"screening": None})), version), "the work is that of a plan without it"
 
 
@@ -80,15 +80,15 @@ def test_the_same_variant_is_the_same_work_only_among_the_same_rivals_by_the_sam
         assert make_work_plan(other, version).key != make_work_plan(plan(), version).key
     for same in (plan(name="y"), plan(heads=["mlp", "linear"]), plan(freeze=["none", "lp_ft"]), plan(workers={"count": 2})):
         assert keys(same, version) == usual
-    assert keys(plan(freeze=["lp_ft"]), version).items() <= usual.items(), "those who only train beside a contest change nothing"
+    assert keys(plan(freeze=["lp_ft"]), version).items() <= usual.items(), "who only trains beside a screening is the same"
 
 
-def test_a_works_key_in_a_contest_or_without_one_is_that_under_which_earlier_versions_left_it(version: DataVersion) -> None:
+def test_a_works_key_in_a_screening_or_without_one_is_that_under_which_earlier_versions_left_it(version: DataVersion) -> None:
     asked = plan(heads=["linear"], screening=1, freeze=["lp_ft"])
-    contests = contest(asked, version, expand(asked, version))
-    assert contests == dict.fromkeys(("f8b35f2cfded", "d1185a6c2dc2"), "817b58c4270a0f27")
+    by_variant = screenings(asked, version, expand(asked, version))
+    assert by_variant == dict.fromkeys(("f8b35f2cfded", "d1185a6c2dc2"), "817b58c4270a0f27")
     found = keys(asked, version)
-    assert found == {variant: work_key(variant, "none", "d" * 32, key) for variant, key in contests.items()}
+    assert found == {variant: work_key(variant, "none", "d" * 32, key) for variant, key in by_variant.items()}
     assert set(keys(plan(freeze=["none"], heads=["linear"], screening=None), version).values()) == {
         "cbfde7cb03150a2f",
         "f7b6095ae85a1b10",
@@ -136,15 +136,15 @@ def test_the_seconds_of_a_plan_hold_the_probes_of_all_whoever_goes_on(version: D
 
 def test_a_plan_says_which_phases_are_only_run_by_winners(version: DataVersion, capsys: pytest.CaptureFixture[str]) -> None:
     told = costs(make_work_plan(plan(), version)).images
-    assert [(one.epochs, one.in_contest) for one in told] == 2 * ([(TUNED_EPOCHS, True)] * 2 + [(EPOCHS, False)] * 2)
-    planning._show_images([one for one in told if one.in_contest])
-    words = "  16 epochs of 4 variants (at most: only those that win their contest): the whole backbone is trained"
+    assert [(one.epochs, one.is_screened) for one in told] == 2 * ([(TUNED_EPOCHS, True)] * 2 + [(EPOCHS, False)] * 2)
+    planning._show_images([one for one in told if one.is_screened])
+    words = "  16 epochs of 4 variants (at most: only the best of their screening): the whole backbone is trained"
     assert words in capsys.readouterr().out
-    planning._show_images([one for one in told if not one.in_contest])
-    assert "contest" not in capsys.readouterr().out
+    planning._show_images([one for one in told if not one.is_screened])
+    assert "screening" not in capsys.readouterr().out
 
 
-def test_after_a_contest_only_its_winners_are_left_to_pay_for(version: DataVersion) -> None:
+def test_after_a_screening_only_its_winners_are_left_to_pay_for(version: DataVersion) -> None:
     work_plan = make_work_plan(plan(freeze=["lp_ft"]), version)
     probing = (NUM_TRAIN + NUM_VAL) * forward_multiply_adds("squeezenet1_1", SIZE_PX)
     tuning = (costs(work_plan).estimate.flops - probing) // 2
@@ -155,10 +155,10 @@ def test_after_a_contest_only_its_winners_are_left_to_pay_for(version: DataVersi
     assert costs(work_plan).estimate.flops == probing + tuning
 
 
-def test_variants_that_can_probe_on_images_alone_are_not_told_to_be_in_a_contest(version: DataVersion) -> None:
+def test_variants_that_can_probe_on_images_alone_are_not_told_to_be_screened(version: DataVersion) -> None:
     work_plan = make_work_plan(plan(freeze=["lp_ft"], fit={"mixup": 0.2}), version)
     without = make_work_plan(plan(freeze=["lp_ft"], fit={"mixup": 0.2}, screening=None), version)
-    assert not any(one.in_contest for one in costs(work_plan).images)
+    assert not any(one.is_screened for one in costs(work_plan).images)
     assert costs(work_plan).estimate.flops == costs(without).estimate.flops
 
 
@@ -189,4 +189,4 @@ def test_the_job_is_told_how_many_go_on_and_by_what_measure(version: DataVersion
         train(session, make_work_plan(asked, version))
     read = read_order(job.begin(orders[0]))
     assert read.screening == (None if screening is None else job.Screening(2, "label/f1_macro"))
-    assert [work.in_contest for work in read.works] == [screening == 2 and work.variant.freeze == "lp_ft" for work in read.works]
+    assert [work.is_screened for work in read.works] == [screening == 2 and work.variant.freeze == "lp_ft" for work in read.works]
