@@ -38,10 +38,10 @@ CREDENTIALS = ("ACCESS_KEY", "PASSWORD", "SECRET", "TOKEN")
 KEEPING_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
 Text = Callable[[str], None]
-Outcome = TypeVar("Outcome", covariant=True)
+JobEnd = TypeVar("JobEnd", covariant=True)
 
 
-class JobFiles(Protocol[Outcome]):
+class JobFiles(Protocol[JobEnd]):
     """Where a job's input and its end lie: what the program `flows.job` reads and writes, under whatever names."""
 
     @property
@@ -55,7 +55,7 @@ class JobFiles(Protocol[Outcome]):
     def forget(self) -> None:
         """Remove what an earlier job of the same folder left."""
 
-    def read_end(self) -> Outcome | None:
+    def read_end(self) -> JobEnd | None:
         """What the job brings home, None where it left no word. Raises the job's own error."""
 
 
@@ -75,7 +75,7 @@ class Submission:
 
 def run_job(
     cluster: Cluster,
-    files: JobFiles[Outcome],
+    files: JobFiles[JobEnd],
     *,
     key: str,
     name: str,
@@ -84,7 +84,7 @@ def run_job(
     on_log: Text | None = None,
     on_start: Text | None = None,
     say: Text | None = None,
-) -> Outcome:
+) -> JobEnd:
     """The outcome of the job that these files describe.
 
     A running job of the same folder is joined. A driver that died without a word is started again, twice at most; the program

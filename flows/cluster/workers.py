@@ -18,7 +18,7 @@ CHECKPOINTS_KEPT = 2
 # Members that train variants of their own wait for each other at the end; one that dies breaks its connections at once.
 COLLECTIVE_TIMEOUT_SECONDS = 12 * 3600
 
-Member = Callable[[dict[str, Any]], None]
+WorkerLoop = Callable[[dict[str, Any]], None]
 
 
 def join(workers: Workers) -> None:
@@ -37,8 +37,8 @@ def join(workers: Workers) -> None:
             )
 
 
-def run_group(member: Member, config: dict[str, Any], *, workers: Workers, name: str, storage: Path) -> None:
-    """Runs `member` in every worker until all return; lost workers are replaced, and the group resumes, three times at most."""
+def run_group(worker_loop: WorkerLoop, config: dict[str, Any], *, workers: Workers, name: str, storage: Path) -> None:
+    """Runs `worker_loop` in every worker until all return; a group that lost a worker starts again, three times at most."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
 
@@ -46,7 +46,7 @@ def run_group(member: Member, config: dict[str, Any], *, workers: Workers, name:
     if workers.gpus_per_worker:
         resources["GPU"] = workers.gpus_per_worker
     trainer = lean_trainer()(
-        member,
+        worker_loop,
         train_loop_config=config,
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
         scaling_config=ScalingConfig(

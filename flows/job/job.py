@@ -40,7 +40,7 @@ class Screening:
 class Job:
     """A job on the cluster: train `works` (all of a plan's; finished ones are skipped), or score `bundles` on the holdout.
 
-    `key` is equal for equal orders: a running job of that key is joined, and a half-done one is resumed. `features` is the
+    `key` is equal for equal jobs: a running job of that key is joined, and a half-done one is resumed. `features` is the
     feature store's folder or address; None: below the storage root.
     """
 
@@ -80,7 +80,7 @@ def begin(job: Job) -> JobFolder:
         "samples": [[s.digest, s.file, s.split, dict(s.labels), s.group, s.recipe] for s in samples],
         "masks": [[file, mask.digest, list(mask.pixels.items()), mask.recipe] for file, mask in named.items()],
     }
-    order = {
+    fields = {
         **{name: getattr(job, name) for name in ("kind", "key", "name")},
         "storage": str(job.storage),
         "features": str(job.features_root),
@@ -92,56 +92,56 @@ def begin(job: Job) -> JobFolder:
         },
         "classes": {target: list(names) for target, names in job.classes.items()},
         "workers": asdict(job.workers),
-        "works": [_work_order(work) for work in job.works],
+        "works": [_work_fields(work) for work in job.works],
         "bundles": [str(path) for path in job.bundles],
         "screening": None if job.screening is None else asdict(job.screening),
         "tracking": None if job.tracking is None else {**vars(job.tracking), "artifacts": str(job.tracking.artifacts)},
     }
-    job.folder.write_order(order, tables)
+    job.folder.write_job(fields, tables)
     return job.folder
 
 
 def read(folder: JobFolder) -> Job:
     """The job that `begin` wrote."""
-    order, tables = folder.read_order()
-    data = order["data"]
+    fields, tables = folder.read_job()
+    data = fields["data"]
     version = DataVersion(
         digest=data["digest"],
         revision=data["revision"],
         samples=tuple(Sample(*row) for row in tables["samples"]),
         data=Path(data["folder"]),
         objects=tuple(Path(folder) for folder in data["objects"]),
-        # Orders of before there were recipes lack them.
+        # Job files of before there were recipes lack them.
         masks={file: Mask(digest, dict(pixels), *recipe) for file, digest, pixels, *recipe in tables["masks"]},
     )
-    tracking, screening = order["tracking"], order["screening"]
+    tracking, screening = fields["tracking"], fields["screening"]
     return Job(
-        kind=order["kind"],
-        key=order["key"],
-        name=order["name"],
-        storage=Path(order["storage"]),
-        # Orders of before the store had a place of its own lack it.
-        features=order.get("features"),
+        kind=fields["kind"],
+        key=fields["key"],
+        name=fields["name"],
+        storage=Path(fields["storage"]),
+        # Job files of before the store had a place of its own lack it.
+        features=fields.get("features"),
         version=version,
-        classes=order["classes"],
-        workers=Workers(**order["workers"]),
-        works=tuple(_read_work(work) for work in order["works"]),
-        bundles=tuple(Path(path) for path in order["bundles"]),
+        classes=fields["classes"],
+        workers=Workers(**fields["workers"]),
+        works=tuple(_read_work(work) for work in fields["works"]),
+        bundles=tuple(Path(path) for path in fields["bundles"]),
         screening=None if screening is None else Screening(**screening),
         tracking=None if tracking is None else Tracking(**{**tracking, "artifacts": Path(tracking["artifacts"])}),
     )
 
 
-def _work_order(work: Work) -> dict[str, object]:
+def _work_fields(work: Work) -> dict[str, object]:
     path = work.weights.path
     weights = {"digest": work.weights.digest, "path": None if path is None else str(path)}
     spec = work.variant.model_dump(mode="json")
     return {"key": work.key, "variant": spec, "weights": weights, "is_screened": work.is_screened}
 
 
-def _read_work(order: Mapping[str, Any]) -> Work:
-    path = order["weights"]["path"]
-    weights = Weights(order["weights"]["digest"], None if path is None else Path(path))
-    # Orders of before say it by another word.
-    is_screened = order["is_screened"] if "is_screened" in order else order["in_contest"]
-    return Work(order["key"], Variant.model_validate(order["variant"]), weights, is_screened)
+def _read_work(fields: Mapping[str, Any]) -> Work:
+    path = fields["weights"]["path"]
+    weights = Weights(fields["weights"]["digest"], None if path is None else Path(path))
+    # Job files of before say it by another word.
+    is_screened = fields["is_screened"] if "is_screened" in fields else fields["in_contest"]
+    return Work(fields["key"], Variant.model_validate(fields["variant"]), weights, is_screened)

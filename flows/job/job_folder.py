@@ -81,14 +81,14 @@ class JobFolder:
         """What the program is started with; written last of what is asked."""
         return self.path / JOB
 
-    def read_order(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    def read_job(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """The job as JSON, and the tables of its samples; `flows.job.job` makes them and understands them."""
         return json.loads(self.job_file.read_text()), json.loads((self.path / SAMPLES).read_text())
 
-    def write_order(self, order: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
+    def write_job(self, fields: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
         """Write both."""
         write_json(self.path / SAMPLES, tables)
-        write_json(self.job_file, order)
+        write_json(self.job_file, fields)
 
     def forget(self) -> None:
         """Remove what an earlier job of the same key left, for a new one that begins."""

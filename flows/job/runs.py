@@ -37,9 +37,9 @@ def _follow(job: Job, stop: threading.Event, trained: threading.Event) -> None:
         from flows import tracking
         from flows.pictures import draw_variant
 
-        order = job.tracking
-        tracker = tracking.Tracker(order.address, order.artifacts, order.name)
-        origin, draw = tracking.Origin(**order.origin), partial(draw_variant, work_root=works_root(job.storage))
-        tracking.follow(tracker, order.parent, job.works, works_root(job.storage), origin, draw, stop, trained)
+        runs = job.tracking
+        tracker = tracking.Tracker(runs.address, runs.artifacts, runs.name)
+        origin, draw = tracking.Origin(**runs.origin), partial(draw_variant, work_root=works_root(job.storage))
+        tracking.follow(tracker, runs.parent, job.works, works_root(job.storage), origin, draw, stop, trained)
     except Exception as error:
         LOG.warning("the runs are not followed, the training goes on: %s", error)

@@ -27,7 +27,7 @@ from flows.stages.report import (
 )
 from flows.stages.report_text import leaderboard
 from flows.stages.session import RetrainingSession, open_registry
-from flows.stages.values import Outcome, Scores, WorkPlan
+from flows.stages.values import Promotion, Scores, WorkPlan
 
 
 def close(
@@ -35,13 +35,13 @@ def close(
     work_plan: WorkPlan,
     trained: TrainResult,
     scores: Scores,
-    outcome: Outcome,
+    promotion: Promotion,
     seconds: Mapping[str, float],
 ) -> Report:
     """The report, after ending the parent run with it and keeping it for the next time the same is asked."""
     from flows.pictures import leaderboard as draw_leaderboard
 
-    report = make_report(work_plan, trained, scores, outcome, seconds)
+    report = make_report(work_plan, trained, scores, promotion, seconds)
     report = replace(report, run_id=trained.run_id, experiment_id=session.tracker.connect())
     report = with_pages(report, session.settings.tracking)
     rows = leaderboard(report)
@@ -52,7 +52,7 @@ def close(
     chosen = next(i for i, row in enumerate(rows) if str(row["state"]).startswith("candidate"))
     pictures = {"leaderboard.png": draw_leaderboard(names, values, work_plan.metric, chosen)}
     session.tracker.close_retraining(
-        trained.run_id, "FINISHED", leaderboard=rows, verdict=outcome.verdict, metrics=measures, pictures=pictures
+        trained.run_id, "FINISHED", leaderboard=rows, verdict=promotion.verdict, metrics=measures, pictures=pictures
     )
     write_report(_file(session.settings, work_plan), report)
     return report
@@ -107,10 +107,10 @@ def _file(settings: Settings, work_plan: WorkPlan) -> Path:
 
 
 def make_report(
-    work_plan: WorkPlan, trained: TrainResult, scores: Scores, outcome: Outcome, seconds: Mapping[str, float]
+    work_plan: WorkPlan, trained: TrainResult, scores: Scores, promotion: Promotion, seconds: Mapping[str, float]
 ) -> Report:
     """The report of a retraining, but for its runs; `seconds` are those of the stages as a clock saw them."""
-    model = outcome.model
+    model = promotion.model
     champion = model if model and "champion" in model.aliases else scores.champion
     rows = {row.variant_id: vars(row) for row in plans.describe([work.variant for work in work_plan.works])}
     return Report(
@@ -123,7 +123,7 @@ def make_report(
         failed=tuple(read_value(ReportedFailure, rows[one.variant.variant_id] | vars(one)) for one in trained.failed),
         candidate=scores.candidate.variant.variant_id,
         holdout=scores.table.metrics,
-        verdict=outcome.verdict,
+        verdict=promotion.verdict,
         model=ReportedModel(model.name, model.version, model.aliases) if model else None,
         champion=champion.version if champion else None,
         counts=_count(work_plan, trained),

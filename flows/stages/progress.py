@@ -16,13 +16,13 @@ EVERY_SECONDS = 1.0
 
 
 @contextlib.contextmanager
-def showing_progress(session: RetrainingSession, work_plan: WorkPlan, order: job.Job) -> Iterator[None]:
+def showing_progress(session: RetrainingSession, work_plan: WorkPlan, asked: job.Job) -> Iterator[None]:
     """Tell how far the features and epochs on disk are, and what lost workers cost, from a thread that no listener can end."""
     stop = threading.Event()
     told: list[str] = []
 
     def tell_losses() -> None:
-        for line in order.folder.read_losses()[len(told) :]:
+        for line in asked.folder.read_losses()[len(told) :]:
             told.append(line)
             session.say(line)
 
@@ -31,7 +31,7 @@ def showing_progress(session: RetrainingSession, work_plan: WorkPlan, order: job
         while not stop.wait(EVERY_SECONDS):
             try:
                 tell_losses()
-                event = _progress(session, work_plan, order, before)
+                event = _progress(session, work_plan, asked, before)
                 if event != before:
                     before = event
                     session.tell(event)
@@ -49,10 +49,10 @@ def showing_progress(session: RetrainingSession, work_plan: WorkPlan, order: job
     session.tell(Event(share=1.0))
 
 
-def _progress(session: RetrainingSession, work_plan: WorkPlan, order: job.Job, before: Event | None) -> Event:
+def _progress(session: RetrainingSession, work_plan: WorkPlan, asked: job.Job, before: Event | None) -> Event:
     """How far a training is; its share never falls, and features, where some are to be stored, are half of it."""
     done = job.count_epochs(session.settings.storage, work_plan.works)
-    stored, to_store = order.folder.num_stored()
+    stored, to_store = asked.folder.num_stored()
     share = sum(done.values()) / sum(work.variant.fit.epochs for work in work_plan.works)
     if to_store:
         share = (stored / to_store + share) / 2

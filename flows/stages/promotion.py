@@ -8,11 +8,11 @@ from flows import dataset
 from flows import plan as plans
 from flows.records import DataVersion
 from flows.stages.session import RetrainingSession
-from flows.stages.values import Outcome, Scores, WorkPlan
+from flows.stages.values import Promotion, Scores, WorkPlan
 from heads.catalogue import TASK_FACTS
 
 
-def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> Outcome:
+def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> Promotion:
     """The gate's verdict, carried out: the candidate's version becomes champion, or stays challenger; the ledger keeps it."""
     from flows import gate
 
@@ -29,7 +29,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         champion_name=f"champion {champion.version}" if champion else "",
     )
     if champion and scores.champion_table and scores.table.bundle_digest == scores.champion_table.bundle_digest:
-        return Outcome(verdict, champion)
+        return Promotion(verdict, champion)
     session.say("Registering the candidate")
     version = session.registry.register(
         name,
@@ -42,9 +42,9 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         metrics=scores.table.metrics,
     )
     if verdict.promoted:
-        return Outcome(verdict, session.registry.promote(name, version.version, verdict))
+        return Promotion(verdict, session.registry.promote(name, version.version, verdict))
     session.registry.record(name, version.version, verdict)
-    return Outcome(verdict, session.registry.set_challenger(name, version.version))
+    return Promotion(verdict, session.registry.set_challenger(name, version.version))
 
 
 def majority_classes(version: DataVersion) -> dict[str, str]:

@@ -34,7 +34,7 @@ def _score_bundles(session: RetrainingSession, work_plan: WorkPlan, bundles: lis
     missing = {file.name: bundle for bundle, file in zip(bundles, files, strict=True) if not file.exists()}
     if missing:
         key = hashlib.sha256("".join(missing).encode()).hexdigest()[:16]
-        order = job.Job(
+        scoring_job = job.Job(
             kind="score",
             key=key,
             name=session.plan.name,
@@ -44,7 +44,7 @@ def _score_bundles(session: RetrainingSession, work_plan: WorkPlan, bundles: lis
             workers=session.plan.workers.group(),
             bundles=tuple(missing.values()),
         )
-        session.run_job(order)
+        session.run_job(scoring_job)
     return [job.read_scores(file) for file in files]
 
 

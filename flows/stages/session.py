@@ -87,21 +87,21 @@ class RetrainingSession:
             self._cluster = self._held.enter_context(opened)
         return self._cluster
 
-    def run_job(self, order: job.Job) -> job.JobOutcome:
+    def run_job(self, asked: job.Job) -> job.JobOutcome:
         """The outcome of a job on the cluster.
 
         One of the same key that still runs is joined; others of this name have no owner, and are stopped.
         """
         ray = self.cluster()
-        for orphan in cluster.find_orphans(ray, self.plan.name, job.jobs_root(order.storage), besides=order.folder.path):
+        for orphan in cluster.find_orphans(ray, self.plan.name, job.jobs_root(asked.storage), besides=asked.folder.path):
             self.say(f"Stopping {orphan.submission_id}, which a crash left behind")
             cluster.stop(ray, orphan.submission_id)
         submitted: list[str] = []
         try:
             return cluster.run_job(
                 ray,
-                job.begin(order),
-                key=order.key,
+                job.begin(asked),
+                key=asked.key,
                 name=self.plan.name,
                 flow_run_id=self.flow_run_id,
                 on_start=submitted.append,

@@ -29,7 +29,7 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
     run_id = session.start_run(work_plan.key, origin)
     seconds, num_forwarded, flops_stored = 0.0, 0, 0
     if left:
-        order = job.Job(
+        training_job = job.Job(
             kind="train",
             key=work_plan.key,
             name=session.plan.name,
@@ -42,8 +42,8 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
             screening=None if session.plan.screening is None else job.Screening(session.plan.screening, work_plan.metric),
             tracking=job.Tracking(session.settings.tracking, session.settings.artifacts, session.plan.name, run_id, vars(origin)),
         )
-        with showing_progress(session, work_plan, order):
-            outcome = session.run_job(order)
+        with showing_progress(session, work_plan, training_job):
+            outcome = session.run_job(training_job)
         seconds, num_forwarded, flops_stored = outcome.seconds, outcome.num_forwarded, outcome.flops_stored
         keep_in_bounds(session)
     from flows.pictures import draw_variant

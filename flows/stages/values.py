@@ -50,7 +50,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Promotion:
     """The verdict, and the version it was spoken on (None where nothing was registered)."""
 
     verdict: Verdict

@@ -21,8 +21,7 @@ from flows.stages.planning import make_work_plan
 from flows.stages.report import Counts
 from flows.stages.report_text import leaderboard
 from flows.stages.session import Event
-from flows.stages.values import Outcome as Promoted
-from flows.stages.values import Scores, WorkPlan
+from flows.stages.values import Promotion, Scores, WorkPlan
 from flows.work_folder import EpochRecord
 from heads.spec import Fit, Head, Variant
 from heads.training.state import Epoch, Outcome
@@ -119,7 +118,7 @@ def test_a_report_counts_what_was_done_now_and_saved_by_it(work_plan: WorkPlan) 
     )
     result = TrainResult(variants, 20, 0.1, (), flops_stored=10, run_id="parent")
     scores = Scores(variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
-    told = closing.make_report(work_plan, result, scores, Promoted(Verdict(False, ("too few",)), None), {})
+    told = closing.make_report(work_plan, result, scores, Promotion(Verdict(False, ("too few",)), None), {})
     assert told.counts == Counts(
         samples=10,
         trunk_forwards=20,

@@ -31,7 +31,7 @@ from flows.stages.planning import make_work_plan, plan_work, planned
 from flows.stages.report import Report, report_json
 from flows.stages.report_text import leaderboard, verdict_text
 from flows.stages.session import Event
-from flows.stages.values import Outcome, Scores, WorkPlan
+from flows.stages.values import Promotion, Scores, WorkPlan
 from flows.work_folder import WorkFailure
 
 TRAINING = "?workflowType=machine_learning"
@@ -98,7 +98,7 @@ def test_the_report_names_a_failed_variant_apart_from_those_ranked(work_plan: Wo
         (trained(tame),), 6, 0.1, (FailedVariant(wild.key, wild.variant, "it diverged", "run1"),), run_id="parent"
     )
     scores = Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
-    told = closing.make_report(work_plan, result, scores, Outcome(Verdict(False, ("too few",)), None), {})
+    told = closing.make_report(work_plan, result, scores, Promotion(Verdict(False, ("too few",)), None), {})
     assert [one.variant_id for one in told.variants] == [tame.variant.variant_id]
     assert [(one.label, one.reason, one.run_id) for one in told.failed] == [(work_plan.label(wild), "it diverged", "run1")]
     assert len(leaderboard(told)) == 1
@@ -112,7 +112,7 @@ def reported(work_plan: WorkPlan, seconds: dict[str, float]) -> Report:
     result = TrainResult((replace(first, run_id="run1"), replace(second, run_id="run2", metrics=exact)), 6, 2.5, run_id="parent")
     version = ModelVersion("x", "3", ("champion",), {}, 0.0)
     scores = Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
-    told = closing.make_report(work_plan, result, scores, Outcome(Verdict(True, ("better",)), version), seconds)
+    told = closing.make_report(work_plan, result, scores, Promotion(Verdict(True, ("better",)), version), seconds)
     return replace(told, run_id="parent", experiment_id="7")
 
 

@@ -124,7 +124,7 @@ def test_the_first_error_of_a_job_is_the_one_that_is_raised(tmp_path: Path, erro
 
 def test_a_new_job_of_the_same_key_finds_nothing_but_what_is_asked(tmp_path: Path) -> None:
     folder = job.JobFolder(tmp_path / "train-k")
-    folder.write_order({}, {})
+    folder.write_job({}, {})
     asked = sorted(file.name for file in folder.path.iterdir())
     folder.write_outcome(job.JobOutcome())
     folder.write_error(ValueError())
