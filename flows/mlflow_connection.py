@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from flows import addresses
@@ -167,6 +167,17 @@ def _ours(address: str, error: Exception) -> Exception:
     if address.startswith("http") and ("failed with exception" in text or "Max retries" in text or "too many 5" in text):
         return Unreachable(f"MLflow does not answer at {address} ({text}). Start it, or set HEADSTART_TRACKING_ADDRESS.")
     return HeadstartError(f"MLflow at {address} failed: {text}")
+
+
+def every(search: Callable[..., Any], *asked: Any) -> Iterator[Any]:
+    """All that a search of MLflow's client finds, page after page."""
+    token = None
+    while True:
+        page = search(*asked, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def is_missing(error: Exception) -> bool:

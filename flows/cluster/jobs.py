@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shlex
@@ -80,28 +79,25 @@ def run_job(
     key: str,
     name: str,
     flow_run_id: str = "",
-    env: Mapping[str, str] | None = None,
-    on_log: Text | None = None,
     on_start: Text | None = None,
     say: Text | None = None,
 ) -> JobEnd:
     """The outcome of the job that these files describe.
 
     A running job of the same folder is joined. A driver that died without a word is started again, twice at most; the program
-    itself goes on where its files say. `env` None is what `worker_environment` takes of this process's own; `on_start` gets
-    each submission id, `say` what a person should know on the way. Raises the job's own error, HeadstartError if it was stopped.
+    itself goes on where its files say. `on_start` gets each submission id, `say` what a person should know on the way. Raises
+    the job's own error, HeadstartError if it was stopped.
     """
-    given = worker_environment(os.environ) if env is None else env
     metadata = {"job_key": key, "name": name, "flow_run_id": flow_run_id, "folder": str(files.path.absolute())}
     submission = find(cluster, files.path)
     if submission is None:
         files.forget()
     for attempt in range(RESUBMISSIONS + 1):
         if submission is None:
-            submission = submit(cluster, files.job_file, metadata=metadata, env=given)
+            submission = submit(cluster, files.job_file, metadata=metadata)
         if on_start:
             on_start(submission.submission_id)
-        ended = watch(cluster, submission.submission_id, on_log, say)
+        ended = watch(cluster, submission.submission_id, say)
         if (outcome := files.read_end()) is not None:
             return outcome
         if ended.status == "STOPPED":
@@ -112,7 +108,7 @@ def run_job(
     raise HeadstartError(f"the Ray job's driver died {RESUBMISSIONS + 1} times; the last: {ended.message[-3000:]}")
 
 
-def submit(cluster: Cluster, job_file: Path, *, metadata: Mapping[str, str], env: Mapping[str, str]) -> Submission:
+def submit(cluster: Cluster, job_file: Path, *, metadata: Mapping[str, str]) -> Submission:
     """A new submission of the program `flows.job` on this job file, with these two packages as its code."""
     submission_id = f"{metadata['job_key']}-{secrets.token_hex(4)}"
     body = {
@@ -120,7 +116,7 @@ def submit(cluster: Cluster, job_file: Path, *, metadata: Mapping[str, str], env
         # exec: a kill of the driver then is one of the driver, not of a shell before it.
         "entrypoint": f"exec {cluster.python} -m flows.job {shlex.quote(str(job_file.absolute()))}",
         "metadata": dict(metadata),
-        "runtime_env": {"working_dir": code.upload(cluster), "env_vars": _environment(cluster, env)},
+        "runtime_env": {"working_dir": code.upload(cluster), "env_vars": _environment(cluster)},
     }
     answer = call(cluster, "POST", "/api/jobs/", body)
     if answer is None:
@@ -128,12 +124,12 @@ def submit(cluster: Cluster, job_file: Path, *, metadata: Mapping[str, str], env
     return Submission(submission_id, "PENDING", job_file.absolute().parent)
 
 
-def watch(cluster: Cluster, submission_id: str, on_log: Text | None = None, say: Text | None = None) -> Submission:
-    """The submission at its end; `on_log` gets its log line by line as it grows, `say` that Ray is silent.
+def watch(cluster: Cluster, submission_id: str, say: Text | None = None) -> Submission:
+    """The submission at its end; `say` gets it where Ray is silent.
 
     Raises HeadstartError as soon as a local head is dead, Unreachable when another one has been silent for a minute.
     """
-    num_read, heard_at, next_log_at, told = 0, time.monotonic(), 0.0, False
+    heard_at, told = time.monotonic(), False
     while True:
         if reason := death(cluster):
             raise HeadstartError(
@@ -144,9 +140,6 @@ def watch(cluster: Cluster, submission_id: str, on_log: Text | None = None, say:
         silent = time.monotonic() - heard_at
         if submission is not None:
             heard_at, told = time.monotonic(), False
-            if on_log and (time.monotonic() >= next_log_at or not submission.is_running):
-                num_read = _pass_on_log(cluster, submission, num_read, on_log)
-                next_log_at = time.monotonic() + 4 * POLL_SECONDS
             if not submission.is_running:
                 return submission
         elif silent > SILENCE_SECONDS:
@@ -227,17 +220,7 @@ def _submission(job: Mapping[str, Any]) -> Submission:
     return Submission(job["submission_id"], job["status"], folder, job.get("message") or "")
 
 
-def _pass_on_log(cluster: Cluster, submission: Submission, num_read: int, on_log: Text) -> int:
-    text, path = "", quoted(submission.submission_id) + "/logs"
-    with contextlib.suppress(HeadstartError):  # a log that cannot be had stops nothing
-        text = (call(cluster, "GET", path, timeout_seconds=ANSWER_SECONDS) or {}).get("logs") or ""
-    whole = len(text) if not submission.is_running else text.rfind("\n") + 1
-    for line in text[num_read:whole].splitlines():
-        on_log(line)
-    return max(num_read, whole)
-
-
-def _environment(cluster: Cluster, env: Mapping[str, str]) -> dict[str, str]:
+def _environment(cluster: Cluster) -> dict[str, str]:
     common = {
         "OMP_NUM_THREADS": "1",
         "RAY_DEDUP_LOGS": "0",
@@ -247,4 +230,4 @@ def _environment(cluster: Cluster, env: Mapping[str, str]) -> dict[str, str]:
     }
     # Nobody drains the one node of a local head: a process less to start.
     local = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"} if cluster.owned else {}
-    return common | KEEPING_MEMORY | local | dict(env)
+    return common | KEEPING_MEMORY | local | worker_environment(os.environ)

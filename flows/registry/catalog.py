@@ -7,11 +7,11 @@ import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from flows.errors import AskedWrongly, HeadstartError
-from flows.mlflow_connection import asking, connect, is_missing
+from flows.mlflow_connection import asking, connect, every, is_missing
 from flows.records import ModelVersion
 from flows.registry import placing
 from flows.registry.program import BUNDLE_FOLDER
@@ -61,16 +61,8 @@ class Catalog:
     @asking
     def models(self) -> list[ModelRow]:
         """Every registered model, by name."""
-        names: list[str] = []
-        token = None
-        while True:
-            page = self._client.search_registered_models(page_token=token)
-            names += [found.name for found in page]
-            token = page.token
-            if not token:
-                break
         rows = []
-        for name in sorted(names):
+        for name in sorted(found.name for found in every(self._client.search_registered_models)):
             champion, previous, challenger = map(self._aliases(name).get, ALIASES)
             rows.append(ModelRow(name, champion, previous, challenger, len(self.versions(name))))
         return rows
@@ -80,14 +72,6 @@ class Catalog:
         """The versions of a model, oldest first; none where the name is unknown."""
         _refuse_no_name(name)
         aliases = self._aliases(name)
-        found: list[Any] = []
-        token = None
-        while True:
-            page = self._client.search_model_versions(f"name = '{name}'", page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                break
         made = [
             ModelVersion(
                 name=name,
@@ -96,7 +80,7 @@ class Catalog:
                 tags=dict(entry.tags),
                 created=entry.creation_timestamp / 1000,
             )
-            for entry in found
+            for entry in every(self._client.search_model_versions, f"name = '{name}'")
         ]
         return sorted(made, key=lambda version: int(version.version))
 

@@ -39,7 +39,6 @@ class Registry(Catalog):
         data_version: str,
         git_commit: str,
         metrics: Mapping[str, float],
-        tags: Mapping[str, str] | None = None,
     ) -> ModelVersion:
         """The version that holds a work's bundle: the one registered before, or a new one, which appears whole or not at all."""
         for version in self.versions(name):
@@ -58,7 +57,7 @@ class Registry(Catalog):
         except Exception as error:
             if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
                 raise
-        told = marks | {telling.HOLDOUT: telling.holdout_tag(metrics), BUNDLE_TAG: _bundle_digest(bundle), **(tags or {})}
+        told = marks | {telling.HOLDOUT: telling.holdout_tag(metrics), BUNDLE_TAG: _bundle_digest(bundle)}
         description = telling.describe_version((bundle / "card.md").read_text(encoding="utf-8"), metrics)
         made = self._client.create_model_version(
             name, source=f"models:/{model_id}", run_id=run_id, tags=told, description=description, model_id=model_id

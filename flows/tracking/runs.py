@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from flows.mlflow_connection import asking, connect, experiment
+from flows.mlflow_connection import asking, connect, every, experiment
 from flows.records import Verdict, Work
 from flows.tracking.origin import Origin, dataset_input
 from flows.tracking.text import as_json, equals, flat, measures_of, metrics_at, now_ms, retraining_name, safe_name, summary
@@ -51,13 +51,7 @@ class Tracker:
         return self._experiment
 
     def _find(self, *conditions: str) -> Iterator[Run]:
-        token = None
-        while True:
-            page = self._client.search_runs([self._experiment], " and ".join(conditions), page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
+        return every(self._client.search_runs, [self._experiment], " and ".join(conditions))
 
     def _run_tagged(self, tag: str, value: str) -> Run | None:
         return next(self._find(equals(tag, value)), None)
@@ -208,26 +202,20 @@ class Tracker:
         self._client.set_terminated(parent, end)
 
     @asking
-    def repair(self, alive: Collection[str] = ()) -> tuple[str, ...]:
-        """The ids of the parent runs that said RUNNING though their retraining is gone, now KILLED with their children.
-
-        `alive` are the retraining keys that are at work.
-        """
-        kind = equals("headstart.kind", "retraining")
-        running = list(self._find(kind, RUNNING))
-        gone = [run for run in running if run.data.tags.get("headstart.retraining") not in alive]
-        for run in gone:
-            self._terminate(run.info.run_id, "KILLED")
-        return tuple(str(run.info.run_id) for run in gone)
+    def repair(self) -> tuple[str, ...]:
+        """The ids of the parent runs that said RUNNING, now KILLED with their children; for who knows that none is at work."""
+        return self._kill(equals("headstart.kind", "retraining"), RUNNING)
 
     @asking
     def stop_runs(self, flow_run_id: str) -> tuple[str, ...]:
         """The ids of the parent runs of a flow run that still ran, now KILLED with their children."""
-        conditions = equals("headstart.flow_run_id", flow_run_id), equals("headstart.kind", "retraining"), RUNNING
-        stopped = [str(run.info.run_id) for run in self._find(*conditions)]
-        for run_id in stopped:
+        return self._kill(equals("headstart.flow_run_id", flow_run_id), equals("headstart.kind", "retraining"), RUNNING)
+
+    def _kill(self, *conditions: str) -> tuple[str, ...]:
+        found = tuple(str(run.info.run_id) for run in self._find(*conditions))
+        for run_id in found:
             self._terminate(run_id, "KILLED")
-        return tuple(stopped)
+        return found
 
     @asking
     def experiments(self) -> tuple[str, ...]:

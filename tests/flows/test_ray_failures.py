@@ -96,7 +96,7 @@ def ray(tmp_path: Path) -> Iterator[Ray]:
 
 
 def run(ray: Ray, **how: Any) -> JobOutcome:
-    return cluster.run_job(api.connect(ray.address), ray.files, key="k", name="tiny", env={}, **how)
+    return cluster.run_job(api.connect(ray.address), ray.files, key="k", name="tiny", **how)
 
 
 def test_a_driver_that_dies_three_times_is_given_up_with_its_last_words(ray: Ray) -> None:
