@@ -6,7 +6,6 @@ What is imported from here is for those who order such a job; the program's own 
 from flows.job.job import Job, Screening, Tracking, begin
 from flows.job.job_folder import JobFolder, JobOutcome, jobs_root
 from flows.job.scores import read_scores, scores_file
-from flows.work_folder import WorkFolder, count_epochs, read_trained, works_root
 
 __all__ = [
     "Job",
@@ -14,12 +13,8 @@ __all__ = [
     "JobOutcome",
     "Screening",
     "Tracking",
-    "WorkFolder",
     "begin",
-    "count_epochs",
     "jobs_root",
     "read_scores",
-    "read_trained",
     "scores_file",
-    "works_root",
 ]

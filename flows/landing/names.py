@@ -9,38 +9,16 @@ from functools import cache
 
 # The spellings that folders and the column `split` of a table may have; eval is a test, as in Hugging Face's data sets.
 SPLIT_NAMES: Mapping[str, str] = {
-    "train": "train",
-    "training": "train",
-    "trainval": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-    "evaluation": "test",
+    **dict.fromkeys(("train", "training", "trainval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 # Splits, but which of ours they are nobody can say.
 UNCLEAR_SPLIT_NAMES = ("holdout", "unlabelled", "unlabeled", "submission")
-_FILLERS = frozenset(
-    {
-        "set",
-        "sets",
-        "data",
-        "dataset",
-        "split",
-        "images",
-        "image",
-        "imgs",
-        "img",
-        "pictures",
-        "photos",
-        "raw",
-        "full",
-        "all",
-        "new",
-    }
+# Words that say nothing but that pictures lie there.
+_PICTURES_IN_GENERAL = frozenset({"images", "image", "imgs", "img"})
+_FILLERS = _PICTURES_IN_GENERAL.union(
+    ("set", "sets", "data", "dataset", "split", "pictures", "photos", "raw", "full", "all", "new")
 )
 # The earlier a word, the sooner a folder of that name is taken for the masks.
 MASK_WORDS = (
@@ -48,20 +26,11 @@ MASK_WORDS = (
     *("segmentation", "segmentations", "trimaps", "trimap", "seg", "segs", "manual", "targets", "target", "outputs", "output"),
     *("labelled", "labeled", "instances"),
 )
-# Words that say nothing but that pictures lie there, and words that say nothing but that masks do.
-_PICTURES_IN_GENERAL = frozenset({"images", "image", "imgs", "img"})
-_PICTURE_WORDS = _PICTURES_IN_GENERAL | {
-    "inputs",
-    "input",
-    "photos",
-    "photo",
-    "pictures",
-    "picture",
-    "originals",
-    "original",
-    "rgb",
-}
+_PICTURE_WORDS = _PICTURES_IN_GENERAL.union(
+    ("inputs", "input", "photos", "photo", "pictures", "picture", "originals", "original", "rgb")
+)
 _PARTS = frozenset({"part", "subset", "fold", "tr", "ts"})
+# And words that say nothing but that masks do.
 _MASKS_IN_GENERAL = frozenset({"annotations", "annot", "annots", "groundtruth", "segmentation", "segmentations", "trimaps"})
 _PHRASES = {
     "ground truth": "groundtruth",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from flows import job
 from flows.stages.session import Event, RetrainingSession
 from flows.stages.values import WorkPlan
+from flows.work_folder import count_epochs
 
 LOG = logging.getLogger(__name__)
 EVERY_SECONDS = 1.0
@@ -51,7 +52,7 @@ def showing_progress(session: RetrainingSession, work_plan: WorkPlan, asked: job
 
 def _progress(session: RetrainingSession, work_plan: WorkPlan, asked: job.Job, before: Event | None) -> Event:
     """How far a training is; its share never falls, and features, where some are to be stored, are half of it."""
-    done = job.count_epochs(session.settings.storage, work_plan.works)
+    done = count_epochs(session.settings.storage, work_plan.works)
     stored, to_store = asked.folder.num_stored()
     share = sum(done.values()) / sum(work.variant.fit.epochs for work in work_plan.works)
     if to_store:

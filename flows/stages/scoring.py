@@ -9,6 +9,7 @@ from flows import job
 from flows.records import ModelVersion, ScoreTable, TrainResult
 from flows.stages.session import RetrainingSession
 from flows.stages.values import Scores, WorkPlan
+from flows.work_folder import WorkFolder
 
 
 def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult) -> Scores:
@@ -50,7 +51,7 @@ def _score_bundles(session: RetrainingSession, work_plan: WorkPlan, bundles: lis
 
 def _bundle_of(session: RetrainingSession, version: ModelVersion) -> Path:
     """A registered version's bundle: where it was trained, else pulled once."""
-    trained = job.WorkFolder.of(session.settings.storage, version.tags.get("headstart.work_key", "-")).bundle
+    trained = WorkFolder.of(session.settings.storage, version.tags.get("headstart.work_key", "-")).bundle
     if trained.is_dir():
         return trained
     pulled = session.settings.storage / "pulled" / f"{version.name}-{version.version}"

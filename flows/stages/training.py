@@ -13,6 +13,7 @@ from flows.stages.planning import failures
 from flows.stages.progress import showing_progress
 from flows.stages.session import RetrainingSession
 from flows.stages.values import WorkPlan
+from flows.work_folder import read_trained, works_root
 
 
 def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
@@ -48,13 +49,13 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
         keep_in_bounds(session)
     from flows.pictures import draw_variant
 
-    work_root = job.works_root(session.settings.storage)
+    work_root = works_root(session.settings.storage)
     draw = partial(draw_variant, work_root=work_root)
     runs = tracking.fill_in(session.tracker, run_id, work_plan.works, work_root, origin, draw)
     failed = _failed(session, work_plan, runs)
     gone = {one.key for one in failed}
     storage = session.settings.storage
-    found = [job.read_trained(storage, work, reused=work.key not in left) for work in work_plan.works if work.key not in gone]
+    found = [read_trained(storage, work, reused=work.key not in left) for work in work_plan.works if work.key not in gone]
     variants = tuple(replace(variant, run_id=runs.get(variant.key)) for variant in found)
     return TrainResult(variants, num_forwarded, seconds, failed, flops_stored, run_id=run_id)
 

@@ -22,7 +22,7 @@ from workspaces import Workspace
 
 from flows.cluster import processes
 from flows.files import read_json
-from flows.job import WorkFolder
+from flows.work_folder import WorkFolder
 
 VICTIMS = ("worker", "driver", "command")
 NUM_WORKERS = 2

@@ -22,7 +22,7 @@ from flows.stages.report import Counts
 from flows.stages.report_text import leaderboard
 from flows.stages.session import Event
 from flows.stages.values import Promotion, Scores, WorkPlan
-from flows.work_folder import EpochRecord
+from flows.work_folder import EpochRecord, WorkFolder
 from heads.spec import Fit, Head, Variant
 from heads.training.state import Epoch, Outcome
 from heads.trunks.pricing import epoch_multiply_adds
@@ -167,7 +167,7 @@ def test_progress_counts_features_first_and_then_epochs_and_no_listener_ends_it(
         assert wait_for(lambda event: event.features == (2, 8)).share == 0.125
         write_json(order.folder.path / "stored-here-2.json", {"num_samples": 6, "flops": 1})
         assert wait_for(lambda event: event.features == (8, 8)).share == 0.5
-        job.WorkFolder.of(settings.storage, first.key).add_progress(first.key, [EpochRecord(i, 0, {}, 0.5) for i in range(4)])
+        WorkFolder.of(settings.storage, first.key).add_progress(first.key, [EpochRecord(i, 0, {}, 0.5) for i in range(4)])
         last = wait_for(lambda event: event.share == 0.75)
         assert last.epochs[work_plan.label(first)] == (4, 4)
     assert "the server hiccups" in caplog.text

@@ -23,7 +23,7 @@ from flows.cluster import processes
 from flows.errors import AskedWrongly
 from flows.job.scoring import MIN_SHARD_IMAGES
 from flows.records import DataVersion, Sample, Weights, Work, Workers
-from flows.work_folder import EpochRecord, WorkResult
+from flows.work_folder import EpochRecord, WorkResult, count_epochs, read_trained
 from heads import bundle
 from heads.spec import Fit, Head, Variant
 
@@ -180,9 +180,9 @@ def test_one_job_trains_every_variant(undisturbed: Run) -> None:
     assert outcome.num_forwarded == (2 * EPOCHS + 1) * (36 + 10)
     assert 0 < outcome.seconds < 300
     assert len(undisturbed.submissions) == 1
-    assert job.count_epochs(order.storage, order.works) == {work.key: EPOCHS for work in order.works}
+    assert count_epochs(order.storage, order.works) == {work.key: EPOCHS for work in order.works}
     for work in order.works:
-        trained = job.read_trained(order.storage, work, reused=False)
+        trained = read_trained(order.storage, work, reused=False)
         assert trained.metrics["val/label/accuracy"] >= 0.5
         assert (trained.num_parameters == trained.num_trained_parameters) == (work.variant.freeze == "none")
         loaded = bundle.load(trained.bundle)
@@ -249,7 +249,7 @@ def test_a_variant_that_diverges_is_given_up_with_its_reason_and_the_others_go_o
     assert failure is not None
     assert "lower learning_rate, now 9.9" in failure.reason
     assert run.order.work_folder(wild).is_finished(), "another try would only diverge again"
-    assert job.read_trained(run.order.storage, tame, reused=False).metrics["val/label/accuracy"] >= 0
+    assert read_trained(run.order.storage, tame, reused=False).metrics["val/label/accuracy"] >= 0
     assert run.order.work_folder(tame).read_failure() is None
 
 

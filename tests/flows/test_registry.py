@@ -457,7 +457,7 @@ def test_an_entry_of_the_ledger_reads_as_plain_lines_and_is_the_same_again() -> 
 def test_a_registry_that_fails_says_so_in_our_words(place: Place, first: ModelVersion) -> None:
     registry, work = place.registry(), {"variant_id": "v", "data_version": "d", "git_commit": "c"}
     with pytest.raises(HeadstartError, match="no-such-run"):
-        registry.register("digits", bundle=place.bundle, run_id="no-such-run", work_key="w9", metrics={}, tags=None, **work)
+        registry.register("digits", bundle=place.bundle, run_id="no-such-run", work_key="w9", metrics={}, **work)
 
 
 def meddle(registry: Registry, other: Registry, name: str, alias: str, version: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from flows.plan import parse_plan
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from flows.stages.planning import make_work_plan
 from flows.stages.values import WorkPlan
+from flows.work_folder import WorkFolder, works_root
 from heads import bundle
 from heads.backbones import BACKBONES
 from heads.spec import Fit, Head, Variant
@@ -218,7 +219,7 @@ def test_what_a_screening_leaves_is_its_standing_and_nothing_to_go_on_from(scree
 
 
 def files(order: job.Job) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in job.works_root(order.storage).rglob("*") if path.is_file()}
+    return {path: path.stat().st_mtime_ns for path in works_root(order.storage).rglob("*") if path.is_file()}
 
 
 def test_a_rerun_trains_nothing_again(screened: job.Job) -> None:
@@ -299,7 +300,7 @@ def order_of(storage: Path, *values: float | None) -> job.Job:
         works.append(Work(f"w{number}", variant, Weights("none"), is_screened=True))
         if value is not None:
             metrics = {f"val/{METRIC}": value, "val/label/accuracy": 1 - value}
-            job.WorkFolder.of(storage, f"w{number}").write_probe(metrics)
+            WorkFolder.of(storage, f"w{number}").write_probe(metrics)
     version = DataVersion("d" * 32, "r" * 40, (), storage, ())
     rules = job.Screening(1, METRIC)
     return job.Job("train", "k", "x", storage, version, {"label": CLASSES}, Workers(), works=tuple(works), screening=rules)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flows import cluster, job
+from flows import cluster
 from flows.cluster import capacity
 from flows.errors import AskedWrongly
 from flows.files import write_json
@@ -32,7 +32,7 @@ from flows.stages.report import Report, report_json
 from flows.stages.report_text import leaderboard, verdict_text
 from flows.stages.session import Event
 from flows.stages.values import Promotion, Scores, WorkPlan
-from flows.work_folder import WorkFailure
+from flows.work_folder import WorkFailure, WorkFolder
 
 TRAINING = "?workflowType=machine_learning"
 
@@ -62,7 +62,7 @@ def work_plan(tmp_path: Path) -> WorkPlan:
 
 
 def give_up(settings: Settings, work: Work) -> None:
-    job.WorkFolder.of(settings.storage, work.key).write_failure(WorkFailure(work.key, "it diverged", ()))
+    WorkFolder.of(settings.storage, work.key).write_failure(WorkFailure(work.key, "it diverged", ()))
 
 
 def trained(work: Work) -> TrainedVariant:

@@ -11,7 +11,7 @@ from flows import job
 from flows.errors import AskedWrongly, HeadstartError
 from flows.job.job_folder import CheckpointNote, GroupStart, read_note, write_note
 from flows.records import Weights, Work
-from flows.work_folder import EpochRecord, MaskExample, WorkFailure, WorkResult
+from flows.work_folder import EpochRecord, MaskExample, WorkFailure, WorkFolder, WorkResult, read_trained
 from heads.spec import Head, Variant
 
 EPOCHS = (
@@ -55,18 +55,18 @@ RESULT_WRITTEN = (
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> job.WorkFolder:
-    return job.WorkFolder.of(tmp_path, "w1")
+def folder(tmp_path: Path) -> WorkFolder:
+    return WorkFolder.of(tmp_path, "w1")
 
 
-def test_a_results_bytes_are_these_and_are_read_as_the_same_value(folder: job.WorkFolder) -> None:
+def test_a_results_bytes_are_these_and_are_read_as_the_same_value(folder: WorkFolder) -> None:
     folder.write_result(RESULT)
     assert (folder.path / "result.json").read_text() == RESULT_WRITTEN
     assert folder.read_result() == RESULT
     assert folder.is_finished()
 
 
-def test_a_failures_and_a_progress_bytes_are_these_and_are_read_as_the_same_values(folder: job.WorkFolder) -> None:
+def test_a_failures_and_a_progress_bytes_are_these_and_are_read_as_the_same_values(folder: WorkFolder) -> None:
     folder.add_progress("w1", EPOCHS[:1])
     assert not folder.is_finished()
     folder.add_progress("w1", EPOCHS)
@@ -79,7 +79,7 @@ def test_a_failures_and_a_progress_bytes_are_these_and_are_read_as_the_same_valu
     assert folder.is_finished()
 
 
-def test_an_older_result_and_one_of_a_later_version_are_read(folder: job.WorkFolder, tmp_path: Path) -> None:
+def test_an_older_result_and_one_of_a_later_version_are_read(folder: WorkFolder, tmp_path: Path) -> None:
     known = ("metrics", "num_parameters", "num_trained_parameters", "num_forwarded", "seconds", "confusion", "classes")
     old = {name: json.loads(RESULT_WRITTEN)[name] for name in ("work_key", *known)}
     epoch = {"epoch": 0, "phase": 0, "metrics": {}, "seconds": 0.5}
@@ -89,14 +89,14 @@ def test_an_older_result_and_one_of_a_later_version_are_read(folder: job.WorkFol
     assert found is not None
     assert (found.epochs, found.flops, found.examples) == ((EpochRecord(0, 0, {}, 0.5),), None, None)
     work = Work("w1", Variant(backbone="resnet18", heads=(Head(target="a"),)), Weights("none"))
-    trained = job.read_trained(tmp_path, work, reused=True)
+    trained = read_trained(tmp_path, work, reused=True)
     assert (trained.seconds, trained.flops, trained.gpu_seconds, trained.bundle) == (3.5, 0, 0, folder.bundle)
 
 
 def test_a_work_without_a_result_is_no_trained_variant(tmp_path: Path) -> None:
     work = Work("w1", Variant(backbone="resnet18", heads=(Head(target="a"),)), Weights("none"))
     with pytest.raises(FileNotFoundError, match="the work w1 has no result"):
-        job.read_trained(tmp_path, work, reused=True)
+        read_trained(tmp_path, work, reused=True)
 
 
 def test_a_jobs_outcome_comes_home_with_what_its_members_stored(tmp_path: Path) -> None:
