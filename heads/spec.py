@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictBool, fiel
 from heads.catalogue import BACKBONE_STAGES, FIT_FIELDS_OF, HEAD_DESIGNS, IMAGE_SIZES, MODALITY_OF, TASK_FACTS, Task
 
 Augment = Literal["none", "light", "medium", "strong"]
-Optimiser = Literal["adamw", "sgd"]
+Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "step", "plateau", "constant"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Loss = Literal["cross_entropy", "focal", "dice", "cross_entropy_dice"]
@@ -75,7 +75,7 @@ class Fit(Value):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Precision = "auto"
     patience: PositiveInt | None = None
-    optimiser: Optimiser = "adamw"
+    optimiser: Optimizer = "adamw"
     schedule: Schedule = "cosine"
     # Below 1 a share of each phase, from 1 on epochs; None: a tenth of the phase, at most a hundred updates.
     warmup: Annotated[float, Field(ge=0, lt=1000)] | None = None

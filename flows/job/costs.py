@@ -9,7 +9,7 @@ from time import monotonic
 
 from flows.job.job import Job
 from flows.records import Work
-from heads.training.state import Outcome
+from heads.training.state import TrainingOutcome
 from heads.trunks.pricing import epoch_multiply_adds
 
 
@@ -73,7 +73,7 @@ class WorkCosts:
     gpu_seconds: float
 
 
-def costs_of(job: Job, work: Work, outcome: Outcome) -> WorkCosts:
+def costs_of(job: Job, work: Work, outcome: TrainingOutcome) -> WorkCosts:
     """What the training of a work took that ended so."""
     sizes = Counter(sample.split for sample in job.version.samples)
     num_samples, group = (sizes["train"], sizes["val"]), job.workers

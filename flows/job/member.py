@@ -24,7 +24,7 @@ from flows.records import Work
 from heads.errors import CheckpointError, HeadsError, TrainingDiverged
 from heads.model.model import Model, build_model
 from heads.training import loop
-from heads.training.state import Epoch, Outcome
+from heads.training.state import Epoch, TrainingOutcome
 
 LOG = logging.getLogger(__name__)
 # Another try would end the same way; all else (a lost process, its neighbours' broken connections) is tried again.
@@ -156,7 +156,7 @@ class _Member:
             self.job.folder.mark_span(time.time())
             results.write_result(self.job, work, model, outcome)
 
-    def _fit(self, work: Work, resume: Path | None) -> tuple[Model, Outcome]:
+    def _fit(self, work: Work, resume: Path | None) -> tuple[Model, TrainingOutcome]:
         train_set, val_set = (self.splits.open(split, work.variant) for split in ("train", "val"))
         stored = self.features.loaders(work, train_set, val_set)
         model = build_model(work.variant, self.job.classes, work.weights.path)

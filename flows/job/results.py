@@ -15,7 +15,7 @@ from heads.data.modalities import preprocess_of
 from heads.errors import TrainingDiverged
 from heads.model.model import Model, count_parameters
 from heads.tasks.table import TASKS
-from heads.training.state import Epoch, Outcome
+from heads.training.state import Epoch, TrainingOutcome
 
 
 def epoch_record(epoch: Epoch) -> EpochRecord:
@@ -36,7 +36,7 @@ def write_progress(job: Job, work: Work, epochs: Sequence[Epoch]) -> None:
     job.work_folder(work).add_progress(work.key, [epoch_record(epoch) for epoch in epochs])
 
 
-def write_result(job: Job, work: Work, model: Model, outcome: Outcome) -> None:
+def write_result(job: Job, work: Work, model: Model, outcome: TrainingOutcome) -> None:
     """Writes the work's bundle and then, as the mark that it is finished, its result."""
     folder, variant = job.work_folder(work), work.variant
     num_parameters, num_trained = count_parameters(model)
@@ -85,7 +85,7 @@ def write_failure(job: Job, work: Work, error: TrainingDiverged) -> None:
     folder.drop_checkpoint()
 
 
-def _class_measures(work: Work, outcome: Outcome, classes: dict[str, list[str]]) -> dict[str, float]:
+def _class_measures(work: Work, outcome: TrainingOutcome, classes: dict[str, list[str]]) -> dict[str, float]:
     """Measures of single classes, named as on the holdout."""
     return {
         f"val/{head.target}/{name}": value

@@ -15,11 +15,11 @@ from flows.job.trunks import JobFeatures
 from flows.records import Work
 from heads.data.loading import Loaders
 from heads.errors import CheckpointError, TrainingDiverged
-from heads.fused.training import Member, train_together
+from heads.fused.training import TrainingRequest, train_together
 from heads.model.model import build_model
 from heads.phases import Phase, compile_policy
 from heads.training import checkpoint
-from heads.training.state import Epoch, Outcome
+from heads.training.state import Epoch, TrainingOutcome
 
 LOG = logging.getLogger(__name__)
 # An epoch of features takes milliseconds, and a file that is surely on the disk as many.
@@ -84,15 +84,15 @@ def _loaders(features: JobFeatures, work: Work) -> dict[Phase, Loaders]:
 
 
 def _train(
-    features: JobFeatures, works: Sequence[Work], member: Callable[[Job, Work, nn.Sequential], Member], loaders: Loaders
+    features: JobFeatures, works: Sequence[Work], request: Callable[[Job, Work, nn.Sequential], TrainingRequest], loaders: Loaders
 ) -> None:
-    """Trains the works' members side by side, each from its last checkpoint; one that cannot be read is left aside."""
+    """Trains the works side by side, each from its last checkpoint; one that cannot be read is left aside."""
     job, backbone = features.job, features.backbone(works[0])
     for work in works:
         file = WorkCheckpointer(job, work).last
         if file and not _can_be_resumed(file, work):
             job.work_folder(work).drop_checkpoint()
-    train_together([member(job, work, backbone) for work in works], loaders)
+    train_together([request(job, work, backbone) for work in works], loaders)
 
 
 def _can_be_resumed(file: Path, work: Work) -> bool:
@@ -112,22 +112,22 @@ def _has_probed(job: Job, work: Work) -> bool:
     return folder.read_probe() is not None and _can_be_resumed(folder.probe_checkpoint, work)
 
 
-def _whole(job: Job, work: Work, backbone: nn.Sequential) -> Member:
-    """A member that trains to its end."""
+def _whole(job: Job, work: Work, backbone: nn.Sequential) -> TrainingRequest:
+    """The request for a training to its end."""
     model = build_model(work.variant, job.classes, work.weights.path, backbone=backbone)
     checkpointer = WorkCheckpointer(job, work)
 
-    def on_end(outcome: Outcome | TrainingDiverged) -> None:
+    def on_end(outcome: TrainingOutcome | TrainingDiverged) -> None:
         if isinstance(outcome, TrainingDiverged):
             checkpointer.give_up(outcome)
         else:
             results.write_result(job, work, model, outcome)
 
-    return Member(model, work.variant, checkpointer.note, on_end, resume=checkpointer.last)
+    return TrainingRequest(model, work.variant, checkpointer.note, on_end, resume=checkpointer.last)
 
 
-def _pausing(job: Job, work: Work, backbone: nn.Sequential) -> Member:
-    """A member that pauses after its probe phase, with what it measured there."""
+def _pausing(job: Job, work: Work, backbone: nn.Sequential) -> TrainingRequest:
+    """The request for a training that pauses after its probe phase, with what it measured there."""
     model = build_model(work.variant, job.classes, work.weights.path, backbone=backbone)
     checkpointer, folder = WorkCheckpointer(job, work), job.work_folder(work)
 
@@ -138,9 +138,9 @@ def _pausing(job: Job, work: Work, backbone: nn.Sequential) -> Member:
         folder.write_probe(best.metrics)
         folder.drop_checkpoint()
 
-    def on_end(outcome: Outcome | TrainingDiverged) -> None:
+    def on_end(outcome: TrainingOutcome | TrainingDiverged) -> None:
         assert isinstance(outcome, TrainingDiverged), "a probe pauses before its last epoch"
         checkpointer.give_up(outcome)
 
     num_epochs = compile_policy(work.variant)[0].num_epochs
-    return Member(model, work.variant, checkpointer.note, on_end, num_epochs, on_pause, checkpointer.last)
+    return TrainingRequest(model, work.variant, checkpointer.note, on_end, num_epochs, on_pause, checkpointer.last)

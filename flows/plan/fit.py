@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, StrictBool
 from pydantic.json_schema import JsonSchemaValue
 
-from heads.spec import Activation, Augment, ClassWeights, Fit, HeadWeights, Loss, Optimiser, Precision, Schedule, Value
+from heads.spec import Activation, Augment, ClassWeights, Fit, HeadWeights, Loss, Optimizer, Precision, Schedule, Value
 
 
 def _not_bool(value: Any) -> Any:
@@ -60,7 +60,7 @@ class RareFit(Value):
     """What few plans change of training."""
 
     weight_decay: Decays = Field(1e-4, description="The optimiser's weight decay.")
-    optimiser: Optimiser = Field(
+    optimiser: Optimizer = Field(
         "adamw",
         validation_alias=AliasChoices("optimiser", "optimizer"),
         description="adamw, or sgd with Nesterov's momentum of 0.9; written optimizer, too.",

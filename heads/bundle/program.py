@@ -28,10 +28,10 @@ class Program(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         resized = resize(images.permute(0, 3, 1, 2), self.preprocess)
         pixels = normalise(crop_centre(resized, self.preprocess), self.preprocess)
-        features = self.model.look(pixels.clone(memory_format=torch.channels_last))
+        features = self.model.forward_backbone(pixels.clone(memory_format=torch.channels_last))
         height, width = images.shape[1], images.shape[2]
         side = self.preprocess.image_size_px
-        logits = self.model.read(features, (side, side))
+        logits = self.model.forward_heads(features, (side, side))
         dense = any(found.ndim == 4 for found in logits.values())
         parts = []
         for target in self.targets:

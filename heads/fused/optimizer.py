@@ -1,4 +1,4 @@
-"""One update of trainings whose weights lie in stacks: each by its own gradients, its own norm and its own optimiser."""
+"""One update of trainings whose weights lie in stacks: each by its own gradients, its own norm and its own optimizer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim.sgd import sgd
 
 from heads.training.optimizer import NORM_MARGIN
 
-# What the optimisers keep of a weight.
+# What the optimizers keep of a weight.
 ADAM = ("step", "exp_avg", "exp_avg_sq")
 SGD = ("momentum_buffer",)
 
@@ -25,7 +25,7 @@ class FusedOptimizer:
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
-        """One update of all weights by their stacked gradients (V, ...), in the order in which each optimiser has them."""
+        """One update of all weights by their stacked gradients (V, ...), in the order in which each optimizer has them."""
         each = [stacked.unbind() for stacked in gradients]
         for group in self._groups:
             group.step(each)
@@ -42,7 +42,7 @@ class _Group:
     """Weights that share a rate and a weight decay: those of the training at `place`, from its `first` one on."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, group: dict[str, Any], place: int, first: int) -> None:
-        # The optimiser's very own group: a rate that is set there holds here.
+        # The optimizer's very own group: a rate that is set there holds here.
         self._group, self._place, self._fused = group, place, bool(optimizer.defaults["fused"])
         weights: list[nn.Parameter] = group["params"]
         self._numbers = range(first, first + len(weights))

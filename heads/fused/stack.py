@@ -1,7 +1,7 @@
 """Heads of one shape trained as one: their weights in stacks, and one forward and backward pass for all of them.
 
 After "HFTA", Wang et al., "Horizontally Fused Training Array", MLSys 2021. What the heads read is read, pooled and normalised
-once; rates, optimisers, clipping and early stops stay each one's own.
+once; rates, optimizers, clipping and early stops stay each one's own.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class FusedHeads:
     def __init__(self, trainings: Sequence[Training], descriptors: _Descriptors) -> None:
         self.trainings, self._first, self._descriptors = tuple(trainings), trainings[0], descriptors
         names = {weight: name for name, weight in self._first.model.named_parameters()}
-        # In the optimiser's order, in which a training by itself adds up its gradients' norm.
+        # In the optimizer's order, in which a training by itself adds up its gradients' norm.
         self._names = [names[weight] for group in self._first.optimizer.param_groups for weight in group["params"]]
         owned = [[training.model.get_parameter(name) for name in self._names] for training in trainings]
         self._weights = [alignment.stack([weight.detach() for weight in same]) for same in zip(*owned, strict=True)]

@@ -1,4 +1,4 @@
-"""Freezing that holds: no gradient, no optimiser state, statistics and dropout still."""
+"""Freezing that holds: no gradient, no optimizer state, statistics and dropout still."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from heads.spec import Fit
 
 
 class ParameterGroup(TypedDict):
-    """What an optimiser takes: parameters with one learning rate and weight decay."""
+    """What an optimizer takes: parameters with one learning rate and weight decay."""
 
     params: list[nn.Parameter]
     lr: float

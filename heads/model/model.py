@@ -47,11 +47,11 @@ class Model(nn.Module):
         return tuple(self.head_keys)
 
     def forward(self, inputs: Inputs | Tensor) -> dict[str, Tensor]:
-        """Logits from samples, or from features stored of them, which `look` goes on from; a tensor is images."""
+        """Logits from samples, or from features stored of them, which `forward_backbone` goes on from; a tensor is images."""
         features, size = of_images(inputs) if isinstance(inputs, Tensor) else inputs
-        return self.read(self.look(features), size)
+        return self.forward_heads(self.forward_backbone(features), size)
 
-    def look(self, inputs: Tensor | Mapping[int, Tensor]) -> dict[int, Tensor]:
+    def forward_backbone(self, inputs: Tensor | Mapping[int, Tensor]) -> dict[int, Tensor]:
         """The features of every stage that a head taps, by the stage's number, from samples or from features of some stages.
 
         Of stages, only those after the last one that is given run.
@@ -65,7 +65,7 @@ class Model(nn.Module):
             given[number] = features
         return {number: given[number] for number in tapped}
 
-    def read(self, features: Mapping[int, Tensor], size: tuple[int, int] | None) -> dict[str, Tensor]:
+    def forward_heads(self, features: Mapping[int, Tensor], size: tuple[int, int] | None) -> dict[str, Tensor]:
         """What the heads make of tapped features: logits by target, those of masks brought to the images' height and width."""
         logits = {}
         for target, key in self.head_keys.items():

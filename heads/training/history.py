@@ -8,7 +8,7 @@ from dataclasses import replace
 from heads.phases import Phase
 from heads.spec import Fit
 from heads.training.schedule import Score
-from heads.training.state import Best, Epoch, Outcome
+from heads.training.state import Best, Epoch, TrainingOutcome
 from heads.training.stopping import why_ended
 
 
@@ -52,17 +52,16 @@ class History:
         """Goes on from these."""
         self.epochs, self._best = list(epochs), best
 
-    def outcome(self, ended: str | None = None) -> Outcome:
+    def outcome(self, ended: str | None = None) -> TrainingOutcome:
         """The outcome after these epochs; `ended` says why they end before the training's own end."""
         ended = ended or self.ended
         assert ended is not None
-        return Outcome(
+        return TrainingOutcome(
             epochs=tuple(self.epochs),
             best_epoch=self.best.index,
             metrics=self.epochs[self.best.index].metrics,
             confusion=self.best.confusion,
             thresholds=self.best.thresholds,
             num_forwarded=sum(epoch.num_forwarded for epoch in self.epochs),
-            stopped_early=len(self.epochs) < self._fit.epochs,
             ended=ended,
         )

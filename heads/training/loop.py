@@ -15,7 +15,7 @@ from heads.model.model import Model
 from heads.phases import Phase
 from heads.spec import Variant
 from heads.training.session import Training
-from heads.training.state import Epoch, Outcome
+from heads.training.state import Epoch, TrainingOutcome
 
 
 def train(
@@ -29,7 +29,7 @@ def train(
     on_epoch: Callable[[Epoch, Callable[[Path], None]], None],
     num_loader_workers: int | None = None,
     stored: Mapping[Phase, Loaders] | None = None,
-) -> Outcome:
+) -> TrainingOutcome:
     """Trains `model` in place, leaves the best epoch's weights in it, and gives the outcome.
 
     Best is the highest mean of the targets' primary validation measures (accuracy of classes, average precision of label
@@ -76,7 +76,7 @@ def sample_loaders(
     return Loaders(load(train_set, training=True, accumulate=fit.accumulate), load(val_set))
 
 
-def conclude(model: Model, variant: Variant, loaders: Loaders, resume: Path, ended: str) -> Outcome:
+def conclude(model: Model, variant: Variant, loaders: Loaders, resume: Path, ended: str) -> TrainingOutcome:
     """The outcome of a training that ends at a checkpoint for the reason given, its best weights left in `model`."""
     with single_process():
         training = Training(model, variant, lambda _: loaders)

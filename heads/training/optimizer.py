@@ -1,4 +1,4 @@
-"""From a variant's fit settings to the optimiser that trains it, and the updates it makes."""
+"""From a variant's fit settings to the optimizer that trains it, and the updates it makes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NORM_MARGIN = 1e-6
 
 
 def build_optimizer(fit: Fit, groups: Iterable[ParameterGroup]) -> torch.optim.Optimizer:
-    """The fit's optimiser over these parameter groups: AdamW, or SGD with Nesterov's momentum."""
+    """The fit's optimizer over these parameter groups: AdamW, or SGD with Nesterov's momentum."""
     given: list[dict[str, Any]] = [dict(group) for group in groups]
     # One kernel for all parameters: small heads are trained mostly by the calls that it saves.
     fused = all(parameter.device.type in FUSED_DEVICES for group in given for parameter in group["params"])
@@ -57,6 +57,6 @@ def in_layout_of(weight: Tensor, rows: Tensor) -> Tensor:
 
 
 def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
-    """Brings what the optimiser knows of each weight into that weight's layout."""
+    """Brings what the optimizer knows of each weight into that weight's layout."""
     for weight, state in optimizer.state.items():
         state.update({name: in_layout_of(weight.data, known) for name, known in state.items() if known.shape == weight.shape})

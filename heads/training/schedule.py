@@ -22,7 +22,7 @@ Score = tuple[float, float]
 def rate_factor(fit: Fit, phase: Phase, epoch: int, update: int, num_updates: int, scores: Sequence[Score]) -> float:
     """The factor at an update of an epoch of `num_updates`; `scores` are those of the epochs before it, greater is better.
 
-    The warm-up is linear and starts anew with a phase of the freeze policy: new parameters, a new optimiser. So does
+    The warm-up is linear and starts anew with a phase of the freeze policy: new parameters, a new optimizer. So does
     `plateau`; the other schedules run over all epochs. Nothing is remembered, so a resumed training needs no state.
     """
     position = epoch * num_updates + update

@@ -31,7 +31,7 @@ from heads.training.mixup import draw_mix
 from heads.training.optimizer import build_optimizer, build_scaler, lay_out_state, update_weights
 from heads.training.random_state import seed_streams
 from heads.training.schedule import rate_factor
-from heads.training.state import Best, Epoch, Outcome, Progress, put_back, weights_of
+from heads.training.state import Best, Epoch, Progress, TrainingOutcome, put_back, weights_of
 from heads.training.stopping import check_finite
 
 
@@ -193,7 +193,7 @@ class Training:
             ) from error
         self.history.go_back(progress.epochs, progress.best)
 
-    def finish(self, ended: str | None = None) -> Outcome:
+    def finish(self, ended: str | None = None) -> TrainingOutcome:
         """The outcome, with the best epoch's weights in the model; `ended` says why a training ends before its own end."""
         put_back(self.model, self.history.best.weights, leaving_out=self._fixed)
         self.model.eval()
@@ -210,7 +210,7 @@ class Training:
         return decisions
 
     def _enter(self, phase: int) -> None:
-        # Stages that adaptive freezing leaves as they are go on with what the optimiser knows of them.
+        # Stages that adaptive freezing leaves as they are go on with what the optimizer knows of them.
         known = self.optimizer.state if self.adaptive and self.phase >= 0 else {}
         self.phase, self.loaders = phase, self._loaders(self.phases[phase])
         apply_phase(self.model, self.phases[phase])

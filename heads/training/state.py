@@ -65,7 +65,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """A finished training: every epoch, and of the best one measures, confusions (true, predicted) and thresholds by target.
 
     `ended` says why there were no more epochs.
@@ -77,7 +77,6 @@ class Outcome:
     confusion: Confusion
     thresholds: dict[str, list[float]]
     num_forwarded: int
-    stopped_early: bool
     ended: str
 
 

@@ -161,7 +161,7 @@ def _run(
     first = num_bytes = end = 0
     start = monotonic()
     for batch, length in batches:
-        rows = _look(stages, taps, batch, precision)
+        rows = _forward(stages, taps, batch, precision)
         parts.append({name: tensor[:length] for name, tensor in rows.items()})
         num_bytes += sum(tensor.nbytes for tensor in parts[-1].values())
         end += length
@@ -172,7 +172,7 @@ def _run(
             first, num_bytes, start = end, 0, monotonic()
 
 
-def _look(stages: nn.Sequential, taps: Sequence[Tap], samples: Tensor, precision: Precision) -> dict[str, Tensor]:
+def _forward(stages: nn.Sequential, taps: Sequence[Tap], samples: Tensor, precision: Precision) -> dict[str, Tensor]:
     rows: dict[str, Tensor] = {}
     features = samples
     with torch.inference_mode(), autocast(samples.device, precision):

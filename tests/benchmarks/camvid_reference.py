@@ -132,11 +132,11 @@ def train_plainly(design: str, epochs: int, augment: str) -> tuple[float, float,
     torch.manual_seed(FIT["seed"])
     size, net = FIT["image_size_px"], Net(design).to(memory_format=torch.channels_last)
     loader = torch.utils.data.DataLoader(Pictures("train", size, augment), FIT["batch_size"], shuffle=True)
-    optimiser = torch.optim.AdamW(net.parameters(), FIT["learning_rate"], weight_decay=FIT["weight_decay"])
+    optimizer = torch.optim.AdamW(net.parameters(), FIT["learning_rate"], weight_decay=FIT["weight_decay"])
     total = epochs * len(loader)
     warm_up = min(100, math.ceil(total / 10))
     rates = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / total))
+        optimizer, lambda step: min(1, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / total))
     )
     best, kept, started = -1.0, net.state_dict(), time.perf_counter()
     for _ in range(epochs):
@@ -145,10 +145,10 @@ def train_plainly(design: str, epochs: int, augment: str) -> tuple[float, float,
             logits = F.interpolate(
                 net(images.contiguous(memory_format=torch.channels_last)), size=masks.shape[1:], mode="bilinear"
             )
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             F.cross_entropy(logits, masks, ignore_index=VOID).backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimiser.step()
+            optimizer.step()
             rates.step()
         if (reached := mean_iou("val", predictor(net, size))) > best:
             best, kept = reached, copy.deepcopy(net.state_dict())

@@ -27,7 +27,7 @@ from heads.features import FeatureStore
 from heads.model.model import build_backbone, build_model
 from heads.spec import Fit, Head, Variant
 from heads.training.loop import train
-from heads.training.state import Outcome
+from heads.training.state import TrainingOutcome
 from heads.trunks.extraction import ExtractionRequest, extract
 from heads.trunks.stored import FeatureLoader, open_views
 from heads.trunks.trunk import stored_taps, trunk_of
@@ -46,7 +46,7 @@ def read(folder: Path, split: str, variant: Variant) -> tuple[ImageDataset, list
     return ImageDataset(files, labels, preprocess, digests=digests, seed=variant.fit.seed), names
 
 
-def measure(variant: Variant, folder: Path, *, with_store: bool) -> tuple[float, Outcome]:
+def measure(variant: Variant, folder: Path, *, with_store: bool) -> tuple[float, TrainingOutcome]:
     """The seconds of training a variant, extraction included, and its outcome."""
     (train_set, names), (val_set, _) = (read(folder, split, variant) for split in ("train", "val"))
     model, stored = build_model(variant, {"label": names}, MOBILENET_V2), None

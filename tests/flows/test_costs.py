@@ -24,7 +24,7 @@ from flows.stages.session import Event
 from flows.stages.values import Promotion, Scores, WorkPlan
 from flows.work_folder import EpochRecord, WorkFolder
 from heads.spec import Fit, Head, Variant
-from heads.training.state import Epoch, Outcome
+from heads.training.state import Epoch, TrainingOutcome
 from heads.trunks.pricing import epoch_multiply_adds
 
 NUM_TRAIN, NUM_VAL = 6, 2
@@ -46,10 +46,10 @@ def order_of(tmp_path: Path, version: DataVersion, **workers: Any) -> job.Job:
     return job.Job("train", "k", "tiny", tmp_path, version, {"label": ("a", "b")}, Workers(**workers))
 
 
-def outcome_of(*epochs: tuple[int, int]) -> Outcome:
+def outcome_of(*epochs: tuple[int, int]) -> TrainingOutcome:
     """Epochs of two seconds each, with so many (frozen stages, images forwarded)."""
     rows = [Epoch(n, 0, {}, 2.0, images, 0.1, (0.0, 0.0), frozen) for n, (frozen, images) in enumerate(epochs)]
-    return Outcome(tuple(rows), 0, {}, {}, {}, sum(images for _, images in epochs), False, "all epochs")
+    return TrainingOutcome(tuple(rows), 0, {}, {}, {}, sum(images for _, images in epochs), "all epochs")
 
 
 def test_the_time_of_filling_the_store_is_shared_and_outlives_a_kill(

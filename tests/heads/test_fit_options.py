@@ -11,7 +11,7 @@ from heads.model.model import Model, build_model
 from heads.phases import Phase
 from heads.spec import Variant
 from heads.training.ema import EMA
-from heads.training.state import Outcome, weights_of
+from heads.training.state import TrainingOutcome, weights_of
 from tests.heads.evaluating import evaluate
 from tests.heads.frozen import frozen_digest
 from tests.heads.test_loop import CLASSES, datasets, pictures, run, same, variant_of, without_seconds
@@ -23,7 +23,7 @@ PLAIN = {"backbone": "squeezenet1_1", "freeze": "none", "design": "linear", "aug
 FROZEN_NAMES = ("backbone.stem.", "backbone.layer1.")
 
 
-def assert_resumes(variant: Variant, pictures: Path, saves: Path, after: int) -> tuple[Model, Outcome]:
+def assert_resumes(variant: Variant, pictures: Path, saves: Path, after: int) -> tuple[Model, TrainingOutcome]:
     """Training goes on from epoch `after` to the bits of an uninterrupted one, which comes back."""
     model, outcome = run(variant, pictures, saves=saves)
     torch.manual_seed(after)

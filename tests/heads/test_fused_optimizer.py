@@ -1,4 +1,4 @@
-"""One update of many stacked trainings, against torch's own optimisers and clipping on each."""
+"""One update of many stacked trainings, against torch's own optimizers and clipping on each."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_joint_step_is_a_step_of_each_to_the_bit(build: Build) -> None:
     for own, weights, optimizer, part in zip(alone, stacked, optimizers, parts, strict=True):
         for expected, weight in zip(own, weights, strict=True):
             assert torch.equal(weight, expected)
-            # What is kept belongs to each optimiser, so that it goes into its checkpoint.
+            # What is kept belongs to each optimizer, so that it goes into its checkpoint.
             known = part.state[weight]
             assert known.keys() == optimizer.state[expected].keys()
             assert all(torch.equal(known[name], value) for name, value in optimizer.state[expected].items())

@@ -22,7 +22,7 @@ from heads.spec import Fit, Head, Variant
 from heads.tasks.measures import from_scores
 from heads.training import checkpoint
 from heads.training.loop import train
-from heads.training.state import Epoch, Outcome
+from heads.training.state import Epoch, TrainingOutcome
 from tests.heads.evaluating import evaluate, predict_table
 from tests.heads.frozen import frozen_digest
 from tests.heads.two_ranks import be_a_rank, digest_of, run_two_ranks
@@ -68,7 +68,7 @@ def variant_of(backbone: str = "mobilenet_v3_small", freeze: str = "lp_ft", desi
     return Variant(backbone=backbone, heads=heads, freeze=freeze, fit=Fit(**settings))
 
 
-def run(variant: Variant, folder: Path, resume: Path | None = None, saves: Path | None = None) -> tuple[Model, Outcome]:
+def run(variant: Variant, folder: Path, resume: Path | None = None, saves: Path | None = None) -> tuple[Model, TrainingOutcome]:
     def keep(epoch: Epoch, save: Any) -> None:
         if saves:
             save(saves / f"{epoch.index}.pt")
@@ -81,23 +81,22 @@ def same(a: Model, b: Model) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-def without_seconds(outcome: Outcome) -> list[tuple[Any, ...]]:
+def without_seconds(outcome: TrainingOutcome) -> list[tuple[Any, ...]]:
     return [(e.index, e.phase, e.metrics, e.num_forwarded, e.learning_rate) for e in outcome.epochs]
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Outcome, Path]:
+def uninterrupted(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, TrainingOutcome, Path]:
     saves = tmp_path_factory.mktemp("saves")
     model, outcome = run(variant_of(), pictures, saves=saves)
     return model, outcome, saves
 
 
-def test_training_learns_and_its_outcome_adds_up(uninterrupted: tuple[Model, Outcome, Path]) -> None:
+def test_training_learns_and_its_outcome_adds_up(uninterrupted: tuple[Model, TrainingOutcome, Path]) -> None:
     _, outcome, _ = uninterrupted
     assert [epoch.phase for epoch in outcome.epochs] == [0, 1, 1, 1]
     assert outcome.epochs[-1].metrics["train/loss"] < outcome.epochs[0].metrics["train/loss"]
     assert outcome.num_forwarded == 4 * (NUM_TRAIN + NUM_VAL)
-    assert not outcome.stopped_early
     assert outcome.ended == "all 4 epochs are done"
     assert outcome.metrics == outcome.epochs[outcome.best_epoch].metrics
     assert {"train/loss", "train/kind/accuracy", "val/kind/f1_macro", "val/a.b/c/accuracy", "val/a.b/c/loss"} <= set(
@@ -109,7 +108,7 @@ def test_training_learns_and_its_outcome_adds_up(uninterrupted: tuple[Model, Out
     assert confusion.trace() / labelled == pytest.approx(outcome.metrics["val/kind/accuracy"])
 
 
-def test_the_model_ends_with_the_best_epochs_weights(uninterrupted: tuple[Model, Outcome, Path], pictures: Path) -> None:
+def test_the_model_ends_with_the_best_epochs_weights(uninterrupted: tuple[Model, TrainingOutcome, Path], pictures: Path) -> None:
     model, outcome, _ = uninterrupted
     metrics, confusion = evaluate(model, datasets(pictures, variant_of())[1], device="cpu", batch_size=6)
     assert confusion == outcome.confusion
@@ -118,7 +117,7 @@ def test_the_model_ends_with_the_best_epochs_weights(uninterrupted: tuple[Model,
     assert scores[outcome.best_epoch] == max(scores)
 
 
-def test_training_twice_gives_the_same_bits(uninterrupted: tuple[Model, Outcome, Path], pictures: Path) -> None:
+def test_training_twice_gives_the_same_bits(uninterrupted: tuple[Model, TrainingOutcome, Path], pictures: Path) -> None:
     model, outcome = run(variant_of(), pictures)
     assert same(model, uninterrupted[0])
     assert without_seconds(outcome) == without_seconds(uninterrupted[1])
@@ -126,7 +125,7 @@ def test_training_twice_gives_the_same_bits(uninterrupted: tuple[Model, Outcome,
 
 @pytest.mark.parametrize("epoch", range(4))
 def test_going_on_after_any_epoch_gives_the_bits_of_an_uninterrupted_training(
-    uninterrupted: tuple[Model, Outcome, Path], pictures: Path, epoch: int
+    uninterrupted: tuple[Model, TrainingOutcome, Path], pictures: Path, epoch: int
 ) -> None:
     torch.manual_seed(epoch)
     model, outcome = run(variant_of(), pictures, resume=uninterrupted[2] / f"{epoch}.pt")
@@ -149,7 +148,7 @@ def test_what_weighs_the_heads_is_trained_kept_and_left_out_of_the_model(picture
 
 
 def test_a_checkpoint_of_another_variant_or_none_at_all_is_refused(
-    uninterrupted: tuple[Model, Outcome, Path], pictures: Path, tmp_path: Path
+    uninterrupted: tuple[Model, TrainingOutcome, Path], pictures: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(HeadsError, match="is a checkpoint of variant"):
         run(variant_of(learning_rate=0.1), pictures, resume=uninterrupted[2] / "1.pt")
@@ -192,7 +191,6 @@ def test_a_loss_that_is_no_number_ends_the_training_and_saves_nothing(pictures: 
 def test_patience_ends_a_training_that_brings_nothing_better(pictures: Path) -> None:
     variant = variant_of("squeezenet1_1", "all", "linear", learning_rate=1e-9, epochs=8, patience=2)
     _, outcome = run(variant, pictures)
-    assert outcome.stopped_early
     assert outcome.ended == outcome.epochs[-1].ended
     assert "none of the last 2 validated better than epoch" in outcome.ended
     assert all(epoch.ended is None for epoch in outcome.epochs[:-1])
@@ -227,7 +225,9 @@ def test_an_empty_set_is_refused(pictures: Path) -> None:
         train(build_model(variant, CLASSES, None), variant, full, empty, device="cpu", on_epoch=lambda *_: None)
 
 
-def test_a_table_of_predictions_agrees_with_the_evaluation(uninterrupted: tuple[Model, Outcome, Path], pictures: Path) -> None:
+def test_a_table_of_predictions_agrees_with_the_evaluation(
+    uninterrupted: tuple[Model, TrainingOutcome, Path], pictures: Path
+) -> None:
     val_set = datasets(pictures, variant_of())[1]
     table = predict_table(uninterrupted[0], val_set, device="cpu", batch_size=4)
     assert [index for index, _ in table] == list(range(NUM_VAL))

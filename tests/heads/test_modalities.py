@@ -20,7 +20,7 @@ from heads.model.model import build_backbone, build_model
 from heads.phases import Phase
 from heads.spec import Fit, Head, Variant
 from heads.training.loop import train
-from heads.training.state import Outcome
+from heads.training.state import TrainingOutcome
 from heads.trunks.extraction import ExtractionRequest, extract
 from heads.trunks.stored import FeatureLoader, open_views
 from heads.trunks.trunk import stored_taps, trunk_of
@@ -59,7 +59,9 @@ def sets_of(folder: Path, variant: Variant) -> tuple[Vectors, Vectors]:
     return made[0], made[1]  # type: ignore[return-value]
 
 
-def run(variant: Variant, sets: tuple[Vectors, Vectors], stored: dict[Phase, Loaders] | None = None) -> tuple[Outcome, Tensor]:
+def run(
+    variant: Variant, sets: tuple[Vectors, Vectors], stored: dict[Phase, Loaders] | None = None
+) -> tuple[TrainingOutcome, Tensor]:
     """The outcome, and the first weights of the trained head."""
     model = build_model(variant, CLASSES, None)
     found = train(model, variant, *sets, device=CPU, on_epoch=lambda *_: None, stored=stored)

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from heads.errors import CheckpointError
 from heads.features import FeatureStore
-from heads.fused.training import Member, train_together
+from heads.fused.training import TrainingRequest, train_together
 from heads.model.model import Model, build_backbone, build_model
 from heads.phases import compile_policy
 from heads.spec import Variant
 from heads.training.loop import conclude
-from heads.training.state import Epoch, Outcome
+from heads.training.state import Epoch, TrainingOutcome
 from tests.heads.test_trunks import CLASSES, KIND, datasets, distance, fill, loaders_of, pictures, run, variant_of
 
 __all__ = ["pictures"]
@@ -43,7 +43,9 @@ class Watched:
         """Where its pause saves."""
         return self.folder / f"{variant.variant_id}.pt"
 
-    def member(self, variant: Variant, model: Model, num_epochs: int | None = None, resume: Path | None = None) -> Member:
+    def request(
+        self, variant: Variant, model: Model, num_epochs: int | None = None, resume: Path | None = None
+    ) -> TrainingRequest:
         def on_epoch(epoch: Epoch, save: Callable[[Path], None]) -> None:
             self.epochs.setdefault(variant, []).append(epoch)
             heads = {name: value.detach().clone() for name, value in model.heads.state_dict().items()}
@@ -54,7 +56,7 @@ class Watched:
             save(self.checkpoint(variant))
 
         on_end = partial(self.ends.__setitem__, variant)
-        return Member(model, variant, on_epoch, on_end, num_epochs, on_pause if num_epochs else None, resume)
+        return TrainingRequest(model, variant, on_epoch, on_end, num_epochs, on_pause if num_epochs else None, resume)
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +71,9 @@ def paused(pictures: Path, store: FeatureStore, tmp_path_factory: pytest.TempPat
     """Variants that pause before they fine-tune, beside one that trains to its end, and the latter's model."""
     watched, backbone = Watched(tmp_path_factory.mktemp("paused")), build_backbone(FROZEN, None)
     models = {variant: build_model(variant, CLASSES, None, backbone=backbone) for variant in (*VARIANTS, FROZEN)}
-    members = [watched.member(variant, models[variant], NUM_PROBING) for variant in VARIANTS]
+    requests = [watched.request(variant, models[variant], NUM_PROBING) for variant in VARIANTS]
     (loaders,) = loaders_of(FROZEN, datasets(pictures, FROZEN), store).values()
-    train_together([*members, watched.member(FROZEN, models[FROZEN])], loaders)
+    train_together([*requests, watched.request(FROZEN, models[FROZEN])], loaders)
     return watched, models[FROZEN]
 
 
@@ -86,7 +88,7 @@ def test_each_pauses_once_after_its_epochs_and_has_no_end_while_the_others_go_on
     alone, expected = run(FROZEN, (sets := datasets(pictures, FROZEN)), loaders_of(FROZEN, sets, store))
     assert distance(alone, frozen) == 0
     end = watched.ends[FROZEN]
-    assert isinstance(end, Outcome)
+    assert isinstance(end, TrainingOutcome)
     assert end.metrics == expected.metrics
     assert [epoch.index for epoch in watched.epochs[FROZEN]] == list(range(5))
 
@@ -110,7 +112,7 @@ def test_whoever_is_at_its_pause_already_pauses_without_an_epoch(
     before, again, variant = paused[0], Watched(tmp_path), VARIANTS[0]
     (loaders,) = loaders_of(FROZEN, datasets(pictures, FROZEN), store).values()
     model = build_model(variant, CLASSES, None)
-    train_together([again.member(variant, model, NUM_PROBING, before.checkpoint(variant))], loaders)
+    train_together([again.request(variant, model, NUM_PROBING, before.checkpoint(variant))], loaders)
     assert again.epochs == {}
     assert again.pauses[variant] == before.pauses[variant]
 
@@ -127,7 +129,7 @@ def test_an_end_at_the_pause_has_the_best_epoch_so_far_and_the_reason_given(
         best = max(told, key=lambda epoch: epoch.score)
         assert outcome.epochs == tuple(told)
         assert (outcome.best_epoch, outcome.metrics) == (best.index, best.metrics)
-        assert (outcome.ended, outcome.stopped_early) == ("others were better", True)
+        assert outcome.ended == "others were better"
         heads = watched.heads[variant][best.index]
         assert all(torch.equal(value, heads[name]) for name, value in model.heads.state_dict().items())
         assert not model.training

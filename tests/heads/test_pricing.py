@@ -111,7 +111,7 @@ def test_an_epoch_costs_the_way_forward_and_what_is_trained_twice_as_much_on_the
     variant = variant_of("mobilenet_v2", "upto:stage5", 64)
     model = build(variant)
     whole, prefix = forward_multiply_adds("mobilenet_v2", 64), forward_multiply_adds("mobilenet_v2", 64, 6)
-    given = {5: model.look(torch.zeros(2, 3, 64, 64)).get(5, torch.zeros(2, 96, 4, 4))}
+    given = {5: model.forward_backbone(torch.zeros(2, 3, 64, 64)).get(5, torch.zeros(2, 96, 4, 4))}
     assert count(model, given) == 2 * (whole - prefix)
     assert epoch_multiply_adds(variant, 6, 10, 3, stored=True) == 10 * 3 * (whole - prefix) + 3 * (whole - prefix)
     assert epoch_multiply_adds(variant, 6, 10, 3) == 10 * (whole + 2 * (whole - prefix)) + 3 * whole
@@ -132,5 +132,5 @@ def build(variant: Variant) -> Model:
 
 def count(model: Model, inputs: Any) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.look(inputs)
+        model.forward_backbone(inputs)
     return counter.get_total_flops() // 2

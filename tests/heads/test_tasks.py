@@ -21,7 +21,7 @@ from heads.tasks import multilabel, segmentation
 from heads.training.loop import train
 from heads.training.metrics import MetricAccumulator
 from heads.training.mixup import Mix, draw_mix
-from heads.training.state import Epoch, Outcome
+from heads.training.state import Epoch, TrainingOutcome
 from tests.heads.evaluating import evaluate, predict_table
 from tests.heads.two_ranks import be_a_rank, digest_of, run_two_ranks
 
@@ -97,7 +97,7 @@ def variant_of(backbone: str = "squeezenet1_1", freeze: str = "none", design: st
     return Variant(backbone=backbone, heads=heads, freeze=freeze, fit=Fit(**settings))
 
 
-def run(variant: Variant, folder: Path, resume: Path | None = None, saves: Path | None = None) -> tuple[Model, Outcome]:
+def run(variant: Variant, folder: Path, resume: Path | None = None, saves: Path | None = None) -> tuple[Model, TrainingOutcome]:
     def keep(epoch: Epoch, save: Any) -> None:
         if saves:
             save(saves / f"{epoch.index}.pt")
@@ -112,12 +112,12 @@ RICH = variant_of("mobilenet_v3_small", "lp_ft", "lraspp", epochs=2, head_weight
 
 
 @pytest.fixture(scope="module")
-def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Outcome, Path]:
+def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, TrainingOutcome, Path]:
     saves = tmp_path_factory.mktemp("saves")
     return *run(PLAIN, pictures, saves=saves), saves
 
 
-def test_three_kinds_of_heads_learn_together(trained: tuple[Model, Outcome, Path]) -> None:
+def test_three_kinds_of_heads_learn_together(trained: tuple[Model, TrainingOutcome, Path]) -> None:
     _, outcome, _ = trained
     first, last = outcome.epochs[0].metrics, outcome.epochs[-1].metrics
     assert last["train/loss"] < 0.8 * first["train/loss"]
@@ -138,7 +138,9 @@ def test_three_kinds_of_heads_learn_together(trained: tuple[Model, Outcome, Path
     assert set(outcome.thresholds) == {"tags"}
 
 
-def test_measures_are_scikit_learns_on_the_table_of_predictions(trained: tuple[Model, Outcome, Path], pictures: Path) -> None:
+def test_measures_are_scikit_learns_on_the_table_of_predictions(
+    trained: tuple[Model, TrainingOutcome, Path], pictures: Path
+) -> None:
     model, outcome, _ = trained
     val_set = datasets(pictures, PLAIN)[1]
     table = predict_table(model, val_set, device="cpu", batch_size=5)
@@ -167,7 +169,7 @@ def test_measures_are_scikit_learns_on_the_table_of_predictions(trained: tuple[M
 
 
 def test_thresholds_are_those_that_the_kept_epochs_validation_asks_for(
-    trained: tuple[Model, Outcome, Path], pictures: Path
+    trained: tuple[Model, TrainingOutcome, Path], pictures: Path
 ) -> None:
     model, outcome, _ = trained
     val_set = datasets(pictures, PLAIN)[1]
@@ -181,7 +183,7 @@ def test_thresholds_are_those_that_the_kept_epochs_validation_asks_for(
 
 @pytest.mark.parametrize("variant", [PLAIN, RICH], ids=["plain", "rich"])
 def test_going_on_after_an_epoch_gives_the_bits_of_an_uninterrupted_training(
-    trained: tuple[Model, Outcome, Path], pictures: Path, tmp_path: Path, variant: Variant
+    trained: tuple[Model, TrainingOutcome, Path], pictures: Path, tmp_path: Path, variant: Variant
 ) -> None:
     model, outcome, saves = trained if variant is PLAIN else (*run(variant, pictures, saves=tmp_path), tmp_path)
     resumed, again = run(variant, pictures, resume=saves / "0.pt")

@@ -27,12 +27,12 @@ from heads.data.loading import Loaders
 from heads.data.masks import Masks
 from heads.errors import CheckpointError, TrainingDiverged
 from heads.features import FeatureStore, Key
-from heads.fused.training import Member, train_together
+from heads.fused.training import TrainingRequest, train_together
 from heads.model.model import Model, build_backbone, build_model
 from heads.phases import Phase, Tap, compile_policy
 from heads.spec import Fit, Head, Variant
 from heads.training.loop import train
-from heads.training.state import Epoch, Outcome
+from heads.training.state import Epoch, TrainingOutcome
 from heads.trunks.extraction import ExtractionRequest, count_missing, extract
 from heads.trunks.stored import FeatureLoader, open_views
 from heads.trunks.trunk import Trunk, stored_taps, trunk_of
@@ -117,7 +117,9 @@ def loaders_of(variant: Variant, sets: tuple[ImageDataset, ImageDataset], store:
     return found
 
 
-def run(variant: Variant, sets: tuple[ImageDataset, ImageDataset], stored: Any = None, **how: Any) -> tuple[Model, Outcome]:
+def run(
+    variant: Variant, sets: tuple[ImageDataset, ImageDataset], stored: Any = None, **how: Any
+) -> tuple[Model, TrainingOutcome]:
     model = build_model(variant, CLASSES, None)
     return model, train(model, variant, *sets, device=CPU, on_epoch=how.pop("on_epoch", lambda *_: None), stored=stored, **how)
 
@@ -166,23 +168,25 @@ def train_side_by_side(
     store: FeatureStore,
     saves: Path | None = None,
     resume: Mapping[int, Path] | None = None,
-) -> list[tuple[Model, Outcome | TrainingDiverged, list[int]]]:
+) -> list[tuple[Model, TrainingOutcome | TrainingDiverged, list[int]]]:
     """Each variant's model, its end and the epochs that were told of it; every epoch's checkpoint lies in `saves`."""
     backbone = build_backbone(variants[0], None)
     models = [build_model(variant, CLASSES, None, backbone=backbone) for variant in variants]
     told: list[list[int]] = [[] for _ in variants]
-    ends: dict[int, Outcome | TrainingDiverged] = {}
+    ends: dict[int, TrainingOutcome | TrainingDiverged] = {}
 
     def on_epoch(number: int, epoch: Epoch, save: Callable[[Path], None]) -> None:
         told[number].append(epoch.index)
         if saves:
             save(saves / f"{number}.{epoch.index}.pt")
 
-    members = [
-        Member(model, variant, partial(on_epoch, number), partial(ends.__setitem__, number), resume=(resume or {}).get(number))
+    requests = [
+        TrainingRequest(
+            model, variant, partial(on_epoch, number), partial(ends.__setitem__, number), resume=(resume or {}).get(number)
+        )
         for number, (model, variant) in enumerate(zip(models, variants, strict=True))
     ]
-    train_together(members, *loaders_of(variants[0], sets, store).values())
+    train_together(requests, *loaders_of(variants[0], sets, store).values())
     return [(model, ends[number], told[number]) for number, model in enumerate(models)]
 
 
@@ -219,7 +223,7 @@ def test_variants_trained_together_end_as_each_does_alone_to_the_bit(
     together = train_side_by_side(variants, sets, store)
     for variant, (model, end, told) in zip(variants, together, strict=True):
         alone, expected = run(variant, sets, loaders_of(variant, sets, store))
-        assert isinstance(end, Outcome)
+        assert isinstance(end, TrainingOutcome)
         assert distance(alone, model) == 0
         assert end.metrics == expected.metrics
         assert (end.best_epoch, end.ended, end.confusion) == (expected.best_epoch, expected.ended, expected.confusion)
@@ -236,8 +240,8 @@ def test_variants_that_go_on_from_different_epochs_end_as_they_would_have_to_the
     resumed = train_side_by_side(variants, sets, store, resume=resume)
     assert [told[0] for _, _, told in resumed] == [2, 0, 1, 0]
     for (model, end, _), (again, second, _) in zip(whole, resumed, strict=True):
-        assert isinstance(end, Outcome)
-        assert isinstance(second, Outcome)
+        assert isinstance(end, TrainingOutcome)
+        assert isinstance(second, TrainingOutcome)
         assert distance(model, again) == 0
         assert second.metrics == end.metrics
     with pytest.raises(CheckpointError, match="resume each from its own"):
