@@ -82,18 +82,18 @@ RANKED = ("auroc", "average_precision")
 
 
 CLASS_DESIGNS = ("linear", "mlp", "attention", "cosine")
-# One class a sample, a set of labels, or a class a pixel.
+# One class a sample, a set of labels a sample, or one class a pixel.
 Tells = Literal["class", "labels", "pixels"]
 
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """A task in names and words.
+    """A task's names and texts.
 
-    `primary` judges an epoch, and ranks and promotes where a plan names nothing. `promotable` are the measures that promotion may
-    go by, higher being better, and `drawn` those that a learning curve shows beside the loss. A card says what a model of
-    the task does (`purpose`), what it answers (`answer`) and what it cannot do (`limit`). `tells` is what an answer is made of:
-    by it cells are read and counted, answers judged and drawn. `designs` are the heads that a plan may name.
+    `tells` is what an answer consists of, by which cells are read and counted, answers judged and drawn. `designs` are the heads
+    that a plan may name. `primary` is the measure that judges an epoch, and that ranks and promotes if a plan names none;
+    `promotable` are those that promotion may go by, higher being better, `drawn` those that a learning curve shows beside the
+    loss. A card says what a model of the task does (`purpose`), what it answers (`answer`) and what it cannot do (`limit`).
     """
 
     tells: Tells

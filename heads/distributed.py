@@ -16,7 +16,7 @@ _ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 
 @contextmanager
 def single_process() -> Iterator[None]:
-    """Until the block ends this process trains by itself, whatever others there are: it is rank 0 of 1."""
+    """Until the block ends, this process is rank 0 of 1, whatever group it belongs to."""
     token = _ALONE.set(True)
     try:
         yield
@@ -25,12 +25,12 @@ def single_process() -> Iterator[None]:
 
 
 def rank() -> int:
-    """This process's number among them, from 0."""
+    """This process's rank; 0 if it trains by itself."""
     return dist.get_rank() if _is_shared() else 0
 
 
 def num_ranks() -> int:
-    """How many they are."""
+    """How many processes train together."""
     return dist.get_world_size() if _is_shared() else 1
 
 
@@ -48,7 +48,7 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def all_gather_rows(rows: Tensor) -> Tensor:
-    """Every rank's rows under one another, the same on all; each has as many."""
+    """Every rank's rows (N, ...) concatenated in the order of ranks, the same on all; each rank brings as many."""
     if num_ranks() == 1:
         return rows
     found = [torch.empty_like(rows) for _ in range(num_ranks())]
@@ -64,7 +64,7 @@ def broadcast(values: Tensor) -> Tensor:
 
 
 def synchronise_gradients(model: nn.Module, device: torch.device) -> nn.Module:
-    """What to call for a forward pass whose backward pass leaves the mean over ranks of the gradients on each."""
+    """The module to call forward, so that its backward pass leaves on every rank the gradients' mean over ranks."""
     if num_ranks() == 1:
         return model
     devices = [device] if device.type == "cuda" else None
@@ -73,7 +73,10 @@ def synchronise_gradients(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def synchronising(forward: nn.Module, now: bool) -> AbstractContextManager[None]:
-    """Around a forward and backward pass of `synchronise_gradients`' module: whether ranks exchange gradients or sum up."""
+    """The context of a forward and backward pass after which ranks exchange gradients, if `now`, or each go on adding up.
+
+    `forward` is what `synchronise_gradients` gave.
+    """
     if now or not isinstance(forward, DistributedDataParallel):
         return nullcontext()
     return forward.no_sync()
@@ -82,7 +85,7 @@ def synchronising(forward: nn.Module, now: bool) -> AbstractContextManager[None]
 def average_statistics(model: nn.Module, like: nn.Module | None = None) -> None:
     """Replaces BatchNorm's running statistics by their mean over ranks, in modules in train mode; frozen ones stay.
 
-    With `like`, a model of the same build, its modes decide.
+    With `like`, a model of the same structure, the modes of its modules decide. Every rank must call it.
     """
     if num_ranks() == 1:
         return

@@ -10,11 +10,11 @@ class WeightsError(HeadsError):
 
 
 class TrainingDiverged(HeadsError):
-    """A training whose loss is no number any more: it would end the same way every time."""
+    """A training whose loss is no longer finite: repeated, it would end the same way."""
 
 
 class CheckpointError(HeadsError):
-    """A checkpoint that a training cannot go on from: missing, damaged, or of something else."""
+    """A checkpoint that a training cannot go on from: missing, damaged, or of another variant."""
 
 
 class ImageError(HeadsError):

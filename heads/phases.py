@@ -1,4 +1,4 @@
-"""Phases: stretches of epochs in which the same stages are frozen, and what each reads from the feature store. No torch here."""
+"""Phases: stretches of epochs in which the same stages are frozen, and the features that each reads. No torch here."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ Form = Literal["pooled", "map"]
 
 
 class Tap(NamedTuple):
-    """The features after a stage: whole, or `pooled`, a map's mean (C, 1, 1) or the class token (1, C)."""
+    """The features after a stage: whole (`map`), or `pooled` to a map's mean (C, 1, 1) or the class token (1, C)."""
 
     stage: int
     form: Form
 
     @property
     def name(self) -> str:
-        """What the store calls it."""
+        """The tap's name in the feature store."""
         return f"{self.stage}:{self.form}"
 
 
 @dataclass(frozen=True)
 class PhaseInputs:
-    """What a phase trains from: the taps that it reads from the store, or images where there are none, and why."""
+    """What a phase trains from, and why: the `taps` that it reads from the feature store, or samples if there are none."""
 
     taps: tuple[Tap, ...]
     reason: str
 
 
 def compile_policy(variant: Variant) -> tuple[Phase, ...]:
-    """The phases of a variant's freeze policy, in order, that together cover its epochs."""
+    """The phases of a variant's freeze policy, in order; together they cover its epochs."""
     epochs, stages = variant.fit.epochs, BACKBONE_STAGES[variant.backbone]
     match variant.freeze:
         # `adaptive` begins with all stages thawed; `heads.training.adaptive` decides on the way.

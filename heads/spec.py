@@ -25,26 +25,26 @@ HeadWeights = Literal["equal", "uncertainty"]
 FIRST_FIT_FIELDS = frozenset(
     ("epochs", "batch_size", "learning_rate", "weight_decay", "image_size_px", "augment", "seed", "precision", "patience")
 )
-# Raised when a spec comes to be trained otherwise than before, so that work done by an older recipe is not taken for it.
+# Raised when the same spec is trained otherwise than before, so that work done by an older recipe is not reused.
 # 2: frozen trunks read stored views, plain ones unless `views` says more.
 RECIPE = 2
 FREEZE_POLICIES = ("none", "all", "upto:<stage>", "gradual", "lp_ft", "adaptive")
 
 
 class Value(BaseModel):
-    """A frozen pydantic model that refuses unknown keys, and whose repr leaves out what is as by default."""
+    """A frozen pydantic model that refuses unknown keys; its repr leaves out fields at their defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def __repr_args__(self) -> Iterator[tuple[str | None, object]]:
-        told = self.model_dump(exclude_defaults=True).keys()
-        return ((name, value) for name, value in super().__repr_args__() if name in told)
+        changed = self.model_dump(exclude_defaults=True).keys()
+        return ((name, value) for name, value in super().__repr_args__() if name in changed)
 
 
 class Head(Value):
     """What turns features into one target's prediction.
 
-    `weight` is what its loss counts beside other heads' losses; `ignore` are values of a mask that count for nothing.
+    `weight` multiplies its loss beside other heads' losses; pixels whose mask value is in `ignore` count for nothing.
     """
 
     target: str
@@ -77,11 +77,11 @@ class Fit(Value):
     patience: PositiveInt | None = None
     optimiser: Optimizer = "adamw"
     schedule: Schedule = "cosine"
-    # Below 1 a share of each phase, from 1 on epochs; None: a tenth of the phase, at most a hundred updates.
+    # Below 1 a share of each phase, from 1 on a number of epochs; None: a tenth of the phase, at most a hundred updates.
     warmup: Annotated[float, Field(ge=0, lt=1000)] | None = None
-    # The greatest norm of all gradients together; 0: any.
+    # The norm to which all gradients together are clipped; 0: no clipping.
     gradient_clip: Annotated[float, Field(ge=0, lt=1e6)] = 1.0
-    # Batches whose gradients make one update, as one batch so many times as large would: but BatchNorm sees each alone.
+    # How many batches make one update, as one batch that many times as large would, but that BatchNorm sees each alone.
     accumulate: PositiveInt = 1
     # Whether training images are also seen mirrored, left for right.
     flip: StrictBool = False
@@ -89,21 +89,21 @@ class Fit(Value):
     channels_last: StrictBool = True
     # Whether torch.compile translates the training's forward pass; it pays on a GPU and many epochs, not on a CPU.
     compile: StrictBool = False
-    # How much of itself a running average of the weights keeps at an update; it is what is evaluated and kept. 0: none.
+    # The decay of a running average of the weights, which is then evaluated and kept in their place. 0: none.
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    # Each backbone stage learns at this factor of the next one's rate; the last at the full one.
+    # A backbone stage's learning rate is this factor of the next stage's; the last stage has the full rate.
     stage_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    # Dice is of masks: heads of other tasks then minimise cross entropy.
+    # Dice is for masks: heads of other tasks then minimise cross entropy.
     loss: Loss = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_weights: ClassWeights = "none"
     head_weights: HeadWeights = "equal"
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
     cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
-    # Of a frozen trunk that reads stored features, how many views of a training image are stored: the plain one and, beyond it,
-    # augmented ones; epoch e sees view e modulo this.
+    # How many views of a training sample the feature store holds: the plain one, then augmented ones; epoch e reads view e
+    # modulo this.
     views: PositiveInt = 1
-    # The shape of `mlp` heads: hidden layers, channels of each, what stands between them.
+    # The shape of `mlp` heads: hidden layers, channels of each, activation and dropout after each.
     mlp_depth: Annotated[int, Field(ge=1, le=8)] = 1
     mlp_width: Annotated[int, Field(ge=1, le=16384)] = 256
     mlp_activation: Activation = "gelu"
@@ -117,7 +117,7 @@ class Fit(Value):
 
 
 class Variant(Value):
-    """One model to train. Its `variant_id` is the hash of this spec alone: where weights and data come from is keyed apart."""
+    """One model to train. Its `variant_id` is the hash of this spec alone: weights and data are keyed apart."""
 
     backbone: str
     heads: tuple[Head, ...]
@@ -143,10 +143,10 @@ class Variant(Value):
     def _own_fields(self) -> Variant:
         own = MODALITY_OF[self.backbone]
         foreign = {name: other for other, names in FIT_FIELDS_OF.items() if other != own for name in names}
-        if given := sorted(foreign.keys() & self.fit.model_dump(exclude_defaults=True).keys()):
+        if wrong := sorted(foreign.keys() & self.fit.model_dump(exclude_defaults=True).keys()):
             allowed = ", ".join(name for name in Fit.model_fields if name not in foreign)
             raise ValueError(
-                f"fit's {', '.join(given)} is for {foreign[given[0]]}s, and {self.backbone} reads {own}s; "
+                f"fit's {', '.join(wrong)} is for {foreign[wrong[0]]}s, and {self.backbone} reads {own}s; "
                 f"leave it out; allowed: {allowed}"
             )
         return self
@@ -164,20 +164,20 @@ class Variant(Value):
 
     @property
     def sees_whole(self) -> bool:
-        """Whether images are brought whole to the model's square, not cut: a mask has to be told to the picture's edges."""
+        """Whether images are resized whole to the model's square, not cropped: a mask is predicted to the image's edges."""
         return any(TASK_FACTS[head.task].tells == "pixels" for head in self.heads)
 
     @property
     def variant_id(self) -> str:
         """Twelve hex digits of the sha256 of the canonical spec."""
         spec = self.model_dump(mode="json")
-        # As of fit: a later field tells where it is not as it was without it.
+        # As with fit: a later field is hashed only where it differs from its default.
         spec["heads"] = [
             {name: value for name, value in head.items() if (name, value) not in (("ignore", []), ("weight", 1.0))}
             for head in spec["heads"]
         ]
-        told = FIRST_FIT_FIELDS | self.fit.model_dump(exclude_defaults=True).keys()
-        spec["fit"] = {name: value for name, value in spec["fit"].items() if name in told}
+        hashed = FIRST_FIT_FIELDS | self.fit.model_dump(exclude_defaults=True).keys()
+        spec["fit"] = {name: value for name, value in spec["fit"].items() if name in hashed}
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -200,17 +200,17 @@ def frozen_through(freeze: str, backbone: str) -> str | None:
 
 
 def check_image_size(backbone: str, image_size_px: int) -> None:
-    """Nothing where the backbone takes square images of this side; else raises ValueError, with what is allowed."""
+    """Raises ValueError, with what is allowed, if the backbone does not take square images of this side."""
     least, most, step = IMAGE_SIZES[backbone]
-    given = f"image_size_px {image_size_px}"
+    field = f"image_size_px {image_size_px}"
     if least == most != image_size_px:
-        raise ValueError(f"{given} does not fit {backbone}, whose weights are made for one size; allowed: {least}")
+        raise ValueError(f"{field} does not fit {backbone}, whose weights are made for one size; allowed: {least}")
     if image_size_px < least:
-        raise ValueError(f"{given} is under the least size of {backbone}; allowed: {least} to {most}")
+        raise ValueError(f"{field} is under the least size of {backbone}; allowed: {least} to {most}")
     if (rest := (image_size_px - least) % step) or image_size_px > most:
         nearest = [size for size in (image_size_px - rest, image_size_px - rest + step) if size <= most] or [most]
         every = f"every {step} px from {least} to {most}" if step > 1 else f"{least} to {most}"
-        raise ValueError(f"{given} does not fit {backbone}; allowed: {every}; nearest: {' or '.join(map(str, nearest))}")
+        raise ValueError(f"{field} does not fit {backbone}; allowed: {every}; nearest: {' or '.join(map(str, nearest))}")
 
 
 def is_screened(variant: Variant) -> bool:

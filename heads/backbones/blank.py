@@ -1,4 +1,4 @@
-"""torchvision's models before anything is in them: to be filled from a file, or to be looked at."""
+"""torchvision's models without random weights: to be filled from a file, or to read shapes from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from heads.backbones.table import BACKBONES
 
-# What fills parameters at random; functions of nn.init come whole, and what they call is not seen any more.
+# The functions that fill parameters at random. A call of nn.init is intercepted whole, so what it calls is not seen.
 DRAWS = (
     *(Tensor.normal_, Tensor.uniform_, Tensor.erfinv_),
     *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_),
@@ -32,27 +32,27 @@ def build_blank(name: str) -> nn.Module:
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Layers fill their parameters at random, which takes long, on the meta device too. Zeros, since some draw until all fits."""
+    """Zeros for random draws, which take long, on the meta device too. Zeros, since some layers draw until every value fits."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        given = dict(kwargs or {})
+        options = dict(kwargs or {})
         if func not in DRAWS:
-            return func(*args, **given)
-        tensor: Tensor = args[0] if args else given["tensor"]
+            return func(*args, **options)
+        tensor: Tensor = args[0] if args else options["tensor"]
         tensor.detach().zero_()
         return tensor
 
 
 class _ParametersWithoutStorage(TorchFunctionMode):
-    """Layers make their parameters by `torch.empty`. All of them on the meta device would not do: RegNet computes with tensors
-    how wide its layers are."""
+    """What `torch.empty` makes, as layers make their parameters, is put on the meta device. Other tensors are not: RegNet
+    computes the widths of its layers with some."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        given = dict(kwargs or {})
+        options = dict(kwargs or {})
         if func is torch.empty:
-            given["device"] = "meta"
-        return func(*args, **given)
+            options["device"] = "meta"
+        return func(*args, **options)

@@ -13,13 +13,13 @@ from heads.backbones.blank import build_skeleton
 from heads.backbones.table import BACKBONES
 from heads.catalogue import BACKBONE_STAGES
 
-# They multiply no matrices and keep shapes, and on the meta device each of them takes as long as a convolution and more.
+# These multiply no matrices and keep shapes, yet on the meta device each takes as long as a convolution or longer.
 ELEMENTWISE = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.GELU, nn.Dropout)
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """A stage at one size of samples: its parameters, its multiply-adds for one sample, the shape it gives."""
+    """A stage's cost at one size of samples: parameters, multiply-adds for one sample, the shape of that sample's features."""
 
     stage: str
     parameters: int
@@ -54,5 +54,5 @@ def _leave_out(part: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
 
 def _run(stage: nn.Module, features: Tensor) -> tuple[Tensor, int]:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        given: Tensor = stage(features)
-    return given, counter.get_total_flops() // 2
+        output: Tensor = stage(features)
+    return output, counter.get_total_flops() // 2

@@ -1,6 +1,7 @@
-"""How each family is cut: from torchvision's whole model to its stages, front to back, that share its modules.
+"""How each family of backbones is cut: a function from torchvision's whole model to its stages, front to back.
 
-Every stage takes and gives feature maps (N, C, H, W), but for the vision transformers: theirs give tokens after the stem.
+Stages share the model's modules. All take and give maps (N, C, H, W), but in vision transformers: these give tokens from the
+stem on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Split = Callable[[nn.Module], list[nn.Module]]
 
 
 class TransformInput(nn.Module):
-    """From ImageNet's normalisation to the one of Inception and GoogLeNet, (x - 0.5) / 0.5 of pixels from 0 to 1."""
+    """From ImageNet's normalisation to that of Inception and GoogLeNet, (x - 0.5) / 0.5 for pixels x from 0 to 1."""
 
     def forward(self, images: Tensor) -> Tensor:
         means, stds = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -91,7 +92,7 @@ def inception(model: nn.Module) -> list[nn.Module]:
 
 
 def swin(model: nn.Module) -> list[nn.Module]:
-    """Swin by resolution, its final norm in the last stage. It works on (N, H, W, C): each stage turns and turns back."""
+    """Swin by resolution, its final norm in the last stage. It works on (N, H, W, C): each stage permutes to that and back."""
     stem, *stages = group(
         ("features.0",),
         ("features.1",),
@@ -104,7 +105,7 @@ def swin(model: nn.Module) -> list[nn.Module]:
 
 
 def vit(model: nn.Module) -> list[nn.Module]:
-    """A vision transformer of twelve blocks by threes, its final norm in the last stage."""
+    """A vision transformer: the stem, then its twelve blocks in stages of three, the final norm in the last."""
     stem = TokenStem(
         model.get_submodule("conv_proj"),  # type: ignore[arg-type]
         model.get_parameter("class_token"),

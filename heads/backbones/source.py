@@ -23,7 +23,7 @@ class SeenImages:
 
 @dataclass(frozen=True)
 class Source:
-    """A published file of weights; `digest` is the first hex digits of its sha256, and `images` is what it was trained on."""
+    """A published file of weights; `digest` begins its sha256 in hex, `images` says how its training images were prepared."""
 
     name: str
     url: str
@@ -38,12 +38,12 @@ def imagenet(weights: type[WeightsEnum]) -> Source:
     (Kornblith et al., "Why Do Better Loss Functions Lead to Less Transferable Features?", NeurIPS 2021).
     """
     published = weights["IMAGENET1K_V1"]
-    found = re.search(r"-([0-9a-f]{8,})\.pth$", published.url)
-    assert found, published.url
+    ending = re.search(r"-([0-9a-f]{8,})\.pth$", published.url)
+    assert ending, published.url
     seen = published.transforms()
     return Source(
         name=published.name,
         url=published.url,
-        digest=found.group(1),
+        digest=ending.group(1),
         images=SeenImages(int(seen.crop_size[0]), int(seen.resize_size[0]), tuple(seen.mean), tuple(seen.std)),
     )

@@ -26,13 +26,14 @@ def example_image(side: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A builder of a whole model with random weights, where published ones come from (None: nowhere), and how to cut it.
+    """A row of the table: how a whole model with random weights is built, where published ones come from, how it is cut.
 
-    `split` gives the stages in the order of `BACKBONE_STAGES`; `channels` and `strides` (image pixels a position) hold
-    after each. What follows the last stage (pooling, and ConvNeXt's final norm) belongs to the classifier, whose
-    parameters' names begin with one of `classifier`, as do those of auxiliary heads. `layout` is that of the last
-    stage's features: a map (N, C, H, W), or tokens (N, 1 + L, C) with the class token first. `interpolation` is the one
-    images are resized with. `example` gives one sample of a size on the meta device: an image of so many pixels a side.
+    `source` is None if no weights are published. `split` gives the stages in the order of `BACKBONE_STAGES`; `channels` and
+    `strides` (image pixels a position) are those after each stage. What follows the last stage (pooling, and ConvNeXt's final
+    norm) belongs to the classifier, whose parameters' names begin with one of `classifier`, as do those of auxiliary heads.
+    `layout` is that of the last stage's features: a map (N, C, H, W), or tokens (N, 1 + L, C) with the class token first.
+    `interpolation` is the one images are resized with. `example` gives one sample of a size on the meta device: an image of
+    so many pixels a side.
     """
 
     build: Callable[[], nn.Module]
@@ -52,8 +53,8 @@ BY_2 = (2, 4, 8, 16, 32)
 # Two or three stages at one resolution, as the families found by architecture search have them.
 MOBILE = (2, 2, 4, 8, 16, 16, 32, 32, 32)
 # Their ImageNet weights come from TensorFlow and want its normalisation: the transform is part of the stem, with random
-# weights too, so that a bundle's network does not depend on where its weights came from. `init_weights` off is what
-# torchvision announces as its default: the layers' own, quick and as good under BatchNorm.
+# weights too, so that a bundle's network does not depend on where its weights came from. `init_weights` is off, as
+# torchvision announces for its default: the layers' own initialisation is quick, and as good under BatchNorm.
 OF_TENSORFLOW = {"transform_input": True, "aux_logits": False, "init_weights": False}
 
 BACKBONES: dict[str, Backbone] = {

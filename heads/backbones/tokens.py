@@ -12,7 +12,7 @@ class TokenStem(nn.Module):
 
     The position embeddings are kept as they were learnt and brought to another grid as torchvision's own
     `interpolate_embeddings` does (bicubic, corner to corner), anew at every call: so one set of weights serves every
-    size, and training at another size trains them. Raises ValueError where H or W is no multiple of P, since the rim
+    size, and training at another size trains them. Raises ValueError if H or W is no multiple of P, since the rim
     beyond the last patch would be dropped unseen.
     """
 

@@ -22,7 +22,7 @@ from heads.errors import WeightsError
 
 NUM_KEYS_SHOWN = 6
 WHAT_TO_GIVE = "give a file written by torch.save(model.state_dict(), path) from torchvision's model"
-# How torchvision's published files of DenseNet and of the vision transformers still name what its modules call otherwise.
+# Keys of torchvision's published files of DenseNet and the vision transformers that its modules call otherwise today.
 OLD_NAMES = (
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
@@ -33,9 +33,9 @@ OLD_NAMES = (
 def build_stages(name: str, weights: Path | None) -> nn.Sequential:
     """The stages of a backbone, named as in `BACKBONE_STAGES`: images (N, 3, H, W) in, the last features out.
 
-    Applied in a row they give torchvision's own features before global pooling (tokens where the row's layout says so).
+    Together they give torchvision's own features before global pooling (tokens if the backbone's `layout` says so).
     `weights` is a state dict of torchvision's model, with or without its classifier and auxiliary heads; None leaves
-    random weights. Raises WeightsError.
+    random weights. Raises WeightsError if the file cannot be read or is of another model.
     """
     backbone = BACKBONES[name]
     if weights is None:
@@ -45,8 +45,8 @@ def build_stages(name: str, weights: Path | None) -> nn.Sequential:
         model = build_blank(name)
         state = _features_only(_read_state(weights), backbone)
         _check_fit(name, state, _features_only(model.state_dict(), backbone), weights)
-        # On top of what the model has: the classifier, and BatchNorm counters that old files lack, were let pass just above.
-        # Its own state also tells the version of its layout, without which MNASNet loads nothing.
+        # Into the model's own state, which has what may be missing above (the classifier, BatchNorm counters of old files) and
+        # the version of its layout, without which MNASNet loads nothing.
         filled = model.state_dict()
         filled.update(state)
         model.load_state_dict(filled)
@@ -62,9 +62,9 @@ def _follow_statistics(model: nn.Module) -> None:
 
 
 def imagenet_weights(name: str) -> Path:
-    """The file of a backbone's published weights, downloaded into torch's own cache where it is not there yet.
+    """The file of a backbone's published weights, downloaded into torch's own cache if it is not there yet.
 
-    Raises WeightsError when it cannot be had.
+    Raises WeightsError if none are published or the download fails.
     """
     source = BACKBONES[name].source
     if source is None:
@@ -85,12 +85,12 @@ def imagenet_weights(name: str) -> Path:
 
 
 def check_weights(name: str, path: Path) -> str:
-    """The digest of a weights file that fits a backbone: its tensors are finite, of the right names and shapes.
+    """The digest of a weights file, whose tensors are checked: finite, with the backbone's names and shapes.
 
-    No network is built, and a file that did not change since is not read again. Raises WeightsError.
+    No network is built, and an unchanged file is not read again. Raises WeightsError if the file does not fit.
     """
-    found = _existing(path).stat()
-    return _checked_digest(name, path, found.st_mtime_ns, found.st_size)
+    facts = _existing(path).stat()
+    return _checked_digest(name, path, facts.st_mtime_ns, facts.st_size)
 
 
 @cache
@@ -100,15 +100,15 @@ def _checked_digest(name: str, path: Path, *_: int) -> str:
 
 
 def weights_digest(path: Path) -> str:
-    """The first 16 hex digits of the sha256 of a weights file. Raises WeightsError where there is none."""
+    """The first 16 hex digits of the sha256 of a weights file. Raises WeightsError if there is none."""
     with _existing(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise WeightsError(f"weights file {path} {found}; give the path of a .pth file, or weights: imagenet or none")
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise WeightsError(f"weights file {path} {problem}; give the path of a .pth file, or weights: imagenet or none")
     return path
 
 
@@ -138,10 +138,10 @@ def _renamed(key: str) -> str:
     return key
 
 
-def _is_state(found: object) -> bool:
-    if not isinstance(found, Mapping) or not found:
+def _is_state(content: object) -> bool:
+    if not isinstance(content, Mapping) or not content:
         return False
-    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items())
+    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
 
 
 def _refusal(path: Path) -> str:
@@ -152,10 +152,10 @@ def _refusal(path: Path) -> str:
     return f"weights file {path} is not a PyTorch file of tensors (it begins with {start!r}); {WHAT_TO_GIVE}"
 
 
-def _outline(found: object) -> str:
-    if not isinstance(found, Mapping):
-        return f"a {type(found).__name__}"
-    parts = [f"{key!r}: {type(value).__name__}" for key, value in found.items() if not isinstance(value, Tensor)]
+def _outline(content: object) -> str:
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    parts = [f"{key!r}: {type(value).__name__}" for key, value in content.items() if not isinstance(value, Tensor)]
     return "a dict of " + (", ".join(parts[:NUM_KEYS_SHOWN]) or "nothing")
 
 
@@ -195,7 +195,7 @@ def _listed(keys: list[str]) -> str:
 
 
 def _architecture_of(given: Mapping[str, Tensor]) -> str | None:
-    """The backbone of the table that these weights fit, if any."""
+    """The name of the backbone that these weights fit, if any."""
     for name, backbone in BACKBONES.items():
         if not any(_differences(_features_only(given, backbone), _shapes(name))):
             return name

@@ -1,9 +1,9 @@
-"""The feature store: what a frozen trunk gave for a sample, kept under (trunk id, sample digest, view) and never computed twice.
+"""The feature store: a frozen trunk's output for a sample, kept under (trunk id, sample digest, view) and never computed twice.
 
 A trunk's features are stored as shards: safetensors files that appear whole and never change, each with its keys and
 checksums in its header and named by that header's digest. The index is the union of the headers, so that any number of
-writers extends it without a lock, and the layout needs nothing that an object store lacks: they lie in a folder, or below
-a prefix of a bucket, whose shards are put and listed there and read from copies on this machine.
+writers extends it without a lock, and the layout needs nothing that an object store lacks: shards lie in a folder, or below
+a prefix of a bucket, where they are put and listed; they are then read from copies on this machine.
 
 Safetensors was chosen by measurement (tests/benchmarks/feature_storage.py): random batches take as long from memory-mapped
 npy, safetensors and Arrow files, Parquet decodes whole shards for them, and safetensors alone keeps bfloat16 and is a

@@ -28,23 +28,23 @@ class Peeked:
         self._content, self.num_bytes = content, num_bytes
 
     def read_into(self, buffer: memoryview, offset: int) -> bool:
-        """Fills `buffer` with the bytes from `offset` on; False where what was fetched ends before."""
-        found = self._content[offset : offset + len(buffer)]
-        buffer[: len(found)] = found
-        return len(found) == len(buffer)
+        """Fills `buffer` with the bytes from `offset` on; False if what was fetched ends before."""
+        part = self._content[offset : offset + len(buffer)]
+        buffer[: len(part)] = part
+        return len(part) == len(buffer)
 
     def close(self) -> None:
         """Ends the reading."""
 
 
 class Bucket:
-    """A prefix of an object store, in the words of `heads.features.place.Place`.
+    """A `heads.features.place.Place` that is a prefix of an object store.
 
     Credentials and endpoints come from the usual places of the store's tools (AWS_PROFILE, AWS_ENDPOINT_URL_S3, ...), and so
-    do retries. Raises HeadsError where the store refuses or does not answer.
+    do retries. Raises HeadsError if the store refuses or does not answer.
     """
 
-    # They mostly wait.
+    # Readers mostly wait for the network.
     num_readers = 8
 
     def __init__(self, address: str, files: Any, cache: LocalCache) -> None:
@@ -71,7 +71,7 @@ class Bucket:
         return sorted(name for name, facts in self._list().items() if facts["type"] == "directory")
 
     def put(self, name: str, content: bytes) -> None:
-        """Writes an object, which stores do whole or not at all; this machine keeps a copy of a shard, since it reads it next."""
+        """Writes an object, whole or not at all; a copy of a shard is kept on this machine, which reads it next."""
         with self._in_our_words():
             self._files.pipe_file(self._at(name), content)
         if SHARD.fullmatch(name):
@@ -80,19 +80,21 @@ class Bucket:
 
     def entries(self) -> list[Entry]:
         """The shards that lie here now, by name, in one listing."""
-        found = self._list()
-        return [Entry(name, found[name]["size"], _written_at(found[name])) for name in sorted(found) if SHARD.fullmatch(name)]
+        objects = self._list()
+        return [
+            Entry(name, objects[name]["size"], _written_at(objects[name])) for name in sorted(objects) if SHARD.fullmatch(name)
+        ]
 
     def names(self, form: re.Pattern[str] = SHARD) -> list[str]:
         """The names of this form that lie here now, sorted, in one listing."""
         return sorted(filter(form.fullmatch, self._list()))
 
     def read(self, name: str) -> bytes:
-        """A small object. Raises FileNotFoundError where it is gone."""
+        """A small object. Raises FileNotFoundError if it is gone."""
         return self._fetch_range(name, None, None)
 
     def peek(self, name: str) -> Opened | Peeked:
-        """A shard's header: from a copy, else fetched alone and kept. Raises FileNotFoundError where it is gone."""
+        """A shard's header: from a copy, else fetched alone and kept. Raises FileNotFoundError if the shard is gone."""
         size = self._size(name)
         if copy := self._cache.open(name):
             return copy
@@ -106,34 +108,34 @@ class Bucket:
         return Peeked(content[:end], size)
 
     def open(self, name: str) -> Opened:
-        """A shard's copy, fetched whole where there is none. Raises FileNotFoundError where that finds it gone."""
+        """A shard's copy, fetched whole if there is none. Raises FileNotFoundError if the shard is gone then."""
         return self._cache.open(name) or self._cache.fetch(name, self._size(name), partial(self._fetch, name))
 
     def open_here(self, name: str) -> Opened:
-        """A shard fetched anew, and kept for the reader alone. Raises FileNotFoundError where it is gone."""
+        """A shard fetched anew, past any copy, for this reader alone. Raises FileNotFoundError if it is gone."""
         return self._cache.borrow(self._size(name), partial(self._fetch, name))
 
     def forget(self, name: str) -> bool:
-        """Drops the copies of a shard and of its header. True: another thread or process may have dropped or mended them."""
+        """Drops the copies of a shard and of its header. True even if there were none: another process may have mended them."""
         self._cache.forget(name)
         self._cache.forget(_header(name))
         return True
 
     def remove(self, name: str) -> None:
-        """Removes an object, if it is there; who has it open goes on reading."""
+        """Removes an object, if it is there; open readers go on reading it."""
         with suppress(FileNotFoundError), self._in_our_words():
             self._files.rm_file(self._at(name))
         self.forget(name)
 
     def touch(self) -> None:
-        """Notes that the prefix is used now, once a minute at most; where that is refused, it is left as it is."""
+        """Notes that the prefix is used now, once a minute at most; a store that refuses this is left as it is."""
         if time.monotonic() - self._touched_at >= TOUCH_SECONDS:
             self._touched_at = time.monotonic()
             with suppress(HeadsError):
                 self.put(USED, b"")
 
     def used_at(self) -> float:
-        """When it was last used by the store's clock, in seconds since the epoch; 0 where that was never noted."""
+        """When the prefix was last used, by the store's clock, in seconds since the epoch; 0 if that was never noted."""
         try:
             with self._in_our_words():
                 return _written_at(self._files.info(self._at(USED)))
@@ -141,7 +143,7 @@ class Bucket:
             return 0.0
 
     def sweep(self) -> None:
-        """Removes the note of use where nothing else is there: a put that was cut off leaves nothing."""
+        """Removes the note of use if nothing else is there; a put that was cut off leaves nothing to remove."""
         if self._list().keys() == {USED}:
             self.remove(USED)
 
@@ -149,13 +151,13 @@ class Bucket:
         return f"{self.address}/{name}"
 
     def _list(self) -> dict[str, dict[str, Any]]:
-        """What lies right below the prefix, by name."""
+        """The store's facts about what lies right below the prefix, by name."""
         try:
             with self._in_our_words():
-                found = self._files.ls(self.address, detail=True)
+                listing = self._files.ls(self.address, detail=True)
         except FileNotFoundError:
             return {}
-        named = {facts["name"].rstrip("/").rpartition("/")[2]: facts for facts in found}
+        named = {facts["name"].rstrip("/").rpartition("/")[2]: facts for facts in listing}
         self._sizes = {name: int(facts["size"]) for name, facts in named.items()}
         return named
 
@@ -175,21 +177,21 @@ class Bucket:
 
     @contextmanager
     def _in_our_words(self) -> Iterator[None]:
-        """Lets pass that an object is not there; all else that a store's library raises is told for people."""
+        """Turns errors of a store's library into HeadsErrors, but lets FileNotFoundError pass if an object is not there."""
         try:
             yield
         except Exception as error:
-            told = explain(self.address, error)
-            if told is None:
+            explained = explain(self.address, error)
+            if explained is None:
                 raise
-            raise told from error
+            raise explained from error
 
 
 def _connect(address: str) -> Any:
     import fsspec
 
     protocol = address.partition("://")[0]
-    # Shards are fetched beside each other, so each comes in one piece and with one request.
+    # Several shards are fetched at once, so each comes in one piece, with one request.
     options = {"max_concurrency": 1} if protocol == "s3" else {}
     try:
         # One instance serves the process to its end: it is never collected in a forked child, where closing it would hang.
@@ -205,5 +207,5 @@ def _header(name: str) -> str:
 
 
 def _written_at(facts: dict[str, Any]) -> float:
-    found = facts.get("LastModified") or facts.get("created") or 0.0
-    return found.timestamp() if isinstance(found, datetime) else float(found)
+    written = facts.get("LastModified") or facts.get("created") or 0.0
+    return written.timestamp() if isinstance(written, datetime) else float(written)

@@ -16,11 +16,11 @@ from pathlib import Path
 from heads.errors import HeadsError
 
 SUFFIX = ".safetensors"
-# A shard is named by a digest: whatever else lies beside it is a person's.
+# A shard is named by a digest: a file of any other name is somebody else's.
 SHARD = re.compile(rf"[0-9a-f]{{32}}{re.escape(SUFFIX)}")
 PARTIAL = ".partial-"
 USED = ".used"
-# A shard is written in seconds; what lies for longer was left by a writer that was killed.
+# A shard is written in seconds; a partial file older than this was left by a writer that was killed.
 STALE_SECONDS = 3600.0
 TOUCH_SECONDS = 60.0
 
@@ -35,7 +35,7 @@ class Entry:
 
 
 class Opened:
-    """A shard open for reading: it stays readable after it was removed, and in forked processes."""
+    """A shard's file open for reading: readable also after it was removed, and in forked processes."""
 
     def __init__(self, path: Path) -> None:
         self._number = _open(path)
@@ -43,7 +43,7 @@ class Opened:
         self.num_bytes = os.fstat(self._number).st_size
 
     def read_into(self, buffer: memoryview, offset: int) -> bool:
-        """Fills `buffer` with the bytes from `offset` on; False where the file ends before."""
+        """Fills `buffer` with the bytes from `offset` on; False if the file ends before."""
         while buffer:
             num_read = os.preadv(self._number, [buffer], offset)
             if not num_read:
@@ -53,9 +53,9 @@ class Opened:
 
 
 class Folder:
-    """A folder of shards, in the words of `heads.features.place.Place`."""
+    """A `heads.features.place.Place` that is a local folder."""
 
-    # Checksums are computed and headers awaited beside each other; a training needs the cores too.
+    # Threads overlap computing checksums and waiting for headers; not on all cores, which a training needs too.
     num_readers = min(4, os.cpu_count() or 1)
 
     def __init__(self, path: Path) -> None:
@@ -91,40 +91,40 @@ class Folder:
 
     def entries(self) -> list[Entry]:
         """The shards that lie here now, by name."""
-        found = []
+        entries = []
         for entry in self._scan():
-            # One that is removed meanwhile is not there.
+            # A shard that is removed meanwhile is not there.
             if SHARD.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 with suppress(FileNotFoundError):
-                    found.append(Entry(entry.name, entry.stat().st_size, entry.stat().st_mtime))
-        return sorted(found, key=lambda entry: entry.name)
+                    entries.append(Entry(entry.name, entry.stat().st_size, entry.stat().st_mtime))
+        return sorted(entries, key=lambda entry: entry.name)
 
     def names(self, form: re.Pattern[str] = SHARD) -> list[str]:
         """The names of this form that lie here now, sorted, links aside; cheaper than `entries`."""
         return sorted(entry.name for entry in self._scan() if form.fullmatch(entry.name) and entry.is_file(follow_symlinks=False))
 
     def read(self, name: str) -> bytes:
-        """A small file. Raises FileNotFoundError where it is gone."""
+        """A small file. Raises FileNotFoundError if it is gone."""
         return (self.path / name).read_bytes()
 
     def open(self, name: str) -> Opened:
-        """A shard for reading. Raises FileNotFoundError where it is gone."""
+        """A shard for reading. Raises FileNotFoundError if it is gone."""
         return Opened(self.path / name)
 
     def peek(self, name: str) -> Opened:
-        """The same: nothing is kept nearer than the file itself."""
+        """The same as `open`: no header is kept apart."""
         return self.open(name)
 
     def open_here(self, name: str) -> Opened:
-        """The same."""
+        """The same as `open`: there are no copies."""
         return self.open(name)
 
     def forget(self, name: str) -> bool:
-        """False: no copies are kept."""
+        """False: there are no copies."""
         return False
 
     def remove(self, name: str) -> None:
-        """Removes a file, if it is there; who has it open goes on reading."""
+        """Removes a file, if it is there; open readers go on reading it."""
         (self.path / name).unlink(missing_ok=True)
 
     def touch(self) -> None:
@@ -135,14 +135,14 @@ class Folder:
                 (self.path / USED).touch()
 
     def used_at(self) -> float:
-        """When it was last used, in seconds since the epoch; 0 where that was never noted."""
+        """When the folder was last used, in seconds since the epoch; 0 if that was never noted."""
         try:
             return (self.path / USED).stat().st_mtime
         except FileNotFoundError:
             return 0.0
 
     def sweep(self) -> None:
-        """Removes what killed writers left behind, and the folder itself where nothing else is in it."""
+        """Removes what killed writers left behind, and the folder itself if nothing else is in it."""
         kept = False
         for entry in self._scan():
             with suppress(FileNotFoundError):

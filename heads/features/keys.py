@@ -21,7 +21,7 @@ Packed = NDArray[np.bytes_]
 
 
 class Key(NamedTuple):
-    """A sample's digest (32 hex digits) and which of its augmented views is meant."""
+    """A sample's digest (32 hex digits) and the number of one of its views: 0 is plain, others are augmented."""
 
     digest: str
     view: int = 0
@@ -31,7 +31,7 @@ def trunk_id(parts: Mapping[str, Any]) -> str:
     """Sixteen hex digits that name a trunk by everything that changes what it gives.
 
     `parts` are JSON values: backbone, weights digest, cut, preprocessing, image size, dtype, augmentation, the versions of
-    the libraries that compute. The order of keys counts for nothing. Raises HeadsError on a value that is no JSON.
+    the libraries that compute. The order of keys does not matter. Raises HeadsError on a value that is no JSON.
     """
     try:
         text = json.dumps({"format": FORMAT, "parts": parts}, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -41,7 +41,7 @@ def trunk_id(parts: Mapping[str, Any]) -> str:
 
 
 def pack(keys: Sequence[Key]) -> Packed:
-    """The keys (n) as strings of 20 bytes. Raises HeadsError on a digest or a view that is none."""
+    """The keys (n) as strings of 20 bytes. Raises HeadsError on an invalid digest or view."""
     digests, views = [key[0] for key in keys], [key[1] for key in keys]
     try:
         content = bytes.fromhex("".join(digests))

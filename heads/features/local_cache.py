@@ -15,9 +15,9 @@ from threading import Lock
 from heads.errors import HeadsError
 from heads.features.folder import PARTIAL, STALE_SECONDS, Opened
 
-# Of what the disk has left for copies, what they may take.
+# The share of the disk's free space and present copies that copies may take.
 SHARE_OF_DISK = 0.5
-# A process reserves this part of the free room at a time, and looks at the folder again only when that is used up.
+# A process reserves one part in this many of the free room at a time, and scans the folder again only when that is used up.
 GRANTS = 16
 
 Bring = Callable[[Path], None]
@@ -26,7 +26,7 @@ Bring = Callable[[Path], None]
 def cache_folder() -> Path:
     """The folder of this person's caches, one a store: `headstart/features` in XDG_CACHE_HOME, else in `~/.cache`.
 
-    Raises HeadsError where it cannot be made.
+    Raises HeadsError if it cannot be made.
     """
     try:
         home = os.environ.get("XDG_CACHE_HOME")
@@ -38,7 +38,7 @@ def cache_folder() -> Path:
 
 
 class LocalCache:
-    """A folder of copies: each appears whole by rename, is dropped at any time, and is read on by who has it open."""
+    """A folder of copies. Each appears whole by rename and may be dropped at any time; open readers go on reading it."""
 
     def __init__(self, path: Path, budget: DiskBudget | None = None) -> None:
         self.path, self._budget = path, budget or DiskBudget(path.parent)
@@ -48,7 +48,7 @@ class LocalCache:
         return LocalCache(self.path / name, self._budget)
 
     def open(self, name: str) -> Opened | None:
-        """A copy for reading, which counts as a use of it; None where there is none."""
+        """A copy for reading, which counts as a use of it; None if there is none."""
         try:
             opened = Opened(self.path / name)
         except FileNotFoundError:
@@ -58,13 +58,13 @@ class LocalCache:
         return opened
 
     def fetch(self, name: str, num_bytes: int, bring: Bring) -> Opened:
-        """A copy that `bring` writes to the path it is given: one process does, while the others of this machine wait for it."""
+        """A copy that `bring` writes to the path it is given, in one process while others on this machine wait for it."""
         self.path.mkdir(parents=True, exist_ok=True)
         partial = self.path / f"{PARTIAL}{name}"
         while True:
             with partial.open("ab") as held:
                 fcntl.flock(held, fcntl.LOCK_EX)
-                # The one that was waited for has renamed or removed what this one has locked.
+                # A process that held the lock before has renamed or removed the file that this one has locked.
                 holds = _is_at(held.fileno(), partial)
                 if opened := self.open(name):
                     if holds:
@@ -77,7 +77,7 @@ class LocalCache:
         try:
             self._budget.take(num_bytes)
             bring(partial)
-            # Opened first: it may make way for another as soon as it is there.
+            # Opened before the rename: from then on the copy may be removed to make room.
             opened = Opened(partial)
             partial.replace(self.path / name)
         except BaseException:
@@ -87,7 +87,7 @@ class LocalCache:
         return opened
 
     def borrow(self, num_bytes: int, bring: Bring) -> Opened:
-        """What `bring` writes to the path it is given, gone when it is closed."""
+        """A file that `bring` writes to the path it is given, for this reader alone: gone when it is closed."""
         self.path.mkdir(parents=True, exist_ok=True)
         partial = self._partial()
         try:
@@ -98,7 +98,7 @@ class LocalCache:
             partial.unlink(missing_ok=True)
 
     def keep(self, name: str, content: bytes) -> None:
-        """Keeps what is at hand already; a disk that does not take it is left as it is."""
+        """Keeps `content` as a copy; if the disk does not take it, there is none."""
         partial = self._partial()
         with suppress(OSError):
             try:
@@ -110,7 +110,7 @@ class LocalCache:
                 partial.unlink(missing_ok=True)
 
     def read(self, name: str) -> bytes | None:
-        """A small copy, or None where there is none."""
+        """The content of a small copy, or None if there is none."""
         try:
             return (self.path / name).read_bytes()
         except FileNotFoundError:
@@ -125,13 +125,13 @@ class LocalCache:
 
 
 class DiskBudget:
-    """What all caches of a folder may take together: half of what the disk has left; the least recently used make way."""
+    """Room that all copies below a folder share: half of theirs and the disk's free room; the least recently used make way."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock, self._granted, self._is_scarce = path, Lock(), 0, False
 
     def take(self, num_bytes: int) -> None:
-        """Takes room for a copy, from others where there is none; one that is larger than all room gets it."""
+        """Reserves room for a copy, removing others if need be; a copy larger than all the room gets it nevertheless."""
         with self._lock:
             if self._granted < num_bytes:
                 grant = self._clear(num_bytes) // GRANTS
@@ -139,13 +139,13 @@ class DiskBudget:
             self._granted -= num_bytes
 
     def settle(self) -> None:
-        """Looks again, where room is scarce, once a copy is there: others that were fetched beside it took the same room."""
+        """Clears again once a copy is written, if room is scarce: copies fetched at the same time counted on the same room."""
         with self._lock:
             if self._is_scarce:
                 self._clear(0)
 
     def _clear(self, num_bytes: int) -> int:
-        """The bytes that are left for copies after others made way for so many."""
+        """The bytes left for copies, once the least recently used made room for `num_bytes` if they had to."""
         copies = sorted(self._copies())
         total = sum(size for _, size, _ in copies)
         most = int(SHARE_OF_DISK * (shutil.disk_usage(self._path).free + total))
@@ -157,12 +157,12 @@ class DiskBudget:
         return most - total
 
     def _copies(self) -> Iterator[tuple[float, int, Path]]:
-        """When each copy was last used, and its bytes; what killed processes left behind is as old as it looks."""
+        """Last use, bytes and path of each copy; a partial file is one once its writer must have been killed."""
         for path in self._path.glob("*/*/*"):
             with suppress(FileNotFoundError):
-                found = path.stat()
-                if not path.name.startswith(PARTIAL) or time.time() - found.st_mtime > STALE_SECONDS:
-                    yield found.st_mtime, found.st_size, path
+                facts = path.stat()
+                if not path.name.startswith(PARTIAL) or time.time() - facts.st_mtime > STALE_SECONDS:
+                    yield facts.st_mtime, facts.st_size, path
 
 
 def _is_at(number: int, path: Path) -> bool:

@@ -14,17 +14,17 @@ class Readable(Protocol):
     num_bytes: int
 
     def read_into(self, buffer: memoryview, offset: int) -> bool:
-        """Fills `buffer` with the bytes from `offset` on; False where they end before."""
+        """Fills `buffer` with the bytes from `offset` on; False if they end before."""
 
     def close(self) -> object:
         """Ends the reading."""
 
 
 class Place(Protocol):
-    """Where shards lie, and smaller objects about them; any number of processes reads and writes it without a lock.
+    """Where shards and smaller objects about them lie; any number of processes may read and write them without a lock.
 
-    What lies here never changes under its name. Where a place keeps copies nearer to the reader, a copy may be damaged
-    while the object is whole.
+    An object never changes under its name. A place may keep copies nearer to the reader, and a copy may be damaged while
+    the object is whole.
     """
 
     @property
@@ -47,28 +47,28 @@ class Place(Protocol):
         """The names of this form that lie here now, sorted."""
 
     def read(self, name: str) -> bytes:
-        """A small object. Raises FileNotFoundError where it is gone."""
+        """A small object. Raises FileNotFoundError if it is gone."""
 
     def peek(self, name: str) -> Readable:
-        """A shard, for reading its header alone. Raises FileNotFoundError where it is gone."""
+        """A shard, for reading its header alone. Raises FileNotFoundError if it is gone."""
 
     def open(self, name: str) -> Opened:
-        """A shard for reading its rows, from a copy where one is kept. Raises FileNotFoundError where it is gone."""
+        """A shard for reading its rows, from a copy where one is kept. Raises FileNotFoundError if it is gone."""
 
     def open_here(self, name: str) -> Opened:
-        """A shard as it lies here, whatever a copy says. Raises FileNotFoundError where it is gone."""
+        """A shard as it lies here, whatever a copy says. Raises FileNotFoundError if it is gone."""
 
     def forget(self, name: str) -> bool:
-        """Drops the copy of a shard, and says whether this place keeps any: then a shard is to be read again."""
+        """Drops the copy of a shard; True if this place keeps copies, so that the shard is worth reading again."""
 
     def remove(self, name: str) -> None:
-        """Removes an object, if it is there; who has it open goes on reading."""
+        """Removes an object, if it is there; open readers go on reading it."""
 
     def touch(self) -> None:
-        """Notes that the place is used now, once a minute at most; one that is read-only is left as it is."""
+        """Notes that the place is used now, once a minute at most; a read-only place is left as it is."""
 
     def used_at(self) -> float:
-        """When it was last used, in seconds since the epoch; 0 where that was never noted."""
+        """When the place was last used, in seconds since the epoch; 0 if that was never noted."""
 
     def sweep(self) -> None:
-        """Removes what killed writers left behind, and what says that the place is used where nothing else is in it."""
+        """Removes what killed writers left behind, and the note of use if nothing else is here."""

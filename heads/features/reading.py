@@ -24,7 +24,7 @@ class StoredTap:
     offsets: NDArray[np.int64]
 
     def gather(self, positions: Tensor) -> Tensor:
-        """The samples at `positions` (b), read in the order in which they lie, neighbours at once."""
+        """The features (b, ...) of the samples at `positions` (b), read in the order of the files, neighbours in one read."""
         asked = positions.numpy()
         numbers, offsets, num_bytes = self.numbers[asked], self.offsets[asked], self.layout.num_bytes
         rows = torch.empty((len(asked), *self.layout.shape), dtype=self.layout.dtype)
@@ -51,15 +51,15 @@ class HeldTap:
     rows: Tensor = field(repr=False)
 
     def gather(self, positions: Tensor) -> Tensor:
-        """The samples at `positions` (b)."""
+        """The features (b, ...) of the samples at `positions` (b)."""
         return self.rows.index_select(0, positions.to(self.rows.device))
 
 
 class Features:
-    """What is stored of some keys of one trunk, by tap; position i is the i-th key asked for.
+    """The stored features of some keys of one trunk, by tap; position i is the i-th key asked for.
 
     `features[positions]`, a LongTensor (b), gives for each tap a new tensor (b, ...) of the dtype that was stored. It may be
-    read from several threads and from forked processes. Raises IndexError on a position that is none.
+    read from several threads and from forked processes. Raises IndexError on a position out of range.
     """
 
     def __init__(self, taps: Mapping[str, StoredTap | HeldTap], num_samples: int) -> None:
@@ -78,11 +78,11 @@ class Features:
 
     @property
     def num_bytes(self) -> int:
-        """What `in_memory` takes."""
+        """Bytes of memory that `in_memory` takes."""
         return len(self) * sum(source.layout.num_bytes for source in self._taps.values())
 
     def in_memory(self, device: torch.device | str = "cpu") -> Features:
-        """The same features held on `device`, where a batch is one gather; worth it where `num_bytes` are few."""
+        """The same features held on `device`, where a batch is one gather; worth it if `num_bytes` are few."""
         everything = torch.arange(len(self))
         held = {tap: HeldTap(source.layout, source.gather(everything).to(device)) for tap, source in self._taps.items()}
         return Features(held, len(self))

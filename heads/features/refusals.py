@@ -1,4 +1,4 @@
-"""What an object store's library raises, told for people: what was wrong, the address, what to do."""
+"""An object store's errors in words for people: what was wrong, the address, what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from heads.errors import HeadsError
 
 CREDENTIALS = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, to those of someone who may read and write it"
 SERVER = "the server is the one that AWS_ENDPOINT_URL_S3 or the AWS profile names, else AWS's own"
-# Libraries of stores have no common family of errors, and theirs need not be installed: these are known by name.
+# Libraries of stores have no common family of errors and need not be installed: errors are known by name.
 LACKS_CREDENTIALS = {
     "NoCredentialsError",
     "PartialCredentialsError",
@@ -20,7 +20,7 @@ DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def explain(address: str, error: Exception) -> HeadsError | None:
-    """The error for people, or None where all it says is that an object is not there."""
+    """The error in words for people, or None if all it says is that an object is not there."""
     code = _code(error)
     if code == "NoSuchBucket":
         bucket = address.partition("://")[2].partition("/")[0]
@@ -40,6 +40,6 @@ def explain(address: str, error: Exception) -> HeadsError | None:
 
 
 def _code(error: Exception) -> str:
-    """The store's own word for what is wrong, where it gave one."""
+    """The store's own code for what is wrong, or ''."""
     response = getattr(error.__cause__ or error, "response", None)
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""

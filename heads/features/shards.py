@@ -1,4 +1,4 @@
-"""A shard: a safetensors file with its keys and a checksum a tap in its header, named by the digest of that header."""
+"""A shard: a safetensors file whose header holds its keys and a checksum for each tap, named by the digest of that header."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ R = TypeVar("R")
 
 
 class FeatureError(HeadsError):
-    """Features that are damaged or not there; ask its trunk's features what is missing, and compute that."""
+    """Features that are damaged or not there; `TrunkFeatures.missing` says which to compute."""
 
 
 class StrangerError(FeatureError):
-    """A file of somebody else's that is named as a shard is: it is left alone."""
+    """Another program's file under a shard's name: it is left alone."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a tap holds of every sample: its shape and dtype."""
+    """The shape and dtype of one sample's features at a tap."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -75,8 +75,8 @@ def make_shard(trunk: str, keys: Packed, tensors: Mapping[str, Tensor]) -> tuple
     """The name and the content of a shard that holds `tensors` (n, ...) by tap under `keys` (n); equal arguments, equal bytes."""
     seen: set[int] = set()
     rows: dict[str, Tensor] = {}
-    for tap, given in tensors.items():
-        tensor = given.detach().cpu().contiguous()
+    for tap, features in tensors.items():
+        tensor = features.detach().cpu().contiguous()
         # safetensors refuses taps that share memory, as a view and what it views do.
         storage = tensor.untyped_storage().data_ptr()
         rows[tap] = tensor.clone() if storage in seen else tensor
@@ -100,9 +100,9 @@ def bytes_of(tensor: Tensor) -> memoryview:
 
 
 def read_shard(place: Place, trunk: str, name: str) -> Shard:
-    """A shard's header, proven by its name.
+    """A shard's header, verified by its name.
 
-    Raises FeatureError where it is damaged, StrangerError where it is another program's file, FileNotFoundError where it is gone.
+    Raises FeatureError if it is damaged, StrangerError if it is another program's file, FileNotFoundError if it is gone.
     """
 
     def read() -> Shard:
@@ -116,7 +116,7 @@ def read_shard(place: Place, trunk: str, name: str) -> Shard:
 
 
 def check_tap(place: Place, shard: Shard, tap: str) -> None:
-    """Reads a tap of a shard once. Raises FeatureError where its checksum differs, FileNotFoundError where the shard is gone."""
+    """Reads a tap of a shard once. Raises FeatureError if its checksum differs, FileNotFoundError if the shard is gone."""
 
     def check() -> None:
         opened = place.open(shard.name)
@@ -140,7 +140,7 @@ def audit(place: Place, trunk: str, name: str) -> None:
 
 
 def _past_copies(place: Place, name: str, read: Callable[[], R]) -> R:
-    """What `read` gives, if need be after a damaged copy was dropped."""
+    """The result of `read`, which is tried again without the place's copy if that was damaged."""
     try:
         return read()
     except FeatureError:
@@ -166,8 +166,8 @@ def _read_header(opened: Readable, trunk: str, name: str) -> Shard:
 
 
 def _is_a_strangers(header: bytes) -> bool:
-    """Whether a header that no shard has is a whole one of safetensors all the same, rather than a damaged one of ours."""
-    # Of ours, damage seldom spares neither: JSON within JSON, whose marks are escaped.
+    """Whether a header that does not fit its name is another program's whole one, rather than a damaged one of ours."""
+    # Ours has both of these words as JSON within JSON, hence escaped; damage seldom hits both.
     if any(rf"\"{fact}\"".encode() in header for fact in ("crc32", "trunk")):
         return False
     try:

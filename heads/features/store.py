@@ -28,7 +28,7 @@ DESCRIPTION = re.compile(rf"[0-9a-f]{{16}}{re.escape(FACTS)}")
 
 @dataclass(frozen=True)
 class TrunkStatus:
-    """What is stored of a trunk: its bytes and samples, how many of these lie at each tap in which layout, its last use."""
+    """What is stored of a trunk; `taps` gives the number of samples and their layout at each tap, `used_at` the last use."""
 
     trunk: str
     num_bytes: int
@@ -59,7 +59,7 @@ class FeatureStore:
     """The features of trunks under a root: a folder, made when the first shard is written, or an address such as `s3://bucket/prefix`.
 
     Shards of an object store are read from copies on this machine (`heads.features.local_cache`). All methods raise
-    HeadsError where the object store refuses or does not answer.
+    HeadsError if the object store refuses or does not answer.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -68,7 +68,7 @@ class FeatureStore:
         self._trunks: dict[str, TrunkFeatures] = {}
 
     def trunk(self, trunk: str) -> TrunkFeatures:
-        """The features of a trunk id, the same object each time. Raises HeadsError on what is no trunk id."""
+        """The features of a trunk id, the same object each time. Raises HeadsError if `trunk` is no trunk id."""
         if not _is_trunk(trunk):
             raise HeadsError(f"{trunk!r} is no trunk id; `trunk_id` gives one, 16 hex digits")
         if trunk not in self._trunks:
@@ -80,13 +80,13 @@ class FeatureStore:
         return list(self._places())
 
     def status(self) -> list[TrunkStatus]:
-        """What each trunk has stored, by its shards' headers, the least recently used first; changes nothing."""
+        """What is stored of each trunk by its shards' headers, the least recently used first; changes nothing."""
         return sorted(
             (_status(trunk, place) for trunk, place in self._places().items()), key=lambda trunk_features: trunk_features.used_at
         )
 
     def listed(self, trunk: str, keys: Sequence[Key], taps: Iterable[str]) -> dict[str, NDArray[np.bool_]]:
-        """Which of the keys (n) each tap holds by the shards' headers; proves nothing, and changes nothing."""
+        """By tap, which of the keys (n) are stored by the shards' headers; verifies nothing and changes nothing."""
         place, wanted = self._place.within(trunk), pack(keys)
         shards = _read(trunk, place, place.names())
         return {
@@ -95,25 +95,25 @@ class FeatureStore:
         }
 
     def verify(self) -> list[DamagedShard]:
-        """The shards that are not what was written, after reading every byte; changes nothing."""
+        """The shards that are damaged, after reading every byte of all; changes nothing."""
         return [damaged for trunk, place in self._places().items() for damaged in _damaged(trunk, place)]
 
     def prune(self, max_bytes: int) -> Freed:
         """Removes shards until the rest has at most `max_bytes`: those of the trunk used least recently first, its oldest first.
 
         Open readers keep what they opened, and files of other programs stay. Also removes what killed writers left behind, and
-        what was said of trunks that have nothing stored any more. Raises HeadsError below 0.
+        descriptions of trunks that have nothing stored any more. Raises HeadsError if `max_bytes` is below 0.
         """
         if max_bytes < 0:
             raise HeadsError(f"max_bytes is {max_bytes}; it must be 0 or more")
-        found = []
+        shards = []
         for trunk, place in self._places().items():
             entries = place.entries()
             used_at = _used_at(place, [entry.written_at for entry in entries])
-            found += [((used_at, trunk, entry.written_at, entry.name), place, entry) for entry in entries]
-        excess = sum(entry.num_bytes for _, _, entry in found) - max_bytes
+            shards += [((used_at, trunk, entry.written_at, entry.name), place, entry) for entry in entries]
+        excess = sum(entry.num_bytes for _, _, entry in shards) - max_bytes
         num_shards = num_bytes = 0
-        for (_, trunk, _, _), place, entry in sorted(found, key=lambda one: one[0]):
+        for (_, trunk, _, _), place, entry in sorted(shards, key=lambda one: one[0]):
             if num_bytes >= excess:
                 break
             if _is_a_strangers(trunk, place, entry.name):
@@ -126,18 +126,18 @@ class FeatureStore:
         return Freed(num_shards, num_bytes)
 
     def describe(self, trunk: str, facts: Mapping[str, Any]) -> None:
-        """Leaves word of what a trunk is, JSON values, for people; what was said before stays, and so does a read-only root."""
+        """Stores JSON values that describe a trunk to people, unless it is described already or the root is read-only."""
         if not self.description(trunk):
             with suppress(OSError, HeadsError):
                 self._place.put(f"{trunk}{FACTS}", json.dumps(facts).encode())
 
     def description(self, trunk: str) -> dict[str, Any]:
-        """What `describe` left, nothing where that is not known."""
+        """The facts that `describe` stored; empty if there are none."""
         try:
-            found: dict[str, Any] = json.loads(self._place.read(f"{trunk}{FACTS}"))
+            facts: dict[str, Any] = json.loads(self._place.read(f"{trunk}{FACTS}"))
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
-        return found
+        return facts
 
     def _forget_descriptions(self) -> None:
         trunks = self._places()
@@ -182,7 +182,7 @@ def _damaged(trunk: str, place: Place) -> list[DamagedShard]:
     def read(name: str) -> DamagedShard | None:
         try:
             audit(place, trunk, name)
-        except (FileNotFoundError, StrangerError):  # one that is removed meanwhile is not there
+        except (FileNotFoundError, StrangerError):  # a shard that is removed meanwhile is not there
             return None
         except FeatureError as error:
             return DamagedShard(trunk, name, str(error))
@@ -202,7 +202,7 @@ def _is_a_strangers(trunk: str, place: Place, name: str) -> bool:
 
 
 def _read(trunk: str, place: Place, names: Sequence[str]) -> list[Shard]:
-    """The headers of the shards that are there and not damaged."""
+    """The headers of the shards that are there and whole."""
 
     def read(name: str) -> Shard | None:
         with suppress(FileNotFoundError, FeatureError):
@@ -213,5 +213,5 @@ def _read(trunk: str, place: Place, names: Sequence[str]) -> list[Shard]:
 
 
 def place_of(root: Path | str) -> Place:
-    """A folder, or what an address such as `s3://bucket/prefix` names. Raises HeadsError where its library is not installed."""
+    """A folder, or the prefix of an address such as `s3://bucket/prefix`. Raises HeadsError if its library is not installed."""
     return Bucket.at(root) if isinstance(root, str) and "://" in root else Folder(Path(root))

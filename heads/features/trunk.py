@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class _Index:
-    """Where a tap's samples lie: sorted keys (n), and for each a number among `shards` and a row of it."""
+    """Where a tap's samples lie: sorted keys (n), and for each key the number of a shard in `shards` and a row of it."""
 
     layout: Layout
     shards: tuple[Shard, ...]
@@ -46,8 +46,8 @@ class TrunkFeatures:
     """The features of one trunk: any number of processes on any number of machines may read it and add to it at once.
 
     A tap holds samples of one shape and dtype. A sample that is stored twice is read once: both are equal, since the trunk
-    id says all that changes them. A shard is proven by its checksums once an object of this class, where it is first asked for;
-    one that is damaged is removed with a warning and its samples count as missing.
+    id covers all that changes them. Each object of this class verifies a shard's checksums once, when its samples are first asked
+    for; a damaged shard is removed with a warning, and its samples count as missing.
     """
 
     def __init__(self, place: Place, trunk: str) -> None:
@@ -59,7 +59,7 @@ class TrunkFeatures:
         self._swept = False
 
     def missing(self, keys: Sequence[Key], taps: Iterable[str]) -> list[Key]:
-        """The keys, each once and in their order, that lack a whole sample at one of `taps` or more."""
+        """The keys that are not stored whole at every one of `taps`, each once, in the order given."""
         places = self._find(pack(keys), tuple(taps))
         lacks = np.any([found < 0 for found in places.values()], axis=0)
         return list(dict.fromkeys(keys[number] for number in np.flatnonzero(lacks).tolist()))
@@ -71,10 +71,10 @@ class TrunkFeatures:
         return len(index.keys) if index else 0
 
     def write(self, keys: Sequence[Key], tensors: Mapping[str, Tensor]) -> int:
-        """Adds one shard that holds `tensors` (n, ...) by tap under `keys` (n), and gives its bytes; no key adds none.
+        """Adds one shard that holds `tensors` (n, ...) by tap under `keys` (n), and gives its bytes; without keys it adds none.
 
         The shard appears whole. It takes twice its size in memory while it is written: 64 MiB a shard are a good size. Raises
-        HeadsError where a tensor's length, shape or dtype does not fit the keys or what is stored.
+        HeadsError if a tensor's length, shape or dtype does not fit the keys or what is stored.
         """
         if not self._swept:
             self._place.sweep()
@@ -106,7 +106,7 @@ class TrunkFeatures:
                         f"{num_lacking} of {len(keys)} samples of trunk {self.trunk} are not stored at tap {tap!r}; "
                         "compute what `missing` gives, write it, and open again"
                     )
-            # A shard that a prune removes between its finding and its opening is looked for again.
+            # If a prune removes a shard after it was found and before it is opened, its samples are looked for again.
             with suppress(FileNotFoundError):
                 opened: dict[str, Opened] = {}
                 features = Features({tap: self._open_tap(tap, found, opened) for tap, found in places.items()}, len(keys))
@@ -125,7 +125,7 @@ class TrunkFeatures:
         return StoredTap(index.layout, [opened[shard.name] for shard in shards], numbers.astype(np.int32), offsets)
 
     def _find(self, wanted: Packed, taps: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-        """For each tap the places of the wanted keys in its index, -1 for what is missing; every shard they lie in is proven."""
+        """By tap, the place of each wanted key in the tap's index, or -1; every shard that holds one is verified."""
         if not taps:
             raise HeadsError("no taps were asked for; name one or more")
         while True:
@@ -137,19 +137,19 @@ class TrunkFeatures:
                 if index:
                     used = np.unique(index.numbers[places[tap][places[tap] >= 0]])
                     asked += [(index.shards[number], tap) for number in used]
-            # What is removed for its damage may lie elsewhere once more.
+            # A sample of a shard that was removed as damaged may be stored in another one too.
             if self._prove(asked):
                 return places
 
     def _prove(self, asked: Sequence[tuple[Shard, str]]) -> bool:
-        """Whether every tap of a shard that is asked for is whole; a shard that is not is removed."""
+        """Whether all of these taps of shards are whole; a damaged shard is removed."""
         unproven = [(shard, tap) for shard, tap in asked if (shard.name, tap) not in self._proven]
-        outcomes = beside(self._place, lambda one: self._attempt(one[0].name, lambda: check_tap(self._place, *one)), unproven)
+        outcomes = beside(self._place, lambda pair: self._attempt(pair[0].name, lambda: check_tap(self._place, *pair)), unproven)
         self._proven.update((shard.name, tap) for (shard, tap), whole in zip(unproven, outcomes, strict=True) if whole)
         return all(outcomes)
 
     def _attempt(self, name: str, read: Callable[[], object]) -> bool:
-        """Whether a shard was read; one that is damaged is removed."""
+        """Whether a shard could be read; a damaged one is removed."""
         try:
             read()
         except (FileNotFoundError, StrangerError):
@@ -217,7 +217,7 @@ def _layout_of(tensor: Tensor) -> Layout:
 
 
 def beside(place: Place, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """What `function` gives for each item, as many at a time as the place is read to advantage."""
+    """The result of `function` for each item, in order, computed by up to `place.num_readers` threads."""
     if len(items) < 2:
         return [function(item) for item in items]
     with ThreadPoolExecutor(min(place.num_readers, len(items))) as pool:
