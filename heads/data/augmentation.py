@@ -1,4 +1,4 @@
-"""How training pictures are varied: by geometry, which masks would share, and by colour, which is the picture's alone."""
+"""How training images are varied: by geometry, which masks share, and by colour, which is the image's alone."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Sampling = Literal["bilinear", "nearest"]
 
 @dataclass(frozen=True)
 class Strength:
-    """How far pictures are varied, each within plus or minus its number.
+    """How far images are varied, in each way by at most plus or minus its number.
 
-    `scale` and `stretch` are of the window's side, `shift` of its side too, `degrees` turn it, `colour` is of brightness,
-    contrast and saturation. `erased` is the largest share of the window that grey noise covers, in half of the pictures
+    `scale`, `stretch` and `shift` are shares of the window's side, `degrees` turn it, `colour` is a share of brightness,
+    contrast and saturation. `erased` is the largest share of the window that grey noise covers, in half of the images
     (Zhong et al., "Random Erasing Data Augmentation", AAAI 2020).
     """
 
@@ -41,14 +41,14 @@ STRENGTHS: Mapping[Augment, Strength] = {
     "medium": Strength(scale=0.25, shift=0.15, stretch=0.15, colour=0.3, degrees=10.0),
     "strong": Strength(scale=0.4, shift=0.2, stretch=0.25, colour=0.5, degrees=20.0, erased=0.25),
 }
-ERASED_SHARE_OF_PICTURES = 0.5
+ERASED_SHARE_OF_IMAGES = 0.5
 MIN_ERASED = 0.02
-MIRRORED_SHARE_OF_PICTURES = 0.5
+MIRRORED_SHARE_OF_IMAGES = 0.5
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Which window of a picture the network sees: the picture turned about its middle, then rows and columns, then mirrored."""
+    """Which window of an image the network sees: it is turned about its middle, cut to rows and columns, then mirrored."""
 
     top: int
     num_rows: int
@@ -59,7 +59,7 @@ class Geometry:
 
 
 def draw_geometry(height: int, width: int, size: int, strength: Strength, flip: bool, random: np.random.Generator) -> Geometry:
-    """The window of evaluation, a middle square of `size`, moved, scaled, stretched and turned within the strength."""
+    """The middle square of `size` px, which evaluation sees, moved, scaled, stretched and turned within the strength."""
     scale = random.uniform(1 - strength.scale, 1 + strength.scale)
     stretch = random.uniform(-strength.stretch, strength.stretch)
     top, num_rows = _draw_span(height, round(size * scale * (1 - stretch / 2)), size, strength.shift, random)
@@ -73,15 +73,14 @@ def _draw_span(length: int, side: int, size: int, shift: float, random: np.rando
 
 
 def draw_mirrored(flip: bool, random: np.random.Generator) -> bool:
-    """Whether a picture is mirrored, left for right: one in two where it may be."""
-    return flip and random.uniform() < MIRRORED_SHARE_OF_PICTURES
+    """Whether an image is mirrored, left for right: one in two, if `flip` allows it."""
+    return flip and random.uniform() < MIRRORED_SHARE_OF_IMAGES
 
 
 def apply_geometry(pixels: Tensor, geometry: Geometry, size: int, sampling: Sampling) -> Tensor:
-    """The window of (1, C, H, W) as (1, C, size, size); what it covers beyond the picture repeats the edge.
+    """The window of (1, C, H, W) as (1, C, size, size); beyond the image the edge is repeated.
 
-    The same geometry on a picture (bilinear) and on its mask (nearest, so that values stay what they are) shows the same
-    place.
+    The same geometry on an image (bilinear) and on its mask (nearest, so that values stay as they are) shows the same place.
     """
     if geometry.degrees:
         pixels = _turn(pixels, geometry.degrees, sampling)
@@ -105,12 +104,12 @@ def _turn(pixels: Tensor, degrees: float, sampling: Sampling) -> Tensor:
 
 
 def recolour(pixels: Tensor, strength: Strength, random: np.random.Generator) -> Tensor:
-    """Pixels (1, 3, H, W) of 0 to 255, their brightness, contrast and saturation varied and, in `strong`, a part erased."""
+    """Pixels (1, 3, H, W) of 0 to 255, with brightness, contrast and saturation varied and, in `strong`, a part erased."""
     brightness, contrast, saturation = (float(x) for x in random.uniform(1 - strength.colour, 1 + strength.colour, size=3))
     grey = pixels.mean(dim=1, keepdim=True)
     pixels = torch.lerp(grey, pixels, saturation)
     pixels = torch.lerp(grey.mean(), pixels, contrast).mul_(brightness).clamp_(0, 255)
-    if strength.erased and random.uniform() < ERASED_SHARE_OF_PICTURES:
+    if strength.erased and random.uniform() < ERASED_SHARE_OF_IMAGES:
         _erase(pixels, random.uniform(MIN_ERASED, strength.erased), random)
     return pixels
 

@@ -22,11 +22,11 @@ from heads.spec import Augment
 class ImageDataset(Dataset[Item]):
     """Images and their labels by target: item i is (float image (3, S, S), {target: label}, i). See `heads.data.samples`.
 
-    `digests` (32 hex digits a sample) are asked for by views alone. Labels are a class number a sample, or a row of 0 and 1
-    (C) for sets of labels; -1 (all of a row) is missing. Those of `masks` are class numbers (S, S), geometrically varied as
-    their image is. Augmentation depends on (seed, epoch, i) alone, so it repeats exactly whatever the number of workers.
-    Decoded and resized pictures are kept in memory, up to `cache_bytes` over a loader's workers, since every epoch reads
-    them all again. An item raises ImageError where one of its files does not decode.
+    `digests` (32 hex digits a sample) are needed for views alone. A label is a class number, or a row of 0 and 1 (C) for a set
+    of labels; -1 (throughout the row) is missing. Labels of `masks` are class numbers (S, S), geometrically varied as their
+    image is. Augmentation depends on (seed, epoch, i) alone, so it repeats exactly whatever the number of workers. Decoded and
+    resized images are kept in memory, up to `cache_bytes` over a loader's workers, since every epoch reads them all again.
+    An item raises ImageError if one of its files does not decode.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class ImageDataset(Dataset[Item]):
         self.paths, self.digests = paths, tuple(digests)
         self.masks = dict(masks or {})
         self.labels = {target: torch.as_tensor(column, dtype=torch.int64) for target, column in labels.items()}
-        # Of a mask only whether there is one is known before it is read.
+        # Before masks are read, only whether a sample has one is known.
         for target, column in self.masks.items():
             self.labels[target] = torch.tensor([MISSING_LABEL if path is None else 0 for path in column.paths])
-        for target, found in self.labels.items():
-            if len(found) != len(self.paths):
-                raise ValueError(f"target {target!r} has {len(found)} labels for {len(self.paths)} images")
+        for target, rows in self.labels.items():
+            if len(rows) != len(self.paths):
+                raise ValueError(f"target {target!r} has {len(rows)} labels for {len(self.paths)} images")
         self.preprocess, self.seed, self.cache_bytes = preprocess, seed, cache_bytes
         # Shared memory: loader workers that outlive an epoch see the next one's number.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
@@ -69,11 +69,11 @@ class ImageDataset(Dataset[Item]):
         return len(self.paths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose augmentation the next items have."""
+        """Sets the epoch whose augmentation the next items have."""
         self._epoch.fill_(epoch)
 
     def occurrences(self, target: str) -> tuple[Tensor, int]:
-        """How often each class occurs (C; of masks in pixels, of classes up to the last that occurs), in how many samples."""
+        """How often each class occurs (C, up to the last that does; for masks in pixels), and how many samples are labelled."""
         labels = self.labels[target]
         labelled = labels[has_label(labels)]
         if target in self.masks:
@@ -88,17 +88,17 @@ class ImageDataset(Dataset[Item]):
         return image, labels | dict(zip(self.masks, masks, strict=True)), index
 
     def view(self, index: int, number: int) -> Tensor:
-        """The image (3, S, S) in one of its views: 0 as evaluation sees it, the others varied.
+        """The image (3, S, S) in the view of this number: 0 as evaluation sees it, the others varied.
 
-        A view depends on digest and number alone, so that it is the same in every data set that holds the image.
+        A view depends on digest and number alone, so it is the same in every data set that holds the image.
         """
         resized, *masks = self._read(index)
         return self._show(index, number, resized, masks)[0]
 
     def labels_in_view(self, indices: Tensor, number: int) -> dict[str, Tensor]:
-        """The labels of these images by target; masks (S, S) lie as their image does in the view, which is not read for it.
+        """The labels of these images by target, masks (S, S) varied as the view varies their image, which is not read for this.
 
-        Masks are kept in memory, up to `cache_bytes`; they have to be `whole`.
+        Masks are kept in memory, up to `cache_bytes`; the preprocessing has to be `whole`.
         """
         labels = {target: column[indices] for target, column in self.labels.items()}
         if not self.masks:
@@ -137,7 +137,7 @@ class ImageDataset(Dataset[Item]):
         masks = [self._read_mask(column, index, image) for column in self.masks.values()]
         num_bytes = sum(tensor.nbytes for tensor in (image, *masks))
         worker = get_worker_info()
-        # Filled up and then left: an epoch reads each picture once, in a new order, so there is no telling which to drop.
+        # Filled up and then left: an epoch reads each image once, in a new order, so none is better to drop than another.
         if self._cached_bytes + num_bytes <= self.cache_bytes // (worker.num_workers if worker else 1):
             self._resized[index] = (image, *masks)
             self._cached_bytes += num_bytes

@@ -1,4 +1,4 @@
-"""Any picture file as an upright RGB image, any mask as an upright table of values, or a clear refusal. No torch here."""
+"""Any image file as an upright RGB image, any mask as an upright table of values, or a clear refusal. No torch here."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ SIDEWAYS = (5, 6, 7, 8)
 
 
 def decode(source: Path | str | bytes | Image.Image, name: str | None = None) -> Image.Image:
-    """A picture from its file, its bytes or Pillow, as RGB and upright; transparency lies on white, animations give one frame.
+    """An image from its file, its bytes or Pillow, as RGB and upright, transparency laid on white, one frame of an animation.
 
-    The content tells the format, so a file needs no extension. Raises ImageError, naming the file or `name`, where it
+    The content tells the format, so a file needs no extension. Raises ImageError, naming the file or `name`, if it
     is missing, cut short, of no known format, above 100 million pixels or of floating point.
     """
     with opened(source, name) as image:
@@ -44,13 +44,12 @@ def decode(source: Path | str | bytes | Image.Image, name: str | None = None) ->
 def decode_mask(
     source: Path | bytes, image: Path | bytes | None = None, name: str | None = None, *, as_stored: bool = False
 ) -> NDArray[np.int32]:
-    """The values (H, W) of a mask of one channel, upright: those of a palette are its indices, of few bits those stored.
+    """The values (H, W) of a mask of one channel, upright: indices of a palette, greys of few bits as they are stored.
 
-    `image` is the picture it belongs to: a mask that has the size in which that is stored, but not the one in which it stands
-    upright, is turned as the picture is. Where the sizes tell nothing (half turns, mirrored and square pictures), it is turned
-    where it was drawn `as_stored`, and has no turn of its own. Raises ImageError, naming the file or `name`, where the mask
-    does not decode, has a lossy format, several channels, fractions or values outside 0 to 65535, or another size than the
-    image.
+    `image` is the image it belongs to: a mask of the size in which that is stored, but not of its upright size, is turned as
+    the image is. If these sizes are equal (half turns, mirrored and square images), it is turned if it was drawn `as_stored` and
+    has no turn of its own. Raises ImageError, naming the file or `name`, if the mask does not decode, has a lossy format,
+    several channels, fractions or values outside 0 to 65535, or another size than the image.
     """
     with opened(source, name) as mask:
         if (lossy := lossy_format(mask, source)) is not None:
@@ -75,7 +74,7 @@ def decode_mask(
 
 @contextmanager
 def opened(source: Path | str | bytes | Image.Image, name: str | None) -> Iterator[Image.Image]:
-    """The picture while it is read; all that goes wrong with it by then is an ImageError that names it."""
+    """The image, opened until the block ends; all that goes wrong with it until then is an ImageError that names it."""
     title = name or (str(source) if isinstance(source, Path | str) else f"a picture given as {type(source).__name__}")
     try:
         with warnings.catch_warnings():
@@ -125,32 +124,32 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     upright = _turn(image.convert("RGB"), orientation)
-    # Without the tag, by which whoever decodes it again would turn it again.
+    # Without the tag, by which the next reader would turn it again.
     upright.info = {}
     return upright
 
 
 def orientation_of(image: Image.Image) -> int | None:
-    """The tag that says how to turn a picture upright; of a TIFF only until it is loaded."""
+    """The EXIF tag that says how to turn an image upright; of a TIFF only until it is loaded."""
     try:
         return image.getexif().get(EXIF_ORIENTATION)
-    except Exception:  # A damaged EXIF block does not make the picture unreadable.
+    except Exception:  # A damaged EXIF block does not make the image unreadable.
         return None
 
 
 def sizes_of(image: Image.Image) -> tuple[tuple[int, int], tuple[int, int], int | None]:
-    """Width and height of a picture that is opened but not loaded: as it is stored and as it stands upright, and its tag."""
+    """The (width, height) of an image opened but not loaded, as stored and as it stands upright, and its orientation tag."""
     orientation = orientation_of(image)
     tags = getattr(image, "tag_v2", {})
-    # Pillow tells the size in which a TIFF stands upright, and of others the one in which they are stored.
+    # Of a TIFF Pillow gives the upright size, of other formats the stored one.
     stored = (tags[IMAGE_WIDTH], tags[IMAGE_LENGTH]) if IMAGE_WIDTH in tags and IMAGE_LENGTH in tags else image.size
     return stored, stored[::-1] if orientation in SIDEWAYS else stored, orientation
 
 
 def _turned_with(mask: Image.Image, image: Path | bytes, as_stored: bool) -> Image.Image:
-    """A mask turned as its image is, where only that makes them fit; or where they fit either way, if it is drawn `as_stored`."""
-    with opened(image, "its image") as picture:
-        stored, upright, orientation = sizes_of(picture)
+    """The mask, turned as its image is if it fits in no other way, or if it fits either way and is drawn `as_stored`."""
+    with opened(image, "its image") as file:
+        stored, upright, orientation = sizes_of(file)
     if mask.size == upright and not (as_stored and mask.size == stored):
         return mask
     if mask.size == stored:
@@ -165,13 +164,13 @@ def _turn(image: Image.Image, orientation: int | None) -> Image.Image:
 
 
 def _transparent_value(image: Image.Image) -> int | tuple[int, ...] | None:
-    """The grey or colour of a PNG that is transparent, as the loaded pixels have it; None where Pillow tells it right."""
-    told, raw = image.info.get("transparency"), raw_mode(image)
-    if isinstance(told, int) and (raw in GREY_STEPS or image.mode.startswith("I")):
-        # The file tells it in its own few bits, the pixels are scaled to eight.
-        return told * GREY_STEPS.get(raw, 1)
-    if isinstance(told, tuple) and raw.startswith("RGB;16"):
-        return tuple(value >> 8 for value in told)
+    """The transparent grey or colour of a PNG on the scale of its loaded pixels; None if Pillow gives it right."""
+    value, raw = image.info.get("transparency"), raw_mode(image)
+    if isinstance(value, int) and (raw in GREY_STEPS or image.mode.startswith("I")):
+        # It is given in the file's own few bits, the pixels are scaled to eight.
+        return value * GREY_STEPS.get(raw, 1)
+    if isinstance(value, tuple) and raw.startswith("RGB;16"):
+        return tuple(channel >> 8 for channel in value)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Images as a modality: what `heads.data.modalities` asks of each."""
+"""Images as a modality: the contract of `heads.data.modalities`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from heads.spec import Augment, Fit, Variant
 LIBRARIES = ("torch", "torchvision", "pillow")
 # Augmentation, and whether images are also seen mirrored.
 PLAIN_VIEW: tuple[Augment, bool] = ("none", False)
-# A picture that is kept decoded takes 2 ms to become a network's input at 224 px; decoding it first 5 ms and more, which is left
-# out, since epochs after the first find the pictures of a small data set decoded.
+# An image that is kept decoded takes 2 ms to become a network's input at 224 px. Decoding it takes 5 ms and more, and is left
+# out, since epochs after the first find the images of a small data set decoded.
 PREPARE_SECONDS_PER_PIXEL = 2e-3 / 224**2
 
 
@@ -33,7 +33,7 @@ def describe_view(view: tuple[str | bool, ...]) -> str:
 
 
 def preprocess_of(variant: Variant) -> ImagePreprocess:
-    """That of the backbone's published weights at the fit's image size; whole images where there is a mask to tell."""
+    """The preprocessing of the backbone's published weights at the fit's image size; whole images if a mask is predicted."""
     return preprocess_for(variant.backbone, variant.fit.image_size_px, whole=variant.sees_whole)
 
 
@@ -43,7 +43,7 @@ def size_of(fit: Fit) -> int:
 
 
 def prepare_seconds(size: int) -> float:
-    """Seconds from a decoded picture to a network's input of this side."""
+    """Seconds from a decoded image to a network's input of this side in pixels."""
     return size**2 * PREPARE_SECONDS_PER_PIXEL
 
 
@@ -57,7 +57,7 @@ def open_samples(
     varied: bool,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
 ) -> ImageDataset:
-    """The images as the variant sees them: augmented and mirrored as its fit says where `varied`, else plain."""
+    """The images as the variant sees them: augmented and mirrored as its fit says if `varied`, else plain."""
     augment, flip = (variant.fit.augment, variant.fit.flip) if varied else PLAIN_VIEW
     preprocess, seed = preprocess_of(variant), variant.fit.seed
     return ImageDataset(files, labels, preprocess, augment, seed, cache_bytes, flip=flip, masks=masks, digests=digests)

@@ -1,4 +1,4 @@
-"""From pictures to what a network sees: the preprocessing that training and consumers share, and augmentation."""
+"""From images to network inputs: the preprocessing that training and consumers share, and augmentation."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ __all__ = [
     "resize_mask",
 ]
 
-# The longer side kept, in shorter sides: a centre crop reads less, and a strip of 1 x 30000 px scaled up whole would fill memory.
+# How many shorter sides of the longer one are kept: a centre crop reads less, and a strip of 1 x 30000 px would fill memory.
 MAX_ASPECT = 2
-# Up to here pictures are digits, icons and thumbnails that fill their frame: cutting the usual eighth off would cut strokes.
+# Up to this size images are digits, icons and thumbnails that fill their frame: cropping the usual eighth would cut strokes.
 MAX_TIGHT_SIZE_PX = 64
 FULL_SIDE_PX = 224
 FIRST_CHOICES = (("interpolation", "bilinear"), ("whole", False))
@@ -76,13 +76,13 @@ class ImagePreprocess:
         return {"image_size_px": self.image_size_px, "whole": self.whole}
 
     def batch_size(self, most: int) -> int:
-        """How many images a trunk is run on at once, where `most` of 224 px are: as many pixels, in smaller images no more."""
+        """How many images a trunk is run on at once: with as many pixels as `most` images of 224 px, and at most `most`."""
         return max(1, min(most, most * FULL_SIDE_PX**2 // self.image_size_px**2))
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; `from_json` reads them back."""
         fields = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
-        # Left out where they are the first ones: so were bundles written before there was a choice.
+        # Fields at their first choice are left out, as in bundles written before there was a choice.
         return {key: value for key, value in fields.items() if (key, value) not in FIRST_CHOICES}
 
     @classmethod
@@ -136,7 +136,7 @@ def resize_mask(numbers: Tensor, preprocess: ImagePreprocess) -> Tensor:
 
 
 def _frame(pixels: Tensor, preprocess: ImagePreprocess) -> tuple[tuple[Length, Length], tuple[Length, Length]]:
-    """Which height and width of (N, C, H, W) are kept, and what they become."""
+    """The height and width of (N, C, H, W) that are kept, and those that they are resized to."""
     height, width, side = pixels.shape[-2], pixels.shape[-1], preprocess.resize_px
     if preprocess.whole:
         return (height, width), (side, side)
@@ -153,7 +153,7 @@ def crop_centre(resized: Tensor, preprocess: ImagePreprocess) -> Tensor:
 def _cut_middle(pixels: Tensor, kept_height: Length, kept_width: Length) -> Tensor:
     height, width = pixels.shape[-2], pixels.shape[-1]
     top, left = (height - kept_height) // 2, (width - kept_width) // 2
-    # By negative padding, since torch.export would tie a program with a slice to pictures that need the cut, or need none.
+    # By negative padding, since torch.export would tie a program with a slice to images that need the cut, or need none.
     return F.pad(pixels, (-left, left + kept_width - width, -top, top + kept_height - height))  # type: ignore[arg-type]
 
 
@@ -170,9 +170,9 @@ def prepare(image: Image.Image, preprocess: ImagePreprocess) -> Tensor:
 
 
 def build_transform(preprocess: ImagePreprocess, augment: Augment, flip: bool = False) -> Transform:
-    """The way from resized pixels (1, 3, H, W) to a network input (3, S, S); `none` is what evaluation does.
+    """The function from resized pixels (1, 3, H, W) to a network input (3, S, S); `none` is what evaluation does.
 
-    Class numbers (1, 1, H, W) of masks go the same way, to (S, S) in int64, by nearest neighbour and in their own values.
+    It takes class numbers (1, 1, H, W) of masks the same way, to (S, S) in int64, by nearest neighbour.
 
     `light` moves the window of evaluation by up to 10 % of its side, scales it by 0.85 to 1.15, stretches it by 8 % and
     recolours it slightly (15 %). `medium` does more of it (15 %, 0.75 to 1.25, 15 %, 30 %) and turns it by up to 10 degrees.

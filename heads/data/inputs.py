@@ -1,4 +1,4 @@
-"""What a model is given: samples as tensors, or features that were stored of them."""
+"""A model's inputs: samples as tensors, or stored features of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Inputs(NamedTuple):
     size: tuple[int, int] | None = None
 
     def to(self, device: torch.device, *, channels_last: bool) -> Inputs:
-        """The same on a device; images and maps laid out channels last, where that is asked for."""
+        """The same inputs on a device, images and maps laid out channels last if that is asked for."""
         if isinstance(self.features, Tensor):
             return self._replace(features=_placed(self.features, device, channels_last))
         return self._replace(features={stage: _placed(rows, device, channels_last) for stage, rows in self.features.items()})

@@ -1,4 +1,4 @@
-"""What labels look like as tensors: one shape a task, one number for what is missing."""
+"""Labels as tensors: one shape for each task, one number for what is missing."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ MISSING_LABEL = -1
 
 
 def has_label(labels: Tensor) -> Tensor:
-    """Which samples (N) of these labels are labelled at all; a mask is where any of its pixels is."""
+    """Which samples (N) have a label; a mask counts as one if any of its pixels is labelled."""
     return (labels.flatten(1) != MISSING_LABEL).any(dim=1) if labels.ndim > 1 else labels != MISSING_LABEL

@@ -1,4 +1,4 @@
-"""Which samples make which step on which rank, and the loaders that bring them, or features stored of them."""
+"""Which samples each rank reads in each step, and the loaders that read them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ MAX_LOADER_WORKERS = 8
 
 @dataclass(frozen=True)
 class Step:
-    """The samples of a step over all ranks, and this rank's share of them, filled up to every rank's length.
+    """The numbers of a step's samples on all ranks (`everywhere`) and on this one (`here`), filled up so that ranks have as many.
 
-    `weights` is 1 for a sample and 0 for what fills up.
+    `weights` is 1 for a sample of this rank and 0 for one that fills up.
     """
 
     everywhere: Tensor
@@ -38,8 +38,8 @@ class Step:
 class Batch:
     """A step's inputs, labels (as in `heads.data.labels`) and weights (N) on this rank.
 
-    `num_labels` is how many labels, by target, all ranks hold in all the batches that make one update together; `updates`
-    is whether this is the last of them.
+    `num_labels` is, by target, how many labels all ranks have in the batches that make one update together; `updates` is
+    whether this batch is the last of them.
     """
 
     inputs: Inputs
@@ -58,7 +58,7 @@ def shuffle(length: int, seed: int, epoch: int) -> Tensor:
 def split_steps(order: Tensor, batch_size: int, *, rank: int, num_ranks: int, least: int = 1) -> list[Step]:
     """The steps that read `order` once, `batch_size` samples each over all ranks, the last ones fewer.
 
-    No rank gets fewer than `least`: a rest too small for that joins the step before it, or is filled up where it is alone.
+    No rank gets fewer than `least`: a rest too small for that joins the step before it, or is filled up if it is the only one.
     """
     chunks = list(torch.split(order, batch_size))
     if len(chunks) > 1 and len(chunks[-1]) < least * num_ranks:
@@ -74,7 +74,7 @@ def _share(chunk: Tensor, rank: int, num_ranks: int, least: int) -> Step:
 
 
 class _Batches(Sampler[list[int]]):
-    """The batches of the epoch at hand: it changes under a loader whose workers live on."""
+    """The batches of the current epoch, replaced for each epoch while the loader and its workers live on."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -87,14 +87,14 @@ class _Batches(Sampler[list[int]]):
 
 
 class Loader(ABC):
-    """A dataset as batches of this rank's share of each step, on `device`.
+    """The batches of a dataset on `device`, each of them this rank's share of a step.
 
     `batch_size` is over all ranks; `accumulate` batches make one update together, at an epoch's end maybe fewer. In
-    training a rank gets two samples a step at the least, since BatchNorm has no statistics of one. Raises HeadsError on
+    training a rank gets at least two samples a step, since BatchNorm has no statistics of one. Raises HeadsError on
     an empty dataset.
     """
 
-    # Samples that one pass brings through the whole network.
+    # How many samples one pass forwards through the whole network.
     num_forwarded = 0
 
     def __init__(
@@ -109,16 +109,16 @@ class Loader(ABC):
 
     @property
     def steps(self) -> list[Step]:
-        """The steps of the epoch at hand."""
+        """The steps of the current epoch."""
         return self._batches.steps
 
     def __len__(self) -> int:
-        """Steps an epoch."""
+        """How many steps an epoch has."""
         return len(self.steps)
 
     @property
     def num_updates(self) -> int:
-        """Updates an epoch."""
+        """How many updates an epoch has."""
         return -(-len(self) // self.accumulate)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -136,7 +136,7 @@ class Loader(ABC):
             )
 
     def set_epoch(self, epoch: int, seed: int) -> None:
-        """Chooses the order and the augmentation of an epoch."""
+        """Sets the epoch, whose order and augmentation the next batches have."""
         self.dataset.set_epoch(epoch)
         self._set_order(shuffle(len(self.dataset), seed, epoch))
 
@@ -153,14 +153,14 @@ class Loader(ABC):
 
 
 class Loaders(NamedTuple):
-    """Where a phase's training and its validation read from."""
+    """The loaders of a phase's training and validation."""
 
     train: Loader
     val: Loader
 
 
 class SampleLoader(Loader):
-    """The samples themselves, varied anew each epoch, read by `num_workers` processes beside this one."""
+    """The samples themselves, varied anew each epoch, read in `num_workers` more processes."""
 
     def __init__(
         self,

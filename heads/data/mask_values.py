@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# By Pillow's name, as people know them.
+# The names that people know, by Pillow's.
 LOSSY = {
     "JPEG": "JPEG",
     "MPO": "JPEG",
@@ -21,18 +21,18 @@ LOSSY = {
     "FTEX": "FTEX",
 }
 LOSSY_IN_TIFF = {"jpeg": "JPEG", "tiff_jpeg": "JPEG", "webp": "WebP"}
-# What Pillow multiplies greys of two and four bits by.
+# The factors by which Pillow multiplies greys of two and four bits.
 GREY_STEPS = {f"L;{bits}{order}": step for bits, step in ((2, 85), (4, 17)) for order in ("", "R", "I", "IR")}
-# A value that is found less often than this is a shade if it looks like one: a class that is an edge and no more is large.
+# Only a value with a smaller share of the pixels can be a shade: a class that consists of edges alone has a larger one.
 MAX_SHADE_SHARE = 0.05
-# A mask that holds so many shades, and more of them than other values, is one of shades.
+# A mask is shaded if it has at least this many shades, and at least as many shades as other values.
 MIN_SHADES = 3
-# Of a shade's pixels, so many lie between two other values or alone.
+# The least share of a shade's pixels that lie between two other values, or alone.
 SHADE_PIXELS = 0.8
 
 
 def lossy_format(image: Image.Image, source: Path | bytes) -> str | None:
-    """The name of the lossy format that an opened picture is stored in; None where its values are those that were saved."""
+    """The name of the lossy format that an opened image is stored in; None if its values are those that were saved."""
     if image.format == "TIFF":
         return LOSSY_IN_TIFF.get(str(image.info.get("compression")))
     if image.format == "JPEG2000":
@@ -41,19 +41,19 @@ def lossy_format(image: Image.Image, source: Path | bytes) -> str | None:
 
 
 def _is_irreversible(content: bytes) -> bool:
-    """Whether a JPEG 2000 is stored by the wavelet 9-7, which rounds (ITU-T T.800, A.6.1), and not by 5-3."""
+    """Whether a JPEG 2000 file uses the 9-7 wavelet, which rounds, and not the 5-3 one (ITU-T T.800, A.6.1)."""
     place = content.find(b"\xff\x52", content.find(b"\xff\x4f\xff\x51"))
     return place >= 0 and content[place + 13 : place + 14] == b"\0"
 
 
 def raw_mode(image: Image.Image) -> str:
-    """How the pixels of an opened picture lie in its file, in Pillow's words; empty where nothing is told, or after loading."""
+    """Pillow's raw mode of an opened image, its pixel format in the file; empty if there is none, or after loading."""
     arguments = _arguments(image)
     return str(arguments[0]) if arguments else ""
 
 
 def value_step(image: Image.Image) -> float:
-    """What the values of an opened picture are multiplied by when Pillow loads it: of greys of few bits, and in PGM files."""
+    """The factor by which Pillow multiplies an opened image's values on loading: 1 but for greys of few bits and in PGM files."""
     arguments = _arguments(image)
     if image.format == "PPM" and len(arguments) > 1 and image.mode in ("L", "I"):
         return (0xFFFF if image.mode == "I" else 0xFF) / int(arguments[1])
@@ -67,9 +67,9 @@ def _arguments(image: Image.Image) -> tuple[Any, ...]:
 
 
 def is_shaded(values: NDArray[np.int32]) -> bool:
-    """Whether most values of a mask (H, W) look like shades: few pixels, that lie between two other values or each alone.
+    """Whether most values of a mask (H, W) look like shades: of few pixels, which lie between two other values or alone.
 
-    So do the edges of a mask that was resized smoothly, or saved in a lossy format; regions of a class have an inside.
+    Such values come at edges when a mask is resized smoothly or saved in a lossy format; regions of a class have an inside.
     """
     flat = values.reshape(-1)
     counts = np.bincount(flat)

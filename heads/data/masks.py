@@ -9,14 +9,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask's file, how many pixels have each value, and whether it is drawn on its image as that is stored."""
+    """A mask's file, the number of pixels of each value, and whether it is drawn on its image as stored, before any turn."""
 
     path: Path
     pixels: Mapping[int, int]
     as_stored: bool
 
 
-# From a cell of a table to the mask that it names.
+# Opens the mask that a cell of a table names.
 OpenMask = Callable[[str], MaskFile]
 
 
@@ -24,8 +24,8 @@ OpenMask = Callable[[str], MaskFile]
 class Masks:
     """A target's mask files, None where a sample has none, and the class number of each value in them.
 
-    Values without a number count for nothing. `num_pixels` are the pixels of each class in all of the files. `as_stored` tells
-    of each whether it is drawn on its image as that is stored; left out, none is but where sizes show it.
+    Values without a number count for nothing. `num_pixels` is the number of pixels of each class in all files. `as_stored` says
+    of each mask whether it is drawn on its image as stored; left out, sizes decide.
     """
 
     paths: Sequence[Path | None]

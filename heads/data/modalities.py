@@ -1,4 +1,4 @@
-"""The modalities behind one contract: how a variant's samples become what its network sees."""
+"""The modalities behind one contract: how a variant's samples become its network's inputs."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class Preparation(Protocol):
 
     @property
     def LIBRARIES(self) -> tuple[str, ...]:  # noqa: N802
-        """The packages that read and compute: with another version of one, features may be other numbers."""
+        """The packages that read and compute features, which may differ with another version of one."""
         ...
 
     @property
     def PLAIN_VIEW(self) -> tuple[str | bool, ...]:  # noqa: N802
-        """What `varied_view` gives where nothing varies."""
+        """The value of `varied_view` if nothing varies."""
         ...
 
     def varied_view(self, fit: Fit) -> tuple[str | bool, ...]:
-        """What the views of a training sample beyond the plain one are varied by."""
+        """The settings that vary all views of a training sample but the plain one."""
         ...
 
     def describe_view(self, view: tuple[str | bool, ...]) -> str:
-        """In a few words, what a view is varied by."""
+        """A view's settings in a few words."""
         ...
 
     def preprocess_of(self, variant: Variant) -> Preprocess:
@@ -41,7 +41,7 @@ class Preparation(Protocol):
         ...
 
     def size_of(self, fit: Fit) -> int:
-        """How large samples are to the network, by which its costs are counted: of images their side in pixels."""
+        """The size of samples as the network sees them, on which costs depend: an image's side in pixels."""
         ...
 
     def prepare_seconds(self, size: int) -> float:
@@ -59,7 +59,7 @@ class Preparation(Protocol):
         varied: bool,
         cache_bytes: int,
     ) -> Samples:
-        """The files as the variant sees them, varied from epoch to epoch where they are to train on."""
+        """The files' samples as the variant sees them, varied from epoch to epoch if `varied`."""
         ...
 
 
@@ -67,7 +67,7 @@ MODALITIES: Mapping[Modality, Preparation] = {"image": image_modality}
 
 
 def preparation_of(backbone: str) -> Preparation:
-    """The preparation of what a backbone reads."""
+    """The preparation of the modality that a backbone reads."""
     return MODALITIES[MODALITY_OF[backbone]]
 
 

@@ -1,8 +1,8 @@
-"""Which recipe a picture's pixels are read by: a number that tells those apart that were once read as something else.
+"""The recipe by which an image's pixels are read: a number that marks files which an earlier version read differently.
 
-1: as ever. 2: what was first read wrongly and is now read right: a TIFF with an orientation, which was turned twice; a PNG
-whose transparent value has more or fewer than 8 bits, whose hidden values were seen; a mask of greys of few bits, whose
-values were scaled. 3, of masks alone: drawn on the pixels of its image as they are stored, and turned with them.
+1: read as ever. 2: read wrongly at first: a TIFF with an orientation was turned twice; of a PNG whose transparent value has
+more or fewer than 8 bits, hidden values were seen; the values of a mask of greys of few bits were scaled. 3, for masks alone:
+drawn on the pixels of the image as they are stored, and turned with them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _GREY, _COLOURS = 0, 2
 
 
 def image_recipe(source: Path | bytes) -> int:
-    """The recipe by which an image is read: 1, or 2 where its pixels are not those that were read at first."""
+    """The recipe by which an image is read: 1, or 2 if its pixels were first read wrongly."""
     head = _head(source)
     if head.startswith(_TIFF):
         return MENDED if _orientation(source) in UPRIGHT else FIRST
@@ -34,7 +34,7 @@ def image_recipe(source: Path | bytes) -> int:
 
 
 def mask_recipe(source: Path | bytes, image: Path | bytes | None = None) -> int:
-    """The recipe by which a mask is read, 1 or 2, beside its `image` where that is given."""
+    """The recipe by which a mask is read, 1 or 2, beside its `image` if that is given."""
     head = _head(source)
     if head.startswith(_TIFF) and _orientation(source) in UPRIGHT:
         return MENDED
@@ -46,17 +46,17 @@ def mask_recipe(source: Path | bytes, image: Path | bytes | None = None) -> int:
 
 
 def drawn_on(mask: Path | bytes, image: Path | bytes) -> str | None:
-    """What a mask is drawn on, the image 'stored' or 'upright', or 'unknown' where their sizes do not tell.
+    """Whether a mask is drawn on its image as 'stored' or 'upright'; 'unknown' if the image's size is the same both ways.
 
-    None where it makes no difference: the image is stored upright, or the mask has a turn of its own. Raises ImageError where
-    one of them cannot be opened.
+    None if it makes no difference: the image is stored upright, or the mask has a turn of its own. Raises ImageError if one of
+    them cannot be opened.
     """
-    with opened(image, "its image") as picture:
-        stored, upright, orientation = sizes_of(picture)
+    with opened(image, "its image") as file:
+        stored, upright, orientation = sizes_of(file)
     if orientation not in UPRIGHT:
         return None
-    with opened(mask, "its mask") as picture:
-        size, _, own = sizes_of(picture)
+    with opened(mask, "its mask") as file:
+        size, _, own = sizes_of(file)
     if own in UPRIGHT:
         return None
     if stored == upright:
@@ -91,10 +91,10 @@ def _has_other_transparency(source: Path | bytes, depth: int) -> bool:
     """Whether a PNG's transparent value is not the one that Pillow compares pixels of 8 bits with."""
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=["PNG"]) as image:
-            told = image.info.get("transparency")
-    except Exception:  # What does not open is told where it is decoded.
+            transparent = image.info.get("transparency")
+    except Exception:  # What does not open is refused when it is decoded.
         return False
-    if isinstance(told, tuple):
-        # Of 16 bits a colour Pillow takes the lower byte for the upper one.
-        return any(value >> 8 != value & 0xFF for value in told)
-    return told is not None and (depth == 16 or told != 0)
+    if isinstance(transparent, tuple):
+        # Of 16-bit colours Pillow compares the lower byte in place of the upper one.
+        return any(value >> 8 != value & 0xFF for value in transparent)
+    return transparent is not None and (depth == 16 or transparent != 0)

@@ -1,4 +1,4 @@
-"""What loaders, and whoever fills the feature store, ask of samples and their preprocessing, whatever these are."""
+"""The contract of samples and their preprocessing with loaders and with filling the feature store, for every modality."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from heads.data.inputs import Inputs
 
-# Of prepared samples kept in memory, so that later epochs need not prepare them again.
+# How much of the prepared samples is kept in memory, so that later epochs need not prepare them again.
 DEFAULT_CACHE_BYTES = 256 * 2**20
 
 # A sample as a tensor, its label by target, its number.
@@ -17,7 +17,7 @@ Item = tuple[Tensor, dict[str, Tensor], int]
 
 
 class Preprocess(Protocol):
-    """How a sample becomes what a network sees; hashable, and equal to another that does the same."""
+    """How a sample becomes a network's input; hashable, and equal to another preprocessing that does the same."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values: part of a trunk's id, and kept in a bundle."""
@@ -28,11 +28,11 @@ class Preprocess(Protocol):
         ...
 
     def summary(self) -> dict[str, Any]:
-        """What people are told of it, as JSON values."""
+        """What reports show of it, as JSON values."""
         ...
 
     def batch_size(self, most: int) -> int:
-        """How many samples a trunk is run on at once, where `most` of the usual size are."""
+        """How many samples a trunk is run on at once, if it is run on `most` of the usual size."""
         ...
 
 
@@ -44,17 +44,17 @@ class Samples(Protocol):
 
     @property
     def labels(self) -> Mapping[str, Tensor]:
-        """Labels by target; of a label that is read from a file (a mask) only whether there is one: 0 or MISSING_LABEL."""
+        """Labels by target; for labels that are read from files (masks), 0 if there is one, else MISSING_LABEL."""
         ...
 
     @property
     def digests(self) -> Sequence[str]:
-        """What names each sample in the feature store, 32 hex digits."""
+        """Each sample's digest (32 hex digits), its name in the feature store."""
         ...
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Height and width of the images as a model sees them; None where samples are no images."""
+        """Height and width of the images as a model sees them; None if samples are no images."""
         ...
 
     def __len__(self) -> int: ...
@@ -62,15 +62,15 @@ class Samples(Protocol):
     def __getitem__(self, index: int, /) -> Item: ...
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose variation the next samples have."""
+        """Sets the epoch whose variation the next samples have."""
         ...
 
     def view(self, index: int, number: int) -> Tensor:
-        """A sample in one of its views: 0 as evaluation sees it, the others varied by digest and number alone."""
+        """A sample in the view of this number: 0 as evaluation sees it, the others varied by digest and number alone."""
         ...
 
     def labels_in_view(self, indices: Tensor, number: int) -> dict[str, Tensor]:
-        """The labels of these samples by target, as they are in one view of each."""
+        """The labels of these samples by target, as they are in the view of this number."""
         ...
 
     def occurrences(self, target: str) -> tuple[Tensor, int]:
