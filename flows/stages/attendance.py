@@ -1,4 +1,4 @@
-"""Who is at work: a mark a flow run, which dies with its process; and the end of what killed ones left in Ray and MLflow."""
+"""Which flow runs have a living process, by a lock file each; and the end of what killed ones left in Ray and MLflow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flows.words import counted
 
 @contextlib.contextmanager
 def attending(settings: Settings, flow_run_id: str) -> Iterator[None]:
-    """Let others see for the block that this process runs the flow run: a locked file, whose lock dies with the process."""
+    """Show for the block that this process runs the flow run, by a file whose lock dies with the process."""
     if not flow_run_id:
         yield
         return
@@ -23,7 +23,7 @@ def attending(settings: Settings, flow_run_id: str) -> Iterator[None]:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # A file without a word in it is not judged: its run may be about to lock it.
+        # Written once it is locked: an empty file may be about to be locked, and counts as alive.
         lock.write(processes.mark())
         lock.flush()
         try:
@@ -33,32 +33,32 @@ def attending(settings: Settings, flow_run_id: str) -> Iterator[None]:
 
 
 def roll_call(settings: Settings) -> tuple[set[str], set[str]]:
-    """The ids of this storage's flow runs that a process runs, and of those whose process was killed."""
-    at_work: set[str] = set()
-    gone: set[str] = set()
+    """The ids of this storage's flow runs whose process lives, and of those whose process was killed."""
+    alive: set[str] = set()
+    killed: set[str] = set()
     for file in _folder(settings).glob("*"):
         with contextlib.suppress(FileNotFoundError), file.open() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
-                at_work.add(file.name)
+                alive.add(file.name)
             else:
-                (gone if lock.read() else at_work).add(file.name)
-    return at_work, gone
+                (killed if lock.read() else alive).add(file.name)
+    return alive, killed
 
 
 def forget(settings: Settings, flow_run_id: str) -> None:
-    """Take away the mark of a run whose process was killed."""
+    """Remove the lock file of a run whose process was killed."""
     (_folder(settings) / flow_run_id).unlink(missing_ok=True)
 
 
 def end_crashed(settings: Settings) -> list[str]:
-    """End in Ray and MLflow the retrainings whose processes were killed, and say what was ended, one line a model name.
+    """End in Ray and MLflow the retrainings whose processes were killed; a line for each model name says what was ended.
 
-    Whoever is at work on a name holds its lock (`flows.stages.session`); a lock that nobody holds and that still says who did
-    is one of a crash. Raises Unreachable when Ray or MLflow do not answer.
+    A retraining holds the lock of its model name and writes its pid there (`flows.stages.session`): a pid in a lock that
+    nobody holds means a crash. Raises Unreachable if Ray or MLflow does not answer.
     """
-    told = []
+    lines = []
     for file in sorted((settings.storage / "locks").glob("*")):
         with file.open("r+") as lock:
             try:
@@ -66,9 +66,9 @@ def end_crashed(settings: Settings) -> list[str]:
             except OSError:
                 continue
             if lock.read().strip():
-                told += _end(settings, file.name)
+                lines += _end(settings, file.name)
                 os.ftruncate(lock.fileno(), 0)
-    return told
+    return lines
 
 
 def _end(settings: Settings, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The end of a retraining: its report, made, kept, and found again by who asks for the same."""
+"""The end of a retraining: its report, made, kept, and found again when the same retraining is asked for."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def close(
     promotion: Promotion,
     seconds: Mapping[str, float],
 ) -> Report:
-    """The report, after ending the parent run with it and keeping it for the next time the same is asked."""
+    """Make the report, end the parent MLflow run with it, and keep it for the next time the same is asked."""
     from flows.pictures import leaderboard as draw_leaderboard
 
     report = make_report(work_plan, trained, scores, promotion, seconds)
@@ -60,14 +60,14 @@ def close(
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a retraining before anything is started: its work plan, and its report where nothing is left to do."""
+    """A retraining before anything is started: its work plan, and its kept report if nothing is left to do."""
 
     work_plan: WorkPlan
     report: Report | None
 
 
 def look_up(settings: Settings, plan: Plan) -> Known:
-    """What is known of a plan's retraining on the workspace's data version.
+    """The work plan of a plan on the workspace's data version, and the kept report if nothing is left to do.
 
     Raises what `make_work_plan` and `failures` raise, and Unreachable when MLflow does not answer.
     """
@@ -82,10 +82,10 @@ def look_up(settings: Settings, plan: Plan) -> Known:
 
 
 def recall(settings: Settings, work_plan: WorkPlan) -> Report | None:
-    """The kept report of this work plan if nothing of it is left to do, or None.
+    """The kept report of this work plan, or None if something is left to do.
 
-    Nothing is left when every variant is trained, the same rules have judged them, and the champion they left is still the
-    champion. Its `seconds` are none.
+    Nothing is left when every variant is trained, the same rules have judged them, and the champion of then is still the
+    champion. The report's `seconds` are empty.
     """
     kept = read_report(_file(settings, work_plan))
     if kept is None or not all(work_plan.is_done(settings, work) for work in work_plan.works):
@@ -109,7 +109,7 @@ def _file(settings: Settings, work_plan: WorkPlan) -> Path:
 def make_report(
     work_plan: WorkPlan, trained: TrainResult, scores: Scores, promotion: Promotion, seconds: Mapping[str, float]
 ) -> Report:
-    """The report of a retraining, but for its runs; `seconds` are those of the stages as a clock saw them."""
+    """The report of a retraining without its MLflow run and pages; `seconds` are the stages' wall seconds."""
     model = promotion.model
     champion = model if model and "champion" in model.aliases else scores.champion
     rows = {row.variant_id: vars(row) for row in plans.describe([work.variant for work in work_plan.works])}
@@ -132,7 +132,7 @@ def make_report(
 
 
 def _seconds(stages: Mapping[str, float], trained: TrainResult) -> dict[str, float]:
-    """The seconds of every stage, that of the training in two: its batches, and the start and the records around them."""
+    """The seconds of every stage; `train` covers its batches, and `train_around` the start and the records around them."""
     around = max(0.0, round(stages.get("train", trained.seconds) - trained.seconds, 2))
     seconds = {**stages, "train": trained.seconds, "train_around": around}
     last = {name: seconds.pop(name) for name in ("other", "total") if name in seconds}

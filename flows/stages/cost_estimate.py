@@ -1,4 +1,4 @@
-"""What a plan would cost: the trunks that its variants share, what the feature store holds already, and what is left to do."""
+"""What a plan would cost: the trunks that its variants share, how much the feature store already holds, the work left."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 CALIBRATION_SECONDS = 2.0
 MAX_FILES = 32
-# A head's step with its optimiser, beside which the backbone's features come from the store.
+# A head's step with its optimiser, when the features come from the store.
 STEP_SECONDS = 1.5e-3
-# The backbone and image size that a rate holds for.
+# The backbone and the image size in pixels that a rate was measured for.
 Network = tuple[str, int]
 
 
@@ -37,14 +37,14 @@ class Cost:
         return Cost(self.flops + other.flops, self.seconds + other.seconds)
 
     def times(self, factor: float) -> Cost:
-        """So many of it."""
+        """This cost, `factor` times."""
         return Cost(factor * self.flops, factor * self.seconds)
 
 
 def estimate_costs(settings: Settings, work_plan: WorkPlan, *, calibrate: bool) -> Costs:
     """What a plan costs; touches nothing.
 
-    `calibrate` times a few pictures and forward passes on this machine, else rates that were measured elsewhere are taken.
+    `calibrate` times a few images and forward passes on this machine; without it, stated rates of another machine are used.
     """
     estimator = _CostEstimator(settings, work_plan, calibrate=calibrate)
     groups = plans.group_by_trunk(list(estimator.phases.values()))
@@ -53,7 +53,7 @@ def estimate_costs(settings: Settings, work_plan: WorkPlan, *, calibrate: bool) 
 
 
 class _CostEstimator:
-    """A plan on a data version, seen from the machine that asks."""
+    """Estimates what a work plan costs, from the feature store and the device of this machine."""
 
     def __init__(self, settings: Settings, work_plan: WorkPlan, *, calibrate: bool) -> None:
         import torch
@@ -79,10 +79,10 @@ class _CostEstimator:
         return len(self.digests["train"]), len(self.digests["val"])
 
     def describe_trunk(self, group: TrunkGroup) -> TrunkUse:
-        """A trunk: who shares it, what is stored, and what is left to forward through it."""
+        """A trunk: the variants that share it, its stored samples, and those left to forward through it."""
         from heads.trunks.pricing import price
 
-        each = price(group.backbone, group.image_size_px, group.taps, self._value_bytes(group))
+        tap_price = price(group.backbone, group.image_size_px, group.taps, self._value_bytes(group))
         total, stored, flops = self._count(group)
         to_forward = total - stored if group.left else 0
         rates = self.rates[group.backbone, group.image_size_px]
@@ -101,14 +101,14 @@ class _CostEstimator:
             samples=total,
             samples_stored=stored,
             samples_to_forward=to_forward,
-            bytes_per_sample=each.num_bytes,
-            bytes=total * each.num_bytes,
+            bytes_per_sample=tap_price.num_bytes,
+            bytes=total * tap_price.num_bytes,
             flops=int(cost.flops),
             seconds=round(cost.seconds / self.workers.count, 2),
         )
 
     def image_phases(self) -> tuple[ImagePhase, ...]:
-        """The phases of variants left to train that read images, and why they do."""
+        """The phases, of variants left to train, that read images instead of stored features, and why."""
         return tuple(
             ImagePhase(
                 variant_id=work.variant.variant_id,
@@ -123,7 +123,7 @@ class _CostEstimator:
         )
 
     def estimate(self, trunks: Sequence[TrunkUse]) -> Estimate:
-        """What is left costs, against a job for each variant that is left without a feature store."""
+        """The cost of the work left, beside the cost of one job a variant without a feature store."""
         filling = Cost(sum(t.flops for t in trunks), self.workers.count * sum(t.seconds for t in trunks))
         asked = sum((self._cost(work) for work in self.left), filling)
         alone = sum((self._cost(work, alone=True) for work in self.left), Cost())
@@ -142,11 +142,11 @@ class _CostEstimator:
         )
 
     def _elsewhere(self) -> str:
-        """How the machine that trains may differ from this one, in words that go on from its name."""
+        """How the training machine may differ from this one, as words that continue a sentence; '' if it is this one."""
         if self.settings.ray_address:
             return f", while the cluster at {self.settings.ray_address} trains"
         lacks_gpu = self.workers.gpus_per_worker and self.device.type == "cpu"
-        # Features that GPUs computed are other ones, under other names.
+        # A trunk's id holds its dtype, which differs on GPUs: their features cannot be looked up from here.
         return ", which lacks the GPUs that the plan asks for; what such stored is not looked at" if lacks_gpu else ""
 
     def _phases(self, work: Work) -> VariantPhases:
@@ -165,14 +165,14 @@ class _CostEstimator:
         return feature_dtype(self.device, sharing.variant.fit.precision).itemsize
 
     def _count(self, group: TrunkGroup) -> tuple[int, int, int]:
-        """How many different samples the trunk has in all views, how many of them are stored, and what is left costs."""
+        """The trunk's different samples over all views, how many of them are stored, and the multiply-adds of the others."""
         import numpy as np
 
         from heads.features import Key
         from heads.trunks.pricing import forward_multiply_adds
 
         digests = {view: self.digests["train"] + (self.digests["val"] if view == 0 else []) for view in group.views}
-        keys = [Key(digest, view) for view, those in digests.items() for digest in dict.fromkeys(those)]
+        keys = [Key(digest, view) for view, of_view in digests.items() for digest in dict.fromkeys(of_view)]
         taps = {tap.name: tap.stage for tap in group.taps}
         deepest = np.full(len(keys), -1)
         for tap, held in self.store.listed(group.trunk_id, keys, taps).items():
@@ -184,15 +184,15 @@ class _CostEstimator:
         return len(keys), int((deepest < 0).sum()), flops
 
     def _is_screened(self, work: Work) -> bool:
-        """Whether screening may end the work early: one that can not probe on stored features just trains."""
+        """Whether screening may end the work early: a work whose probe phase cannot read stored features just trains."""
         return work.is_screened and bool(next(iter(self.phases[work.key].inputs.values())).taps)
 
     def _cost(self, work: Work, *, alone: bool = False) -> Cost:
-        """What training a variant costs, `alone` without a feature store."""
+        """The cost of training a variant; `alone` means without a feature store."""
         rivals, kept = [other for other in self.left if self._is_screened(other)], self.work_plan.plan.screening
         cost = Cost()
         for number, (phase, inputs) in enumerate(self.phases[work.key].inputs.items()):
-            # Of screened works only the best go on after the first phase, whoever they will be.
+            # Only the best of the screened works go on after the first phase; which ones is not known yet.
             share = min(1.0, (kept or 1) / len(rivals)) if number and self._is_screened(work) else 1.0
             cost += self._cost_of_phase(work, phase, () if alone else inputs.taps).times(share)
         return cost
@@ -208,7 +208,7 @@ class _CostEstimator:
         if taps:
             reading = samples * price(*network, taps).num_bytes / BYTES_PER_SECOND
         else:
-            # Pictures that fit in memory are decoded in the first epoch alone.
+            # Images that fit in memory are decoded in the first epoch alone.
             room = self.workers.count * DEFAULT_CACHE_BYTES / (3 * variant.fit.image_size_px**2 * max(1, samples))
             again = 1 / phase.num_epochs if room >= 1 else 1 - room * (1 - 1 / phase.num_epochs)
             reading = samples * (again * rates.sample_seconds + rates.kept_sample_seconds)

@@ -1,4 +1,4 @@
-"""What a plan costs, as values."""
+"""The cost of a plan, as values."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrunkUse:
-    """A trunk: who shares it, what of it is stored, and what is left to forward through it.
+    """A trunk: the variants that share it, its stored samples, and those left to forward through it.
 
-    `through` is its last stage, `views` are numbers of varied views (0 is the plain one), `taps` what is stored of it, such as
-    `3:map`. `bytes` are those of all its features; `flops` (multiply-adds) and `seconds` are those of what is left.
+    `through` is its last stage, `views` are the numbers of its views (0 is the plain one, others are augmented), `taps` are
+    the outputs stored, such as `3:map`. `bytes` cover all its features, `flops` (multiply-adds) and `seconds` those left.
     """
 
     trunk_id: str
@@ -39,7 +39,7 @@ class TrunkUse:
 
 @dataclass(frozen=True)
 class ImagePhase:
-    """A phase of a variant left to train that reads images, and why it does."""
+    """A phase, of a variant left to train, that reads images instead of stored features, and why."""
 
     variant_id: str
     label: str
@@ -51,10 +51,10 @@ class ImagePhase:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left costs, and what a job for each variant would without a feature store (`alone`).
+    """The cost of the work left, and of one job a variant without a feature store (`alone`).
 
-    FLOPs are multiply-adds of backbones. `elsewhere` says how the machine that trains may differ from this one, and `rates`
-    by backbone and image size are those that the seconds were computed from, `calibrated` where they were timed here.
+    FLOPs are multiply-adds of backbones. `elsewhere` says how the training machine may differ from this one. The seconds are
+    computed from `rates`, by backbone and image size; `calibrated` says whether these were timed on this machine.
     """
 
     flops: int

@@ -1,4 +1,4 @@
-"""The data stage: which data version, with what is new at a source brought in first."""
+"""The data stage: the data version to train on, after new samples of a source were brought in."""
 
 from __future__ import annotations
 
@@ -46,12 +46,15 @@ def ingest(
     max_removed_share: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Ingested:
-    """What bringing a source in changed, and the data version that it made; None leaves a mirror its usual limit."""
+    """Bring a source in: what changed, and the data version that it made.
+
+    `max_removed_share` is the share of samples that a mirror may remove; None means its usual limit.
+    """
     from flows import dataset, landing
 
     workspace = dataset.open_workspace(settings.workspace)
     dataset.check_ready(workspace)
-    # A fresh clone, or one that pulled, holds other data than `data.dvc` names: what is new is new beside the latter.
+    # After a git clone or pull, `data/` may not hold what `data.dvc` names: the new samples must be added to the latter.
     pointer = workspace / "data.dvc"
     before = pointer.read_text() if pointer.exists() and not dataset.restore(workspace) else None
     admit = partial(dataset.check_names, workspace)
@@ -81,12 +84,12 @@ def ingest(
 
 
 def version_data(session: RetrainingSession, source: str | None) -> DataVersion:
-    """The workspace's data version, with what is new at `source` brought in first."""
+    """The workspace's data version, after new samples of `source` were brought in."""
     from flows import dataset
 
     if source:
-        found = ingest(session.settings, source)
-        session.say(f"{source}: {found.added} added, {found.updated} updated, {len(found.quarantined)} set aside")
+        ingested = ingest(session.settings, source)
+        session.say(f"{source}: {ingested.added} added, {ingested.updated} updated, {len(ingested.quarantined)} set aside")
     version = dataset.read_version(session.settings.workspace)
     session.say(f"Data version {version.digest[:12]}: {counted(len(version.samples), 'sample')}")
     return version

@@ -1,4 +1,4 @@
-"""The feature store as people look after it: what it holds, whether it is whole, and how large it may be."""
+"""Care of the feature store: what it holds, whether its files are whole, and how large it may be."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from flows.errors import Busy
 from flows.settings import Settings
 from flows.stages.session import RetrainingSession
 
-# Of the room on its disk that nothing else takes, what the store may fill where no size is set.
+# The share of its disk, less what others use, that the store may fill if no size is set.
 SHARE_OF_DISK = 0.5
 
 
 @dataclass(frozen=True)
 class StoredTap:
-    """One kind of a trunk's features: of how many samples, and how they lie in a row."""
+    """One stored output of a trunk: its number of samples, and the layout of a sample's features."""
 
     samples: int
     layout: str
@@ -27,9 +27,9 @@ class StoredTap:
 
 @dataclass(frozen=True)
 class StoredTrunk:
-    """A trunk's features: what is known of the trunk (its backbone, image size, views and so on), and what is stored of it.
+    """The stored features of a trunk, and the trunk itself in `about` (backbone, image size, views and so on).
 
-    `used_at` is in ISO format.
+    `used_at` is when they were last read, in ISO format.
     """
 
     trunk_id: str
@@ -53,7 +53,7 @@ class FeaturesStatus:
 
 @dataclass(frozen=True)
 class DamagedShard:
-    """A file of a trunk's features that is not what was written, and how that shows."""
+    """A file of a trunk's features that is no longer as it was written, and how that shows."""
 
     trunk_id: str
     shard: str
@@ -62,7 +62,7 @@ class DamagedShard:
 
 @dataclass(frozen=True)
 class FeaturesCheck:
-    """What reading every byte of the feature store found."""
+    """What a check of every byte of the feature store found."""
 
     root: str
     shards: int
@@ -87,35 +87,35 @@ def features_status(settings: Settings) -> FeaturesStatus:
     store = FeatureStore(_root(settings))
     trunks = tuple(
         StoredTrunk(
-            trunk_id=each.trunk,
-            about=store.description(each.trunk),
-            samples=each.num_samples,
-            taps={tap: StoredTap(count, str(layout)) for tap, (count, layout) in each.taps.items()},
-            shards=each.num_shards,
-            bytes=each.num_bytes,
-            used_at=each.used_at.isoformat(timespec="seconds"),
+            trunk_id=trunk.trunk,
+            about=store.description(trunk.trunk),
+            samples=trunk.num_samples,
+            taps={tap: StoredTap(count, str(layout)) for tap, (count, layout) in trunk.taps.items()},
+            shards=trunk.num_shards,
+            bytes=trunk.num_bytes,
+            used_at=trunk.used_at.isoformat(timespec="seconds"),
         )
-        for each in reversed(store.status())
+        for trunk in reversed(store.status())
     )
     total = sum(trunk.bytes for trunk in trunks)
     return FeaturesStatus(str(store.root), trunks, total, _max_bytes(settings, total))
 
 
 def verify_features(settings: Settings) -> FeaturesCheck:
-    """The damaged shards after every byte was read; changes nothing, since a training computes what it finds damaged again."""
+    """Read every byte and list the damaged shards; removes none, since a training computes damaged features again."""
     from heads.features import FeatureStore
 
     store = FeatureStore(_root(settings))
     before = store.status()
     damaged = tuple(DamagedShard(shard.trunk, shard.name, shard.reason) for shard in store.verify())
-    shards, num_bytes = sum(each.num_shards for each in before), sum(each.num_bytes for each in before)
+    shards, num_bytes = sum(trunk.num_shards for trunk in before), sum(trunk.num_bytes for trunk in before)
     return FeaturesCheck(str(store.root), shards, num_bytes, damaged)
 
 
 def prune_features(settings: Settings, max_bytes: int) -> Pruned:
-    """What was removed, least recently used first, until at most `max_bytes` are left.
+    """Remove features, least recently used first, until at most `max_bytes` are left.
 
-    Raises Busy while a retraining is at work, which may be about to read what would go.
+    Raises Busy while a retraining runs, which may be about to read them.
     """
     if holder := _at_work(settings, besides=None):
         raise Busy(f"a retraining is at work ({holder}) and reads features; wait until it ends, then run this again")
@@ -123,7 +123,7 @@ def prune_features(settings: Settings, max_bytes: int) -> Pruned:
 
 
 def check_features(settings: Settings) -> None:
-    """Asks for an object store before a cluster starts; raises HeadsError where it refuses or does not answer."""
+    """Check that an object store answers, before a cluster is started. Raises HeadsError if it refuses or is silent."""
     from heads.features import FeatureStore
 
     if isinstance(settings.features, str):
@@ -131,13 +131,13 @@ def check_features(settings: Settings) -> None:
 
 
 def keep_in_bounds(session: RetrainingSession) -> None:
-    """Removes the features used least recently where the store outgrew its bounds, and says so; not beside another retraining."""
+    """Remove the features used least recently if the store is too large, and say so; not while another retraining runs."""
     from heads.features import FeatureStore
 
     root = _root(session.settings)
     if isinstance(root, str) and session.settings.features_max_bytes is None:
         return
-    total = sum(each.num_bytes for each in FeatureStore(root).status())
+    total = sum(trunk.num_bytes for trunk in FeatureStore(root).status())
     allowed = _max_bytes(session.settings, total)
     if allowed is not None and total > allowed and not _at_work(session.settings, besides=session.plan.name):
         freed = _prune(session.settings, allowed)
@@ -149,19 +149,19 @@ def _prune(settings: Settings, max_bytes: int) -> Pruned:
 
     store = FeatureStore(_root(settings))
     freed = store.prune(max_bytes)
-    left = sum(each.num_bytes for each in store.status())
+    left = sum(trunk.num_bytes for trunk in store.status())
     return Pruned(str(store.root), freed.num_shards, freed.num_bytes, left)
 
 
 def _root(settings: Settings) -> Path | str:
-    """Where the store lies. Raises AskedWrongly where neither it nor a storage root is named and the folder is no workspace."""
+    """The store's folder or address. Raises AskedWrongly if the settings name none and the folder is no workspace."""
     if settings.features_root is None and settings.storage_root is None:
         dataset.open_workspace(settings.workspace)
     return settings.features
 
 
 def _max_bytes(settings: Settings, num_bytes: int) -> int | None:
-    """How large the store may be, which now has so many bytes; None: an object store has as much room as is paid for."""
+    """The most bytes that the store may have, given those it has; None for an object store, which no disk limits."""
     if settings.features_max_bytes is not None:
         return int(settings.features_max_bytes)
     root = settings.features
@@ -172,12 +172,12 @@ def _max_bytes(settings: Settings, num_bytes: int) -> int | None:
 
 
 def _at_work(settings: Settings, *, besides: str | None) -> str | None:
-    """Who holds the lock of another model's retraining on this storage root, if any."""
-    for file in sorted((settings.storage / "locks").glob("*")):
-        if file.name != besides:
-            with file.open("r+") as lock:
+    """The name and process of a retraining that runs on this storage root, other than of model `besides`; None if none."""
+    for lock_file in sorted((settings.storage / "locks").glob("*")):
+        if lock_file.name != besides:
+            with lock_file.open("r+") as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except OSError:
-                    return f"{file.name}, {lock.read().strip() or 'unknown'}"
+                    return f"{lock_file.name}, {lock.read().strip() or 'unknown'}"
     return None

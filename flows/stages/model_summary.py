@@ -1,4 +1,4 @@
-"""A registered model as a person asks after it: who is champion, who was before, who challenges."""
+"""A registered model in short: its champion, the one before it, and the challenger."""
 
 from __future__ import annotations
 

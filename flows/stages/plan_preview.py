@@ -1,4 +1,4 @@
-"""What a plan would run, what of it is done, and what the rest costs."""
+"""The variants that a plan would train, which of them are done, and what the others cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flows.stages.planning import make_work_plan, why_failed
 
 @dataclass(frozen=True)
 class PlannedVariant(plans.VariantRow):
-    """A variant of a plan, and whether it is done; `failed` is why it failed for good, None where it did not."""
+    """A variant of a plan, and whether it is done; `failed` is why it failed for good, None if it did not."""
 
     epochs: int
     done: bool
@@ -37,9 +37,9 @@ class Preview:
 
 
 def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Preview:
-    """What a plan would run on the workspace's data version, what of it is done, and what the rest costs; touches nothing.
+    """The variants of a plan on the workspace's data version, which are done, and what the others cost; touches nothing.
 
-    `calibrate` times this machine for about two seconds, so that its estimate is of seconds here.
+    `calibrate` times this machine for about two seconds, so that the estimate is in seconds of this machine.
     """
     from flows import dataset
 

@@ -1,4 +1,4 @@
-"""The plan stage: which works a plan asks for on a data version, and what is left of them."""
+"""The plan stage: the works that a plan asks for on a data version, and which of them are left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PLANNED: ContextVar[WorkPlan | None] = ContextVar("planned", default=None)
 def make_work_plan(plan: Plan, version: DataVersion) -> WorkPlan:
     """The works of a plan on a data version, with the weights found and checked.
 
-    Raises AskedWrongly on a plan that the data does not serve, WeightsError on a weights file that does not fit.
+    Raises AskedWrongly if the data lacks what the plan needs, WeightsError if a weights file does not fit its backbone.
     """
     plans.check_data(plan, version)
     check_turned(version)
@@ -46,7 +46,7 @@ def make_work_plan(plan: Plan, version: DataVersion) -> WorkPlan:
 
 @contextlib.contextmanager
 def planned(work_plan: WorkPlan | None) -> Iterator[None]:
-    """Let a retraining in this block take this work plan, where it asks for the same plan on the same data version."""
+    """Let a retraining in this block reuse this work plan, if it is for the same plan and data version."""
     token = _PLANNED.set(work_plan)
     try:
         yield
@@ -86,9 +86,9 @@ def why_failed(settings: Settings, work: Work) -> str | None:
 
 def failures(settings: Settings, work_plan: WorkPlan) -> dict[str, str]:
     """Why works failed for good, by work key. Raises AskedWrongly where all of them did."""
-    found = {work.key: why_failed(settings, work) for work in work_plan.works}
-    reasons = {key: reason for key, reason in found.items() if reason}
+    by_work = {work.key: why_failed(settings, work) for work in work_plan.works}
+    reasons = {key: reason for key, reason in by_work.items() if reason}
     if len(reasons) == len(work_plan.works):
-        told = "; ".join(f"{work_plan.label(work)}: {reasons[work.key]}" for work in work_plan.works)
-        raise AskedWrongly(f"every variant of the plan failed, so nothing can be ranked: {told}")
+        listed = "; ".join(f"{work_plan.label(work)}: {reasons[work.key]}" for work in work_plan.works)
+        raise AskedWrongly(f"every variant of the plan failed, so nothing can be ranked: {listed}")
     return reasons

@@ -1,4 +1,4 @@
-"""Predictions: what a bundle reads in images, and the files that its masks are written to."""
+"""Predictions of a bundle on images, with masks written to files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClassAnswer:
-    """The class that was read, and its probability."""
+    """The predicted class, and its probability."""
 
     label: str
     probability: float
@@ -31,7 +31,7 @@ class ClassAnswer:
 
 @dataclass(frozen=True)
 class LabelsAnswer:
-    """The set of labels that was read, and the probability of every label."""
+    """The predicted set of labels, and the probability of every label."""
 
     labels: tuple[str, ...]
     probabilities: Mapping[str, float]
@@ -39,7 +39,7 @@ class LabelsAnswer:
 
 @dataclass(frozen=True)
 class MaskAnswer:
-    """The file of the mask that was read, and each class's share of its pixels."""
+    """The file of the predicted mask, and each class's share of its pixels."""
 
     mask: str
     shares: Mapping[str, float]
@@ -50,7 +50,7 @@ Answered = ClassAnswer | LabelsAnswer | MaskAnswer
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read in one image, by target."""
+    """The predictions for one image, by target."""
 
     file: str
     answers: Mapping[str, Answered]
@@ -66,7 +66,7 @@ class Unread:
 
 @dataclass(frozen=True)
 class Readings:
-    """What was read: a row an image, in order; `unread` are the images of folders that do not decode."""
+    """The predictions: a row an image, in order; `unread` are the images of folders that do not decode."""
 
     rows: tuple[Reading, ...]
     unread: tuple[Unread, ...] = ()
@@ -75,18 +75,18 @@ class Readings:
 
 @dataclass(frozen=True)
 class _Named:
-    """The images that were asked for: each one's file, and whether it was named itself or lies in a folder that was."""
+    """The images asked for: each file, and whether it was named itself (True) or only its folder was."""
 
     files: tuple[tuple[Path, bool], ...]
     warnings: tuple[str, ...]
 
 
 def predict(settings: Settings, model: str, files: Sequence[Path], output: Path | None = None) -> Readings:
-    """What a bundle's folder, or a registered `NAME@WHICH`, reads in these images (folders stand for the images in them).
+    """Predictions of a bundle's folder, or of a registered `NAME@WHICH`, on images (a folder stands for the images in it).
 
-    Masks become PNG files under `output`, each image's one of its own, named after it. An image of a folder that does not
-    decode is left out and told. Raises AskedWrongly where there is no such model or image, no output folder for masks, or one
-    that holds such files already; ImageError where an image that was named itself does not decode. Then nothing is written.
+    Masks become PNG files under `output`, one for each image, named after it. An image of a folder that does not decode is
+    listed as unread. Raises AskedWrongly if there is no such model or image, no output folder for masks, or a mask file
+    already exists; ImageError if an image that was named itself does not decode. Then nothing is written.
     """
     asked = _images(files, output)
     bundle = _load(settings, model)
@@ -97,7 +97,7 @@ def predict(settings: Settings, model: str, files: Sequence[Path], output: Path 
     _check_named(named)
     images = [file for file, _ in asked.files]
     places = mask_files(images, masks, output) if output is not None and masks else [{} for _ in images]
-    refuse_taken([place for each in places for place in each.values()])
+    refuse_taken([place for of_image in places for place in of_image.values()])
     rows: list[Reading] = []
     unread: list[Unread] = []
     for start in range(0, len(images), BATCH_SIZE):
@@ -126,7 +126,7 @@ def _load(settings: Settings, model: str) -> Bundle:
 
 
 def _check_named(files: Sequence[Path]) -> None:
-    """Nothing where every file that was named itself decodes; so that a fault is told before anything is written."""
+    """Raise ImageError if a file that was named itself does not decode, before anything is written."""
     from heads.data.decoding import decode
 
     for file in files:
@@ -134,28 +134,28 @@ def _check_named(files: Sequence[Path]) -> None:
 
 
 def _read(bundle: Bundle, images: Sequence[Path], places: Sequence[Mapping[str, Path]]) -> Iterator[Reading | Unread]:
-    """A row for each image, or why it does not decode; masks are written on the way."""
+    """For each image its predictions, or why it does not decode; masks are written on the way."""
     from heads.data.decoding import decode
     from heads.errors import ImageError
 
-    found: list[Any] = []
+    decoded: list[Any] = []
     for image in images:
         try:
             if image.exists() and not image.is_file():
                 raise ImageError("is no regular file")
-            found.append(decode(image))
+            decoded.append(decode(image))
         except ImageError as error:
-            found.append(Unread(str(image), str(error).removeprefix(f"{image}: ")))
-    answers = iter(bundle.predict([picture for picture in found if not isinstance(picture, Unread)], BATCH_SIZE))
-    for image, picture, place in zip(images, found, places, strict=True):
-        if isinstance(picture, Unread):
-            yield picture
+            decoded.append(Unread(str(image), str(error).removeprefix(f"{image}: ")))
+    answers = iter(bundle.predict([pixels for pixels in decoded if not isinstance(pixels, Unread)], BATCH_SIZE))
+    for image, pixels, place in zip(images, decoded, places, strict=True):
+        if isinstance(pixels, Unread):
+            yield pixels
         else:
             yield Reading(str(image), {target: _keep(answer, place.get(target)) for target, answer in next(answers).items()})
 
 
 def _keep(answer: Answer, file: Path | None) -> Answered:
-    """The answer as a reading holds it; a mask is written into the file."""
+    """The bundle's answer as a value for a reading; a mask is written to `file`."""
     from heads.bundle import Labels, Prediction
 
     match answer:
@@ -168,7 +168,7 @@ def _keep(answer: Answer, file: Path | None) -> Answered:
     new = file.with_name(f".{file.name}.{os.getpid()}.new")
     try:
         answer.picture().save(new, format="PNG")
-        # Linked, not renamed: what appeared there meanwhile is not written over.
+        # Linked, not renamed: a file that appeared there meanwhile is not overwritten.
         os.link(new, file)
     except FileExistsError:
         raise already_there([file]) from None
@@ -180,7 +180,7 @@ def _keep(answer: Answer, file: Path | None) -> Answered:
 
 
 def _images(files: Sequence[Path], output: Path | None) -> _Named:
-    """The images of files and folders, in order, and warnings of what was passed over in these."""
+    """The images of files and folders, in order, with a warning about the files passed over in a folder."""
     found: list[tuple[Path, bool]] = []
     warnings = []
     for file in files:

@@ -1,4 +1,4 @@
-"""What a retraining needs beside its plan, looked at before anything is started or changed."""
+"""Checks of all that a retraining needs, before anything is started or changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flows.stages.planning import find_weights
 
 
 def preflight_check(settings: Settings, plan: Plan, *, prefect: str | None) -> None:
-    """Return where a workspace can be written, every address answers, the weights fit, and the plan's workers can be had.
+    """Check that the workspace can be written, every address answers, the weights fit, and the workers can be had.
 
     `prefect` is the address of a standing server. Raises AskedWrongly and WeightsError, each within seconds.
     """
@@ -29,7 +29,7 @@ def preflight_check(settings: Settings, plan: Plan, *, prefect: str | None) -> N
 
 
 def dead_servers(settings: Settings) -> str:
-    """What to say of a `headstart up` of this storage that runs and has lost a server; '' where all are well, or none runs."""
+    """A warning that a running `headstart up` of this storage has lost servers; '' if it has not, or none runs."""
     stack = stack_words(settings)
     if not stack or read_stack(settings):
         return ""

@@ -1,4 +1,4 @@
-"""How far a training is, read from what it leaves on disk and told to whoever listens."""
+"""The progress of a training, read from its files and reported to the session's listeners."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ EVERY_SECONDS = 1.0
 
 
 @contextlib.contextmanager
-def showing_progress(session: RetrainingSession, work_plan: WorkPlan, asked: job.Job) -> Iterator[None]:
-    """Tell how far the features and epochs on disk are, and what lost workers cost, from a thread that no listener can end."""
-    stop = threading.Event()
-    told: list[str] = []
+def showing_progress(session: RetrainingSession, work_plan: WorkPlan, training_job: job.Job) -> Iterator[None]:
+    """Report in the block, from a thread, the features and epochs on disk, and what lost workers cost.
 
-    def tell_losses() -> None:
-        for line in asked.folder.read_losses()[len(told) :]:
-            told.append(line)
+    A listener's error is logged and does not end the thread.
+    """
+    stop = threading.Event()
+    reported: list[str] = []
+
+    def report_losses() -> None:
+        for line in training_job.folder.read_losses()[len(reported) :]:
+            reported.append(line)
             session.say(line)
 
     def watch() -> None:
         before: Event | None = None
         while not stop.wait(EVERY_SECONDS):
             try:
-                tell_losses()
-                event = _progress(session, work_plan, asked, before)
+                report_losses()
+                event = _progress(session, work_plan, training_job, before)
                 if event != before:
                     before = event
                     session.tell(event)
@@ -46,14 +49,14 @@ def showing_progress(session: RetrainingSession, work_plan: WorkPlan, asked: job
     finally:
         stop.set()
         thread.join(5)
-        tell_losses()
+        report_losses()
     session.tell(Event(share=1.0))
 
 
-def _progress(session: RetrainingSession, work_plan: WorkPlan, asked: job.Job, before: Event | None) -> Event:
-    """How far a training is; its share never falls, and features, where some are to be stored, are half of it."""
+def _progress(session: RetrainingSession, work_plan: WorkPlan, training_job: job.Job, before: Event | None) -> Event:
+    """The progress of a training as an event; the share never falls, and if features are to be stored, they are half of it."""
     done = count_epochs(session.settings.storage, work_plan.works)
-    stored, to_store = asked.folder.num_stored()
+    stored, to_store = training_job.folder.num_stored()
     share = sum(done.values()) / sum(work.variant.fit.epochs for work in work_plan.works)
     if to_store:
         share = (stored / to_store + share) / 2

@@ -13,7 +13,7 @@ from heads.catalogue import TASK_FACTS
 
 
 def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> Promotion:
-    """The gate's verdict, carried out: the candidate's version becomes champion, or stays challenger; the ledger keeps it."""
+    """Judge the candidate, register it, and make it champion or challenger as the verdict says; the ledger keeps the verdict."""
     from flows import gate
 
     name, candidate, champion = session.plan.name, scores.candidate, scores.champion
@@ -48,7 +48,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
 
 
 def majority_classes(version: DataVersion) -> dict[str, str]:
-    """The most frequent cell of each target in `train`, masks left out; ties go to the first by name."""
+    """The most frequent cell of each target in `train`, without targets of masks; ties go to the first by name."""
     found = {}
     for target in version.targets:
         if TASK_FACTS[plans.find_task(version, target)].tells == "pixels":

@@ -1,4 +1,4 @@
-"""What a retraining reports: the value that `--json` prints, and that is kept beside the work for the next time."""
+"""The report of a retraining: the value that `--json` prints, and that is kept for the next time the same is asked."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class NamedVariant:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportedVariant(NamedVariant):
-    """A trained variant: its run's page, what it was measured to do (`<split>/<target>/<measure>`) and what it took."""
+    """A trained variant: its measures (`<split>/<target>/<measure>`), what it cost, and its run's page in MLflow."""
 
     reused: bool
     metrics: Mapping[str, float]
     num_trained_parameters: int
-    # Reports of before these were counted lack them.
+    # Missing in reports of earlier versions.
     num_forwarded: int = 0
     num_features_read: int = 0
     seconds: float
@@ -49,7 +49,7 @@ class ReportedFailure(NamedVariant):
 
 @dataclass(frozen=True)
 class ReportedModel:
-    """The registered version that the candidate is, and its page in MLflow."""
+    """The candidate's version in the registry, and its page in MLflow."""
 
     name: str
     version: str
@@ -59,7 +59,10 @@ class ReportedModel:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a retraining did; FLOPs are multiply-adds of backbones, saved against a job a variant without stored features."""
+    """What a retraining did, in numbers; FLOPs are multiply-adds of backbones.
+
+    `flops_saved` compares with one job a variant without stored features.
+    """
 
     samples: int = 0
     trunk_forwards: int = 0
@@ -74,15 +77,15 @@ class Counts:
 class Report:
     """A retraining from its data version to its verdict.
 
-    `key` names what was asked; `metric` ranks, and `tasks` are those of the targets. `candidate` is a variant id, `holdout` are
-    its measures there, `champion` is the version that is champion now. `seconds` are those of each stage. `page` and those of
-    the variants and the model are MLflow's, None where it is no server.
+    `key` is the hash of plan and data version; `metric` ranks the variants, `tasks` has the task of each target. `candidate`
+    is a variant id, `holdout` its measures on the holdout, `champion` the version that is champion now. `seconds` are by
+    stage. `page`, also of variants and model, is an address in MLflow, None if MLflow is no server.
     """
 
     name: str
     key: str
     metric: str
-    # Reports of before there were several tasks lack them.
+    # Empty in reports of earlier versions.
     tasks: Mapping[str, Task]
     data_version: str
     variants: tuple[ReportedVariant, ...]
@@ -94,7 +97,7 @@ class Report:
     champion: str | None
     counts: Counts
     seconds: Mapping[str, float]
-    # Reports of before pages were linked lack them.
+    # Missing in reports of earlier versions.
     run_id: str | None = None
     experiment_id: str | None = None
     page: str | None = None
@@ -128,7 +131,7 @@ def write_report(file: Path, report: Report) -> None:
 
 
 def with_pages(report: Report, address: str) -> Report:
-    """The report with the pages that MLflow at this address shows of its runs and its version; None where it shows none."""
+    """The report with the addresses of its runs' and its version's pages in MLflow; None if MLflow is no server."""
 
     def page(run_id: str | None) -> str | None:
         known = report.experiment_id and run_id

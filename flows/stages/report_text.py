@@ -1,4 +1,4 @@
-"""A report in words and rows: the leaderboard, the verdict, and where MLflow shows what."""
+"""A report in words and rows: the leaderboard, the verdict, and links to MLflow's pages."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Cell = str | int | float | None
 def leaderboard(report: Report) -> list[dict[str, Cell]]:
     """The variants, best on validation first, as rows with the same columns; the candidate is marked.
 
-    Beside the measure that ranks stand the primary ones of the other targets. Measures have four digits and None where there
-    is none; where MLflow has pages, each row names that of its run. What is looked for most stands left: Prefect cuts there.
+    The measure that ranks comes first, then the primary measures of the other targets, with four digits, None if missing.
+    Rows link their run if MLflow has pages. The columns that people look for most stand left: Prefect cuts off the right.
     """
     metric = report.metric
     column = metric.rpartition("/")[0]
@@ -60,16 +60,16 @@ def verdict_text(report: Report, *, links: bool = True) -> str:
 
 
 def pages(report: Report) -> dict[str, str]:
-    """MLflow's pages by what they show: the retraining, the candidate's run, its version; none where MLflow is no server."""
-    model, of = report.model, {variant.variant_id: variant.page for variant in report.variants}
-    found = {"this retraining": report.page, "the candidate's run": of.get(report.candidate)}
+    """MLflow's pages by what they show: the retraining, the candidate's run, its version; empty if MLflow is no server."""
+    model, by_variant = report.model, {variant.variant_id: variant.page for variant in report.variants}
+    links = {"this retraining": report.page, "the candidate's run": by_variant.get(report.candidate)}
     if model:
-        found[f"version {model.version} of {model.name}"] = model.page
-    return {what: page for what, page in found.items() if page}
+        links[f"version {model.version} of {model.name}"] = model.page
+    return {what: page for what, page in links.items() if page}
 
 
 def describe_measures(metrics: Mapping[str, float]) -> list[str]:
-    """A line a target of measures named `<target>/<measure>`."""
+    """A line for each target, with its measures; `metrics` are named `<target>/<measure>`."""
     measures: dict[str, list[str]] = {}
     for name, value in metrics.items():
         target, _, measure = name.rpartition("/")

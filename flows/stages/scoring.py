@@ -13,7 +13,7 @@ from flows.work_folder import WorkFolder
 
 
 def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult) -> Scores:
-    """The best variant on validation and the present champion, sample by sample on the holdout of this data version."""
+    """Score the best variant on validation and the present champion, sample by sample, on the holdout of this data version."""
     from flows import gate
 
     candidate = gate.choose(trained.variants, work_plan.metric)
@@ -50,7 +50,7 @@ def _score_bundles(session: RetrainingSession, work_plan: WorkPlan, bundles: lis
 
 
 def _bundle_of(session: RetrainingSession, version: ModelVersion) -> Path:
-    """A registered version's bundle: where it was trained, else pulled once."""
+    """The bundle of a registered version: in its work's folder, else pulled once from the registry."""
     trained = WorkFolder.of(session.settings.storage, version.tags.get("headstart.work_key", "-")).bundle
     if trained.is_dir():
         return trained

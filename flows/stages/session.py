@@ -1,4 +1,4 @@
-"""What a retraining holds while it runs: its lock, its tools, its Ray cluster, and who listens to it."""
+"""A retraining session: the lock of the model name, the MLflow clients, the Ray cluster, and the listeners to its events."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ WAIT_SECONDS = 6 * 3600.0
 
 @dataclass(frozen=True)
 class Event:
-    """Something a watcher may show: words, the share of the training done, epochs (done, of) by variant.
+    """News of a retraining for people: words, the share of the training that is done, epochs (done, all) by variant.
 
-    `features` are the samples (done, of) that go through frozen trunks into the feature store, before epochs read them there.
+    `features` counts the samples (done, all) that go through frozen trunks into the feature store, before epochs read them.
     """
 
     text: str = ""
@@ -63,22 +63,22 @@ class RetrainingSession:
         self._cluster: Cluster | None = None
 
     def tell(self, event: Event) -> None:
-        """Hand an event to whoever listened when the session was opened."""
+        """Hand an event to those who listened when the session was opened."""
         for listener in self._listeners:
             listener(event)
 
     def say(self, text: str) -> None:
-        """Hand words to whoever listens."""
+        """Hand a line of text to the listeners."""
         self.tell(Event(text))
 
     def start_run(self, key: str, origin: tracking.Origin) -> str:
-        """The id of the retraining's own MLflow run, which ends with the session's block where that fails."""
+        """Start the retraining's own MLflow run and return its id; if the session's block fails, the run is ended."""
         run_id = self.tracker.start_retraining(key, origin, self.plan.model_dump(mode="json"))
         self._runs.push(partial(_end_failed, self.tracker, run_id))
         return run_id
 
     def cluster(self) -> Cluster:
-        """The Ray cluster: the one that is named, else a local one, started now and ended with the session."""
+        """The Ray cluster of the settings, else a local one, started at the first call and ended with the session."""
         if self._cluster is None:
             group = self.plan.workers.group()
             opened = open_cluster(
@@ -87,21 +87,22 @@ class RetrainingSession:
             self._cluster = self._held.enter_context(opened)
         return self._cluster
 
-    def run_job(self, asked: job.Job) -> job.JobOutcome:
-        """The outcome of a job on the cluster.
+    def run_job(self, requested: job.Job) -> job.JobOutcome:
+        """Run a job on the cluster and return its outcome.
 
-        One of the same key that still runs is joined; others of this name have no owner, and are stopped.
+        A job of the same key that still runs is joined. Other running jobs of this model name have no owner, since a session
+        holds the name's lock: they are stopped.
         """
         ray = self.cluster()
-        for orphan in cluster.find_orphans(ray, self.plan.name, job.jobs_root(asked.storage), besides=asked.folder.path):
+        for orphan in cluster.find_orphans(ray, self.plan.name, job.jobs_root(requested.storage), besides=requested.folder.path):
             self.say(f"Stopping {orphan.submission_id}, which a crash left behind")
             cluster.stop(ray, orphan.submission_id)
         submitted: list[str] = []
         try:
             return cluster.run_job(
                 ray,
-                job.begin(asked),
-                key=asked.key,
+                job.begin(requested),
+                key=requested.key,
                 name=self.plan.name,
                 flow_run_id=self.flow_run_id,
                 on_start=submitted.append,
@@ -109,7 +110,7 @@ class RetrainingSession:
             )
         except BaseException as error:
             was_interrupted = submitted and not isinstance(error, Exception) and not cluster.death(ray)
-            if was_interrupted:  # nothing may train on unseen
+            if was_interrupted:  # no job may run on without anyone watching it
                 with contextlib.suppress(Exception):
                     cluster.stop(ray, submitted[-1])
             raise
@@ -119,10 +120,10 @@ class RetrainingSession:
 def open_session(
     settings: Settings, plan: Plan, *, flow_run_id: str = "", wait_seconds: float = WAIT_SECONDS
 ) -> Iterator[RetrainingSession]:
-    """A session for the block; one a model name at a time, so a second one waits for the first.
+    """A session for the block. A model name has one session at a time: a second one waits for the first.
 
-    A block that fails leaves no run that says RUNNING. Raises Unreachable when MLflow does not answer, Busy when the
-    wait is over.
+    A block that fails leaves no MLflow run that says RUNNING. Raises Unreachable if MLflow does not answer, Busy if the
+    first session is not over after `wait_seconds`.
     """
     tracking.reach(settings.tracking, settings.artifacts)
     with contextlib.ExitStack() as held, contextlib.ExitStack() as runs:
@@ -135,13 +136,13 @@ def _end_failed(
     tracker: tracking.Tracker, run_id: str, kind: type[BaseException] | None, error: BaseException | None, _: object
 ) -> None:
     if kind is not None:
-        with contextlib.suppress(Exception):  # the first error is the one to tell
+        with contextlib.suppress(Exception):  # the block's own error is the one to raise
             tracker.close_retraining(run_id, "FAILED" if issubclass(kind, Exception) else "KILLED")
 
 
 @contextlib.contextmanager
 def warming(settings: Settings, plan: Plan) -> Iterator[None]:
-    """Start the local Ray beside whatever else the block has to start; a session in the block joins it."""
+    """Start the local Ray in a thread while the block starts other things; a session in the block joins it."""
     if settings.ray_address:
         yield
         return
@@ -149,7 +150,7 @@ def warming(settings: Settings, plan: Plan) -> Iterator[None]:
     with contextlib.ExitStack() as held:
 
         def warm() -> None:
-            with contextlib.suppress(HeadstartError, OSError):  # the session meets the same error, and tells it
+            with contextlib.suppress(HeadstartError, OSError):  # the session meets the same error and raises it
                 held.enter_context(open_cluster(None, settings.storage, num_cpus=group.count * group.cpus_per_worker))
 
         thread = threading.Thread(target=warm, name="warm")
@@ -163,7 +164,7 @@ def warming(settings: Settings, plan: Plan) -> Iterator[None]:
 def open_registry(settings: Settings) -> Registry:
     """The model registry of these settings.
 
-    Raises AskedWrongly where they name no registry and the folder is no workspace, Unreachable when MLflow does not answer.
+    Raises AskedWrongly if they name no registry and the folder is no workspace, Unreachable if MLflow does not answer.
     """
     tracking.reach(settings.tracking, settings.artifacts)
     if settings.tracking_address is None and settings.storage_root is None:
@@ -173,7 +174,7 @@ def open_registry(settings: Settings) -> Registry:
 
 @contextlib.contextmanager
 def _alone(session: RetrainingSession, wait_seconds: float) -> Iterator[None]:
-    """Hold the model name; the lock dies with its process."""
+    """Hold the lock of the model name for the block; the lock dies with its process."""
     name = session.plan.name
     file = session.settings.storage / "locks" / name
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -199,18 +200,18 @@ def _alone(session: RetrainingSession, wait_seconds: float) -> Iterator[None]:
         try:
             yield
         finally:
-            # Of a killed holder it stays, and says so (`flows.stages.attendance`).
+            # A killed holder leaves its pid here: `flows.stages.attendance` knows the crash by it.
             lock.truncate(0)
 
 
 def stop_retraining(settings: Settings, flow_run_id: str) -> list[str]:
-    """The Ray jobs of a flow run, stopped and confirmed as such by Ray; its MLflow runs that still ran are KILLED."""
+    """Stop the Ray jobs of a flow run, return their ids once Ray confirms, and end its running MLflow runs as KILLED."""
     stopped = []
     try:
-        found = cluster.find_cluster(settings.ray_address, settings.storage)
-        if found is not None:
-            for submission in cluster.find_by_flow_run(found, flow_run_id):
-                cluster.stop(found, submission.submission_id)
+        ray = cluster.find_cluster(settings.ray_address, settings.storage)
+        if ray is not None:
+            for submission in cluster.find_by_flow_run(ray, flow_run_id):
+                cluster.stop(ray, submission.submission_id)
                 stopped.append(submission.submission_id)
     finally:
         tracking.stop_runs(settings.tracking, flow_run_id)

@@ -1,4 +1,4 @@
-"""The train stage: the works that are left, in one Ray job, with their MLflow runs."""
+"""The train stage: one Ray job trains the works that are left; each work has its MLflow run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from flows.work_folder import read_trained, works_root
 
 
 def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
-    """Every variant of the work plan, finished or failed, with its MLflow run; only what is left is trained, in one Ray job.
+    """Train the works that are left, in one Ray job; return every variant of the work plan, finished or failed.
 
-    Raises AskedWrongly where all of them failed.
+    Raises AskedWrongly if all of them failed.
     """
     left = {work.key for work in work_plan.works if not work_plan.is_done(session.settings, work)}
     if left:
@@ -53,20 +53,21 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
     draw = partial(draw_variant, work_root=work_root)
     runs = tracking.fill_in(session.tracker, run_id, work_plan.works, work_root, origin, draw)
     failed = _failed(session, work_plan, runs)
-    gone = {one.key for one in failed}
+    failed_keys = {variant.key for variant in failed}
     storage = session.settings.storage
-    found = [read_trained(storage, work, reused=work.key not in left) for work in work_plan.works if work.key not in gone]
-    variants = tuple(replace(variant, run_id=runs.get(variant.key)) for variant in found)
+    finished = [work for work in work_plan.works if work.key not in failed_keys]
+    trained = [read_trained(storage, work, reused=work.key not in left) for work in finished]
+    variants = tuple(replace(variant, run_id=runs.get(variant.key)) for variant in trained)
     return TrainResult(variants, num_forwarded, seconds, failed, flops_stored, run_id=run_id)
 
 
 def _failed(session: RetrainingSession, work_plan: WorkPlan, runs: Mapping[str, str]) -> tuple[FailedVariant, ...]:
-    """The variants that failed for good, told; raises AskedWrongly where there are no others."""
+    """The variants that failed for good, with a warning for each. Raises AskedWrongly if there are no others."""
     reasons = failures(session.settings, work_plan)
-    gone = [work for work in work_plan.works if work.key in reasons]
-    for work in gone:
+    failed = [work for work in work_plan.works if work.key in reasons]
+    for work in failed:
         session.say(f"Warning: {work_plan.label(work)} failed and is left out of the ranking: {reasons[work.key]}")
-    return tuple(FailedVariant(work.key, work.variant, reasons[work.key], runs.get(work.key)) for work in gone)
+    return tuple(FailedVariant(work.key, work.variant, reasons[work.key], runs.get(work.key)) for work in failed)
 
 
 def _origin(session: RetrainingSession, work_plan: WorkPlan) -> tracking.Origin:

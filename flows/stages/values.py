@@ -1,6 +1,6 @@
-"""What one stage of a retraining hands the next: the work plan, the scores on the holdout, and what the verdict led to.
+"""The values that stages of a retraining hand on: the work plan, the scores on the holdout, the promotion.
 
-What the training made (`TrainResult`) is in `flows.records`, as the gate reads it too.
+The result of the training (`TrainResult`) is in `flows.records`, since the gate reads it too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flows.work_folder import WorkFolder
 
 @dataclass(frozen=True)
 class WorkPlan:
-    """What a plan asks for on one data version: its works in the plan's order, the measure that ranks, and its key."""
+    """A plan on one data version: its works in the plan's order, the measure that ranks them, and the retraining's key."""
 
     plan: Plan
     version: DataVersion
@@ -26,7 +26,7 @@ class WorkPlan:
     key: str
 
     def label(self, work: Work) -> str:
-        """The variant in words, as short as it is unmistakable in this plan."""
+        """The shortest name of the variant that is unique in this plan."""
         return plans.label(work.variant, [other.variant for other in self.works])
 
     def is_done(self, settings: Settings, work: Work) -> bool:
@@ -41,7 +41,7 @@ class WorkPlan:
 
 @dataclass(frozen=True)
 class Scores:
-    """The candidate and the champion on the same holdout; the champion's table is None for a first model."""
+    """The candidate's and the champion's scores on the same holdout; the champion's are None for a first model."""
 
     candidate: TrainedVariant
     table: ScoreTable
@@ -51,7 +51,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Promotion:
-    """The verdict, and the version it was spoken on (None where nothing was registered)."""
+    """The verdict, and the registered version that it judged, None if nothing was registered."""
 
     verdict: Verdict
     model: ModelVersion | None
