@@ -167,12 +167,27 @@ class ScoreTable:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What one guard of the gate says of a candidate: whether it passed, in words, and the figures behind them.
+
+    `notes` are what else has to be known of it.
+    """
+
+    guard: str
+    passed: bool
+    words: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """The gate's decision, with every reason in words and the figures behind them."""
+    """The gate's decision: every finding, their reasons in words, and the paired test's figures."""
 
     promoted: bool
     reasons: tuple[str, ...]
     figures: Mapping[str, float] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """The gate: which variant is the candidate, and whether the evidence makes it the champion. Pure."""
 
+from flows.gate.case import Case
 from flows.gate.evidence import Policy
-from flows.gate.rules import choose, decide
+from flows.gate.ranking import choose
+from flows.gate.rules import decide
 
-__all__ = ["Policy", "choose", "decide"]
+__all__ = ["Case", "Policy", "choose", "decide"]

@@ -14,6 +14,11 @@ from typing import Any
 
 import yaml
 
+from flows.records import Finding
+
+# What an entry that is too long for a tag goes without, in turn.
+DROPPED = ("findings", "figures", "reasons")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -31,6 +36,7 @@ class Entry:
     variant_id: str
     work_key: str
     figures: Mapping[str, float] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
 
     @property
     def id(self) -> str:
@@ -48,13 +54,13 @@ class Entry:
         return cls._made(json.loads(text))
 
     def to_text(self, limit_chars: int) -> str:
-        """The entry as a person reads it, a line a field (YAML); past the limit the figures go first, then the last reasons."""
+        """The entry as a person reads it (YAML); past the limit it goes without findings, then figures, then the last reasons."""
         when = datetime.fromtimestamp(self.time, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        told = {"when": when, **asdict(self), "reasons": list(self.reasons), "figures": dict(self.figures)}
-        text = _as_yaml(told)
-        while len(text) > limit_chars and (told["figures"] or told["reasons"]):
-            told |= {"figures": {}} if told["figures"] else {"reasons": told["reasons"][:-1]}
-            text = _as_yaml(told)
+        content = {"when": when, **json.loads(json.dumps(asdict(self)))}
+        text = _as_yaml(content)
+        while len(text) > limit_chars and (longest := next((name for name in DROPPED if content[name]), None)):
+            content[longest] = content[longest][:-1] if longest == "reasons" else type(content[longest])()
+            text = _as_yaml(content)
         return text
 
     @classmethod
@@ -69,8 +75,10 @@ class Entry:
 
     @classmethod
     def _made(cls, told: dict[str, Any]) -> Entry:
-        given = {name: value for name, value in told.items() if name not in ("id", "when")}
-        return cls(**given | {"reasons": tuple(given["reasons"])})
+        content = {name: value for name, value in told.items() if name not in ("id", "when")}
+        # Entries of before there were findings lack them.
+        findings = tuple(Finding(**finding | {"notes": tuple(finding["notes"])}) for finding in content.get("findings", ()))
+        return cls(**content | {"reasons": tuple(content["reasons"]), "findings": findings})
 
 
 def _as_yaml(told: Mapping[str, Any]) -> str:

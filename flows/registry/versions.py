@@ -198,6 +198,7 @@ def _entry(kind: str, judged: ModelVersion, verdict: Verdict, before: str | None
         variant_id=judged.tags.get("headstart.variant_id", ""),
         work_key=judged.tags.get("headstart.work_key", ""),
         figures=dict(verdict.figures),
+        findings=verdict.findings,
     )
 
 

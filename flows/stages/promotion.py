@@ -20,7 +20,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
     known = {version.tags.get("headstart.work_key"): version for version in session.registry.versions(name)}
     withdrawn = candidate.key in known and known[candidate.key].tags.get("headstart.withdrawn") == "true"
     rules = session.plan.promotion
-    verdict = gate.decide(
+    case = gate.Case(
         scores.table,
         scores.champion_table,
         gate.Policy(work_plan.metric, rules.min_gain, rules.alpha),
@@ -28,6 +28,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         withdrawn=withdrawn,
         champion_name=f"champion {champion.version}" if champion else "",
     )
+    verdict = gate.decide(case)
     if champion and scores.champion_table and scores.table.bundle_digest == scores.champion_table.bundle_digest:
         return Promotion(verdict, champion)
     session.say("Registering the candidate")

@@ -9,7 +9,7 @@ from typing import Any
 
 from flows import tracking
 from flows.files import read_json, read_value, write_json
-from flows.records import Verdict
+from flows.records import Finding, Verdict
 from heads.catalogue import Task
 
 
@@ -118,11 +118,17 @@ def read_report(file: Path) -> Report | None:
         "tasks": content.get("tasks", {}),
         "variants": tuple(read_value(ReportedVariant, variant) for variant in content["variants"]),
         "failed": tuple(read_value(ReportedFailure, failure) for failure in content["failed"]),
-        "verdict": read_value(Verdict, verdict | {"reasons": tuple(verdict["reasons"])}),
+        "verdict": _read_verdict(verdict),
         "model": model and read_value(ReportedModel, model | {"aliases": tuple(model["aliases"])}),
         "counts": read_value(Counts, content["counts"]),
     }
     return read_value(Report, content | typed)
+
+
+def _read_verdict(content: Mapping[str, Any]) -> Verdict:
+    findings = (finding | {"notes": tuple(finding["notes"])} for finding in content.get("findings", ()))
+    read = {"reasons": tuple(content["reasons"]), "findings": tuple(read_value(Finding, finding) for finding in findings)}
+    return read_value(Verdict, {**content, **read})
 
 
 def write_report(file: Path, report: Report) -> None:

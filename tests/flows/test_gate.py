@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from flows.errors import AskedWrongly
-from flows.gate import Policy, choose, decide
+from flows.gate import Case, Policy, choose, decide
 from flows.gate.classes import mcnemar, paired_interval, wilson_interval
-from flows.records import ScoreTable, TrainedVariant, Verdict
+from flows.gate.guards.table import GUARDS
+from flows.records import Finding, ScoreTable, TrainedVariant, Verdict
 from heads.spec import Fit, Head, Variant
 from heads.tasks.rows import Scored
 
@@ -49,7 +51,7 @@ def pair(both: int, fixed: int, broken: int, neither: int) -> tuple[ScoreTable, 
 
 
 def gate(candidate: ScoreTable, champion: ScoreTable | None, policy: Policy | None = None, **more: object) -> Verdict:
-    return decide(candidate, champion, policy or Policy(METRIC), majority={"label": "dog"}, **more)  # type: ignore[arg-type]
+    return decide(Case(candidate, champion, policy or Policy(METRIC), majority={"label": "dog"}, **more))  # type: ignore[arg-type]
 
 
 def binomial_sum(num_fixed: int, num_broken: int) -> float:
@@ -187,10 +189,10 @@ def test_a_gain_of_exactly_min_gain_is_enough() -> None:
 
 def test_a_first_model_must_beat_the_majority_class() -> None:
     good = table([True] * 45 + [False] * 5)
-    verdict = decide(good, None, Policy(METRIC), majority={"label": "dog"})
+    verdict = gate(good, None)
     assert verdict.promoted
     assert "against 0.000 of always answering 'dog'" in verdict.reasons[0]
-    assert not decide(good, None, Policy(METRIC), majority={"label": "cat"}).promoted
+    assert not decide(Case(good, None, Policy(METRIC), majority={"label": "cat"})).promoted
 
 
 def test_a_first_model_that_answers_the_majority_class_is_not_promoted() -> None:
@@ -247,13 +249,46 @@ def test_a_champion_of_another_target_stays_and_the_reason_says_what_to_do() -> 
         assert "another name" in verdict.reasons[0]
 
 
+def test_every_guard_says_by_its_name_whether_it_passed() -> None:
+    better, worse = gate(*pair(880, 80, 10, 30)), gate(*pair(880, 10, 80, 30), Policy(METRIC, min_gain=0.01))
+    assert [(one.guard, one.passed) for one in better.findings] == [("paired_test", True), ("min_gain", True)]
+    assert [(one.guard, one.passed) for one in worse.findings] == [("paired_test", False), ("min_gain", False)]
+    assert better.findings[0].figures == better.figures
+    assert better.findings[1].figures == {"metric_gain": pytest.approx(0.07), "min_gain": 0.0}
+    assert better.reasons[:2] == tuple(one.words for one in better.findings)
+    assert [one.guard for one in gate(pair(880, 80, 10, 30)[0], None).findings] == ["paired_test"], "there is nothing to gain on"
+    assert [one.guard for one in gate(*pair(880, 80, 10, 30), withdrawn=True).findings] == ["not_withdrawn"]
+
+
+def test_what_is_not_admitted_is_not_judged() -> None:
+    new, old = pair(880, 80, 10, 30)
+    refused = {
+        "comparable": (gate(new, replace(old, rows=())), gate(new, new), gate(new, replace(old, tasks={"label": "multilabel"}))),
+        "testable": (gate(table([]), None), gate(table([]), table([], bundle="old"))),
+    }
+    for name, verdicts in refused.items():
+        for verdict in verdicts:
+            assert not verdict.promoted
+            assert [(one.guard, one.passed, (one.words,)) for one in verdict.findings] == [(name, False, verdict.reasons)]
+
+
+def test_a_guard_that_the_table_holds_has_its_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    def picky(case: Case) -> Finding:
+        return Finding("picky", False, f"{case.target} is not liked", notes=("try another",))
+
+    monkeypatch.setitem(GUARDS, "picky", picky)  # type: ignore[arg-type]
+    verdict = gate(*pair(880, 80, 10, 30))
+    assert not verdict.promoted
+    assert verdict.reasons[2:] == ("label is not liked", "try another")
+
+
 def test_the_measures_own_target_is_tested() -> None:
     def both(bundle: str, species_right: int) -> ScoreTable:
         rows = [Scored(f"d{i}", "breed", "a", "a", 0.9) for i in range(40)]
         rows += [Scored(f"d{i}", "species", "cat", "cat" if i < species_right else "dog", 0.9) for i in range(40)]
         return ScoreTable(bundle, "v1", tuple(rows), {"breed/accuracy": 1.0, "species/f1_macro": species_right / 40})
 
-    verdict = decide(both("new", 36), both("old", 20), Policy("species/f1_macro"), majority={"species": "dog"})
+    verdict = decide(Case(both("new", 36), both("old", 20), Policy("species/f1_macro"), majority={"species": "dog"}))
     assert verdict.promoted
     assert verdict.figures["num_fixed"] == 16
     assert "holdout species/f1_macro 0.900 against 0.500" in verdict.reasons[1]

@@ -14,7 +14,7 @@ from scipy.stats import ttest_rel
 from sklearn import metrics
 
 from flows.errors import AskedWrongly
-from flows.gate import Policy, decide
+from flows.gate import Case, Policy, decide
 from flows.gate.answers import read_pair
 from flows.gate.bootstrap import Resampled, resample
 from flows.gate.measures import Answers, measure_of
@@ -91,7 +91,7 @@ def pair(task: Task, num_samples: int = 120, *, skill: float = 1.5, before: floa
 
 
 def gate(candidate: ScoreTable, champion: ScoreTable | None, policy: Policy, **more: object) -> Verdict:
-    return decide(candidate, champion, policy, majority={}, champion_name="champion 3", **more)  # type: ignore[arg-type]
+    return decide(Case(candidate, champion, policy, champion_name="champion 3", **more))  # type: ignore[arg-type]
 
 
 def answers(task: Task, new: ScoreTable, old: ScoreTable) -> tuple[Answers, Answers]:

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from flows.errors import AskedWrongly, HeadstartError
-from flows.records import ModelVersion, Verdict, Weights, Work
+from flows.records import Finding, ModelVersion, Verdict, Weights, Work
 from flows.registry import Registry, ledger, placing, program, read_holdout, telling
 from flows.registry.catalog import ModelRow
 from flows.registry.ledger import Entry
@@ -436,8 +436,11 @@ def test_a_line_cut_short_by_a_crash_costs_no_other_line(tmp_path: Path) -> None
     assert [e.version for e in ledger.read(file)] == ["1", "2"]
 
 
-def test_an_entry_too_long_for_a_tag_loses_figures_and_last_reasons_first() -> None:
-    long = entry("1", reasons=("why",) + ("x" * 1000,) * 9, figures={f"f{i}": 0.5 for i in range(900)})
+def test_an_entry_too_long_for_a_tag_loses_findings_figures_and_last_reasons_in_turn() -> None:
+    findings = (Finding("paired_test", True, "y" * 3000, {"p": 0.1}, ("z" * 3000,)),)
+    told = Entry.from_text(entry("1", figures={"p": 0.1}, findings=findings).to_text(5000))
+    assert (told.findings, told.figures) == ((), {"p": 0.1})
+    long = entry("1", reasons=("why",) + ("x" * 1000,) * 9, figures={f"f{i}": 0.5 for i in range(900)}, findings=findings)
     short = Entry.from_text(long.to_text(5000))
     assert len(long.to_text(5000)) <= 5000
     assert (short.reasons[0], len(short.reasons), short.figures) == ("why", 5, {})
@@ -448,10 +451,13 @@ def test_an_entry_of_the_ledger_reads_as_plain_lines_and_is_the_same_again() -> 
     told = entry(
         "1", time=1795755300.123, reasons=("a: 'b' \"c\"", "ü < 0.05"), figures={"p": 1.3e-12, "n": 3.0}, data_version="12345678"
     )
+    told = replace(told, findings=(Finding("min_gain", False, "less than: 0.1", {"gain": 0.05}, ("a note",)),))
     text = told.to_text(5000)
     assert text.startswith("when: 2026-11-27 04:55 UTC\nkind: verdict\n")
     assert Entry.from_text(text) == told
     assert Entry.from_text(told.to_json()) == told, "as registries of before hold it"
+    before = {name: value for name, value in json.loads(told.to_json()).items() if name != "findings"}
+    assert Entry.from_json(json.dumps(before)) == replace(told, findings=()), "entries of before had none"
 
 
 def test_a_registry_that_fails_says_so_in_our_words(place: Place, first: ModelVersion) -> None:

@@ -16,6 +16,7 @@ from flows.plan import parse_plan
 from flows.records import (
     DataVersion,
     FailedVariant,
+    Finding,
     ModelVersion,
     Sample,
     ScoreTable,
@@ -111,8 +112,9 @@ def reported(work_plan: WorkPlan, seconds: dict[str, float]) -> Report:
     exact = {"val/label/accuracy": 0.123456789012, "val/label/loss": float("nan")}
     result = TrainResult((replace(first, run_id="run1"), replace(second, run_id="run2", metrics=exact)), 6, 2.5, run_id="parent")
     version = ModelVersion("x", "3", ("champion",), {}, 0.0)
+    verdict = Verdict(True, ("better",), {"gain": 0.1}, (Finding("paired_test", True, "better", {"gain": 0.1}, ("by far",)),))
     scores = Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
-    told = closing.make_report(work_plan, result, scores, Promotion(Verdict(True, ("better",)), version), seconds)
+    told = closing.make_report(work_plan, result, scores, Promotion(verdict, version), seconds)
     return replace(told, run_id="parent", experiment_id="7")
 
 
@@ -127,7 +129,7 @@ def test_what_is_printed_and_kept_of_a_report_has_these_names_in_this_order(work
     named = ["variant_id", "label", "backbone", "heads", "freeze", "run_id"]
     measured = ["reused", "metrics", "num_trained_parameters", "num_forwarded", "num_features_read", "seconds", "gpu_seconds"]
     assert list(printed["variants"][0]) == [*named, *measured, "page"]
-    assert list(printed["verdict"]) == ["promoted", "reasons", "figures"]
+    assert list(printed["verdict"]) == ["promoted", "reasons", "figures", "findings"]
     assert list(printed["model"]) == ["name", "version", "aliases", "page"]
     finite = replace(told, variants=told.variants[:1])
     report.write_report(tmp_path / "report.json", finite)

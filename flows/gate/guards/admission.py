@@ -1,0 +1,63 @@
+"""Whether there is anything to judge: the first guards, each of which ends the case where it does not pass."""
+
+from __future__ import annotations
+
+from flows.errors import AskedWrongly
+from flows.gate.case import Case
+from flows.records import Finding, ScoreTable
+
+WITHDRAWN = "a person rolled this very model back; it is not promoted again by itself"
+
+
+def comparable(case: Case) -> Finding | None:
+    """Whether the champion tells the same target, as the same task, and is another model; None where there is no champion.
+
+    Raises AskedWrongly where the two were scored on other samples or another data version.
+    """
+    if case.champion is None:
+        return None
+    refusal = _refusal(case, case.champion)
+    return Finding("comparable", refusal is None, refusal or f"{case.champion_name} was scored on the same samples")
+
+
+def not_withdrawn(case: Case) -> Finding | None:
+    """Refuses a model that a person rolled back."""
+    return Finding("not_withdrawn", False, WITHDRAWN) if case.withdrawn else None
+
+
+def testable(case: Case) -> Finding | None:
+    """Refuses a holdout without a label of the target, and pixels of which the two count other values."""
+    if not case.after:
+        words = f"the holdout has no sample labelled for {case.target!r}: nothing can be shown; add test samples"
+        return Finding("testable", False, words)
+    return Finding("testable", False, case.evidence) if isinstance(case.evidence, str) else None
+
+
+def _refusal(case: Case, champion: ScoreTable) -> str | None:
+    name, target = case.champion_name, case.target
+    after, before = ([row for row in table.rows if row.target == target] for table in (case.candidate, champion))
+    if after and not before:
+        return f"{name} does not predict {target!r}, so the two cannot be compared; give this plan another name"
+    task = champion.tasks.get(target, "classification")
+    if after and task != case.task:
+        return (
+            f"{name} reads {target!r} as {task}, the candidate as {case.task}, so the two cannot be compared; "
+            "give this plan another name"
+        )
+    _refuse_other_samples(case, champion)
+    return f"the candidate is the champion already ({name})" if case.candidate.bundle_digest == champion.bundle_digest else None
+
+
+def _refuse_other_samples(case: Case, champion: ScoreTable) -> None:
+    candidate = case.candidate
+    after, before = ({(r.digest, r.truth) for r in table.rows if r.target == case.target} for table in (candidate, champion))
+    if candidate.data_version != champion.data_version:
+        raise AskedWrongly(
+            f"the candidate was scored on data version {candidate.data_version!r}, the champion on {champion.data_version!r}; "
+            "score both on the same one"
+        )
+    if after != before:
+        raise AskedWrongly(
+            f"the candidate and the champion were scored on different samples ({len(after - before)} only by the candidate, "
+            f"{len(before - after)} only by the champion); score both again on data version {candidate.data_version!r}"
+        )

@@ -1,0 +1,26 @@
+"""The closed tables of guards, in the order in which they are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from flows.gate.case import Case
+from flows.gate.guards.admission import comparable, not_withdrawn, testable
+from flows.gate.guards.min_gain import min_gain
+from flows.gate.guards.paired_test import paired_test
+from flows.records import Finding
+
+
+class Guard(Protocol):
+    """A rule of promotion."""
+
+    def __call__(self, case: Case, /) -> Finding | None:
+        """What the guard finds; None where it has nothing to say of such a case."""
+        ...
+
+
+# Where one of these does not pass there is nothing to judge.
+ADMISSION: Mapping[str, Guard] = {"comparable": comparable, "not_withdrawn": not_withdrawn, "testable": testable}
+# All of these have to pass.
+GUARDS: Mapping[str, Guard] = {"paired_test": paired_test, "min_gain": min_gain}
