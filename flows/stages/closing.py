@@ -133,8 +133,10 @@ def make_report(
 
 def _seconds(stages: Mapping[str, float], trained: TrainResult) -> dict[str, float]:
     """The seconds of every stage; `train` covers its batches, and `train_around` the start and the records around them."""
-    around = max(0.0, round(stages.get("train", trained.seconds) - trained.seconds, 2))
-    seconds = {**stages, "train": trained.seconds, "train_around": around}
+    whole = stages.get("train", trained.seconds)
+    # A job that was joined had begun before this retraining did.
+    batches = min(trained.seconds, whole)
+    seconds = {**stages, "train": batches, "train_around": round(whole - batches, 2)}
     last = {name: seconds.pop(name) for name in ("other", "total") if name in seconds}
     return seconds | last
 

@@ -181,6 +181,8 @@ def test_the_seconds_of_the_stages_and_of_what_is_around_the_batches_add_up(work
     assert told == {"data": 1.0, "train": 2.5, "score": 3.0, "train_around": 19.5, "other": 0.5, "total": 26.5}
     assert sum(told.values()) - told["total"] == told["total"]
     assert list(told)[-1] == "total"
+    joined = reported(work_plan, {"train": 1.0, "other": 0.5, "total": 1.5}).seconds
+    assert joined == {"train": 1.0, "train_around": 0.0, "other": 0.5, "total": 1.5}, "its job had begun before"
 
 
 def test_a_retraining_takes_the_agenda_that_was_made_of_its_plan_and_data_and_no_other(
