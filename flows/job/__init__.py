@@ -1,6 +1,6 @@
 """The program that runs on the cluster: `python -m flows.job JOBFILE` trains a plan's works, or scores bundles on the holdout.
 
-What is imported from here is for those who order such a job; the program's own parts load torch and Ray only in it.
+The names below are for the flow that submits such a job; they load neither torch nor Ray.
 """
 
 from flows.job.job import Job, Screening, Tracking, begin

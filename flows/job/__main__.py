@@ -1,4 +1,4 @@
-"""`python -m flows.job JOBFILE`, in a cluster: does the job, and leaves what it brings home or its error beside its file.
+"""`python -m flows.job JOBFILE`, on the cluster: does the job, and writes its outcome or its error beside the job file.
 
 This process is the job's driver: for a training it begins a worker group, whose members do the work (`flows.job.member`).
 """
@@ -20,25 +20,25 @@ from flows.job.runs import following
 
 
 def _train(job: Job) -> JobOutcome:
-    """The outcome of a training job, every work finished or failed for good."""
+    """Run a training job to its end, with every work finished or failed for good."""
     folder, folders = job.folder, {work.key: job.work_folder(work) for work in job.works}
     todo = folder.read_todo()
     if todo is None:
-        todo = tuple(key for key, each in folders.items() if not each.is_finished())
+        todo = tuple(key for key, work_folder in folders.items() if not work_folder.is_finished())
         folder.write_todo(todo)
-    if not all(each.is_finished() for each in folders.values()):
+    if not all(work_folder.is_finished() for work_folder in folders.values()):
         _run_group(job)
-    span, found = folder.read_span(), [folders[key].read_result() for key in todo]
+    span, results = folder.read_span(), [folders[key].read_result() for key in todo]
     return JobOutcome(
         trained=todo,
         reused=tuple(key for key in folders if key not in todo),
-        num_forwarded=folder.num_stored()[0] + sum(result.num_forwarded for result in found if result),
+        num_forwarded=folder.num_stored()[0] + sum(result.num_forwarded for result in results if result),
         seconds=round(span.last - span.first, 3) if span else 0.0,
     )
 
 
 def _run_group(job: Job) -> None:
-    """Return once a worker group has trained what is left."""
+    """Train the works that are left in a worker group, and return once it is done."""
     from flows.job.member import train_works
 
     job.folder.count_driver()
@@ -51,7 +51,7 @@ def _run_group(job: Job) -> None:
 
 
 def _end_at_error(job: Job) -> None:
-    # A group that failed for good would be started again only to return at once: with its driver, it ends now.
+    # Ray would start a group that failed for good again, only to see it return at once. The end of its driver ends it.
     while not job.folder.has_failed():
         time.sleep(0.5)
     os._exit(1)
@@ -63,12 +63,12 @@ def _score(job: Job) -> JobOutcome:
     return scoring.score(job)
 
 
-# Each loads its own part only.
+# Functions, not modules: a training loads nothing of the scoring, and the other way round.
 PROGRAMS = {"train": _train, "score": _score}
 
 
 def main(job_file: Path) -> int:
-    """The exit status: 0 with the outcome written, 1 with the error."""
+    """Do the job of a file; the exit status is 0 if the outcome was written, 1 if an error was."""
     job = read(JobFolder(job_file.parent))
     owners.sweep()
     try:

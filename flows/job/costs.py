@@ -1,4 +1,4 @@
-"""What a job costs: samples and arithmetic of filling the feature store, who shares it, and what each work took."""
+"""The costs of a job: samples and multiply-adds of filling the feature store, shared by works, and what each work took."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from heads.trunks.pricing import epoch_multiply_adds
 
 @dataclass(frozen=True)
 class PassCost:
-    """What one pass through a trunk has to do, samples and their multiply-adds together, and the keys of the works it is for."""
+    """One pass through a trunk: its samples, the multiply-adds of all of them, and the keys of the works that need it."""
 
     num_samples: int
     flops: int
@@ -27,27 +27,27 @@ class ExtractionCosts:
 
     def __init__(self, job: Job, *, leads: bool) -> None:
         self.job, self.leads = job, leads
-        # An attempt that was killed worked for them too.
+        # The seconds of an attempt that was killed count, too.
         self._shares: dict[str, float] = job.folder.read_shares()
         self._num_samples, self._flops = 0, 0.0
 
     def announce(self, pass_costs: Sequence[PassCost]) -> None:
-        """Leaves word of how many samples are to be stored, for who shows progress."""
+        """Write down how many samples are to be stored, for the flow's progress."""
         self.job.folder.write_to_store(self.job.folder.num_stored()[0] + sum(pass_cost.num_samples for pass_cost in pass_costs))
 
     def begin(self, pass_cost: PassCost) -> None:
-        """Starts the clock of a pass."""
+        """Start the clock of a pass."""
         self._pass_cost, self._since = pass_cost, monotonic()
 
     def note(self, num_samples: int) -> None:
-        """Writes down that this member stored so many samples more."""
+        """Count samples that this member has just stored, and write the sum down."""
         self._num_samples += num_samples
         self._flops += num_samples * self._pass_cost.flops / max(1, self._pass_cost.num_samples)
         self.job.folder.write_stored(self._num_samples, self._flops)
         self.divide()
 
     def divide(self) -> None:
-        """Divides the time since the last division equally among those that the pass is for."""
+        """Divide the seconds since the last call equally among the works of the pass."""
         now = monotonic()
         for key in self._pass_cost.keys:
             self._shares[key] = self._shares.get(key, 0.0) + (now - self._since) / len(self._pass_cost.keys)
@@ -60,8 +60,9 @@ class ExtractionCosts:
 class WorkCosts:
     """What a trained work took.
 
-    `seconds` are its own epochs and `shared_seconds`, its share of filling the store; `gpu_seconds` those times the GPUs held.
-    `flops` are multiply-adds of its backbone, `flops_alone` those of the same epochs on images; stored ones are the job's.
+    `seconds` are its own epochs plus `shared_seconds`, its share of filling the feature store; `gpu_seconds` are these times
+    the GPUs that it held. `flops` are the multiply-adds of its backbone, without those of filling the store, which the job
+    counts; `flops_alone` are those of the same epochs on images.
     """
 
     num_forwarded: int
@@ -74,7 +75,7 @@ class WorkCosts:
 
 
 def costs_of(job: Job, work: Work, outcome: TrainingOutcome) -> WorkCosts:
-    """What the training of a work took that ended so."""
+    """What the training of a work took, from its outcome and the job's shares."""
     sizes = Counter(sample.split for sample in job.version.samples)
     num_samples, group = (sizes["train"], sizes["val"]), job.workers
     reading = [epoch for epoch in outcome.epochs if not epoch.num_forwarded]

@@ -1,4 +1,4 @@
-"""A split of the job's data version as `heads` reads it: files, label numbers, masks."""
+"""The splits of a job's data version as data sets of `heads`: files, label numbers, masks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from heads.tasks.table import TASKS
 
 
 class Splits:
-    """The splits of a job's data version as data sets; works that see one the same way share it, and what it keeps in memory."""
+    """The splits of a job's data version as data sets; works that see a split the same way share one, and its cache."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -30,7 +30,7 @@ class Splits:
             self._samples[sample.split].append(sample)
 
     def open(self, split: str, variant: Variant) -> Samples:
-        """The split as the variant sees it; one dataset a split stays open, the one last asked for."""
+        """The split as the variant sees it; of each split, only the data set last asked for stays open."""
         preparation, heads = (
             preparation_of(variant.backbone),
             tuple((head.target, head.task, head.ignore) for head in variant.heads),
@@ -43,21 +43,21 @@ class Splits:
         return self._open[split][1]
 
     def read(self, split: str, variant: Variant, cache_bytes: int = DEFAULT_CACHE_BYTES) -> Samples:
-        """A data set of its own that keeps so many bytes of samples in memory."""
+        """A new data set of the split for one variant, which keeps at most `cache_bytes` of samples in memory."""
         labels, masks = read_labels(self.job, self._samples[split], variant.heads)
         files, digests = _Files(self.job.version, self._samples[split]), self.digests(split)
         preparation, varied = preparation_of(variant.backbone), split == "train"
         return preparation.open_samples(variant, files, labels, masks, digests, varied=varied, cache_bytes=cache_bytes)
 
     def digests(self, split: str) -> list[str]:
-        """What names the split's samples in the feature store, in order: their digests, but where files came to be read anew."""
+        """The keys of the split's samples in the feature store, in order (`Sample.pixel_digest`)."""
         return [sample.pixel_digest for sample in self._samples[split]]
 
 
 class _Files(Sequence[Path]):
-    """The files of samples, each looked for when it is asked for: that takes longer than to read its stored features.
+    """The files of samples, located one by one on access: locating one takes longer than reading its stored features.
 
-    Raises AskedWrongly where one is nowhere.
+    Access raises AskedWrongly if the file is nowhere.
     """
 
     def __init__(self, version: DataVersion, samples: Sequence[Sample]) -> None:
@@ -79,7 +79,7 @@ class _Files(Sequence[Path]):
 
 
 def read_labels(job: Job, samples: Sequence[Sample], heads: Sequence[Head]) -> tuple[dict[str, Tensor], dict[str, Masks]]:
-    """The samples' labels by target (class numbers, or rows of label sets), and their masks by target."""
+    """The samples' labels by target (class numbers, or a row of zeros and ones a label set), and their masks by target."""
     labels, masks = dict[str, Tensor](), dict[str, Masks]()
 
     def open_mask(cell: str) -> MaskFile:
@@ -88,9 +88,9 @@ def read_labels(job: Job, samples: Sequence[Sample], heads: Sequence[Head]) -> t
 
     for head in heads:
         cells = [sample.labels[head.target] for sample in samples]
-        found = TASKS[head.task].encode(cells, job.classes[head.target], open_mask)
-        if isinstance(found, Masks):
-            masks[head.target] = found
+        encoded = TASKS[head.task].encode(cells, job.classes[head.target], open_mask)
+        if isinstance(encoded, Masks):
+            masks[head.target] = encoded
         else:
-            labels[head.target] = found
+            labels[head.target] = encoded
     return labels, masks

@@ -1,4 +1,4 @@
-"""Examples of what a finished variant makes of validation images: small pictures of image, truth and prediction."""
+"""Examples of a finished variant's masks on validation images: a small image, true mask and predicted mask of each."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ IGNORED = (128, 128, 128)
 def save_examples(
     folder: Path, bundle_folder: Path, version: DataVersion, heads: Sequence[Head], count: int = 4
 ) -> list[MaskExample]:
-    """Up to `count` validation images of every mask target, with pictures under `folder/examples/`.
+    """Up to `count` validation images of every mask target, with their PNG files under `folder/examples/`.
 
-    The pictures are at most 256 px wide, and ignored values grey.
+    The files are at most 256 px wide, and show ignored values in grey.
     """
     masked = [head for head in heads if TASK_FACTS[head.task].tells == "pixels"]
     if not masked:
@@ -38,15 +38,15 @@ def save_examples(
     for number, head in enumerate(masked):
         chosen = _spread([s for s in version.samples if s.split == "val" and s.labels[head.target]], count)
         answers = bundle.predict([locate(version, sample) for sample in chosen], batch_size=1)
-        for place, (sample, told) in enumerate(zip(chosen, answers, strict=True)):
-            answer = told[head.target]
+        for place, (sample, by_target) in enumerate(zip(chosen, answers, strict=True)):
+            answer = by_target[head.target]
             assert isinstance(answer, MaskPrediction)
             rows.append(_save(folder, f"{number}-{place}", version, sample, head, answer))
     return rows
 
 
 def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """That many of the samples, evenly from first to last."""
+    """At most `count` of the samples, evenly from first to last."""
     num = min(count, len(samples))
     return [samples[place * len(samples) // num] for place in range(num)]
 
@@ -59,10 +59,10 @@ def _save(folder: Path, name: str, version: DataVersion, sample: Sample, head: H
     image = decode(place)
     counted = ~np.isin(truth, head.ignore)
     values = sorted({*np.unique(truth[counted]).tolist(), *np.unique(answer.mask).tolist()})
-    pictures = {"image": image, "truth": _coloured(truth, counted), "told": _coloured(answer.mask)}
-    files = {kind: f"{EXAMPLES}/{name}-{kind}.png" for kind in pictures}
-    for kind, picture in pictures.items():
-        _small(picture, smooth=kind == "image").save(folder / files[kind])
+    images = {"image": image, "truth": _coloured(truth, counted), "told": _coloured(answer.mask)}
+    files = {kind: f"{EXAMPLES}/{name}-{kind}.png" for kind in images}
+    for kind, full_size in images.items():
+        _small(full_size, smooth=kind == "image").save(folder / files[kind])
     return MaskExample(
         target=head.target,
         file=sample.file,
@@ -73,7 +73,7 @@ def _save(folder: Path, name: str, version: DataVersion, sample: Sample, head: H
 
 
 def _coloured(values: NDArray[Any], counted: NDArray[np.bool_] | None = None) -> Image.Image:
-    # Values above one byte take the colours of others: they are still told apart from their neighbours.
+    # Values above 255 wrap round and share colours, which still tells them from their neighbours.
     colours = np.array(MaskPrediction(values.astype(np.uint8), {}).picture().convert("RGB"))
     if counted is not None:
         colours[~counted] = IGNORED
@@ -85,7 +85,7 @@ def _colour(value: int) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def _small(picture: Image.Image, *, smooth: bool) -> Image.Image:
-    width = min(MAX_WIDTH_PX, picture.width)
-    height = max(1, round(picture.height * width / picture.width))
-    return picture.resize((width, height), Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST)
+def _small(image: Image.Image, *, smooth: bool) -> Image.Image:
+    width = min(MAX_WIDTH_PX, image.width)
+    height = max(1, round(image.height * width / image.width))
+    return image.resize((width, height), Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST)

@@ -1,4 +1,4 @@
-"""What a job is asked, as a value and as JSON; without torch or Ray."""
+"""A job for the cluster, as a value and as JSON; without torch or Ray."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPLITS_OF: Mapping[JobKind, tuple[str, ...]] = {"train": ("train", "val"), "scor
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where the job's driver writes runs: the address, the embedded server's artifacts, experiment, parent run, origin."""
+    """Where the job's driver logs MLflow runs: the address, the embedded MLflow's artifacts, experiment, parent run, origin."""
 
     address: str
     artifacts: Path
@@ -30,7 +30,7 @@ class Tracking:
 
 @dataclass(frozen=True)
 class Screening:
-    """Of the screened works the `keep` best by validation's `metric`, `<target>/<measure>`, go on into fine-tuning."""
+    """How many of the screened works go on to fine-tuning: the `keep` best by `metric` (`<target>/<measure>`) on validation."""
 
     keep: int
     metric: str
@@ -41,7 +41,7 @@ class Job:
     """A job on the cluster: train `works` (all of a plan's; finished ones are skipped), or score `bundles` on the holdout.
 
     `key` is equal for equal jobs: a running job of that key is joined, and a half-done one is resumed. `features` is the
-    feature store's folder or address; None: below the storage root.
+    feature store's folder or address; None means `features/` under the storage root.
     """
 
     kind: JobKind
@@ -59,21 +59,21 @@ class Job:
 
     @property
     def features_root(self) -> Path | str:
-        """Where the feature store lies."""
+        """The feature store's folder or address."""
         return self.features or self.storage / "features"
 
     @property
     def folder(self) -> JobFolder:
-        """What is asked, and what comes of it."""
+        """The job's folder: what it is asked, and its outcome."""
         return JobFolder(jobs_root(self.storage) / f"{self.kind}-{self.key}")
 
     def work_folder(self, work: Work) -> WorkFolder:
-        """What one of its works leaves."""
+        """The folder of one of its works."""
         return WorkFolder.of(self.storage, work.key)
 
 
 def begin(job: Job) -> JobFolder:
-    """The job's folder with the job written into it, and the samples that it reads, with their masks."""
+    """Write the job, with the samples and masks that it reads, into its folder, and return that."""
     samples = [s for s in job.version.samples if s.split in SPLITS_OF[job.kind]]
     named = {file: job.version.masks[file] for file in sorted(mask_files(samples)) if file in job.version.masks}
     tables = {
@@ -102,7 +102,7 @@ def begin(job: Job) -> JobFolder:
 
 
 def read(folder: JobFolder) -> Job:
-    """The job that `begin` wrote."""
+    """The job that `begin` wrote into this folder."""
     fields, tables = folder.read_job()
     data = fields["data"]
     version = DataVersion(
@@ -111,7 +111,7 @@ def read(folder: JobFolder) -> Job:
         samples=tuple(Sample(*row) for row in tables["samples"]),
         data=Path(data["folder"]),
         objects=tuple(Path(folder) for folder in data["objects"]),
-        # Job files of before there were recipes lack them.
+        # Job files of earlier versions have no recipes.
         masks={file: Mask(digest, dict(pixels), *recipe) for file, digest, pixels, *recipe in tables["masks"]},
     )
     tracking, screening = fields["tracking"], fields["screening"]
@@ -120,7 +120,7 @@ def read(folder: JobFolder) -> Job:
         key=fields["key"],
         name=fields["name"],
         storage=Path(fields["storage"]),
-        # Job files of before the store had a place of its own lack it.
+        # Missing in job files of earlier versions.
         features=fields.get("features"),
         version=version,
         classes=fields["classes"],
@@ -142,6 +142,6 @@ def _work_fields(work: Work) -> dict[str, object]:
 def _read_work(fields: Mapping[str, Any]) -> Work:
     path = fields["weights"]["path"]
     weights = Weights(fields["weights"]["digest"], None if path is None else Path(path))
-    # Job files of before say it by another word.
+    # Job files of earlier versions have another key.
     is_screened = fields["is_screened"] if "is_screened" in fields else fields["in_contest"]
     return Work(fields["key"], Variant.model_validate(fields["variant"]), weights, is_screened)

@@ -1,7 +1,7 @@
-"""The folder of a job: the names of all its files, and what they hold as values.
+"""The folder of a job: the names of all its files, and their content as values.
 
-`<storage>/jobs/<kind>-<key>/` holds what is asked (`job.json`, `samples.json`), what the driver and the members of its worker
-group note on the way, and at the end `outcome.json` or `error.json`.
+`<storage>/jobs/<kind>-<key>/` holds the job (`job.json`, `samples.json`), the notes that its driver and the members of its
+worker group make on the way, and at the end `outcome.json` or `error.json`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from flows.errors import ASKED_WRONGLY, AskedWrongly, HeadstartError
 from flows.files import read_json, write_json
 
-# What a whole worker group goes on from is a folder of Ray's with these two in it.
+# The files in a checkpoint of the whole worker group, which is a folder that Ray keeps.
 CHECKPOINT_STATE, CHECKPOINT_NOTE = "state.pt", "work.json"
 JOB, SAMPLES, OUTCOME, ERROR = "job.json", "samples.json", "outcome.json", "error.json"
 TODO, SPAN, TO_STORE, SHARES = "todo.json", "span.json", "features.json", "shares.json"
@@ -29,11 +29,11 @@ MAX_MESSAGE_CHARS = 6000
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """What a job brings home.
+    """The outcome of a job.
 
-    A training: the keys of the works that were left to it and of those found done, the images forwarded through variants and
-    through trunks, the seconds from its first batch to its last, and the multiply-adds of filling the feature store. A
-    scoring: the file of each bundle's score table, by the bundle's path.
+    A training has the keys of the works that it trained and of those found done, the number of images forwarded through
+    variants and trunks, the seconds from its first batch to its last, and the multiply-adds of filling the feature store. A
+    scoring has the file of each bundle's score table, by the bundle's path.
     """
 
     trained: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class JobOutcome:
 
 @dataclass(frozen=True)
 class Span:
-    """When a job's first batch began and its last so far ended, in seconds since 1970."""
+    """When a job's first batch began and its latest one ended, in seconds since 1970."""
 
     first: float
     last: float
@@ -54,7 +54,7 @@ class Span:
 
 @dataclass(frozen=True)
 class GroupStart:
-    """A worker group began: when, in seconds since 1970, and how many drivers the job had had by then."""
+    """The start of a worker group: when, in seconds since 1970, and the job's number of drivers up to then."""
 
     at: float
     drivers: int
@@ -62,10 +62,10 @@ class GroupStart:
 
 @dataclass(frozen=True)
 class CheckpointNote:
-    """What a checkpoint of the whole group says of itself: its work, that one's last epoch, and when it was made."""
+    """The note in a checkpoint of the whole group: the work it is of, that work's last epoch, and when it was made."""
 
     work_key: str
-    # Checkpoints of before these were noted lack them.
+    # Missing in checkpoints of earlier versions.
     epoch: int | None = None
     at: float | None = None
 
@@ -78,26 +78,26 @@ class JobFolder:
 
     @property
     def job_file(self) -> Path:
-        """What the program is started with; written last of what is asked."""
+        """The file that the program is started with; written after the samples, so that it stands for the whole job."""
         return self.path / JOB
 
     def read_job(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """The job as JSON, and the tables of its samples; `flows.job.job` makes them and understands them."""
+        """The job as JSON, and the tables of its samples and masks; `flows.job.job` gives them their meaning."""
         return json.loads(self.job_file.read_text()), json.loads((self.path / SAMPLES).read_text())
 
     def write_job(self, fields: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
-        """Write both."""
+        """Write what `read_job` reads."""
         write_json(self.path / SAMPLES, tables)
         write_json(self.job_file, fields)
 
     def forget(self) -> None:
-        """Remove what an earlier job of the same key left, for a new one that begins."""
+        """Remove the notes and the outcome of an earlier job of the same key, before a new one begins."""
         names = (OUTCOME, ERROR, TODO, SPAN, TO_STORE, SHARES, DRIVERS, GROUPS, LOSSES)
         for stale in (*(self.path / name for name in names), *self.path.glob(STORED)):
             stale.unlink(missing_ok=True)
 
     def read_end(self) -> JobOutcome | None:
-        """What the job brings home, None before its end. Raises AskedWrongly or HeadstartError with the job's own message."""
+        """The outcome of the job, None before its end. If it failed, raises AskedWrongly or HeadstartError with its message."""
         if (outcome := read_json(self.path / OUTCOME)) is not None:
             return _outcome(outcome, self.flops_stored())
         if (error := read_json(self.path / ERROR)) is not None:
@@ -105,7 +105,7 @@ class JobFolder:
         return None
 
     def write_outcome(self, outcome: JobOutcome) -> None:
-        """Write what the job brings home."""
+        """Write the outcome of the job."""
         names = ("trained", "reused", "num_forwarded", "seconds") if outcome.scores is None else ("scores",)
         write_json(self.path / OUTCOME, {name: getattr(outcome, name) for name in names})
 
@@ -114,23 +114,23 @@ class JobFolder:
         return (self.path / ERROR).exists()
 
     def write_error(self, error: Exception) -> None:
-        """Write the message for people, and whether the request was at fault; the first one stands."""
+        """Write an error's message for people, and whether the request was at fault; the first error stands."""
         asked_wrongly = isinstance(error, ASKED_WRONGLY)
         message = str(error) if asked_wrongly else "".join(traceback.format_exception(error))[-MAX_MESSAGE_CHARS:]
         if not self.has_failed():
             write_json(self.path / ERROR, {"asked_wrongly": asked_wrongly, "message": message})
 
     def read_todo(self) -> tuple[str, ...] | None:
-        """The keys of the works that were left when the job began, None before it did."""
+        """The keys of the works that were left when the job began, None before it began."""
         keys = read_json(self.path / TODO)
         return None if keys is None else tuple(keys)
 
     def write_todo(self, keys: Sequence[str]) -> None:
-        """Write them."""
+        """Write the keys of the works that are left as the job begins."""
         write_json(self.path / TODO, list(keys))
 
     def read_span(self) -> Span | None:
-        """From the first batch to the last so far, None before the first."""
+        """The time from the first batch to the latest, None before the first."""
         content = read_json(self.path / SPAN)
         return content and Span(**content)
 
@@ -140,22 +140,22 @@ class JobFolder:
         write_json(self.path / SPAN, asdict(Span(before.first if before else now, now)))
 
     def write_to_store(self, total: int) -> None:
-        """Note how many samples the job brings into the feature store in all."""
+        """Write the number of samples that the job brings into the feature store in all."""
         write_json(self.path / TO_STORE, {"total": total})
 
     def write_stored(self, num_samples: int, flops: float) -> None:
-        """Note how many samples this process brought into the feature store, and at how many multiply-adds."""
+        """Write the number of samples that this process has stored in the feature store, and their multiply-adds."""
         name = STORED.replace("*", f"{platform.node()}-{os.getpid()}")
         write_json(self.path / name, {"num_samples": num_samples, "flops": flops})
 
     def num_stored(self) -> tuple[int, int]:
-        """How many samples the job's members brought through frozen trunks into the feature store, and of how many."""
+        """How many samples the job's members have stored in the feature store, and how many there are to store in all."""
         done: int = sum(self._stored("num_samples"))
         total: int = read_json(self.path / TO_STORE, {"total": 0})["total"]
         return done, max(done, total)
 
     def flops_stored(self) -> int:
-        """The multiply-adds that the job's members spent on that."""
+        """The multiply-adds that the job's members spent on filling the feature store."""
         flops: float = sum(self._stored("flops"))
         return round(flops)
 
@@ -163,37 +163,37 @@ class JobFolder:
         return [read_json(file, {name: 0})[name] for file in self.path.glob(STORED)]
 
     def read_shares(self) -> dict[str, float]:
-        """The seconds of filling the feature store by the key of the work that they were for."""
+        """Each work's share of the seconds of filling the feature store, by work key."""
         shares: dict[str, float] = read_json(self.path / SHARES, {})
         return shares
 
     def write_shares(self, shares: Mapping[str, float]) -> None:
-        """Write them."""
+        """Write each work's share of the seconds of filling the feature store."""
         write_json(self.path / SHARES, shares)
 
     def num_drivers(self) -> int | None:
-        """How many drivers the job has had, None where none was counted."""
+        """How many drivers the job has had, None before the first."""
         count: int | None = read_json(self.path / DRIVERS)
         return count
 
     def count_driver(self) -> None:
-        """Count one more."""
+        """Count one more driver."""
         write_json(self.path / DRIVERS, (self.num_drivers() or 0) + 1)
 
     def read_groups(self) -> tuple[GroupStart, ...]:
-        """The worker groups that began, the first one first."""
+        """The starts of the job's worker groups, in order."""
         return tuple(GroupStart(**row) for row in read_json(self.path / GROUPS, []))
 
     def add_group(self, group: GroupStart) -> None:
-        """Note that another one begins."""
-        write_json(self.path / GROUPS, [asdict(each) for each in (*self.read_groups(), group)])
+        """Note that another worker group begins."""
+        write_json(self.path / GROUPS, [asdict(start) for start in (*self.read_groups(), group)])
 
     def read_losses(self) -> tuple[str, ...]:
         """What killed workers and drivers cost, a line each, oldest first."""
         return tuple(read_json(self.path / LOSSES, []))
 
     def add_loss(self, line: str) -> None:
-        """Add a line."""
+        """Add a line about what a killed worker or driver cost."""
         write_json(self.path / LOSSES, [*self.read_losses(), line])
 
 
@@ -203,13 +203,13 @@ def jobs_root(storage: Path) -> Path:
 
 
 def read_note(file: Path) -> CheckpointNote | None:
-    """What the checkpoint whose note this is says of itself, None where there is no such file."""
+    """The note of a checkpoint from its file, None if there is no such file."""
     content = read_json(file)
     return content and CheckpointNote(**content)
 
 
 def write_note(folder: Path, note: CheckpointNote) -> None:
-    """Leave the note of a checkpoint in its folder."""
+    """Write the note of a checkpoint into its folder."""
     write_json(folder / CHECKPOINT_NOTE, asdict(note))
 
 

@@ -1,4 +1,4 @@
-"""What a killed worker or driver cost a training, in words: told by the group that goes on, read by the flow that waits."""
+"""What a killed worker or driver cost a training, in words: noted by the next worker group, and shown by the waiting flow."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from flows.records import Work
 
 
 def begin_group(job: Job, todo: Sequence[Work], titles: Mapping[str, str], checkpoint: CheckpointNote | None) -> None:
-    """Note that a group begins, and where another one of this job was killed, what that cost.
+    """Note that a worker group begins, and, if an earlier one of this job was killed, what that cost.
 
-    `todo` are the works that are left, `checkpoint` is what the last checkpoint of the whole group says of itself.
+    `todo` are the works that are left, `checkpoint` is the note of the last checkpoint of the whole group.
     """
     drivers, groups = job.folder.num_drivers() or 1, job.folder.read_groups()
     now = time.time()
@@ -34,19 +34,19 @@ def describe(
     begun: float,
     now: float,
 ) -> str:
-    """One line: who died, in which epoch of what, what the training goes on from, and how many seconds are lost."""
+    """One line: who died, in which epoch of which work, where the training goes on, and how many seconds are lost."""
     halted = [(work, epochs) for work in todo if (epochs := len(job.work_folder(work).read_progress()))]
-    # What was finished since the group began is not lost.
+    # Works that finished since the group began are not lost.
     begun = max([begun, *(job.work_folder(work).finished_at() for work in job.works if work not in todo)])
     if not halted:
         stored, total = job.folder.num_stored()
         kept = f"{stored} of {total} samples' features are kept" if stored else "nothing had been trained"
         return f"{who} of the training died before the first epoch; {kept}: {now - begun:.0f} s lost"
     work, epochs = halted[0]
-    told = f"{who} died in epoch {epochs + 1} of {titles[work.key]}"
+    death = f"{who} died in epoch {epochs + 1} of {titles[work.key]}"
     if checkpoint and checkpoint.work_key == work.key and checkpoint.epoch is not None and checkpoint.at is not None:
-        return f"{told}; goes on from epoch {checkpoint.epoch + 1}'s checkpoint: {now - checkpoint.at:.0f} s lost"
+        return f"{death}; goes on from epoch {checkpoint.epoch + 1}'s checkpoint: {now - checkpoint.at:.0f} s lost"
     file = job.work_folder(work).checkpoint
     if file.is_file():
-        return f"{told}; goes on from its last checkpoint: {now - file.stat().st_mtime:.0f} s lost"
-    return f"{told}, before its first checkpoint; it begins again: {now - begun:.0f} s lost"
+        return f"{death}; goes on from its last checkpoint: {now - file.stat().st_mtime:.0f} s lost"
+    return f"{death}, before its first checkpoint; it begins again: {now - begun:.0f} s lost"

@@ -1,4 +1,4 @@
-"""What every member of a training job's worker group does."""
+"""The training of a job's works by the members of its worker group, in their processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from heads.training import loop
 from heads.training.state import Epoch, TrainingOutcome
 
 LOG = logging.getLogger(__name__)
-# Another try would end the same way; all else (a lost process, its neighbours' broken connections) is tried again.
+# After these another try would end the same way; all others (a lost process, broken connections to it) are tried again.
 FINAL_ERRORS: tuple[type[Exception], ...] = (
     *ASKED_WRONGLY,
     ValueError,
@@ -40,7 +40,7 @@ FINAL_ERRORS: tuple[type[Exception], ...] = (
 
 
 def train_works(config: Mapping[str, Any]) -> None:
-    """Trains the job's works one after another, from where the group was. Runs in every member of the group."""
+    """Train the job's works one after another, from where the last group was. Runs in every member of the group."""
     job = read(JobFolder(Path(config["job_folder"])))
     if job.folder.has_failed():
         return
@@ -51,13 +51,13 @@ def train_works(config: Mapping[str, Any]) -> None:
             _Member(job).run()
     except FINAL_ERRORS as error:
         job.folder.write_error(error)
-        # The others wait for this one in a collective: only an end of the whole group frees them.
+        # The other members wait for this one in a collective: only an end of the whole group frees them.
         raise
 
 
 @dataclass
 class _Member:
-    """One process of the group on its way through the works."""
+    """One process of the worker group, training the works; rank 0 leads: it alone writes results."""
 
     job: Job
     leads: bool = field(init=False)
@@ -89,7 +89,7 @@ class _Member:
         self._train_one_by_one([work for work in todo if work not in probes and work.key not in out])
 
     def _screen(self, rivals: Sequence[Work], todo: Sequence[Work]) -> set[str]:
-        """The keys of the works whose screening ends here: those that are screened out, or that failed in it."""
+        """Run the screening; the keys of the works that go no further: screened out, or failed in their probe phase."""
         left = {work.key for work in todo}
         if self.job.screening is None or not any(work.key in left for work in rivals):
             return set()
@@ -105,7 +105,7 @@ class _Member:
         return {work.key for work in rivals} - chosen
 
     def _train_probes(self, probes: Sequence[Work]) -> None:
-        """Trains works that read stored features alone: each member takes its share of them, whole."""
+        """Train works that read only stored features: each is trained by one member, by itself."""
         for group in self.features.fuse(probes):
             mine = group[workers.rank() :: workers.count()]
             if mine:
@@ -116,7 +116,7 @@ class _Member:
                 self.job.folder.mark_span(time.time())
 
     def _train_one_by_one(self, works: Sequence[Work]) -> None:
-        """Trains works whose backbones are trained as well, or that need images: all members together, one after another."""
+        """Train works whose backbones learn, or that need images: all members together, one work after another."""
         with tempfile.TemporaryDirectory(prefix="headstart-resume-") as folder:
             checkpoint = workers.last_checkpoint(Path(folder))
             note = read_note(checkpoint / CHECKPOINT_NOTE) if checkpoint else None
@@ -127,14 +127,14 @@ class _Member:
                         resume = checkpoint / CHECKPOINT_STATE
                     self._train(work, resume)
                 except TrainingDiverged as error:
-                    # All ranks see the same sums: they give this work up, and go on to the next, together.
+                    # All ranks see the same summed loss, so all give this work up and go on to the next.
                     if self.leads:
                         results.write_failure(self.job, work, error)
                 except HeadsError as error:
                     raise type(error)(f"{_title(work)}: {error}") from error
 
     def _agree_on_finished(self) -> list[bool]:
-        # Rank 0 looks, for all: a result that appears between two looks would part the ranks' ways.
+        # Rank 0 looks for all: if a result appeared between two ranks' looks, they would train different works.
         import torch
         from torch import distributed
 
@@ -149,7 +149,7 @@ class _Member:
         try:
             model, outcome = self._fit(work, resume)
         except CheckpointError as error:
-            # Written by another version, or damaged: what it saves is time, and the training gives the same without it.
+            # Written by another version, or damaged. A checkpoint only saves time: the training gives the same without it.
             LOG.warning("%s: its checkpoint is left aside: %s", _title(work), error)
             model, outcome = self._fit(work, None)
         if self.leads:
@@ -172,7 +172,7 @@ class _Member:
         )
 
     def _probed(self, work: Work) -> Path | None:
-        """The checkpoint from which a work goes on that was among the best of its screening."""
+        """The checkpoint after its probe phase that a work chosen by the screening goes on from; None for other works."""
         file = self.job.work_folder(work).probe_checkpoint
         return file if probes_first(self.job, work) and file.is_file() else None
 

@@ -1,4 +1,4 @@
-"""What a work leaves on disk: its epochs so far, its result with the bundle, or why it failed."""
+"""Writing what a work leaves on disk: its epochs so far, its bundle and result, or why it failed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from heads.training.state import Epoch, TrainingOutcome
 
 
 def epoch_record(epoch: Epoch) -> EpochRecord:
-    """An epoch as it is kept."""
+    """An epoch of the training as a record for the work's folder."""
     return EpochRecord(
         epoch=epoch.index,
         phase=epoch.phase,
@@ -32,12 +32,12 @@ def epoch_record(epoch: Epoch) -> EpochRecord:
 
 
 def write_progress(job: Job, work: Work, epochs: Sequence[Epoch]) -> None:
-    """Adds epochs to those that the work has."""
+    """Add epochs to the progress of a work."""
     job.work_folder(work).add_progress(work.key, [epoch_record(epoch) for epoch in epochs])
 
 
 def write_result(job: Job, work: Work, model: Model, outcome: TrainingOutcome) -> None:
-    """Writes the work's bundle and then, as the mark that it is finished, its result."""
+    """Write the work's bundle and then its result, which marks the work as finished."""
     folder, variant = job.work_folder(work), work.variant
     num_parameters, num_trained = count_parameters(model)
     classes = {head.target: list(job.classes[head.target]) for head in variant.heads}
@@ -79,14 +79,14 @@ def write_result(job: Job, work: Work, model: Model, outcome: TrainingOutcome) -
 
 
 def write_failure(job: Job, work: Work, error: TrainingDiverged) -> None:
-    """Writes why the work failed for good, with the epochs that it had."""
+    """Write why the work failed for good, with the epochs that it had."""
     folder = job.work_folder(work)
     folder.write_failure(WorkFailure(work.key, str(error), folder.read_progress()))
     folder.drop_checkpoint()
 
 
 def _class_measures(work: Work, outcome: TrainingOutcome, classes: dict[str, list[str]]) -> dict[str, float]:
-    """Measures of single classes, named as on the holdout."""
+    """Validation measures of single classes, by the names that they have on the holdout."""
     return {
         f"val/{head.target}/{name}": value
         for head in work.variant.heads

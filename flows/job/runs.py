@@ -1,4 +1,4 @@
-"""Keeps MLflow in step with a training, from a thread beside it that can harm nothing."""
+"""Keeps MLflow's runs in step with a training, from a thread whose errors never reach the training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LAST_WORDS_SECONDS = 20.0
 
 @contextlib.contextmanager
 def following(job: Job) -> Iterator[None]:
-    """Runs begin, grow and end in MLflow while the block trains; what MLflow did not take is left to the flow."""
+    """Log the works' runs to MLflow while the block trains; whatever MLflow did not take, the flow fills in later."""
     stop, trained = threading.Event(), threading.Event()
     thread = threading.Thread(target=_follow, args=(job, stop, trained), name="tracking", daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""Score tables: where they lie, and what they hold as values."""
+"""Score tables: their files, and their content as values."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from flows.files import write_json
 from flows.records import ScoreTable
 from heads.tasks.rows import Scored
 
-# Raised when score tables gain rows or measures: older ones are made again.
+# Incremented when score tables gain rows or measures, so that older ones are made again.
 SCORES_FORMAT = 3
 
 
 def scores_file(storage: Path, bundle_digest: str, data_version: str) -> Path:
-    """Where the score table of a bundle on a data version's holdout lies."""
+    """The file of a bundle's score table on a data version's holdout."""
     return storage / "scores" / f"{bundle_digest[:16]}-{data_version}-{SCORES_FORMAT}.json"
 
 

@@ -1,4 +1,4 @@
-"""A scoring job: bundles read the holdout, sample by sample."""
+"""A scoring job: the predictions of bundles on the holdout, sample by sample, and their measures."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from heads.spec import Head
 from heads.tasks.rows import Scored
 from heads.tasks.table import TASKS
 
-# Below it a second process takes longer to start than the first to finish.
+# With fewer, a second process would take longer to start than the first to finish.
 MIN_SHARD_IMAGES = 1000
 BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
 class Item:
-    """A holdout image to read: its digest, its file, by target its cell in the manifest, and the files of its masks.
+    """A holdout image to predict: its digest and file, its cells in the manifest and the files of its masks, by target.
 
-    `as_stored` are the targets whose masks are turned with it.
+    `as_stored` are the targets whose masks are drawn on the image as it is stored, and turned with it.
     """
 
     digest: str
@@ -45,33 +45,33 @@ class Item:
 
 
 def score(job: Job) -> JobOutcome:
-    """The outcome of a scoring job: the file of each bundle's score table, by bundle path. Runs in the job's driver.
+    """Run a scoring job; its outcome names the file of each bundle's score table. Runs in the job's driver.
 
-    A table has no rows where the holdout has no label of what the bundle predicts. Raises BundleError on a damaged bundle.
+    A table has no rows of a target that no holdout sample has a label for. Raises BundleError on a damaged bundle.
     """
     files = {}
     for path in job.bundles:
         digest = bundles.digest(path)
         file = scores_file(job.storage, digest, job.version.digest)
         if not file.exists():
-            made = bundles.load(path)
-            rows = _read_holdout(job, path, made)
-            tasks = {head.target: head.task for head in made.variant.heads}
+            bundle = bundles.load(path)
+            rows = _read_holdout(job, path, bundle)
+            tasks = {head.target: head.task for head in bundle.variant.heads}
             plain = {target for target, task in tasks.items() if TASK_FACTS[task].tells == "class"}
-            # Every class's probability is only told where a verdict asks for it.
+            # Verdicts on classes use the predicted class alone: the other probabilities would only fill the disk.
             kept = (replace(row, probabilities={}, pixels=()) if row.target in plain else row for row in rows)
-            write_scores(file, ScoreTable(digest, job.version.digest, tuple(kept), measure(rows, made), tasks))
+            write_scores(file, ScoreTable(digest, job.version.digest, tuple(kept), measure(rows, bundle), tasks))
         files[str(path)] = str(file)
     return JobOutcome(scores=files)
 
 
 def score_shard(path: str, items: Sequence[Item], uses_gpu: bool, num_threads: int) -> list[Scored]:
-    """What the bundle reads in these images: a row for each label they have. Runs in a worker, or in the driver."""
+    """A score row for each label of these images, predicted by the bundle. Runs in a worker, or in the driver."""
     torch.set_num_threads(num_threads)
     bundle = bundles.load(Path(path), "cuda" if uses_gpu else "cpu")
     heads = {head.target: head for head in bundle.variant.heads}
     rows: list[Scored] = []
-    # By batches, since masks of all images at their full size could fill memory.
+    # In batches: the masks of all images, at full size, could fill the memory.
     for batch in _batches(items):
         for item, answers in zip(batch, bundle.predict([Path(item.file) for item in batch], BATCH_SIZE), strict=True):
             known = ((target, truth) for target in answers if (truth := item.truths.get(target)) is not None)
@@ -92,18 +92,18 @@ def _row(item: Item, head: Head, truth: str, answer: Answer) -> Scored:
 
 
 def measure(rows: Sequence[Scored], bundle: Bundle) -> dict[str, float]:
-    """`<target>/<measure>` of every target that has rows: the measures of validation, of whatever classes either side knows.
+    """The measures `<target>/<measure>` of every target that has rows, the same as on validation.
 
-    A class that the bundle does not know is one that it never predicts. Label sets are told at the bundle's thresholds, and
-    masks measured pixel by pixel over all images together, at their own size.
+    Classes may be unknown to the bundle, which then never predicts them, or absent from the rows. Label sets are decided by
+    the bundle's thresholds; masks are measured pixel by pixel over all images together, at their own size.
     """
     metrics: dict[str, float] = {}
     for head in bundle.variant.heads:
         mine = [row for row in rows if row.target == head.target]
         if mine:
             task, names = TASKS[head.task], bundle.classes[head.target]
-            found = task.measure_rows(mine, names, bundle.thresholds.get(head.target))
-            metrics |= {f"{head.target}/{name}": value for name, value in found.items()}
+            measures = task.measure_rows(mine, names, bundle.thresholds.get(head.target))
+            metrics |= {f"{head.target}/{name}": value for name, value in measures.items()}
     return metrics
 
 
@@ -118,7 +118,7 @@ def _read_holdout(job: Job, path: Path, bundle: Bundle) -> list[Scored]:
     group, uses_gpu = job.workers, job.workers.gpus_per_worker > 0
     num_shards = max(1, min(group.count, len(items) // MIN_SHARD_IMAGES))
     if num_shards == 1 and not uses_gpu:
-        # Here, with the cores of the whole group.
+        # In this process, with the cores of the whole group.
         num_threads = max(1, min(int(group.count * group.cpus_per_worker), os.cpu_count() or 1))
         rows = score_shard(str(path), items, uses_gpu, num_threads)
     else:

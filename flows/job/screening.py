@@ -1,7 +1,7 @@
-"""Screening, of variants that probe before they fine-tune: all probe, the best go on.
+"""Screening of variants that have a probe phase: all train through it, and only the best go on to fine-tune.
 
 One rung of successive halving (Jamieson & Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization",
-AISTATS 2016), set where it costs next to nothing: the probes train together on stored features.
+AISTATS 2016), placed where it costs next to nothing: the probes train together on stored features.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from heads.trunks.trunk import stored_taps
 
 
 def probes_first(job: Job, work: Work) -> bool:
-    """Whether the work probes against rivals first: where its probe phase cannot read the store it just trains."""
+    """Whether the work is screened: one whose probe phase cannot read the feature store just trains."""
     return job.screening is not None and work.is_screened and compile_policy(work.variant)[0] in stored_taps(work.variant)
 
 
 def rank_probes(job: Job, works: Sequence[Work]) -> list[tuple[Work, float]]:
-    """The screened works that probed to the end, best first, with the measure they are judged by; ties by the plan's order."""
+    """The screened works whose probe phase is done, best first, with the measure that ranks them; ties keep the plan's order."""
     assert job.screening is not None
     name = f"val/{job.screening.metric}"
-    found = [(work, job.work_folder(work).read_probe()) for work in works]
-    scored = [(work, float(metrics.get(name, math.nan))) for work, metrics in found if metrics is not None]
+    probes = [(work, job.work_folder(work).read_probe()) for work in works]
+    scored = [(work, float(metrics.get(name, math.nan))) for work, metrics in probes if metrics is not None]
     return sorted(scored, key=lambda one: -one[1] if math.isfinite(one[1]) else math.inf)
 
 
 def screen_out(job: Job, features: JobFeatures, work: Work, place: int, num_rivals: int, value: float) -> None:
-    """Keeps a work as its probe left it, with the reason that it goes no further."""
+    """Write a work's result as its probe phase left it, with the reason why it goes no further."""
     screening = job.screening
     assert screening is not None
     sets = [features.splits.open(split, work.variant) for split in ("train", "val")]

@@ -1,4 +1,4 @@
-"""Works that train side by side in one process, each with its progress and checkpoints to go on from."""
+"""Works that train side by side in one process, each with progress and checkpoints of its own."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from heads.training import checkpoint
 from heads.training.state import Epoch, TrainingOutcome
 
 LOG = logging.getLogger(__name__)
-# An epoch of features takes milliseconds, and a file that is surely on the disk as many.
+# An epoch on features takes milliseconds, and so does writing a file to disk.
 PROGRESS_SECONDS = 2.0
-# What a kill may cost, beside an epoch; more where a checkpoint takes more than a twentieth of it.
+# How much training a kill may cost, beside an epoch; longer if a checkpoint takes more than a twentieth of it.
 CHECKPOINT_SECONDS = 30.0
 SAVE_FACTOR = 20
 
@@ -34,7 +34,7 @@ class WorkCheckpointer:
 
     def __init__(self, job: Job, work: Work) -> None:
         self._job, self._work = job, work
-        self._told: list[Epoch] = []
+        self._epochs: list[Epoch] = []
         self._written_at, self._saves_at = 0.0, monotonic() + CHECKPOINT_SECONDS
 
     @property
@@ -44,8 +44,8 @@ class WorkCheckpointer:
         return file if file.is_file() else None
 
     def note(self, epoch: Epoch, save: Callable[[Path], None]) -> None:
-        """Takes in an epoch, and writes down what is due."""
-        self._told.append(epoch)
+        """Take in an epoch; write the progress and a checkpoint if they are due."""
+        self._epochs.append(epoch)
         saves = monotonic() >= self._saves_at
         if saves or monotonic() - self._written_at >= PROGRESS_SECONDS:
             self.write()
@@ -55,24 +55,24 @@ class WorkCheckpointer:
             self._saves_at = monotonic() + max(CHECKPOINT_SECONDS, SAVE_FACTOR * (monotonic() - start))
 
     def write(self) -> None:
-        """Writes the epochs so far for those who follow."""
-        results.write_progress(self._job, self._work, self._told)
+        """Write the epochs so far, for MLflow and the flow's progress."""
+        results.write_progress(self._job, self._work, self._epochs)
         self._written_at = monotonic()
 
     def give_up(self, error: TrainingDiverged) -> None:
-        """Writes the epochs so far, and why there are no more."""
+        """Write the epochs so far, and why there are no more."""
         self.write()
         results.write_failure(self._job, self._work, error)
 
 
 def train_probes(features: JobFeatures, works: Sequence[Work]) -> None:
-    """Trains works that read the same stored features in this process, each kept as it ends."""
+    """Train works that read the same stored features, in this process; each work's result is written as it ends."""
     (loaders,) = _loaders(features, works[0]).values()
     _train(features, works, _whole, loaders)
 
 
 def train_first_phases(features: JobFeatures, works: Sequence[Work]) -> None:
-    """Trains the probe phases of works that read the same stored features, in this process; those done already are left out."""
+    """Train the probe phases of works that read the same stored features, in this process, without those already done."""
     left = [work for work in works if not _has_probed(features.job, work)]
     if left:
         phase = compile_policy(left[0].variant)[0]
@@ -96,18 +96,18 @@ def _train(
 
 
 def _can_be_resumed(file: Path, work: Work) -> bool:
-    """Whether a training of the work can go on from a checkpoint; the log says where it cannot, and why."""
+    """Whether a training of the work can go on from a checkpoint; if it cannot, the log says why."""
     try:
         checkpoint.load(file, work.variant)
     except CheckpointError as error:
-        # Written by another version, or damaged: what it saves is time, and the training gives the same without it.
+        # Written by another version, or damaged. A checkpoint only saves time: the training gives the same without it.
         LOG.warning("%s: its checkpoint is left aside: %s", work.key, error)
         return False
     return True
 
 
 def _has_probed(job: Job, work: Work) -> bool:
-    """Whether the work's probe phase is done, and left a checkpoint that can be gone on from."""
+    """Whether the work's probe phase is done, with a checkpoint that the work can go on from."""
     folder = job.work_folder(work)
     return folder.read_probe() is not None and _can_be_resumed(folder.probe_checkpoint, work)
 
@@ -127,7 +127,7 @@ def _whole(job: Job, work: Work, backbone: nn.Sequential) -> TrainingRequest:
 
 
 def _pausing(job: Job, work: Work, backbone: nn.Sequential) -> TrainingRequest:
-    """The request for a training that pauses after its probe phase, with what it measured there."""
+    """The request for a training that pauses after its probe phase, and writes the measures that it had there."""
     model = build_model(work.variant, job.classes, work.weights.path, backbone=backbone)
     checkpointer, folder = WorkCheckpointer(job, work), job.work_folder(work)
 

@@ -1,4 +1,4 @@
-"""The feature store as a job's works use it: filled once for all of them, then read in place of samples."""
+"""A job's use of the feature store: filled once for all of its works, then read instead of images."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from heads.trunks.pricing import forward_multiply_adds
 from heads.trunks.stored import FeatureLoader, open_views
 from heads.trunks.trunk import Trunk, stored_taps, trunk_of
 
-# Validation reads small features in large bites.
+# Validation batches of stored features are about this large: small ones would cost more in calls than in arithmetic.
 LOOK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class SplitView:
-    """One view of a split's samples, and all that works need of it."""
+    """One view of a split's samples, and all taps that the works need of it."""
 
     view: int
     split: str
@@ -43,7 +43,7 @@ class SplitView:
 
 @dataclass(frozen=True)
 class TrunkPass:
-    """All that goes through one trunk for these works."""
+    """A pass through one trunk: the works that need it, and the views of splits that go through it."""
 
     trunk: Trunk
     works: tuple[Work, ...]
@@ -51,7 +51,7 @@ class TrunkPass:
 
 
 def is_probe(variant: Variant) -> bool:
-    """Whether a variant trains heads alone, on stored features from the first epoch to the last."""
+    """Whether a variant trains only heads, on stored features, from the first epoch to the last."""
     frozen = all(phase.num_frozen_stages == variant.num_stages for phase in compile_policy(variant))
     return frozen and len(stored_taps(variant)) == len(compile_policy(variant))
 
@@ -66,58 +66,58 @@ class JobFeatures:
         self._backbones = _Backbones(device)
 
     def fill(self, works: Sequence[Work]) -> None:
-        """Runs every trunk that the works share on the samples that it never saw; all members together."""
+        """Run each trunk of the works on the samples that the store lacks; all members of the group together."""
         passes = self._passes(works)
-        pass_costs = [self._cost_of(each) for each in passes]
+        pass_costs = [self._cost_of(trunk_pass) for trunk_pass in passes]
         self.costs.announce(pass_costs)
-        for each, pass_cost in zip(passes, pass_costs, strict=True):
-            name_trunk(self.store, each.trunk)
+        for trunk_pass, pass_cost in zip(passes, pass_costs, strict=True):
+            name_trunk(self.store, trunk_pass.trunk)
             self.costs.begin(pass_cost)
-            first, names = each.works[0], {part.split for part in each.parts}
+            first, names = trunk_pass.works[0], {part.split for part in trunk_pass.parts}
             sets = {name: self.splits.read(name, first.variant, cache_bytes=0) for name in names}
             extract(
                 partial(self.backbone, first),
-                each.trunk,
-                [ExtractionRequest(sets[part.split], part.view, part.taps) for part in each.parts],
+                trunk_pass.trunk,
+                [ExtractionRequest(sets[part.split], part.view, part.taps) for part in trunk_pass.parts],
                 self.store,
                 device=self.device,
                 precision=first.variant.fit.precision,
                 on_stored=self.costs.note,
             )
             self.costs.divide()
-        # What the leader wrote is there before anyone goes on to read it.
+        # A barrier: rank 0 has written all shards before any member reads them.
         sum_over_ranks(torch.zeros(1, device=self.device))
 
     def backbone(self, work: Work) -> nn.Sequential:
-        """The backbone that a work starts from, frozen and in eval mode on the device: one for all that train nothing in it."""
+        """The backbone that a work starts from, frozen and in eval mode on the device; works that do not train it share it."""
         return self._backbones.get(work)
 
     def forget_backbone(self) -> None:
-        """Lets go of the backbone that works shared."""
+        """Free the memory of the backbone that works shared."""
         self._backbones = _Backbones(self.device)
 
     def loaders(self, work: Work, train_set: Samples, val_set: Samples) -> dict[Phase, Loaders]:
-        """What each of the work's phases reads from the store."""
+        """The loaders of the work's phases that read from the feature store; other phases are left out."""
         fit = work.variant.fit
-        found = {}
+        by_phase = {}
         for phase, taps in stored_taps(work.variant).items():
             trunks = self._trunks(work)
             train = open_views(self.store, trunks, taps, train_set.digests, self.device, shuffled=True)
             val = open_views(self.store, trunks[:1], taps, val_set.digests, self.device, shuffled=False)
-            found[phase] = Loaders(
+            by_phase[phase] = Loaders(
                 FeatureLoader(train_set, train, taps, fit.batch_size, self.device, training=True, accumulate=fit.accumulate),
                 FeatureLoader(val_set, val, taps, self._look(work, phase, val[0]), self.device),
             )
-        return found
+        return by_phase
 
     def _look(self, work: Work, phase: Phase, features: Features) -> int:
-        """How many samples validation reads at once: more than training where heads alone follow."""
+        """The batch size of validation: larger than in training if only heads follow."""
         if phase.num_frozen_stages < work.variant.num_stages:
             return work.variant.fit.batch_size
         return max(work.variant.fit.batch_size, LOOK_BYTES * len(features) // max(1, features.num_bytes))
 
     def fuse(self, probes: Sequence[Work]) -> list[list[Work]]:
-        """The probes in groups that read the same batches."""
+        """The probes, grouped by the batches they read: a group trains side by side."""
         groups: dict[Any, list[Work]] = defaultdict(list)
         for work in probes:
             fit = work.variant.fit
@@ -135,12 +135,12 @@ class JobFeatures:
                 sharing[trunk][work.key] = work
                 parts[trunk][view, split] |= taps
         return [
-            TrunkPass(trunk, tuple(found.values()), tuple(SplitView(*place, taps) for place, taps in parts[trunk].items()))
-            for trunk, found in sharing.items()
+            TrunkPass(trunk, tuple(by_key.values()), tuple(SplitView(*place, taps) for place, taps in parts[trunk].items()))
+            for trunk, by_key in sharing.items()
         ]
 
     def _views(self, work: Work) -> Iterator[tuple[Trunk, int, str]]:
-        """What the work's trunks are run on: each view of the training images, and the plain one for validation."""
+        """The work's trunks, each with the view and the split it runs on: training in every view, validation in the plain one."""
         trunks = self._trunks(work)
         yield from ((trunk, view, "train") for view, trunk in enumerate(trunks))
         yield trunks[0], 0, "val"
@@ -151,33 +151,33 @@ class JobFeatures:
             trunk_of(work.variant, work.weights.digest, self.device, varied=view > 0) for view in range(work.variant.fit.views)
         ]
 
-    def _cost_of(self, each: TrunkPass) -> PassCost:
-        num_samples, flops = map(sum, zip(*(self._work_of(each, part) for part in each.parts), strict=True))
-        return PassCost(num_samples, flops, tuple(work.key for work in each.works))
+    def _cost_of(self, trunk_pass: TrunkPass) -> PassCost:
+        num_samples, flops = map(sum, zip(*(self._work_of(trunk_pass, part) for part in trunk_pass.parts), strict=True))
+        return PassCost(num_samples, flops, tuple(work.key for work in trunk_pass.works))
 
-    def _work_of(self, each: TrunkPass, part: SplitView) -> tuple[int, int]:
-        """How many samples lack a tap, and their multiply-adds: each runs through the stages up to the deepest that it lacks."""
-        variant, deeper, flops = each.works[0].variant, 0, 0
+    def _work_of(self, trunk_pass: TrunkPass, part: SplitView) -> tuple[int, int]:
+        """How many samples lack a tap, and the multiply-adds of forwarding each up to the deepest tap that it lacks."""
+        variant, deeper, flops = trunk_pass.works[0].variant, 0, 0
         size = preparation_of(variant.backbone).size_of(variant.fit)
         for stage in sorted({tap.stage for tap in part.taps}, reverse=True):
-            lacking = self._count(each, part, [tap for tap in part.taps if tap.stage >= stage])
+            lacking = self._count(trunk_pass, part, [tap for tap in part.taps if tap.stage >= stage])
             cost = forward_multiply_adds(variant.backbone, size, stage + 1)
             deeper, flops = lacking, flops + (lacking - deeper) * cost
         return deeper, flops
 
-    def _count(self, each: TrunkPass, part: SplitView, taps: Collection[Tap]) -> int:
-        return count_missing(self.store, each.trunk, taps, self.splits.digests(part.split), part.view)
+    def _count(self, trunk_pass: TrunkPass, part: SplitView, taps: Collection[Tap]) -> int:
+        return count_missing(self.store, trunk_pass.trunk, taps, self.splits.digests(part.split), part.view)
 
 
 def name_trunk(store: FeatureStore, trunk: Trunk) -> None:
-    """Leaves word of what a trunk is beside its features; a store that is read-only stays as it is."""
-    told = {"backbone": trunk.backbone, "weights": trunk.weights, **trunk.preprocess.summary()}
+    """Describe a trunk beside its features in the store; a read-only store stays as it is."""
+    about = {"backbone": trunk.backbone, "weights": trunk.weights, **trunk.preprocess.summary()}
     views = preparation_of(trunk.backbone).describe_view(trunk.view)
-    store.describe(trunk.id, told | {"dtype": trunk.dtype, "views": views})
+    store.describe(trunk.id, about | {"dtype": trunk.dtype, "views": views})
 
 
 class _Backbones:
-    """Backbones as they come, frozen and on `device`; the last one asked for is kept."""
+    """Backbones with their first weights, frozen, on `device`; the last one asked for is kept."""
 
     def __init__(self, device: Any) -> None:
         self._device, self._named, self._last = device, ("", "", -1), nn.Sequential()
