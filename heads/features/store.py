@@ -56,7 +56,7 @@ class Freed:
 
 
 class FeatureStore:
-    """The features of trunks under a root: a folder, made when the first shard is written, or an address such as `s3://bucket/prefix`.
+    """The features of trunks under a root: a folder, made with the first shard, or an address such as `s3://bucket/prefix`.
 
     Shards of an object store are read from copies on this machine (`heads.features.local_cache`). All methods raise
     HeadsError if the object store refuses or does not answer.

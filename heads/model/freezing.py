@@ -12,7 +12,7 @@ from heads.spec import Fit
 
 
 class ParameterGroup(TypedDict):
-    """What an optimizer takes: parameters with one learning rate and weight decay."""
+    """A parameter group of a torch optimizer: parameters with one learning rate and weight decay."""
 
     params: list[nn.Parameter]
     lr: float
@@ -33,11 +33,11 @@ def parameter_groups(model: Model, phase: Phase, fit: Fit) -> list[ParameterGrou
     """The trained parameters by learning rate and weight decay: backbone before heads, empty groups left out.
 
     Frozen parameters are in none; norms, biases and per-channel scales are not decayed. With `fit.stage_decay` below 1
-    each stage has its own rate, that factor of the next stage's, the last one the backbone's: discriminative
+    each stage has its own rate, this factor of the next stage's, and the last one the backbone's: discriminative
     fine-tuning (Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification", ACL 2018).
     """
     thawed = model.backbone[phase.num_frozen_stages :]
-    # Where all stages learn alike they share their groups.
+    # Stages that all learn alike share their groups.
     parts = [thawed] if fit.stage_decay == 1 else list(thawed)
     backbone_rate = fit.learning_rate * phase.backbone_rate_factor
     rates = [backbone_rate * fit.stage_decay**distance for distance in reversed(range(len(parts)))]

@@ -20,7 +20,7 @@ from heads.tasks.table import TASKS
 
 
 class Model(nn.Module):
-    """Samples, as images (N, 3, H, W), float and normalised, to logits by target: (N, C), of masks (N, C, H, W).
+    """A backbone with named heads: images (N, 3, H, W), or other samples, to logits by target, (N, C), of masks (N, C, H, W).
 
     `taps` are the numbers of the stages whose features a head takes, by target; `tasks` are the heads' tasks. The first
     `num_frozen_stages` of the backbone stay in eval mode whatever `train()` asks; `heads.model.freezing` sets it.
@@ -47,38 +47,38 @@ class Model(nn.Module):
         return tuple(self.head_keys)
 
     def forward(self, inputs: Inputs | Tensor) -> dict[str, Tensor]:
-        """Logits from samples, or from features stored of them, which `forward_backbone` goes on from; a tensor is images."""
+        """Logits by target, from samples or from stored features of them; a tensor is a batch of images."""
         features, size = of_images(inputs) if isinstance(inputs, Tensor) else inputs
         return self.forward_heads(self.forward_backbone(features), size)
 
     def forward_backbone(self, inputs: Tensor | Mapping[int, Tensor]) -> dict[int, Tensor]:
         """The features of every stage that a head taps, by the stage's number, from samples or from features of some stages.
 
-        Of stages, only those after the last one that is given run.
+        Given features of stages, only the stages after the last of them run.
         """
         tapped = {number for taps in self.taps.values() for number in taps}
-        given = {} if isinstance(inputs, Tensor) else dict(inputs)
-        first = max(given) + 1 if given else 0
-        features = inputs if isinstance(inputs, Tensor) else given[first - 1]
+        known = {} if isinstance(inputs, Tensor) else dict(inputs)
+        first = max(known) + 1 if known else 0
+        features = inputs if isinstance(inputs, Tensor) else known[first - 1]
         for number in range(first, max(tapped) + 1):
             features = self.backbone[number](features)
-            given[number] = features
-        return {number: given[number] for number in tapped}
+            known[number] = features
+        return {number: known[number] for number in tapped}
 
     def forward_heads(self, features: Mapping[int, Tensor], size: tuple[int, int] | None) -> dict[str, Tensor]:
-        """What the heads make of tapped features: logits by target, those of masks brought to the images' height and width."""
+        """Logits by target from tapped features, those of masks resized to the images' `size` (height, width)."""
         logits = {}
         for target, key in self.head_keys.items():
             tapped = [features[tap] for tap in self.taps[target]]
             if TASK_FACTS[self.tasks[target]].tells == "pixels":
                 assert size, "masks are of images"
-                logits[target] = upsample(self.heads[key](*(_as_map(each, size) for each in tapped)), size)
+                logits[target] = upsample(self.heads[key](*(_as_map(rows, size) for rows in tapped)), size)
             else:
                 logits[target] = self.heads[key](*tapped)
         return logits
 
     def train(self, mode: bool = True) -> Model:
-        """Itself, in train or eval mode, frozen stages always in eval mode."""
+        """Sets train or eval mode, frozen stages always to eval mode, and gives the model itself."""
         self.training = self.backbone.training = mode
         self.heads.train(mode)
         for number, stage in enumerate(self.backbone):
@@ -94,19 +94,19 @@ def build_model(
 ) -> Model:
     """The model of a variant, with one output a class name in `classes[target]`; equal wherever it is built.
 
-    What is random in it depends on the variant's seed alone, and the random state of the caller is left as it was. Models
-    that train nothing in it may share a `backbone`, as `build_backbone` gives it. Raises WeightsError where `weights` is no
-    file of torchvision's weights for the backbone.
+    Its random weights depend on the variant's seed alone, and torch's random state is left as it was. Models that do not
+    train it may share a `backbone`, as `build_backbone` gives it. Raises WeightsError if `weights` is no file of torchvision's
+    weights for the backbone.
     """
     row = BACKBONES[variant.backbone]
     backbone = build_backbone(variant, weights) if backbone is None else backbone
     heads, taps = {}, {}
     for head in variant.heads:
-        kind = TASKS[head.task]
-        taps[head.target] = kind.taps(head.design, row)
+        task = TASKS[head.task]
+        taps[head.target] = task.taps(head.design, row)
         # Its own stream, so that a head starts the same beside other heads and on given or random weights.
         with _seeded(f"{variant.fit.seed}/{head.target}"):
-            heads[head.target] = kind.build_head(head, variant.fit, row, len(classes[head.target]))
+            heads[head.target] = task.build_head(head, variant.fit, row, len(classes[head.target]))
     return Model(backbone, heads, taps, {head.target: head.task for head in variant.heads})
 
 

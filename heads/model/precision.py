@@ -16,7 +16,7 @@ M = TypeVar("M", bound=nn.Module)
 def place_model(model: M, device: torch.device, *, channels_last: bool = True) -> M:
     """The model itself on `device`, its weights laid out channels last: up to three times as fast, on a CPU too."""
     for part in model.children():
-        # A backbone that many models share is placed once: to go through it takes longer than a step of a head.
+        # A backbone that many models share is placed once: to move it again takes longer than a step of a head.
         if not _is_placed(part, device, channels_last=channels_last):
             part.to(device)
             if channels_last:
@@ -33,7 +33,7 @@ def _is_placed(part: nn.Module, device: torch.device, *, channels_last: bool) ->
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Where a forward pass runs in the arithmetic of `computing_dtype`."""
+    """The context in which a forward pass runs in the arithmetic of `computing_dtype`."""
     dtype = computing_dtype(device, precision)
     half = dtype != torch.float32
     return torch.autocast(device.type, dtype if half else None, enabled=half)

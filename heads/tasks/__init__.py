@@ -1,1 +1,1 @@
-"""What is predicted, a task each: its head, loss, measures and answers, behind one closed table."""
+"""The tasks, each with its head, loss, measures and answers, behind one closed table."""

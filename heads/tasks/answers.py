@@ -1,4 +1,4 @@
-"""What a model answers of one image, a value a task, and the tables that measures read of many."""
+"""A model's answer for one image, a type for each task, and the table of probabilities that measures read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ReadMask = Callable[[], np.ndarray[Any, Any]]
 
 @dataclass(frozen=True)
 class Prediction:
-    """A class: the likeliest one, its probability, and every class's."""
+    """The likeliest class, its probability, and every class's probability."""
 
     label: str
     probability: float
@@ -38,7 +38,7 @@ class Labels:
 
 @dataclass(frozen=True, eq=False)
 class MaskPrediction:
-    """A mask of the image's own height and width, in the values that the training masks have, in uint8 or uint16.
+    """A mask (H, W) of the image's own size with the values of the training masks, in uint8 or uint16.
 
     `shares` are each class's share of the pixels.
     """
@@ -64,5 +64,5 @@ Answer = Prediction | Labels | MaskPrediction
 
 
 def probability_table(rows: Sequence[Scored], names: Sequence[str]) -> Tensor:
-    """Each row's probability of each name (N, C), 0 where the model does not know the name."""
+    """Each row's probability of each name (N, C), 0 if the model does not know the name."""
     return torch.tensor([[row.probabilities.get(name, 0.0) for name in names] for row in rows], dtype=torch.float64)

@@ -36,7 +36,7 @@ def score(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 
 
 def measures(counts: Tensor, scores: Tensor | None) -> dict[str, float]:
-    """Every measure, those of probabilities only where `scores` were kept."""
+    """Every measure, those of probabilities only if `scores` were kept."""
     counted = sample_measures.from_counts(single_choice.square(counts))
     return counted if scores is None else counted | sample_measures.from_scores(scores[:, 1:], scores[:, 0].long())
 
@@ -55,7 +55,7 @@ def answer(names: Sequence[str], logits: Tensor, size: tuple[int, int], threshol
 
 
 def judge(digest: str, answer: Prediction, truth: str, head: Head, read_mask: ReadMask) -> Scored:
-    """The answer beside the true class."""
+    """The answer and the true class as a row."""
     return Scored(digest, head.target, truth, answer.label, answer.probability, answer.probabilities)
 
 
@@ -71,10 +71,10 @@ def measure_rows(rows: Sequence[Scored], names: Sequence[str], thresholds: Seque
 
 
 def class_measures(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, float]:
-    """None: single classes are in the confusion."""
+    """Empty: the confusion says all of single classes."""
     return {}
 
 
 def describe(head: Head, names: Sequence[str], thresholds: Sequence[float] | None) -> str:
-    """What it tells apart, in a card's words."""
+    """The head's classes, in a card's words."""
     return f"{len(names)} classes: {listed(list(names))}"

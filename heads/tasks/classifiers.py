@@ -1,4 +1,4 @@
-"""The nets of class and label heads, by design: from a backbone's last features to a number a class."""
+"""The nets of class and label heads, by design: from a backbone's last features to a logit for each class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PooledNorm(nn.Module):
     """Features to descriptors (N, C): maps (N, C, H, W) by the mean over positions, tokens (N, 1 + L, C) by their class
     token, as the backbones' own classifiers do; then normalised over channels.
 
-    Backbones end at very different loudness, and a frozen one is read for a few dozen steps only. With this norm and a
+    Backbones end in features of very different scales, and a frozen one is read for a few dozen steps only. With this norm and a
     classifier that starts near zero, `linear` read frozen MobileNetV2 on three pet breeds after 32 AdamW steps at 1e-3
     with 0.976 accuracy (worst of 8 seeds 0.973), against 0.961 (0.946) for a bare nn.Linear; SqueezeNet gained 0.08.
     Batch statistics gained less, fail on a batch of one and let padding in.
@@ -46,7 +46,7 @@ class AttentionPool(nn.Module):
     """Features to normalised descriptors (N, C): the mean over a map's positions, or patch tokens, weighted by a learned query.
 
     Attention pooling after Ilse et al., "Attention-based Deep Multiple Instance Learning", ICML 2018, with the dot product of
-    the query and each position's normalised features as its score. A query of zeros weighs all alike: it starts as a mean.
+    the query and each position's normalised features as its score. The query starts as zeros, which weigh all alike: as a mean.
     """
 
     def __init__(self, channels: int) -> None:

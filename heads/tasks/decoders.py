@@ -1,7 +1,7 @@
-"""The nets of masks: feature maps of one stage or several to logits a class, at the finest of them.
+"""The nets of mask heads, by design: from feature maps of one stage or several to a map of logits for each class.
 
-None norms what it is given, only what it has convolved, and classifiers start as torch's convolutions do. On frozen MobileNetV2
-and SqueezeNet after four epochs of half of CamVid (two seeds), norms of the given features cost `lraspp` 0.02-0.05 mean IoU and
+None normalises its inputs, only what it has convolved, and classifiers start as torch's convolutions do. On frozen MobileNetV2
+and SqueezeNet after four epochs of half of CamVid (two seeds), norms of the inputs cost `lraspp` 0.02-0.05 mean IoU and
 did nothing for `fcn`; a classifier that starts near zero cost 0.01 to 0.05 in three of these four cases and gained 0.01 in one.
 """
 
@@ -18,7 +18,7 @@ from heads.backbones.table import Backbone
 from heads.backbones.tokens import tokens_to_map
 
 ASPP_CHANNELS = 256
-# The rates of Chen et al. at a stride of 16 px are 6, 12, 18, and twice these at 8: always so many pixels of the image apart.
+# The rates of Chen et al. at a stride of 16 px are 6, 12, 18, and twice these at 8: the same reach in pixels of the image.
 ASPP_REACH_PX = (96, 192, 288)
 LRASPP_CHANNELS = 128
 LRASPP_LOW_STRIDE = 8
@@ -28,7 +28,7 @@ UNET_MOST_CHANNELS, UNET_LEAST_CHANNELS = 256, 32
 
 
 class MapNorm(nn.BatchNorm2d):
-    """BatchNorm that reads a single value a channel by its running statistics: one value alone has no spread.
+    """BatchNorm that normalises a single value per channel by its running statistics, since one value has no variance.
 
     So a pooled map, or a map of one position, can be trained on in a batch of one.
     """
@@ -89,7 +89,7 @@ class ASPP(nn.Module):
 
 
 class DeepLabV3(nn.Module):
-    """ASPP, a 3 x 3 convolution and a classifier of each position; rates by the stride, as far apart in the image as Chen's."""
+    """ASPP, a 3 x 3 convolution and a classifier of each position; by the stride, rates reach as far in the image as Chen's."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class LRASPP(nn.Module):
 
 
 class UNet(nn.Module):
-    """A decoder that goes back up stage by stage, at each joined by the stage's own features and two 3 x 3 convolutions.
+    """A decoder from the last stage to the finest: at each, the features so far join the stage's own in two 3 x 3 convolutions.
 
     After Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015; maps are resized
     to the next stage's own size, whatever that is, and padded, not cropped.
@@ -152,7 +152,7 @@ class UNet(nn.Module):
 
 
 class FPN(nn.Module):
-    """Each stage's features with all deeper ones added, smoothed, and all of them merged at the finest.
+    """To each stage's features all deeper ones are added; the sums are smoothed and merged at the finest resolution.
 
     After Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, merged as in Kirillov et al., "Panoptic Feature
     Pyramid Networks", CVPR 2019, with one convolution a level, not one a doubling, and 128 channels throughout.
@@ -188,7 +188,7 @@ def taps(design: str, backbone: Backbone) -> tuple[int, ...]:
     """The numbers of the stages whose features a decoder of this design takes, front to back.
 
     `fcn` and `deeplabv3` take the last stage; `lraspp` also the last one at a stride of 8 px, or at the nearest to that;
-    `unet` the last one at each stride, `fpn` at each from 4 px on. Where all strides are one, these take all stages.
+    `unet` the last one at each stride, `fpn` at each from 4 px on. If all strides are equal, these two take all stages.
     """
     last = len(backbone.strides) - 1
     match design:

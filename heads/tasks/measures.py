@@ -1,4 +1,4 @@
-"""Measures of classification from whole counts and from every sample's probabilities; divided once, here."""
+"""Measures of classification from summed counts and from every sample's probabilities; sums are divided once, here."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 NUM_BINS = 15
 TOP = 5
-# Columns of scores are ranked together, up to so many scores.
+# How many scores are ranked at once, in whole columns.
 RANKED_AT_ONCE = 2**18
 
 
 def from_counts(confusion: Tensor) -> dict[str, float]:
-    """What a confusion (true class, predicted class) of counts tells.
+    """The measures, by name, of a confusion: counts (true class, predicted class).
 
     As scikit-learn has them with zero_division=0: macro means go over the classes that occur in truth or prediction,
     weighted ones by how often a class occurs in truth. Micro F1 is the accuracy where each sample has one label. Every
@@ -36,9 +36,9 @@ def from_counts(confusion: Tensor) -> dict[str, float]:
 
 
 def from_scores(probabilities: Tensor, truths: Tensor) -> dict[str, float]:
-    """What probabilities (N, C) and true classes (N) tell, by name; a measure that is not defined on them is left out.
+    """The measures, by name, of probabilities (N, C) against true classes (N); those not defined on them are left out.
 
-    - `top5`, where there are more than five classes: the share of samples whose true class is among the five likeliest.
+    - `top5`, if there are more than five classes: the share of samples whose true class is among the five likeliest.
     - `auroc` and `average_precision`: the mean of each class against the rest, over the classes that occur in truth (and for
       auroc are not all of it).
     - `ece`: expected calibration error of the likeliest class in 15 bins of equal width (Guo et al., "On Calibration of Modern
@@ -60,9 +60,9 @@ def from_scores(probabilities: Tensor, truths: Tensor) -> dict[str, float]:
 
 
 def from_ranks(scores: Tensor, positive: Tensor) -> dict[str, float]:
-    """`auroc` and `average_precision` of scores (N, C) whose truths are `positive` (N, C): the means over what has one.
+    """`auroc` and `average_precision` of scores (N, C) with truths `positive` (N, C): the means over the columns that have one.
 
-    A column has the first where it has positives and negatives, the second where it has positives.
+    A column has the first if it has positives and negatives, the second if it has positives.
     """
     step = max(1, RANKED_AT_ONCE // len(scores))
     parts = [slice(start, start + step) for start in range(0, scores.shape[1], step)]
@@ -72,6 +72,7 @@ def from_ranks(scores: Tensor, positive: Tensor) -> dict[str, float]:
 
 
 def zero_divided(parts: Tensor, wholes: Tensor) -> Tensor:
+    """Parts over wholes; 0 for a whole of 0."""
     return torch.where(wholes > 0, parts / wholes.clamp(min=1), 0.0)
 
 
@@ -84,7 +85,7 @@ def _in_top(probabilities: Tensor, truths: Tensor) -> Tensor:
 
 
 def _ranked(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-    """The area under each column's ROC curve and its average precision (C); NaN where there is none."""
+    """The area under each column's ROC curve and its average precision (C); NaN if it has none."""
     ordered, order = scores.sort(dim=0, descending=True)
     hits = positive.gather(0, order).double().cumsum(dim=0)
     misses = torch.arange(1, len(hits) + 1, dtype=hits.dtype, device=hits.device)[:, None] - hits
@@ -98,6 +99,7 @@ def _ranked(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def calibration_error(probabilities: Tensor, truths: Tensor) -> Tensor:
+    """The expected calibration error (a scalar) of probabilities (N, C) against true classes (N); see `from_scores`."""
     confidences, guesses = probabilities.max(dim=1)
     edges = torch.linspace(0, 1, NUM_BINS + 1, dtype=confidences.dtype, device=confidences.device)
     bins = torch.bucketize(confidences, edges, right=True) - 1

@@ -19,9 +19,9 @@ from heads.tasks.answers import Labels, ReadMask, probability_table
 from heads.tasks.names import listed, split_labels
 from heads.tasks.rows import Scored
 
-# Untuned, a label is told from this probability on.
+# The threshold of a label that was not tuned.
 EVEN = 0.5
-# However rare a label is in train, and however common, its positives weigh no more than this and no less than one part of it.
+# However rare or common a label is in train, its positives weigh at most this, and at least the inverse of it.
 MOST_WEIGHT = 100.0
 
 taps, build_head = classifiers.taps, classifiers.build_head
@@ -29,10 +29,10 @@ taps, build_head = classifiers.taps, classifiers.build_head
 
 @dataclass(frozen=True, eq=False)
 class Criterion:
-    """What a training minimises for one target: binary cross entropy in nats, a sample's the mean over its labels.
+    """What a training minimises for one target: the mean binary cross entropy of a sample's labels, in nats.
 
-    `gamma` above 0 makes it focal: each term times (1 - the probability of what it stands for) ** gamma. `positive_weights`
-    (C) multiply the terms of what is there; `label_smoothing` spreads that share of a label evenly over yes and no.
+    `gamma` above 0 makes it focal: each term times (1 - the probability of the truth) ** gamma. `positive_weights` (C)
+    multiply the terms of labels that are there; `label_smoothing` spreads that share of a label evenly over yes and no.
     """
 
     by_row: ClassVar[bool] = False
@@ -54,9 +54,9 @@ PLAIN = Criterion()
 
 
 def criterion_of(fit: Fit, counts: Tensor, num_samples: int, device: torch.device) -> Criterion:
-    """The criterion, on `device`, of a target whose labels (C) are there `counts` times in `num_samples` samples of train.
+    """The criterion, on `device`, of a target whose labels occur `counts` (C) times in `num_samples` samples of train.
 
-    Balanced weights are each label's negatives over its positives, 1 for a label that is never there, and between 1/100 and 100.
+    Balanced weights are each label's negatives over its positives, 1 for a label that never occurs, and between 1/100 and 100.
     Focal is that of Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, with their gamma of 2 and no alpha.
     """
     positives = counts.double()
@@ -79,12 +79,12 @@ def score(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 
 
 def measures(counts: Tensor, scores: Tensor | None) -> dict[str, float]:
-    """Every measure: with `scores` at the thresholds tuned on these very rows, else what counts at even odds tell."""
+    """Every measure: of `scores` at thresholds tuned on these very rows, or else those that counts at even odds give."""
     return _from_counts(counts) if scores is None else measures_at(scores, tune_thresholds(scores))
 
 
 def measures_at(scores: Tensor, thresholds: Tensor) -> dict[str, float]:
-    """Every measure from the rows (N, 2 * C) of labelled samples, labels being told at their thresholds (C).
+    """Every measure from the rows (N, 2 * C) of labelled samples, with labels predicted at their thresholds (C).
 
     As scikit-learn has them with zero_division=0: `accuracy` is the share of samples whose labels are all right; `auroc` and
     `average_precision` are the mean over the labels they are defined for. `ece` and `brier` take each label of each sample as
@@ -97,11 +97,11 @@ def measures_at(scores: Tensor, thresholds: Tensor) -> dict[str, float]:
 
 
 def confusion(counts: Tensor) -> None:
-    """None: labels that go together have no one table."""
+    """None: sets of labels have no table of true and predicted classes."""
 
 
 def thresholds(scores: Tensor) -> list[float]:
-    """From which probability on each label is told: see `tune_thresholds`."""
+    """The probability from which on each label is predicted: see `tune_thresholds`."""
     tuned: list[float] = tune_thresholds(scores).tolist()
     return tuned
 
@@ -126,46 +126,46 @@ def encode(cells: Sequence[str | None], names: Sequence[str], open_mask: OpenMas
 def answer(names: Sequence[str], logits: Tensor, size: tuple[int, int], thresholds: Sequence[float] | None = None) -> Labels:
     """The labels of one image whose probability, by its logits (C), reaches their threshold."""
     row, least = activate(logits[None])[0].tolist(), thresholds or [EVEN] * len(names)
-    told = tuple(name for name, x, t in zip(names, row, least, strict=True) if x >= t)
-    return Labels(told, dict(zip(names, row, strict=True)))
+    chosen = tuple(name for name, x, t in zip(names, row, least, strict=True) if x >= t)
+    return Labels(chosen, dict(zip(names, row, strict=True)))
 
 
 def judge(digest: str, answer: Labels, truth: str, head: Head, read_mask: ReadMask) -> Scored:
-    """The answer beside the true labels."""
+    """The answer and the true labels as a row."""
     sure = min((max(x, 1 - x) for x in answer.probabilities.values()), default=0.0)
     return Scored(digest, head.target, "|".join(split_labels(truth)), "|".join(sorted(answer.labels)), sure, answer.probabilities)
 
 
 def measure_rows(rows: Sequence[Scored], names: Sequence[str], thresholds: Sequence[float] | None) -> dict[str, float]:
-    """Every measure of scored answers at the model's thresholds; a label that it does not know is one that it never tells."""
+    """Every measure of scored answers at the model's thresholds; labels that it does not know it never predicts."""
     least = dict(zip(names, thresholds or [EVEN] * len(names), strict=True))
     truths = [set(row.truth.split("|")) - {""} for row in rows]
     known = sorted({*names, *(name for there in truths for name in there)})
     table = torch.tensor([[float(name in there) for name in known] for there in truths], dtype=torch.float64)
     probabilities = probability_table(rows, known)
     bounds = torch.tensor([least.get(name, 2.0) for name in known], dtype=torch.float64)
-    found = measures_at(torch.cat([table, probabilities], dim=1), bounds)
+    measured = measures_at(torch.cat([table, probabilities], dim=1), bounds)
     chances = torch.where(table > 0, probabilities, 1 - probabilities).clamp(min=single_choice.LEAST_PROBABILITY)
-    return {**found, "loss": -chances.log().mean().item()}
+    return {**measured, "loss": -chances.log().mean().item()}
 
 
 def class_measures(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, float]:
-    """None: labels that go together have no one table."""
+    """Empty: sets of labels have no confusion."""
     return {}
 
 
 def describe(head: Head, names: Sequence[str], thresholds: Sequence[float] | None) -> str:
-    """What it tells apart, in a card's words."""
-    told = [f"{name} ({x:.3f})" for name, x in zip(names, thresholds, strict=True)] if thresholds else list(names)
+    """The head's labels and thresholds, in a card's words."""
+    labels = [f"{name} ({x:.3f})" for name, x in zip(names, thresholds, strict=True)] if thresholds else list(names)
     since = "the probability in brackets" if thresholds else f"a probability of {EVEN}"
-    return f"{len(names)} labels, each told from {since} on: {listed(told)}"
+    return f"{len(names)} labels, each told from {since} on: {listed(labels)}"
 
 
 def tune_thresholds(scores: Tensor) -> Tensor:
-    """The threshold (C) of each label, from which on it is told, that gives the best F1 on these rows (N, 2 * C).
+    """The threshold (C) of each label that gives the best F1 on the rows (N, 2 * C) of labelled samples, as `score` gives them.
 
-    Between two neighbouring probabilities it lies in the middle; of equally good ones the nearest to one half is taken, and
-    one half for a label that is in no row. The rows are those of labelled samples, as `score` gives them.
+    It lies midway between two neighbouring probabilities. Of equally good thresholds the nearest to one half is taken, and one
+    half for a label that is in no row.
     """
     truths, probabilities = scores.chunk(2, dim=1)
     if not len(scores):
@@ -173,12 +173,12 @@ def tune_thresholds(scores: Tensor) -> Tensor:
     ordered, order = probabilities.sort(dim=0, descending=True)
     below = torch.cat([ordered[1:], ordered.new_zeros(1, ordered.shape[1])])
     middles = (ordered + below) / 2
-    # Between two neighbouring floats is no third.
+    # Two neighbouring floats have none between them.
     candidates = torch.where(middles > below, middles, ordered)
     hits = (truths > 0).gather(0, order).double().cumsum(dim=0)
-    told = torch.arange(1, len(scores) + 1, dtype=hits.dtype, device=hits.device)[:, None]
-    f1 = 2 * hits / (told + hits[-1])
-    # A threshold cannot part equal probabilities: only the last of them ends a set that can be told.
+    guesses = torch.arange(1, len(scores) + 1, dtype=hits.dtype, device=hits.device)[:, None]
+    f1 = 2 * hits / (guesses + hits[-1])
+    # A threshold cannot part equal probabilities: only after the last of them can it lie.
     f1[:-1][ordered[1:] == ordered[:-1]] = -1
     distances = torch.where(f1 == f1.amax(dim=0), (candidates - EVEN).abs(), torch.inf)
     best = candidates.gather(0, distances.argmin(dim=0, keepdim=True))[0]
@@ -186,13 +186,13 @@ def tune_thresholds(scores: Tensor) -> Tensor:
 
 
 def decide(probabilities: Tensor, thresholds: Tensor) -> Tensor:
-    """Which labels are told of each sample (N, C), true where the probability is at least the label's threshold (C)."""
+    """Which labels are predicted for each sample (N, C): those whose probability is at least their threshold (C)."""
     return probabilities >= thresholds.to(probabilities)
 
 
-def _count(told: Tensor, there: Tensor) -> Tensor:
-    cells = torch.stack([told & there, told & ~there, ~told & there, ~told & ~there]).sum(dim=1).flatten()
-    return torch.cat([cells, (told == there).all(dim=1).sum()[None]]).double()
+def _count(guessed: Tensor, there: Tensor) -> Tensor:
+    cells = torch.stack([guessed & there, guessed & ~there, ~guessed & there, ~guessed & ~there]).sum(dim=1).flatten()
+    return torch.cat([cells, (guessed == there).all(dim=1).sum()[None]]).double()
 
 
 def _from_counts(counts: Tensor) -> dict[str, float]:
@@ -201,22 +201,22 @@ def _from_counts(counts: Tensor) -> dict[str, float]:
     if not num_samples:
         names = ("accuracy", "f1_macro", "f1_micro", "f1_weighted", "precision_macro", "recall_macro")
         return dict.fromkeys(names, float("nan"))
-    truths, told = hits + misses, hits + false_alarms
+    truths, guesses = hits + misses, hits + false_alarms
     divided = sample_measures.zero_divided
-    f1 = divided(2 * hits, truths + told)
-    found = {
+    f1 = divided(2 * hits, truths + guesses)
+    measured = {
         "accuracy": counts[-1] / num_samples,
         "f1_macro": f1.mean(),
-        "f1_micro": divided(2 * hits.sum(), (truths + told).sum()),
+        "f1_micro": divided(2 * hits.sum(), (truths + guesses).sum()),
         "f1_weighted": divided((f1 * truths).sum(), truths.sum()),
-        "precision_macro": divided(hits, told).mean(),
+        "precision_macro": divided(hits, guesses).mean(),
         "recall_macro": divided(hits, truths).mean(),
     }
-    return {name: value.item() for name, value in found.items()}
+    return {name: value.item() for name, value in measured.items()}
 
 
 def _from_scores(probabilities: Tensor, there: Tensor) -> dict[str, float]:
-    # Class 0 is "there", so that even odds are told, as at a threshold of one half.
+    # Class 0 is "there", so that it is the prediction at even odds, as at a threshold of one half.
     sides = torch.stack([probabilities, 1 - probabilities], dim=-1).flatten(0, 1)
     return {
         **sample_measures.from_ranks(probabilities, there),

@@ -1,4 +1,4 @@
-"""An answer beside the truth, as a row that outlives the model. No torch here."""
+"""An answer and its truth, as a row that outlives the model. No torch here."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Scored:
-    """One target of one holdout sample as one model read it.
+    """One model's answer on one target of one holdout sample, with the truth.
 
-    A class: truth, what was predicted and its probability. Labels (`multilabel`): both as `a|b` in sorted order, and every
-    label's probability in `probabilities`. A mask: its file and '', and in `pixels` the count of each (true value, predicted
-    value), ignored values left out; `probability` is then the share of pixels that are right.
+    For a class: true and predicted class, and the latter's probability. For labels (`multilabel`): both as `a|b` in sorted
+    order, and every label's probability in `probabilities`. For a mask: its file and '', and in `pixels` the count of each (true
+    value, predicted value), ignored values left out; `probability` is then the share of pixels that are right.
     """
 
     digest: str

@@ -32,7 +32,7 @@ def build_head(head: Head, fit: Fit, backbone: Backbone, num_classes: int) -> nn
 @dataclass(frozen=True, eq=False)
 class Criterion:
     """What a training minimises for one target: the mean of `of_pixels` over an image's labelled pixels, in nats, plus Dice loss
-    where `dice`. So every image counts alike, however much of it is labelled."""
+    if `dice`. So every image counts alike, however much of it is labelled."""
 
     by_row: ClassVar[bool] = False
     of_pixels: single_choice.Criterion | None = single_choice.PLAIN
@@ -47,7 +47,7 @@ class Criterion:
 
 def pixel_losses(criterion: single_choice.Criterion, logits: Tensor, labels: Tensor) -> Tensor:
     """The mean loss of each image (N) over its labelled pixels, by a criterion of classes."""
-    # Cross entropy takes maps as they are, in half the time that rows take; focal terms are of rows.
+    # Cross entropy takes maps as they are, in half the time that rows take; focal loss takes rows alone.
     if criterion.gamma:
         pixels = criterion.losses(logits.movedim(1, -1).flatten(0, 2), labels.flatten())
     else:
@@ -56,7 +56,7 @@ def pixel_losses(criterion: single_choice.Criterion, logits: Tensor, labels: Ten
 
 
 def dice_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """One less the mean Dice coefficient of each image (N), over the classes that its truth holds; 0 where it holds none.
+    """One less the mean Dice coefficient of each image (N) over the classes in its truth; 0 if there are none.
 
     The soft coefficient, 2 sum(pq) / (sum(p^2) + sum(q^2)), of Milletari et al., "V-Net: Fully Convolutional Neural Networks for
     Volumetric Medical Image Segmentation", 3DV 2016.
@@ -93,22 +93,22 @@ def count(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 
 
 def score(logits: Tensor, labels: Tensor, weights: Tensor) -> None:
-    """None: what pixels tell is in the counts."""
+    """None: the counts say all of pixels."""
 
 
 def measures(counts: Tensor, scores: Tensor | None) -> dict[str, float]:
     """`miou` and `dice`, means over the classes that occur in truth or prediction, and `pixel_accuracy`; NaN of no pixels."""
-    hits, present, absent = _parts(counts)
-    shared = (present + absent) > 0
+    hits, truths, guesses = _parts(counts)
+    shared = (truths + guesses) > 0
     return {
-        "miou": (hits / (present + absent - hits))[shared].mean().item(),
-        "dice": (2 * hits / (present + absent))[shared].mean().item(),
-        "pixel_accuracy": (hits.sum() / present.sum()).item(),
+        "miou": (hits / (truths + guesses - hits))[shared].mean().item(),
+        "dice": (2 * hits / (truths + guesses))[shared].mean().item(),
+        "pixel_accuracy": (hits.sum() / truths.sum()).item(),
     }
 
 
 def class_ious(counts: Tensor) -> list[float]:
-    """Each class's intersection over union, of a summed `count` or its table; NaN of one in neither truth nor prediction."""
+    """Each class's intersection over union, of a summed `count` or its table; NaN for a class in neither truth nor prediction."""
     hits, truths, guesses = _parts(counts)
     ious: list[float] = (hits / (truths + guesses - hits)).tolist()
     return ious
@@ -131,7 +131,7 @@ def answer(
     names: Sequence[str], logits: Tensor, size: tuple[int, int], thresholds: Sequence[float] | None = None
 ) -> MaskPrediction:
     """The likeliest value of each pixel of one image by its logits (C, S, S), at the image's own width and height."""
-    # A class at a time: all of a large picture's at its full size would be gigabytes.
+    # One class at a time: the logits of all at a large image's full size would be gigabytes.
     best = chosen = torch.empty(0)
     for number, plane in enumerate(logits.float()):
         full = F.interpolate(plane[None, None], size=(size[1], size[0]), mode="bilinear", align_corners=False)[0, 0]
@@ -147,12 +147,12 @@ def answer(
 
 
 def judge(digest: str, answer: MaskPrediction, truth: str, head: Head, read_mask: ReadMask) -> Scored:
-    """The answer beside the true mask, pixel by pixel, ignored values left out."""
+    """The answer and the true mask as a row, compared pixel by pixel, ignored values left out."""
     mask = read_mask()
     counted = ~np.isin(mask, head.ignore)
     pairs = mask[counted].astype(np.int64) * 2**16 + answer.mask[counted]
-    found, counts = np.unique(pairs, return_counts=True)
-    listed_pairs = zip(found.tolist(), counts, strict=True)
+    values, counts = np.unique(pairs, return_counts=True)
+    listed_pairs = zip(values.tolist(), counts, strict=True)
     pixels = tuple((str(pair >> 16), str(pair & 0xFFFF), int(count)) for pair, count in listed_pairs)
     right, total = sum(n for a, b, n in pixels if a == b), sum(n for _, _, n in pixels)
     return Scored(digest, head.target, truth, "", right / max(1, total), {}, pixels)
@@ -164,8 +164,8 @@ def measure_rows(rows: Sequence[Scored], names: Sequence[str], thresholds: Seque
     number = {name: index for index, name in enumerate(known)}
     counts = torch.zeros(len(known), len(known), dtype=torch.float64)
     for row in rows:
-        for truth, told, count in row.pixels:
-            counts[number[truth], number[told]] += count
+        for truth, guess, count in row.pixels:
+            counts[number[truth], number[guess]] += count
     ious = dict(zip(known, class_ious(counts), strict=True))
     return measures(counts.flatten(), None) | {f"iou_{name}": iou for name, iou in ious.items()}
 
@@ -177,12 +177,12 @@ def class_measures(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> 
 
 
 def describe(head: Head, names: Sequence[str], thresholds: Sequence[float] | None) -> str:
-    """What it tells apart, in a card's words."""
+    """The mask's values, in a card's words."""
     ignored = f"; pixels of {listed(list(map(str, head.ignore)))} counted for nothing" if head.ignore else ""
     return f"masks of {len(names)} values: {listed(list(names))}{ignored}"
 
 
 def _parts(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What is right of each class, what is true, what is predicted."""
+    """How many pixels (C) of each class are right, are true, are predicted."""
     table = single_choice.square(counts)
     return table.diagonal(), table.sum(dim=1), table.sum(dim=0)

@@ -1,4 +1,4 @@
-"""What tasks share that choose one class of several, for an image or for each of its pixels: loss, probabilities, confusion."""
+"""Loss, probabilities and confusion of the tasks that choose one class of several, for an image or for each of its pixels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Criterion:
 
     @property
     def by_row(self) -> bool:
-        """Whether a sample's loss and its gradient are, to the bit, what they are beside any other samples."""
+        """Whether a sample's loss and gradient are the same to the bit beside any other samples."""
         return not self.gamma
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def criterion_of(fit: Fit, counts: Tensor, num_samples: int, device: torch.devic
 
 
 def balanced_weights(counts: Tensor) -> Tensor:
-    """A weight a class, float32 (C): inverse to its count, with a mean of 1 over all that is counted; 0 for a count of 0."""
+    """A weight a class, float32 (C): inverse to its count, with a mean of 1 over all counts; 0 for a count of 0."""
     counts = counts.double()
     shares = counts.sum() / ((counts > 0).sum() * counts)
     return torch.where(counts > 0, shares, 0.0).float()
@@ -74,7 +74,7 @@ def activate(logits: Tensor) -> Tensor:
 
 
 def thresholds(scores: Tensor) -> None:
-    """None: the likeliest class is meant."""
+    """None: the answer is the likeliest class."""
 
 
 def confusion(counts: Tensor) -> list[list[int]]:

@@ -22,16 +22,17 @@ class Criterion(Protocol):
 
     @property
     def by_row(self) -> bool:
-        """Whether a sample's loss and its gradient are, to the bit, what they are beside any other samples."""
+        """Whether a sample's loss and gradient are the same to the bit beside any other samples."""
         ...
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each sample in nats (N), 0 where it has no label."""
+        """The loss of each sample in nats (N), 0 if it has no label."""
         ...
 
 
 class TaskHead(Protocol):
-    """A task's head room: C classes, N samples; labels as `heads.data.labels` says, logits (N, C) or, of masks, (N, C, H, W)."""
+    """The contract of a task. Of N samples and C classes, labels are as in `heads.data.labels`, logits (N, C) or, of masks,
+    (N, C, H, W)."""
 
     @property
     def PLAIN(self) -> Criterion:  # noqa: N802
@@ -51,23 +52,23 @@ class TaskHead(Protocol):
         ...
 
     def count(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """What adds up over batches and ranks, as one row of float64; samples of weight 0 and missing labels leave no trace."""
+        """A batch's counts, which add up over batches and ranks, as a row of float64; not of weights of 0 and missing labels."""
         ...
 
     def score(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor | None:
-        """A row a sample (N, K), float32, that begins with MISSING_LABEL where the sample does not count; None: none is kept."""
+        """A row a sample (N, K), float32, beginning with MISSING_LABEL if the sample does not count; None if no rows are kept."""
         ...
 
     def measures(self, counts: Tensor, scores: Tensor | None) -> dict[str, float]:
-        """Every measure by name from a summed `count` and, where they were kept, the rows of the samples that count."""
+        """Every measure by name from a summed `count` and, if they were kept, the `score` rows of the samples that count."""
         ...
 
     def confusion(self, counts: Tensor) -> list[list[int]] | None:
-        """Counts (true class, predicted class), where the task has such a table."""
+        """Counts (true class, predicted class); None if the task has no such table."""
         ...
 
     def thresholds(self, scores: Tensor) -> list[float] | None:
-        """From which probability on each class is meant, tuned on these rows, where the task has such thresholds."""
+        """The probability from which on each class is predicted, tuned on these rows; None if the task has no thresholds."""
         ...
 
     def activate(self, logits: Tensor) -> Tensor:
@@ -81,23 +82,23 @@ class TaskHead(Protocol):
     def answer(
         self, names: Sequence[str], logits: Tensor, size: tuple[int, int], thresholds: Sequence[float] | None = None
     ) -> Answer:
-        """What the logits of one image, (C) or of masks (C, S, S), mean; `size` is the image's own width and height."""
+        """The answer in the logits of one image, (C), of masks (C, S, S); `size` is the image's own width and height."""
         ...
 
     def judge(self, digest: str, answer: Any, truth: str, head: Head, read_mask: ReadMask) -> Scored:
-        """The task's own answer beside the cell that tells the truth; of masks `read_mask` gives it, in the answer's size."""
+        """The answer and the truth, which is the sample's cell, as a row; a mask is read by `read_mask`, in the answer's size."""
         ...
 
     def measure_rows(self, rows: Sequence[Scored], names: Sequence[str], thresholds: Sequence[float] | None) -> dict[str, float]:
-        """The measures of validation from scored answers; `names` and `thresholds` are the model's."""
+        """The same measures as on validation, from rows; `names` and `thresholds` are the model's."""
         ...
 
     def class_measures(self, confusion: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, float]:
-        """Measures of single classes by name, where the task tells them apart beside its confusion."""
+        """Measures of single classes by name; empty if the task has none beside its confusion."""
         ...
 
     def describe(self, head: Head, names: Sequence[str], thresholds: Sequence[float] | None) -> str:
-        """What a head tells apart, in a card's words."""
+        """What a head distinguishes, in a card's words."""
         ...
 
 

@@ -15,9 +15,9 @@ from heads.training.schedule import Score
 # After AutoFreeze (Liu, Agarwal and Venkataraman, "AutoFreeze: Automatically Freezing Model Blocks to Accelerate
 # Fine-tuning", arXiv 2102.01386, 2021): stages are judged at intervals, here epochs, by how their updates have shrunk, and
 # frozen from the front only. In place of its accumulated gradients stands what they came to, the distance that the
-# weights moved; in place of its percentile, which freezes something every time, a fixed share of the stage's own most.
+# weights moved; in place of its percentile, which freezes something every time, a share of the stage's greatest movement.
 STILL_SHARE = 1 / 3
-# Thawing is ours: where this many epochs in a row validate worse than the one after which the last stages were frozen.
+# Thawing is ours: after this many epochs in a row that validate worse than the one after which stages were last frozen.
 NUM_WORSE_EPOCHS = 2
 
 
@@ -31,7 +31,7 @@ class _Freezing:
 class AdaptiveFreezing:
     """The frozen stages of a training, decided epoch by epoch.
 
-    It hangs on what it was told alone, so that the same epochs told again, as after a resume, give the same state.
+    They depend on the epochs given to `decide` alone, so that a resume restores them by giving the same epochs again.
     """
 
     def __init__(self, stages: Sequence[str]) -> None:
@@ -42,16 +42,16 @@ class AdaptiveFreezing:
         self._num_worse = 0
 
     def decide(self, epoch: int, movements: Sequence[float], score: Score) -> tuple[str, ...]:
-        """What was decided after an epoch, each decision with its reason; `num_frozen` then is what the next one has.
+        """The decisions after an epoch, each with its reason; `num_frozen` is then the number of frozen stages of the next one.
 
-        `movements` are each stage's, as shares of its weights' norm.
+        `movements` is how far each stage's weights moved in the epoch, as a share of their norm.
         """
         thawed = self._thaw(epoch, score)
         decisions = thawed or self._freeze(epoch, movements, score)
         for index, moved in enumerate(movements):
             self._most[index] = max(self._most[index], moved)
         if thawed:
-            # Their greatest movement is measured anew: it is another training that begins for them.
+            # Thawed stages begin another training, so their greatest movement is measured anew.
             self._most[self.num_frozen :] = [0.0] * (len(self.stages) - self.num_frozen)
         return decisions
 
@@ -88,7 +88,7 @@ class AdaptiveFreezing:
 
 
 class Movements:
-    """How far each stage's weights move from where they are when this is made."""
+    """Measures how far each stage's weights move from where they are when this object is made."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -99,7 +99,7 @@ class Movements:
 
     @torch.no_grad()
     def measure(self) -> tuple[float, ...]:
-        """Each stage's movement as a share of its weights' norm before, 0 for frozen ones; rank 0's, on every rank."""
+        """Each stage's movement as a share of its weights' norm before, 0 for frozen stages; rank 0's numbers, on every rank."""
         shares, zero = [], next(self.model.parameters()).new_zeros((), dtype=torch.float64)
         for stage, before in zip(self.model.backbone, self._before, strict=True):
             now = dict(stage.named_parameters())

@@ -19,7 +19,7 @@ FORMAT = 3
 
 def save(path: Path, variant: Variant, progress: Progress) -> None:
     """Writes the progress of a variant's training; the file appears whole or not at all."""
-    # The best weights are left out where they are those of now, which halves the file while training improves.
+    # The best weights are left out if they are the present ones, which halves the file while training improves.
     is_best = progress.best.index == progress.epochs[-1].index
     state = {
         "format": FORMAT,
@@ -41,7 +41,7 @@ def save(path: Path, variant: Variant, progress: Progress) -> None:
 def load(path: Path, variant: Variant) -> Progress:
     """The progress that `save` wrote.
 
-    Raises CheckpointError where the file is missing, damaged, pickled code, of another format or another variant's.
+    Raises CheckpointError if the file is missing, damaged, pickled code, of another format or another variant's.
     """
     state = _read(path)
     if state.get("format") != FORMAT:

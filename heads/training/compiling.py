@@ -1,4 +1,4 @@
-"""A model whose forward pass torch.compile has translated, and that says what to do where it cannot."""
+"""A model whose forward pass is compiled, and an error that says what to do if torch.compile fails."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from heads.model.model import Model
 
 
 class Compiled(nn.Module):
-    """The model's own parameters and modes, its forward pass compiled at the first call, which takes up to minutes.
+    """A model with its own parameters and modes and a forward pass that is compiled at the first call, within minutes.
 
-    Raises HeadsError where torch.compile fails, as where no C++ compiler is installed.
+    Raises HeadsError if torch.compile fails, for example because no C++ compiler is installed.
     """
 
     def __init__(self, model: Model) -> None:

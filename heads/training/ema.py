@@ -14,7 +14,7 @@ from heads.model.model import Model
 class EMA:
     """An exponential moving average of a model's parameters and buffers (Polyak and Juditsky, 1992), as a model in eval mode.
 
-    After n updates it forgets by min(decay, (1 + n) / (10 + n)), so that a short training is not an average of its start.
+    After n updates its decay is min(decay, (1 + n) / (10 + n)), so that a short training is not an average of its start.
     BatchNorm's statistics are averaged like the weights they belong to; whole numbers and frozen stages are copied.
     """
 
@@ -25,13 +25,13 @@ class EMA:
         self.follow(model)
 
     def follow(self, model: Model) -> None:
-        """Averages from now on what the model trains from now on; its frozen stages are copied, once."""
+        """From now on averages what the model now trains; the model's frozen stages are copied, once."""
         num_frozen = model.num_frozen_stages
         self.model.backbone[:num_frozen].load_state_dict(model.backbone[:num_frozen].state_dict())
         self.find(model)
 
     def find(self, model: Model) -> None:
-        """Looks up the weights of the model followed, which have moved in memory."""
+        """Looks the model's weights up again, after they moved in memory."""
         num_frozen = model.num_frozen_stages
         self._pairs = []
         for mean, part in ((self.model.backbone[num_frozen:], model.backbone[num_frozen:]), (self.model.heads, model.heads)):
@@ -39,7 +39,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, num_updates: int) -> None:
-        """Takes in the model followed as it is now, after so many updates."""
+        """Takes the followed model's weights into the average, after `num_updates` updates."""
         weight = 1 - min(self.decay, (1 + num_updates) / (10 + num_updates))
         for mean, value in self._pairs:
             if mean.is_floating_point():
@@ -48,5 +48,5 @@ class EMA:
                 mean.copy_(value)
 
     def synchronise(self, model: nn.Module) -> None:
-        """Replaces the BatchNorm statistics that ranks averaged apart by their mean; every rank must ask."""
+        """Replaces the averages of BatchNorm statistics by their mean over ranks; every rank must call it."""
         average_statistics(self.model, like=model)

@@ -1,4 +1,4 @@
-"""What a training has been through: its epochs, the best of them, and whether it has ended."""
+"""The history of a training: its epochs, the best of them, and whether it has ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from heads.training.stopping import why_ended
 
 
 class History:
-    """The epochs of a training by `fit`, which is patient in its last phase alone."""
+    """The epochs of a training and the best of them; `fit.patience` counts in the last phase alone."""
 
     def __init__(self, fit: Fit, last_phase: Phase) -> None:
         self._fit, self._last_phase = fit, last_phase
@@ -22,7 +22,7 @@ class History:
 
     @property
     def best(self) -> Best:
-        """What is kept of the best epoch; there has to be one."""
+        """The results and weights of the best epoch so far; there has to be one."""
         assert self._best is not None
         return self._best
 
@@ -36,11 +36,12 @@ class History:
 
     @property
     def scores(self) -> list[Score]:
-        """Those of the epochs so far."""
+        """The scores of the epochs so far."""
         return [epoch.score for epoch in self.epochs]
 
     def add(self, epoch: Epoch, keep: Callable[[], Best], decide: Callable[[Epoch], tuple[str, ...]]) -> Epoch:
-        """The epoch with what comes of it: `keep` is asked where it is the best so far, `decide` where it is not the last."""
+        """Adds an epoch, and gives it with its end or decisions: `keep` is called if it is the best so far, `decide` if it is not
+        the last."""
         if self._best is None or epoch.score > self.epochs[self._best.index].score:
             self._best = keep()
         self.epochs.append(epoch)
@@ -49,7 +50,7 @@ class History:
         return self.epochs[-1]
 
     def go_back(self, epochs: tuple[Epoch, ...], best: Best) -> None:
-        """Goes on from these."""
+        """Goes on from these epochs, as a resumed training does."""
         self.epochs, self._best = list(epochs), best
 
     def outcome(self, ended: str | None = None) -> TrainingOutcome:

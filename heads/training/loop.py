@@ -34,12 +34,12 @@ def train(
 
     Best is the highest mean of the targets' primary validation measures (accuracy of classes, average precision of label
     sets, mean IoU of masks), then the lowest validation loss. `train/loss` is what the fit settings minimise, a validation
-    loss always the plain cross entropy, so that variants compare. Phases among `stored` read features of their frozen trunk
-    there, the others images. Runs alike in every process of an initialised torch.distributed group, else in this one alone.
+    loss always the plain cross entropy, so that variants compare. Phases in `stored` read features of their frozen trunk
+    there, the others samples. Runs alike in every process of an initialised torch.distributed group, else in this one alone.
     After each epoch `on_epoch` is called on every rank with the epoch and a function that saves a checkpoint to a file;
     `resume` is such a file, and going on from it gives what an uninterrupted training gives: bit for bit on CPUs of one kind,
     with as many threads. Early stopping (`fit.patience`) counts epochs of the last phase only. Raises TrainingDiverged, on
-    every rank alike, where the loss is no number any more, and CheckpointError where the checkpoint is not this variant's.
+    every rank alike, if the loss is no longer finite, and CheckpointError if the checkpoint is not this variant's.
     """
     samples: list[Loaders] = []
 
@@ -68,7 +68,7 @@ def train(
 def sample_loaders(
     variant: Variant, train_set: Samples, val_set: Samples, device: torch.device, num_workers: int | None = None
 ) -> Loaders:
-    """Where a phase of the variant reads the samples themselves."""
+    """The loaders of a phase that reads the samples themselves."""
     fit = variant.fit
     load = partial(
         SampleLoader, batch_size=fit.batch_size, device=device, num_workers=num_workers, channels_last=fit.channels_last
@@ -77,7 +77,8 @@ def sample_loaders(
 
 
 def conclude(model: Model, variant: Variant, loaders: Loaders, resume: Path, ended: str) -> TrainingOutcome:
-    """The outcome of a training that ends at a checkpoint for the reason given, its best weights left in `model`."""
+    """The outcome of a training that is ended at the checkpoint `resume`, for the reason `ended`; leaves the best weights in
+    `model`."""
     with single_process():
         training = Training(model, variant, lambda _: loaders)
         training.restore(resume)

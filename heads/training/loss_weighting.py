@@ -1,4 +1,4 @@
-"""How the losses of several heads make one: alike, or weighed by what training finds out about their noise."""
+"""How the losses of several heads are summed to one: by fixed weights, or also by weights that training learns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from heads.distributed import num_ranks, sum_over_ranks
 
 
 class LossWeighting(nn.Module):
-    """The losses of a step by target to the one that is minimised: their sum, by `fixed` weights, or weighed by uncertainty.
+    """Sums a step's losses by target to the one that is minimised: by `fixed` weights and, if `learned`, by uncertainty.
 
     By uncertainty, a target's loss L counts exp(-s) L + s / 2, with a log variance s that is learned from 0 on (Kendall, Gal
     & Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses", CVPR 2018). It belongs to the training, not to the
@@ -25,7 +25,7 @@ class LossWeighting(nn.Module):
         self.log_variances = nn.ParameterList(nn.Parameter(torch.zeros(())) for _ in targets) if learned else None
 
     def forward(self, sums: Mapping[str, Tensor], num_labels: Mapping[str, int], *, updates: bool = True) -> Tensor:
-        """This rank's share of the loss, from sums over its labels in a batch and the labels of the update on all ranks.
+        """This rank's share of the loss, from its `sums` over a batch and the number of labels of the update on all ranks.
 
         Gradients are averaged over ranks afterwards, hence the factor. A target without a label in the update counts for
         nothing. `updates` is whether the batch is its update's last: s / 2 counts with that one, once an update.
@@ -38,13 +38,13 @@ class LossWeighting(nn.Module):
         return torch.stack(list(means.values())).sum()
 
     def average_gradients(self) -> None:
-        """Leaves the mean over ranks of the log variances' gradients on each: no other hook sees them."""
+        """Replaces the log variances' gradients by their mean over ranks: no other hook sees them."""
         for parameter in self.parameters():
             if parameter.grad is not None:
                 parameter.grad = sum_over_ranks(parameter.grad) / num_ranks()
 
     def weights(self) -> dict[str, float]:
-        """What each target's loss is multiplied by, where that is learned."""
+        """The learned weight of each target's loss; empty if weights are not learned."""
         if self.log_variances is None:
             return {}
         return {target: (-s.detach()).exp().item() for target, s in zip(self.targets, self.log_variances, strict=True)}

@@ -1,4 +1,4 @@
-"""What one pass over a dataset adds up: sums, counts and scores, brought together over ranks only once, divided only then."""
+"""Sums, counts and scores of one pass over a dataset, reduced over ranks once and divided only then."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ MAX_PENDING_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class MetricTotals:
-    """What one target's labels and predictions came to: its task's counts, and its summed loss over `num_labels` samples.
+    """One target's sums: its task's counts, and its loss summed over `num_labels` samples.
 
-    `scores`, where the task keeps them and they were asked for, hold a row for each sample that counts.
+    `scores` hold a row for each sample that counts, if the task keeps them and they were asked for.
     """
 
     task: Task
@@ -38,18 +38,18 @@ class MetricTotals:
     @cached_property
     def measures(self) -> dict[str, float]:
         """Every measure of the target, by name."""
-        # To single precision, that of the losses it sums: what lies below is noise, and would pass for progress.
+        # In single precision, that of the summed losses: smaller differences are noise, and would pass for progress.
         loss = (torch.tensor(self.loss_sum).double() / torch.tensor(self.num_labels).double()).item()
         return {**TASKS[self.task].measures(self.counts, self.scores), "loss": loss}
 
     @property
     def confusion(self) -> list[list[int]] | None:
-        """Counts (true class, predicted class), where the task has such a table."""
+        """Counts (true class, predicted class); None if the task has no such table."""
         return TASKS[self.task].confusion(self.counts)
 
     @property
     def thresholds(self) -> list[float] | None:
-        """From which probability on each class is meant, tuned on the scores, where the task has such thresholds."""
+        """The probability from which on each class is predicted, tuned on the scores; None if the task has no thresholds."""
         return None if self.scores is None else TASKS[self.task].thresholds(self.scores)
 
 
@@ -63,9 +63,9 @@ class _Seen(NamedTuple):
 
 
 class MetricAccumulator:
-    """Sums and counts by target, and on request each sample's scores; missing labels and images of weight 0 count for nothing.
+    """Sums and counts by target, and on request each sample's scores; missing labels and samples of weight 0 do not count.
 
-    `tasks` are those of the targets. Losses are the tasks' plain ones, or what `criteria` say by target. At most
+    `tasks` and `criteria` are by target; a target without a criterion has its task's plain loss. At most
     `max_pending_bytes` of batches wait to be counted.
     """
 
@@ -89,9 +89,9 @@ class MetricAccumulator:
     ) -> dict[str, Tensor]:
         """Takes in a batch and gives its summed losses by target, with gradients.
 
-        Of images that were mixed, every label still counts once: by its share for its own image, by the rest for the image
-        that it went into; a mask is patched as its image was. Counts tell what was predicted of an image against its own
-        label, mixed or not.
+        If images were mixed, every label still counts once: by `share` for its own image, by the rest for the image that its
+        own went into; a mask is patched as its image was. Counts compare the prediction for an image with its own label, mixed
+        or not.
         """
         losses, seen = {}, {}
         for target, scores in logits.items():
@@ -116,19 +116,19 @@ class MetricAccumulator:
             self._count()
 
     def totals(self) -> dict[str, MetricTotals]:
-        """The totals over all ranks, by target; every rank must ask."""
+        """The totals over all ranks, by target; every rank must call it."""
         self._count()
         return {target: self._total(target, sum_over_ranks(row).cpu()) for target, row in self._sums.items()}
 
     @torch.no_grad()
     def _count(self) -> None:
         for target, batches in self._pending.items():
-            kind, losses = TASKS[self._tasks[target]], torch.stack([seen.loss for seen in batches])
+            task, losses = TASKS[self._tasks[target]], torch.stack([seen.loss for seen in batches])
             logits, labels, weights = (_joined(parts) for parts in zip(*(seen[:3] for seen in batches), strict=True))
             num_labels = (weights * has_label(labels)).double().sum()
-            row = torch.cat([torch.stack([losses.double().sum(), num_labels]), kind.count(logits, labels, weights)])
+            row = torch.cat([torch.stack([losses.double().sum(), num_labels]), task.count(logits, labels, weights)])
             self._sums[target] = self._sums[target] + row if target in self._sums else row
-            if self._keeps_scores and (kept := kind.score(logits, labels, weights)) is not None:
+            if self._keeps_scores and (kept := task.score(logits, labels, weights)) is not None:
                 self._scores.setdefault(target, []).append(kept)
         self._pending, self._pending_bytes = {}, 0
 
@@ -152,7 +152,7 @@ def summed_loss(criterion: Criterion, logits: Tensor, labels: Tensor, weights: T
 
 
 def summed_losses(criterion: Criterion, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """What `summed_loss` gives, to the bit, for each (V) of the logits (V, N, C) of the same samples."""
+    """The `summed_loss` of each (V) of the logits (V, N, C) for the same samples, equal to the bit."""
     if not criterion.by_row:
         # One by one: how an element is computed may depend on where in a tensor it lies.
         return torch.stack([summed_loss(criterion, rows, labels, weights) for rows in logits])
@@ -161,15 +161,15 @@ def summed_losses(criterion: Criterion, logits: Tensor, labels: Tensor, weights:
 
 
 def train_measures(totals: Mapping[str, MetricTotals]) -> dict[str, float]:
-    """What is told of an epoch's training: `train/loss`, the sum of the targets' means, and each one's primary measure."""
+    """An epoch's training measures: `train/loss`, the sum of the targets' mean losses, and each target's primary measure."""
     primary = {target: TASK_FACTS[total.task].primary for target, total in totals.items()}
-    found = {target: total.measures for target, total in totals.items()}
-    told = {f"train/{target}/{name}": found[target][name] for target, name in primary.items() if name in found[target]}
-    return {"train/loss": sum(total.loss_sum / max(1, total.num_labels) for total in totals.values()), **told}
+    measures = {target: total.measures for target, total in totals.items()}
+    primaries = {f"train/{target}/{name}": measures[target][name] for target, name in primary.items() if name in measures[target]}
+    return {"train/loss": sum(total.loss_sum / max(1, total.num_labels) for total in totals.values()), **primaries}
 
 
 def epoch_score(totals: Mapping[str, MetricTotals]) -> Score:
-    """What an epoch is judged by: the mean of the targets' primary measures, then the lower mean loss, finite ones."""
+    """An epoch's score: the mean of the targets' primary measures, then of their negative losses, over those that are finite."""
     found = {target: total.measures for target, total in totals.items()}
     primary = [found[target].get(TASK_FACTS[total.task].primary, math.nan) for target, total in totals.items()]
     gains, losses = ([x for x in xs if math.isfinite(x)] for xs in (primary, [each["loss"] for each in found.values()]))
@@ -182,10 +182,10 @@ def named_measures(totals: Mapping[str, MetricTotals]) -> dict[str, float]:
 
 
 def confusions(totals: Mapping[str, MetricTotals]) -> dict[str, list[list[int]]]:
-    """Counts (true class, predicted class) by target, of the tasks that have such a table."""
+    """Counts (true class, predicted class) by target, for tasks that have such a table."""
     return {target: table for target, total in totals.items() if (table := total.confusion) is not None}
 
 
 def thresholds(totals: Mapping[str, MetricTotals]) -> dict[str, list[float]]:
-    """From which probability on each class is meant, by target, of the tasks that have such thresholds."""
+    """The probabilities from which on each class is predicted, by target, for tasks that have thresholds."""
     return {target: found for target, total in totals.items() if (found := total.thresholds) is not None}

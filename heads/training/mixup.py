@@ -34,7 +34,7 @@ class Mix:
         return inputs._replace(features=self.images(inputs.features))
 
     def images(self, images: Tensor) -> Tensor:
-        """The images (N, C, H, W) mixed; those given stay as they are."""
+        """The images (N, C, H, W) mixed, as a new tensor."""
         if self.box is None:
             return torch.lerp(images, images[self.partners], 1 - self.share)
         return self._patch(images)
@@ -44,7 +44,7 @@ class Mix:
         return self.box is not None and labels.ndim == 3
 
     def patched(self, labels: Tensor) -> Tensor:
-        """The labels, those of masks patched where `patches` says so."""
+        """The labels, patched if `patches` says so."""
         return self._patch(labels) if self.patches(labels) else labels
 
     def _patch(self, pixels: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Mix:
 
 
 def draw_mix(fit: Fit, images: Tensor | Mapping[int, Tensor], *, epoch: int, step: int) -> Mix | None:
-    """The mix of a step, by mixup or CutMix (one of them at even odds where both are asked), or None where neither is.
+    """The mix of a step, by mixup or CutMix (one of them at even odds if both are asked for), or None if neither is.
 
     It depends on seed, epoch, step and rank alone. Mixup: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR
     2018. CutMix: Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers", ICCV 2019. The share is drawn

@@ -20,21 +20,21 @@ NORM_MARGIN = 1e-6
 
 def build_optimizer(fit: Fit, groups: Iterable[ParameterGroup]) -> torch.optim.Optimizer:
     """The fit's optimizer over these parameter groups: AdamW, or SGD with Nesterov's momentum."""
-    given: list[dict[str, Any]] = [dict(group) for group in groups]
-    # One kernel for all parameters: small heads are trained mostly by the calls that it saves.
-    fused = all(parameter.device.type in FUSED_DEVICES for group in given for parameter in group["params"])
+    plain: list[dict[str, Any]] = [dict(group) for group in groups]
+    # One kernel for all parameters: most of a small head's time goes into the calls that this saves.
+    fused = all(parameter.device.type in FUSED_DEVICES for group in plain for parameter in group["params"])
     if fit.optimiser == "sgd":
-        return torch.optim.SGD(given, lr=fit.learning_rate, momentum=NESTEROV_MOMENTUM, nesterov=True, fused=fused)
-    return torch.optim.AdamW(given, fused=fused)
+        return torch.optim.SGD(plain, lr=fit.learning_rate, momentum=NESTEROV_MOMENTUM, nesterov=True, fused=fused)
+    return torch.optim.AdamW(plain, fused=fused)
 
 
 def build_scaler(fit: Fit, device: torch.device) -> torch.amp.GradScaler:
-    """What keeps float16 gradients from vanishing; for the other precisions it does nothing."""
+    """The scaler that keeps float16 gradients from vanishing; for the other precisions it does nothing."""
     return torch.amp.GradScaler(device.type, enabled=fit.precision == "fp16")
 
 
 def update_weights(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, max_norm: float) -> None:
-    """One update by the gradients of all trained parameters, together clipped to this norm (0: not at all), then dropped."""
+    """Updates all trained parameters by their gradients, clipped together to `max_norm` (0: not at all), which it then drops."""
     scaler.unscale_(optimizer)
     clip([parameter for group in optimizer.param_groups for parameter in group["params"]], max_norm)
     scaler.step(optimizer)
@@ -43,7 +43,7 @@ def update_weights(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScale
 
 
 def clip(weights: Sequence[nn.Parameter], max_norm: float) -> None:
-    """Brings the gradients of these weights, together, to this norm where theirs is greater (0: never)."""
+    """Scales the gradients of these weights down to `max_norm` together, if their norm is greater (0: never)."""
     if max_norm:
         norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         # On a CPU a look at the norm costs less than to multiply all gradients by one.
@@ -57,6 +57,6 @@ def in_layout_of(weight: Tensor, rows: Tensor) -> Tensor:
 
 
 def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
-    """Brings what the optimizer knows of each weight into that weight's layout."""
+    """Brings the optimizer's state of each weight into that weight's memory layout."""
     for weight, state in optimizer.state.items():
         state.update({name: in_layout_of(weight.data, known) for name, known in state.items() if known.shape == weight.shape})

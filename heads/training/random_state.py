@@ -1,4 +1,4 @@
-"""Torch's random streams: seeded, and one's own in a process that others draw in too."""
+"""Torch's random state: how it is seeded, and one apart for each of several trainings in a process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def seed_streams(seed: int, device: torch.device) -> None:
 
 
 class RNGState:
-    """Torch's random state, on the CPU and on `device`, as whoever is inside the block left it, whatever was drawn outside."""
+    """A random state of its own on the CPU and on `device`: it serves draws inside `with` blocks, and none outside change it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device if device.type == "cuda" else None

@@ -1,4 +1,4 @@
-"""What the learning rate is multiplied by, update by update: a schedule times a warm-up."""
+"""The factor of the learning rate, update by update: a schedule times a warm-up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from heads.spec import Fit
 DEFAULT_WARM_UP_SHARE = 0.1
 MAX_DEFAULT_WARM_UP_UPDATES = 100
 # Divided by ten at a half and three quarters of the way, as ResNets are trained (He et al., "Deep Residual Learning for
-# Image Recognition", CVPR 2016, section 4.2), and also where validation stays as it is for this many epochs.
+# Image Recognition", CVPR 2016, section 4.2), and also when validation has not improved for this many epochs.
 STEP_FACTOR = 0.1
 STEP_MILESTONES = (0.5, 0.75)
 PLATEAU_EPOCHS = 2
@@ -20,7 +20,7 @@ Score = tuple[float, float]
 
 
 def rate_factor(fit: Fit, phase: Phase, epoch: int, update: int, num_updates: int, scores: Sequence[Score]) -> float:
-    """The factor at an update of an epoch of `num_updates`; `scores` are those of the epochs before it, greater is better.
+    """The factor at one of an epoch's `num_updates` updates; `scores` are those of the epochs before it, greater is better.
 
     The warm-up is linear and starts anew with a phase of the freeze policy: new parameters, a new optimizer. So does
     `plateau`; the other schedules run over all epochs. Nothing is remembered, so a resumed training needs no state.
@@ -41,7 +41,7 @@ def rate_factor(fit: Fit, phase: Phase, epoch: int, update: int, num_updates: in
 
 
 def num_warm_up_updates(fit: Fit, phase: Phase, num_updates: int) -> int:
-    """Over how many updates a phase warms up: `fit.warmup` of its epochs (below 1 a share of them, from 1 on so many)."""
+    """Over how many updates a phase warms up: `fit.warmup` of its epochs, below 1 a share of them, from 1 on a number."""
     length = phase.num_epochs * num_updates
     if fit.warmup is None:
         return min(MAX_DEFAULT_WARM_UP_UPDATES, math.ceil(length * DEFAULT_WARM_UP_SHARE))
@@ -50,12 +50,12 @@ def num_warm_up_updates(fit: Fit, phase: Phase, num_updates: int) -> int:
 
 def num_plateaus(scores: Sequence[Score]) -> int:
     """How often `PLATEAU_EPOCHS` epochs in a row brought nothing better than the best before them."""
-    best, since, found = None, 0, 0
+    best, since, plateaus = None, 0, 0
     for score in scores:
         if best is None or score > best:
             best, since = score, 0
             continue
         since += 1
         if since == PLATEAU_EPOCHS:
-            since, found = 0, found + 1
-    return found
+            since, plateaus = 0, plateaus + 1
+    return plateaus

@@ -1,4 +1,4 @@
-"""The state of one variant's training, and what happens to it at a batch, at an epoch's end, at a resume."""
+"""One variant's training: its state, and what happens to it at a batch, at an epoch's end, at a resume."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ from heads.training.stopping import check_finite
 
 
 class Training:
-    """One variant's training: model, optimizer, schedule, measures. `loaders` gives what a phase reads: images or features."""
+    """One variant's training: model, optimizer, schedule, measures. `loaders` gives the loaders of a phase."""
 
     def __init__(self, model: Model, variant: Variant, loaders: Callable[[Phase], Loaders]) -> None:
         self.variant, self._loaders = variant, loaders
-        # What is decided on the way adds to `phases`; the rate, its warm-up and patience go by the policy's own.
+        # Adaptive freezing adds to `phases`; the rate, its warm-up and patience go by the policy's own.
         self.policy = compile_policy(variant)
         self.phases = list(self.policy)
         self.loaders = loaders(self.policy[0])
         self.device, dataset = self.loaders.train.device, self.loaders.train.dataset
         self.model = place_model(model, self.device, channels_last=variant.fit.channels_last)
-        found = {target: dataset.occurrences(target) for target in model.targets}
+        occurrences = {target: dataset.occurrences(target) for target in model.targets}
         self.criteria = {
             target: TASKS[model.tasks[target]].criterion_of(variant.fit, counts, num_samples, self.device)
-            for target, (counts, num_samples) in found.items()
+            for target, (counts, num_samples) in occurrences.items()
         }
         self.balance = LossWeighting(
             model.targets,
@@ -58,7 +58,7 @@ class Training:
         ).to(self.device)
         self.scaler = build_scaler(variant.fit, self.device)
         self.adaptive = AdaptiveFreezing(BACKBONE_STAGES[variant.backbone]) if variant.freeze == "adaptive" else None
-        # Stages that no phase thaws are as the model came with them: they are neither copied nor kept.
+        # Stages that no phase thaws never change: they are neither copied nor saved.
         num_fixed = 0 if self.adaptive else min(phase.num_frozen_stages for phase in self.policy)
         self._fixed = tuple(f"backbone.{name}." for name in BACKBONE_STAGES[variant.backbone][:num_fixed])
         decay = variant.fit.ema
@@ -70,19 +70,19 @@ class Training:
 
     @property
     def kept(self) -> Model:
-        """What is evaluated, and kept where it is the best: the weights' running average, where there is one."""
+        """The model that is evaluated, and kept if it is the best: the weights' running average, if there is one."""
         return self.average.model if self.average else self.model
 
     def begin_epoch(self, num_together: int = 1) -> None:
-        """Makes ready for the batches of the next epoch: first `train_on` each of `loaders.train`, then `validate_on`.
+        """Makes ready for the next epoch's batches: those of `loaders.train` go to `train_on`, then others to `validate_on`.
 
-        Of the epoch's seconds it takes an equal share where so many train together.
+        The epoch's seconds are shared equally by `num_together` trainings.
         """
         self._start, self._num_together, self.index = perf_counter(), num_together, len(self.history.epochs)
         phase = phase_number(self.phases, self.index)
         if phase != self.phase:
             self._enter(phase)
-        # Drawn anew each epoch, so that dropout after a resume is what it would have been.
+        # Seeded anew each epoch, so that dropout after a resume is what it would have been.
         seed_streams((self.variant.fit.seed * 1_000_003 + self.index) * 1_009 + rank(), self.device)
         self._movements = Movements(self.model) if self.adaptive else None
         pending = MAX_PENDING_BYTES // num_together
@@ -91,7 +91,7 @@ class Training:
         self.model.train()
 
     def train_on(self, number: int, batch: Batch) -> None:
-        """Learns from the epoch's batch of this number."""
+        """Trains on the epoch's batch of this number."""
         mix = draw_mix(self.variant.fit, batch.inputs.features, epoch=self.index, step=number)
         inputs = mix.inputs(batch.inputs) if mix else batch.inputs
         with synchronising(self.forward, now=batch.updates):
@@ -104,26 +104,26 @@ class Training:
             self.update(number // self.variant.fit.accumulate)
 
     def update(self, number: int) -> None:
-        """Makes the epoch's update of this number by the gradients that the weights have."""
+        """Makes the epoch's update of this number from the weights' gradients."""
         self.set_rates(number)
-        # Before they are unscaled: what overflowed on one rank is then skipped on all.
+        # Before gradients are unscaled, so that an overflow on one rank skips the update on all.
         self.balance.average_gradients()
         update_weights(self.optimizer, self.scaler, self.variant.fit.gradient_clip)
         self.follow_up(number)
 
     def set_rates(self, number: int) -> None:
-        """Sets the rates of the epoch's update of this number."""
+        """Sets the learning rates of the epoch's update of this number."""
         factor = self._rate_factor(number)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
 
     def follow_up(self, number: int) -> None:
-        """Takes what the epoch's update of this number made of the weights into their running average."""
+        """Takes the weights after the epoch's update of this number into their running average."""
         if self.average:
             self.average.update(self.index * self.loaders.train.num_updates + number)
 
     def end_training(self) -> None:
-        """Makes ready for validation, once the epoch's last batch is learnt from; every rank must ask."""
+        """Makes ready for validation, after the epoch's last training batch; every rank must call it."""
         average_statistics(self.model)
         if self.average:
             self.average.synchronise(self.model)
@@ -136,7 +136,7 @@ class Training:
         self.measured.add(logits, batch.labels, batch.weights)
 
     def end_epoch(self) -> Epoch:
-        """The epoch, once its batches were trained and validated on. Raises TrainingDiverged; every rank must ask."""
+        """The finished epoch. Raises TrainingDiverged if a loss is not finite; every rank must call it."""
         trained, measured, phase = self.trained.totals(), self.measured.totals(), self.phases[self.phase]
         for totals in (trained, measured):
             check_finite(self.variant.fit, self.index, totals)
@@ -161,7 +161,7 @@ class Training:
         return self.history.add(epoch, keep, self._decide)
 
     def save(self, path: Path) -> None:
-        """Writes a checkpoint of what the last epoch left."""
+        """Writes a checkpoint of the state after the last epoch."""
         progress = Progress(
             epochs=tuple(self.history.epochs),
             best=self.history.best,
@@ -174,7 +174,7 @@ class Training:
         checkpoint.save(path, self.variant, progress)
 
     def restore(self, path: Path) -> None:
-        """Goes back to a checkpoint. Raises CheckpointError where it is not of this variant and its classes."""
+        """Goes back to a checkpoint. Raises CheckpointError if it is not of this variant and its classes."""
         progress = checkpoint.load(path, self.variant)
         for epoch in progress.epochs:
             self._decide(epoch)
@@ -200,7 +200,7 @@ class Training:
         return self.history.outcome(ended)
 
     def _decide(self, epoch: Epoch) -> tuple[str, ...]:
-        """What adaptive freezing decides after an epoch: a new phase, where it is anything."""
+        """Adaptive freezing's decisions after an epoch; if there are any, a new phase begins."""
         if not self.adaptive:
             return ()
         decisions = self.adaptive.decide(epoch.index, epoch.movements, epoch.score)
@@ -210,7 +210,7 @@ class Training:
         return decisions
 
     def _enter(self, phase: int) -> None:
-        # Stages that adaptive freezing leaves as they are go on with what the optimizer knows of them.
+        # Stages that adaptive freezing leaves as they are keep their optimizer state.
         known = self.optimizer.state if self.adaptive and self.phase >= 0 else {}
         self.phase, self.loaders = phase, self._loaders(self.phases[phase])
         apply_phase(self.model, self.phases[phase])

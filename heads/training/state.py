@@ -1,4 +1,4 @@
-"""What a training is between two epochs and in the end, as values."""
+"""The state of a training between two epochs, and its outcome, as values."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Confusion = dict[str, list[list[int]]]
 
 @dataclass(frozen=True)
 class Epoch:
-    """A finished epoch: measures named `train/...` and `val/...`, wall seconds, images forwarded over all ranks, last rate.
+    """A finished epoch: measures named `train/...` and `val/...`, wall seconds, samples forwarded on all ranks, last rate.
 
-    `score` makes an epoch the best: the mean of the targets' primary validation measures, then the lower mean loss.
+    The greatest `score` is the best: the mean of the targets' primary validation measures, then the lower mean loss.
     `num_frozen_stages` were frozen in it. With freeze policy `adaptive`, `movements` is how far each stage's weights moved
-    and `decisions` what was decided after it and why. `ended` is why the training ends with it, or None.
+    and `decisions` what was decided after the epoch and why. `ended` is why the training ends with it, or None.
     """
 
     index: int
@@ -41,7 +41,7 @@ class Epoch:
 class Best:
     """The best epoch so far, and the weights kept of it, on the CPU.
 
-    By target its confusions (true class, predicted class) and the thresholds tuned in it, of the tasks that have such.
+    `confusion` (true class, predicted class) and the tuned `thresholds` are by target, for tasks that have them.
     """
 
     index: int
@@ -52,8 +52,11 @@ class Best:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a training goes on from, each where it has one: `balance` are the log variances that weigh its heads, `average` the
-    running average of its weights, `scaler` the state of what scales float16's gradients."""
+    """All that a training resumes from.
+
+    `balance` are the log variances that weigh its heads, if any, `average` is the running average of its weights, `scaler` the
+    state of what scales float16's gradients.
+    """
 
     epochs: tuple[Epoch, ...]
     best: Best
@@ -81,12 +84,12 @@ class TrainingOutcome:
 
 
 def weights_of(model: nn.Module, leaving_out: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """A copy of a model's parameters and buffers on the CPU, but of the parts in `leaving_out`, such as `backbone.stem.`."""
+    """A copy of a model's parameters and buffers on the CPU, without the parts in `leaving_out`, such as `backbone.stem.`."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in _state(model, "", leaving_out).items()}
 
 
 def put_back(model: nn.Module, weights: Mapping[str, Tensor], leaving_out: tuple[str, ...] = ()) -> None:
-    """Puts what `weights_of` took back into a model. Raises KeyError or RuntimeError where it is another model's."""
+    """Copies what `weights_of` gave back into a model. Raises KeyError or RuntimeError if it is another model's."""
     state = _state(model, "", leaving_out)
     if strange := state.keys() ^ weights.keys():
         raise KeyError(", ".join(sorted(strange)))
@@ -98,11 +101,11 @@ def put_back(model: nn.Module, weights: Mapping[str, Tensor], leaving_out: tuple
 
 
 def _state(part: nn.Module, prefix: str, leaving_out: tuple[str, ...]) -> dict[str, Tensor]:
-    """A part's state by names that begin with its own; to walk a whole backbone takes longer than to copy a head."""
+    """A part's state by full names; parts left out are not walked, since to walk a backbone takes longer than to copy a head."""
     if not any(name.startswith(prefix) for name in leaving_out):
         return part.state_dict(prefix=prefix)
     if prefix in leaving_out:
         return {}
-    # What parts are left out of is a container, and has no tensors of its own.
+    # A part of which some parts are left out is a container, and has no tensors of its own.
     inner = (_state(child, f"{prefix}{name}.", leaving_out) for name, child in part.named_children())
     return {name: tensor for state in inner for name, tensor in state.items()}

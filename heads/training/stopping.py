@@ -13,7 +13,7 @@ from heads.training.schedule import Score
 
 
 def why_ended(fit: Fit, last_phase: Phase, num_epochs: int, best_index: int, best_score: Score) -> str | None:
-    """That all epochs are done, or that the last phase has brought nothing better for `fit.patience` of them; else None."""
+    """Why a training has ended, or None: all epochs are done, or the last phase had `fit.patience` of them without a better one."""
     if num_epochs >= fit.epochs:
         return f"all {fit.epochs} epochs are done"
     if fit.patience and num_epochs - max(best_index + 1, last_phase.first_epoch) >= fit.patience:
@@ -25,7 +25,7 @@ def why_ended(fit: Fit, last_phase: Phase, num_epochs: int, best_index: int, bes
 
 
 def check_finite(fit: Fit, epoch: int, totals: Mapping[str, MetricTotals]) -> None:
-    """Nothing where every target's loss is a number; else raises TrainingDiverged."""
+    """Raises TrainingDiverged if the loss of a target is not finite."""
     for target, total in totals.items():
         if not math.isfinite(total.loss_sum):
             raise TrainingDiverged(
