@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look at, pull and roll back the registered models.", no_args_is_help=True)
 
+AsOf = Annotated[
+    datetime | None,
+    typer.Option(
+        metavar="TIME", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"], help="A time, such as 2026-11-27T03:00, here."
+    ),
+]
 Name = Annotated[str, typer.Argument(help="The model's name: the plan's `name`.")]
 
 
@@ -69,19 +75,43 @@ def show(name: Name, workspace: Workspace = None, as_json: AsJson = False) -> No
 
 
 @app.command()
-def history(name: Name, workspace: Workspace = None, as_json: AsJson = False) -> None:
-    """List every verdict on a model, oldest first: what was judged, whether it was promoted, and why."""
-    entries = _registry(workspace).history(name)
+def history(name: Name, as_of: AsOf = None, workspace: Workspace = None, as_json: AsJson = False) -> None:
+    """List every verdict on a model, oldest first: what was judged, whether it was promoted, and why.
+
+    With --as-of: what was known then, who was champion, and how to go back to it.
+    """
+    from flows.registry import champion_at
+
+    registry, time = _registry(workspace), None if as_of is None else as_of.timestamp()
+    entries = [entry for entry in registry.history(name) if time is None or entry.time <= time]
+    made = None if time is None else champion_at(entries, time)
     if as_json:
-        return screen.show_json({"name": name, "history": [asdict(entry) | {"id": entry.id} for entry in entries]})
+        at = {} if time is None else {"as_of": time, "champion": made.champion_after if made else None}
+        return screen.show_json({"name": name, **at, "history": [asdict(entry) | {"id": entry.id} for entry in entries]})
+    if time is not None:
+        champion = registry.current(name).get("champion")
+        screen.note(_champion_then(name, time, made, champion.version if champion else None))
     rows = [[_when(e.time), e.version, _decision(e), "\n".join(e.reasons)] for e in entries]
     return screen.show_table(f"Ledger of {name}", ["time", "version", "verdict", "reasons"], rows)
 
 
+def _champion_then(name: str, time: float, made: Entry | None, champion: str | None) -> str:
+    if made is None:
+        return f"{name} had no champion at {_when(time)}"
+    then = made.champion_after
+    words = f"At {_when(time)} version {then} was the champion of {name}, since {_when(made.time)}: {'; '.join(made.reasons)}"
+    return words if then == champion else f"{words}\nTo go back to it: headstart models rollback {name} --to {then}"
+
+
 @app.command()
-def rollback(name: Name, workspace: Workspace = None) -> None:
-    """Make the previous champion the champion again; the one taken back is never promoted again."""
-    version = _registry(workspace).rollback(name)
+def rollback(
+    name: Name,
+    to: Annotated[str | None, typer.Option(metavar="VERSION", help="An earlier champion; left out: the previous one.")] = None,
+    reason: Annotated[str, typer.Option(help="Why, in words that the ledger keeps.")] = "",
+    workspace: Workspace = None,
+) -> None:
+    """Make an earlier champion the champion again; the one taken back is never promoted again."""
+    version = _registry(workspace).rollback(name, to, reason.strip())
     screen.note(f"{name}: version {version.version} is the champion again")
 
 

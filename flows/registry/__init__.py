@@ -1,7 +1,7 @@
 """The model registry: versions, aliases and the ledger of verdicts. Nothing of MLflow is loaded before the first call."""
 
-from flows.registry.ledger import Entry
+from flows.registry.ledger import Entry, champion_at
 from flows.registry.telling import read_holdout
 from flows.registry.versions import Registry
 
-__all__ = ["Entry", "Registry", "read_holdout"]
+__all__ = ["Entry", "Registry", "champion_at", "read_holdout"]

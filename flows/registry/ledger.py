@@ -110,6 +110,15 @@ def merge(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     return tuple(sorted({entry.id: entry for entry in entries}.values(), key=lambda entry: entry.time))
 
 
+def champion_at(entries: Iterable[Entry], time: float) -> Entry | None:
+    """The decision that made the champion of a time (seconds since 1970); None where there was none yet.
+
+    `entries` are those of one model, oldest first. The champion is the entry's `champion_after`.
+    """
+    made = [entry for entry in entries if entry.time <= time and entry.champion_after != entry.champion_before]
+    return made[-1] if made else None
+
+
 def _entries(content: bytes) -> Iterable[Entry]:
     for line in content.splitlines():
         try:

@@ -155,27 +155,45 @@ class Registry(Catalog):
             raise HeadstartError(f"another process moved the aliases of {name} just now: wanted {dict(moves)}, found {wrong}")
 
     @asking
-    def rollback(self, name: str) -> ModelVersion:
-        """The previous champion as champion again; the version taken back is tagged withdrawn and the ledger says so.
+    def rollback(self, name: str, to: str | None = None, reason: str = "") -> ModelVersion:
+        """The previous champion, or the earlier champion `to`, as champion again; the ledger keeps why, the `reason`.
 
-        Raises AskedWrongly when there is no previous champion.
+        The version taken back is tagged withdrawn, and never promoted again. Raises AskedWrongly when there is no previous
+        champion, or `to` is none that may come back.
         """
         champion, previous = self.find(name, "champion"), self.current(name).get("previous")
         if previous == champion:  # an earlier promotion or rollback was cut short before its last step
             self._move(name, {"previous": self._champion_before(name, champion.version)})
-            if self.history(name)[-1].kind == "rollback":
+            if self.history(name)[-1].kind == "rollback" and to in (None, champion.version):
                 return self.find(name, "champion")
             previous = self.current(name).get("previous")
+        if to is not None:
+            previous = self._former_champion(name, to, champion.version)
         if previous is None:
             raise AskedWrongly(f"{name} has no previous champion to go back to; version {champion.version} stays champion")
-        reasons = (f"version {champion.version} was taken back by hand; version {previous.version} is champion again",)
+        why = f": {reason}" if reason else ""
+        reasons = (f"version {champion.version} was taken back by hand{why}; version {previous.version} is champion again",)
         entry = _entry("rollback", champion, Verdict(False, reasons), champion.version, previous.version)
         self._keep(entry)
         self._client.set_model_version_tag(name, champion.version, "headstart.withdrawn", "true")
+        # Cut short after this, the next rollback goes to the same version.
+        self._move(name, {"previous": previous.version})
         self._move(name, {"champion": previous.version})
         self._describe(name, previous.version)
         self._move(name, {"previous": self._champion_before(name, previous.version)})
         return self.find(name, "champion")
+
+    def _former_champion(self, name: str, version: str, champion: str) -> ModelVersion:
+        """The version, which was champion before and was not taken back. Raises AskedWrongly, with who may come back."""
+        once = {entry.champion_after for entry in self.history(name)} - {champion}
+        allowed = [v for v in self.versions(name) if v.version in once and v.tags.get("headstart.withdrawn") != "true"]
+        for former in allowed:
+            if former.version == version:
+                return former
+        names = ", ".join(v.version for v in allowed) or "none"
+        raise AskedWrongly(
+            f"version {version} of {name} is no earlier champion that may come back (one taken back may not); allowed: {names}"
+        )
 
     def _champion_before(self, name: str, version: str) -> str | None:
         """Who was champion when the version was promoted, unless it was withdrawn since."""

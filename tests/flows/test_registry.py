@@ -6,19 +6,24 @@ import json
 import re
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from flows.cli import models
 from flows.errors import AskedWrongly, HeadstartError
 from flows.records import Finding, ModelVersion, Verdict, Weights, Work
 from flows.registry import Registry, ledger, placing, program, read_holdout, telling
 from flows.registry.catalog import ModelRow
-from flows.registry.ledger import Entry
+from flows.registry.ledger import Entry, champion_at
 from flows.tracking import Origin, Tracker
 from heads import bundle as bundles
 from heads.data.images import preprocess_for
@@ -384,6 +389,88 @@ def test_going_back_takes_the_previous_and_marks_the_one_withdrawn(place: Place,
         registry.rollback(name)
     told = [(e.kind, e.version, e.champion_after) for e in registry.history(name)]
     assert told[-2:] == [("rollback", "3", "2"), ("rollback", "2", "1")]
+
+
+def test_a_rollback_to_an_earlier_champion_keeps_why(place: Place, first: ModelVersion, name: str) -> None:
+    registry = place.registry()
+    for version, key in enumerate(("a", "b", "c", "d"), start=1):
+        add(place, first, name, key)
+        if version < 4:
+            registry.promote(name, str(version), YES)
+    assert registry.rollback(name, "1", "reads cats as dogs").version == "1"
+    assert aliases(place, name) == {"champion": "1"}
+    last = registry.history(name)[-1]
+    assert (last.kind, last.version, last.champion_after) == ("rollback", "3", "1")
+    assert last.reasons == ("version 3 was taken back by hand: reads cats as dogs; version 1 is champion again",)
+    for version, why in (("3", "taken back"), ("4", "no earlier champion"), ("1", "allowed: 2")):
+        with pytest.raises(AskedWrongly, match=f"version {version} of {name} .*{why}"):
+            registry.rollback(name, version)
+    with pytest.raises(AskedWrongly, match="9"):
+        registry.rollback(name, "9")
+    assert aliases(place, name) == {"champion": "1"}
+    assert registry.rollback(name, "2").version == "2"
+    assert aliases(place, name) == {"champion": "2"}, "whom it replaced was taken back"
+
+
+@pytest.mark.parametrize("num_moves", [0, 1, 2])
+def test_a_rollback_to_a_version_that_is_cut_short_goes_there_the_next_time(
+    place: Place, first: ModelVersion, name: str, num_moves: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = place.registry()
+    for version, key in enumerate(("a", "b", "c"), start=1):
+        add(place, first, name, key)
+        registry.promote(name, str(version), YES)
+    move, moved = Registry._move, list[object]()
+
+    def killed(self: Registry, name: str, moves: dict[str, str | None]) -> None:
+        if len(moved) == num_moves:
+            raise KeyboardInterrupt
+        moved.append(moves)
+        move(self, name, moves)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Registry, "_move", killed)
+        with pytest.raises(KeyboardInterrupt):
+            registry.rollback(name, "1")
+    assert registry.rollback(name, "1").version == "1"
+    assert aliases(place, name) == {"champion": "1"}
+    assert [entry.kind for entry in registry.history(name)].count("rollback") == 1
+
+
+def test_the_ledger_tells_who_was_champion_at_a_time_and_why() -> None:
+    decided = [
+        entry("1", time=10.0, champion_before=None, champion_after="1"),
+        entry("2", time=20.0, promoted=False, champion_before="1", champion_after="1"),
+        entry("3", time=30.0, champion_before="1", champion_after="3"),
+        entry("3", kind="rollback", time=40.0, promoted=False, champion_before="3", champion_after="1"),
+    ]
+    at = {time: champion_at(decided, time) for time in (9.0, 10.0, 29.0, 30.0, 41.0)}
+    assert {time: made and made.champion_after for time, made in at.items()} == {9: None, 10: "1", 29: "1", 30: "3", 41: "1"}
+    assert at[29.0] == decided[0]
+    assert at[41.0] == decided[3]
+
+
+def test_the_command_tells_who_was_champion_at_a_time_and_how_to_go_back(
+    place: Place, first: ModelVersion, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = place.registry()
+    for version, key in enumerate(("a", "b"), start=1):
+        add(place, first, name, key)
+        monkeypatch.setattr(time, "time", lambda day=version: datetime(2026, 11, day, 3, 0).timestamp())
+        registry.promote(name, str(version), YES)
+    monkeypatch.undo()
+    monkeypatch.setattr(models, "_registry", lambda _: place.registry())
+    run = partial(CliRunner().invoke, models.app)
+    then = run(["history", name, "--as-of", "2026-11-01T12:00", "--json"])
+    assert (json.loads(then.stdout)["champion"], len(json.loads(then.stdout)["history"])) == ("1", 1)
+    told = run(["history", name, "--as-of", "2026-11-01T12:00"])
+    assert f"version 1 was the champion of {name}" in told.stderr
+    assert f"headstart models rollback {name} --to 1" in told.stderr
+    assert "To go back" not in run(["history", name, "--as-of", "2026-11-03"]).stderr
+    assert f"{name} had no champion" in run(["history", name, "--as-of", "2026-11-01"]).stderr
+    assert run(["history", name, "--as-of", "yesterday"]).exit_code == 2
+    assert run(["rollback", name, "--to", "1", "--reason", "worse at night"]).exit_code == 0
+    assert "worse at night" in registry.history(name)[-1].reasons[0]
 
 
 def test_a_rollback_cut_short_is_finished_by_the_next_and_goes_back_once(place: Place, first: ModelVersion, name: str) -> None:
