@@ -89,7 +89,7 @@ class ASPP(nn.Module):
 
 
 class DeepLabV3(nn.Module):
-    """ASPP, a 3 x 3 convolution and a classifier of each position; by the stride, rates reach as far in the image as Chen's."""
+    """ASPP, a 3 x 3 convolution and a classifier of positions; its rates reach as far in the image as Chen's at any stride."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class LRASPP(nn.Module):
 
 
 class UNet(nn.Module):
-    """A decoder from the last stage to the finest: at each, the features so far join the stage's own in two 3 x 3 convolutions.
+    """A decoder from the last stage to the finest: at each, two 3 x 3 convolutions join the features so far and its own.
 
     After Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015; maps are resized
     to the next stage's own size, whatever that is, and padded, not cropped.

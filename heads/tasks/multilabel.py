@@ -178,7 +178,7 @@ def tune_thresholds(scores: Tensor) -> Tensor:
     hits = (truths > 0).gather(0, order).double().cumsum(dim=0)
     guesses = torch.arange(1, len(scores) + 1, dtype=hits.dtype, device=hits.device)[:, None]
     f1 = 2 * hits / (guesses + hits[-1])
-    # A threshold cannot part equal probabilities: only after the last of them can it lie.
+    # A threshold cannot part equal probabilities: it may lie after the last of them only.
     f1[:-1][ordered[1:] == ordered[:-1]] = -1
     distances = torch.where(f1 == f1.amax(dim=0), (candidates - EVEN).abs(), torch.inf)
     best = candidates.gather(0, distances.argmin(dim=0, keepdim=True))[0]

@@ -11,6 +11,6 @@ def split_labels(cell: str) -> tuple[str, ...]:
 
 
 def listed(names: tuple[str, ...] | list[str]) -> str:
-    """The names in a row, by commas; of more than 50 the first 50 and the number of the others."""
+    """Names joined by commas; of more than 50 the first 50 and the number of the others."""
     more = len(names) - MAX_CLASSES_SHOWN
     return ", ".join(names[:MAX_CLASSES_SHOWN]) + (f" and {more} more in `classes.json`" if more > 0 else "")

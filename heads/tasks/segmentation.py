@@ -93,7 +93,7 @@ def count(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 
 
 def score(logits: Tensor, labels: Tensor, weights: Tensor) -> None:
-    """None: the counts say all of pixels."""
+    """None: pixels are measured by counts alone."""
 
 
 def measures(counts: Tensor, scores: Tensor | None) -> dict[str, float]:

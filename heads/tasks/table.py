@@ -52,7 +52,7 @@ class TaskHead(Protocol):
         ...
 
     def count(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """A batch's counts, which add up over batches and ranks, as a row of float64; not of weights of 0 and missing labels."""
+        """A batch's counts as a row of float64, to be summed over batches and ranks; weight 0 and missing labels add nothing."""
         ...
 
     def score(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor | None:
@@ -82,7 +82,7 @@ class TaskHead(Protocol):
     def answer(
         self, names: Sequence[str], logits: Tensor, size: tuple[int, int], thresholds: Sequence[float] | None = None
     ) -> Answer:
-        """The answer in the logits of one image, (C), of masks (C, S, S); `size` is the image's own width and height."""
+        """The answer that one image's logits give, (C) or of masks (C, S, S); `size` is the image's own width and height."""
         ...
 
     def judge(self, digest: str, answer: Any, truth: str, head: Head, read_mask: ReadMask) -> Scored:

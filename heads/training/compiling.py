@@ -11,7 +11,7 @@ from heads.model.model import Model
 
 
 class Compiled(nn.Module):
-    """A model with its own parameters and modes and a forward pass that is compiled at the first call, within minutes.
+    """The model's own parameters and modes, with a forward pass compiled at the first call, which may take minutes.
 
     Raises HeadsError if torch.compile fails, for example because no C++ compiler is installed.
     """

@@ -74,7 +74,7 @@ class Training:
         return self.average.model if self.average else self.model
 
     def begin_epoch(self, num_together: int = 1) -> None:
-        """Makes ready for the next epoch's batches: those of `loaders.train` go to `train_on`, then others to `validate_on`.
+        """Makes ready for the next epoch: its batches of `loaders.train` go to `train_on`, then `loaders.val`'s to `validate_on`.
 
         The epoch's seconds are shared equally by `num_together` trainings.
         """

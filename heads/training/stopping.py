@@ -13,7 +13,7 @@ from heads.training.schedule import Score
 
 
 def why_ended(fit: Fit, last_phase: Phase, num_epochs: int, best_index: int, best_score: Score) -> str | None:
-    """Why a training has ended, or None: all epochs are done, or the last `fit.patience` of its last phase were no better."""
+    """Why a training has ended, or None: all epochs are done, or `fit.patience` of the last phase in a row were no better."""
     if num_epochs >= fit.epochs:
         return f"all {fit.epochs} epochs are done"
     if fit.patience and num_epochs - max(best_index + 1, last_phase.first_epoch) >= fit.patience:
