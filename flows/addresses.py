@@ -1,4 +1,4 @@
-"""What a setting may name (a folder, a server, a database, a bucket), the address of a path, and whether a server answers."""
+"""Addresses in settings: checks of folders, buckets, servers and databases; paths as addresses; a probe of a server."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from flows.errors import AskedWrongly, Unreachable
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 PROBE_SECONDS = 5.0
-# What a server answers where it asks for credentials, and where it refuses those that it got.
+# 401: the server asks for credentials; 403: it refuses those that it got.
 REFUSALS = (401, 403)
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 def folder(given: str | Path) -> Path:
-    """The folder of this machine that is named, `~` being the home. Raises ValueError where an address or a file is named."""
+    """The folder of this machine that is named, with `~` expanded. Raises ValueError if an address or a file is named."""
     text = os.fspath(given)
     if _ADDRESS.match(text):
         raise ValueError("an address, where a folder of this machine is asked for")
@@ -37,7 +37,7 @@ def folder(given: str | Path) -> Path:
 
 
 def folder_or_bucket(given: str) -> str:
-    """The folder or the `s3://bucket/prefix` that is named. Raises ValueError where it is neither."""
+    """The folder or `s3://bucket/prefix` that is named. Raises ValueError if it is neither."""
     if re.fullmatch(r"s3://[^/\s]+(/.*)?", given):
         return given
     if given.startswith("s3:"):
@@ -46,7 +46,7 @@ def folder_or_bucket(given: str) -> str:
 
 
 def server(given: str) -> str:
-    """The `http(s)://host` that is named, without a closing slash. Raises ValueError where it is none, or holds credentials."""
+    """The `http(s)://host` that is named, without a closing slash. Raises ValueError if it is none or holds credentials."""
     address = given.strip()
     parts = _split(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -57,7 +57,7 @@ def server(given: str) -> str:
 
 
 def server_or_database(given: str) -> str:
-    """The address of MLflow that is named, a server's or a database's. Raises ValueError where it is neither."""
+    """The address that is named, of an MLflow server or of its database. Raises ValueError if it is neither."""
     address = given.strip()
     parts = _split(address)
     kind = parts.scheme.partition("+")[0]
@@ -69,20 +69,20 @@ def server_or_database(given: str) -> str:
 
 
 def without_password(text: str) -> str:
-    """The text, an address in it told without its password."""
+    """The text, with the password of any address in it replaced by an ellipsis."""
     return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:…@", text)
 
 
 def check_path(folder: Path) -> None:
-    """Raise AskedWrongly where a workspace's or a storage's path has a letter that a tool below takes for something else.
+    """Raise AskedWrongly if the path of a workspace or a storage has a letter that one of our tools takes for something else.
 
     `?` ends the path in a database's address, DVC fills braces in and turns backslashes, MLflow puts quotes and
     `:names` into SQL as they are.
     """
-    found = sorted(set(re.findall(r"""[?'{}\\\x00-\x1f\x7f]|(?<![:\w]):(?=\w)""", str(folder))))
-    if found:
+    letters = sorted(set(re.findall(r"""[?'{}\\\x00-\x1f\x7f]|(?<![:\w]):(?=\w)""", str(folder))))
+    if letters:
         raise AskedWrongly(
-            f"the path {str(folder)!r} has {' '.join(map(repr, found))} in it, which DVC or a database's address does not take "
+            f"the path {str(folder)!r} has {' '.join(map(repr, letters))} in it, which DVC or a database's address does not take "
             "literally: give the workspace, or HEADSTART_STORAGE_ROOT, a name without"
         )
 
@@ -97,14 +97,14 @@ def sqlite(file: Path, driver: str = "sqlite") -> str:
 
 
 def local(path: Path) -> str:
-    """A folder as MLflow takes it for one: the path itself, or its file:// address where MLflow would decode the path."""
+    """A folder as MLflow understands it: the path itself, or its file:// address if it has a `%`, which MLflow would decode."""
     return path.as_uri() if "%" in str(path) else str(path)
 
 
 def probe(server: str, address: str, path: str, headers: Mapping[str, str], advice: str) -> tuple[int, bytes]:
-    """The status and the first bytes that `path` gives at a server's address.
+    """The HTTP status and the first 16 bytes of the answer to a GET of `path` at a server's address.
 
-    Raises Unreachable where nothing answers within seconds; its words name the server and end with `advice`.
+    Raises Unreachable if nothing answers within PROBE_SECONDS; its message names the server and ends with `advice`.
     """
     try:
         request = urllib.request.Request(address.rstrip("/") + path, headers=dict(headers))
@@ -119,5 +119,5 @@ def probe(server: str, address: str, path: str, headers: Mapping[str, str], advi
 
 def _split(address: str) -> SplitResult:
     parts = urlsplit(address)
-    _ = parts.port  # read it, as it raises ValueError where it is no number
+    _ = parts.port  # reading it raises ValueError if it is no number
     return parts

@@ -1,4 +1,4 @@
-"""The error family of the pipeline: what the command turns into an exit status and one clear message."""
+"""The errors of the pipeline that the command turns into an exit status and one message."""
 
 from heads.errors import HeadsError
 
@@ -8,7 +8,7 @@ class HeadstartError(Exception):
 
 
 class AskedWrongly(HeadstartError, ValueError):
-    """The request was wrong (a plan, a source, an address, a name): exit status 2, nothing changed."""
+    """A user error: the request was wrong (a plan, a source, an address, a name). Exit status 2, nothing changed."""
 
 
 class Unreachable(AskedWrongly):
@@ -16,7 +16,7 @@ class Unreachable(AskedWrongly):
 
 
 class Busy(AskedWrongly):
-    """Another retraining of the same model name, or another writer of the workspace, is at work."""
+    """Another process holds a lock: a retraining of the same model name, or a writer of the workspace."""
 
 
 ASKED_WRONGLY: tuple[type[Exception], ...] = (AskedWrongly, HeadsError)

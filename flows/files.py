@@ -1,4 +1,4 @@
-"""Files that appear whole, written beside their place, brought to the disk, renamed; and values made of what JSON files hold."""
+"""Files written whole or not at all (beside their place, synced, renamed), and dataclasses read from JSON files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
-    """Write a file, in place of one that was there; after a crash it is there whole, on the disk, or as it was before.
+    """Write a file, or replace it, atomically: after a crash it has all of the new content, or is as it was before.
 
-    Its folder is made where it is missing. Text is written as UTF-8, its line ends as they are. `mode` is what the umask is
-    taken from.
+    Its folder is made if it is missing. Text is written as UTF-8, with its line ends as they are. `mode` are the permissions
+    of the file before the umask.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.new")
@@ -44,8 +44,8 @@ def read_json(path: Path, missing: Any = None) -> Any:
 
 
 def read_value(kind: type[T], content: Mapping[str, Any]) -> T:
-    """A dataclass's value from JSON's fields of it; what a later version wrote beside them is left out.
+    """A dataclass made from a JSON object; keys that are no fields of it, as a later version may write, are left out.
 
-    Raises TypeError where a field is missing that has no default.
+    Raises TypeError if a field without a default is missing.
     """
     return kind(**{field.name: content[field.name] for field in fields(kind) if field.name in content})  # type: ignore[arg-type]

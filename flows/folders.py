@@ -1,4 +1,4 @@
-"""What lies in a folder that a person names: every file, which of them are pictures, and what was passed over and why."""
+"""The contents of a folder that a person names: its files, which of them are images, and what was passed over and why."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flows.errors import AskedWrongly
 from flows.words import counted
 from flows.workspace import DATA, STORAGE
 
-# What systems and tools leave in folders, in lower case: nobody's pictures, so passed over without a word.
+# What systems and tools leave in folders, in lower case: nobody's images, so passed over without a word.
 # fmt: off
 _TRACES = frozenset({
     ".git", ".hg", ".svn", ".github", ".dvc", ".headstart", ".venv", ".cache", ".idea", ".vscode", ".ipynb_checkpoints",
@@ -25,7 +25,7 @@ _TRACES = frozenset({
 })
 # fmt: on
 _TRACE_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
-# Pillow tells these formats by their first bytes, but reads their pixels only with a part that is not installed, or never.
+# Pillow knows these formats by their first bytes, but reads their pixels only with a part that is not installed, or never.
 _WITHOUT_PIXELS = frozenset({"BUFR", "GRIB", "HDF5", "MPEG", "WMF"})
 HIDDEN = "hidden, as its name starts with a dot"
 LOOP = "a link to a folder that it lies in"
@@ -46,10 +46,10 @@ class Passed:
 
 @dataclass(frozen=True)
 class Contents:
-    """All files of a folder by their paths in it, those of a folder sorted and before its folders', and what was passed over.
+    """All files of a folder by their paths in it, sorted, a folder's files before those of its subfolders.
 
-    Linked files and folders are among them. Not among them, and not told, are what systems and tools leave behind. `empty` are
-    the folders in which nothing lies, the folder itself among them.
+    Links are followed. `passed` lists what was passed over; what systems and tools leave behind is in neither. `empty` are the
+    folders in which nothing lies, maybe the folder itself.
     """
 
     files: tuple[PurePosixPath, ...]
@@ -58,24 +58,24 @@ class Contents:
 
     @property
     def images(self) -> tuple[PurePosixPath, ...]:
-        """The files that are taken for pictures, by their endings."""
+        """The files that are images by their endings."""
         return tuple(file for file in self.files if is_image(file.name))
 
 
 @cache
 def image_endings() -> tuple[str, ...]:
-    """The endings of files that are taken for pictures: those of every format that is read, in lower case, sorted."""
+    """The endings that files of images have: those of every format that we read, in lower case, sorted."""
     from PIL import Image
 
     from heads.data.decoding import formats
 
-    # MPO is a JPEG with more than one picture, and opened as such.
+    # MPO is a JPEG with more than one image, and opened as such.
     readable = {*formats(), "MPO"} - _WITHOUT_PIXELS
     return tuple(sorted(ending for ending, name in Image.registered_extensions().items() if name in readable))
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of this name is taken for a picture."""
+    """Whether a file of this name is taken for an image, by its ending."""
     return ending(name) in image_endings()
 
 
@@ -86,16 +86,16 @@ def ending(name: str) -> str:
 
 
 def is_trace(name: str) -> bool:
-    """Whether this is the name of a file or folder that systems and tools leave behind, of which nothing need be said."""
+    """Whether this is the name of a file or folder that systems and tools leave behind, and that nobody misses."""
     lower = name.lower()
     return lower in _TRACES or lower in _TRACE_FILES or lower.startswith(("._", ".trash-", ".ds_store", ".nfs", ".fuse_hidden"))
 
 
 def contents(root: Path, own: Collection[Path] = ()) -> Contents:
-    """What lies in a folder and in those under it, links followed.
+    """The contents of a folder and of those under it, links followed.
 
-    Where folders of one's `own` are named, those are passed over without a word, and the data of other workspaces with one.
-    Raises AskedWrongly where a folder cannot be read: what cannot be read is not gone.
+    The folders of `own` are left out without a word; if there are any, the data of other workspaces is passed over, too.
+    Raises AskedWrongly if a folder cannot be read: files that cannot be read must not count as gone.
     """
     files: list[PurePosixPath] = []
     passed: list[Passed] = []
@@ -114,20 +114,20 @@ def contents(root: Path, own: Collection[Path] = ()) -> Contents:
         elif own and around and _is_data(folder):
             passed.append(Passed(here, OTHERS))
         else:
-            folders, found, left = _entries(root, here)
-            empty += [] if folders or found or left else [here]
-            files += found
-            passed += left
+            folders, files_here, passed_here = _entries(root, here)
+            empty += [] if folders or files_here or passed_here else [here]
+            files += files_here
+            passed += passed_here
             ahead += [(inner, (*around, identity)) for inner in reversed(folders)]
     return Contents(tuple(files), tuple(passed), tuple(empty))
 
 
 def _identity(folder: Path) -> _Identity:
     try:
-        found = folder.stat()
+        status = folder.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _is_data(folder: Path) -> bool:
@@ -135,11 +135,11 @@ def _is_data(folder: Path) -> bool:
 
 
 def _entries(root: Path, here: PurePosixPath) -> tuple[list[PurePosixPath], list[PurePosixPath], list[Passed]]:
-    """The folders and files in a folder, each sorted, and what is passed over there."""
+    """The folders and the files in a folder, both sorted, and what is passed over there."""
     folders, files, passed = [], [], []
     try:
-        with os.scandir(root / here) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        with os.scandir(root / here) as unsorted:
+            entries = sorted(unsorted, key=lambda entry: entry.name)
     except OSError as error:
         raise _unreadable(root / here, error) from None
     for entry in entries:
@@ -169,7 +169,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
         nowhere = error.errno == errno.ELOOP
         if not nowhere and not is_image(entry.name):
             raise _unreadable(Path(entry.path), error) from None
-    # A picture that cannot be reached is a bad picture, and told as the others are when it is read.
+    # An image that cannot be reached is a bad image: the reader of images will set it aside with a reason.
     return NOWHERE if nowhere and not is_image(entry.name) else _FILE
 
 
@@ -180,8 +180,8 @@ def _unreadable(path: Path, error: OSError) -> AskedWrongly:
     )
 
 
-def told(others: Iterable[PurePosixPath], passed: Iterable[Passed]) -> str:
-    """Files that are left out, counted by their endings, and what was passed over, in words for a warning; empty without any."""
+def describe_left_out(others: Iterable[PurePosixPath], passed: Iterable[Passed]) -> str:
+    """A warning's words on the files left out, counted by their endings, and on what was passed over; '' if there is nothing."""
     counts = Counter(ending(file.name) or "no ending" for file in others)
     shown = [f"{count} {name}" for name, count in counts.most_common(_MAX_TOLD)]
     if rest := len(counts) - len(shown):

@@ -1,4 +1,4 @@
-"""The manifest: the tables of samples and of masks of a data version, as text and as values. Pure."""
+"""The manifest: a data version's tables of samples and of masks, as text and as values. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MEND = (
     "Where this file is yours, move it out of the data folder; where it was an ingest's, move it away too, then run "
     "`headstart data checkout HEAD`."
 )
-# Not plainly `recipe`, which may well be a target.
+# Not just `recipe`, which may well be the name of a target.
 RECIPE = "headstart.recipe"
 OWN_COLUMNS = ("digest", "file", "split", "group", RECIPE)
 _RECIPES = {"": 1, "2": 2, "3": 3}
@@ -28,7 +28,7 @@ _RECIPES = {"": 1, "2": 2, "3": 3}
 def render(samples: Iterable[Sample]) -> str:
     """The manifest as CSV text: a line a sample, sorted by file; equal samples give equal bytes.
 
-    The column of recipes is there only where a sample has another one than the first.
+    The column of recipes is there only if a sample has another recipe than the first.
     """
     rows = sorted(samples, key=lambda sample: sample.file)
     targets = tuple(rows[0].labels) if rows else ()
@@ -48,7 +48,7 @@ def render(samples: Iterable[Sample]) -> str:
 
 
 def parse(text: str) -> tuple[Sample, ...]:
-    """The samples of a manifest's text. Raises AskedWrongly where it is not a manifest."""
+    """The samples of a manifest's text. Raises AskedWrongly if it is not a manifest."""
     reader = csv.DictReader(io.StringIO(text, newline=""))
     columns = reader.fieldnames or []
     if not {"digest", "file", "split"} <= set(columns):
@@ -58,9 +58,9 @@ def parse(text: str) -> tuple[Sample, ...]:
 
 
 def render_masks(masks: Mapping[str, Mask]) -> str:
-    """The mask files as CSV text, a line each, sorted by file: its md5 and how many pixels have each value, ascending.
+    """The mask files as CSV text, a line each, sorted by file: the md5, and the number of pixels of each value, ascending.
 
-    The column of recipes is there only where a mask has another one than the first.
+    The column of recipes is there only if a mask has another recipe than the first.
     """
     read = any(mask.recipe != 1 for mask in masks.values())
     lines = [
@@ -71,7 +71,7 @@ def render_masks(masks: Mapping[str, Mask]) -> str:
 
 
 def parse_masks(text: str) -> dict[str, Mask]:
-    """The mask files of a table's text, by name. Raises AskedWrongly where it is not such a table."""
+    """The masks of a table's text, by file name. Raises AskedWrongly if it is not such a table."""
     try:
         rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         return {row["file"]: Mask(row["digest"], _pixels(row["pixels"]), _RECIPES[row.get("recipe") or ""]) for row in rows}
@@ -96,15 +96,15 @@ def is_mask_target(samples: Iterable[Sample], target: str) -> bool:
 
 
 def class_counts(samples: Sequence[Sample]) -> Mapping[str, Mapping[str, Mapping[str, int]]]:
-    """Samples by target, class and split; targets that are masks are left out."""
+    """The number of samples by target, class and split, without targets of masks."""
     targets = samples[0].labels if samples else {}
     return {target: _by_class(samples, target) for target in targets if not is_mask_target(samples, target)}
 
 
 def split_counts(samples: Iterable[Sample]) -> Mapping[str, int]:
-    """Samples by split, every split named."""
-    found = Counter(sample.split for sample in samples)
-    return {split: found[split] for split in SPLITS}
+    """The number of samples of every split, zeros included."""
+    counts = Counter(sample.split for sample in samples)
+    return {split: counts[split] for split in SPLITS}
 
 
 def _quoted(cell: str) -> str:
@@ -125,8 +125,8 @@ def _pixels(text: str) -> dict[int, int]:
 
 
 def _by_class(samples: Iterable[Sample], target: str) -> dict[str, dict[str, int]]:
-    found = Counter((label, s.split) for s in samples if (label := s.labels[target]) is not None)
-    return {label: {split: found[label, split] for split in SPLITS} for label in sorted({label for label, _ in found})}
+    counts = Counter((label, s.split) for s in samples if (label := s.labels[target]) is not None)
+    return {label: {split: counts[label, split] for split in SPLITS} for label in sorted({label for label, _ in counts})}
 
 
 def _sample(row: Mapping[str, str], targets: Sequence[str]) -> Sample:

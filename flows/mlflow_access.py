@@ -1,4 +1,4 @@
-"""Whether a server answers as MLflow does and lets us in, asked in seconds and with the credentials that MLflow would send."""
+"""A check, within seconds, that a server is MLflow and accepts the credentials that MLflow's client would send."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from flows.errors import Unreachable
 
 START = "Start it (`headstart up` starts one), or set HEADSTART_TRACKING_ADDRESS to where it is."
 LOG_IN = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, or write ~/.mlflow/credentials."
-# Ways to log in that only MLflow itself knows to go.
+# Ways to log in that only MLflow's own client can use: we cannot try them here.
 _MLFLOWS_OWN = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_TRACKING_CLIENT_CERT_PATH")
 _ASKED = "/api/2.0/mlflow/experiments/search?max_results=1"
 
 
 def check_access(address: str) -> None:
-    """Return when the MLflow server at `address` answers and takes our credentials.
+    """Check that an MLflow server answers at `address` and accepts our credentials.
 
-    Raises Unreachable, within ten seconds, where nothing answers, where it is no MLflow, where it asks for credentials that
-    are not there, and where it refuses those that are.
+    Raises Unreachable, within ten seconds, if nothing answers, the server is not MLflow, credentials are missing, or it
+    refuses them.
     """
-    # Health is open in MLflow's own basic auth, and not where a gateway asks before it.
+    # With MLflow's own basic auth /health needs no login; behind a gateway it does.
     code, body = _get(address, "/health")
     if code in addresses.REFUSALS:
         return _tell(address, code)
@@ -51,7 +51,7 @@ def _get(address: str, path: str) -> tuple[int, bytes]:
 
 
 def _credentials() -> tuple[str, str]:
-    """Whose credentials MLflow would send, in words, and the header; empty where it would send none."""
+    """The credentials that MLflow's client would send: their owner in words, and the header; both '' if it sends none."""
     written = _written()
     name, password = (
         os.environ.get(variable) or written.get(variable.lower(), "")
@@ -64,7 +64,7 @@ def _credentials() -> tuple[str, str]:
 
 
 def _written() -> dict[str, str]:
-    """What the person keeps in MLflow's own file; nothing where it is missing or damaged."""
+    """The entries of the person's ~/.mlflow/credentials; none if it is missing or damaged."""
     config = configparser.ConfigParser()
     try:
         config.read(Path.home() / ".mlflow" / "credentials", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The way to MLflow: find out that it answers, connect, and turn its errors into ours."""
+"""The connection to MLflow: check that it answers, connect, and turn its errors into ours."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ CLIENT_SETTINGS = {
 
 
 def check(address: str) -> None:
-    """Return when MLflow can be reached at `address`; a server is asked, and what is no address of MLflow is refused.
+    """Check that MLflow can be reached at `address`: a server answers, or the file of a SQLite database can be written.
 
-    Raises Unreachable within 10 s when a server does not answer, and AskedWrongly on an address MLflow does not take or
-    that holds a password.
+    Raises Unreachable, within 10 s, if it cannot, and AskedWrongly on an address that MLflow does not take or that holds a
+    password.
     """
     _refuse_password(address)
     scheme = address.partition(":")[0].partition("+")[0]
@@ -84,7 +84,7 @@ def _can_hold(file: Path) -> bool:
 
 
 def connect(address: str) -> MlflowClient:
-    """A client of `address`, which becomes this process's MLflow address; an embedded database is made where it is missing.
+    """A client of `address`, which becomes this process's MLflow address; an embedded database is made if it is missing.
 
     Raises AskedWrongly on an address that holds a password.
     """
@@ -105,7 +105,7 @@ def connect(address: str) -> MlflowClient:
 
 @contextmanager
 def _alone(file: Path | None) -> Iterator[None]:
-    """MLflow makes its tables without a lock, and two processes that start at once would both try."""
+    """Hold a lock for the block: MLflow makes its tables without one, and two processes that start at once would both try."""
     if file is None:
         yield
         return
@@ -116,18 +116,18 @@ def _alone(file: Path | None) -> Iterator[None]:
 
 
 def experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
-    """The id of the experiment called `name`: found, restored where someone deleted it, or made."""
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    """The id of the experiment called `name`, which is made if there is none, and restored if someone deleted it."""
+    existing = client.get_experiment_by_name(name)
+    if existing is None:
         try:
             return str(client.create_experiment(name, artifact_location=addresses.local(artifacts / name) if artifacts else None))
         except Exception:
-            found = client.get_experiment_by_name(name)  # made by another process just now
-            if found is None:
+            existing = client.get_experiment_by_name(name)  # made by another process just now
+            if existing is None:
                 raise
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
+    if existing.lifecycle_stage == "deleted":
+        client.restore_experiment(existing.experiment_id)
+    return str(existing.experiment_id)
 
 
 class Addressed(Protocol):
@@ -141,7 +141,7 @@ R = TypeVar("R")
 
 
 def asking(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """The method, with what MLflow or the way to it raises turned into our errors."""
+    """A decorator for methods that call MLflow: it turns errors of MLflow and of the network into ours."""
 
     @functools.wraps(method)
     def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -170,7 +170,7 @@ def _ours(address: str, error: Exception) -> Exception:
 
 
 def every(search: Callable[..., Any], *asked: Any) -> Iterator[Any]:
-    """All that a search of MLflow's client finds, page after page."""
+    """All results of a search of MLflow's client, page after page."""
     token = None
     while True:
         page = search(*asked, page_token=token)

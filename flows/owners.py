@@ -1,4 +1,4 @@
-"""Temporary folders that die with the process that owns them."""
+"""Temporary folders that are removed with the process that owns them, or, if it was killed, by the next one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OWNER_FILE = ".headstart-owner"
 
 @contextlib.contextmanager
 def scratch(kind: str) -> Iterator[Path]:
-    """A temporary folder for the block, locked as long as its owner lives; what a killed one left goes with the next start."""
+    """A temporary folder for the block, locked as long as its owner lives; if that is killed, the next `sweep` removes it."""
     folder, lock = _make(kind)
     try:
         yield folder
@@ -31,7 +31,7 @@ def scratch(kind: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporaries(kind: str) -> Iterator[Path]:
-    """A `scratch` folder in which the block's libraries make their temporary files too."""
+    """A `scratch` folder for the block, in which all libraries make their temporary files (TMPDIR)."""
     with scratch(kind) as folder:
         before = os.environ.get("TMPDIR"), tempfile.tempdir
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
@@ -47,25 +47,25 @@ def _make(kind: str) -> tuple[Path, int]:
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-"))
     lock = os.open(folder, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    # Signed once it is locked: nobody sweeps a folder that no owner has signed.
+    # Signed only once it is locked: `sweep` leaves unsigned folders alone.
     (folder / OWNER_FILE).write_text(mark())
     return folder, lock
 
 
 def sweep(root: Path | None = None) -> list[Path]:
-    """The folders of `scratch` whose owners are dead, removed now; what others own, or another program made, stays."""
-    found = []
+    """Remove the folders of `scratch` whose owners are dead, and return them; those of others or other programs stay."""
+    removed = []
     for kind in KINDS:
         for folder in (root or Path(tempfile.gettempdir())).glob(f"{PREFIX}{kind}-*"):
             with contextlib.suppress(OSError), _abandoned(folder):
                 shutil.rmtree(folder)
-                found.append(folder)
-    return found
+                removed.append(folder)
+    return removed
 
 
 @contextlib.contextmanager
 def _abandoned(folder: Path) -> Iterator[None]:
-    """Holds the folder for the block. Raises OSError where someone else holds it, or another person made it."""
+    """Hold the lock of a folder for the block. Raises OSError if its owner lives, or it is not ours."""
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if os.fstat(lock).st_uid != os.getuid() or not (folder / OWNER_FILE).is_file():

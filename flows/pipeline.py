@@ -46,14 +46,14 @@ R = TypeVar("R")
 
 
 class StageRunner:
-    """Runs stages as Prefect tasks and keeps the seconds each took."""
+    """Runs stages as Prefect tasks and measures how many seconds each takes."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._start = time.monotonic()
 
     def run(self, name: str, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """What `work` gives, run as the task `name`; values pass by reference, never copied or hashed by Prefect."""
+        """The result of `work`, run as the task `name`; values pass by reference, never copied or hashed by Prefect."""
         started = time.monotonic()
         as_task: Callable[..., R] = task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(work)
         result = as_task(*map(quote, args), **kwargs)
@@ -115,7 +115,7 @@ def retrain(plan: Plan, source: str | None = None) -> Report:
 
 
 def _left_empty(plan: Plan) -> str:
-    """What a person left empty in a deployment's form, in words; '' where it is nothing, and for a plan of a file."""
+    """The settings that a person left empty in a deployment's form, in words; '' if there are none, or the plan is a file's."""
     context = FlowRunContext.get()
     by_form = context and context.flow_run and context.flow_run.deployment_id
     names = left_empty(plan) if by_form else ()
@@ -129,7 +129,7 @@ def _flow_run_id() -> str:
 
 @contextlib.contextmanager
 def _progress(plan: Plan) -> Iterator[None]:
-    """Keep a progress artifact and the run's log in step with the retraining, its wait for another one included."""
+    """Show the retraining's events in a progress artifact and in the run's log, from its wait for another retraining on."""
     logger = get_run_logger()
     key, shows = f"{_slug(plan.name)}-progress", "Features stored, epochs trained"
     artifact = create_progress_artifact(progress=0.0, key=key, description=shows)
@@ -145,7 +145,7 @@ def _progress(plan: Plan) -> Iterator[None]:
 
 
 def _show(report: Report, defaults: str) -> None:
-    """Leave the leaderboard and the verdict, and which defaults counted, where the Prefect UI shows them."""
+    """Make Prefect artifacts of the leaderboard and of the verdict, with the defaults that the form's empty fields got."""
     name = _slug(report.name)
     create_table_artifact(key=f"{name}-leaderboard", table=leaderboard(report), description="Variants, best on validation first")
     words = verdict_text(report) + (f"\n\n**{defaults[0].upper()}{defaults[1:]}**" if defaults else "")
@@ -157,11 +157,10 @@ def _slug(name: str) -> str:
 
 
 def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeployment, RunnerDeployment]:
-    """A plan's two deployments: `nightly` on the cron, in local time, and `on-demand`.
+    """A plan's two deployments: `nightly` on the cron, in local time, and `on-demand`. Raises ValueError on a wrong cron.
 
-    That one retraining a name runs at a time is the session's lock's business, which dies with its holder. A limit of Prefect's
-    would be held by a run that was killed, whose slot nobody gives back, and every later run would wait for it.
-    Raises ValueError on a cron that is none.
+    They have no concurrency limit of Prefect's: a killed run would never give its slot back, and every later run would wait.
+    The session's lock, which dies with its holder, keeps to one retraining of a name at a time.
     """
     named = retrain.with_options(name=plan.name)
     shared: dict[str, Any] = {
@@ -170,7 +169,7 @@ def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeploy
         "entrypoint_type": EntrypointType.MODULE_PATH,
         "tags": ["headstart"],
     }
-    # Prefect takes a cron without a zone for one in UTC.
+    # Without a time zone Prefect reads a cron in UTC.
     schedule = Cron(cron, timezone=get_localzone_name())
     nightly = named.to_deployment("nightly", schedule=schedule, description=f"Retrain {plan.name} every night.", **shared)
     by_hand = named.to_deployment("on-demand", description=f"Retrain {plan.name} now; the form is the plan.", **shared)
@@ -182,7 +181,7 @@ def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeploy
 def serve_deployments(served: Sequence[RunnerDeployment], on_known: Callable[[], object]) -> None:
     """Serve these deployments until the process is ended; calls `on_known` once Prefect knows them.
 
-    A run more than there are waits its turn.
+    At most as many runs go on at once as there are deployments; others wait.
     """
     runner = Runner(limit=len(served), pause_on_shutdown=False)
     for deployment in served:
@@ -193,14 +192,14 @@ def serve_deployments(served: Sequence[RunnerDeployment], on_known: Callable[[],
 
 
 def how_to_start(plans: Sequence[Plan], api: str) -> str:
-    """Lines that say which deployments are served, and the whole command that starts one; Prefect's own names no address."""
+    """Lines that list the deployments, and the whole command that starts one, with the address that Prefect's own hint lacks."""
     served = ", ".join(f"{plan.name}/{which}" for plan in plans for which in ("nightly", "on-demand"))
     command = shlex.join([str(Path(sys.executable).with_name("prefect")), "deployment", "run", f"{plans[0].name}/on-demand"])
     return f"Serving {served}\nStart one in the browser, or by: PREFECT_API_URL={shlex.quote(api)} {command}"
 
 
 def pause(plans: Sequence[Plan]) -> None:
-    """Let the plans' schedules rest until they are served again."""
+    """Pause the plans' schedules in Prefect until they are served again."""
     with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
         for plan in plans:
             client.pause_deployment(client.read_deployment_by_name(f"{plan.name}/nightly").id)

@@ -1,4 +1,4 @@
-"""The way to a standing Prefect server: find out that it answers, and that it lets us in, before anything is started."""
+"""A check that a standing Prefect server answers and accepts our credentials, before anything is started."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from flows.errors import Unreachable
 START = "Start it (`headstart up` starts one), set HEADSTART_PREFECT_ADDRESS to http://host:4200/api, or unset it."
 LOG_IN = "Set PREFECT_API_AUTH_STRING to user:password for a server of your own, or PREFECT_API_KEY for Prefect Cloud."
 CLOUD = "prefect.cloud/"
-# How Prefect begins what it says where the server that it starts for itself does not answer in time.
+# How Prefect's message begins when the server that it starts for itself does not answer in time.
 _TOO_LATE = "Timed out while attempting to connect to ephemeral Prefect API server"
 _SECONDS = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
 
 
 def check(address: str) -> None:
-    """Return when Prefect's API answers at `address` and takes our credentials.
+    """Check that Prefect's API answers at `address` and accepts our credentials.
 
-    Raises Unreachable, within seconds, where nothing answers, where it is no Prefect, where it asks for credentials that are
-    not there, and where it refuses those that are.
+    Raises Unreachable, within seconds, if nothing answers, the server is not Prefect, credentials are missing, or it refuses
+    them.
     """
     if CLOUD in address:
         if not _headers(os.environ) and not _prefects_own():
@@ -31,7 +31,7 @@ def check(address: str) -> None:
     code, body = _get(address, "/health", _headers(os.environ))
     if code not in addresses.REFUSALS and (code != 200 or body.strip() != b"true"):
         raise Unreachable(f"{address} answers, but not as Prefect's API does. {START}")
-    # Health is open to everyone.
+    # /health needs no login, so it does not show whether we have one.
     if not _is_refused(address, _headers(os.environ)):
         return
     known = _prefects_own() | _headers(os.environ)
@@ -43,7 +43,7 @@ def check(address: str) -> None:
 
 @contextlib.contextmanager
 def of_its_own() -> Iterator[None]:
-    """For a block in which Prefect starts a server for itself. Raises Unreachable where that does not answer in time."""
+    """For a block in which Prefect may start a server for itself. Raises Unreachable if that does not answer in time."""
     try:
         yield
     except RuntimeError as error:
@@ -70,7 +70,7 @@ def _headers(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _prefects_own() -> dict[str, str]:
-    """What Prefect itself would send, by the environment, its profile or its files; asked only where it matters: it is slow."""
+    """The headers that Prefect's client would send, by its environment, profile or files; slow, so read only when needed."""
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_CLIENT_CUSTOM_HEADERS
 
     return dict(PREFECT_CLIENT_CUSTOM_HEADERS.value()) | _authorization(PREFECT_API_AUTH_STRING.value(), PREFECT_API_KEY.value())

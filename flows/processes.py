@@ -1,4 +1,4 @@
-"""Processes as others write them down, never mistaken for a later one of the same pid; and their end."""
+"""Marks by which a process is known again, never mistaken for a later one of the same pid; and ending processes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import psutil
 
 
 def mark(pid: int | None = None) -> str:
-    """A process by its pid and start time, which together are never used twice; this one where no pid is given."""
+    """The mark `pid:start time` of a process, which no other one ever has; of this process if no pid is given."""
     process = psutil.Process(pid)
     return f"{process.pid}:{process.create_time():.2f}"
 
 
 def lives(mark: str) -> bool:
-    """Whether the process of a mark is alive, or of a pid alone where no start is known; a zombie is not."""
+    """Whether the process of a mark is alive, or, if the mark has no start time, any of that pid; a zombie is not."""
     pid, _, created = mark.partition(":")
     try:
         process = psutil.Process(int(pid))
@@ -33,7 +33,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def wait(processes: Sequence[psutil.Process], seconds: float) -> bool:
-    """Whether all of these have ended within so many seconds; `psutil.wait_procs` waits for zombies as if they lived."""
+    """Whether all of these processes end within so many seconds. (`psutil.wait_procs` waits for zombies, too.)"""
     deadline = time.monotonic() + seconds
     while any(map(is_alive, processes)):
         if time.monotonic() > deadline:
@@ -43,7 +43,7 @@ def wait(processes: Sequence[psutil.Process], seconds: float) -> bool:
 
 
 def end(processes: Sequence[psutil.Process], seconds: float) -> None:
-    """Ask these to end; after so many seconds, kill them, and wait as long again at most."""
+    """Ask these processes to end; after so many seconds kill them, and wait as long again at most."""
     for sign in ("terminate", "kill"):
         for process in processes:
             try:

@@ -16,9 +16,9 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: md5 of its bytes, file relative to the data folder, split, and a label a target (None where missing).
+    """One image: md5 of its bytes, file relative to the data folder, split, and a label a target (None if missing).
 
-    `recipe` is the number of the recipe by which its pixels are read: `heads.data.recipes` tells which there are.
+    `recipe` is the number of the recipe by which its pixels are read: `heads.data.recipes` lists them.
     """
 
     digest: str
@@ -30,7 +30,7 @@ class Sample:
 
     @property
     def pixel_digest(self) -> str:
-        """32 hex digits that name its pixels: the digest, or another where they were once read otherwise from these bytes."""
+        """32 hex digits that name its pixels: the digest, or a hash of digest and recipe if the recipe is a later one."""
         if self.recipe == 1:
             return self.digest
         return hashlib.md5(f"{self.digest} by recipe {self.recipe}".encode(), usedforsecurity=False).hexdigest()
@@ -46,7 +46,7 @@ class Mask:
 
     @property
     def as_stored(self) -> bool:
-        """Whether it is drawn on its image as that is stored, and turned with it."""
+        """Whether it is drawn on the image as stored, so that the image's orientation turns both."""
         return self.recipe == 3
 
 
@@ -54,9 +54,9 @@ class Mask:
 class DataVersion:
     """The content hash in `data.dvc`, the git revision that holds it, and the samples in it.
 
-    `masks` are the mask files by their name in the data folder, which is what cells of mask targets hold. `objects` are the
-    folders laid out as `<2 hex>/<30 hex>` that hold files by md5 (the DVC cache first, then a remote that is a folder);
-    `data` is the working copy.
+    `masks` are the mask files by their name in the data folder, as the cells of mask targets name them. `objects` are the
+    folders that hold files by md5 as `<2 hex>/<30 hex>` (the DVC cache first, then a remote that is a folder); `data` is the
+    working copy.
     """
 
     digest: str
@@ -74,7 +74,7 @@ class DataVersion:
 
 @dataclass(frozen=True)
 class Workers:
-    """The worker group: how many, and what each gets."""
+    """The worker group: its number of workers, and the GPUs and CPUs of each."""
 
     count: int = 1
     gpus_per_worker: float = 0
@@ -93,7 +93,7 @@ class Weights:
 class Work:
     """A variant to train; `key` is the hash of variant id, weights digest and data version digest.
 
-    One `is_screened` fine-tunes only if it is among the best after its probe phase; its key also holds its rivals.
+    If `is_screened`, it fine-tunes only if it is among the best after its probe phase, and its key also depends on its rivals.
     """
 
     key: str
@@ -106,8 +106,8 @@ class Work:
 class TrainedVariant:
     """A finished variant: measures named `<split>/<target>/<measure>` and the folder of its bundle.
 
-    `num_forwarded` are images, `num_features_read` stored samples; `seconds` hold its share of what it shared. `flops` are
-    multiply-adds of its backbone, `flops_alone` those of the same epochs without a feature store.
+    `num_forwarded` counts images, `num_features_read` stored samples; `seconds` include its share of filling the feature
+    store. `flops` are multiply-adds of its backbone, `flops_alone` those of the same epochs without a feature store.
     """
 
     key: str
@@ -138,10 +138,10 @@ class FailedVariant:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training job gives: the plan's variants, finished or failed; `seconds` from the first batch to the last.
+    """The result of the train stage: the plan's variants, finished or failed; `seconds` from the first batch to the last.
 
-    `num_forwarded` are the images of variants and of filling the feature store; `flops_stored` the multiply-adds of the latter.
-    `run_id` is the retraining's own MLflow run, the parent of those of the variants.
+    `num_forwarded` counts the images of training and of filling the feature store, `flops_stored` the multiply-adds of the
+    latter. `run_id` is the retraining's own MLflow run, the parent of the variants' runs.
     """
 
     variants: tuple[TrainedVariant, ...]
@@ -156,7 +156,7 @@ class TrainResult:
 class ScoreTable:
     """A model's predictions on the holdout of one data version, and its measures there named `<target>/<measure>`.
 
-    `tasks` tells the task of each target, a class where it is not named.
+    `tasks` are the tasks of the targets; a target that it does not name is a classification.
     """
 
     bundle_digest: str

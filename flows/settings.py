@@ -1,4 +1,4 @@
-"""Addresses and folders: from the environment, else from a running local stack, else embedded in the workspace."""
+"""The settings: addresses and folders from the environment, else of a running local stack, else inside the workspace."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from flows import addresses, processes, surroundings
 from flows.errors import AskedWrongly
 
-# Who a server works for: one whose owner was killed is ended by the next command (`flows.stack.orphans`).
+# The variable with the mark of a process's owner: if that was killed, the next command ends it (`flows.stack.orphans`).
 OWNER = "HEADSTART_OWNER"
 
-# What each setting takes, for whoever gave something else.
+# What each setting takes, for the message when something else was given.
 TAKES = {
     "workspace": "a folder of this machine, such as /srv/pets",
     "storage_root": "a folder of this machine, or one that it mounts, such as /mnt/shared/pets",
@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     tracking_address: str | None = None
     ray_address: str | None = None
     prefect_address: str | None = None
-    # As a number or such as 50GB; the least recently used features go first. None: half of what the disk has left for them.
+    # A number of bytes, or such as 50GB; the least recently used features go first. None: half of the room left on the disk.
     features_max_bytes: ByteSize | None = None
     # A folder, or s3://bucket/prefix.
     features_root: str | None = None
@@ -96,7 +96,7 @@ class Settings(BaseSettings):
 
     @property
     def prefect(self) -> str | None:
-        """The Prefect server's address, Prefect's own variable first; None: one without a standing server."""
+        """The Prefect server's address, from Prefect's own variable first; None if there is no standing server."""
         return os.environ.get("PREFECT_API_URL") or self.prefect_address
 
     @property
@@ -106,14 +106,14 @@ class Settings(BaseSettings):
 
     @property
     def stack_file(self) -> Path:
-        """Where a running local stack says its addresses."""
+        """The file in which a running local stack writes its addresses."""
         return self.storage / "stack.json"
 
 
 def read_settings(workspace: Path | None = None) -> Settings:
-    """The settings of a workspace (of `HEADSTART_WORKSPACE`, else the current folder, when none is named).
+    """The settings of a workspace (of `HEADSTART_WORKSPACE`, else the current folder, if none is named).
 
-    Raises AskedWrongly on a variable whose value is none of its kind.
+    Raises AskedWrongly on a variable with a value that it does not take.
     """
     try:
         settings = Settings() if workspace is None else Settings(workspace=workspace)
@@ -139,13 +139,13 @@ def _refusal(wrong: Any, workspace: Path | None) -> str:
 
 
 def read_stack(settings: Settings) -> dict[str, str]:
-    """What the running local stack of this storage root wrote down, or nothing where none runs or a part of it is dead."""
+    """The stack file of this storage root; empty if no stack runs, or one of its servers is dead."""
     stack = stack_words(settings)
     return stack if all(map(processes.lives, stack.get("parts", "").split())) else {}
 
 
 def stack_words(settings: Settings) -> dict[str, str]:
-    """What the `headstart up` that lives wrote down, whether or not its servers do; nothing where there is none."""
+    """The stack file of a living `headstart up`, whether or not its servers live; empty if there is none."""
     try:
         stack: dict[str, str] = json.loads(settings.stack_file.read_text())
         return stack if processes.lives(stack.get("owner") or stack["pid"]) else {}
@@ -154,7 +154,7 @@ def stack_words(settings: Settings) -> dict[str, str]:
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """The environment variables that a process started for this workspace needs beside its parent's."""
+    """The environment variables that a process started for this workspace needs, beside those of its parent."""
     env = dict(QUIET)
     env[OWNER] = processes.mark()
     env["HEADSTART_WORKSPACE"] = str(settings.workspace)
@@ -189,18 +189,18 @@ def _own_prefect(settings: Settings) -> dict[str, str]:
 
 
 def _login() -> dict[str, str]:
-    """What a server of ours, which this environment tells to ask for it, is to be given."""
+    """The login that clients must send to our own Prefect server, if this environment makes it ask for one."""
     asked = os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
     return {"PREFECT_API_AUTH_STRING": asked} if asked else {}
 
 
 def prepare_process(settings: Settings) -> list[str]:
-    """Set this process's environment for the tools it will import; what the caller chose of them stays.
+    """Set this process's environment for the tools that it will import; variables that the caller set for them stay.
 
-    What of the caller's had to be left out of account is told, in words.
+    Returns warnings, in words, on the caller's variables that had to be changed or ignored.
     """
     for name, value in child_environment(settings).items():
-        if name.startswith("HEADSTART_"):  # these settings have heard the environment already
+        if name.startswith("HEADSTART_"):  # `settings` were read from the environment, so these agree with it
             os.environ[name] = value
         else:
             os.environ.setdefault(name, value)
@@ -208,6 +208,6 @@ def prepare_process(settings: Settings) -> list[str]:
 
 
 def enter(workspace: Path | None = None) -> tuple[Settings, list[str]]:
-    """The settings of a workspace with this process's environment set for them, and what `prepare_process` tells."""
+    """The settings of a workspace, with this process's environment set for them, and the warnings of `prepare_process`."""
     settings = read_settings(workspace)
     return settings, prepare_process(settings)

@@ -1,4 +1,4 @@
-"""What the tools below ask of a machine and a person's environment may lack: a way past proxies, a name, a home, short paths."""
+"""Repairs of an environment that lacks what our tools need: a way past proxies, a user name, a home, short paths."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from urllib.request import OpenerDirector, ProxyHandler, build_opener
 from flows.errors import AskedWrongly
 
 THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
-# The path of a socket may have so many bytes (sockaddr_un's 108 less the end).
+# The longest path of a Unix socket, in bytes (sockaddr_un's 108 less the terminating zero).
 SOCKET_BYTES = 107
-# What a process makes under its temporary folder until a socket's own name: /headstart-work-<8>/pymp-<8>/listener-<8>.
+# The longest path of a socket under the temporary folder: /headstart-work-<8>/pymp-<8>/listener-<8>.
 _BELOW_TEMPORARY = 56
 _OURS, _BELOW_OURS = "/headstart-", 32
-# And what Ray makes: /headstart-ray-<8>/session_<date, 26>_<pid, 7>/sockets/dash_UsageStatsHead.
+# And the longest one of Ray's: /headstart-ray-<8>/session_<date, 26>_<pid, 7>/sockets/dash_UsageStatsHead.
 _BELOW_RAY = 94
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 def adapt(environ: MutableMapping[str, str], storage: Path) -> list[str]:
-    """Make an environment one in which every tool works; what was left out of account, in words.
+    """Change an environment so that every tool works in it; returns warnings, in words, on what was left out.
 
-    A proxy is for the world: this machine is always reached directly. A user id without a name gets one, and a home that is
-    none is one under `storage`. A temporary folder that cannot be used, or is too long for sockets, is the system's.
+    This machine is always reached without a proxy. A user id without a name gets one, and a home that is missing becomes a
+    folder under `storage`. A temporary folder that cannot be used, or is too long for sockets, is replaced by the system's.
     """
     environ.update(direct(environ) | whose(environ, storage))
-    # Nothing that is started fails to print a letter that its encoding lacks.
+    # So that no process fails because its encoding lacks a letter that it prints.
     encoding, _, handler = environ.get("PYTHONIOENCODING", "").partition(":")
     environ["PYTHONIOENCODING"] = f"{encoding}:{handler or 'backslashreplace'}"
     return [*_drop_proxies(environ), *_mend_temporary(environ)]
 
 
 def direct(environ: Mapping[str, str]) -> dict[str, str]:
-    """NO_PROXY and no_proxy with this machine in them, beside what the person set there; `*` stays alone, as tools read it."""
+    """NO_PROXY and no_proxy with this machine added to what the person set; `*` stays alone, as tools know it only so."""
     lower, upper = environ.get("no_proxy", ""), environ.get("NO_PROXY", "")
     return {"no_proxy": _with_this_machine(lower or upper), "NO_PROXY": _with_this_machine(upper or lower)}
 
 
 def whose(environ: Mapping[str, str], storage: Path) -> dict[str, str]:
-    """USER, LOGNAME and HOME, each where the environment has none that serves."""
+    """USER, LOGNAME and HOME for an environment in which they are missing or of no use."""
     try:
         person = pwd.getpwuid(os.getuid())
         name, home = person.pw_name, person.pw_dir
@@ -64,24 +64,24 @@ def whose(environ: Mapping[str, str], storage: Path) -> dict[str, str]:
 
 
 def ray_folder() -> Path:
-    """The folder for a Ray head's own, in which the paths of its sockets fit. Raises AskedWrongly where there is none."""
-    found = short_folder(SOCKET_BYTES - _BELOW_RAY)
-    if found is None:
+    """A folder for the home of a Ray head, short enough for its sockets' paths. Raises AskedWrongly if there is none."""
+    folder = short_folder(SOCKET_BYTES - _BELOW_RAY)
+    if folder is None:
         raise AskedWrongly(
             f"no folder for a local Ray's sockets: {tempfile.gettempdir()} is too long ({SOCKET_BYTES - _BELOW_RAY} letters at "
             f"most), and none of {', '.join(_SHORT_FOLDERS)} can be written; set TMPDIR to a shorter folder"
         )
-    return found
+    return folder
 
 
 def short_folder(num_bytes: int) -> Path | None:
-    """A folder for temporary files whose path has at most so many bytes: the person's, else the system's; None: there is none."""
+    """A folder for temporary files whose path has at most so many bytes: the person's, else the system's, None if neither."""
     folders = (tempfile.gettempdir(), *_SHORT_FOLDERS)
     return next((Path(folder) for folder in folders if len(os.fsencode(folder)) <= num_bytes and _can_write(folder)), None)
 
 
 def opener(address: str) -> OpenerDirector:
-    """What opens an http(s) address: directly on this machine, else by the proxies of the environment."""
+    """An opener for an http(s) address: without a proxy on this machine, else with those of the environment."""
     return build_opener(ProxyHandler({})) if urlsplit(address).hostname in THIS_MACHINE else build_opener()
 
 
@@ -93,7 +93,7 @@ def _with_this_machine(listed: str) -> str:
 
 
 def _entry(given: str) -> str:
-    """An entry of NO_PROXY as all tools take it; empty where it says nothing to any of them and httpx fails at it."""
+    """An entry of NO_PROXY as all tools understand it; '' for one that none of them uses and httpx fails at."""
     with contextlib.suppress(ValueError):
         return str(ip_address(given.strip("[]")))
     host, colon, port = given.rpartition(":")
@@ -101,7 +101,7 @@ def _entry(given: str) -> str:
 
 
 def _drop_proxies(environ: MutableMapping[str, str]) -> list[str]:
-    """Take out the proxies of a kind that the tools below cannot speak to: one of them fails by its presence alone."""
+    """Remove the proxy variables of a kind that our tools cannot use: one of the tools fails if they are merely set."""
     takes = {"http", "https"} | ({"socks5", "socks5h"} if importlib.util.find_spec("socksio") else set())
     names = [name for name in environ if name.lower() in _PROXIES and _scheme(environ[name]) not in takes]
     for name in names:

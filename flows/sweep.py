@@ -1,4 +1,4 @@
-"""The end of what killed processes left behind, in Prefect, Ray and MLflow: which runs somebody still runs is asked first."""
+"""Ends in Prefect, Ray and MLflow what killed processes left behind; runs whose process lives are left alone."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ PAGE = 200
 
 
 def end_what_nobody_runs(settings: Settings, *, all_of_them: bool = False) -> Iterator[str]:
-    """End what killed processes left in Ray, MLflow and Prefect, and say what, a line each.
+    """End what killed processes left in Ray, MLflow and Prefect; yields a line for each thing ended.
 
-    In Prefect these are the runs of this storage whose processes are gone; with `all_of_them`, which is for a server that
-    serves this storage alone, also those that no process ever began, and all but the last of the nights that were missed.
+    In Prefect these are the runs of this storage whose processes are gone. With `all_of_them`, for a server of this storage
+    alone, they are also the runs that no process ever began, and all but the last of the missed nights.
     """
     yield from end_crashed(settings)
-    at_work, gone = roll_call(settings)
-    if not gone and not all_of_them:
+    alive, killed = roll_call(settings)
+    if not killed and not all_of_them:
         return
     with get_client(sync_client=True) as client:
         for run in _runs_in(client, NOT_ENDED):
-            if str(run.id) in gone or (all_of_them and str(run.id) not in at_work and _is_served_or_old(run)):
+            if str(run.id) in killed or (all_of_them and str(run.id) not in alive and _is_served_or_old(run)):
                 yield _end_run(client, run)
         if all_of_them:
             yield from _cancel_missed(client)
-    for each in gone:
-        forget(settings, each)
+    for run_id in killed:
+        forget(settings, run_id)
 
 
 def _runs_in(client: SyncPrefectClient, kinds: Sequence[StateType]) -> list[FlowRun]:
     chosen = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(kinds))))
-    found: list[FlowRun] = []
-    while page := client.read_flow_runs(flow_run_filter=chosen, offset=len(found), sort=FlowRunSort.ID_DESC, limit=PAGE):
-        found += page
-    return found
+    runs: list[FlowRun] = []
+    while page := client.read_flow_runs(flow_run_filter=chosen, offset=len(runs), sort=FlowRunSort.ID_DESC, limit=PAGE):
+        runs += page
+    return runs
 
 
 def _is_served_or_old(run: FlowRun) -> bool:
-    """Whether a run that has no mark has no process: one of a command has its mark a moment after it began."""
+    """Whether a run without a lock file has no process: a run of a command gets its file only a moment after its start."""
     since = run.state.timestamp if run.state else run.created
     return run.deployment_id is not None or since is None or datetime.now(UTC) - since > MARKED_WITHIN
 
@@ -65,7 +65,7 @@ def _end_run(client: SyncPrefectClient, run: FlowRun) -> str:
 
 
 def _cancel_missed(client: SyncPrefectClient) -> Iterator[str]:
-    """Of the scheduled runs that each deployment missed, the last one stays, and runs now."""
+    """Cancel the scheduled runs that each deployment missed, but for the last, which runs now; yields a line on them."""
     missed: dict[Any, list[FlowRun]] = {}
     for run in _runs_in(client, [StateType.SCHEDULED]):
         due = run.expected_start_time
@@ -80,16 +80,16 @@ def _cancel_missed(client: SyncPrefectClient) -> Iterator[str]:
 
 
 def end_gone(settings: Settings) -> None:
-    """End in Prefect the runs of this storage whose processes were killed: where no `headstart up` does, a run does it."""
-    _, gone = roll_call(settings)
-    if not gone:
+    """End in Prefect the runs of this storage whose processes were killed; each retraining does so, as `up` may not run."""
+    _, killed = roll_call(settings)
+    if not killed:
         return
     try:
         with get_client(sync_client=True) as client:
             for run in _runs_in(client, NOT_ENDED):
-                if str(run.id) in gone:
+                if str(run.id) in killed:
                     get_run_logger().info(_end_run(client, run))
-        for each in gone:
-            forget(settings, each)
+        for run_id in killed:
+            forget(settings, run_id)
     except Exception as error:
         get_run_logger().warning("killed runs are not ended in Prefect now: %s", error)

@@ -1,8 +1,8 @@
-"""The folder of a work: the names of all its files, and what they hold as values.
+"""The folder of a work: the names of all its files, and their content as values.
 
 `work/<key>/` under the storage root holds `progress.json` and `training.pt` while the work trains; at its end `bundle/`,
-`examples/` and then `result.json`, or else `failure.json`. A work that is screened has `probe.json` and `probe.pt` of its
-probe phase, too.
+`examples/` and then `result.json`, or else `failure.json`. A screened work also has `probe.json` and `probe.pt`, of its probe
+phase.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ PROGRESS, RESULT, FAILURE, PROBE = "progress.json", "result.json", "failure.json
 class EpochRecord:
     """A finished epoch: its measures, named `train/...` and `val/...`, and its wall seconds.
 
-    `decisions` are what adaptive freezing decided after it; `ended` is why the training ended with it, None where it went on.
+    `decisions` are those of adaptive freezing after it; `ended` is why the training ended with it, None if it went on.
     """
 
     epoch: int
     phase: int
     metrics: Mapping[str, float]
     seconds: float
-    # Epochs of before this was written down lack it.
+    # Missing in epochs of earlier versions.
     num_frozen_stages: int | None = None
     decisions: tuple[str, ...] = ()
     ended: str | None = None
@@ -38,10 +38,10 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class MaskExample:
-    """A validation image with its true and its predicted mask, as pictures in the work's folder.
+    """A validation image with its true and its predicted mask, as PNG files in the work's folder.
 
     `right` is the share of the labelled pixels that are right, `colours` are the hex colours of the mask's values; `image`,
-    `truth` and `told` (the prediction) are the pictures' names.
+    `truth` and `told` (the prediction) are the names of the files.
     """
 
     target: str
@@ -55,12 +55,12 @@ class MaskExample:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkResult:
-    """What `result.json` says of a finished work.
+    """The content of `result.json`, of a finished work.
 
-    `variant` is its spec in JSON's values. `num_forwarded` are images, `num_features_read` stored samples; `flops` are
-    multiply-adds of its backbone, `flops_alone` those of the same epochs without a feature store. `seconds` contain
-    `shared_seconds`, its share of filling the store. `confusion` counts (true, predicted) by target. Of a field that is None
-    the file says nothing: results of before it was written down.
+    `variant` is its spec in JSON's values. `num_forwarded` counts images, `num_features_read` stored samples; `flops` are
+    multiply-adds of its backbone, `flops_alone` those of the same epochs without a feature store. `seconds` include
+    `shared_seconds`, its share of filling the store. `confusion` counts (true, predicted) by target. A field is None if the
+    file, of an earlier version, lacks it.
     """
 
     work_key: str
@@ -85,7 +85,7 @@ class WorkResult:
 
 @dataclass(frozen=True)
 class WorkFailure:
-    """What `failure.json` says: why a work would fail the same way every time, and the epochs that it had."""
+    """The content of `failure.json`: why a work would fail the same way every time, and the epochs that it had."""
 
     work_key: str
     reason: str
@@ -94,7 +94,7 @@ class WorkFailure:
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """The folder of one work. All of its JSON files appear whole, and each is read and written here alone."""
+    """The folder of one work. Its JSON files appear whole, and only this class reads and writes them."""
 
     path: Path
 
@@ -110,12 +110,12 @@ class WorkFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """What a work that trains beside others goes on from."""
+        """The checkpoint from which a work that trains side by side with others goes on."""
         return self.path / "training.pt"
 
     @property
     def probe_checkpoint(self) -> Path:
-        """The training at the end of its probe phase."""
+        """The checkpoint at the end of its probe phase."""
         return self.path / "probe.pt"
 
     def is_finished(self) -> bool:
@@ -123,11 +123,11 @@ class WorkFolder:
         return any((self.path / name).is_file() for name in (RESULT, FAILURE))
 
     def changed_at_ns(self) -> int:
-        """When its progress, result or failure last changed, in nanoseconds since 1970; 0 where the work has not begun."""
+        """When its progress, result or failure last changed, in nanoseconds since 1970; 0 if the work has not begun."""
         return max(_changed_at_ns(self.path / name) for name in (PROGRESS, RESULT, FAILURE))
 
     def finished_at(self) -> float:
-        """When its result was written, in seconds since 1970; 0 where there is none."""
+        """When its result was written, in seconds since 1970; 0 if there is none."""
         return _changed_at_ns(self.path / RESULT) / 1e9
 
     def read_progress(self) -> tuple[EpochRecord, ...]:
@@ -135,14 +135,14 @@ class WorkFolder:
         return _epochs(read_json(self.path / PROGRESS, {"epochs": []})["epochs"])
 
     def add_progress(self, work_key: str, epochs: Sequence[EpochRecord]) -> None:
-        """Add those of the epochs that are not there yet."""
+        """Add the epochs that are not in the file yet."""
         before = self.read_progress()
-        # An epoch repeated after a loss gives what it gave: those who follow never see the file shrink.
+        # An epoch repeated after a crash gives the same record, so readers of the file never see it shrink.
         if new := [epoch for epoch in epochs if epoch.epoch >= len(before)]:
             write_json(self.path / PROGRESS, {"work_key": work_key, "epochs": [_written(epoch) for epoch in (*before, *new)]})
 
     def read_result(self) -> WorkResult | None:
-        """The result, None where there is none."""
+        """The result, None if there is none."""
         content = read_json(self.path / RESULT)
         if content is None:
             return None
@@ -158,7 +158,7 @@ class WorkFolder:
         write_json(self.path / RESULT, result_json(result))
 
     def read_failure(self) -> WorkFailure | None:
-        """Why the work failed for good, None where it did not."""
+        """Why the work failed for good, None if it did not."""
         content = read_json(self.path / FAILURE)
         return content and read_value(WorkFailure, content | {"epochs": _epochs(content["epochs"])})
 
@@ -168,22 +168,22 @@ class WorkFolder:
         write_json(self.path / FAILURE, content)
 
     def read_probe(self) -> Mapping[str, float] | None:
-        """The measures of the best epoch of its probe phase, None where that is not at its end."""
+        """The measures of the best epoch of its probe phase, None if the phase is not over."""
         content = read_json(self.path / PROBE)
         metrics: Mapping[str, float] | None = content and content["metrics"]
         return metrics
 
     def write_probe(self, metrics: Mapping[str, float]) -> None:
-        """Write those measures: the mark that the probe phase is at its end."""
+        """Write the measures of the best epoch of the probe phase: the mark that the phase is over."""
         write_json(self.path / PROBE, {"metrics": metrics})
 
     def drop_checkpoint(self) -> None:
-        """Remove what the work would go on from, and what a kill left of one half written."""
+        """Remove the checkpoint, and half-written ones that a kill left."""
         for file in (self.checkpoint, *self.path.glob(f".{self.checkpoint.name}.*")):
             file.unlink(missing_ok=True)
 
     def drop_probe_checkpoint(self) -> None:
-        """Remove the training at the end of the probe phase; `probe.json` stays, since rivals are ranked by it."""
+        """Remove the checkpoint of the probe phase; `probe.json` stays, since rivals are ranked by it."""
         self.probe_checkpoint.unlink(missing_ok=True)
 
 
@@ -202,7 +202,7 @@ def count_epochs(storage: Path, works: Sequence[Work]) -> dict[str, int]:
 
 
 def read_trained(storage: Path, work: Work, *, reused: bool) -> TrainedVariant:
-    """A finished work as a value. Raises FileNotFoundError where it has no result."""
+    """A finished work as a value. Raises FileNotFoundError if it has no result."""
     folder = WorkFolder.of(storage, work.key)
     result = folder.read_result()
     if result is None:
@@ -212,7 +212,7 @@ def read_trained(storage: Path, work: Work, *, reused: bool) -> TrainedVariant:
 
 
 def result_json(result: WorkResult) -> Mapping[str, object]:
-    """A result as the file holds it."""
+    """A result as JSON values, as the file holds it."""
     return _written(result) | {"epochs": [_written(epoch) for epoch in result.epochs]}
 
 
@@ -221,8 +221,8 @@ def _epochs(rows: Sequence[Mapping[str, Any]]) -> tuple[EpochRecord, ...]:
 
 
 def _written(value: EpochRecord | WorkResult) -> dict[str, object]:
-    """The fields that say something."""
-    return {name: found for name, found in asdict(value).items() if found is not None}
+    """The fields of a value that are not None."""
+    return {name: content for name, content in asdict(value).items() if content is not None}
 
 
 def _changed_at_ns(file: Path) -> int:

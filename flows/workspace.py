@@ -1,4 +1,4 @@
-"""Where things lie in a workspace, by name and by digest, and the lock that its writers take."""
+"""The files of a workspace, by name and by digest, and the lock that its writers take."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ STORAGE = ".headstart"
 
 @contextmanager
 def writing(workspace: Path) -> Iterator[Path]:
-    """The workspace's storage folder, held for one writer until the block ends; not to be nested.
+    """Hold the workspace's lock for the block, as its one writer, and give its storage folder; not to be nested.
 
-    Raises Busy when another writer holds it. The lock dies with its process, so a killed writer leaves nothing behind.
+    Raises Busy if another writer holds it. The lock dies with its process, so a killed writer leaves nothing behind.
     """
     storage = workspace / STORAGE
     storage.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def writing(workspace: Path) -> Iterator[Path]:
 
 
 def find(digest: str, folders: tuple[Path, ...]) -> Path | None:
-    """The file of a digest in the first folder that has it."""
+    """The file of a digest, from the first folder that has it; None if none has."""
     places = (folder / digest[:2] / digest[2:] for folder in folders)
     return next((place for place in places if place.is_file()), None)
 
@@ -51,9 +51,9 @@ def md5_of(path: Path) -> str:
 
 
 def locate(version: DataVersion, sample: Sample) -> Path:
-    """A file that holds the sample's bytes: in the cache, on a remote that is a folder, or else in the working copy.
+    """A file that holds the sample's bytes: in the DVC cache, on a remote that is a folder, or else in the working copy.
 
-    Raises AskedWrongly where it is in none of them, or where its pixels are no longer those that the version was made of.
+    Raises AskedWrongly if it is in none of them, or if its pixels are read differently today than when the version was made.
     """
     from heads.data.recipes import image_recipe
 
@@ -63,10 +63,10 @@ def locate(version: DataVersion, sample: Sample) -> Path:
 
 
 def locate_mask(version: DataVersion, file: str) -> Path:
-    """A file that holds a mask's bytes, given its name in the data folder: where `locate` looks for images.
+    """A file that holds the bytes of a mask, given by its name in the data folder; it is looked for as `locate` does.
 
-    Raises AskedWrongly where it is nowhere, or the version knows no such mask, or where its values are no longer those that
-    the version was made of.
+    Raises AskedWrongly if it is nowhere, if the version has no such mask, or if its values are read differently today than
+    when the version was made.
     """
     from heads.data.recipes import mask_recipe
 
@@ -78,9 +78,9 @@ def locate_mask(version: DataVersion, file: str) -> Path:
 
 
 def check_turned(version: DataVersion) -> None:
-    """Nothing where every TIFF of the version is read by the recipe that the version states; looks at those on this machine.
+    """Check that every TIFF of the version that is on this machine is still read by the recipe that the version states.
 
-    Raises AskedWrongly where one is not: what was computed from it is of other pixels.
+    Raises AskedWrongly if one is not: what was computed from it before is of other pixels.
     """
     from heads.data.recipes import image_recipe
 

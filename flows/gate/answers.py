@@ -1,4 +1,4 @@
-"""From score rows to tables of counts: what two readers say of the same samples, and what a constant would say."""
+"""From score rows to tables of counts: the answers of two models on the same samples, and those of a constant answer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from heads.tasks.rows import Scored
 
 
 def read_pair(task: Task, after: Rows, before: Rows) -> tuple[tuple[str, ...], Answers, Answers]:
-    """The class names in order, and the answers of both readers over the same samples and classes.
+    """The class names in order, and the answers of both models over the same samples and classes.
 
-    A label that one of the readers does not know is one that it never answers.
+    A model never answers a label that only the other one knows.
     """
     keys = sorted(after)
     new, old = [after[key] for key in keys], [before[key] for key in keys]
@@ -25,7 +25,7 @@ def read_pair(task: Task, after: Rows, before: Rows) -> tuple[tuple[str, ...], A
 
 
 def answer_most_pixels(names: Sequence[str], answers: Answers) -> tuple[Answers, str]:
-    """A reader that gives each pixel the value that most labelled pixels have, ties to the first name; and it in words."""
+    """The answers of always giving the value that most labelled pixels have, ties to the first name; and that in words."""
     top = int(answers.truths.sum(axis=0).argmax())
     chosen = np.arange(len(names)) == top
     guesses = answers.truths.sum(axis=1, keepdims=True) * chosen
@@ -33,7 +33,7 @@ def answer_most_pixels(names: Sequence[str], answers: Answers) -> tuple[Answers,
 
 
 def answer_shares(names: Sequence[str], answers: Answers) -> tuple[Answers, str]:
-    """A reader that gives each label its share of the samples, as a set those above a half; and it in words."""
+    """The answers of always giving each label its share of the samples, as a set those above a half; and that in words."""
     shares = answers.truths.mean(axis=0)
     usual = shares > 0.5
     everywhere = np.ones_like(answers.truths)

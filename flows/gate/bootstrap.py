@@ -1,4 +1,4 @@
-"""The paired bootstrap: two readers of the same samples, and the difference of a measure between them."""
+"""The paired bootstrap of the difference in a measure between two models on the same samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flows.gate.evidence import LEVEL
 from flows.gate.measures import Measure, Table
 
 NUM_RESAMPLES = 10_000
-# Samples x resamples at a time: a few MB, which a processor's cache holds.
+# Samples times resamples of a chunk: a few MB, which a processor's cache holds.
 CHUNK_CELLS = 2**19
 ROUNDING = 1e-12
 
@@ -28,7 +28,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Resampled:
-    """The new reader's measure, the old one's, the gain of the new over the old, and the two-sided p-value of no gain."""
+    """The new model's measure, the old one's, the gain of the new over the old, and the two-sided p-value of no gain."""
 
     new: Interval
     old: float
@@ -45,12 +45,12 @@ def resample(
     Hinkley 1997, section 4.4), and intervals are percentile ones; both are carried from the normal distribution to Student's t
     with n - 1 degrees and sqrt(n / (n - 1)) wider spread, without which percentiles are too narrow on few samples (Hesterberg
     2015, The American Statistician 69:371-386, "expanded percentile interval"). A 95 % interval leaves out zero exactly
-    where p < 0.05. Where few samples can carry no such interval it is all that a measure allows.
+    if p < 0.05. With too few samples for such an interval, it is the whole range of a measure.
 
-    `num_differing` samples are read differently; exchanging the readers on any of them is as likely where they are equally
-    good, so that no p-value is below 2 ** (1 - num_differing) (Fisher 1935). A resample on which the measure is not defined
-    counts as one without a difference, which never helps a promotion. Values are NaN where the measure is not defined on
-    the samples themselves.
+    The models answer differently on `num_differing` samples. If they are equally good, their answers on any of these may be
+    exchanged, so no p-value is below 2 ** (1 - num_differing) (Fisher 1935). A resample on which the measure is not defined
+    counts as one without a difference, which never helps a promotion. Values are NaN if the measure is not defined on the
+    samples themselves.
     """
     ones = np.ones((num_samples, 1))
     value, before = float(new(ones)[0]), float(old(ones)[0])
@@ -65,12 +65,12 @@ def resample(
 
 
 def least_p_value(num_differing: int) -> float:
-    """The least two-sided p-value that any paired test can give where this many samples are read differently."""
+    """The least two-sided p-value that a paired test can give if two models differ on this many samples."""
     return min(1.0, 2.0 ** (1 - num_differing))
 
 
 def _draw(new: Measure, old: Measure, num_samples: int, seed: int, num_resamples: int) -> tuple[Table, Table]:
-    """The new reader's measure and its difference to the old one's, in each resample."""
+    """The new model's measure and its difference to the old one's, in each resample."""
     random = np.random.default_rng(seed)
     width = max(1, min(num_resamples, CHUNK_CELLS // num_samples))
     values, differences = np.empty(num_resamples), np.empty(num_resamples)

@@ -1,4 +1,4 @@
-"""What the gate judges: a candidate beside the champion, and the rules. Pure."""
+"""The case that the gate judges: a candidate, the champion, and the rules of promotion. Pure."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from heads.catalogue import TASK_FACTS, Task
 class Case:
     """A candidate and the champion, if there is one, scored on the same samples, and the policy that they are judged by.
 
-    Without a champion the candidate is held against a constant answer, of classes `majority[target]`. `withdrawn` says that a
-    person rolled this very model back. Each distinct image counts once.
+    Without a champion the candidate is compared with a constant answer, for classes `majority[target]`. `withdrawn` says that
+    a person rolled this very model back. Each distinct image counts once.
     """
 
     candidate: ScoreTable
@@ -40,7 +40,7 @@ class Case:
 
     @cached_property
     def after(self) -> Rows:
-        """The candidate's rows of the target; masks without a pixel that counts are left out."""
+        """The candidate's rows of the target, without masks in which no pixel counts."""
         rows = _rows(self.candidate, self.target)
         if TASK_FACTS[self.task].tells != "pixels":
             return rows
@@ -55,10 +55,10 @@ class Case:
 
     @cached_property
     def evidence(self) -> Evidence | str:
-        """The paired test of candidate and champion, or in words why there is none.
+        """The paired test of candidate and champion, or a reason, as a string, why they cannot be compared.
 
         Classes are tested by exact McNemar on accuracy, label sets and masks by the paired bootstrap of the policy's measure.
-        Raises AskedWrongly on a measure that cannot be told.
+        Raises AskedWrongly if the measure is unknown or not defined on the samples.
         """
         if TASK_FACTS[self.task].tells == "class":
             constant = "" if self.champion else self.majority[self.target]

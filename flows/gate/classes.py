@@ -16,7 +16,7 @@ from flows.records import ScoreTable
 
 @dataclass(frozen=True)
 class Pairs:
-    """Two readers of the same samples: how many each reads rightly, and how many only one of them does."""
+    """Two models on the same samples: how many each gets right, and how many only the new (fixed) or the old one (broken)."""
 
     num_samples: int
     num_right: int
@@ -58,9 +58,9 @@ def paired_interval(num_fixed: int, num_broken: int, num_samples: int) -> tuple[
 def compare_classes(
     candidate: ScoreTable, champion: ScoreTable | None, after: Rows, before: Rows, policy: Policy, *, majority: str, name: str
 ) -> Evidence:
-    """The evidence on accuracy against the champion, or without one against always answering `majority`.
+    """The evidence on accuracy against the champion, or, without one, against always answering `majority`.
 
-    Raises AskedWrongly where a table lacks the policy's measure.
+    Raises AskedWrongly if a table lacks the policy's measure.
     """
     value, old = _measure(candidate, policy.metric), _measure(champion, policy.metric) if champion else None
     if champion:
@@ -101,7 +101,7 @@ def _figures(pairs: Pairs, policy: Policy, value: float, old: float | None) -> d
         "gain_low": gain_low,
         "gain_high": gain_high,
         "p_value": mcnemar(pairs.num_fixed, pairs.num_broken),
-        # What a model without a single mistake would reach against this opponent.
+        # The p-value of a model without a single mistake against this opponent.
         "best_p_value": mcnemar(n - pairs.num_right_before, 0),
         "alpha": policy.alpha,
         "min_gain": policy.min_gain,

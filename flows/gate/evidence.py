@@ -1,4 +1,4 @@
-"""What a paired test of two readers gives, whatever the task, and the words that all of them share."""
+"""The evidence of a paired test of two models, for every task, and the words that all tests share."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Policy:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A paired test's figures (`gain` and `p_value` among them), its sentence, and what else has to be known of it.
+    """A paired test: its figures (`gain` and `p_value` among them), a sentence on it, and in `limits` why it may prove little.
 
-    `value` and `old` are the plan's measure of the candidate and of the champion (None: there is no champion), `opponent` is
-    what the candidate was held against.
+    `value` and `old` are the plan's measure of the candidate and of the champion (None: there is no champion), `opponent`
+    names, in words, what the candidate was compared with.
     """
 
     figures: Mapping[str, float]
@@ -39,7 +39,7 @@ class Evidence:
 
 
 def is_better(gain: float, p_value: float, policy: Policy) -> bool:
-    """Whether a gain is one, and proven at the policy's level."""
+    """Whether a gain is positive, and significant at the policy's level."""
     return p_value < policy.alpha and gain > 0
 
 

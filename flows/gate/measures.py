@@ -1,6 +1,6 @@
 """Measures of label sets and masks as functions of how often each sample counts, so that resamples are matrix products.
 
-B columns of weights are B data sets at once, in which sample n occurs weights[n, b] times; ones are the samples themselves.
+Weights of B columns stand for B data sets, in which sample n occurs weights[n, b] times; all ones are the samples as they are.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from flows.errors import AskedWrongly
 from heads.catalogue import TASK_FACTS, Task, Tells
 
 Table = NDArray[np.float64]
-# From weights (N, B) to the measure (B) of each column; NaN where it is not defined on those samples.
+# From weights (N, B) to the measure (B) of each column; NaN if it is not defined on those samples.
 Measure = Callable[[Table], Table]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """One reader's answers, samples by classes (N, C): what is there, what it says is there, and where it is right.
+    """One model's answers, samples by classes (N, C): the truth, the model's answer, and how much of both agrees (`hits`).
 
-    Label sets count labels and have `scores`, every label's probability; masks count pixels and have none.
+    Of label sets these count labels, and `scores` are the labels' probabilities; of masks they count pixels.
     """
 
     truths: Table
@@ -40,7 +40,7 @@ class Answers:
 
 
 def measure_of(task: Task, name: str, answers: Answers) -> Measure:
-    """The named measure of these answers. Raises AskedWrongly where the task has no such measure, or answers lack scores.
+    """The named measure of these answers. Raises AskedWrongly if the task has no such measure, or the answers lack scores.
 
     As scikit-learn has them with zero_division=0: macro means go over the classes that occur in truth or prediction, weighted
     ones by how often a class occurs in truth, `auroc` and `average_precision` over the labels that occur in truth (and for
@@ -63,12 +63,12 @@ def measure_of(task: Task, name: str, answers: Answers) -> Measure:
 
 
 def is_ranked(task: Task, name: str) -> bool:
-    """Whether a measure is of probabilities, not of what was answered."""
+    """Whether a measure ranks samples by probability, rather than counting answers."""
     return name in MEASURES[TASK_FACTS[task].tells][1]
 
 
 def _ratio(parts: Table, wholes: Table) -> Table:
-    # Counts: parts of nothing are nothing.
+    # Of counts: where the whole is zero, so are its parts.
     return parts / np.maximum(wholes, 1)
 
 
@@ -139,9 +139,9 @@ def _over_labels(formula: Callable[[Table, Table], Table], scores: Table, truths
 
 
 def _ranking(scores: Table, positive: NDArray[np.bool_]) -> tuple[csr_array, csr_array]:
-    """Two sums over the samples (R, N), those with the label and all of them, for each run of a ranking by falling score.
+    """Two matrices (R, N) that sum samples into the runs of a ranking by falling score: those with the label, and all.
 
-    Samples of one score are one run; so are neighbouring runs without the label, which no measure tells apart.
+    Samples of equal score are one run; so are neighbouring runs without the label, which no measure tells apart.
     """
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]

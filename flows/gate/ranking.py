@@ -1,4 +1,4 @@
-"""Which variant is the candidate. Pure."""
+"""The choice of the candidate among the trained variants. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from flows.records import TrainedVariant
 def choose(variants: Sequence[TrainedVariant], metric: str) -> TrainedVariant:
     """The candidate: the variant that is best by `val/<metric>`.
 
-    Exact ties go to fewer trained parameters, then fewer parameters, then the plan's order. Raises AskedWrongly where no
-    variant has a finite value.
+    Exact ties go to fewer trained parameters, then fewer parameters, then the plan's order. Raises AskedWrongly if no variant
+    has a finite value.
     """
     name = f"val/{metric}"
     ranked = [variant for variant in variants if math.isfinite(variant.metrics.get(name, math.nan))]

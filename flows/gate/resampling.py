@@ -20,12 +20,12 @@ from heads.catalogue import TASK_FACTS, Task
 def compare_resampled(
     candidate: ScoreTable, champion: ScoreTable | None, after: Rows, before: Rows, policy: Policy, *, task: Task, name: str
 ) -> Evidence | str:
-    """The evidence on the policy's measure, computed from the rows, against the champion or without one against a constant.
+    """The evidence on the policy's measure, computed from the rows, against the champion, or, without one, a constant answer.
 
-    The constant of masks is the value that most of their pixels have; of label sets every label's share of the samples as its
-    probability and, as a set, the labels that more than half of the samples have. Without evidence, why there is none. The
-    random draws hang on the two bundles, the data version and the measure alone, so that a verdict repeats exactly. Raises
-    AskedWrongly where the measure is unknown or not defined on the samples.
+    The constant answer of masks is the value that most of their pixels have; of label sets, every label's share of the samples
+    as its probability, and as a set the labels that more than half of the samples have. Returns a reason, as a string, if the
+    two cannot be compared. The random draws depend only on the two bundles, the data version and the measure, so that a
+    verdict repeats exactly. Raises AskedWrongly if the measure is unknown or not defined on the samples.
     """
     measure = policy.metric.rpartition("/")[2]
     names, new, old = read_pair(task, after, before if champion else after)
@@ -38,27 +38,27 @@ def compare_resampled(
         old, opponent = answer_constantly(names, new)
     differing = _differing(new, old, ranked=is_ranked(task, measure))
     seed = _seed(candidate.bundle_digest, champion.bundle_digest if champion else "", candidate.data_version, policy.metric)
-    found = resample(
+    resampled = resample(
         measure_of(task, measure, new),
         measure_of(task, measure, old),
         num_samples=len(new.truths),
         num_differing=differing,
         seed=seed,
     )
-    if not (math.isfinite(found.new.value) and math.isfinite(found.old)):
+    if not (math.isfinite(resampled.new.value) and math.isfinite(resampled.old)):
         raise AskedWrongly(
             f"{policy.metric} is not defined on the {len(new.truths)} samples of the holdout (auroc needs samples with a label "
             "and without it, for instance); add test samples or change promotion.metric"
         )
     num_imperfect = len(old.truths) if is_ranked(task, measure) else int(np.count_nonzero(~old.is_perfect))
-    figures = _figures(found, policy, len(new.truths), differing, num_imperfect, first=champion is None)
+    figures = _figures(resampled, policy, len(new.truths), differing, num_imperfect, first=champion is None)
     limits = _limits(figures, policy, num_imperfect, opponent)
-    words = _words(found, policy, len(new.truths), opponent)
-    return Evidence(figures, words, found.new.value, found.old if champion else None, opponent, limits)
+    words = _words(resampled, policy, len(new.truths), opponent)
+    return Evidence(figures, words, resampled.new.value, resampled.old if champion else None, opponent, limits)
 
 
 def _other_pixels(names: tuple[str, ...], new: Answers, old: Answers, name: str) -> str | None:
-    """Why two tables are not of the same pixels; raises AskedWrongly where that is no matter of ignored values."""
+    """Why two tables cover different pixels; None if they do not. Raises AskedWrongly if ignored values do not explain it."""
     if np.array_equal(new.truths, old.truths):
         return None
     here, there = new.truths.sum(axis=0) > 0, old.truths.sum(axis=0) > 0
@@ -86,32 +86,34 @@ def _seed(*digests: str) -> int:
     return int.from_bytes(hashlib.sha256("\n".join(digests).encode()).digest()[:8], "big")
 
 
-def _figures(found: Resampled, policy: Policy, n: int, differing: int, num_imperfect: int, *, first: bool) -> dict[str, float]:
+def _figures(
+    resampled: Resampled, policy: Policy, n: int, differing: int, num_imperfect: int, *, first: bool
+) -> dict[str, float]:
     figures = {
         "num_samples": float(n),
         "num_differing": float(differing),
-        "metric": found.new.value,
-        "metric_low": found.new.low,
-        "metric_high": found.new.high,
-        "baseline_metric" if first else "champion_metric": found.old,
-        "gain": found.gain.value,
-        "gain_low": found.gain.low,
-        "gain_high": found.gain.high,
-        "p_value": found.p_value,
-        # A model without a single mistake would reach no less against this opponent.
+        "metric": resampled.new.value,
+        "metric_low": resampled.new.low,
+        "metric_high": resampled.new.high,
+        "baseline_metric" if first else "champion_metric": resampled.old,
+        "gain": resampled.gain.value,
+        "gain_low": resampled.gain.low,
+        "gain_high": resampled.gain.high,
+        "p_value": resampled.p_value,
+        # A model without a single mistake could reach no lower p-value against this opponent.
         "best_p_value": least_p_value(num_imperfect),
         "alpha": policy.alpha,
         "min_gain": policy.min_gain,
     }
-    return figures if first else {**figures, "metric_gain": found.gain.value}
+    return figures if first else {**figures, "metric_gain": resampled.gain.value}
 
 
-def _words(found: Resampled, policy: Policy, n: int, opponent: str) -> str:
-    new, gain = found.new, found.gain
+def _words(resampled: Resampled, policy: Policy, n: int, opponent: str) -> str:
+    new, gain = resampled.new, resampled.gain
     return (
-        f"holdout {policy.metric} {new.value:.3f} ({new.low:.3f} to {new.high:.3f}) against {found.old:.3f} of {opponent}: "
+        f"holdout {policy.metric} {new.value:.3f} ({new.low:.3f} to {new.high:.3f}) against {resampled.old:.3f} of {opponent}: "
         f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) on {n} {'sample' if n == 1 else 'samples'}, "
-        f"{describe_test('paired bootstrap', gain.value, found.p_value, policy)}"
+        f"{describe_test('paired bootstrap', gain.value, resampled.p_value, policy)}"
     )
 
 

@@ -8,13 +8,13 @@ from flows.records import Verdict
 
 
 def decide(case: Case) -> Verdict:
-    """Whether the candidate becomes the champion: every guard has to pass. Each finding says so in words, with its figures.
+    """Whether the candidate becomes the champion: every guard has to pass. Each gives a finding, in words and with figures.
 
     A first model must beat a constant answer; a later one must gain `min_gain` in the policy's measure and win the paired test
     on the measure's target. The reasons are the findings' words, then their notes; the figures are the paired test's: of classes
     `gain` is the paired difference of accuracies, `gain_low` to `gain_high` its 95 % interval, and `metric_gain` the difference
-    in the plan's measure; of label sets and masks both are the same. Of a case that is not admitted the finding that refused it
-    is the only one. Raises AskedWrongly as the guards do.
+    in the plan's measure; of label sets and masks both are the same. A case that an admission guard refuses has that finding
+    alone. Raises AskedWrongly as the guards do.
     """
     for guard in ADMISSION.values():
         if (finding := guard(case)) and not finding.passed:

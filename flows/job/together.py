@@ -86,7 +86,7 @@ def _loaders(features: JobFeatures, work: Work) -> dict[Phase, Loaders]:
 def _train(
     features: JobFeatures, works: Sequence[Work], request: Callable[[Job, Work, nn.Sequential], TrainingRequest], loaders: Loaders
 ) -> None:
-    """Trains the works side by side, each from its last checkpoint; one that cannot be read is left aside."""
+    """Train the works side by side, each from its last checkpoint, or from the start if that cannot be read."""
     job, backbone = features.job, features.backbone(works[0])
     for work in works:
         file = WorkCheckpointer(job, work).last

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
-from flows.folders import NOWHERE, Contents, contents, told
+from flows.folders import NOWHERE, Contents, contents, describe_left_out
 from flows.landing.doubts import refuse_no_classes
 from flows.landing.entries import LABEL, MASK, Entry, Listing, Picture, picture
 from flows.landing.listed import read_listed
@@ -42,7 +42,7 @@ def scan(root: Path, own: Collection[Path] = ()) -> Listing:
         )
     images = found.images
     if not images:
-        seen = told(found.files, found.passed)
+        seen = describe_left_out(found.files, found.passed)
         raise AskedWrongly(
             f"source {str(root)!r} is empty: it holds no image{f', only {seen}' if seen else ''}; an image is what Pillow reads: "
             f".jpg, .png, .tif, .webp and the like. {UNDERSTOOD}"
@@ -151,7 +151,7 @@ def _left_out(root: Path, found: Contents, entries: Sequence[Entry], table: Pure
     first = next((file for file in rest if file in pictures), None)
     where = "that its table does not name" if table else "that are not in a place to which its layout gives a label"
     parts = [f"{counted(len(pictures), 'image')} {where}, e.g. {_printable(first)}"] if first else []
-    more = told(others, found.passed)
+    more = describe_left_out(others, found.passed)
     return (f"left out of the source: {'; '.join([*parts, *([more] if more else [])])}",) if parts or more else ()
 
 

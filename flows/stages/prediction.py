@@ -195,8 +195,9 @@ def _images(files: Sequence[Path], output: Path | None) -> _Named:
         if not images:
             raise AskedWrongly(f"{file} holds no image ({', '.join(folders.image_endings())})")
         found += [(file / path, False) for path in images]
-        if told := folders.told([path for path in inside.files if not folders.is_image(path.name)], inside.passed):
-            warnings.append(f"{file}: no images, and passed over: {told}")
+        others = [path for path in inside.files if not folders.is_image(path.name)]
+        if left_out := folders.describe_left_out(others, inside.passed):
+            warnings.append(f"{file}: no images, and passed over: {left_out}")
     return _Named(tuple(found), tuple(warnings))
 
 

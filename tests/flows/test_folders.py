@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from flows.errors import AskedWrongly
-from flows.folders import HIDDEN, LOOP, NOWHERE, OTHERS, Contents, Passed, contents, image_endings, is_image, told
+from flows.folders import HIDDEN, LOOP, NOWHERE, OTHERS, Contents, Passed, contents, describe_left_out, image_endings, is_image
 from tests.powers import of_a_plain_person
 
 
@@ -97,6 +97,6 @@ def test_ones_own_folders_are_passed_over_by_whatever_name_they_are_reached(tmp_
 def test_what_is_left_out_is_counted_by_ending_and_named_by_reason() -> None:
     others = [PurePosixPath(name) for name in ("a/0.heic", "1.HEIC", "notes", "x.txt", "y.heic")]
     left = (Passed(PurePosixPath(".net"), HIDDEN), Passed(PurePosixPath("e"), NOWHERE))
-    assert told(others, left) == f"5 files (3 .heic, 1 no ending, 1 .txt); .net ({HIDDEN}); e ({NOWHERE})"
-    assert told([PurePosixPath(f"x.{number}") for number in range(11)], ()).endswith(", 3 more endings)")
-    assert told((), ()) == ""
+    assert describe_left_out(others, left) == f"5 files (3 .heic, 1 no ending, 1 .txt); .net ({HIDDEN}); e ({NOWHERE})"
+    assert describe_left_out([PurePosixPath(f"x.{number}") for number in range(11)], ()).endswith(", 3 more endings)")
+    assert describe_left_out((), ()) == ""

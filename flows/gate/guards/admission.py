@@ -1,4 +1,4 @@
-"""Whether there is anything to judge: the first guards, each of which ends the case where it does not pass."""
+"""The guards that admit a case: if one of them does not pass, there is nothing to judge."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ WITHDRAWN = "a person rolled this very model back; it is not promoted again by i
 
 
 def comparable(case: Case) -> Finding | None:
-    """Whether the champion tells the same target, as the same task, and is another model; None where there is no champion.
+    """Whether the champion predicts the same target, as the same task, and is another model; None without a champion.
 
-    Raises AskedWrongly where the two were scored on other samples or another data version.
+    Raises AskedWrongly if the two were scored on different samples or data versions.
     """
     if case.champion is None:
         return None
@@ -21,12 +21,12 @@ def comparable(case: Case) -> Finding | None:
 
 
 def not_withdrawn(case: Case) -> Finding | None:
-    """Refuses a model that a person rolled back."""
+    """A refusal of a model that a person rolled back; None for others."""
     return Finding("not_withdrawn", False, WITHDRAWN) if case.withdrawn else None
 
 
 def testable(case: Case) -> Finding | None:
-    """Refuses a holdout without a label of the target, and pixels of which the two count other values."""
+    """A refusal of a holdout without labels of the target, or of masks of which the two models count different values."""
     if not case.after:
         words = f"the holdout has no sample labelled for {case.target!r}: nothing can be shown; add test samples"
         return Finding("testable", False, words)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from flows.gate.case import Case
 from flows.records import Finding
 
-# Of two measures that are equal but for rounding the difference is none.
+# Measures that differ by less are equal but for rounding.
 ROUNDING = 1e-12
 
 
 def min_gain(case: Case) -> Finding | None:
-    """The gain in the policy's measure against its `min_gain`; None where there is no champion to gain on."""
+    """Whether the gain in the policy's measure reaches `min_gain`; None without a champion."""
     evidence, policy = case.evidence, case.policy
     assert not isinstance(evidence, str), "a case that cannot be tested was not admitted"
     if evidence.old is None:

@@ -1,4 +1,4 @@
-"""Whether the candidate reads the holdout better than its opponent, proven at the policy's level."""
+"""Whether the candidate is better than its opponent on the holdout, at the policy's level of significance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flows.records import Finding
 
 
 def paired_test(case: Case) -> Finding:
-    """The paired test of the champion and the candidate, or of a constant answer and the candidate."""
+    """Whether the candidate wins the paired test against the champion, or, without one, against a constant answer."""
     evidence = case.evidence
     assert not isinstance(evidence, str), "a case that cannot be tested was not admitted"
     figures = evidence.figures

@@ -1,4 +1,4 @@
-"""The closed tables of guards, in the order in which they are asked."""
+"""The closed tables of guards, in the order in which they are called."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Guard(Protocol):
     """A rule of promotion."""
 
     def __call__(self, case: Case, /) -> Finding | None:
-        """What the guard finds; None where it has nothing to say of such a case."""
+        """The guard's finding on a case; None if it does not apply to it."""
         ...
 
 
-# Where one of these does not pass there is nothing to judge.
+# If one of these does not pass, the others are not called.
 ADMISSION: Mapping[str, Guard] = {"comparable": comparable, "not_withdrawn": not_withdrawn, "testable": testable}
 # All of these have to pass.
 GUARDS: Mapping[str, Guard] = {"paired_test": paired_test, "min_gain": min_gain}
