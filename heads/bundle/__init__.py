@@ -52,7 +52,7 @@ ImageInput = Path | str | bytes | Image.Image | np.ndarray[Any, Any]
 class Bundle:
     """A verified model with all it takes to predict; `facts` say where it comes from.
 
-    `thresholds` are, by target of label sets, the probabilities from which on each class is meant.
+    `thresholds` are, by target of label sets, the probabilities from which on each label is predicted.
     """
 
     model: Model = field(repr=False)
@@ -66,29 +66,29 @@ class Bundle:
         """For each image, in order, an answer by target: a Prediction, Labels, or a MaskPrediction of the image's own size.
 
         An image is a file's path, a file's bytes, a Pillow image, or an array of uint8 (H, W, 3) in RGB. Raises
-        ImageError, naming the image, where one does not decode; nothing is predicted then.
+        ImageError, naming the image, if one does not decode; nothing is predicted then.
         """
         if isinstance(images, str | bytes | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim != 4):
             raise HeadsError(f"predict takes a list of images and was given one {type(images).__name__}; put it in [ ]")
         if batch_size < 1:
             raise HeadsError(f"batch_size is {batch_size}; it must be 1 or more")
-        named = ((picture, f"images[{index}]") for index, picture in enumerate(images))
+        named = ((image, f"images[{index}]") for index, image in enumerate(images))
         return [answers for batch in _batches(named, batch_size) for answers in self._predict_batch(batch)]
 
     def _predict_batch(self, batch: list[tuple[ImageInput, str]]) -> list[dict[str, Answer]]:
         device = next(self.model.parameters()).device
         self.model.eval()
         with torch.inference_mode():
-            pictures = [_open(picture, name) for picture, name in batch]
-            pixels = torch.stack([prepare(picture, self.preprocess) for picture in pictures])
+            images = [_open(image, name) for image, name in batch]
+            pixels = torch.stack([prepare(image, self.preprocess) for image in images])
             logits = self.model(pixels.to(device, memory_format=torch.channels_last))
-            rows = [{target: found[row] for target, found in logits.items()} for row in range(len(pictures))]
-            return [self._read(picture, row) for picture, row in zip(pictures, rows, strict=True)]
+            rows = [{target: outputs[row] for target, outputs in logits.items()} for row in range(len(images))]
+            return [self._read(image, row) for image, row in zip(images, rows, strict=True)]
 
-    def _read(self, picture: Image.Image, logits: Mapping[str, Tensor]) -> dict[str, Answer]:
+    def _read(self, image: Image.Image, logits: Mapping[str, Tensor]) -> dict[str, Answer]:
         return {
             head.target: TASKS[head.task].answer(
-                self.classes[head.target], logits[head.target], picture.size, self.thresholds.get(head.target)
+                self.classes[head.target], logits[head.target], image.size, self.thresholds.get(head.target)
             )
             for head in self.variant.heads
         }
@@ -133,14 +133,14 @@ def digest(path: Path) -> str:
 
 
 def verify(path: Path) -> None:
-    """Raises BundleError, naming the file, where one of the bundle's files is missing, changed or too many."""
+    """Raises BundleError, naming the file, if one of the bundle's files is missing, changed or too many."""
     _read_verified(Path(path))
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
     """The bundle in a folder, its digests verified before anything in it is read; opens no network, unpickles nothing.
 
-    Raises BundleError where it is incomplete, damaged or of another format.
+    Raises BundleError if it is incomplete, damaged or of another format.
     """
     contents = _read_verified(Path(path))
     try:
@@ -166,14 +166,14 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
     return Bundle(placed, variant, classes, preprocess, description["facts"], thresholds)
 
 
-def _open(picture: ImageInput, name: str) -> Image.Image:
-    if isinstance(picture, Path | str):
-        return decode(Path(picture))
-    if isinstance(picture, bytes | Image.Image):
-        return decode(picture, name)
-    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,) and picture.size:
-        return decode(Image.fromarray(picture), name)
-    given = f"array of {picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+def _open(image: ImageInput, name: str) -> Image.Image:
+    if isinstance(image, Path | str):
+        return decode(Path(image))
+    if isinstance(image, bytes | Image.Image):
+        return decode(image, name)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
+        return decode(Image.fromarray(image), name)
+    given = f"array of {image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
     raise ImageError(f"{name} is a {given}; give a path, a file's bytes, a Pillow image or an array of uint8 (H, W, 3)")
 
 

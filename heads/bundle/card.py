@@ -20,7 +20,7 @@ def write_card(
 ) -> str:
     """The card in Markdown; `metrics` among the facts becomes its table of measures, the other facts a list.
 
-    `thresholds` are, by target of label sets, the probabilities from which on each label is told.
+    `thresholds` are, by target of label sets, the probabilities from which on each label is predicted.
     """
     metrics = facts.get("metrics")
     heads = {head.target: head for head in variant.heads}
@@ -71,6 +71,6 @@ def _usage(variant: Variant, preprocess: Preprocess) -> str:
 
 
 def _limits(variant: Variant) -> str:
-    told = [f"for `{head.target}` it {TASK_FACTS[head.task].limit}" for head in variant.heads]
-    text = f"{'; '.join(told)}. What it says holds for pictures like those it was trained on."
+    limits = [f"for `{head.target}` it {TASK_FACTS[head.task].limit}" for head in variant.heads]
+    text = f"{'; '.join(limits)}. What it says holds for pictures like those it was trained on."
     return text[0].upper() + text[1:]

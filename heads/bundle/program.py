@@ -1,4 +1,4 @@
-"""A bundle as a module for torch.export: uint8 pictures to probabilities, preprocessing included."""
+"""A bundle as a module for torch.export: uint8 images to probabilities, preprocessing included."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from heads.tasks.table import TASKS
 
 
 class Program(nn.Module):
-    """Pictures (N, H, W, 3) of uint8 to probabilities (N, C), the targets' classes side by side in classes.json's order.
+    """Images (N, H, W, 3) of uint8 to probabilities (N, C), the targets' classes side by side in classes.json's order.
 
     With a mask among the targets they are (N, C, H, W), those of the other targets the same at every pixel.
     """
@@ -32,13 +32,13 @@ class Program(nn.Module):
         height, width = images.shape[1], images.shape[2]
         side = self.preprocess.image_size_px
         logits = self.model.forward_heads(features, (side, side))
-        dense = any(found.ndim == 4 for found in logits.values())
+        dense = any(rows.ndim == 4 for rows in logits.values())
         parts = []
         for target in self.targets:
-            found = logits[target]
-            if found.ndim == 4:
-                found = upsample(found, (height, width))
-            probabilities = TASKS[self.model.tasks[target]].activate(found)
+            rows = logits[target]
+            if rows.ndim == 4:
+                rows = upsample(rows, (height, width))
+            probabilities = TASKS[self.model.tasks[target]].activate(rows)
             spread = dense and probabilities.ndim == 2
             parts.append(probabilities[:, :, None, None].expand(-1, -1, height, width) if spread else probabilities)
         return torch.cat(parts, dim=1)
@@ -47,6 +47,6 @@ class Program(nn.Module):
 def export_program(bundle: Bundle) -> nn.Module:
     """A module for torch.export whose batch, height and width may all be dynamic; it gives what `Bundle.predict` gives.
 
-    Export it with an example of two pictures or more, 8 px or more a side: torch.export fixes dimensions of 0 and 1.
+    Export it with an example of two images or more, 8 px or more a side: torch.export fixes dimensions of 0 and 1.
     """
     return Program(bundle).eval()

@@ -1,4 +1,4 @@
-"""Memory laid out as a tensor of its own would have it, so that a product of it gives the same bits.
+"""Stacks whose tensors begin in memory as tensors of their own would, so that products of them give the same bits.
 
 Intel's MKL, which multiplies matrices in PyTorch on x86 processors, goes by where in memory they begin: on AMD processors, and
 on Intel ones without AVX2, a matrix that does not begin at a multiple of 16 bytes is multiplied in another order.
@@ -11,17 +11,17 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-# Where PyTorch begins every tensor in a processor's memory.
+# PyTorch begins every new tensor in a processor's memory at a multiple of this.
 ALIGNMENT_BYTES = 64
 
 
 def is_aligned(tensor: Tensor) -> bool:
-    """Whether the tensor begins where one of its own would."""
+    """Whether the tensor begins in memory where a new one could."""
     return tensor.data_ptr() % ALIGNMENT_BYTES == 0
 
 
 def aligned(tensor: Tensor) -> Tensor:
-    """The tensor itself where it is aligned, else a copy."""
+    """The tensor itself if it is aligned, else a copy."""
     return tensor if is_aligned(tensor) else tensor.clone()
 
 

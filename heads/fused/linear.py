@@ -1,4 +1,4 @@
-"""The forward and backward pass of heads of one shape, each with weights of its own: products one by one, all else at once."""
+"""The forward and backward pass of many heads of one shape: products one by one on a CPU, all else at once."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch.nn import functional as F
 
 from heads.fused.alignment import aligned, empty_stack, is_aligned
 
-# Devices on which products are taken one by one.
+# Devices on which each head's product is a call of its own.
 ONE_BY_ONE = ("cpu",)
 
 
 def fused_forward(head: nn.Sequential, rows: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-    """What V heads give of the same rows (N, I), (V, N, C), by their stacked weights (V, ...) under their names in `head`.
+    """The outputs (V, N, C) of V heads for the same rows (N, I), by stacked weights (V, ...) under their names in `head`.
 
-    The rows are what `head`'s first layer gives, which has no weights; linear ones follow, activations, and dropout, which
-    drops the same for all.
+    The rows are the output of `head`'s first layer, which has no weights; linear layers, activations and dropout follow, which
+    drops the same for all heads.
     """
     for name, layer in islice(head.named_children(), 1, None):
         if isinstance(layer, nn.Linear):
@@ -38,25 +38,27 @@ def _linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         rows, weight, bias = rows.to(dtype), weight.to(dtype), bias.to(dtype)
-    given: Tensor = _Linear.apply(rows, weight, bias)
-    return given
+    outputs: Tensor = _Linear.apply(rows, weight, bias)
+    return outputs
 
 
 class _Linear(torch.autograd.Function):
-    """On a CPU each product is the call that the head would make by itself, of matrices that begin in memory as its own would,
-    so that no bit of it depends on its neighbours: a product of stacks is cut up by how many they are. On a GPU a call takes
-    longer than the product of a small head."""
+    """The linear layer of V heads, as `_linear` describes it.
+
+    On a CPU each product is the call that its head would make alone, of matrices aligned as its own, so that no bit depends on
+    its neighbours: a product of stacks is split up by their number. On a GPU one call for all is faster.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(rows, weight)
         if rows.device.type not in ONE_BY_ONE:
             return torch.baddbmm(bias.unsqueeze(1), _spread(rows, weight), weight.mT)
-        # Without gaps: activations compute an element of a stack that has some in another way.
-        given = rows.new_empty(len(weight), rows.shape[-2], weight.shape[1])
-        for out, own, matrix, offset in zip(given, _each(rows, weight), map(aligned, weight), bias, strict=True):
+        # Without gaps between heads, with which activations would compute an element in another way.
+        outputs = rows.new_empty(len(weight), rows.shape[-2], weight.shape[1])
+        for out, own, matrix, offset in zip(outputs, _each(rows, weight), map(aligned, weight), bias, strict=True):
             _multiply(torch.addmm, offset, own, matrix.mT, out=out)
-        return given
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
@@ -71,8 +73,8 @@ class _Linear(torch.autograd.Function):
             for out, own, matrix in zip(of_rows, map(aligned, gradient), map(aligned, weight), strict=True):
                 _multiply(torch.mm, own, matrix, out=out)
         of_weight = empty_stack(len(weight), weight.shape[1:], weight)
-        for out, own, given in zip(of_weight, _each(rows, weight), map(aligned, gradient), strict=True):
-            _multiply(torch.mm, given.mT, own, out=out)
+        for out, own, own_gradient in zip(of_weight, _each(rows, weight), map(aligned, gradient), strict=True):
+            _multiply(torch.mm, own_gradient.mT, own, out=out)
         return of_rows, of_weight, of_bias
 
 
@@ -85,7 +87,7 @@ def _each(rows: Tensor, weight: Tensor) -> Iterable[Tensor]:
 
 
 def _multiply(product: Callable[..., Tensor], *matrices: Tensor, out: Tensor) -> None:
-    """Writes what the product gives to `out`, by way of memory that is aligned."""
+    """Writes the product to `out`, by way of aligned memory if `out` is not aligned."""
     if is_aligned(out):
         product(*matrices, out=out)
     else:

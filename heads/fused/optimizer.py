@@ -1,4 +1,4 @@
-"""One update of trainings whose weights lie in stacks: each by its own gradients, its own norm and its own optimizer."""
+"""One update of many trainings with stacked weights, each by its own gradients, gradient norm and optimizer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch.optim.sgd import sgd
 
 from heads.training.optimizer import NORM_MARGIN
 
-# What the optimizers keep of a weight.
+# The names of an optimizer's state of a weight.
 ADAM = ("step", "exp_avg", "exp_avg_sq")
 SGD = ("momentum_buffer",)
 
 
 class FusedOptimizer:
-    """Many trainings' optimizers stepped by one call each, without torch's overhead a step; their state stays in each of them."""
+    """Steps many trainings' optimizers by one call each, without torch's overhead; each keeps its own state."""
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self._groups = [group for place, optimizer in enumerate(optimizers) for group in _groups(optimizer, place)]
@@ -26,9 +26,9 @@ class FusedOptimizer:
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
         """One update of all weights by their stacked gradients (V, ...), in the order in which each optimizer has them."""
-        each = [stacked.unbind() for stacked in gradients]
+        unstacked = [stacked.unbind() for stacked in gradients]
         for group in self._groups:
-            group.step(each)
+            group.step(unstacked)
 
 
 def _groups(optimizer: torch.optim.Optimizer, place: int) -> Iterator[_Group]:
@@ -39,55 +39,62 @@ def _groups(optimizer: torch.optim.Optimizer, place: int) -> Iterator[_Group]:
 
 
 class _Group:
-    """Weights that share a rate and a weight decay: those of the training at `place`, from its `first` one on."""
+    """A parameter group of the training at `place` in the stacks; its weights are the training's from number `first` on."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, group: dict[str, Any], place: int, first: int) -> None:
-        # The optimizer's very own group: a rate that is set there holds here.
+        # The optimizer's own dict, not a copy: a rate that is set there holds here.
         self._group, self._place, self._fused = group, place, bool(optimizer.defaults["fused"])
         weights: list[nn.Parameter] = group["params"]
         self._numbers = range(first, first + len(weights))
         self._weights = [weight.data for weight in weights]
         self._is_adam = isinstance(optimizer, torch.optim.AdamW)
         for weight in weights:
-            _know(optimizer.state[weight], weight, ADAM if self._is_adam else SGD)
-        known = [optimizer.state[weight] for weight in weights]
-        self._kept = {name: [of[name] for of in known] for name in known[0] if name != "step"}
-        self._steps = [of["step"] for of in known if "step" in of]
+            _initialise(optimizer.state[weight], weight, ADAM if self._is_adam else SGD)
+        states = [optimizer.state[weight] for weight in weights]
+        self._kept = {name: [state[name] for state in states] for name in states[0] if name != "step"}
+        self._steps = [state["step"] for state in states if "step" in state]
 
     def step(self, all_gradients: Sequence[Sequence[Tensor]]) -> None:
-        """One update by its own of all gradients, by weight and training."""
+        """Updates the group's weights; `all_gradients` are by weight, then by training."""
         gradients, group = [all_gradients[number][self._place] for number in self._numbers], self._group
-        told: dict[str, Any] = {"fused": self._fused, "maximize": False, "lr": group["lr"], "weight_decay": group["weight_decay"]}
+        settings: dict[str, Any] = {
+            "fused": self._fused,
+            "maximize": False,
+            "lr": group["lr"],
+            "weight_decay": group["weight_decay"],
+        }
         if self._is_adam:
             (beta1, beta2), moments = group["betas"], (self._kept["exp_avg"], self._kept["exp_avg_sq"])
-            told |= {"beta1": beta1, "beta2": beta2, "eps": group["eps"], "amsgrad": False}
-            adamw(self._weights, gradients, *moments, [], self._steps, **told)
+            settings |= {"beta1": beta1, "beta2": beta2, "eps": group["eps"], "amsgrad": False}
+            adamw(self._weights, gradients, *moments, [], self._steps, **settings)
         else:
-            told |= {name: group[name] for name in ("momentum", "dampening", "nesterov")}
-            sgd(self._weights, gradients, list(self._kept["momentum_buffer"]), **told)
+            settings |= {name: group[name] for name in ("momentum", "dampening", "nesterov")}
+            sgd(self._weights, gradients, list(self._kept["momentum_buffer"]), **settings)
 
 
-def _know(known: dict[str, Any], weight: nn.Parameter, names: Sequence[str]) -> None:
+def _initialise(state: dict[str, Any], weight: nn.Parameter, names: Sequence[str]) -> None:
     """Creates an optimizer's state of a weight before its first step.
 
-    Zeros give what torch's lazy initialisation gives, with SGD only where dampening is 0.
+    Zeros give what torch's lazy initialisation gives, for SGD only with dampening 0.
     """
     for name in names:
-        if name not in known:
-            known[name] = torch.zeros((), device=weight.device) if name == "step" else torch.zeros_like(weight)
+        if name not in state:
+            state[name] = torch.zeros((), device=weight.device) if name == "step" else torch.zeros_like(weight)
 
 
 def clip_each(gradients: Sequence[Tensor], limits: Tensor) -> None:
-    """Brings the gradients of each training, those at its place in stacks (V, ...), together to its norm in `limits` (V) where
-    theirs is greater; a limit of infinity clips nothing."""
-    rows = [each.view(len(each), -1) for each in gradients]
-    norms = torch.stack([torch.linalg.vector_norm(each, dim=1) for each in rows], dim=1)
+    """Scales the gradients of stacked training, its entries in stacks (V, ...), down to its norm in `limits` (V) together.
+
+    Gradients of a smaller norm stay; a limit of infinity clips nothing.
+    """
+    rows = [stacked.view(len(stacked), -1) for stacked in gradients]
+    norms = torch.stack([torch.linalg.vector_norm(stacked, dim=1) for stacked in rows], dim=1)
     whole = torch.linalg.vector_norm(norms, dim=1) + NORM_MARGIN
-    # One that is no number takes all of its training's with it, as torch's own clipping does.
+    # A NaN makes all gradients of its training NaN, as in torch's own clipping.
     over = ~(whole <= limits) & limits.isfinite()
     # On a CPU a look at the norms costs less than to multiply all gradients by one.
     if norms.device.type != "cpu" or over.any():
-        # As torch divides a number by a tensor.
+        # By the reciprocal, as torch divides a number by a tensor.
         factors = torch.where(over, whole.reciprocal() * limits, 1.0)[:, None]
-        for each in rows:
-            each.mul_(factors)
+        for stacked in rows:
+            stacked.mul_(factors)

@@ -1,7 +1,7 @@
 """Heads of one shape trained as one: their weights in stacks, and one forward and backward pass for all of them.
 
-After "HFTA", Wang et al., "Horizontally Fused Training Array", MLSys 2021. What the heads read is read, pooled and normalised
-once; rates, optimizers, clipping and early stops stay each one's own.
+After "HFTA", Wang et al., "Horizontally Fused Training Array", MLSys 2021. Features are read, pooled and normalised once for
+all; rates, optimizers, clipping and early stopping stay each training's own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from heads.spec import Fit, Variant
 from heads.training.metrics import summed_losses
 from heads.training.session import Training
 
-# What happens between a gradient and the next weights, and when training ends: stacked variants may differ in it.
+# Stacked variants may differ in what happens between a gradient and the next weights, and in when training ends.
 OWN_FIELDS = (
     "epochs",
     "learning_rate",
@@ -41,16 +41,16 @@ OWN_DEFAULTS = {name: Fit.model_fields[name].default for name in OWN_FIELDS}
 
 
 class FusedHeads:
-    """Trainings that pass through epochs together, each ending them as it would by itself, in float32 on a CPU to the bit.
+    """Trainings that go through epochs together, with the same result as each alone: in float32 on a CPU to the bit.
 
-    Their models differ in the values of their heads' weights alone, and from now on these are views of the stack: who updates
-    one updates the stack. They draw the same dropout, as each would by itself from the seed that they share.
+    Their models differ in the values of their heads' weights alone. These become views of the stack, so that an update of one
+    updates the stack. All draw the same dropout, as each would alone from the seed that they share.
     """
 
     def __init__(self, trainings: Sequence[Training], descriptors: _Descriptors) -> None:
         self.trainings, self._first, self._descriptors = tuple(trainings), trainings[0], descriptors
         names = {weight: name for name, weight in self._first.model.named_parameters()}
-        # In the optimizer's order, in which a training by itself adds up its gradients' norm.
+        # In the optimizer's order, in which a training alone adds up its gradients' norm.
         self._names = [names[weight] for group in self._first.optimizer.param_groups for weight in group["params"]]
         owned = [[training.model.get_parameter(name) for name in self._names] for training in trainings]
         self._weights = [alignment.stack([weight.detach() for weight in same]) for same in zip(*owned, strict=True)]
@@ -66,7 +66,7 @@ class FusedHeads:
         self._kept: list[Tensor] = []
 
     def train_on(self, number: int, batch: Batch) -> None:
-        """Each learns from the epoch's batch of this number."""
+        """Trains all on the epoch's batch of this number."""
         weights = [stacked.detach().requires_grad_() for stacked in self._weights]
         logits = self._logits(self._first.model, weights, batch)
         losses = {
@@ -75,7 +75,7 @@ class FusedHeads:
         }
         gradients = torch.autograd.grad(self._first.balance(losses, batch.num_labels, updates=batch.updates), weights)
         for place, training in enumerate(self.trainings):
-            training.trained.take(_each(logits, place), batch.labels, batch.weights, _each(losses, place))
+            training.trained.take(_at(logits, place), batch.labels, batch.weights, _at(losses, place))
         if self._gradients:
             for mine, more in zip(self._gradients, gradients, strict=True):
                 mine.add_(more)
@@ -85,7 +85,7 @@ class FusedHeads:
             self._update(number // self._first.variant.fit.accumulate)
 
     def end_training(self) -> None:
-        """Makes ready for validation, once the epoch's last batch is learnt from."""
+        """Makes ready for validation, after the epoch's last training batch."""
         for training in self.trainings:
             training.end_training()
         kept = [[training.kept.get_parameter(name).detach() for name in self._names] for training in self.trainings]
@@ -93,10 +93,10 @@ class FusedHeads:
 
     @torch.no_grad()
     def validate_on(self, batch: Batch) -> None:
-        """Takes a validation batch into the epoch's measures of each."""
+        """Takes a validation batch into each training's measures of the epoch."""
         logits = self._logits(self._first.kept, self._kept, batch)
         for place, training in enumerate(self.trainings):
-            training.measured.add(_each(logits, place), batch.labels, batch.weights)
+            training.measured.add(_at(logits, place), batch.labels, batch.weights)
 
     def _update(self, number: int) -> None:
         for training in self.trainings:
@@ -108,7 +108,7 @@ class FusedHeads:
             training.follow_up(number)
 
     def _logits(self, model: Model, weights: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Logits by target (V, N, C) of V trainings, which `model`'s heads give with the weights of each."""
+        """Logits by target (V, N, C): of `model`'s heads with the weights of each of V trainings."""
         features = batch.inputs.features
         assert not isinstance(features, Tensor)
         own, logits = dict(zip(self._names, weights, strict=True)), {}
@@ -122,14 +122,14 @@ class FusedHeads:
 
 
 class _Descriptors:
-    """What heads' first layers, which have no weights, give of a batch: once for all stacks that read it alike."""
+    """The outputs of heads' first layers, which have no weights, for a batch: computed once for all stacks that read it alike."""
 
     def __init__(self) -> None:
         self._inputs: Mapping[int, Tensor] = {}
         self._known: dict[Hashable, Tensor] = {}
 
     def of(self, inputs: Mapping[int, Tensor], taps: Sequence[int], layer: nn.Module) -> Tensor:
-        """What the layer gives (N, I) of the features at these taps."""
+        """The layer's output (N, I) for the features at these taps."""
         if inputs is not self._inputs:
             self._inputs, self._known = inputs, {}
         key = (tuple(taps), type(layer))
@@ -146,7 +146,7 @@ class FusedGroups:
         self._stacks: list[FusedHeads | Training] = []
 
     def of(self, trainings: Sequence[Training]) -> list[FusedHeads | Training]:
-        """Trainings of fully frozen backbones in stacks of those that can share one, and by themselves where one cannot."""
+        """The trainings, all of fully frozen backbones: in stacks if they can share one, else by themselves."""
         optimizers = [training.optimizer for training in trainings]
         if optimizers != self._optimizers:
             self._optimizers, self._stacks = optimizers, _stack(trainings)
@@ -158,20 +158,20 @@ def _stack(trainings: Sequence[Training]) -> list[FusedHeads | Training]:
     for number, training in enumerate(trainings):
         alike[_shape(training) or number].append(training)
     descriptors = _Descriptors()
-    # A stack of one as well: what a variant ends with then depends on no neighbour.
+    # A stack of one as well, so that a variant's result depends on no neighbour.
     return [FusedHeads(group, descriptors) if isinstance(shape, Variant) else group[0] for shape, group in alike.items()]
 
 
 def _shape(training: Training) -> Variant | None:
-    """What trainings must have in common to share a stack; None where one cannot."""
+    """What trainings in one stack have in common; None if this one cannot be stacked."""
     variant, fit = training.variant, training.variant.fit
-    # Decoders keep statistics of batches, and other designs and activations compute an element by where in the stack it lies.
+    # Decoders keep batch statistics, and other designs and activations compute an element by its place in the stack.
     strange = any(head.design not in STACKED_DESIGNS for head in variant.heads) or fit.mlp_activation not in STACKED_ACTIVATIONS
-    # Losses that weigh themselves and gradients that are scaled belong to one training.
+    # Learned weights of losses, and scalers of gradients, belong to one training.
     if strange or fit.head_weights != "equal" or fit.precision == "fp16" or fit.compile:
         return None
     return variant.model_copy(update={"freeze": "all", "fit": fit.model_copy(update=OWN_DEFAULTS)})
 
 
-def _each(stacked: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
+def _at(stacked: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
     return {target: tensor[place] for target, tensor in stacked.items()}

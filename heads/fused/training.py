@@ -19,9 +19,11 @@ from heads.training.state import Epoch, TrainingOutcome
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """One of the variants that train together: its model, who is told of its epochs and of its end, and where it goes on from.
+    """One of several trainings on the same features, and what is called in its course.
 
-    One that pauses after `num_epochs` hands `on_pause` its epochs and, as `on_epoch` gets it, a function that saves a checkpoint.
+    `on_epoch` gets each epoch and a function that saves a checkpoint, `on_end` the outcome or the error. With `on_pause` the
+    training pauses after `num_epochs` in place of an end, and `on_pause` gets its epochs and the function. `resume` is a
+    checkpoint to go on from.
     """
 
     model: Model
@@ -34,23 +36,22 @@ class TrainingRequest:
 
 
 def train_together(requests: Sequence[TrainingRequest], loaders: Loaders) -> None:
-    """Trains variants with fully frozen backbones on the same batches of stored features, each as if it were alone.
+    """Trains variants with fully frozen backbones on the same batches of stored features, fused as if it were alone.
 
-    Each has its own head, optimizer, rate, random stream and early stop, and ends with what `train` gives it on these features:
-    in float32 on a CPU to the bit, with as many threads. They share seed, batch size and what is read. Those that go on from an
-    earlier epoch than others catch up with them first.
-    This process trains them whole, whatever other ranks do. Raises CheckpointError, before any trains, where one cannot be
-    resumed.
+    Each has its own head, optimizer, rate, random state and early stopping, and ends as `train` would end it on these features:
+    in float32 on a CPU to the bit, with as many threads. They share seed, batch size and features. Trainings resumed from an
+    earlier epoch than others catch up with them first. This process trains them whole, whatever other ranks do. Raises
+    CheckpointError, before any trains, if one cannot be resumed.
     """
     with single_process():
         active, stacks = [_Fused(request, loaders) for request in requests], FusedGroups()
-        while active := [each for each in active if each.goes_on()]:
-            first = min(len(each.training.history.epochs) for each in active)
-            _run_epoch([each for each in active if len(each.training.history.epochs) == first], loaders, stacks)
+        while active := [fused for fused in active if fused.goes_on()]:
+            first = min(len(fused.training.history.epochs) for fused in active)
+            _run_epoch([fused for fused in active if len(fused.training.history.epochs) == first], loaders, stacks)
 
 
 class _Fused:
-    """A variant among others on the same batches."""
+    """A requested training among others on the same batches."""
 
     def __init__(self, request: TrainingRequest, loaders: Loaders) -> None:
         self.request, self.training = request, Training(request.model, request.variant, lambda _: loaders)
@@ -59,7 +60,7 @@ class _Fused:
             self.training.restore(request.resume)
 
     def goes_on(self) -> bool:
-        """Whether there is another epoch; tells the request's end where there is none."""
+        """Whether another epoch follows; if none does, the request's `on_end` or `on_pause` is called."""
         if self._failed:
             return False
         if self.training.history.ended:
@@ -71,7 +72,7 @@ class _Fused:
         return True
 
     def end_epoch(self) -> None:
-        """Tells the epoch, or that it diverged."""
+        """Ends the epoch and calls `on_epoch`, or `on_end` if the training diverged."""
         try:
             self.request.on_epoch(self.training.end_epoch(), self.training.save)
         except TrainingDiverged as error:
@@ -79,7 +80,7 @@ class _Fused:
             self._end(error)
 
     def _end(self, end: TrainingOutcome | TrainingDiverged) -> None:
-        # Views would keep all of the stack that they are of in memory.
+        # A view would keep its whole stack in memory.
         for weight in self.training.model.heads.parameters():
             weight.data = weight.data.clone()
         self.request.on_end(end)
@@ -87,10 +88,10 @@ class _Fused:
 
 def _run_epoch(active: Sequence[_Fused], loaders: Loaders, stacks: FusedGroups) -> None:
     first = active[0].training
-    for each in active:
-        each.training.begin_epoch(num_together=len(active))
-    # Each begins an epoch with the random state of their seed: from here on who draws goes on with a stream of its own.
-    parties = [(party, RNGState(loaders.train.device)) for party in stacks.of([each.training for each in active])]
+    for fused in active:
+        fused.training.begin_epoch(num_together=len(active))
+    # All begin an epoch with the random state of their common seed; then fused stack or training draws from one of its own.
+    parties = [(party, RNGState(loaders.train.device)) for party in stacks.of([fused.training for fused in active])]
     loaders.train.set_epoch(first.index, first.variant.fit.seed)
     for number, batch in enumerate(loaders.train):
         for party, random in parties:
@@ -101,5 +102,5 @@ def _run_epoch(active: Sequence[_Fused], loaders: Loaders, stacks: FusedGroups) 
     for batch in loaders.val:
         for party, _ in parties:
             party.validate_on(batch)
-    for each in active:
-        each.end_epoch()
+    for fused in active:
+        fused.end_epoch()

@@ -1,1 +1,1 @@
-"""What a phase may take from the feature store in place of forwarding images, filling the store, and what that costs."""
+"""Which stored features a phase may read in place of forwarding samples, how the store is filled, and what that costs."""

@@ -1,4 +1,4 @@
-"""How fast this machine is: a few pictures and a few forward passes on the clock, for estimates and nothing else."""
+"""How fast this machine is: a few images and a few forward passes are timed, for estimates and nothing else."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ DECODE_SECONDS = 5e-3
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds from a file to a network's input, and from a sample in memory; multiply-adds a second of a forward pass.
-
-    All are of one process.
+    """Rates of one process: seconds from a file to a network's input, and from a sample kept in memory; multiply-adds a second
+    of a forward pass.
     """
 
     sample_seconds: float
@@ -36,7 +35,7 @@ class Rates:
 
 
 def state_rates(backbone: str, size: int) -> Rates:
-    """The rates that `heads.trunks.pricing` states, measured on no machine of the caller's."""
+    """The rates that `heads.trunks.pricing` states; nothing is measured."""
     prepare_seconds = preparation_of(backbone).prepare_seconds(size)
     return Rates(DECODE_SECONDS + prepare_seconds, prepare_seconds, MULTIPLY_ADDS_PER_SECOND)
 
@@ -44,7 +43,7 @@ def state_rates(backbone: str, size: int) -> Rates:
 def measure_rates(
     variant: Variant, weights: Path | None, files: Sequence[Path], *, device: torch.device, num_threads: int, seconds: float
 ) -> Rates:
-    """The rates of the variant's own backbone and image size, from these files, in about so many seconds.
+    """The rates of the variant's own backbone and image size, measured on these files in about `seconds`.
 
     Raises ImageError on a file that does not decode.
     """
@@ -64,20 +63,20 @@ def measure_rates(
         kept_seconds = median(_time(samples.__getitem__, seconds / 6, len(files)))
         batch = samples.collate([samples[0][0]] * BATCH_SIZE).to(device, channels_last=True)
         forward()
-        # Always the same: what else the machine does can only make it slower.
+        # The least of equal runs: other work of the machine can only make one slower.
         batch_seconds = min(_time(lambda _: forward(), seconds / 2))
     rate = BATCH_SIZE * forward_multiply_adds(variant.backbone, size) / batch_seconds
     return Rates(sample_seconds, min(kept_seconds, sample_seconds), rate)
 
 
 def _time(work: Callable[[int], object], seconds: float, most: int = 1000) -> list[float]:
-    """The seconds of each go, of as many as fit and one at the least; each gets its number."""
-    found: list[float] = []
-    while len(found) < most and sum(found) < seconds:
+    """The seconds of each call of `work`, which gets its number: at least one call, and as many as fit into `seconds`."""
+    durations: list[float] = []
+    while len(durations) < most and sum(durations) < seconds:
         start = perf_counter()
-        work(len(found))
-        found.append(perf_counter() - start)
-    return found
+        work(len(durations))
+        durations.append(perf_counter() - start)
+    return durations
 
 
 @contextmanager

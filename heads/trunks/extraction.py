@@ -1,4 +1,4 @@
-"""Fills the feature store: what a frozen trunk gives for samples that it was never run on, each once, over all ranks."""
+"""Fills the feature store: a frozen trunk is run once on each sample that it was never run on, over all ranks."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from heads.phases import Tap
 from heads.spec import Precision
 from heads.trunks.trunk import Trunk, take
 
-# By the kind of device, for images of up to 224 px; the preprocessing says how many of other samples. Every batch is filled up to
-# it, since kernels for fewer images add up in another order. What a sample gives is then the same but for rounding, whichever
-# samples a kill or a new night brings it together with: to the bit where kernels take all places in a batch alike, as oneDNN's
-# do on some processors.
+# Images of up to 224 px a batch, by the kind of device; the preprocessing says how many of other samples. Every batch is filled
+# up, since kernels for fewer images add up in another order. A sample's features are then the same but for rounding, whichever
+# samples share its batch after a kill or on a new night: to the bit if kernels treat all places in a batch alike, as oneDNN's do
+# on some processors.
 BATCH_SIZES = {"cpu": 16, "cuda": 128}
-# What a kill can lose: a shard is written when it has this many bytes, or this old is its first sample. It takes twice as much
-# memory while it is.
+# The most that a kill can lose: a shard is written when it has this many bytes, or its first sample is this old. Writing takes
+# twice as much memory.
 SHARD_BYTES = 32 * 2**20
 SHARD_SECONDS = 20.0
 
@@ -44,21 +44,21 @@ class ExtractionRequest:
 
     @property
     def keys(self) -> list[Key]:
-        """What the store calls its samples, in order."""
+        """The feature store's keys of the samples, in order."""
         return [Key(digest, self.view) for digest in self.dataset.digests]
 
 
 class _View(Dataset[Tensor]):
-    """The samples of what is wanted, as the network sees them."""
+    """The samples of a request, in its view."""
 
-    def __init__(self, wanted: ExtractionRequest) -> None:
-        self._wanted = wanted
+    def __init__(self, request: ExtractionRequest) -> None:
+        self._request = request
 
     def __len__(self) -> int:
-        return len(self._wanted.dataset)
+        return len(self._request.dataset)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self._wanted.dataset.view(index, self._wanted.view)
+        return self._request.dataset.view(index, self._request.view)
 
 
 def count_missing(store: FeatureStore, trunk: Trunk, taps: Collection[Tap], digests: Sequence[str], view: int) -> int:
@@ -69,62 +69,62 @@ def count_missing(store: FeatureStore, trunk: Trunk, taps: Collection[Tap], dige
 def extract(
     build: Callable[[], nn.Sequential],
     trunk: Trunk,
-    wanted: Sequence[ExtractionRequest],
+    requests: Sequence[ExtractionRequest],
     store: FeatureStore,
     *,
     device: torch.device,
     precision: Precision,
     on_stored: Callable[[int], None] | None = None,
 ) -> int:
-    """How many samples this rank forwarded until the store held all that is wanted of the trunk.
+    """Stores all requested features of a trunk that are missing, and gives how many samples this rank forwarded for it.
 
-    `build` gives the stages of the whole backbone as the trunk names it, frozen and on `device`, and is asked only where a
-    sample is missing; no more of them run than the taps ask for.
-    Every rank of an initialised torch.distributed group must ask, for the same; each takes its share. `on_stored` is called
-    with the number of samples of each shard that was written. Killed at any point, it loses a shard at most.
+    `build` gives the stages of the trunk's whole backbone, frozen and on `device`, and is called only if a sample is missing;
+    only stages up to the last tap run. Every rank of an initialised torch.distributed group must call this with the same
+    requests; each takes its share. `on_stored` is called with the number of samples of each shard that was written. A kill at
+    any point loses a shard at most.
     """
     trunk_features, num_forwarded = store.trunk(trunk.id), 0
-    # Places count through all splits and views, so that few batches are filled up.
-    samples: ConcatDataset[Tensor] = ConcatDataset([_View(each) for each in wanted])
+    # Places are numbered through all splits and views, so that few batches are filled up.
+    samples: ConcatDataset[Tensor] = ConcatDataset([_View(request) for request in requests])
     while True:
-        lacking = _lacking(trunk_features, wanted)
-        # All have looked before any writes, so that their shares are of one whole.
+        lacking = _lacking(trunk_features, requests)
+        # Every rank has looked before any writes, so that all share out the same samples.
         if not sum_over_ranks(torch.tensor([float(sum(map(len, lacking.values())))], device=device)).item():
             return num_forwarded
         for taps, places in sorted(lacking.items()):
             mine = places[rank() :: num_ranks()]
-            batches = _read(samples, mine, wanted[0].dataset, trunk.preprocess.batch_size(_most_together(device)), device)
+            batches = _read(samples, mine, requests[0].dataset, trunk.preprocess.batch_size(_most_together(device)), device)
             for part, rows in _run(build(), taps, batches, len(mine), precision) if mine else ():
-                keys = [_key(wanted, place) for place in mine[part]]
+                keys = [_key(requests, place) for place in mine[part]]
                 trunk_features.write(keys, rows)
                 num_forwarded += len(keys)
                 if on_stored:
                     on_stored(len(keys))
-                # Not beside the next shard, which fills meanwhile.
+                # Freed before the next shard is filled.
                 del rows
         sum_over_ranks(torch.zeros(1, device=device))
 
 
-def _lacking(trunk_features: TrunkFeatures, wanted: Sequence[ExtractionRequest]) -> dict[tuple[Tap, ...], list[int]]:
-    """The places of the samples that lack the same taps, by these; of equal samples of a set the first."""
-    found: dict[tuple[Tap, ...], list[int]] = defaultdict(list)
+def _lacking(trunk_features: TrunkFeatures, requests: Sequence[ExtractionRequest]) -> dict[tuple[Tap, ...], list[int]]:
+    """The places of samples by the taps that they lack; of equal samples in a dataset only the first."""
+    lacking_by_taps: dict[tuple[Tap, ...], list[int]] = defaultdict(list)
     first = 0
-    for each in wanted:
-        keys, lacking = each.keys, dict[Key, tuple[Tap, ...]]()
-        for tap in sorted(each.taps):
+    for request in requests:
+        keys, lacking = request.keys, dict[Key, tuple[Tap, ...]]()
+        for tap in sorted(request.taps):
             lacking.update({key: (*lacking.get(key, ()), tap) for key in trunk_features.missing(keys, [tap.name])})
         for place, key in enumerate(keys, start=first):
             if key in lacking:
-                found[lacking.pop(key)].append(place)
+                lacking_by_taps[lacking.pop(key)].append(place)
         first += len(keys)
-    return dict(found)
+    return dict(lacking_by_taps)
 
 
-def _key(wanted: Sequence[ExtractionRequest], place: int) -> Key:
-    for each in wanted:
-        if place < len(each.dataset):
-            return Key(each.dataset.digests[place], each.view)
-        place -= len(each.dataset)
+def _key(requests: Sequence[ExtractionRequest], place: int) -> Key:
+    for request in requests:
+        if place < len(request.dataset):
+            return Key(request.dataset.digests[place], request.view)
+        place -= len(request.dataset)
     raise IndexError(place)
 
 
@@ -156,7 +156,7 @@ def _collate(collating: Samples, batch_size: int, samples: Sequence[Tensor]) -> 
 def _run(
     stages: nn.Sequential, taps: Sequence[Tap], batches: Iterator[tuple[Tensor, int]], num_samples: int, precision: Precision
 ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-    """Shards of the samples: which of them, and their features by tap name, on the CPU."""
+    """Shards: the slice of the samples that each holds, and their features by tap name, on the CPU."""
     parts: list[dict[str, Tensor]] = []
     first = num_bytes = end = 0
     start = monotonic()

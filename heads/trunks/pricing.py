@@ -1,6 +1,6 @@
-"""What features of a frozen trunk cost: to compute from a sample, or to store and read back; and so which are worth storing.
+"""The costs of a frozen trunk's features, computed from a sample or stored and read back, and so which are worth storing.
 
-A price follows from a variant alone, whatever machine asks: all ranks of a job, and who plans it, decide alike.
+A price follows from a variant alone, whatever the machine: all ranks of a job, and the planner, decide alike.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ BACKWARD_FACTOR = 2
 
 @dataclass(frozen=True)
 class Price:
-    """Of one sample: multiply-adds that give it, its bytes stored, and seconds to compute it against those to store it.
+    """The price of one sample's features: multiply-adds to compute them, bytes to store, seconds to compute or to store them.
 
-    It is written once and read back once at the least, so that it pays where both together are cheaper than one computation.
+    They are written once and read back at least once: storing pays if both together are cheaper than one computation.
     """
 
     multiply_adds: int
@@ -40,8 +40,8 @@ class Price:
         return self.store_seconds < self.compute_seconds
 
     def __str__(self) -> str:
-        told = f"{self.num_bytes / 1e3:,.0f} kB a sample, {1e3 * self.store_seconds:.2g} ms to write and read"
-        return f"{told}, {1e3 * self.compute_seconds:.2g} ms to compute"
+        storing = f"{self.num_bytes / 1e3:,.0f} kB a sample, {1e3 * self.store_seconds:.2g} ms to write and read"
+        return f"{storing}, {1e3 * self.compute_seconds:.2g} ms to compute"
 
 
 def price(backbone: str, size: int, taps: Collection[Tap], value_bytes: int = 4) -> Price:
@@ -54,7 +54,7 @@ def price(backbone: str, size: int, taps: Collection[Tap], value_bytes: int = 4)
 
 
 def forward_multiply_adds(backbone: str, size: int, num_stages: int | None = None) -> int:
-    """What the first stages of a backbone, by default all, compute of one sample of this size."""
+    """The multiply-adds of a backbone's first stages, by default all, for one sample of this size."""
     return sum(cost.multiply_adds for cost in count_costs(backbone, size)[:num_stages])
 
 
@@ -68,9 +68,9 @@ def _num_values(shape: tuple[int, ...], form: Form) -> int:
 
 
 def epoch_multiply_adds(variant: Variant, num_frozen_stages: int, num_train: int, num_val: int, *, stored: bool = False) -> int:
-    """What the backbone computes in an epoch over so many samples, all its stages but the first ones being trained.
+    """The multiply-adds of a backbone in an epoch over so many samples, if all stages but its frozen first ones are trained.
 
-    With `stored` features of the frozen stages, these run on nothing. Heads are left out: beside backbones they are little.
+    With `stored` features, the frozen stages do not run. Heads are left out: they are little beside backbones.
     """
     size = preparation_of(variant.backbone).size_of(variant.fit)
     costs = [cost.multiply_adds for cost in count_costs(variant.backbone, size)]

@@ -14,13 +14,13 @@ from heads.features import Features, FeatureStore, Key
 from heads.phases import Tap
 from heads.trunks.trunk import Trunk, inputs_of
 
-# Where features are few they are held in memory, by the kind of device: on a GPU a batch then crosses no bus, on a CPU it takes
-# no call a sample. Above that, reading them by position takes no memory.
+# Features of up to so many bytes are held in memory, by the kind of device: on a GPU a batch then crosses no bus, on a CPU it
+# takes no call a sample. More are read by position, which takes no memory.
 MAX_HELD_BYTES = {"cpu": 32 * 2**20, "cuda": 2 * 2**30}
 
 
 class FeatureLoader(Loader):
-    """Features of a dataset's samples, epoch by epoch of another of the `views` that were stored, in the order of the samples."""
+    """Batches of a dataset's stored features, in each epoch from the next of `views`, which are in the dataset's order."""
 
     def __init__(
         self,
@@ -44,9 +44,9 @@ class FeatureLoader(Loader):
     def _read(self) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
         features = self._views[self._view]
         for step in self.steps:
-            found = Inputs(inputs_of(features[step.here], self._taps), self.dataset.size)
+            inputs = Inputs(inputs_of(features[step.here], self._taps), self.dataset.size)
             # Maps in the layout that convolutions are fastest in, as they would come out of the stages before.
-            yield found.to(self.device, channels_last=True), self.dataset.labels_in_view(step.here, self._view)
+            yield inputs.to(self.device, channels_last=True), self.dataset.labels_in_view(step.here, self._view)
 
 
 def open_views(
@@ -58,16 +58,16 @@ def open_views(
     *,
     shuffled: bool,
 ) -> tuple[Features, ...]:
-    """The stored features of samples, a view for each of `trunks`, numbered from 0; raises FeatureError where any is missing.
+    """The stored features of samples, a view for each of `trunks`, numbered from 0. Raises FeatureError if any are missing.
 
-    `shuffled` is whether they are read in other orders than this one.
+    `shuffled` is whether they will be read in other orders than that of `digests`.
     """
     names = [tap.name for tap in taps]
     views = []
     for number, trunk in enumerate(trunks):
-        found = store.trunk(trunk.id).open([Key(digest, number) for digest in digests], names)
-        # On a CPU those of validation, the fewer, are never held: train then has all of what memory may grow by.
+        features = store.trunk(trunk.id).open([Key(digest, number) for digest in digests], names)
+        # On a CPU validation's features, the fewer, are never held: all the memory is for those of train.
         limit = MAX_HELD_BYTES.get(device.type, 0) if shuffled or device.type != "cpu" else 0
-        held = found.num_bytes * len(trunks) <= limit
-        views.append(found.in_memory(device) if held else found)
+        held = features.num_bytes * len(trunks) <= limit
+        views.append(features.in_memory(device) if held else features)
     return tuple(views)

@@ -1,4 +1,4 @@
-"""What a training may take from the feature store: which features of a frozen trunk each phase reads, and their names."""
+"""Which features of a frozen trunk each phase of a training may read from the feature store, and their names."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ POOLING_DESIGNS = ("linear", "mlp", "cosine")
 
 @dataclass(frozen=True)
 class Trunk:
-    """All that a backbone's features hang on until training changes it; frozen prefixes of any length share it.
+    """All that determines a backbone's features until training changes it; frozen prefixes of any length share it.
 
-    `weights` is the digest of the weights, of random ones their seed. `view` is what its samples are varied by, of images
-    augmentation and whether they are mirrored.
+    `weights` is the digest of the weights, or the seed of random ones. `view` holds the settings that vary its samples: for
+    images, augmentation and whether they are mirrored.
     """
 
     backbone: str
@@ -41,7 +41,7 @@ class Trunk:
 
     @property
     def id(self) -> str:
-        """The trunk id, by which the store keeps its features."""
+        """The trunk id, under which the feature store keeps its features."""
         return trunk_id(
             {
                 "backbone": self.backbone,
@@ -70,37 +70,37 @@ def trunk_of(variant: Variant, weights_digest: str, device: torch.device, *, var
 
 
 def feature_dtype(device: torch.device, precision: Precision) -> torch.dtype:
-    """What features are kept in: the arithmetic that they are computed in, which loses nothing and is half as large on a GPU."""
+    """The dtype of stored features: the one they are computed in, which loses nothing and is half as large on a GPU."""
     return computing_dtype(device, precision)
 
 
 def stored_taps(variant: Variant) -> dict[Phase, tuple[Tap, ...]]:
-    """The taps that each phase trains from instead of images; phases that train from images are left out."""
+    """The taps that each phase trains from instead of samples; phases that train from samples are left out."""
     return {phase: inputs.taps for phase, inputs in choose_taps(variant).items() if inputs.taps}
 
 
 def choose_taps(variant: Variant) -> dict[Phase, PhaseInputs]:
     """What each phase trains from; the same on every machine, since it follows from the variant alone.
 
-    A phase reads stored features where its frozen stages are as the weights file has them (from the first epoch on, and not
-    those that `adaptive` freezes after they moved), and where storing them is cheaper than computing them, by the rates of
+    A phase reads stored features if its frozen stages are as the weights file has them (from the first epoch on, and not
+    those that `adaptive` freezes after they moved), and if storing them is cheaper than computing them, by the rates of
     `heads.trunks.pricing`. Mixup and CutMix blend images, and so need them.
     """
     fit, names = variant.fit, BACKBONE_STAGES[variant.backbone]
-    found, untouched = {}, len(names)
+    chosen, untouched = {}, len(names)
     for phase in compile_policy(variant):
         untouched = min(untouched, phase.num_frozen_stages)
         if variant.freeze == "adaptive":
-            found[phase] = PhaseInputs((), "adaptive freezes stages after they moved")
+            chosen[phase] = PhaseInputs((), "adaptive freezes stages after they moved")
         elif not phase.num_frozen_stages:
-            found[phase] = PhaseInputs((), "the whole backbone is trained")
+            chosen[phase] = PhaseInputs((), "the whole backbone is trained")
         elif phase.num_frozen_stages > untouched:
-            found[phase] = PhaseInputs((), "stages are frozen after they moved")
+            chosen[phase] = PhaseInputs((), "stages are frozen after they moved")
         elif fit.mixup or fit.cutmix:
-            found[phase] = PhaseInputs((), f"{'mixup' if fit.mixup else 'cutmix'} blends images")
+            chosen[phase] = PhaseInputs((), f"{'mixup' if fit.mixup else 'cutmix'} blends images")
         else:
-            found[phase] = _weigh(variant, phase.num_frozen_stages)
-    return found
+            chosen[phase] = _weigh(variant, phase.num_frozen_stages)
+    return chosen
 
 
 def _weigh(variant: Variant, num_frozen: int) -> PhaseInputs:
@@ -111,7 +111,7 @@ def _weigh(variant: Variant, num_frozen: int) -> PhaseInputs:
 
 
 def _taps(variant: Variant, num_frozen: int) -> tuple[Tap, ...]:
-    """What heads read of the first `num_frozen` stages, and the last of these where thawed ones go on from it."""
+    """The taps that heads read of the first `num_frozen` stages, and the last of these if thawed stages go on from it."""
     row = BACKBONES[variant.backbone]
     forms: dict[int, Form] = {} if num_frozen == len(row.channels) else {num_frozen - 1: "map"}
     for head in variant.heads:
@@ -123,7 +123,7 @@ def _taps(variant: Variant, num_frozen: int) -> tuple[Tap, ...]:
 
 
 def take(tap: Tap, features: Tensor) -> Tensor:
-    """The tap of a stage's features (N, ...)."""
+    """A stage's features (N, ...) in the form of the tap: whole or pooled."""
     if tap.form == "map":
         return features
     return features[:, :1] if features.ndim == 3 else features.mean(dim=(2, 3), keepdim=True)
