@@ -80,7 +80,7 @@ def is_image(name: str) -> bool:
 
 
 def ending(name: str) -> str:
-    """The ending of a file's name in lower case, with its dot; empty where it has none."""
+    """The ending of a file's name in lower case, with its dot; empty if it has none."""
     _, dot, last = name.rpartition(".")
     return f".{last.lower()}" if dot else ""
 

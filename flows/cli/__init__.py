@@ -23,7 +23,7 @@ def main() -> None:
         sys.exit(_say(f"this installation is a consumer's and lacks {error.name}; install 'headstart[flows]' for the command", 2))
     from flows.errors import ASKED_WRONGLY, HeadstartError
 
-    # Ended kindly (by a service manager, `timeout`, a container's end) it stops what it started, as after Ctrl-C.
+    # On SIGTERM (from a service manager, `timeout`, a container's end) the command stops what it started, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(prog_name="headstart")
@@ -33,21 +33,21 @@ def main() -> None:
         sys.exit(_say(error, 1))
     except OSError as error:
         sys.exit(_say(*_of_the_disk(error)))
-    except SystemExit as end:  # the parser's own way to end: what Ctrl-C broke off it leaves without a word
+    except SystemExit as end:  # Typer ends so; after Ctrl-C without a word
         sys.exit(_say(STOPPED, INTERRUPTED) if end.code == INTERRUPTED else end.code)
     except KeyboardInterrupt:
         sys.exit(_say(STOPPED, INTERRUPTED))
 
 
 def _write_any_letter() -> None:
-    """Let both streams spell out what their encoding lacks, as in a terminal of another language, instead of failing."""
+    """Let both streams escape letters that their encoding lacks, as in a terminal of another language, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _of_the_disk(error: OSError) -> tuple[str, int]:
-    """What to say of a file that cannot be had, and whether another path or permission would mend it."""
+    """The message and the exit status for a file error: 2 if another path or permission would mend it, else 1."""
     where = f"{error.filename}: " if error.filename else ""
     advice = "name a place that can be read and written (--workspace, HEADSTART_STORAGE_ROOT), or mend its permissions"
     if isinstance(error, WRONG_PLACE) or error.errno in (errno.EROFS, errno.ENAMETOOLONG):

@@ -1,4 +1,4 @@
-"""`headstart data`: bring images in, and look at what is there."""
+"""`headstart data`: bring images in, and show the data versions."""
 
 from __future__ import annotations
 
@@ -39,24 +39,23 @@ def ingest(
     settings = settings_of(workspace)
     with screen.progress_bars() as bars:
         bar = bars.add_task("images", total=None, state="")
-        found = data.ingest(
+        ingested = data.ingest(
             settings,
             source,
             mirror=mirror,
             max_removed_share=max_removed_share,
             on_progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )
-    for warning in found.warnings:
+    for warning in ingested.warnings:
         screen.warn(warning)
-    for bad in found.quarantined:
+    for bad in ingested.quarantined:
         screen.warn(f"set aside {bad.file}: {bad.reason}")
     if as_json:
-        return screen.show_json(asdict(found))
-    changes = ", ".join(f"{getattr(found, what)} {what}" for what in ("added", "updated", "removed", "unchanged"))
+        return screen.show_json(asdict(ingested))
+    changes = ", ".join(f"{getattr(ingested, what)} {what}" for what in ("added", "updated", "removed", "unchanged"))
     screen.note(f"{source}: {changes}")
-    return screen.note(
-        f"data version {screen.short(found.data_version)} holds {counted(found.samples, 'sample')} (git {found.revision[:8]})"
-    )
+    samples = counted(ingested.samples, "sample")
+    return screen.note(f"data version {screen.short(ingested.data_version)} holds {samples} (git {ingested.revision[:8]})")
 
 
 @app.command()
@@ -64,24 +63,24 @@ def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
     """Show the present data version: its samples by target, class and split, and whether the working copy differs."""
     from flows import dataset
 
-    found = dataset.status(settings_of(workspace).workspace)
-    told = {
-        "data_version": found.version.digest,
-        "revision": found.version.revision,
-        "dirty": found.dirty,
-        "samples": len(found.version.samples),
-        "splits": found.splits,
-        "classes": found.classes,
+    status = dataset.status(settings_of(workspace).workspace)
+    summary = {
+        "data_version": status.version.digest,
+        "revision": status.version.revision,
+        "dirty": status.dirty,
+        "samples": len(status.version.samples),
+        "splits": status.splits,
+        "classes": status.classes,
     }
     if as_json:
-        return screen.show_json(told)
-    for target in found.version.targets:
-        heading, counts = _told(found.version, target)
+        return screen.show_json(summary)
+    for target in status.version.targets:
+        heading, counts = _count_cells(status.version, target)
         rows = [[name, *[counts[name, split] for split in SPLITS]] for name in dict.fromkeys(name for name, _ in counts)]
         screen.show_table(target, [heading, *SPLITS], rows)
-    splits = ", ".join(f"{count} {split}" for split, count in found.splits.items())
-    screen.note(f"data version {screen.short(found.version.digest)} (git {found.version.revision[:8]}): {splits}")
-    if found.dirty:
+    splits = ", ".join(f"{count} {split}" for split, count in status.splits.items())
+    screen.note(f"data version {screen.short(status.version.digest)} (git {status.version.revision[:8]}): {splits}")
+    if status.dirty:
         screen.warn(
             "data/ differs from this version: `headstart data ingest SOURCE` or the next retraining makes a version of it, "
             "`headstart data checkout HEAD` goes back, and both tell what is in their way"
@@ -115,8 +114,8 @@ def checkout(
     screen.note(f"the working copy holds data version {screen.short(version.digest)}")
 
 
-def _told(version: DataVersion, target: str) -> tuple[str, Counter[tuple[str, str]]]:
-    """What a target's cells hold, and in how many samples of each split each of it is: classes, labels, values of masks."""
+def _count_cells(version: DataVersion, target: str) -> tuple[str, Counter[tuple[str, str]]]:
+    """The heading of a target's cells (class, label or mask value), and the number of samples by (name, split)."""
     cells = [(cell, sample.split) for sample in version.samples if (cell := sample.labels[target]) is not None]
     if is_mask_target(version.samples, target):
         held = sorted((value, split) for file, split in cells if file in version.masks for value in version.masks[file].pixels)

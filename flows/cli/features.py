@@ -1,4 +1,4 @@
-"""`headstart features`: the feature store, as a person looks after it."""
+"""`headstart features`: status, check and pruning of the feature store."""
 
 from __future__ import annotations
 
@@ -76,16 +76,16 @@ def prune(
 
 def _bytes(text: str) -> int:
     try:
-        found = int(TypeAdapter(ByteSize).validate_python(text))
+        num_bytes = int(TypeAdapter(ByteSize).validate_python(text))
     except ValidationError:
-        found = -1
-    if found < 0:
+        num_bytes = -1
+    if num_bytes < 0:
         raise AskedWrongly(f"--max-size {text!r} is no size; give bytes, or a number with a unit, such as 10GB, 500MiB or 0")
-    return found
+    return num_bytes
 
 
 def _json(status: FeaturesStatus) -> dict[str, object]:
-    """The status as one object: what is known of a trunk stands among what is stored of it."""
+    """The status as one object; the fields of a trunk's `about` stand among its other fields."""
     trunks = []
     for trunk in map(asdict, status.trunks):
         about = trunk.pop("about")

@@ -14,11 +14,11 @@ COLUMNS = ["backbone", "parameters", "GFLOPs", "px", "least", "stages", "ImageNe
 
 
 def show(as_json: bool) -> None:
-    """Print every backbone: a table, or all that the table knows as one JSON object."""
-    found = describe_backbones()
+    """Print every backbone, as a table or with all details as one JSON object."""
+    backbones = describe_backbones()
     if as_json:
-        return screen.show_json({"backbones": found})
-    screen.show_table("Backbones", COLUMNS, [_row(backbone) for backbone in found])
+        return screen.show_json({"backbones": backbones})
+    screen.show_table("Backbones", COLUMNS, [_row(backbone) for backbone in backbones])
     return screen.note(
         "Parameters and GFLOPs (multiply-adds) are those of the stages, without ImageNet's classifier, for one image of the "
         "default size (px). Vision transformers and MaxViT take some sizes only; --json tells which, and the cost of each stage."

@@ -1,4 +1,4 @@
-"""`headstart models`: the registry, as a person asks of it."""
+"""`headstart models`: show, pull and roll back registered models."""
 
 from __future__ import annotations
 

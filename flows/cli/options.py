@@ -1,4 +1,4 @@
-"""Options that many verbs take, and the settings that they lead to."""
+"""Options that many verbs take, and the settings made from them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standar
 def settings_of(workspace: Path | None) -> Settings:
     """The settings of a workspace, with this process's environment set for the tools that Headstart calls.
 
-    Warns of what in the person's environment does not count there.
+    Shows a warning for each variable of the person's environment that is changed or ignored.
     """
-    settings, left_out = enter(workspace)
-    for each in left_out:
-        screen.warn(each)
+    settings, warnings = enter(workspace)
+    for warning in warnings:
+        screen.warn(warning)
     return settings

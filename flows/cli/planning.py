@@ -1,4 +1,4 @@
-"""`headstart plan` on a terminal: the variants, the trunks that they share, and what is left to do and to pay."""
+"""`headstart plan` on a terminal: the variants, the trunks that they share, and the cost of what is left."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from flows.stages.plan_preview import Preview
 from flows.words import counted
 
 TRUNK_COLUMNS = ["trunk", "px", "view", "variants", "samples", "stored", "to forward", "features", "GFLOPs", "time"]
-# As many reasons as a person reads.
+# More than so many reasons nobody reads.
 NUM_REASONS = 5
 
 
 def show(preview: Preview, plan_file: object) -> None:
-    """Print what a plan would run."""
+    """Print the preview of a plan."""
     _show_variants(preview)
     if preview.trunks:
         title = "Trunks: each runs once a sample and view, for all the variants that share it"
@@ -61,24 +61,24 @@ def _trunk_row(trunk: TrunkUse) -> list[object]:
 
 
 def _show_images(phases: Sequence[ImagePhase]) -> None:
-    """Say which phases read images, and why, a line a reason."""
+    """Print which phases read images, and why, a line a reason."""
     reasons: dict[str, list[ImagePhase]] = {}
     for phase in phases:
         reasons.setdefault(phase.reason, []).append(phase)
     if reasons:
         screen.out.print("From images, not from stored features:", markup=False)
-    for reason, those in list(reasons.items())[:NUM_REASONS]:
-        variants = len({phase.variant_id for phase in those})
-        epochs = sum(phase.epochs for phase in those)
-        screened = " (at most: only the best of their screening)" if any(phase.is_screened for phase in those) else ""
-        told = f"  {counted(epochs, 'epoch')} of {counted(variants, 'variant')}{screened}: {reason}"
-        screen.out.print(told, markup=False, soft_wrap=True)
+    for reason, alike in list(reasons.items())[:NUM_REASONS]:
+        variants = len({phase.variant_id for phase in alike})
+        epochs = sum(phase.epochs for phase in alike)
+        screened = " (at most: only the best of their screening)" if any(phase.is_screened for phase in alike) else ""
+        line = f"  {counted(epochs, 'epoch')} of {counted(variants, 'variant')}{screened}: {reason}"
+        screen.out.print(line, markup=False, soft_wrap=True)
     if len(reasons) > NUM_REASONS:
         screen.out.print(f"  and {counted(len(reasons) - NUM_REASONS, 'reason')} more; --json has them all", markup=False)
 
 
 def describe_estimate(estimate: Estimate, num_left: int) -> str:
-    """What is left to pay in words, against a job a variant."""
+    """The cost of what is left, in words, compared with one job a variant."""
     asked, alone = estimate.flops / 1e9, estimate.flops_alone / 1e9
     lines = [
         f"About {screen.duration(estimate.seconds)} of training, {asked:,.1f} GFLOPs. A job a variant "

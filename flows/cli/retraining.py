@@ -24,8 +24,8 @@ FEATURES = "features"
 
 
 def run(settings: Settings, plan: Plan, source: str | None) -> Report:
-    """The report of a retraining: the finished one's where nothing is left to do, else of a flow run in this process."""
-    # What a source brings is not known yet.
+    """The report of a retraining: the kept one if nothing is left to do, else that of a flow run in this process."""
+    # With a source, it is not known yet whether anything is left to do.
     known = look_up(settings, plan) if source is None else None
     if known and known.report:
         return known.report
@@ -37,7 +37,7 @@ def run(settings: Settings, plan: Plan, source: str | None) -> Report:
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     where = f"at {settings.prefect}" if settings.prefect else "without a standing server"
     screen.note(f"Retraining {plan.name}; Prefect {where}")
-    # A night with nothing new needs no Ray.
+    # A source may bring nothing new, and then Ray is not needed.
     warm = contextlib.nullcontext() if source else warming(settings, plan)
     planned = planning.planned(known.work_plan if known else None)
     with warm, planned, screen.progress_bars() as bars, listening(_Bars(bars)):
@@ -71,7 +71,7 @@ class _Bars:
 def show(report: Report) -> None:
     """Print the leaderboard, the verdict in words, the champion, and what to do next."""
     rows = report_text.leaderboard(report)
-    # A terminal has room for the measures; what was forwarded and read is told in sum below.
+    # A terminal has little room: the images forwarded and features read are summed up below the table.
     columns = [column for column in rows[0] if column not in ("images forwarded", "features read", "run")]
     screen.show_table(f"Leaderboard of {report.name} on validation", columns, [[_cell(row[c]) for c in columns] for row in rows])
     words = report_text.verdict_text(report, links=False).replace("**", "")
@@ -97,8 +97,8 @@ def _cell(value: object) -> object:
 
 
 def _describe_work(counts: Counts) -> str:
-    """What went through trunks, and what was read in its place."""
-    told = f"{counted(counts.trunk_forwards, 'image')} forwarded, {counted(counts.features_read, 'feature')} read; "
+    """The number of images forwarded through trunks, and of stored features read instead, in words."""
+    words = f"{counted(counts.trunk_forwards, 'image')} forwarded, {counted(counts.features_read, 'feature')} read; "
     if counts.features_read and counts.flops_done:
-        told += f"{(counts.flops_done + counts.flops_saved) / counts.flops_done:.1f} x the arithmetic saved; "
-    return told
+        words += f"{(counts.flops_done + counts.flops_saved) / counts.flops_done:.1f} x the arithmetic saved; "
+    return words

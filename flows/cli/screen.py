@@ -1,4 +1,4 @@
-"""What a person sees: results on standard output, everything on the way to them on standard error."""
+"""The output of the command: results on standard output, notes, warnings and progress on standard error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-# Piped into a file, a table keeps its columns whole.
+# Wide if piped into a file, so that a table keeps its columns whole.
 out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False, emoji=False)
 
@@ -24,7 +24,7 @@ def show_json(value: Mapping[str, Any]) -> None:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; numbers stand to the right."""
+    """Print a table, with columns of numbers aligned to the right."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     filled = [list(row) for row in rows]
     for index, column in enumerate(columns):
@@ -36,18 +36,18 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
 
 
 def note(text: str) -> None:
-    """Say something on the way."""
+    """Print a note on standard error."""
     err.print(text, markup=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    """Say something that a person should look at."""
+    """Print a warning on standard error."""
     err.print(f"[yellow]warning[/yellow] {escape(text)}", soft_wrap=True)
 
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """Progress bars on standard error; plain silence where it is no terminal."""
+    """Progress bars on standard error, or nothing if that is no terminal."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[state]}"), console=err, transient=True, disable=not err.is_terminal) as bars:
         yield bars

@@ -1,4 +1,4 @@
-"""The verbs at the top: init, plan, retrain, predict, up."""
+"""The verbs without a group: init, plan, retrain, predict, up."""
 
 from __future__ import annotations
 
@@ -136,9 +136,9 @@ def predict(
         screen.warn(f"{image.file}: {image.reason}; left out")
     rows = readings.rows
     if as_json:
-        found = [{"file": row.file} | {target: asdict(answer) for target, answer in row.answers.items()} for row in rows]
+        predictions = [{"file": row.file} | {target: asdict(answer) for target, answer in row.answers.items()} for row in rows]
         unread = [asdict(image) for image in readings.unread]
-        screen.show_json({"predictions": found} | ({"unread": unread} if unread else {}))
+        screen.show_json({"predictions": predictions} | ({"unread": unread} if unread else {}))
     else:
         targets = list(rows[0].answers) if rows else []
         title = f"{counted(len(rows), 'image')} read by {model}"

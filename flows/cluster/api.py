@@ -36,7 +36,7 @@ class Cluster:
 def connect(address: str, token: str | None = None) -> Cluster:
     """The cluster that answers at `http(s)://host:port`, never stopped by us; `token` None: the person's own, as Ray finds it.
 
-    Raises Unreachable when it does not answer within ten seconds, AskedWrongly when it refuses our token.
+    Raises Unreachable if it does not answer within ten seconds, AskedWrongly if it refuses our token.
     """
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:

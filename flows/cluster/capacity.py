@@ -47,7 +47,7 @@ def check(address: str | None, storage: Path, workers: Workers) -> None:
 
 
 def local_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> int | None:
-    """How many GPUs this machine gives to its processes, or None where only a driver could tell."""
+    """How many GPUs this machine gives to its processes, or None if only a driver could tell."""
     if any((devices / name).exists() for name in ("dxg", "kfd")):  # Windows' Linux, AMD
         return None
     found = sum(path.name.removeprefix("nvidia").isdigit() for path in devices.glob("nvidia*"))

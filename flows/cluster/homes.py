@@ -18,14 +18,14 @@ LONGEST_TEMPORARY = 70
 
 
 def make() -> Path:
-    """A new home, signed by this process, where the paths of Ray's sockets fit. Raises AskedWrongly where none can be."""
+    """A new home, signed by this process, where the paths of Ray's sockets fit. Raises AskedWrongly if none can be."""
     home = Path(tempfile.mkdtemp(prefix=PREFIX, dir=surroundings.ray_folder()))
     (home / owners.OWNER_FILE).write_text(f"{mark()} {_namespace()}")
     return home
 
 
 def temporary(home: Path) -> Path | None:
-    """The folder in a home for the temporary files of the head's descendants, which ends with it; None where it is too long."""
+    """The folder in a home for the temporary files of the head's descendants, which ends with it; None if it is too long."""
     folder = home / "tmp"
     if len(str(folder)) > LONGEST_TEMPORARY:
         return None

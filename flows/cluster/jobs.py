@@ -55,7 +55,7 @@ class JobFiles(Protocol[JobEnd]):
         """Remove what an earlier job of the same folder left."""
 
     def read_end(self) -> JobEnd | None:
-        """What the job brings home, None where it left no word. Raises the job's own error."""
+        """What the job brings home, None if it left no word. Raises the job's own error."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def submit(cluster: Cluster, job_file: Path, *, metadata: Mapping[str, str]) -> 
 def watch(cluster: Cluster, submission_id: str, say: Text | None = None) -> Submission:
     """The submission at its end; `say` gets it where Ray is silent.
 
-    Raises HeadstartError as soon as a local head is dead, Unreachable when another one has been silent for a minute.
+    Raises HeadstartError as soon as a local head is dead, Unreachable if another one has been silent for a minute.
     """
     heard_at, told = time.monotonic(), False
     while True:
@@ -154,7 +154,7 @@ def watch(cluster: Cluster, submission_id: str, say: Text | None = None) -> Subm
 
 
 def _look(cluster: Cluster, submission_id: str) -> Submission | None:
-    """The submission as it is now, or None where Ray is silent or not well."""
+    """The submission as it is now, or None if Ray is silent or not well."""
     try:
         return read(cluster, submission_id)
     except Unreachable:
@@ -166,7 +166,7 @@ def _look(cluster: Cluster, submission_id: str) -> Submission | None:
 
 
 def read(cluster: Cluster, submission_id: str) -> Submission:
-    """The submission as it is now. Raises HeadstartError when the cluster does not know it."""
+    """The submission as it is now. Raises HeadstartError if the cluster does not know it."""
     found = call(cluster, "GET", quoted(submission_id), timeout_seconds=ANSWER_SECONDS)
     if found is None:
         raise HeadstartError(f"Ray at {cluster.address} knows no job {submission_id}: was the cluster restarted meanwhile?")
@@ -174,7 +174,7 @@ def read(cluster: Cluster, submission_id: str) -> Submission:
 
 
 def stop(cluster: Cluster, submission_id: str) -> Submission:
-    """The submission once Ray confirms its end. Raises HeadstartError when it still runs after a minute."""
+    """The submission once Ray confirms its end. Raises HeadstartError if it still runs after a minute."""
     call(cluster, "POST", quoted(submission_id) + "/stop", timeout_seconds=ANSWER_SECONDS)
     end_at = time.monotonic() + STOP_SECONDS
     while (submission := read(cluster, submission_id)).is_running:

@@ -69,7 +69,7 @@ def end(mark: str, session: int | None = None) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """So many ports of the loopback that nobody listens on. Raises AskedWrongly when there are none."""
+    """So many ports of the loopback that nobody listens on. Raises AskedWrongly if there are none."""
     with contextlib.ExitStack() as stack:
         try:
             sockets = [stack.enter_context(socket.socket()) for _ in range(count)]

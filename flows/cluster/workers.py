@@ -22,7 +22,7 @@ WorkerLoop = Callable[[dict[str, Any]], None]
 
 
 def join(workers: Workers) -> None:
-    """Joins this job's cluster. Raises AskedWrongly when it is too small for these workers."""
+    """Joins this job's cluster. Raises AskedWrongly if it is too small for these workers."""
     import ray
 
     # Joined already where the same job scores another bundle.

@@ -42,7 +42,7 @@ _NO_DATA = "bring some in with `headstart data ingest SOURCE`"
 
 @dataclass(frozen=True)
 class VersionRecord:
-    """A line of the history; `splits` (samples by split) is empty where the version's manifest is not on this machine."""
+    """A line of the history; `splits` (samples by split) is empty if the version's manifest is not on this machine."""
 
     digest: str
     revision: str
@@ -63,7 +63,7 @@ class Status:
 
 
 def open_workspace(folder: Path) -> Path:
-    """The workspace at `folder`, absolute. Raises AskedWrongly where it is none."""
+    """The workspace at `folder`, absolute. Raises AskedWrongly if it is none."""
     folder = folder.absolute()
     if not (folder / ".dvc").is_dir() or not (folder / ".git").exists():
         raise AskedWrongly(f"{folder} is no workspace (git with DVC in it); make one with `headstart init {folder}`")
@@ -74,7 +74,7 @@ def record_version(workspace: Path, message: str) -> DataVersion:
     """The version of what is in `data/`: added to DVC, pushed to the remote, and committed, in that order.
 
     Where `data/` equals HEAD's version nothing is committed, but its objects are in the cache and on the remote all the
-    same. Raises AskedWrongly without data, HeadstartError where `data/` contradicts its manifest, or the push or the commit
+    same. Raises AskedWrongly without data, HeadstartError if `data/` contradicts its manifest, or the push or the commit
     fails; then `data.dvc` is as it was.
     """
     workspace = open_workspace(workspace)
@@ -99,7 +99,7 @@ def record_version(workspace: Path, message: str) -> DataVersion:
 def read_version(workspace: Path) -> DataVersion:
     """The version that `data.dvc` names, with its samples as the DVC cache or remote holds them, not as `data/` may stand.
 
-    Raises AskedWrongly where there is no data yet, where no commit holds `data.dvc`, or where its objects are elsewhere.
+    Raises AskedWrongly if there is no data yet, where no commit holds `data.dvc`, or where its objects are elsewhere.
     """
     workspace = open_workspace(workspace)
     pointer = workspace / DATA_FILE
@@ -133,8 +133,8 @@ def history(workspace: Path) -> list[VersionRecord]:
 def checkout(workspace: Path, revision: str) -> DataVersion:
     """The version at a git revision, or of a digest in the history, put into `data/` and `data.dvc`; nothing is committed.
 
-    Raises AskedWrongly where the revision does not exist or holds no data, or `data/` has changes that no version holds;
-    HeadstartError where the objects can be had from nowhere. Then everything is as it was.
+    Raises AskedWrongly if the revision does not exist or holds no data, or `data/` has changes that no version holds;
+    HeadstartError if the objects can be had from nowhere. Then everything is as it was.
     """
     workspace = open_workspace(workspace)
     versions = revisions(workspace) if len(revision) >= _MIN_DIGEST else []
@@ -157,7 +157,7 @@ def restore(workspace: Path) -> bool:
     """Whether `data/` is fit to build on: it holds the version of `data.dvc`, or changes made on top of a version.
 
     Where it is missing (a fresh clone) or holds another recorded version (after a git pull), the version of `data.dvc` is
-    fetched first. False where there is no version yet, or its objects can be had from nowhere. Raises AskedWrongly where
+    fetched first. False if there is no version yet, or its objects can be had from nowhere. Raises AskedWrongly if
     `data/` has files that no version holds, which would be lost.
     """
     workspace = open_workspace(workspace)
@@ -215,7 +215,7 @@ def _splits(store: Store, digest: str) -> Mapping[str, int]:
 
 
 def _check_manifest(store: Store) -> None:
-    """Raise HeadstartError where a file of `data/` is not what the tables say: training would read something else."""
+    """Raise HeadstartError if a file of `data/` is not what the tables say: training would read something else."""
     digest = store.pointer.digest
     files = store.listing(digest)
     told = {sample.file: sample.digest for sample in store.samples(digest)}

@@ -23,7 +23,7 @@ class Pointer:
 
 
 def parse_pointer(text: str, name: str) -> Pointer:
-    """What the text of a `data.dvc` points at. Raises AskedWrongly where it is damaged, or keeps something else than `data/`."""
+    """What the text of a `data.dvc` points at. Raises AskedWrongly if it is damaged, or keeps something else than `data/`."""
     try:
         (out,) = yaml.safe_load(text)["outs"]
         kept = out.get("path", DATA)

@@ -20,7 +20,7 @@ _TWO_BYTE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 def check_ready(workspace: Path) -> None:
     """Return where a data version can be made of `data/`.
 
-    Raises AskedWrongly, with what to do, where git or DVC would refuse it once the data has been moved in.
+    Raises AskedWrongly, with what to do, if git or DVC would refuse it once the data has been moved in.
     """
     check_git(workspace, (DATA_FILE,))
     check_data(workspace)
@@ -39,7 +39,7 @@ def check_ready(workspace: Path) -> None:
 def check_git(folder: Path, files: Sequence[str]) -> None:
     """Return where git commits these files from this folder, which is a repository's own root, and leaves `data/` alone.
 
-    Raises AskedWrongly where it is bare or its root lies elsewhere, in the middle of a merge, where `data/` is tracked, or
+    Raises AskedWrongly if it is bare or its root lies elsewhere, in the middle of a merge, where `data/` is tracked, or
     where git ignores one of the files.
     """
     told = ask(folder, "rev-parse", "--is-bare-repository", "--absolute-git-dir", "--show-toplevel")
@@ -79,7 +79,7 @@ def check_data(folder: Path) -> None:
 
 
 def check_ignore_file(folder: Path) -> None:
-    """Raise AskedWrongly where DVC can not read the person's `.dvcignore`."""
+    """Raise AskedWrongly if DVC can not read the person's `.dvcignore`."""
     try:
         (folder / DVC_IGNORE).read_bytes().decode()
     except (FileNotFoundError, NotADirectoryError):
@@ -89,7 +89,7 @@ def check_ignore_file(folder: Path) -> None:
 
 
 def check_names(workspace: Path, names: Iterable[str]) -> None:
-    """Raise AskedWrongly where a `.dvcignore` leaves out one of these files of `data/`: a version would lack them."""
+    """Raise AskedWrongly if a `.dvcignore` leaves out one of these files of `data/`: a version would lack them."""
     files = (workspace / DVC_IGNORE, workspace / DATA / DVC_IGNORE)
     if any(_patterns(file) for file in files):
         refuse_ignored(open_store(workspace), names)
@@ -108,7 +108,7 @@ def refuse_ignored(store: Store, names: Iterable[str]) -> None:
 
 
 def check_text(file: Path) -> None:
-    """Raise AskedWrongly where a person's ignore file has two bytes a letter: git reads none of it, nor what we would add."""
+    """Raise AskedWrongly if a person's ignore file has two bytes a letter: git reads none of it, nor what we would add."""
     if file.exists() and file.read_bytes()[:2] in _TWO_BYTE_MARKS:
         raise AskedWrongly(f"{file} is UTF-16, of which git reads no line; save it as UTF-8 first")
 

@@ -35,13 +35,13 @@ def git(workspace: Path, *arguments: str) -> str:
 
 
 def committed_text(workspace: Path, revision: str = "HEAD") -> str | None:
-    """The text of `data.dvc` at a revision, or None where that revision has none."""
+    """The text of `data.dvc` at a revision, or None if that revision has none."""
     done = ask(workspace, "show", f"{revision}:./{DATA_FILE}")
     return None if done.returncode else done.stdout
 
 
 def resolve(workspace: Path, revision: str) -> str:
-    """The full hash of a commit. Raises AskedWrongly where there is no such commit."""
+    """The full hash of a commit. Raises AskedWrongly if there is no such commit."""
     done = ask(workspace, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if done.returncode:
         raise AskedWrongly(f"revision {revision!r} is not in {workspace}; `headstart data history` lists those that are")
@@ -60,7 +60,7 @@ def pointer_text(workspace: Path) -> str:
 
 
 def holder(workspace: Path) -> str | None:
-    """The last commit reachable from HEAD that brought `data.dvc` as it now stands, or None where none holds it."""
+    """The last commit reachable from HEAD that brought `data.dvc` as it now stands, or None if none holds it."""
     text = pointer_text(workspace)
     if committed_text(workspace) == text:
         return git(workspace, "log", "--no-show-signature", "-1", "--format=%H", "--", DATA_FILE).strip()
@@ -78,7 +78,7 @@ def revisions(workspace: Path) -> list[Revision]:
 def commit(workspace: Path, files: Sequence[str], message: str) -> None:
     """Commit these files and nothing else, whatever else is staged; no commit where they equal HEAD.
 
-    Raises HeadstartError where git or a hook of the person's refuses it; the files are unstaged then.
+    Raises HeadstartError if git or a hook of the person's refuses it; the files are unstaged then.
     """
     git(workspace, "add", "--", *files)
     if not ask(workspace, "diff", "--cached", "--quiet", "--", *files).returncode:
@@ -104,7 +104,7 @@ def local_variables() -> frozenset[str]:
 
 
 def ask(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What a git command in the workspace ended with. Raises HeadstartError where there is no git."""
+    """What a git command in the workspace ended with. Raises HeadstartError if there is no git."""
     try:
         environment = {name: value for name, value in os.environ.items() if name not in local_variables()}
         return subprocess.run(

@@ -37,9 +37,9 @@ _QUICK_LOOK_BYTES = 2**28
 
 @dataclass(frozen=True)
 class Store:
-    """A workspace's DVC: `cache` holds files by md5, `remote` too where the remote is a folder (None where it is not).
+    """A workspace's DVC: `cache` holds files by md5, `remote` too where the remote is a folder (None if it is not).
 
-    `remote_name` is the default remote, None where there is none; `remotes` are all that its configuration names.
+    `remote_name` is the default remote, None if there is none; `remotes` are all that its configuration names.
     """
 
     workspace: Path
@@ -88,7 +88,7 @@ class Store:
             repo.checkout(targets=[target], force=True)
 
     def check_layout(self) -> None:
-        """Raise AskedWrongly where DVC has no way to the remote, or another file of DVC's has its say on `data/`."""
+        """Raise AskedWrongly if DVC has no way to the remote, or another file of DVC's has its say on `data/`."""
         data = self.workspace / DATA
         try:
             with _opened(self.workspace) as repo:
@@ -137,23 +137,23 @@ class Store:
         return self.remote is None or find(self.pointer.digest, self.folders) is not None
 
     def listing(self, digest: str) -> Mapping[str, str]:
-        """The md5 of every file of a version by its path in `data/`. Raises AskedWrongly where it is not on this machine."""
+        """The md5 of every file of a version by its path in `data/`. Raises AskedWrongly if it is not on this machine."""
         return json_listing(self._text(digest, digest))
 
     def tables(self, digest: str) -> Mapping[str, str]:
-        """The md5 of a version's tables of samples and masks by name; empty where the version is not on this machine."""
+        """The md5 of a version's tables of samples and masks by name; empty if the version is not on this machine."""
         files = self.listing(digest) if find(digest, self.folders) else {}
         return {name: files[name] for name in (NAME, MASK_TABLE) if name in files}
 
     def samples(self, digest: str) -> tuple[Sample, ...]:
-        """The samples of a version, from its manifest as recorded. Raises AskedWrongly where it is not on this machine."""
+        """The samples of a version, from its manifest as recorded. Raises AskedWrongly if it is not on this machine."""
         md5 = self.listing(digest).get(NAME)
         if md5 is None:
             raise AskedWrongly(f"data version {digest} holds no {NAME}; run `headstart data ingest SOURCE`")
         return parse(self._text(md5, digest, self.workspace / DATA / NAME))
 
     def masks(self, digest: str) -> Mapping[str, Mask]:
-        """The mask files of a version by name; none where it has no masks, or an ingest made it that did not count them."""
+        """The mask files of a version by name; none if it has no masks, or an ingest made it that did not count them."""
         md5 = self.listing(digest).get(MASK_TABLE)
         return {} if md5 is None else parse_masks(self._text(md5, digest, self.workspace / DATA / MASK_TABLE))
 
@@ -174,7 +174,7 @@ class Store:
 
 
 def open_store(workspace: Path) -> Store:
-    """The store of a workspace, by its DVC configuration. Raises AskedWrongly where that cannot be read."""
+    """The store of a workspace, by its DVC configuration. Raises AskedWrongly if that cannot be read."""
     from dvc.config import Config, ConfigError
 
     try:

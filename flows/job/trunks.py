@@ -28,7 +28,7 @@ from heads.trunks.pricing import forward_multiply_adds
 from heads.trunks.stored import FeatureLoader, open_views
 from heads.trunks.trunk import Trunk, stored_taps, trunk_of
 
-# Validation batches of stored features are about this large: small ones would cost more in calls than in arithmetic.
+# Validation reads stored features in batches of at least about so many bytes, for fewer calls.
 LOOK_BYTES = 2**20
 
 

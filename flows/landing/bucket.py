@@ -36,7 +36,7 @@ def fetch(address: str, storage: Path) -> Fetched:
     """The folder under `storage` that mirrors `s3://bucket/prefix`; only objects new or changed since last time are fetched.
 
     Address and credentials of the server are those of AWS tools (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, ...). Raises
-    AskedWrongly where the bucket cannot be read or holds nothing under the prefix, Unreachable where no server answers.
+    AskedWrongly if the bucket cannot be read or holds nothing under the prefix, Unreachable if no server answers.
     """
     parts = urlsplit(address)
     bucket, prefix = parts.netloc, parts.path.lstrip("/").rstrip("/")

@@ -43,7 +43,7 @@ def texts_of(name: str, column: pyarrow.ChunkedArray) -> list[str]:
 
 
 def _reader(kind: pyarrow.DataType) -> Callable[[Any], str] | None:
-    """How a cell of a type becomes text, None where it has none."""
+    """How a cell of a type becomes text, None if it has none."""
     from pyarrow import types
 
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):

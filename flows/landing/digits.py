@@ -16,7 +16,7 @@ _MAX_VALUE = 16
 
 
 def digits() -> Listing:
-    """One entry a digit, without a split. Raises AskedWrongly where scikit-learn is not installed."""
+    """One entry a digit, without a split. Raises AskedWrongly if scikit-learn is not installed."""
     rows = [[int(float(cell)) for cell in line.split(",")] for line in _table().split()]
     return Listing(tuple(_entry(index, row[:-1], row[-1]) for index, row in enumerate(rows)))
 

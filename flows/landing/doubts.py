@@ -16,7 +16,7 @@ Classes = Mapping[str, Sequence[PurePosixPath]]
 
 
 def refuse_no_classes(root: Path, classes: Classes) -> None:
-    """Raise AskedWrongly where one of the class folders, given with their pictures, is a folder of a split or of masks."""
+    """Raise AskedWrongly if one of the class folders, given with their pictures, is a folder of a split or of masks."""
     splits = list(splits_among(classes))
     if splits:
         raise AskedWrongly(

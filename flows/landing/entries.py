@@ -18,7 +18,7 @@ class Picture:
     content: Path | bytes
 
     def read(self) -> bytes:
-        """The bytes. Raises OSError where the file cannot be read, or is a pipe or a device that would never end."""
+        """The bytes. Raises OSError if the file cannot be read, or is a pipe or a device that would never end."""
         if isinstance(self.content, Path) and self.content.exists() and not self.content.is_file():
             raise OSError("it is no regular file")
         return self.content if isinstance(self.content, bytes) else self.content.read_bytes()

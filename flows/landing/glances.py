@@ -55,7 +55,7 @@ def are_mostly(files: Sequence[Path], kind: Callable[[Glance], bool]) -> bool:
 
 
 def glance(file: Path) -> Glance | None:
-    """How a picture looks; None where it cannot be read."""
+    """How a picture looks; None if it cannot be read."""
     try:
         if not file.is_file():
             return None

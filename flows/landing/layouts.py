@@ -29,7 +29,7 @@ _PAPERS = ("readme", "license", "licence", "copying", "citation", "changelog", "
 def scan(root: Path, own: Collection[Path] = ()) -> Listing:
     """The entries of a source folder, without what lies in the folders of `own`.
 
-    Raises AskedWrongly where it is missing, empty, unreadable, or of no layout understood.
+    Raises AskedWrongly if it is missing, empty, unreadable, or of no layout understood.
     """
     if not _is_folder(root):
         raise AskedWrongly(f"source {str(root)!r} is not a folder that exists; give a folder, s3://bucket/prefix or 'digits'")

@@ -113,7 +113,7 @@ def _same(one: Sample, other: Sample) -> bool:
 
 
 def refuse_removing(earlier: Sequence[Sample], samples: Sequence[Sample], empty: Sequence[PurePosixPath], most: float) -> None:
-    """Raise AskedWrongly where more than a share of the earlier samples would go, or all that came from a folder now empty."""
+    """Raise AskedWrongly if more than a share of the earlier samples would go, or all that came from a folder now empty."""
     kept = {sample.file for sample in samples}
     gone = [sample.file for sample in earlier if sample.file not in kept]
     allow = "If they are meant to go, run this again with --max-removed-share 1. Nothing was changed"

@@ -85,7 +85,7 @@ def _parted(word: str) -> tuple[str, ...]:
 
 @cache
 def split_of(name: str) -> str | None:
-    """The split that a folder's name says and nothing else: train2017, test_set; empty where unclear which, None if none."""
+    """The split that a folder's name says and nothing else: train2017, test_set; empty if unclear which, None if none."""
     said = [word for word in words(name) if word not in _FILLERS and len(word) > 1]
     if not said or any(word not in SPLIT_NAMES and word not in UNCLEAR_SPLIT_NAMES for word in said):
         return None

@@ -33,7 +33,7 @@ class Earlier:
 
 
 def read_earlier(data: Path, storage: Path) -> Earlier:
-    """What lies in a data folder by its tables. Raises AskedWrongly where a table there is none of ours."""
+    """What lies in a data folder by its tables. Raises AskedWrongly if a table there is none of ours."""
     _refuse_no_folder(data)
     text = _read(data / NAME)
     samples = composed_labels(parse(text)) if text is not None else ()
@@ -82,7 +82,7 @@ def _arriving(storage: Path) -> dict[str, list[str]]:
 
 
 def quarantined(data: Path) -> dict[str, tuple[str, str]] | None:
-    """Digest and reason of each file in the quarantine list; None where the file of that name is no list of ours."""
+    """Digest and reason of each file in the quarantine list; None if the file of that name is no list of ours."""
     path = data / QUARANTINE
     if not os.path.lexists(path):
         return {}
@@ -104,7 +104,7 @@ def quarantine_text(rows: Mapping[str, tuple[str, str]]) -> str:
 
 @dataclass(frozen=True)
 class Move:
-    """What goes into a data folder: the files under `incoming`, and its tables as text, empty where there is to be none."""
+    """What goes into a data folder: the files under `incoming`, and its tables as text, empty if there is to be none."""
 
     data: Path
     incoming: Path
@@ -114,7 +114,7 @@ class Move:
     quarantine: str
 
     def refuse_strangers(self) -> None:
-        """Raise AskedWrongly where something in the data folder is in the way that no ingest brought, or not as it is now."""
+        """Raise AskedWrongly if something in the data folder is in the way that no ingest brought, or not as it is now."""
         found = list(dict.fromkeys(name for file in self._staged() if (name := self._in_the_way(file))))
         if self.quarantine and quarantined(self.data) is None:
             found.append(QUARANTINE)

@@ -70,7 +70,7 @@ def _known(row: Unsettled) -> str | None:
 
 
 def _protect(rows: Sequence[Unsettled]) -> list[str | None]:
-    """What is known of a row, or of any row with its bytes; None where the split is still open."""
+    """What is known of a row, or of any row with its bytes; None if the split is still open."""
     strongest: dict[str, str] = {}
     for row in rows:
         if split := _known(row):

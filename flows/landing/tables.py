@@ -23,7 +23,7 @@ _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 @dataclass(frozen=True)
 class Row:
-    """One line: the image it names, its target cells (None where empty), and what is wrong with it, if anything."""
+    """One line: the image it names, its target cells (None if empty), and what is wrong with it, if anything."""
 
     file: str
     cells: Mapping[str, str | None]
@@ -47,7 +47,7 @@ Line = tuple[int, Sequence[str]]
 def read_table(path: Path) -> Table:
     """The table in a labels.csv or labels.parquet, labels in Unicode's composed form (NFC).
 
-    Raises AskedWrongly where it is damaged, not well formed or lacks what it needs.
+    Raises AskedWrongly if it is damaged, not well formed or lacks what it needs.
     """
     columns, lines = _parquet(path) if path.suffix == ".parquet" else _csv(path)
     _check_columns(columns, path)
@@ -80,7 +80,7 @@ def _check_columns(columns: Sequence[str], path: Path) -> None:
 
 
 def odd_letter(text: str) -> str | None:
-    """What keeps a text from being a name or a label, in words: a line break or an invisible mark; None where nothing does."""
+    """What keeps a text from being a name or a label, in words: a line break or an invisible mark; None if nothing does."""
     if "\0" in text:
         return "a NUL byte"
     if len(text.splitlines()) > 1 or text.splitlines() != [text][: bool(text)]:

@@ -18,13 +18,13 @@ __all__ = ["confusion_matrix", "draw_variant", "freeze_map", "iou_bars", "leader
 def draw_variant(result: WorkResult, work_root: Path | None = None) -> dict[str, bytes]:
     """The pictures of a finished work by file name: learning curves, a freeze map, a confusion matrix a target.
 
-    Of masks also the IoU of each class, and the examples that lie in the work's folder under `work_root`, where it is given.
+    Masks also have the IoU of each class, and, if `work_root` is given, the examples in the work's folder under it.
     """
     variant = result.variant or {}
     tasks = {head["target"]: head.get("task", "classification") for head in variant.get("heads", [])}
     pictures = {"learning_curves.png": learning_curves(result.epochs, result.best_epoch, tasks)}
     frozen = [epoch.num_frozen_stages for epoch in result.epochs if epoch.num_frozen_stages is not None]
-    # Results of before this picture do not say what was frozen.
+    # Results of earlier versions do not say which stages were frozen.
     if variant and len(frozen) == len(result.epochs):
         pictures["freeze_map.png"] = freeze_map(frozen, BACKBONE_STAGES[variant["backbone"]], variant["freeze"])
     for target, matrix in result.confusion.items():
@@ -34,8 +34,8 @@ def draw_variant(result: WorkResult, work_root: Path | None = None) -> dict[str,
             pictures[_file("iou", target)] = iou_bars(matrix, names, target)
     folder = work_root / result.work_key if work_root else None
     for target in tasks:
-        examples = [each for each in result.examples or () if each.target == target]
-        if examples and folder and all((folder / getattr(each, kind)).is_file() for each in examples for kind in KINDS):
+        examples = [example for example in result.examples or () if example.target == target]
+        if examples and folder and all((folder / getattr(one, kind)).is_file() for one in examples for kind in KINDS):
             pictures[_file("examples", target)] = mask_examples(folder, examples, target)
     return pictures
 

@@ -1,4 +1,4 @@
-"""Bars: a leaderboard of variants, the classes of a mask."""
+"""Bar charts: a leaderboard of variants, the IoU of a mask's classes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def leaderboard(names: Sequence[str], values: Sequence[float], measure: str, cho
 
 
 def iou_bars(matrix: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> bytes:
-    """A bar a class of a mask, its intersection over union, from counts of pixels (true class, predicted class).
+    """A bar a class of a mask, its intersection over union, from a matrix of pixel counts (true class, predicted class).
 
-    At most sixty are drawn; a class in neither truth nor prediction has none.
+    At most sixty are drawn; a class in neither truth nor prediction has no bar.
     """
     ious = class_ious(matrix)
     mean = f"mean {np.nanmean(ious):.3f}" if np.isfinite(ious).any() else "no pixels"

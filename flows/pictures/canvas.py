@@ -1,4 +1,4 @@
-"""What every picture is drawn on: figures without a screen, one hand for titles and axes, and the PNG at the end."""
+"""The common look of all pictures: figures without a screen, titles and axes, and the PNG at the end."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def new_figure(width_inches: float, height_inches: float) -> Figure:
 
 
 def entitle(axes: Axes, text: str) -> None:
-    """Set the title that every picture has."""
+    """Set the title of a picture, in the common style."""
     axes.set_title(plain(text, 90), fontsize=10, color=INK, loc="left", fontweight="bold")
 
 
 def tidy(axes: Axes, grid: str) -> None:
-    """Leave a frame's lower edge alone, with grid lines across the axis `grid`, x or y."""
+    """Remove the frame but for its lower edge, and draw grid lines across the axis `grid`, x or y."""
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(GRID)
     axes.grid(axis="y" if grid == "y" else "x", color=GRID, linewidth=0.8)
@@ -40,7 +40,7 @@ def tidy(axes: Axes, grid: str) -> None:
 
 
 def plain(text: str, num_chars: int) -> str:
-    """The text no longer than that, with dollars that do not start a formula."""
+    """The text cut to `num_chars`, with dollar signs escaped, which would start a formula."""
     short = text if len(text) <= num_chars else f"{text[: num_chars - 1]}…"
     return short.replace("$", r"\$")
 

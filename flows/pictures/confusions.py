@@ -1,4 +1,4 @@
-"""What was taken for what: a confusion matrix, of samples or of pixels."""
+"""A confusion matrix, of samples or of pixels."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ NUM_CLASSES_WITH_NAMES = 120
 
 
 def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], title: str, *, of_pixels: bool = False) -> bytes:
-    """Rows are the truth, columns what was read; the colour is the share of the row (small ones lifted).
+    """A confusion matrix: rows are the truth, columns the prediction; the colour is the share of the row (small ones lifted).
 
-    The figures are counts of samples, or of pixels the share of the row, since their counts tell nobody anything.
+    The figures are counts of samples; for pixels, whose counts say little, they are shares of the row.
     """
     from matplotlib.colors import PowerNorm
 
@@ -33,9 +33,9 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], ti
     if num_classes <= NUM_CLASSES_WITH_FIGURES:
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if shares[row, column] > 0.35 else INK if count else GRID
-            told = _percent(shares[row, column]) if of_pixels else f"{int(count)}"
-            text = axes.text(column, row, told, ha="center", va="center", fontsize=size, color=colour)
-            # It lies in its cell: nothing has to make room for it.
+            figure_text = _percent(shares[row, column]) if of_pixels else f"{int(count)}"
+            text = axes.text(column, row, figure_text, ha="center", va="center", fontsize=size, color=colour)
+            # It lies within its cell, so the layout need not make room for it.
             text.set_in_layout(False)
     step = math.ceil(num_classes / NUM_CLASSES_WITH_NAMES)
     ticks = range(0, num_classes, step)
@@ -56,7 +56,7 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], ti
 
 
 def class_ious(matrix: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """Each class's intersection over union; NaN of one in neither truth nor prediction."""
+    """Each class's intersection over union; NaN for a class in neither truth nor prediction."""
     counts = np.asarray(matrix, dtype=float)
     hits = counts.diagonal()
     unions = counts.sum(axis=0) + counts.sum(axis=1) - hits

@@ -1,4 +1,4 @@
-"""A training, epoch by epoch: how its measures went, and which stages learned."""
+"""A training epoch by epoch: the curves of its measures, and the stages that learned."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def learning_curves(
 ) -> bytes:
     """A panel a measure, a colour a target: training dashed, validation solid; phases and the epoch kept are marked.
 
-    `tasks` tell which measures of a target are drawn; those of classes where its task is not named.
+    The task of a target in `tasks` decides which of its measures are drawn; without one, those of classification.
     """
     from matplotlib.ticker import MaxNLocator
 

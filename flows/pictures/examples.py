@@ -1,4 +1,4 @@
-"""What a variant makes of some validation images, beside the truth."""
+"""A variant's masks on some validation images, beside the true masks."""
 
 from __future__ import annotations
 
@@ -18,29 +18,27 @@ NUM_COLOURS_TOLD = 12
 
 
 def mask_examples(folder: Path, examples: Sequence[MaskExample], title: str) -> bytes:
-    """A row an image: the picture, the true mask on it, the predicted one.
+    """A row an image: the image, the true mask on it, the predicted one.
 
-    Raises OSError where one of their pictures is not in `folder`.
+    Raises OSError if a file of the examples is not in `folder`.
     """
     from matplotlib.patches import Patch
 
-    rows = [[np.asarray(Image.open(folder / getattr(each, kind)).convert("RGB")) for kind in KINDS] for each in examples]
+    rows = [[np.asarray(Image.open(folder / getattr(example, kind)).convert("RGB")) for kind in KINDS] for example in examples]
     heights = [2.6 * min(1.6, image.shape[0] / image.shape[1]) for image, _, _ in rows]
     figure = new_figure(9.4, 0.7 + sum(height + 0.35 for height in heights))
     figure.suptitle(plain(title, 90), x=0.02, ha="left", fontsize=10, color=INK, fontweight="bold")
     grid = figure.add_gridspec(len(rows), 3, height_ratios=heights)
-    for number, (each, (image, truth, told)) in enumerate(zip(examples, rows, strict=True)):
-        names = (plain(Path(each.file).name, 32), "truth", f"predicted: {each.right:.1%} of pixels right")
-        for place, (name, seen) in enumerate(zip(names, (image, _laid(truth, image), _laid(told, image)), strict=True)):
+    for number, (example, (image, truth, predicted)) in enumerate(zip(examples, rows, strict=True)):
+        names = (plain(Path(example.file).name, 32), "truth", f"predicted: {example.right:.1%} of pixels right")
+        for place, (name, shown) in enumerate(zip(names, (image, _laid(truth, image), _laid(predicted, image)), strict=True)):
             axes = figure.add_subplot(grid[number, place])
-            axes.imshow(seen)
+            axes.imshow(shown)
             axes.set_axis_off()
             axes.set_title(name, fontsize=8, color=QUIET, loc="left")
-    colours = {name: colour for each in examples for name, colour in each.colours.items()}
-    told_colours = [Patch(color=colour, label=plain(name, 20)) for name, colour in list(colours.items())[:NUM_COLOURS_TOLD]]
-    figure.legend(
-        handles=told_colours, loc="outside lower center", ncols=NUM_COLOURS_TOLD, frameon=False, fontsize=8, labelcolor=INK
-    )
+    colours = {name: colour for example in examples for name, colour in example.colours.items()}
+    legend = [Patch(color=colour, label=plain(name, 20)) for name, colour in list(colours.items())[:NUM_COLOURS_TOLD]]
+    figure.legend(handles=legend, loc="outside lower center", ncols=NUM_COLOURS_TOLD, frameon=False, fontsize=8, labelcolor=INK)
     return to_png(figure)
 
 

@@ -36,7 +36,7 @@ class VariantRow:
 def expand(plan: Plan, version: DataVersion) -> tuple[Variant, ...]:
     """Every variant of the plan's grid once, in the plan's order.
 
-    Raises AskedWrongly where it is larger than MAX_VARIANTS, or the plan names no head design for the task of a target.
+    Raises AskedWrongly if it is larger than MAX_VARIANTS, or the plan names no head design for the task of a target.
     """
     # Sorted, so that naming the same targets in another order asks for the same work.
     targets = sorted(targets_of(plan, version), key=lambda target: target.column)

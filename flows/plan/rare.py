@@ -64,7 +64,7 @@ def _as_mapping(fit: Any) -> dict[str, Any]:
 
 
 def form_values(plan: WithRare) -> dict[str, Any]:
-    """A plan as the form shows it, every common setting with its value; `rare` is None where all of it is as by default."""
+    """A plan as the form shows it, every common setting with its value; `rare` is None if all of it is as by default."""
     values = plan.model_dump(mode="json")
     rare = {name: values["fit"].pop(name) for name in RareFit.model_fields} | {"screening": values.pop("screening")}
     return values | {"rare": None if rare == Rare().model_dump(mode="json") else rare}

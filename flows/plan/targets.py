@@ -12,7 +12,7 @@ from heads.catalogue import TASK_FACTS, Task
 def targets_of(plan: Plan, version: DataVersion) -> tuple[Target, ...]:
     """The plan's targets, or the one column of the data set, each with its task.
 
-    Raises AskedWrongly where that is not clear or not there, or a task is not one of what the column holds.
+    Raises AskedWrongly if that is not clear or not there, or a task is not one of what the column holds.
     """
     if not version.samples:
         raise AskedWrongly("the workspace has no data yet; bring some in with `headstart data ingest SOURCE`")
@@ -40,7 +40,7 @@ def find_task(version: DataVersion, column: str) -> Task:
 def primary_metric(plan: Plan, version: DataVersion) -> str:
     """The measure that ranks and promotes, `<target>/<measure>`: the plan's, else its first target's primary one.
 
-    Raises AskedWrongly where the plan names no such target, or a measure that the target's task does not have.
+    Raises AskedWrongly if the plan names no such target, or a measure that the target's task does not have.
     """
     targets = {target.column: target for target in targets_of(plan, version)}
     if plan.promotion.metric is None:

@@ -40,7 +40,7 @@ class Document:
     _root: yaml.Node | None
 
     def text(self, keys: Sequence[int | str]) -> str | None:
-        """What the file says at a place, letter by letter; None where that is no single word, or the place is not there."""
+        """What the file says at a place, letter by letter; None if that is no single word, or the place is not there."""
         node = self._root
         for key in keys:
             node = _below(node, key)

@@ -1,4 +1,4 @@
-"""What is registered: models, their versions, the aliases that point at them, and the bundles they hold."""
+"""Reading the registry: models, their versions, the aliases that point at these, and the bundles in them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUNDLE_TAG = "headstart.bundle_digest"
 
 @dataclass(frozen=True)
 class ModelRow:
-    """A registered model: the version that each alias points at, None where none does, and how many versions it has."""
+    """A registered model: the version that each alias points at, None if none, and the number of its versions."""
 
     name: str
     champion: str | None
@@ -35,10 +35,10 @@ class ModelRow:
 
 
 class Catalog:
-    """The registered models at an MLflow address, for looking and pulling.
+    """The registered models at an MLflow address, to read and pull.
 
-    Raises AskedWrongly on a name, version or alias that is not there, Unreachable when a server does not answer,
-    and HeadstartError on any other failure of MLflow.
+    Raises AskedWrongly on an unknown name, version or alias, Unreachable if a server does not answer, and HeadstartError on
+    any other failure of MLflow.
     """
 
     def __init__(self, address: str) -> None:
@@ -49,27 +49,27 @@ class Catalog:
         return connect(self.address)
 
     def _aliases(self, name: str) -> dict[str, str]:
-        """Version by alias; MLflow's search of versions leaves the aliases out, so they are read from the model."""
+        """The versions by alias; read from the model, since MLflow's search of versions leaves the aliases out."""
         try:
-            found = self._client.get_registered_model(name).aliases
+            aliases = self._client.get_registered_model(name).aliases
         except Exception as error:
             if is_missing(error):
                 return {}
             raise
-        return {alias: str(version) for alias, version in found.items()}
+        return {alias: str(version) for alias, version in aliases.items()}
 
     @asking
     def models(self) -> list[ModelRow]:
         """Every registered model, by name."""
         rows = []
-        for name in sorted(found.name for found in every(self._client.search_registered_models)):
+        for name in sorted(model.name for model in every(self._client.search_registered_models)):
             champion, previous, challenger = map(self._aliases(name).get, ALIASES)
             rows.append(ModelRow(name, champion, previous, challenger, len(self.versions(name))))
         return rows
 
     @asking
     def versions(self, name: str) -> list[ModelVersion]:
-        """The versions of a model, oldest first; none where the name is unknown."""
+        """The versions of a model, oldest first; none if the name is unknown."""
         _refuse_no_name(name)
         aliases = self._aliases(name)
         made = [
@@ -85,11 +85,11 @@ class Catalog:
         return sorted(made, key=lambda version: int(version.version))
 
     def current(self, name: str) -> dict[str, ModelVersion]:
-        """The version that each alias points at; none where the name is unknown."""
+        """The version that each alias points at; empty if the name is unknown."""
         return {alias: version for version in self.versions(name) for alias in version.aliases}
 
     def find(self, name: str, which: str) -> ModelVersion:
-        """The version of that number or alias."""
+        """The version with this number or alias."""
         versions = self.versions(name)
         if not versions:
             known = ", ".join(model.name for model in self.models()) or "none yet"
@@ -102,10 +102,10 @@ class Catalog:
 
     @asking
     def pull(self, name: str, which: str, dest: Path) -> ModelVersion:
-        """The version of that number or alias, with its bundle, checked against its digests, in the folder `dest`.
+        """Put the bundle of the version with this number or alias into the folder `dest`, checked against its digests.
 
-        A folder that holds a bundle of this model as it was pulled is exchanged for the new one in one step. Raises
-        AskedWrongly when `dest` holds anything else, BundleError when what came does not match its digests.
+        A folder that holds a bundle of this model, unchanged since it was pulled, is exchanged for the new one in one step.
+        Raises AskedWrongly if `dest` holds anything else, BundleError if the download does not match its digests.
         """
         from heads import bundle as bundles
 
@@ -125,12 +125,12 @@ class Catalog:
 
     @asking
     def card(self, name: str, which: str) -> str:
-        """The model card of the version of that number or alias, in Markdown."""
+        """The model card, in Markdown, of the version with this number or alias."""
         with tempfile.TemporaryDirectory(prefix="headstart-card-") as made:
             return self._download(self.find(name, which), f"{BUNDLE_FOLDER}/card.md", Path(made)).read_text(encoding="utf-8")
 
     def _bundle_digest(self, version: ModelVersion) -> str | None:
-        """What names a version's bundle: its tag, else, of versions of before, its file of digests; None where that is lost."""
+        """The digest of a version's bundle: its tag, or, of earlier Headstarts, its SHA256SUMS hashed; None if that is lost."""
         if digest := version.tags.get(BUNDLE_TAG):
             return digest
         try:

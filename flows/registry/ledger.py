@@ -1,4 +1,4 @@
-"""The ledger: every verdict and rollback of a model, as lines of a file that only grows. Nothing but the disk is touched here."""
+"""The ledger: every verdict on a model and every rollback, as lines of a file that only grows. Touches only the disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DROPPED = ("findings", "figures", "reasons")
 
 @dataclass(frozen=True)
 class Entry:
-    """What was decided at `time` (seconds since 1970) about a version, and who was champion before and after."""
+    """A decision on a version, made at `time` (seconds since 1970), with the champion's version before and after it."""
 
     kind: str
     name: str
@@ -40,7 +40,7 @@ class Entry:
 
     @property
     def id(self) -> str:
-        """Twelve hex digits: equal for the same decision on the same version beside the same champion, whenever it is written."""
+        """Twelve hex digits, equal for the same decision on the same version with the same champion, whenever it is written."""
         said = [self.kind, self.name, self.version, self.work_key, self.promoted, self.champion_before, self.champion_after]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
 
@@ -50,11 +50,11 @@ class Entry:
 
     @classmethod
     def from_json(cls, text: str) -> Entry:
-        """The entry of a line; raises ValueError, TypeError or KeyError on any other text."""
+        """The entry of a line of JSON. Raises ValueError, TypeError or KeyError on any other text."""
         return cls._made(json.loads(text))
 
     def to_text(self, limit_chars: int) -> str:
-        """The entry as a person reads it (YAML); past the limit it goes without findings, then figures, then the last reasons."""
+        """The entry for people, as YAML; if it is too long, findings are left out first, then figures, then the last reasons."""
         when = datetime.fromtimestamp(self.time, UTC).strftime("%Y-%m-%d %H:%M UTC")
         content = {"when": when, **json.loads(json.dumps(asdict(self)))}
         text = _as_yaml(content)
@@ -65,7 +65,7 @@ class Entry:
 
     @classmethod
     def from_text(cls, text: str) -> Entry:
-        """The entry of a text; those of before were JSON. Raises ValueError, TypeError or KeyError on any other text."""
+        """The entry of a text in YAML, or, of earlier versions, JSON. Raises ValueError, TypeError or KeyError on any other."""
         if text.startswith("{"):
             return cls.from_json(text)
         try:
@@ -74,19 +74,19 @@ class Entry:
             raise ValueError(str(error)) from None
 
     @classmethod
-    def _made(cls, told: dict[str, Any]) -> Entry:
-        content = {name: value for name, value in told.items() if name not in ("id", "when")}
-        # Entries of before there were findings lack them.
+    def _made(cls, fields: dict[str, Any]) -> Entry:
+        content = {name: value for name, value in fields.items() if name not in ("id", "when")}
+        # Entries of earlier versions have no findings.
         findings = tuple(Finding(**finding | {"notes": tuple(finding["notes"])}) for finding in content.get("findings", ()))
         return cls(**content | {"reasons": tuple(content["reasons"]), "findings": findings})
 
 
-def _as_yaml(told: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(told), sort_keys=False, allow_unicode=True, width=10**6)
+def _as_yaml(fields: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(fields), sort_keys=False, allow_unicode=True, width=10**6)
 
 
 def append(file: Path, entry: Entry) -> None:
-    """Add the entry at the file's end, unless the file holds it; a line cut short by a crash is left behind, and skipped."""
+    """Add the entry at the file's end, unless the file has it; a line cut short by a crash stays there and is never read."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+b") as ledger:
         fcntl.flock(ledger, fcntl.LOCK_EX)
@@ -101,17 +101,17 @@ def append(file: Path, entry: Entry) -> None:
 
 
 def read(file: Path) -> tuple[Entry, ...]:
-    """The file's entries in the order they were written; none where there is no file."""
+    """The file's entries in the order they were written; none if there is no file."""
     return tuple(_entries(file.read_bytes())) if file.is_file() else ()
 
 
 def merge(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    """Each decision once, oldest first."""
+    """The entries without duplicates, oldest first."""
     return tuple(sorted({entry.id: entry for entry in entries}.values(), key=lambda entry: entry.time))
 
 
 def champion_at(entries: Iterable[Entry], time: float) -> Entry | None:
-    """The decision that made the champion of a time (seconds since 1970); None where there was none yet.
+    """The decision that made the champion of a time (seconds since 1970); None if there was none yet.
 
     `entries` are those of one model, oldest first. The champion is the entry's `champion_after`.
     """

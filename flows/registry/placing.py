@@ -1,4 +1,4 @@
-"""The folder that a pulled bundle is put into: made, filled, or exchanged for an older one; never a person's own."""
+"""The folder that a pulled bundle is put into: a new or empty one, or one that holds an older bundle and nothing else."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 def held_bundle(dest: Path, name: str) -> str | None:
-    """The digest of the whole, unchanged bundle that `dest` holds beside nothing else; None where it is empty or not there.
+    """The digest of the bundle in `dest`; None if the folder is empty or missing.
 
-    Raises AskedWrongly on anything else.
+    Raises AskedWrongly if it holds anything else, or the bundle was changed.
     """
     from heads import bundle as bundles
     from heads.errors import BundleError
@@ -36,7 +36,7 @@ def held_bundle(dest: Path, name: str) -> str | None:
 
 
 def in_the_way(dest: Path, name: str, why: str) -> AskedWrongly:
-    """The refusal of a folder that a bundle of `name` may not be put into."""
+    """The error for a folder that a bundle of `name` may not be put into."""
     return AskedWrongly(
         f"{dest} is in the way ({why}): name a folder that does not exist, an empty one, or one that holds a bundle of "
         f"{name} just as it was pulled, which gives way to the newer"
@@ -44,9 +44,9 @@ def in_the_way(dest: Path, name: str, why: str) -> AskedWrongly:
 
 
 def put(arrived: Path, dest: Path) -> None:
-    """Make the folder `dest` be `arrived`; what it held is then beside `arrived` or in its place.
+    """Make the folder `arrived` the folder `dest`; the old `dest` is then where `arrived` was, or beside it.
 
-    Where the system can, the two change places in one step, so that a reader finds the one or the other.
+    If the system can, the two change places in one step, so that a reader finds the one or the other.
     """
     if not dest.exists() or not any(dest.iterdir()):
         os.replace(arrived, dest)
@@ -63,6 +63,6 @@ def put(arrived: Path, dest: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Whether two names on one disk changed places; Linux can, on most disks."""
+    """Exchange two names on one disk in one step; False if the system cannot. (Linux can, on most file systems.)"""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     return rename is not None and rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0

@@ -1,4 +1,4 @@
-"""Write a bundle as an MLflow model: the exported program that loads with plain MLflow, and the bundle itself beside it."""
+"""Writing a bundle as an MLflow model: the exported program, which loads with plain MLflow, and the bundle beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 BUNDLE_FOLDER = "bundle"
-# More than one image, as the exporter takes a size of one for fixed; square, as it ties the program to the aspect otherwise.
+# More than one image, since the exporter takes a size of one as fixed; square, since else it fixes the aspect ratio.
 EXAMPLE_SHAPE = (2, 32, 32, 3)
 TRIAL_SHAPES = ((1, 48, 30, 3), (3, 41, 90, 3), (2, 36, 36, 3))
 
@@ -62,7 +62,7 @@ def write_program(dest: Path, program: nn.Module, *, run_id: str, model_id: str,
 
 
 def _try_out(folder: Path, program: nn.Module) -> None:
-    """Load the model as a consumer does; HeadstartError where it does not read images of any size as the program itself does."""
+    """Load the model as a consumer does. Raises HeadstartError if on some image size it does not answer as the program does."""
     import mlflow.pyfunc
     import numpy as np
     import torch

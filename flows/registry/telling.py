@@ -1,4 +1,4 @@
-"""What a person reads of a version in the registry: its description, and tags in plain words."""
+"""Texts of the registry for people: descriptions of models and versions, and tags in plain words."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 
 from flows.records import Verdict
 
-# What MLflow's registry has always taken of a tag, and takes of a description.
+# The longest tag and description that every MLflow registry takes.
 TAG_CHARS = DESCRIPTION_CHARS = 5000
 HOLDOUT = "headstart.holdout"
 VERDICT = "headstart.verdict"
-# The hash of the description that we gave a model, so that one that a person wrote stays.
+# The tag with the hash of the description that we gave a model: one that a person wrote has another, and stays.
 DESCRIBED = "headstart.description"
 UNPROMOTED = "Retrained and promoted by Headstart."
 
 
 def holdout_tag(metrics: Mapping[str, float]) -> str:
-    """Measures named `<target>/<measure>` a line, to seven digits, as many as a tag takes."""
+    """A tag of measures named `<target>/<measure>`, a line each, to seven digits, as many as fit."""
     return _whole_lines([f"{name} {value:.7g}" for name, value in metrics.items()], TAG_CHARS)
 
 
 def read_holdout(tags: Mapping[str, str]) -> dict[str, float]:
-    """The measures on the holdout that a version's tags tell; those of versions of before were JSON."""
+    """The measures on the holdout in a version's tags; earlier Headstarts wrote them as JSON."""
     if HOLDOUT in tags:
         lines = [line.rpartition(" ") for line in tags[HOLDOUT].splitlines()]
         return {name: float(value) for name, _, value in lines}
@@ -35,24 +35,24 @@ def read_holdout(tags: Mapping[str, str]) -> dict[str, float]:
 
 
 def verdict_tag(verdict: Verdict) -> str:
-    """What was decided, and the reasons, a line each."""
+    """A tag of the verdict: promoted or not, and the reasons, a line each."""
     return _whole_lines(["promoted" if verdict.promoted else "not promoted", *verdict.reasons], TAG_CHARS)
 
 
 def describe_version(card: str, metrics: Mapping[str, float]) -> str:
     """A version's description: its measures on the holdout in a line, then its card, in Markdown."""
-    told = ", ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:12])
+    measures = ", ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:12])
     more = f" and {len(metrics) - 12} more" if len(metrics) > 12 else ""
-    return _fitting(f"**On the holdout:** {told}{more}\n\n{card}" if told else card)
+    return _fitting(f"**On the holdout:** {measures}{more}\n\n{card}" if measures else card)
 
 
 def describe_model(version: str, described: str) -> str:
-    """A registered model's description: who its champion is, and what that version's description says."""
+    """A registered model's description: the version of its champion, and that version's description."""
     return _fitting(f"**Champion: version {version}.** Retrained and promoted by Headstart.\n\n{described}")
 
 
 def is_ours(description: str | None, tags: Mapping[str, Any]) -> bool:
-    """Whether a model's description is one of ours, unchanged since."""
+    """Whether a model's description is empty or ours, unchanged by a person."""
     return not description or description == UNPROMOTED or tags.get(DESCRIBED) == hash_of(description)
 
 
@@ -62,7 +62,7 @@ def hash_of(description: str) -> str:
 
 
 def _fitting(text: str) -> str:
-    """The text, or as many of its lines as a description takes, and where the rest is."""
+    """The text, or as many of its lines as fit into a description, and a line on where the rest is."""
     if len(text) <= DESCRIPTION_CHARS:
         return text
     rest = "\n\n… the whole card is `bundle/card.md` among this version's files."

@@ -18,9 +18,9 @@ LEDGER_TAG = "headstart.ledger."
 
 
 class Registry(Catalog):
-    """The registry, for changing too; `ledger_folder` keeps a copy of each model's ledger as a file.
+    """The registry, to read and to change; `ledger_folder` keeps a copy of each model's ledger as a file.
 
-    Every call may be repeated after a crash and finishes what is left. Raises as Catalog does.
+    Every call may be repeated after a crash, and then finishes what is left. Raises as Catalog does.
     """
 
     def __init__(self, address: str, ledger_folder: Path) -> None:
@@ -40,7 +40,7 @@ class Registry(Catalog):
         git_commit: str,
         metrics: Mapping[str, float],
     ) -> ModelVersion:
-        """The version that holds a work's bundle: the one registered before, or a new one, which appears whole or not at all."""
+        """Register a work's bundle as a version, or find the one registered before; a new one appears whole or not at all."""
         for version in self.versions(name):
             if version.tags.get("headstart.work_key") == work_key:
                 return version
@@ -57,15 +57,15 @@ class Registry(Catalog):
         except Exception as error:
             if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
                 raise
-        told = marks | {telling.HOLDOUT: telling.holdout_tag(metrics), BUNDLE_TAG: _bundle_digest(bundle)}
+        tags = marks | {telling.HOLDOUT: telling.holdout_tag(metrics), BUNDLE_TAG: _bundle_digest(bundle)}
         description = telling.describe_version((bundle / "card.md").read_text(encoding="utf-8"), metrics)
         made = self._client.create_model_version(
-            name, source=f"models:/{model_id}", run_id=run_id, tags=told, description=description, model_id=model_id
+            name, source=f"models:/{model_id}", run_id=run_id, tags=tags, description=description, model_id=model_id
         )
         return self.find(name, str(made.version))
 
     def _logged_model(self, name: str, bundle: Path, run_id: str, marks: Mapping[str, str]) -> str:
-        """The id of MLflow's model of a work, whole: one that an earlier try finished, or a new one."""
+        """The id of the work's logged model in MLflow: one that an earlier try finished, or a new one."""
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
         experiment = self._client.get_run(run_id).info.experiment_id
@@ -84,7 +84,7 @@ class Registry(Catalog):
 
     @asking
     def record(self, name: str, version: str, verdict: Verdict) -> Entry:
-        """The ledger's entry of a verdict on a version, kept as the version's tags and as a line of the file, once."""
+        """Write a verdict on a version into the ledger, as the version's tags and as a line of the file, once; its entry."""
         judged, champion = self.find(name, version), self._aliases(name).get("champion")
         entry = _entry("verdict", judged, verdict, champion, judged.version if verdict.promoted else champion)
         self._keep(entry)
@@ -101,7 +101,7 @@ class Registry(Catalog):
         return self.ledger_folder / f"{name}.jsonl"
 
     def history(self, name: str) -> tuple[Entry, ...]:
-        """Every verdict on and rollback of a model, oldest first; the model's tags and the file together."""
+        """Every verdict on a model and every rollback, oldest first, from the versions' tags and the file together."""
         versions = self.versions(name)
         written = ledger.read(self._ledger_file(name))
         if not versions and not written:
@@ -111,9 +111,9 @@ class Registry(Catalog):
 
     @asking
     def promote(self, name: str, version: str, verdict: Verdict) -> ModelVersion:
-        """The version as the champion, the one before it as `previous`; the verdict goes to the ledger first.
+        """Make the version the champion, and the champion before it `previous`; the verdict goes to the ledger first.
 
-        Raises AskedWrongly when the verdict does not promote, HeadstartError when the aliases read otherwise afterwards.
+        Raises AskedWrongly if the verdict is not to promote, HeadstartError if another process moved the aliases meanwhile.
         """
         if not verdict.promoted:
             raise AskedWrongly(f"version {version} of {name} can not become champion: its verdict is not to promote it")
@@ -129,7 +129,7 @@ class Registry(Catalog):
         return self.find(name, judged.version)
 
     def _describe(self, name: str, champion: str) -> None:
-        """Let the model's description be its champion's, unless a person wrote it."""
+        """Make the champion's description the model's, unless a person wrote that."""
         model = self._client.get_registered_model(name)
         if telling.is_ours(model.description, model.tags):
             version = self._client.get_model_version(name, champion)
@@ -139,12 +139,12 @@ class Registry(Catalog):
 
     @asking
     def set_challenger(self, name: str, version: str) -> ModelVersion:
-        """The version as the challenger: registered and judged, not promoted."""
+        """Make the version the challenger: registered and judged, not promoted."""
         self._move(name, {"challenger": self.find(name, version).version})
         return self.find(name, version)
 
     def _move(self, name: str, moves: Mapping[str, str | None]) -> None:
-        """Point each alias at its version, or nowhere, and read them again: MLflow knows no compare-and-set."""
+        """Point each alias at its version, or nowhere, and read them again to be sure: MLflow has no compare-and-set."""
         for alias, version in moves.items():
             if version is None:
                 self._client.delete_registered_model_alias(name, alias)
@@ -156,9 +156,9 @@ class Registry(Catalog):
 
     @asking
     def rollback(self, name: str, to: str | None = None, reason: str = "") -> ModelVersion:
-        """The previous champion, or the earlier champion `to`, as champion again; the ledger keeps why, the `reason`.
+        """Make the previous champion, or the earlier champion `to`, the champion again; the ledger keeps the `reason`.
 
-        The version taken back is tagged withdrawn, and never promoted again. Raises AskedWrongly when there is no previous
+        The version taken back is tagged withdrawn, and never promoted again. Raises AskedWrongly if there is no previous
         champion, or `to` is none that may come back.
         """
         champion, previous = self.find(name, "champion"), self.current(name).get("previous")
@@ -196,7 +196,7 @@ class Registry(Catalog):
         )
 
     def _champion_before(self, name: str, version: str) -> str | None:
-        """Who was champion when the version was promoted, unless it was withdrawn since."""
+        """The champion that the version replaced when it was promoted; None if that was withdrawn since."""
         usable = {v.version for v in self.versions(name) if v.tags.get("headstart.withdrawn") != "true"}
         promotions = [e for e in self.history(name) if e.promoted and e.version == version and e.champion_before in usable]
         return promotions[-1].champion_before if promotions else None

@@ -28,10 +28,10 @@ Say = Callable[[str], None]
 
 
 def run(settings: Settings, plans: Sequence[Plan], *, cron: str, source: str | None, say: Say) -> None:
-    """Start what has no address yet, serve the plans until interrupted, then stop exactly what was started.
+    """Start the servers that have no address in the settings, serve the plans until interrupted, and stop what was started.
 
-    A part that dies is started again, a few times. Raises AskedWrongly when a stack of this storage root runs already, on a
-    wrong cron and on what `preflight_check` finds, HeadstartError when a part dies too often.
+    A part that dies is started again, a few times. Raises AskedWrongly if a stack of this storage root runs already, on a
+    wrong cron, and as `preflight_check` does; HeadstartError if a part dies too often.
     """
     if running := stack_words(settings):
         raise AskedWrongly(
@@ -62,7 +62,7 @@ class _Stack:
         self._ray: cluster.Cluster
 
     def hold(self, cron: str, source: str | None) -> None:
-        """Start all, and look after it until interrupted."""
+        """Start all parts, and watch them until interrupted."""
         say, held = self._say, self._held
         num_cpus = max((plan.workers.count * plan.workers.cpus_per_worker for plan in self._plans), default=0)
         self._servers = [mlflow(self._settings)] if not self._settings.tracking_address else []
@@ -78,7 +78,7 @@ class _Stack:
         )
         for server in self._servers:
             server.wait_healthy()
-        # Retrainings of this storage find its Ray, and the token that opens it, by themselves.
+        # Ray's address is not among them: retrainings find the Ray of their storage, and its token, by themselves.
         self._settings = self._settings.model_copy(update={server.setting: server.address for server in self._servers})
         os.environ.update(child_environment(self._settings))
         held.callback(self._settings.stack_file.unlink, missing_ok=True)
@@ -91,7 +91,7 @@ class _Stack:
         parts = [*map(_part_of, self._servers), self._ray_part(num_cpus), self._serving_part(served)]
         try:
             watch(parts, logs, say, changed=self._write, tidy=self._tidy)
-        except KeyboardInterrupt:  # the way that it is meant to end
+        except KeyboardInterrupt:  # the normal end of a stack
             say("Ending the stack")
 
     def _tell_addresses(self, cron: str) -> None:
@@ -100,22 +100,22 @@ class _Stack:
         self._say(f"Nights   {cron} in local time")
 
     def _write(self) -> None:
-        """Write down who we are, where all is, and which processes must live for that to hold."""
-        found = {server.setting: server.address for server in self._servers}
+        """Write the stack file: this process, the servers' addresses, and the marks of their processes."""
+        addresses = {server.setting: server.address for server in self._servers}
         parts = [processes.mark(server.pid) for server in self._servers]
-        words = {"pid": str(os.getpid()), "owner": processes.mark(), "parts": " ".join(parts), **found}
-        write_json(self._settings.stack_file, words)
+        content = {"pid": str(os.getpid()), "owner": processes.mark(), "parts": " ".join(parts), **addresses}
+        write_json(self._settings.stack_file, content)
 
     def _tidy(self, all_of_them: bool = False) -> None:
-        """End in Prefect, Ray and MLflow what nobody runs any more, and say so."""
+        """End in Prefect, Ray and MLflow what killed processes left behind, and say so."""
         from flows import sweep
 
-        # A server of our own serves our runs alone.
+        # Our own Prefect server has no runs of others.
         alone = all_of_them and any(server.setting == "prefect_address" for server in self._servers)
         try:
             for line in sweep.end_what_nobody_runs(self._settings, all_of_them=alone):
                 self._say(line)
-        except Exception as error:  # what serves goes on, whatever it meets there
+        except Exception as error:  # the stack goes on serving, whatever fails here
             self._say(f"Warning: what killed runs left behind is not ended now: {error}")
 
     def _end(self, served: Program) -> None:
@@ -147,7 +147,7 @@ class _Stack:
                 raise AskedWrongly("the plans can not be served; what Prefect says of it stands above")
             if time.monotonic() - started < 10:
                 raise HeadstartError(f"the plans can not be served (status {status}); what Prefect says of it stands above")
-            return _told(status)
+            return _describe_end(status)
 
         def revive() -> None:
             served.stop(0)
@@ -160,7 +160,7 @@ class _Stack:
 def _part_of(server: Server) -> Part:
     def death() -> str | None:
         status = server.status()
-        return None if status is None else f"{_told(status)}; its log: {server.log}"
+        return None if status is None else f"{_describe_end(status)}; its log: {server.log}"
 
     def revive() -> None:
         server.stop(0)
@@ -170,7 +170,7 @@ def _part_of(server: Server) -> Part:
     return Part(server.name, death, revive)
 
 
-def _told(status: int) -> str:
+def _describe_end(status: int) -> str:
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
 
 
@@ -181,7 +181,7 @@ def _log(server: Server, say: Say) -> Log:
 
 
 def _check_cron(cron: str) -> None:
-    """Refuse what is no cron at a glance; Prefect, which reads it later, has the last word."""
+    """Refuse a text that is clearly no cron; Prefect, which parses it later, has the last word."""
     fields = cron.split()
     numbers = [[int(number) for number in re.findall(r"\d+", field.partition("/")[0])] for field in fields]
     within = all(low <= n <= high for found, (low, high) in zip(numbers, CRON_RANGES, strict=False) for n in found)

@@ -1,4 +1,4 @@
-"""The logs of servers, followed for errors that nobody would see otherwise: the first is told, the later ones are counted."""
+"""Servers' logs, followed for errors that nobody would see otherwise: the first is shown, later ones are counted."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 TRACEBACK = "Traceback (most recent call last)"
 # How servers write the level of a line: `| ERROR |` (Prefect), `ERROR:` (uvicorn), ` ERROR mlflow.server: ` (MLflow).
 ERROR = re.compile(r"(^|[\s|\[])(ERROR|CRITICAL)([\s|:\]]|$)")
-# What frames a traceback that is drawn as a box.
+# The characters at the left of a traceback that is drawn as a box.
 FRAME = "│╭╰┃+|"
 LONGEST_LINE = 300
 
 
 class Log:
-    """One server's log from where it ends now: `look` tells its first error, then each time that they are ten times as many."""
+    """A server's log from its present end on: `look` shows its first error, and then their number each time it is tenfold."""
 
     def __init__(self, name: str, file: Path, say: Callable[[str], None]) -> None:
         self._name, self._file, self._say = name, file, say
@@ -24,7 +24,7 @@ class Log:
         self.num_errors, self._told_at = 0, 1
 
     def look(self) -> None:
-        """Read what was added, and tell what is due."""
+        """Read the lines added since the last look, and report errors in them."""
         try:
             with self._file.open("rb") as stream:
                 stream.seek(self._read_to)
@@ -34,11 +34,11 @@ class Log:
         self._read_to += len(added)
         *lines, self._rest = (self._rest + added.decode(errors="replace")).split("\n")
         for line in lines:
-            if found := self._error(line):
-                self._note(found)
+            if error := self._error(line):
+                self._note(error)
 
     def _error(self, line: str) -> str:
-        """The line that says what went wrong: of a traceback its last, which stands at the margin again."""
+        """The line if it says what went wrong, else ''; of a traceback that is its last line, the next one at the margin."""
         if TRACEBACK in line:
             self._in_traceback = True
             return ""

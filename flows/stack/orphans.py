@@ -1,4 +1,4 @@
-"""What a killed command left running: its servers, and the runs that it served."""
+"""Servers and flow runs that a killed `headstart up` left running, and their end."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from flows import processes
 from flows.settings import OWNER, Settings
 from flows.words import counted
 
-# A run that is told to end stops its Ray job first, and waits until Ray confirms it.
+# A run that is asked to end stops its Ray job first, and waits until Ray confirms that.
 END_SECONDS = 30.0
 
 
 def end_orphans(settings: Settings, say: Callable[[str], None] | None = None) -> list[int]:
-    """The pids of this storage's servers and served runs whose owner was killed; they have ended when this returns.
+    """End this storage's servers and served runs whose owner was killed, and return their pids; their ports are free then.
 
-    Their ports are free then. A run among them ends as after a cancellation: its Ray job first.
+    A run ends as after a cancellation: its Ray job first.
     """
     orphans = _find(settings)
     at_work = [one for one in orphans if _is_run(one)]

@@ -1,4 +1,4 @@
-"""The Prefect and MLflow servers of a local stack: where they answer, how they are started, and how they end."""
+"""The Prefect and MLflow servers of a local stack: their addresses, their start, and their end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STOP_SECONDS = 15
 
 @dataclass
 class Program:
-    """A process of the stack in a session of its own (Ctrl-C is ours to pass on), started, watched and stopped by it."""
+    """A process of the stack: its start, its status and its end. It has a session of its own, so that Ctrl-C is only ours."""
 
     name: str
     command: list[str]
@@ -34,7 +34,7 @@ class Program:
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it; what it says goes to its log, or where our own words go."""
+        """Start it; its output goes to its log, or, without one, to ours."""
         with contextlib.ExitStack() as held:
             sink = held.enter_context(self.log.open("ab")) if self.log else None
             self.process = subprocess.Popen(
@@ -50,11 +50,11 @@ class Program:
             stream.write(self.stdin)
 
     def words(self) -> list[str]:
-        """The words behind `python -m` that start it."""
+        """The arguments of `python -m` that start it."""
         return self.command
 
     def variables(self) -> dict[str, str]:
-        """What it finds in its environment beside ours."""
+        """The variables of its environment beside ours."""
         return self.env
 
     @property
@@ -66,18 +66,18 @@ class Program:
     def status(self) -> int | None:
         """The status that it ended with, as `subprocess` counts it, or None while it lives.
 
-        It stays a zombie: as long as it does, nobody else's process can have its number.
+        It is left a zombie, so that no other process can get its pid.
         """
         assert self.process is not None, "not started"
         if self.process.returncode is not None:
             return self.process.returncode
-        found = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if found is None:
+        end = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if end is None:
             return None
-        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """Ask it and all of its session to end; after so many seconds, or once it is dead, kill what is left of them."""
+        """Ask all of its session to end; after so many seconds, or once it is dead, kill what is left of the session."""
         if self.process is None or self.process.returncode is not None:
             return
         self.ask(signal.SIGTERM)
@@ -100,9 +100,9 @@ class Program:
 
 @dataclass
 class Server(Program):
-    """A server on a port, whose address fills a setting, and a page that says that it is well.
+    """A server on a port, with the setting that its address fills, and a health page.
 
-    `{port}` stands for the port in its command, its environment, its address and that page's.
+    `{port}` stands for the port in its command, its environment, its address (`url`) and that of its health page (`page`).
     """
 
     setting: str = ""
@@ -111,23 +111,23 @@ class Server(Program):
     port: int = 0
 
     def words(self) -> list[str]:
-        """As of a program, with the port filled in."""
+        """The arguments of `python -m` that start it, with the port filled in."""
         return [self._filled(word) for word in self.command]
 
     def variables(self) -> dict[str, str]:
-        """As of a program, with the port filled in."""
+        """The variables of its environment beside ours, with the port filled in."""
         return {name: self._filled(value) for name, value in self.env.items()}
 
     @property
     def address(self) -> str:
-        """Where it answers."""
+        """The address at which it answers."""
         return self._filled(self.url)
 
     def _filled(self, text: str) -> str:
         return text.replace("{port}", str(self.port))
 
     def answers(self, seconds: float = 2.0) -> bool:
-        """Whether it says that it is well: it, and not another one that has its port."""
+        """Whether its health page answers, and from this server, not from another one that has its port."""
         try:
             with urllib.request.urlopen(self._filled(self.page), timeout=seconds):
                 return self._listens()
@@ -139,7 +139,7 @@ class Server(Program):
         for process in psutil.process_iter():
             try:
                 if os.getsid(process.pid) == self.pid and any(
-                    each.laddr.port == self.port and each.status == psutil.CONN_LISTEN for each in process.net_connections("inet")
+                    one.laddr.port == self.port and one.status == psutil.CONN_LISTEN for one in process.net_connections("inet")
                 ):
                     return True
             except (psutil.Error, OSError):
@@ -147,9 +147,9 @@ class Server(Program):
         return False
 
     def wait_healthy(self) -> None:
-        """Return once it answers. Raises HeadstartError when it ends first, or is silent for two minutes.
+        """Return once it answers. Raises HeadstartError if it ends first, or is silent for two minutes.
 
-        Where another program took its port while it started, it is started on another one.
+        If another program took its port while it started, it is started again on another port.
         """
         deadline = time.monotonic() + READY_SECONDS
         while not self.answers():
@@ -170,7 +170,7 @@ class Server(Program):
 
 def mlflow(settings: Settings) -> Server:
     """MLflow's server on the database of these settings."""
-    # Not proxied: a run written without the server and one written through it keep their artifacts at the same paths.
+    # Artifacts are not proxied, so that runs written with and without the server keep them at the same paths.
     store = ["--backend-store-uri", settings.tracking, "--default-artifact-root", settings.artifacts.as_uri()]
     listen = ["--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
     return Server(
@@ -201,7 +201,7 @@ def prefect(settings: Settings) -> Server:
 
 
 def free_port(wanted: int) -> int:
-    """The wanted port where it is free on loopback, else any free one. Raises AskedWrongly when there is none."""
+    """The wanted port if it is free on loopback, else any free one. Raises AskedWrongly if there is none."""
     for port in (wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""The process that serves the plans (`flows.stack.__main__`), its runs, and how both end."""
+"""The process that serves the plans (`flows.stack.__main__`) and its flow runs: starting and ending them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from flows.stack.servers import Program
 from flows.words import counted
 
 ASKED_WRONGLY = 2
-# A run that is told to end stops its Ray job first, and waits until Ray confirms it.
+# A run that is asked to end stops its Ray job first, and waits until Ray confirms that.
 RUN_SECONDS = 25.0
 
 
 def program(settings: Settings, plans: Sequence[Plan], cron: str, source: str | None) -> Program:
     """The program that serves these plans."""
-    asked = {"plans": [plan.model_dump(mode="json") for plan in plans], "cron": cron, "source": source}
-    return Program("Serving", ["flows.stack"], child_environment(settings), stdin=json.dumps(asked).encode())
+    request = {"plans": [plan.model_dump(mode="json") for plan in plans], "cron": cron, "source": source}
+    return Program("Serving", ["flows.stack"], child_environment(settings), stdin=json.dumps(request).encode())
 
 
 def runs(served: Program) -> list[psutil.Process]:
-    """The processes of the flow runs that are at work."""
+    """The processes of the flow runs that it started and that still run."""
     found = []
     with contextlib.suppress(psutil.Error):
         for process in psutil.Process(served.pid).children(recursive=True):
@@ -37,13 +37,13 @@ def runs(served: Program) -> list[psutil.Process]:
 
 
 def stop(served: Program, say: Callable[[str], None]) -> None:
-    """End the runs as a cancellation does, each with its Ray job and its MLflow runs, and then what served them."""
+    """End the runs as a cancellation does, each with its Ray job and its MLflow runs, and then the process that served them."""
     if served.process is None:
         return
     if at_work := runs(served):
         say(f"Ending {counted(len(at_work), 'run')} first; what they have trained is kept")
     if served.status() is None:
-        # It still holds what the runs write to, and starts no other one.
+        # Stopped, not ended: it starts no more runs, but still holds the pipes that the runs write to.
         served.process.send_signal(signal.SIGSTOP)
     processes.end(at_work, RUN_SECONDS)
     served.stop(0)

@@ -1,4 +1,4 @@
-"""What `headstart up` does while it is up: a part of it that died is started again, a few times; errors in logs are told."""
+"""The watch of `headstart up`: parts that died are started again, a few times, and errors in their logs are shown."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from flows.errors import HeadstartError
 from flows.stack.logs import Log
 
 EVERY_SECONDS = 1.0
-# So many starts within so many seconds are tried, beside the first.
+# A part may be started again so many times within so many seconds.
 MAX_RESTARTS = 3
 WITHIN_SECONDS = 900.0
 
 
 @dataclass
 class Part:
-    """A part of the stack: what it is called, what it died of (None while it lives), and how it is started again."""
+    """A part of the stack: its name, a function that says what it died of (None while it lives), and one that restarts it."""
 
     name: str
     death: Callable[[], str | None]
@@ -26,7 +26,7 @@ class Part:
 
 
 def look(parts: Sequence[Part], say: Callable[[str], None], changed: Callable[[], None]) -> None:
-    """Start again each part that is dead, and call `changed` after each. Raises HeadstartError where one died too often."""
+    """Start again each part that is dead, and call `changed` after each. Raises HeadstartError if one died too often."""
     for part in parts:
         if (death := part.death()) is None:
             continue
@@ -53,7 +53,7 @@ def watch(
     tidy: Callable[[], None],
     tidy_seconds: float = 30.0,
 ) -> None:
-    """Look after the parts and the logs until interrupted; `tidy` is called every so many seconds."""
+    """Watch the parts and the logs until interrupted; `tidy` is called every `tidy_seconds`."""
     tidied_at = time.monotonic()
     while True:
         time.sleep(EVERY_SECONDS)

@@ -69,7 +69,7 @@ class Known:
 def look_up(settings: Settings, plan: Plan) -> Known:
     """The work plan of a plan on the workspace's data version, and the kept report if nothing is left to do.
 
-    Raises what `make_work_plan` and `failures` raise, and Unreachable when MLflow does not answer.
+    Raises what `make_work_plan` and `failures` raise, and Unreachable if MLflow does not answer.
     """
     from flows import dataset
 

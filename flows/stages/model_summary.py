@@ -22,7 +22,7 @@ class VersionSummary:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A model's champion, the one before it and the present challenger, None where there is no such version."""
+    """A model's champion, the one before it and the present challenger, None if there is no such version."""
 
     name: str
     champion: VersionSummary | None

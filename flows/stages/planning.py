@@ -79,13 +79,13 @@ def find_weights(named: str, backbone: str) -> Weights:
 
 
 def why_failed(settings: Settings, work: Work) -> str | None:
-    """Why a work failed for good, or None where it did not."""
+    """Why a work failed for good, or None if it did not."""
     failure = WorkFolder.of(settings.storage, work.key).read_failure()
     return failure.reason if failure else None
 
 
 def failures(settings: Settings, work_plan: WorkPlan) -> dict[str, str]:
-    """Why works failed for good, by work key. Raises AskedWrongly where all of them did."""
+    """Why works failed for good, by work key. Raises AskedWrongly if all of them did."""
     by_work = {work.key: why_failed(settings, work) for work in work_plan.works}
     reasons = {key: reason for key, reason in by_work.items() if reason}
     if len(reasons) == len(work_plan.works):

@@ -109,7 +109,7 @@ def report_json(report: Report) -> Mapping[str, Any]:
 
 
 def read_report(file: Path) -> Report | None:
-    """The report that a file holds, None where there is none."""
+    """The report that a file holds, None if there is none."""
     content = read_json(file)
     if content is None:
         return None

@@ -1,4 +1,4 @@
-"""Bring what the works leave on disk to MLflow: while they train, and whatever is missing at the end."""
+"""Log the works' files on disk to MLflow: while they train, and at the end whatever is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flows.work_folder import WorkFolder, WorkResult
 
 LOG = logging.getLogger(__name__)
 LONGEST_PAUSE_SECONDS = 60.0
-# Beside a training it takes about a tenth of a core: both may share a few.
+# It rests nine times as long as it works: about a tenth of a core, as the training may have only a few.
 RESTS = 9.0
 
 Draw = Callable[[WorkResult], Mapping[str, bytes]]
@@ -33,18 +33,18 @@ def follow(
     trained: threading.Event,
     every_seconds: float = 1.0,
 ) -> None:
-    """Return once `stop` is set or every work is logged; in between, runs begin, grow by epochs and end as the works do.
+    """Log the works' runs to MLflow as they begin, finish epochs and end, until `stop` is set or every work is logged.
 
-    Meant for a thread beside the training, which it leaves most of the processor to until `trained` is set: only that ends a
-    rest, so set it as well as `stop`. MLflow failing is logged, waited out and tried again, and never raised. `draw` turns a
-    result into pictures by file name.
+    Meant for a thread beside the training, to which it leaves most of the processor until `trained` is set. Only `trained`
+    ends a rest, so set both to stop at once. Errors of MLflow are logged and tried again, never raised. `draw` turns a result
+    into pictures, by file name.
     """
     seen: dict[str, int] = {}
     done: set[str] = set()
     failures = 0
     while len(done) < len(works) and not stop.is_set():
         try:
-            # Before the training begins: the first use of MLflow takes seconds of processor time.
+            # At once, before the training begins: the first use of MLflow takes seconds of processor time.
             tracker.connect()
             for work in _changed(works, work_root, seen, done):
                 if stop.is_set():
@@ -56,16 +56,16 @@ def follow(
                 seen[work.key] = change
                 trained.wait(min(RESTS * (thread_time() - start), LONGEST_PAUSE_SECONDS))
             failures = 0
-        except Exception as error:  # whatever happens to a run, the training beside this thread goes on
+        except Exception as error:  # the training beside this thread must go on, whatever MLflow does
             failures += 1
             LOG.warning("a run is not logged now, the training goes on and what is missing is filled in later: %s", error)
         stop.wait(min(every_seconds * 2**failures, LONGEST_PAUSE_SECONDS))
 
 
 def fill_in(tracker: Tracker, parent: str, works: Sequence[Work], work_root: Path, origin: Origin, draw: Draw) -> dict[str, str]:
-    """The run id of each work that has begun, once MLflow holds all that is on disk of it; only what is missing is logged.
+    """Log to MLflow what it lacks of the works' files on disk; the run ids of the works that have begun, by work key.
 
-    Raises Unreachable when MLflow does not answer, HeadstartError when it fails.
+    Raises Unreachable if MLflow does not answer, HeadstartError if it fails.
     """
     check(tracker.address)
     runs: dict[str, str] = {}
@@ -77,7 +77,7 @@ def fill_in(tracker: Tracker, parent: str, works: Sequence[Work], work_root: Pat
 
 
 def _record(tracker: Tracker, parent: str, work: Work, folder: WorkFolder, origin: Origin, draw: Draw) -> tuple[str, bool]:
-    """The work's run id, and whether the run is complete now."""
+    """Log what the work's run lacks; its run id, and whether the run is complete now."""
     if complete := tracker.find_complete(work.key):
         return complete, True
     run_id = tracker.start_variant(parent, work, origin)

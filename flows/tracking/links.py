@@ -1,4 +1,4 @@
-"""Where MLflow's pages are: addresses that a browser opens, for a server alone."""
+"""The addresses of MLflow's pages for a browser, if MLflow is a server."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _OF_TRAINING = "?workflowType=machine_learning"
 
 
 def run_page(address: str, experiment_id: str, run_id: str) -> str | None:
-    """The page of a run, or None where MLflow is no server."""
+    """The page of a run, or None if MLflow is no server."""
     return _page(address, f"experiments/{experiment_id}/runs/{run_id}")
 
 
 def version_page(address: str, name: str, version: str) -> str | None:
-    """The page of a registered version, or None where MLflow is no server."""
+    """The page of a registered version, or None if MLflow is no server."""
     return _page(address, f"models/{quote(name, safe='')}/versions/{version}")
 
 

@@ -1,4 +1,4 @@
-"""A storage folder that moved: the embedded MLflow keeps the whole path of every artifact, and is told where they are now."""
+"""A storage folder that moved: the embedded MLflow keeps absolute paths of its artifacts, which are rewritten here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from flows.mlflow_connection import check, database_file
 
-# Where MLflow's tables keep paths of artifacts.
+# The columns of MLflow's tables with paths of artifacts.
 COLUMNS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -22,7 +22,7 @@ LOCK_SECONDS = 30.0
 
 
 def reach(address: str, artifacts: Path) -> None:
-    """Return when MLflow can be reached and knows its artifacts where they lie now: under the folder `artifacts`.
+    """Check that MLflow can be reached, and let it look for its artifacts where they lie now: under the folder `artifacts`.
 
     Raises Unreachable and AskedWrongly as `check` does.
     """
@@ -31,11 +31,11 @@ def reach(address: str, artifacts: Path) -> None:
 
 
 def follow_move(address: str, artifacts: Path) -> int:
-    """How many paths of an embedded database were written anew because the artifacts moved to the folder `artifacts`.
+    """Rewrite the paths of an embedded database if its artifacts moved to the folder `artifacts`; how many were rewritten.
 
-    A folder moved when two of these hold: the recorded one is gone, what it held is under `artifacts`, and the database
-    lies beside `artifacts`, as it does in a storage of ours. So a copy of a workspace has its own artifacts, and a database
-    elsewhere keeps those of a storage that is only not named now.
+    Artifacts count as moved if two of three hold: the recorded folder is gone, a folder of its name is under `artifacts`, the
+    database lies beside `artifacts`, as in a storage of ours. So a copied workspace uses its own artifacts, and a database
+    that lies elsewhere keeps pointing to a storage that is merely not the present one.
     """
     file = database_file(address)
     if file is None or not file.is_file():
@@ -60,7 +60,7 @@ def follow_move(address: str, artifacts: Path) -> int:
 
 
 def _recorded(database: sqlite3.Connection, artifacts: Path) -> Iterator[tuple[Path, str]]:
-    """The root and the folder's name of every experiment of ours that lies elsewhere than under `artifacts`."""
+    """Root and folder name of each experiment of ours whose artifacts are recorded elsewhere than under `artifacts`."""
     for number, name, location in database.execute("select experiment_id, name, artifact_location from experiments"):
         folder = local_path(location or "")
         if folder is None or folder.name not in (name, str(number)):
@@ -74,18 +74,18 @@ def _has_moved(root: Path, folder: str, artifacts: Path, *, beside: bool) -> boo
 
 
 def _rewrite(database: sqlite3.Connection, table: str, column: str, old: Path, new: Path) -> int:
-    """Put `new` in the place of `old` where a column's path begins with it, as a path and as an address."""
+    """Replace `old` by `new` at the start of a column's paths and file addresses; how many were changed."""
     changed = 0
     for before, after in ((str(old), str(new)), (old.as_uri(), new.as_uri()), (f"file:{old}", f"file:{new}")):
-        given = (after, len(before) + 1, len(before) + 1, f"{before}/")
+        parameters = (after, len(before) + 1, len(before) + 1, f"{before}/")
         changed += database.execute(
-            f"update {table} set {column} = ? || substr({column}, ?) where substr({column}, 1, ?) = ?", given
+            f"update {table} set {column} = ? || substr({column}, ?) where substr({column}, 1, ?) = ?", parameters
         ).rowcount
     return changed
 
 
 def local_path(location: str) -> Path | None:
-    """The path that a place of MLflow's means on this machine, or None for an address of another kind."""
+    """The path on this machine of a location as MLflow writes it, or None for one that is elsewhere."""
     parts = urlsplit(location)
     if parts.scheme == "file":
         return Path(unquote(parts.path))

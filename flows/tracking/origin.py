@@ -1,4 +1,4 @@
-"""Where a retraining's runs come from, as tags and as MLflow's dataset input."""
+"""The origin of a retraining's runs (data version, commit, flow run), as tags and as MLflow's dataset input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the runs of a retraining come from: they carry it as tags and as the dataset input."""
+    """The origin of a retraining's runs, which they carry as tags and as a dataset input."""
 
     data_version: str
     data_revision: str
@@ -34,7 +34,7 @@ def dataset_input(name: str, origin: Origin) -> DatasetInput:
     from mlflow.entities import DatasetInput, InputTag
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a folder can be read by two classes of one name, it says
+        warnings.simplefilter("ignore")  # MLflow warns that two of its classes can read a folder
         source = resolve_dataset_source(origin.data_source)
     data = MetaDataset(source, name=name, digest=origin.data_version[:36])  # type: ignore[abstract]
     tags = {"mlflow.data.context": "training", "dvc.md5": origin.data_version, "git.rev": origin.data_revision}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 End = Literal["FINISHED", "FAILED", "KILLED"]
 PARENT = "mlflow.parentRunId"
-# Before the names of measures that are one an epoch: those without it are of the model that was kept.
+# The prefix of measures with a value an epoch; measures without it are those of the model that was kept.
 CURVES = "epoch/"
 RUNNING = "attributes.status = 'RUNNING'"
 # MLflow takes no more than these in one call.
@@ -28,9 +28,9 @@ NUM_PARAMS_AT_ONCE, NUM_METRICS_AT_ONCE = 100, 1000
 
 
 class Tracker:
-    """The runs of one experiment (a plan's name); nothing is asked of MLflow before the first call.
+    """The runs of one experiment (a plan's name); MLflow is not loaded before the first call.
 
-    Every call may be repeated and changes nothing then. Raises Unreachable when a server does not answer and
+    Every call may be repeated, and changes nothing the second time. Raises Unreachable if a server does not answer, and
     HeadstartError on any other failure of MLflow.
     """
 
@@ -47,7 +47,7 @@ class Tracker:
 
     @asking
     def connect(self) -> str:
-        """Connects, and makes the experiment where there is none; gives its id."""
+        """Connect, make the experiment if there is none, and return its id."""
         return self._experiment
 
     def _find(self, *conditions: str) -> Iterator[Run]:
@@ -57,7 +57,7 @@ class Tracker:
         return next(self._find(equals(tag, value)), None)
 
     def _open(self, found: Run | None, name: str, tags: Mapping[str, str]) -> str:
-        """The run's id: a new one that has the tags from its first moment, or the one found, running again and tagged anew."""
+        """Make a run with these tags, or let the one found run again with them; its id."""
         if found is None:
             run = self._client.create_run(self._experiment, start_time=now_ms(), run_name=name, tags=dict(tags))
             return str(run.info.run_id)
@@ -71,7 +71,7 @@ class Tracker:
 
     @asking
     def start_retraining(self, key: str, origin: Origin, plan: Mapping[str, Any] | None = None) -> str:
-        """The id of the parent run of the retraining `key`: the one that was there, or a new one."""
+        """Start the parent run of the retraining `key`, or go on with the one that exists; its id."""
         found = self._run_tagged("headstart.retraining", key)
         tags = origin.tags | {"headstart.kind": "retraining", "headstart.retraining": key}
         run_id = self._open(found, retraining_name(self.name, origin.data_version), tags)
@@ -81,7 +81,7 @@ class Tracker:
 
     @asking
     def start_variant(self, parent: str, work: Work, origin: Origin) -> str:
-        """The id of the child run of a variant's work; one that is complete stays as and where it is."""
+        """Start the child run of a variant's work, or go on with the one that exists; its id. A complete run stays as it is."""
         found = self._run_tagged("headstart.work_key", work.key)
         if found is not None and _is_complete(found):
             return str(found.info.run_id)
@@ -116,15 +116,15 @@ class Tracker:
     def log_epochs(self, run_id: str, epochs: Iterable[EpochRecord]) -> None:
         """Log the epochs that the run does not hold yet, one step an epoch, under `epoch/<measure>`."""
         last = self._client.get_run(run_id).data.metrics.get("epoch", -1)
-        found: list[Metric] = []
+        metrics: list[Metric] = []
         for epoch in epochs:
             if epoch.epoch > last:
                 frozen = {} if epoch.num_frozen_stages is None else {"num_frozen_stages": epoch.num_frozen_stages}
                 about = {"phase": epoch.phase, "epoch_seconds": epoch.seconds, **frozen}
-                # Its number comes last: once that is logged, so is all the rest.
+                # The epoch's number comes last: once that is logged, so is all the rest.
                 curves = {CURVES + name: value for name, value in epoch.metrics.items()}
-                found += metrics_at({**curves, **about, "epoch": epoch.epoch}, epoch.epoch)
-        self._log_metrics(run_id, found)
+                metrics += metrics_at({**curves, **about, "epoch": epoch.epoch}, epoch.epoch)
+        self._log_metrics(run_id, metrics)
 
     def _log_metrics(self, run_id: str, metrics: Sequence[Metric]) -> None:
         for first in range(0, len(metrics), NUM_METRICS_AT_ONCE):
@@ -132,14 +132,14 @@ class Tracker:
 
     @asking
     def finish_variant(self, run_id: str, result: WorkResult, bundle: Path, pictures: Mapping[str, bytes]) -> None:
-        """Log what a result says, its pictures and its bundle, and end the run, marked complete.
+        """Log a result with its pictures and its bundle, mark the run complete, and end it.
 
-        The measures of the model as it was kept, of its best epoch, have names and a point of their own, outside the curves:
-        what MLflow's table of runs shows and sorts by.
+        The measures of the kept model, that of the best epoch, are logged apart from the curves by epoch, as one value each:
+        MLflow's table of runs shows them and sorts by them.
         """
         run = self._client.get_run(run_id)
         if not _is_complete(run):
-            # A run that was begun before curves had names of their own shows the last step of these.
+            # A run of an earlier version has its curves under the same names, of which MLflow shows the last step.
             begun_before = any(safe_name(name) in run.data.metrics for name in result.metrics)
             best = None if begun_before else result.best_epoch
             self._log_metrics(run_id, metrics_at(measures_of(result), len(result.epochs) if best is None else best))
@@ -154,7 +154,7 @@ class Tracker:
 
     @asking
     def fail_variant(self, run_id: str, reason: str) -> None:
-        """End a run as FAILED for good, with the reason as its note, and marked complete: there will be no more of it."""
+        """End a run as FAILED, with the reason as its note, and mark it complete: it failed for good."""
         self._client.set_tag(run_id, "mlflow.note.content", f"Failed: {reason}"[:5000])
         self._client.set_terminated(run_id, "FAILED")
         self._client.set_tag(run_id, "headstart.complete", "true")
@@ -167,7 +167,7 @@ class Tracker:
 
     @asking
     def find_complete(self, work_key: str) -> str | None:
-        """The id of the child run that holds all there is of a work, or None."""
+        """The id of a work's child run if it is complete and ended, or None."""
         found = self._run_tagged("headstart.work_key", work_key)
         whole = found is not None and _is_complete(found) and found.info.status in ("FINISHED", "FAILED")
         return str(found.info.run_id) if found and whole else None
@@ -183,7 +183,7 @@ class Tracker:
         metrics: Mapping[str, float] | None = None,
         pictures: Mapping[str, bytes] | None = None,
     ) -> None:
-        """End the parent run and those of its children that still run; what it found becomes artifacts, measures and its note."""
+        """End the parent run and its children that still run; log leaderboard, verdict, measures and pictures, and a note."""
         files, note = summary(leaderboard, verdict)
         if files:
             self._log_files(parent, files, "")
@@ -203,12 +203,12 @@ class Tracker:
 
     @asking
     def repair(self) -> tuple[str, ...]:
-        """The ids of the parent runs that said RUNNING, now KILLED with their children; for who knows that none is at work."""
+        """Set parent runs that say RUNNING, and their children, to KILLED; their ids. The caller must hold the name's lock."""
         return self._kill(equals("headstart.kind", "retraining"), RUNNING)
 
     @asking
     def stop_runs(self, flow_run_id: str) -> tuple[str, ...]:
-        """The ids of the parent runs of a flow run that still ran, now KILLED with their children."""
+        """Set the running parent runs of a flow run, and their children, to KILLED; their ids."""
         return self._kill(equals("headstart.flow_run_id", flow_run_id), equals("headstart.kind", "retraining"), RUNNING)
 
     def _kill(self, *conditions: str) -> tuple[str, ...]:
@@ -220,11 +220,11 @@ class Tracker:
     @asking
     def experiments(self) -> tuple[str, ...]:
         """The names of all experiments at this address."""
-        return tuple(found.name for found in self._client.search_experiments())
+        return tuple(known.name for known in self._client.search_experiments())
 
 
 def stop_runs(address: str, flow_run_id: str) -> tuple[str, ...]:
-    """The ids of the parent runs of a flow run, of whatever plan, that still ran: now KILLED with their children."""
+    """Set the running parent runs of a flow run, in all experiments, and their children, to KILLED; their ids."""
     names = Tracker(address, Path(), "").experiments()
     return tuple(run_id for name in names for run_id in Tracker(address, Path(), name).stop_runs(flow_run_id))
 

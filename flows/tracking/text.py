@@ -1,4 +1,4 @@
-"""What MLflow shows, as names, parameters, metrics and tables it takes."""
+"""Names, parameters, metrics and tables in the form that MLflow takes and shows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COUNTS = (
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values as parameters named `a.b.c`; lists are written as JSON, what is None is left out."""
+    """Nested values as parameters named `a.b.c`; lists are written as JSON, None is left out."""
     params: dict[str, str] = {}
     for key, value in values.items():
         name = f"{prefix}{safe_name(str(key))}"
@@ -35,19 +35,19 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def safe_name(name: str) -> str:
-    """The name with what MLflow takes in none of its own replaced: `val/breed/f1_macro` stays as it is."""
+    """The name with letters replaced that MLflow does not allow in names; `val/breed/f1_macro` stays as it is."""
     return re.sub(r"[^/\w.\- :]", "_", name).replace("..", "__").strip("/")[:250] or "_"
 
 
 def equals(tag: str, value: str) -> str:
-    """The words by which MLflow is searched for runs whose tag has this value. Raises ValueError on what it cannot quote."""
+    """The filter of an MLflow search for runs whose tag has this value. Raises ValueError if the value cannot be quoted."""
     if "'" in value or "\\" in value:
         raise ValueError(f"tag {tag} can not be searched for {value!r}: quotes and backslashes are not understood")
     return f"tags.`{tag}` = '{value}'"
 
 
 def metrics_at(measures: Mapping[str, float], step: int) -> list[Metric]:
-    """MLflow's metrics of one step, taken now."""
+    """MLflow's metrics of one step, with the present time."""
     from mlflow.entities import Metric
 
     now = now_ms()
@@ -55,7 +55,7 @@ def metrics_at(measures: Mapping[str, float], step: int) -> list[Metric]:
 
 
 def measures_of(result: WorkResult) -> dict[str, float]:
-    """What MLflow shows of the model that was kept: its measures, its size, and what it cost."""
+    """The numbers that MLflow shows of the kept model: its measures, its size, and what it cost."""
     counts = {name: count for name in COUNTS if (count := getattr(result, name)) is not None}
     return {**result.metrics, **counts}
 
@@ -66,12 +66,12 @@ def now_ms() -> int:
 
 
 def retraining_name(plan: str, data_version: str) -> str:
-    """What a retraining's run is called: its plan, when it began here, and its data in eight digits."""
+    """The name of a retraining's run: its plan, its start in local time, and eight digits of its data version."""
     return f"{plan} {datetime.now().astimezone():%Y-%m-%d %H:%M}, data {data_version[:8]}"
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as a Markdown table, figures to four digits."""
+    """The rows as a Markdown table, with floats to four digits."""
 
     def cell(value: Any) -> str:
         text = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
@@ -82,7 +82,7 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) ->
 
 
 def summary(leaderboard: Sequence[Mapping[str, Any]], verdict: Verdict | None) -> tuple[dict[str, bytes], str]:
-    """The files that tell what a retraining found, by name, and the same as a Markdown note."""
+    """A retraining's leaderboard and verdict as files, by name, and as a Markdown note."""
     files: dict[str, bytes] = {}
     note: list[str] = []
     if verdict is not None:
@@ -99,5 +99,5 @@ def summary(leaderboard: Sequence[Mapping[str, Any]], verdict: Verdict | None) -
 
 
 def as_json(value: Any) -> bytes:
-    """The value as indented JSON; what JSON does not know is written as its text."""
+    """The value as indented JSON; objects that JSON does not know are written by `str`."""
     return json.dumps(value, indent=1, default=str).encode()
