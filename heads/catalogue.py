@@ -1,4 +1,4 @@
-"""What there is to choose from: backbones with their stages, modality and sizes; tasks with their heads, measures and words.
+"""The choices of a plan: backbones with their stages, modality and sizes; tasks with their heads, measures and words.
 
 No torch here.
 """

@@ -1,4 +1,4 @@
-"""The processes that train one model together: plain torch.distributed where it is initialised, else one process."""
+"""The processes that train one model together: torch.distributed if it is initialised, else one process."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def all_gather_rows(rows: Tensor) -> Tensor:
     """Every rank's rows (N, ...) concatenated in the order of ranks, the same on all; each rank brings as many."""
     if num_ranks() == 1:
         return rows
-    found = [torch.empty_like(rows) for _ in range(num_ranks())]
-    dist.all_gather(found, rows.contiguous())
-    return torch.cat(found)
+    gathered = [torch.empty_like(rows) for _ in range(num_ranks())]
+    dist.all_gather(gathered, rows.contiguous())
+    return torch.cat(gathered)
 
 
 def broadcast(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a variant is: a backbone, named heads, a freeze policy and fit settings. No torch here."""
+"""The spec of a variant: a backbone, named heads, a freeze policy and fit settings. No torch here."""
 
 from __future__ import annotations
 

@@ -46,8 +46,8 @@ class _NothingDrawn(TorchFunctionMode):
 
 
 class _ParametersWithoutStorage(TorchFunctionMode):
-    """What `torch.empty` makes, as layers make their parameters, is put on the meta device. Other tensors are not: RegNet
-    computes the widths of its layers with some."""
+    """Makes `torch.empty`, by which layers make their parameters, give tensors on the meta device. Other functions go on as they
+    were: RegNet computes the widths of its layers with real tensors."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

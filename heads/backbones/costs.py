@@ -1,4 +1,4 @@
-"""What a stage costs: parameters and multiply-adds, counted on tensors without storage."""
+"""The costs of a backbone's stages: parameters and multiply-adds, counted on tensors without storage."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Source:
 
 
 def imagenet(weights: type[WeightsEnum]) -> Source:
-    """The first version of torchvision's ImageNet weights, IMAGENET1K_V1, also where it has a V2.
+    """The first version of torchvision's ImageNet weights, IMAGENET1K_V1, even if there is a V2.
 
     V2's label smoothing and mixup raise the ImageNet score but leave features that a frozen linear head reads worse
     (Kornblith et al., "Why Do Better Loss Functions Lead to Less Transferable Features?", NeurIPS 2021).

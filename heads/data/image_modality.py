@@ -27,7 +27,7 @@ def varied_view(fit: Fit) -> tuple[str | bool, ...]:
 
 
 def describe_view(view: tuple[str | bool, ...]) -> str:
-    """The augmentation's name, with `flip` where it mirrors; `plain` for neither."""
+    """The augmentation's name, with `flip` if it mirrors; `plain` for neither."""
     augment, flip = view
     return "plain" if view == PLAIN_VIEW else f"{augment}{', flip' if flip else ''}"
 

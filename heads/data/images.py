@@ -128,7 +128,7 @@ def resize(pixels: Tensor, preprocess: ImagePreprocess) -> Tensor:
 
 
 def resize_mask(numbers: Tensor, preprocess: ImagePreprocess) -> Tensor:
-    """Whole numbers (N, 1, H, W) brought to where `resize` brings their image, by nearest neighbour."""
+    """Whole numbers (N, 1, H, W) resized as `resize` does their image, by nearest neighbour."""
     kept, size = _frame(numbers, preprocess)
     # In double, which holds every one of them; the centre of a pixel falls where the image's does.
     resized = F.interpolate(_cut_middle(numbers, *kept).double(), size=size, mode="nearest-exact")  # type: ignore[arg-type]

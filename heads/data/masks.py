@@ -22,7 +22,7 @@ OpenMask = Callable[[str], MaskFile]
 
 @dataclass(frozen=True)
 class Masks:
-    """A target's mask files, None where a sample has none, and the class number of each value in them.
+    """A target's mask files, None for a sample without one, and the class number of each value in them.
 
     Values without a number count for nothing. `num_pixels` is the number of pixels of each class in all files. `as_stored` says
     of each mask whether it is drawn on its image as stored; left out, sizes decide.

@@ -1,4 +1,4 @@
-"""What features are kept under: trunk ids, and sample keys packed so that a million of them are found at once."""
+"""The keys of stored features: trunk ids, and sample keys packed so that a million of them are found at once."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Place(Protocol):
         """A shard, for reading its header alone. Raises FileNotFoundError if it is gone."""
 
     def open(self, name: str) -> Opened:
-        """A shard for reading its rows, from a copy where one is kept. Raises FileNotFoundError if it is gone."""
+        """A shard for reading its rows, from a copy if one is kept. Raises FileNotFoundError if it is gone."""
 
     def open_here(self, name: str) -> Opened:
         """A shard as it lies here, whatever a copy says. Raises FileNotFoundError if it is gone."""

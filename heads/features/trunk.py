@@ -61,7 +61,7 @@ class TrunkFeatures:
     def missing(self, keys: Sequence[Key], taps: Iterable[str]) -> list[Key]:
         """The keys that are not stored whole at every one of `taps`, each once, in the order given."""
         places = self._find(pack(keys), tuple(taps))
-        lacks = np.any([found < 0 for found in places.values()], axis=0)
+        lacks = np.any([rows < 0 for rows in places.values()], axis=0)
         return list(dict.fromkeys(keys[number] for number in np.flatnonzero(lacks).tolist()))
 
     def num_samples(self, tap: str) -> int:
@@ -93,15 +93,15 @@ class TrunkFeatures:
     def open(self, keys: Sequence[Key], taps: Iterable[str]) -> Features:
         """The features of `keys`, in their order and each as often as it is named, at `taps`.
 
-        Shards that are removed afterwards stay readable. Raises FeatureError where some are missing: ask `missing` first.
+        Shards that are removed afterwards stay readable. Raises FeatureError if some are missing: ask `missing` first.
         """
         packed, taps = pack(keys), tuple(taps)
         if not keys:
             raise HeadsError("no keys were asked for; name one or more")
         while True:
             places = self._find(packed, taps)
-            for tap, found in places.items():
-                if num_lacking := int((found < 0).sum()):
+            for tap, rows in places.items():
+                if num_lacking := int((rows < 0).sum()):
                     raise FeatureError(
                         f"{num_lacking} of {len(keys)} samples of trunk {self.trunk} are not stored at tap {tap!r}; "
                         "compute what `missing` gives, write it, and open again"
@@ -109,7 +109,7 @@ class TrunkFeatures:
             # If a prune removes a shard after it was found and before it is opened, its samples are looked for again.
             with suppress(FileNotFoundError):
                 opened: dict[str, Opened] = {}
-                features = Features({tap: self._open_tap(tap, found, opened) for tap, found in places.items()}, len(keys))
+                features = Features({tap: self._open_tap(tap, rows, opened) for tap, rows in places.items()}, len(keys))
                 self._place.touch()
                 return features
 
@@ -163,16 +163,16 @@ class TrunkFeatures:
     def _refresh(self) -> None:
         """Takes note of shards that came and went."""
         names = self._place.names()
-        found: dict[str, Shard] = {}
+        added: dict[str, Shard] = {}
 
         def read(name: str) -> None:
-            self._attempt(name, lambda: found.setdefault(name, read_shard(self._place, self.trunk, name)))
+            self._attempt(name, lambda: added.setdefault(name, read_shard(self._place, self.trunk, name)))
 
         beside(self._place, read, [name for name in names if name not in self._shards])
         gone = self._shards.keys() - set(names)
-        if found or gone:
+        if added or gone:
             self._shards = {
-                name: self._shards.get(name) or found[name] for name in names if name in self._shards or name in found
+                name: self._shards.get(name) or added[name] for name in names if name in self._shards or name in added
             }
             self._indices = {}
             self._proven = {(name, tap) for name, tap in self._proven if name not in gone}

@@ -138,8 +138,8 @@ class UNet(nn.Module):
         # What comes out at a depth goes in at the next, beside its skip.
         joined = [before + skip for before, skip in zip([channels[-1], *widths[:-1]], skips, strict=True)]
         self.blocks = nn.ModuleList(
-            nn.Sequential(ConvBlock(given, width, 3), ConvBlock(width, width, 3))
-            for given, width in zip(joined, widths, strict=True)
+            nn.Sequential(ConvBlock(before, width, 3), ConvBlock(width, width, 3))
+            for before, width in zip(joined, widths, strict=True)
         )
         self.classifier = nn.Conv2d(widths[-1], num_classes, 1)
 
@@ -167,7 +167,7 @@ class FPN(nn.Module):
         self.classifier = nn.Conv2d(FPN_CHANNELS, num_classes, 1)
 
     def forward(self, *features: Tensor) -> Tensor:
-        levels = [lateral(_as_map(given)) for lateral, given in zip(self.laterals, features, strict=True)]
+        levels = [lateral(_as_map(rows)) for lateral, rows in zip(self.laterals, features, strict=True)]
         for number in reversed(range(len(levels) - 1)):
             levels[number] = levels[number] + F.interpolate(levels[number + 1], size=levels[number].shape[2:], mode="nearest")
         smoothed = [smoothing(level) for smoothing, level in zip(self.smoothings, levels, strict=True)]

@@ -29,7 +29,7 @@ taps, build_head = classifiers.taps, classifiers.build_head
 
 @dataclass(frozen=True, eq=False)
 class Criterion:
-    """What a training minimises for one target: the mean binary cross entropy of a sample's labels, in nats.
+    """The loss that a training minimises for one target: the mean binary cross entropy of a sample's labels, in nats.
 
     `gamma` above 0 makes it focal: each term times (1 - the probability of the truth) ** gamma. `positive_weights` (C)
     multiply the terms of labels that are there; `label_smoothing` spreads that share of a label evenly over yes and no.
@@ -41,7 +41,7 @@ class Criterion:
     positive_weights: Tensor | None = None
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each sample (N), 0 where its labels are missing."""
+        """The loss of each sample (N), 0 if its labels are missing."""
         logits, known = logits.float(), has_label(labels)
         truths = labels.clamp(min=0).to(logits.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
         yes = truths * F.softplus(-logits) * logits.neg().sigmoid() ** self.gamma
@@ -108,12 +108,12 @@ def thresholds(scores: Tensor) -> list[float]:
 
 def activate(logits: Tensor) -> Tensor:
     """Every label's probability (N, C)."""
-    # Only where it has to be: torch.export would tie a program to a device by the conversion.
+    # Converted only if need be: by the conversion torch.export would tie a program to a device.
     return (logits if logits.dtype == torch.float32 else logits.float()).sigmoid()
 
 
 def encode(cells: Sequence[str | None], names: Sequence[str], open_mask: OpenMask) -> Tensor:
-    """A row a cell (N, C): 1 where the label is in it, else 0; MISSING_LABEL throughout where the cell is empty."""
+    """A row a cell (N, C): 1 if the label is in it, else 0; MISSING_LABEL throughout if the cell is empty."""
     numbers = {name: number for number, name in enumerate(names)}
     table = torch.full((len(cells), len(names)), MISSING_LABEL, dtype=torch.int64)
     for row, cell in enumerate(cells):

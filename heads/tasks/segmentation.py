@@ -31,15 +31,15 @@ def build_head(head: Head, fit: Fit, backbone: Backbone, num_classes: int) -> nn
 
 @dataclass(frozen=True, eq=False)
 class Criterion:
-    """What a training minimises for one target: the mean of `of_pixels` over an image's labelled pixels, in nats, plus Dice loss
-    if `dice`. So every image counts alike, however much of it is labelled."""
+    """The loss that a training minimises for one target: the mean of `of_pixels` over an image's labelled pixels, in nats, plus
+    Dice loss if `dice`. So every image counts alike, however much of it is labelled."""
 
     by_row: ClassVar[bool] = False
     of_pixels: single_choice.Criterion | None = single_choice.PLAIN
     dice: bool = False
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each image (N), 0 where none of its pixels has a label."""
+        """The loss of each image (N), 0 if none of its pixels has a label."""
         logits = logits.float()
         losses = pixel_losses(self.of_pixels, logits, labels) if self.of_pixels else logits.new_zeros(len(logits))
         return losses + dice_losses(logits, labels) if self.dice else losses

@@ -17,7 +17,7 @@ LEAST_PROBABILITY = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Criterion:
-    """What a training minimises for one target: cross entropy in nats, or what the fit settings make of it.
+    """The loss that a training minimises for one target: cross entropy in nats, or what the fit settings make of it.
 
     `gamma` above 0 makes it focal: each class's term times (1 - its probability) ** gamma. `class_weights` multiply the
     terms of their classes (0 for classes beyond them); `label_smoothing` spreads that share of a label evenly over all classes.
@@ -33,7 +33,7 @@ class Criterion:
         return not self.gamma
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each sample (N), 0 where the label is missing."""
+        """The loss of each sample (N), 0 if the label is missing."""
         num_classes, smoothing, weights = logits.shape[1], self.label_smoothing, self.class_weights
         if weights is not None:
             weights = F.pad(weights, (0, num_classes - len(weights)))

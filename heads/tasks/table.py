@@ -18,7 +18,7 @@ from heads.tasks.rows import Scored
 
 
 class Criterion(Protocol):
-    """What a training minimises for one target."""
+    """The loss that a training minimises for one target."""
 
     @property
     def by_row(self) -> bool:

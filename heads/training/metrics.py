@@ -170,9 +170,9 @@ def train_measures(totals: Mapping[str, MetricTotals]) -> dict[str, float]:
 
 def epoch_score(totals: Mapping[str, MetricTotals]) -> Score:
     """An epoch's score: the mean of the targets' primary measures, then of their negative losses, over those that are finite."""
-    found = {target: total.measures for target, total in totals.items()}
-    primary = [found[target].get(TASK_FACTS[total.task].primary, math.nan) for target, total in totals.items()]
-    gains, losses = ([x for x in xs if math.isfinite(x)] for xs in (primary, [each["loss"] for each in found.values()]))
+    measures = {target: total.measures for target, total in totals.items()}
+    primary = [measures[target].get(TASK_FACTS[total.task].primary, math.nan) for target, total in totals.items()]
+    gains, losses = ([x for x in xs if math.isfinite(x)] for xs in (primary, [by_name["loss"] for by_name in measures.values()]))
     return sum(gains) / max(1, len(gains)), -sum(losses) / max(1, len(losses))
 
 

@@ -8,7 +8,7 @@ import torch
 
 
 def seed_streams(seed: int, device: torch.device) -> None:
-    """Seeds torch's random state on the CPU and, where `device` is a GPU, on all of them."""
+    """Seeds torch's random state on the CPU and, if `device` is a GPU, on all GPUs."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed_all(seed)
