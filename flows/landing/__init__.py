@@ -1,4 +1,4 @@
-"""Brings a source into `data/`: fetch what is new, decode it once, quarantine the bad, settle splits, write the manifest."""
+"""Brings a source into `data/`: fetch new files, decode each once, quarantine the bad, settle splits, write the manifest."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_REMOVED_SHARE = 0.1
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What an ingest did, in numbers of samples; `quarantined` are (file, reason) of the images left out."""
+    """The outcome of an ingest, in numbers of samples; `quarantined` has (file, reason) of each image left out."""
 
     added: int
     updated: int
@@ -49,14 +49,14 @@ def ingest(
     on_progress: Progress | None = None,
     admit: Callable[[Iterable[str]], None] | None = None,
 ) -> IngestReport:
-    """What was added, updated, removed and quarantined in bringing `source` into `data`; `on_progress` gets (done, all) images.
+    """Bring `source` into `data`: a folder, `s3://bucket/prefix` or `digits`; files in `data` or in `own` are no part of it.
 
-    `admit` is called with the names of all files that `data` will hold before any is moved in, and may raise.
+    `on_progress` gets the numbers of images (done, all). `admit` gets the names of all files that `data` will hold, before
+    any is moved in, and may raise.
 
-    `source` is a folder, `s3://bucket/prefix` or `digits`; what lies in `data`, or in the folders of `own`, is no part of it.
     Raises AskedWrongly, with `data` as it was, on a source that is missing, unreadable, empty, of an unknown layout, of one
-    class only or with too many bad images, where a mirror would remove more than `max_removed_share` of the samples, and where
-    something in `data` is in the way that no ingest brought; Busy while another writer is at work.
+    class only or with too many bad images; if a mirror would remove more than `max_removed_share` of the samples; and if a
+    file in `data` is in the way that no ingest brought. Raises Busy while another writer holds the workspace.
     """
     data = data.absolute()
     with writing(data.parent) as storage:
@@ -70,10 +70,12 @@ def ingest(
             _refuse_bad(arrivals, max_bad_share)
             merged, notes = merge(earlier.samples, arrivals, mirror)
             _refuse_one_class(arrivals, merged)
-            samples, masks, told = settle_recipes(merged, _masks(merged, earlier.masks, arrivals), earlier, arrivals, data)
+            samples, masks, recipe_warnings = settle_recipes(
+                merged, _masks(merged, earlier.masks, arrivals), earlier, arrivals, data
+            )
             if mirror and max_removed_share < 1:
                 refuse_removing(earlier.samples, samples, listing.empty, max_removed_share)
-            report = _report(earlier.samples, samples, arrivals, (*listing.warnings, *notes, *told))
+            report = _report(earlier.samples, samples, arrivals, (*listing.warnings, *notes, *recipe_warnings))
             named = [sample.file for sample in samples] + sorted(mask_files(samples))
             if admit:
                 admit([NAME, *([MASK_TABLE] if mask_files(samples) else []), *named])
@@ -129,17 +131,17 @@ def _refuse_bad(arrivals: Sequence[Arrival], max_bad_share: float) -> None:
 
 
 def _refuse_one_class(arrivals: Sequence[Arrival], samples: Sequence[Sample]) -> None:
-    """Refuse a source of one class, unless that class is already known beside others or masks are what it brings."""
+    """Refuse a source of one class, unless the class is already known beside others, or the source brings masks."""
     good = [arrival.entry for arrival in arrivals if not arrival.fault]
     if any(entry.masks for entry in good):
         return
-    found: dict[str, set[str]] = defaultdict(set)
+    classes: dict[str, set[str]] = defaultdict(set)
     for entry in good:
         for target, label in entry.labels.items():
-            found[target] |= {label} if label else set()
+            classes[target] |= {label} if label else set()
     known = class_counts(samples)
-    if all(len(names) < 2 and len(known.get(target, ())) < 2 for target, names in found.items()):
-        held = "; ".join(f"{target}: {', '.join(sorted(names)) or 'no label'}" for target, names in sorted(found.items()))
+    if all(len(names) < 2 and len(known.get(target, ())) < 2 for target, names in classes.items()):
+        held = "; ".join(f"{target}: {', '.join(sorted(names)) or 'no label'}" for target, names in sorted(classes.items()))
         raise AskedWrongly(f"the source holds one class only ({held}); at least two are needed to learn from. {UNDERSTOOD}")
 
 
@@ -148,7 +150,7 @@ def _printable(name: str) -> str:
 
 
 def _quarantine(data: Path, arrivals: Sequence[Arrival], mirror: bool) -> str:
-    """The quarantine list as text: the bad of this source, and of others where nothing newer is known; empty if none."""
+    """The quarantine list as text: this source's bad images, and those of earlier sources that it does not list; '' if none."""
     rows = {_printable(a.entry.image.file): (a.digest, a.fault) for a in arrivals if a.fault is not None}
     listed = {_printable(arrival.entry.image.file) for arrival in arrivals}
     old = {} if mirror else {file: row for file, row in (quarantined(data) or {}).items() if file not in listed}
@@ -156,7 +158,7 @@ def _quarantine(data: Path, arrivals: Sequence[Arrival], mirror: bool) -> str:
 
 
 def _masks(samples: Sequence[Sample], earlier: Mapping[str, Mask], arrivals: Sequence[Arrival]) -> dict[str, Mask]:
-    """The masks that samples name, as far as this ingest or an earlier one has read them."""
+    """The masks that samples name and that this ingest or an earlier one has read, by file name."""
     known = dict(earlier)
     for arrival in arrivals:
         known |= arrival.masks

@@ -1,4 +1,4 @@
-"""What arrives from a source, read and decoded once; what does not decode is told apart with its reason."""
+"""Reading a source's files: each is read and decoded once, and gets a fault, in words, if it does not decode."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Known:
-    """What earlier ingests decoded, samples and masks by file: bytes that are as they were are not decoded again."""
+    """Samples and masks of earlier ingests, by file: files with the same bytes are not decoded again."""
 
     samples: Mapping[str, Sample]
     masks: Mapping[str, Mask]
@@ -34,11 +34,11 @@ class Known:
 
 @dataclass(frozen=True)
 class Arrival:
-    """An entry as it was read: the md5 of its image, whether a file of it is new or changed, and its fault if it has one.
+    """An entry after reading: the md5 of its image, whether a file of it is new or changed, and its fault if it has one.
 
-    `recipe` is that of its image. `masks` are its mask files by name, where it has no fault; `drawn` tells of each whose image
-    has an orientation what it is drawn on, the image 'stored' or 'upright', or 'unknown'; `shaded` are new ones whose values
-    look like shades.
+    `recipe` is that of its image. `masks` are its masks by file name, empty if it has a fault. `drawn` says, for masks whose
+    image has an orientation, whether they are drawn on the image as 'stored', 'upright' or 'unknown'. `shaded` are new masks
+    whose values look like shades.
     """
 
     entry: Entry
@@ -53,14 +53,14 @@ class Arrival:
 
 @dataclass(frozen=True)
 class _Read:
-    """A mask that was read, and whether its values look like shades; of one that was checked before, that is not asked."""
+    """A mask after reading, and whether its values look like shades; False for a mask that was checked before."""
 
     mask: Mask
     is_shaded: bool = False
 
 
 def receive(entries: Sequence[Entry], data: Path, incoming: Path, known: Known, on_progress: Progress | None) -> list[Arrival]:
-    """An arrival for every entry, in order; files that `data` lacks lie under `incoming` by their name in the data folder."""
+    """Read all entries, in order; files that `data` lacks are written to `incoming`, under their names in the data folder."""
     arrivals = []
     digests = frozenset(sample.digest for sample in known.samples.values())
     with warnings.catch_warnings(), ThreadPoolExecutor(max(2, cpu_count() or 2)) as pool:
@@ -83,39 +83,39 @@ def _receive(entry: Entry, data: Path, incoming: Path, known: Known, digests: fr
         image = entry.image.read()
         digest = _md5(image)
         if digest not in digests:
-            # What training does with it, so that what passes here does not fail there.
+            # By the same function as in training, so that what passes here does not fail there.
             decode(image, "image")
         before = known.samples.get(entry.image.file)
         new = before is None or before.digest != digest
-        pictures = {target: picture for target, picture in entry.masks.items() if picture}
-        contents = {picture: picture.read() for picture in pictures.values()}
-        # A mask was checked beside the image that named it, and beside no other.
+        mask_of = {target: mask for target, mask in entry.masks.items() if mask}
+        contents = {mask: mask.read() for mask in mask_of.values()}
+        # A mask was checked against the image that named it, and against no other.
         cells = () if new or before is None else mask_files([before])
         checked = {file: known.masks[file] for file in cells if file in known.masks}
         masks = {
-            picture.file: _mask(contents[picture], image, checked.get(picture.file), _mask_title(target))
-            for target, picture in pictures.items()
+            mask.file: _mask(contents[mask], image, checked.get(mask.file), _mask_title(target))
+            for target, mask in mask_of.items()
         }
-        drawn = {picture.file: drawn_on(content, image) for picture, content in contents.items()}
-    # A damaged file makes decoders raise nearly anything; whatever it is, it costs this one image only.
+        drawn = {mask.file: drawn_on(content, image) for mask, content in contents.items()}
+    # A damaged file makes decoders raise nearly anything; it must cost this one image only.
     except Exception as error:
         return Arrival(entry, digest, False, _reason(error))
-    stale = {p: content for p, content in {**contents, entry.image: image}.items() if not _is_there(data / p.file, content)}
-    for picture, content in stale.items():
-        _write(incoming / picture.file, content)
+    stale = {f: content for f, content in {**contents, entry.image: image}.items() if not _is_there(data / f.file, content)}
+    for file, content in stale.items():
+        _write(incoming / file.file, content)
     return Arrival(
         entry,
         digest,
         new or bool(stale),
         masks={file: read.mask for file, read in masks.items()},
         recipe=image_recipe(image),
-        drawn={file: told for file, told in drawn.items() if told},
+        drawn={name: how for name, how in drawn.items() if how},
         shaded=frozenset(file for file, read in masks.items() if read.is_shaded),
     )
 
 
 def _reason(error: Exception) -> str:
-    """The fault in words that are the same at every run, without addresses in memory or folders."""
+    """The fault in words that are the same in every run: without memory addresses or folders."""
     if isinstance(error, UnicodeEncodeError):
         return "its name is not valid UTF-8"
     if isinstance(error, ImageError):
@@ -126,12 +126,12 @@ def _reason(error: Exception) -> str:
 
 
 def _mask_title(target: str) -> str:
-    """What a mask is called where it is at fault; a column of pictures is taken for masks, which its name may not tell."""
+    """The mask's name for a fault; a column of image files is taken for masks even if its name does not say so."""
     return "its mask" if target == MASK else f"its {target!r}, a column taken for masks since its cells name images of the source"
 
 
 def _mask(content: bytes, image: bytes, checked: Mask | None, title: str) -> _Read:
-    """A mask with the pixels of each value: `checked` where that is it and read as before, else decoded beside its image."""
+    """A mask with its pixels by value: that of `checked` if it has the same bytes and recipe, else decoded with its image."""
     digest, recipe = _md5(content), mask_recipe(content, image)
     if checked and checked.digest == digest and checked.recipe >= recipe:
         return _Read(replace(checked, recipe=recipe))
@@ -140,9 +140,9 @@ def _mask(content: bytes, image: bytes, checked: Mask | None, title: str) -> _Re
 
 
 def count_values(values: NDArray[np.int32]) -> dict[int, int]:
-    """How many pixels of a mask have each value."""
-    found, counts = np.unique(values, return_counts=True)
-    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+    """The number of pixels of a mask by their value."""
+    distinct, counts = np.unique(values, return_counts=True)
+    return dict(zip(distinct.tolist(), counts.tolist(), strict=True))
 
 
 def _md5(content: bytes) -> str:

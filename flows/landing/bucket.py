@@ -1,4 +1,4 @@
-"""The S3 side of landing: a prefix, kept as a folder that is brought up to date by etag and size."""
+"""Sources in S3: a prefix is mirrored in a folder, which is brought up to date by etag and size."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from flows.folders import is_trace
 
 _NUM_CONNECTIONS = 8
 _CONNECT_TIMEOUT_SECONDS = 5
-# Of one part of a path, on nearly every file system.
+# The longest part of a path on nearly every file system.
 _MAX_NAME_BYTES = 255
 _Wanted = dict[str, tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """The folder that holds a prefix's objects as files, and what a person should know of those that it cannot hold."""
+    """The folder with a prefix's objects as files, and warnings about objects that cannot be files."""
 
     folder: Path
     warnings: tuple[str, ...] = ()
 
 
 def fetch(address: str, storage: Path) -> Fetched:
-    """The folder under `storage` that mirrors `s3://bucket/prefix`; only objects new or changed since last time are fetched.
+    """Mirror `s3://bucket/prefix` in a folder under `storage`; only objects new or changed since last time are fetched.
 
-    Address and credentials of the server are those of AWS tools (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, ...). Raises
+    The server and the credentials are set as for AWS tools (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, ...). Raises
     AskedWrongly if the bucket cannot be read or holds nothing under the prefix, Unreachable if no server answers.
     """
     parts = urlsplit(address)
@@ -63,18 +63,18 @@ def _client() -> Any:
 
 
 def _list(client: Any, bucket: str, prefix: str) -> Iterator[tuple[str, str, str]]:
-    """Every object under the prefix: its key, what of it comes after the prefix, and its stamp (etag and size)."""
+    """Every object under the prefix: its key, its name (the key without the prefix), and its stamp (etag and size)."""
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         for item in page.get("Contents", ()):
-            # A key that ends so stands for a folder, and holds nothing.
+            # A key that ends in a slash stands for a folder.
             if not item["Key"].endswith("/"):
                 yield item["Key"], item["Key"].removeprefix(prefix), f"{item['ETag']} {item['Size']}"
 
 
 def _as_files(objects: Iterable[tuple[str, str, str]]) -> tuple[_Wanted, list[str]]:
-    """The objects by their path in our folder, each with key and stamp, and the keys of those that can be no file there.
+    """Key and stamp of the objects by their path in our folder, and the keys of objects that cannot be files there.
 
-    What systems and tools leave behind is among neither.
+    Objects that systems and tools leave behind are in neither.
     """
     wanted: _Wanted = {}
     odd = []
@@ -116,7 +116,7 @@ def _bring_up_to_date(client: Any, bucket: str, wanted: _Wanted, folder: Path) -
 
 
 def _remove_others(files: Path, wanted: _Wanted) -> None:
-    """Remove what the prefix no longer has, told or not by the index, which a killed fetch leaves behind; then empty folders."""
+    """Remove the files that the prefix no longer has, even those that a killed fetch did not index; then empty folders."""
     for at, folders, names in os.walk(files, topdown=False):
         here = Path(at)
         for name in names:

@@ -1,4 +1,4 @@
-"""The cells of a Parquet column as text, by the column's type; what has no plain text is refused."""
+"""The cells of a Parquet column as text; columns of a type without a plain text are refused."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ ALLOWED = "text, whole numbers, numbers, true and false, and lists of text, whic
 
 
 def texts_of(name: str, column: pyarrow.ChunkedArray) -> list[str]:
-    """The cells of a column: '' where one is missing, `a|b` for a list of text, bytes read as UTF-8.
+    """The cells of a column as text: '' for a missing one, `a|b` for a list of text, bytes decoded as UTF-8.
 
-    Whole numbers are written without a point, also where gaps made them fractions. Raises AskedWrongly, naming the column, on
-    a type of other things, on bytes that are no UTF-8, and on a list with a gap or a `|` in it.
+    Whole numbers are written without a point, even if gaps in the column made them floats. Raises AskedWrongly, naming the
+    column, on another type, on bytes that are not UTF-8, and on a list with a gap or a `|` in it.
     """
     import pyarrow
 
@@ -43,7 +43,7 @@ def texts_of(name: str, column: pyarrow.ChunkedArray) -> list[str]:
 
 
 def _reader(kind: pyarrow.DataType) -> Callable[[Any], str] | None:
-    """How a cell of a type becomes text, None if it has none."""
+    """The function that turns cells of a type into text, None for a type without one."""
     from pyarrow import types
 
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
@@ -67,24 +67,24 @@ def _is_text(kind: pyarrow.DataType) -> bool:
 def _is_bytes(kind: pyarrow.DataType) -> bool:
     from pyarrow import types
 
-    of = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
-    return any(each(kind) for each in of)
+    checks = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+    return any(check(kind) for check in checks)
 
 
 def _labels(cell: list[str | bytes | None]) -> str:
-    """A list's labels as a cell of several; `|` is one without any, which is not the same as none told."""
-    found = [label.decode() if isinstance(label, bytes) else label for label in cell]
-    for label in found:
+    """A list of labels as one cell `a|b`; an empty list is `|`, since '' is a missing label."""
+    labels = [label.decode() if isinstance(label, bytes) else label for label in cell]
+    for label in labels:
         if label is None or not label.strip():
             raise ValueError(f"the list {cell}, which has a gap; leave out what is empty")
         if "|" in label:
             raise ValueError(f"the label {label!r} in a list; '|' parts labels and cannot be in one")
-    return "|".join(str(label) for label in found) or "|"
+    return "|".join(str(label) for label in labels) or "|"
 
 
 def _numbers(cells: list[float | Decimal | None]) -> list[str]:
-    # A missing number reads as NaN, which alone does not equal itself.
-    found = [None if cell is None or cell != cell else cell for cell in cells]
-    # Tables that know no gaps in whole numbers keep them as fractions.
-    whole = all(cell is None or (isfinite(cell) and cell == int(cell)) for cell in found)
-    return ["" if cell is None else str(int(cell) if whole else cell) for cell in found]
+    # A missing number may be NaN, the only one that does not equal itself.
+    numbers = [None if cell is None or cell != cell else cell for cell in cells]
+    # Tools whose integers cannot be missing (pandas) write such columns as floats.
+    whole = all(cell is None or (isfinite(cell) and cell == int(cell)) for cell in numbers)
+    return ["" if cell is None else str(int(cell) if whole else cell) for cell in numbers]

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from flows.errors import AskedWrongly
-from flows.landing.entries import LABEL, Entry, Listing, Picture
+from flows.landing.entries import LABEL, Entry, ImageFile, Listing
 from flows.manifest import IMAGES
 
 SIDE_PX = 8
@@ -16,7 +16,7 @@ _MAX_VALUE = 16
 
 
 def digits() -> Listing:
-    """One entry a digit, without a split. Raises AskedWrongly if scikit-learn is not installed."""
+    """The listing of the digits, without splits. Raises AskedWrongly if scikit-learn is not installed."""
     rows = [[int(float(cell)) for cell in line.split(",")] for line in _table().split()]
     return Listing(tuple(_entry(index, row[:-1], row[-1]) for index, row in enumerate(rows)))
 
@@ -31,7 +31,7 @@ def _table() -> str:
 
 def _entry(index: int, values: list[int], digit: int) -> Entry:
     levels = bytes((value * 255 + _MAX_VALUE // 2) // _MAX_VALUE for value in values)
-    return Entry(Picture(f"{IMAGES}{digit}/{index:04d}.bmp", bitmap(levels, SIDE_PX)), {LABEL: str(digit)})
+    return Entry(ImageFile(f"{IMAGES}{digit}/{index:04d}.bmp", bitmap(levels, SIDE_PX)), {LABEL: str(digit)})
 
 
 def bitmap(levels: bytes, side_px: int) -> bytes:

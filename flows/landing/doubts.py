@@ -1,4 +1,4 @@
-"""Folders that look like classes and are none, by their names and a look at some pixels: splits, pictures in general, masks."""
+"""Refuses folders that lie where classes are expected but are splits, images in general or masks, by name and some pixels."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
 from flows.landing.glances import Glance, are_mostly
-from flows.landing.names import MASK_MARK, is_masks_in_general, is_pictures_in_general, role, speaks_of_masks, splits_among
+from flows.landing.names import MASK_MARK, is_images_in_general, is_masks_in_general, role, speaks_of_masks, splits_among
 
 _REMEDY = "If these are classes all the same, name the labels in a table labels.csv (columns file and label). Nothing was changed"
-# Among so many classes none is the masks of another, and comparing each with each takes long.
+# Among so many class folders none holds the masks of another, and comparing each with each takes long.
 _MANY = 20
 Classes = Mapping[str, Sequence[PurePosixPath]]
 
 
 def refuse_no_classes(root: Path, classes: Classes) -> None:
-    """Raise AskedWrongly if one of the class folders, given with their pictures, is a folder of a split or of masks."""
+    """Raise AskedWrongly if one of the folders, given with their images, is no class but a split, images in general or masks."""
     splits = list(splits_among(classes))
     if splits:
         raise AskedWrongly(
             f"{_named(root, splits)}, named as splits are, which would be learnt as classes. For splits put class folders into "
             f"each (train/cat/*.jpg), and take out what has no label. {_REMEDY}"
         )
-    general = [name for name in classes if is_pictures_in_general(name)]
+    general = [name for name in classes if is_images_in_general(name)]
     masks = [name for name in classes if is_masks_in_general(name)]
     if general or masks:
         beside = [name for name in classes if name not in (*general, *masks) and role(name).holds == "masks"]
@@ -42,7 +42,7 @@ def _named(root: Path, names: Sequence[str]) -> str:
 
 
 def _refuse_masks(root: Path, classes: Classes) -> None:
-    """Refuse a folder whose pictures look like the masks of another's: its name says so, or its files are named after those."""
+    """Refuse a folder whose images look like masks, if its name says masks or its files are named after another folder's."""
     for name in classes:
         if _holds_masks(root, name, classes):
             raise AskedWrongly(
@@ -67,14 +67,14 @@ def _are(root: Path, files: Sequence[PurePosixPath], kind: Callable[[Glance], bo
 
 
 def _refuse_masks_within(root: Path, classes: Classes) -> None:
-    """Refuse a class folder in which pictures lie beside their own masks: x.png and x_mask.png."""
+    """Refuse a class folder in which images lie beside their own masks: x.png and x_mask.png."""
     for name, files in classes.items():
         stems = {file.stem for file in files}
         masks = [file for file in files if (mark := MASK_MARK.match(file.stem)) and mark["stem"] in stems]
-        pictures = sorted({*files} - {*masks})
-        if not masks or 2 * len(masks) < len(pictures):
+        images = sorted({*files} - {*masks})
+        if not masks or 2 * len(masks) < len(images):
             continue
-        if _are(root, masks, _flat) and _are(root, pictures, _not_flat):
+        if _are(root, masks, _flat) and _are(root, images, _not_flat):
             raise AskedWrongly(
                 f"source {str(root)!r}: in the folder {name!r} {len(masks)} masks lie beside their pictures, e.g. {masks[0]}, "
                 "and would be learnt as pictures of that class. Put pictures into images/ and masks into masks/, or name both in "
@@ -82,25 +82,25 @@ def _refuse_masks_within(root: Path, classes: Classes) -> None:
             )
 
 
-def _flat(seen: Glance) -> bool:
-    return seen.is_flat
+def _flat(glance: Glance) -> bool:
+    return glance.is_flat
 
 
-def _not_flat(seen: Glance) -> bool:
-    return not seen.is_flat
+def _not_flat(glance: Glance) -> bool:
+    return not glance.is_flat
 
 
-def _mask(seen: Glance) -> bool:
-    return seen.is_mask
+def _mask(glance: Glance) -> bool:
+    return glance.is_mask
 
 
-def _photograph(seen: Glance) -> bool:
-    return seen.is_photograph
+def _photograph(glance: Glance) -> bool:
+    return glance.is_photograph
 
 
-def _are_named_after(files: Sequence[PurePosixPath], pictures: Sequence[PurePosixPath]) -> bool:
-    """Whether nearly every file has the stem of a picture, or that with something behind it."""
-    stems = {name for picture in pictures for name in (picture.stem, picture.name)}
+def _are_named_after(files: Sequence[PurePosixPath], images: Sequence[PurePosixPath]) -> bool:
+    """Whether nearly every file has the stem of an image, or that with a suffix."""
+    stems = {name for image in images for name in (image.stem, image.name)}
     named = [file for file in files if file.stem in stems or _cut(file.stem) in stems]
     return 10 * len(named) >= 9 * len(files)
 

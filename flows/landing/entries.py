@@ -1,4 +1,4 @@
-"""What a source says of its images, whatever its layout: an entry each, with labels, masks and split."""
+"""The listing of a source, whatever its layout: an entry for each image, with labels, masks and split."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MASK = "mask"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image file: its name in the data folder, and its bytes or where they are."""
+class ImageFile:
+    """A file of an image or of a mask: its name in the data folder, and its bytes or its path in the source."""
 
     file: str
     content: Path | bytes
 
     def read(self) -> bytes:
-        """The bytes. Raises OSError if the file cannot be read, or is a pipe or a device that would never end."""
+        """The bytes. Raises OSError if the file cannot be read, or is a pipe or a device, whose reading might never end."""
         if isinstance(self.content, Path) and self.content.exists() and not self.content.is_file():
             raise OSError("it is no regular file")
         return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
@@ -26,11 +26,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Entry:
-    """One image of a source and what the source says of it; `fault` says why it cannot be used, None if it can."""
+    """An image of a source, with what the source says of it; `fault` says why it cannot be used, None if it can."""
 
-    image: Picture
+    image: ImageFile
     labels: Mapping[str, str | None]
-    masks: Mapping[str, Picture | None] = field(default_factory=dict)
+    masks: Mapping[str, ImageFile | None] = field(default_factory=dict)
     split: str | None = None
     group: str | None = None
     fault: str | None = None
@@ -38,7 +38,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """All entries of a source, and what a person should know about what is left out.
+    """All entries of a source, and warnings about what is left out.
 
     `empty` are the folders in which nothing lies, and the links that lead nowhere.
     """
@@ -48,6 +48,6 @@ class Listing:
     empty: tuple[PurePosixPath, ...] = ()
 
 
-def picture(root: Path, file: PurePosixPath, kind: str) -> Picture:
-    """The picture kept under `images/` or `masks/` by its path in the source, that folder's own name not repeated."""
-    return Picture(kind + file.as_posix().removeprefix(kind), root / file)
+def image_file(root: Path, file: PurePosixPath, kind: str) -> ImageFile:
+    """A file of the source that is kept under `kind` (`images/` or `masks/`) by its path; a path's own `kind` is not repeated."""
+    return ImageFile(kind + file.as_posix().removeprefix(kind), root / file)

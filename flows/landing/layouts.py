@@ -1,4 +1,4 @@
-"""The layouts of a source folder: which image has which labels, masks and split. Reads names and tables, and few images."""
+"""The layouts of a source folder: which image has which labels, masks and split. Reads names, tables and a few images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from flows.errors import AskedWrongly
 from flows.folders import NOWHERE, Contents, contents, describe_left_out
 from flows.landing.doubts import refuse_no_classes
-from flows.landing.entries import LABEL, MASK, Entry, Listing, Picture, picture
+from flows.landing.entries import LABEL, MASK, Entry, ImageFile, Listing, image_file
 from flows.landing.listed import read_listed
 from flows.landing.names import split_of, splits_among
 from flows.landing.pairs import Masks
@@ -22,12 +22,12 @@ UNDERSTOOD = (
     "labels.parquet (columns file, targets, split, group) beside images/; image and mask pairs of the same stem (or x.jpg "
     "and x_mask.png) in images/ + masks/ or train/ + trainannot/ (or train_masks/)."
 )
-# Texts that come with a data set, and what says where it came from: nothing is left out with them.
+# Texts about a data set and its origin: that they are left out needs no warning.
 _PAPERS = ("readme", "license", "licence", "copying", "citation", "changelog", "data.dvc")
 
 
 def scan(root: Path, own: Collection[Path] = ()) -> Listing:
-    """The entries of a source folder, without what lies in the folders of `own`.
+    """The listing of a source folder, without files in the folders of `own`.
 
     Raises AskedWrongly if it is missing, empty, unreadable, or of no layout understood.
     """
@@ -74,31 +74,31 @@ def _deeper(images: Sequence[PurePosixPath]) -> str:
 
 
 def _once(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    """The entries, with a fault on each that would take the name of one before it."""
-    seen: set[str] = set()
-    found = []
+    """The entries, with a fault on each whose name in the data folder an earlier one has."""
+    names: set[str] = set()
+    checked = []
     for entry in entries:
-        taken = entry.image.file in seen
-        seen.add(entry.image.file)
-        found.append(replace(entry, fault="another image of the source has the same name") if taken else entry)
-    return tuple(found)
+        taken = entry.image.file in names
+        names.add(entry.image.file)
+        checked.append(replace(entry, fault="another image of the source has the same name") if taken else entry)
+    return tuple(checked)
 
 
 def _class_folders(root: Path, images: Sequence[PurePosixPath]) -> list[Entry]:
-    found = [file for file in images if len(file.parts) == 2]
-    refuse_no_classes(root, _by_folder(found, 0))
-    return [Entry(Picture(f"{IMAGES}{file}", root / file), {LABEL: composed(file.parts[0])}) for file in found]
+    files = [file for file in images if len(file.parts) == 2]
+    refuse_no_classes(root, _by_folder(files, 0))
+    return [Entry(ImageFile(f"{IMAGES}{file}", root / file), {LABEL: composed(file.parts[0])}) for file in files]
 
 
 def _split_folders(root: Path, images: Sequence[PurePosixPath]) -> list[Entry]:
     tops = dict.fromkeys(file.parts[0] for file in images if len(file.parts) > 1)
     splits = splits_among(tops)
-    found = [file for file in images if len(file.parts) == 3 and file.parts[0] in splits]
-    if not found:
+    files = [file for file in images if len(file.parts) == 3 and file.parts[0] in splits]
+    if not files:
         return []
-    classes = _by_folder(found, 1)
+    classes = _by_folder(files, 1)
     refuse_no_classes(root, classes)
-    unclear = sorted({file.parts[0] for file in found if not splits[file.parts[0]]})
+    unclear = sorted({file.parts[0] for file in files if not splits[file.parts[0]]})
     if unclear:
         raise AskedWrongly(
             f"source {str(root)!r}: which split is the folder {unclear[0]!r}? Name it train, val or test, or take it out. "
@@ -111,16 +111,16 @@ def _split_folders(root: Path, images: Sequence[PurePosixPath]) -> list[Entry]:
             "put every image into a split, or none. Nothing was changed"
         )
     return [
-        Entry(Picture(f"{IMAGES}{file}", root / file), {LABEL: composed(file.parts[1])}, split=splits[file.parts[0]])
-        for file in found
+        Entry(ImageFile(f"{IMAGES}{file}", root / file), {LABEL: composed(file.parts[1])}, split=splits[file.parts[0]])
+        for file in files
     ]
 
 
 def _by_folder(files: Iterable[PurePosixPath], depth: int) -> Mapping[str, Sequence[PurePosixPath]]:
-    found: dict[str, list[PurePosixPath]] = {}
+    by_name: dict[str, list[PurePosixPath]] = {}
     for file in files:
-        found.setdefault(file.parts[depth], []).append(file)
-    return found
+        by_name.setdefault(file.parts[depth], []).append(file)
+    return by_name
 
 
 def _pairs(root: Path, images: Sequence[PurePosixPath]) -> list[Entry]:
@@ -132,7 +132,7 @@ def _pairs(root: Path, images: Sequence[PurePosixPath]) -> list[Entry]:
             "file and mask). Nothing was changed"
         )
     return [
-        Entry(picture(root, file, IMAGES), {}, {MASK: picture(root, mask, MASKS)}, split=_split_in(file))
+        Entry(image_file(root, file, IMAGES), {}, {MASK: image_file(root, mask, MASKS)}, split=_split_in(file))
         for file in images
         if file.parent not in masks.folders and (mask := masks.of(file))
     ]
@@ -143,14 +143,14 @@ def _split_in(file: PurePosixPath) -> str | None:
 
 
 def _left_out(root: Path, found: Contents, entries: Sequence[Entry], table: PurePosixPath | None = None) -> tuple[str, ...]:
-    """One warning of all that no entry has, or none."""
-    used = {picture.content for entry in entries for picture in (entry.image, *entry.masks.values()) if picture}
+    """A warning about all files that no entry uses, or none."""
+    used = {file.content for entry in entries for file in (entry.image, *entry.masks.values()) if file}
     rest = [file for file in found.files if root / file not in used and file != table]
-    pictures = set(found.images).intersection(rest)
-    others = [file for file in rest if file not in pictures and not _is_paper(file)]
-    first = next((file for file in rest if file in pictures), None)
+    images = set(found.images).intersection(rest)
+    others = [file for file in rest if file not in images and not _is_paper(file)]
+    first = next((file for file in rest if file in images), None)
     where = "that its table does not name" if table else "that are not in a place to which its layout gives a label"
-    parts = [f"{counted(len(pictures), 'image')} {where}, e.g. {_printable(first)}"] if first else []
+    parts = [f"{counted(len(images), 'image')} {where}, e.g. {_printable(first)}"] if first else []
     more = describe_left_out(others, found.passed)
     return (f"left out of the source: {'; '.join([*parts, *([more] if more else [])])}",) if parts or more else ()
 

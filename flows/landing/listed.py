@@ -1,4 +1,4 @@
-"""The layout of a source with a table: what each line says of its image."""
+"""The layout of a source with a table: an entry for each of its lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
 from flows.folders import Contents, is_image
-from flows.landing.entries import MASK, Entry, Listing, Picture, picture
+from flows.landing.entries import MASK, Entry, ImageFile, Listing, image_file
 from flows.landing.names import SPLIT_NAMES
 from flows.landing.pairs import Masks
 from flows.landing.tables import composed, read_table
@@ -19,7 +19,7 @@ _Known = Mapping[PurePosixPath, PurePosixPath]
 
 
 def read_listed(root: Path, path: Path, found: Contents) -> Listing:
-    """An entry for every line of the table at `path`, whose files lie in `root`; what it names needs no picture's ending."""
+    """An entry for every line of the table at `path`, whose files lie in `root`; these need not end as images do."""
     table = read_table(path)
     known = {**{_composed(file): file for file in found.files}, **{file: file for file in found.files}}
     masks = Masks(found.images)
@@ -29,23 +29,23 @@ def read_listed(root: Path, path: Path, found: Contents) -> Listing:
     for row in table.rows:
         file = _find(root, row.file, known, ("images",))
         cells = {c: _find(root, cell, known, _MASK_FOLDERS) if (cell := row.cells[c]) else None for c in mask_columns}
-        named = {c: _mask_picture(root, mask) for c, mask in cells.items()}
+        named = {c: _mask_file(root, mask) for c, mask in cells.items()}
         if stems:
-            named[MASK] = _mask_picture(root, masks.of(file)) if file else None
+            named[MASK] = _mask_file(root, masks.of(file)) if file else None
         gone = [f"its {c} {row.cells[c]!r} is not in the source" for c in mask_columns if row.cells[c] and not cells[c]]
         fault = row.fault or (None if file else "no such image in the source") or (gone[0] if gone else None)
-        image = picture(root, file, IMAGES) if file else Picture(IMAGES + row.file, b"")
+        image = image_file(root, file, IMAGES) if file else ImageFile(IMAGES + row.file, b"")
         labels = {c: row.cells[c] for c in table.targets if c not in mask_columns}
         entries.append(Entry(image, labels, named, _split_value(row.split, path), row.group, fault))
     return Listing(tuple(entries), table.warnings)
 
 
-def _mask_picture(root: Path, file: PurePosixPath | None) -> Picture | None:
-    return picture(root, file, MASKS) if file else None
+def _mask_file(root: Path, file: PurePosixPath | None) -> ImageFile | None:
+    return image_file(root, file, MASKS) if file else None
 
 
 def _find(root: Path, cell: str, known: _Known, folders: Sequence[str]) -> PurePosixPath | None:
-    """The file of the source that a cell names, its letters composed or not: as it stands, or inside one of `folders`."""
+    """The file of the source that a cell names, with or without one of `folders` before it, in any Unicode composition."""
     named = Path(cell.replace("\\", "/"))
     if named.is_absolute() and named.is_relative_to(root):
         named = named.relative_to(root)

@@ -1,4 +1,4 @@
-"""What the manifest says after an ingest: earlier samples and arrivals brought together. Pure."""
+"""The samples of the manifest after an ingest: earlier samples and arrivals merged. Pure."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def _composed(item: tuple[str, str | None]) -> tuple[str, str | None]:
 
 
 def _labels(arrival: Arrival, before: Sample | None) -> dict[str, str | None]:
-    """The cells that the source gives, over what other sources said of the same bytes."""
+    """The cells that the source gives; other cells stay as they were, if the image has the same bytes."""
     cells: dict[str, str | None] = dict(before.labels) if before and before.digest == arrival.digest else {}
-    masks = {target: picture.file if picture else None for target, picture in arrival.entry.masks.items()}
+    masks = {target: mask.file if mask else None for target, mask in arrival.entry.masks.items()}
     return cells | dict(arrival.entry.labels) | masks
 
 
@@ -66,13 +66,13 @@ def _unsettled(drafts: Sequence[Sample], given: Sequence[str | None], earlier: S
     targets = [target for target in (drafts[0].labels if drafts else ()) if _names_classes(drafts, target)]
     before = [by_digest.get(draft.digest) or by_file.get(draft.file) for draft in drafts]
     return [
-        Unsettled(draft.digest, said, held, draft.group, _classes(draft, targets))
-        for draft, said, held in zip(drafts, given, before, strict=True)
+        Unsettled(draft.digest, split, earlier_split, draft.group, _classes(draft, targets))
+        for draft, split, earlier_split in zip(drafts, given, before, strict=True)
     ]
 
 
 def _names_classes(samples: Sequence[Sample], target: str) -> bool:
-    """Whether a target's cells look like classes: not masks, and not a different text (a note, an id) in most rows."""
+    """Whether a target's cells look like classes: not masks, and not another text (a note, an id) in most rows."""
     cells = [cell for sample in samples if (cell := sample.labels[target]) is not None]
     return not is_mask_target(samples, target) and (len(set(cells)) <= 20 or len(set(cells)) <= len(cells) / 2)
 
@@ -106,14 +106,14 @@ def tally(earlier: Sequence[Sample], samples: Sequence[Sample], arrivals: Sequen
 
 
 def _same(one: Sample, other: Sample) -> bool:
-    """Whether two samples say the same; a column that one of them lacks counts as empty."""
+    """Whether two samples are equal; a column that one of them lacks counts as empty."""
     filled = [{target: label for target, label in sample.labels.items() if label} for sample in (one, other)]
     said = [(sample.digest, sample.split, sample.group, sample.recipe) for sample in (one, other)]
     return said[0] == said[1] and filled[0] == filled[1]
 
 
 def refuse_removing(earlier: Sequence[Sample], samples: Sequence[Sample], empty: Sequence[PurePosixPath], most: float) -> None:
-    """Raise AskedWrongly if more than a share of the earlier samples would go, or all that came from a folder now empty."""
+    """Raise AskedWrongly if a mirror would remove more than a share of the samples, or those of a folder that is now empty."""
     kept = {sample.file for sample in samples}
     gone = [sample.file for sample in earlier if sample.file not in kept]
     allow = "If they are meant to go, run this again with --max-removed-share 1. Nothing was changed"

@@ -1,4 +1,4 @@
-"""Which picture of a source has which mask, by the names of folders and files. Pure."""
+"""Pairs of images and masks in a source, found by the names of folders and files. Pure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _Place = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
 
 class Masks:
-    """The mask of a picture, or None; `folders` are those that hold masks of pictures in another folder.
+    """The masks of a source's images; `folders` are those that hold the masks of images in another folder.
 
-    A folder of pictures and one of masks differ in one part of their paths: images and masks, train and train_masks,
-    images and annotations/trimaps. There a mask has the stem of its picture (x.jpg, x.png), and only where none has, that stem
-    with a word for masks (x_mask.png) or the picture's whole name (x.jpg.png).
+    A folder of images and one of its masks differ in one part of their paths: images and masks, train and train_masks,
+    images and annotations/trimaps. There a mask has the stem of its image (x.jpg, x.png), or, if no mask of the folder has,
+    that stem with a word for masks (x_mask.png) or the image's whole name (x.jpg.png).
     """
 
     def __init__(self, images: Iterable[PurePosixPath]) -> None:
@@ -32,20 +32,20 @@ class Masks:
                 self._pair(folder, masks)
 
     def of(self, image: PurePosixPath) -> PurePosixPath | None:
-        """The mask of a picture."""
+        """The mask of an image, None if it has none."""
         return self._found.get(image)
 
     def _pair(self, folder: PurePosixPath, masks: list[PurePosixPath]) -> None:
-        """Find the masks of a folder's pictures; `halves` counts those where some names, but not all, have a word for masks."""
-        pictures = self._in[folder]
+        """Find the masks of a folder's images; if only some have a mask named by a word for masks, `halves` counts these."""
+        images = self._in[folder]
         plain = [{composed(file.stem): file for file in self._in[mask]} for mask in masks]
-        found = {file: mask for file in pictures if (mask := _first(plain, composed(file.stem)))}
+        found = {file: mask for file in images if (mask := _first(plain, composed(file.stem)))}
         if not found:
             marked = [{_plain_stem(file): file for file in self._in[mask]} for mask in masks]
-            stems = {file: mask for file in pictures if (mask := _first(marked, composed(file.stem)))}
-            whole = {file: mask for file in pictures if (mask := _first(plain, composed(file.name)))}
+            stems = {file: mask for file in images if (mask := _first(marked, composed(file.stem)))}
+            whole = {file: mask for file in images if (mask := _first(plain, composed(file.name)))}
             found = max(stems, whole, key=len)
-            if len(found) < len(pictures):
+            if len(found) < len(images):
                 self.halves |= {folder: len(found)} if found else {}
                 return
         self._found |= found
@@ -62,7 +62,7 @@ def _plain_stem(mask: PurePosixPath) -> str:
 
 
 def _folders_of_masks(folders: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[PurePosixPath]]:
-    """For each folder of pictures the folders of its masks, the likeliest first."""
+    """For each folder of images the folders of its masks, the likeliest first."""
     by_place: dict[_Place, list[tuple[int, PurePosixPath]]] = {}
     everyone = list(folders)
     for folder in everyone:
@@ -73,7 +73,7 @@ def _folders_of_masks(folders: Iterable[PurePosixPath]) -> dict[PurePosixPath, l
     found: dict[PurePosixPath, list[PurePosixPath]] = {}
     for folder in everyone:
         for index, said in enumerate(map(role, folder.parts)):
-            if said.holds == "pictures":
+            if said.holds == "images":
                 place = (folder.parts[:index], said.rest, folder.parts[index + 1 :])
                 others = [mask for _, mask in sorted(by_place.get(place, ())) if mask != folder]
                 if others:
@@ -82,7 +82,7 @@ def _folders_of_masks(folders: Iterable[PurePosixPath]) -> dict[PurePosixPath, l
 
 
 def _places(folder: PurePosixPath, index: int, said: Role) -> list[_Place]:
-    """Where the pictures of a folder of masks may lie: the path without the part that says masks, or the two that do."""
+    """Where the images of a folder of masks may lie: its path without the one or two parts that say masks."""
     parts = folder.parts
     places: list[_Place] = [(parts[:index], said.rest, parts[index + 1 :])]
     if index + 1 < len(parts) and role(parts[index + 1]).holds == "masks":

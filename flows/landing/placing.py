@@ -1,4 +1,4 @@
-"""How files get into `data/` and out of it: only what an earlier ingest brought is replaced or removed, by its md5."""
+"""Moving files into `data/` and out of it: only a file that an earlier ingest brought, by its md5, is replaced or removed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from flows.records import Mask, Sample
 from flows.workspace import md5_of
 
 QUARANTINE_COLUMNS = ("file", "digest", "reason")
-# Under the storage folder: what is being moved in, for the case that the move is cut short.
+# In the storage folder: the files that are being moved in, in case the move is cut short.
 _ARRIVING = "arriving.json"
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What earlier ingests left in a data folder: samples, masks, and the md5s under which they brought each file."""
+    """The results of earlier ingests in a data folder: samples, masks, and the md5s with which they brought each file."""
 
     samples: tuple[Sample, ...]
     masks: Mapping[str, Mask]
@@ -33,7 +33,7 @@ class Earlier:
 
 
 def read_earlier(data: Path, storage: Path) -> Earlier:
-    """What lies in a data folder by its tables. Raises AskedWrongly if a table there is none of ours."""
+    """The results of earlier ingests, from a data folder's tables. Raises AskedWrongly if a table there is not ours."""
     _refuse_no_folder(data)
     text = _read(data / NAME)
     samples = composed_labels(parse(text)) if text is not None else ()
@@ -47,9 +47,9 @@ def read_earlier(data: Path, storage: Path) -> Earlier:
     digests: dict[str, set[str]] = {sample.file: {sample.digest} for sample in samples}
     for file, mask in masks.items():
         digests.setdefault(file, set()).add(mask.digest)
-    for file, found in _arriving(storage).items():
-        digests.setdefault(file, set()).update(found)
-    return Earlier(samples, masks, {file: frozenset(each) for file, each in digests.items()})
+    for file, md5s in _arriving(storage).items():
+        digests.setdefault(file, set()).update(md5s)
+    return Earlier(samples, masks, {file: frozenset(md5s) for file, md5s in digests.items()})
 
 
 def _refuse_no_folder(data: Path) -> None:
@@ -73,16 +73,16 @@ def _no_table(table: Path, why: str) -> AskedWrongly:
 
 
 def _arriving(storage: Path) -> dict[str, list[str]]:
-    """The md5s of files that ingests were moving in when they were cut short."""
+    """The md5s, by file, of the files that ingests were moving in when they were cut short."""
     try:
-        found: dict[str, list[str]] = json.loads((storage / _ARRIVING).read_bytes())
+        md5s: dict[str, list[str]] = json.loads((storage / _ARRIVING).read_bytes())
     except (OSError, ValueError):
         return {}
-    return found
+    return md5s
 
 
 def quarantined(data: Path) -> dict[str, tuple[str, str]] | None:
-    """Digest and reason of each file in the quarantine list; None if the file of that name is no list of ours."""
+    """Digest and reason of each file in the quarantine list; None if `quarantine.csv` is there but not ours."""
     path = data / QUARANTINE
     if not os.path.lexists(path):
         return {}
@@ -97,14 +97,14 @@ def quarantined(data: Path) -> dict[str, tuple[str, str]] | None:
 
 
 def quarantine_text(rows: Mapping[str, tuple[str, str]]) -> str:
-    """A quarantine list as text, from digest and reason by file; empty without any."""
+    """A quarantine list as text, from digest and reason by file; '' if there are none."""
     lines = [(file, *rows[file]) for file in sorted(rows)]
     return table_text([QUARANTINE_COLUMNS, *lines]) if lines else ""
 
 
 @dataclass(frozen=True)
 class Move:
-    """What goes into a data folder: the files under `incoming`, and its tables as text, empty if there is to be none."""
+    """A move into a data folder: the files under `incoming`, then its tables; `quarantine` is a table's text, '' for none."""
 
     data: Path
     incoming: Path
@@ -114,19 +114,19 @@ class Move:
     quarantine: str
 
     def refuse_strangers(self) -> None:
-        """Raise AskedWrongly if something in the data folder is in the way that no ingest brought, or not as it is now."""
-        found = list(dict.fromkeys(name for file in self._staged() if (name := self._in_the_way(file))))
+        """Raise AskedWrongly if a file in the data folder is in the way that no ingest brought, or that was changed since."""
+        odd = list(dict.fromkeys(name for file in self._staged() if (name := self._in_the_way(file))))
         if self.quarantine and quarantined(self.data) is None:
-            found.append(QUARANTINE)
-        if found:
+            odd.append(QUARANTINE)
+        if odd:
             raise AskedWrongly(
-                f"{self.data} holds what no ingest brought, or not as it is now, and it is in the way ({len(found)}): "
-                f"{', '.join(found[:5])}{', ...' if len(found) > 5 else ''}. Move it out of {self.data}, then run this again. "
+                f"{self.data} holds what no ingest brought, or not as it is now, and it is in the way ({len(odd)}): "
+                f"{', '.join(odd[:5])}{', ...' if len(odd) > 5 else ''}. Move it out of {self.data}, then run this again. "
                 "Nothing was changed"
             )
 
     def carry_out(self, storage: Path) -> None:
-        """Move staged files into place, the manifest last: until then the old one stands."""
+        """Move the files into place, the manifest last: until then the old one counts."""
         self.data.mkdir(parents=True, exist_ok=True)
         staged = list(self._staged())
         if staged:
@@ -149,7 +149,7 @@ class Move:
         _put(self.data / NAME, render(self.samples), self.incoming)
 
     def sweep(self, named: Collection[str]) -> None:
-        """Remove what earlier ingests brought, as they brought it, and `named` no longer has."""
+        """Remove the files that earlier ingests brought and that are not in `named`, unless they were changed since."""
         for file in self.earlier.digests.keys() - named:
             path = PurePosixPath(file)
             if self._blocked(path) is None and self._is_ours(path):
@@ -166,7 +166,7 @@ class Move:
         return str(file) if os.path.lexists(self.data / file) and not self._is_ours(file) else None
 
     def _blocked(self, file: PurePosixPath) -> PurePosixPath | None:
-        """The first folder above a file that is none, or a link to one elsewhere."""
+        """The first path above a file that is no folder, or is a link; None if there is none."""
         above = [parent for parent in reversed(file.parents) if parent.parts]
         return next((p for p in above if (at := self.data / p).is_symlink() or (at.exists() and not at.is_dir())), None)
 
@@ -176,7 +176,7 @@ class Move:
 
 
 def settle(storage: Path) -> None:
-    """Say that what was being moved in has arrived, and what was to be removed is gone."""
+    """Forget the list of files being moved in: the move, and the removals, are done."""
     (storage / _ARRIVING).unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""Which sample belongs to train, val or test. Pure: the same samples and history give the same splits in any order."""
+"""The split of each sample: train, val or test. Pure: the same samples and history give the same splits in any order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EVERYTHING: ClassName = ("", "")
 
 @dataclass(frozen=True)
 class Unsettled:
-    """A sample whose split is asked for: what the source says, what an earlier ingest settled, and its classes.
+    """A sample without a settled split: `given` is the source's split, `earlier` that of an earlier ingest.
 
     `classes` are (target, class name) pairs.
     """
@@ -45,7 +45,7 @@ class _Unit:
 def settle(rows: Sequence[Unsettled]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The split of every row, and warnings in words.
 
-    Given and earlier splits are kept; what the source lacks is carved from train by a hash of the group or the digest.
+    Given and earlier splits are kept; a split that the source lacks is carved from train by a hash of the group or the digest.
     Of two splits for the same bytes the more protected one wins (test, then val, then train).
     """
     lacking = frozenset({"val", "test"} - {row.given for row in rows})
@@ -70,7 +70,7 @@ def _known(row: Unsettled) -> str | None:
 
 
 def _protect(rows: Sequence[Unsettled]) -> list[str | None]:
-    """What is known of a row, or of any row with its bytes; None if the split is still open."""
+    """The known split of each row, the most protected one of all rows with its bytes; None if it is still open."""
     strongest: dict[str, str] = {}
     for row in rows:
         if split := _known(row):
@@ -109,7 +109,7 @@ def _units(rows: Sequence[Unsettled]) -> list[_Unit]:
 
 
 def _carve(rows: Sequence[Unsettled], units: Iterable[_Unit], lacking: frozenset[str], splits: list[str | None]) -> list[_Unit]:
-    """Settle the open rows of every unit; return the units in which all were open: only these may be moved again."""
+    """Settle the open rows of every unit; return the units with only open rows, which may be moved again."""
     free = []
     for unit in units:
         open_rows = [index for index in unit.rows if splits[index] is None]
@@ -151,7 +151,7 @@ def _count(rows: Sequence[Unsettled], splits: Sequence[str | None]) -> Mapping[s
 
 
 def _keep_small_classes(rows: Sequence[Unsettled], free: Sequence[_Unit], splits: list[str | None]) -> list[str]:
-    """Take back to train what was carved from classes that would keep fewer than MIN_TRAIN samples there."""
+    """Put carved units back into train if a class of theirs would keep fewer than MIN_TRAIN samples there."""
     train = _count(rows, splits)["train"]
     pool, choices = train.copy(), Counter[ClassName]()
     for unit in free:
@@ -171,7 +171,7 @@ def _keep_small_classes(rows: Sequence[Unsettled], free: Sequence[_Unit], splits
 
 
 def _cover_classes(rows: Sequence[Unsettled], free: Sequence[_Unit], splits: list[str | None]) -> None:
-    """Give a carved split one unit of each class that chance left out of it, where train can spare it."""
+    """Give a carved split one unit of each class that chance left out of it, if train can spare it."""
     counts = _count(rows, splits)
     spare: dict[ClassName, list[_Unit]] = defaultdict(list)
     for unit in sorted((u for u in free if splits[u.rows[0]] == "train" and u.choices), key=lambda u: (share(u.key), u.key)):
@@ -199,7 +199,7 @@ def _straddling(rows: Sequence[Unsettled], splits: Sequence[str]) -> list[str]:
     for row, split in zip(rows, splits, strict=True):
         if row.group:
             places[row.group].add(split)
-    apart = sorted(group for group, found in places.items() if len(found) > 1)
+    apart = sorted(group for group, splits_of in places.items() if len(splits_of) > 1)
     lie = counted(len(apart), "group lies", "groups lie")
     return [f"{lie} in several splits because the source says so, e.g. {apart[0]!r}"] if apart else []
 

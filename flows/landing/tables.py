@@ -15,15 +15,15 @@ from flows.landing.cells import texts_of
 
 TABLES = ("labels.csv", "labels.parquet")
 _SPECIAL = frozenset({"file", "split", "group"})
-# What pandas adds where a frame's index is written with it.
+# The columns that pandas adds if a frame's index is written with it.
 _INDEX = re.compile(r"__index_level_\d+__|Unnamed: \d+")
-# In a header that is one column, what may have been meant to part it.
+# Other separators that a header of one column may have.
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line: the image it names, its target cells (None if empty), and what is wrong with it, if anything."""
+    """A line: the image that it names, its target cells (None if empty), and what is wrong with it, if anything."""
 
     file: str
     cells: Mapping[str, str | None]
@@ -45,9 +45,9 @@ Line = tuple[int, Sequence[str]]
 
 
 def read_table(path: Path) -> Table:
-    """The table in a labels.csv or labels.parquet, labels in Unicode's composed form (NFC).
+    """The table in a labels.csv or labels.parquet, with labels in Unicode's composed form (NFC).
 
-    Raises AskedWrongly if it is damaged, not well formed or lacks what it needs.
+    Raises AskedWrongly if it is damaged, not well formed, or lacks a column that it needs.
     """
     columns, lines = _parquet(path) if path.suffix == ".parquet" else _csv(path)
     _check_columns(columns, path)
@@ -80,7 +80,7 @@ def _check_columns(columns: Sequence[str], path: Path) -> None:
 
 
 def odd_letter(text: str) -> str | None:
-    """What keeps a text from being a name or a label, in words: a line break or an invisible mark; None if nothing does."""
+    """A letter, in words, that a name or a label must not have (a line break, an invisible mark); None if there is none."""
     if "\0" in text:
         return "a NUL byte"
     if len(text.splitlines()) > 1 or text.splitlines() != [text][: bool(text)]:
@@ -130,7 +130,7 @@ def _csv(path: Path) -> tuple[list[str], list[Line]]:
 
 
 def _records(text: str, path: Path) -> Iterator[Line]:
-    """The rows of a CSV text, each with the number of the line that it begins in. Raises AskedWrongly on a stray quote."""
+    """The rows of a CSV text, with the numbers of the lines in which they begin. Raises AskedWrongly on a stray quote."""
     taken: list[str] = []
 
     def lines() -> Iterator[str]:
@@ -148,7 +148,7 @@ def _records(text: str, path: Path) -> Iterator[Line]:
         if row is None:
             return
         raw = "".join(taken)
-        # The csv module takes a quote inside a cell that has none around it for a letter.
+        # The csv module takes a quote within an unquoted cell as a letter.
         stray = next((cell for cell in row if '"' in cell and '"' + cell.replace('"', '""') + '"' not in raw), None)
         if stray is not None:
             raise AskedWrongly(f'{path.name} row {number} has a stray " in it: {_start(taken)}; write "" inside of quotes')
@@ -171,7 +171,7 @@ def _parquet(path: Path) -> tuple[list[str], list[Line]]:
         raise AskedWrongly(f"{path.name} is not a Parquet file: {error}") from None
     named = list(zip(map(str, table.column_names), table.columns, strict=True))
     try:
-        # An index may be of any type, and is left out.
+        # Columns of an index may be of any type, since they are left out.
         columns = [[""] * len(column) if _INDEX.fullmatch(name) else texts_of(name, column) for name, column in named]
     except AskedWrongly as error:
         raise AskedWrongly(f"{path.name}: {error}") from None

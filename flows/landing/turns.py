@@ -1,4 +1,4 @@
-"""How masks lie on images that are stored turned, and which recipe reads each picture: decided for a data set as a whole."""
+"""The recipe by which each image and mask is read; whether masks are turned with their images is decided by target."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _TIFF = (".tif", ".tiff")
 
 @dataclass
 class _Target:
-    """What the masks of one target are drawn on, the image stored or upright, by their files."""
+    """The mask files of one target, by whether they are drawn on the image as stored, upright, or by nothing one can tell."""
 
     stored: set[str] = field(default_factory=set)
     upright: set[str] = field(default_factory=set)
     unknown: set[str] = field(default_factory=set)
 
-    def note(self, file: str, told: str | None) -> None:
-        """Keeps what a mask's size tells; nothing of a mask whose image has no turn."""
-        if told:
-            getattr(self, told).add(file)
+    def note(self, file: str, drawn: str | None) -> None:
+        """Note what a mask is drawn on ('stored', 'upright' or 'unknown'); None, if its image has no orientation, is left out."""
+        if drawn:
+            getattr(self, drawn).add(file)
 
 
 def settle_recipes(
@@ -36,26 +36,26 @@ def settle_recipes(
 ) -> tuple[list[Sample], dict[str, Mask], tuple[str, ...]]:
     """The samples and their masks, each with the recipe by which it is read, and warnings.
 
-    Where sizes show of some pairs of a target that its masks are drawn on images as they are stored, and of none the
-    contrary, those whose sizes tell nothing are turned as well. Otherwise these are taken as upright, with a warning.
+    If the sizes of some pairs of a target show that its masks are drawn on images as stored, and no pair shows the contrary,
+    the masks whose sizes show nothing are turned, too. Otherwise these are taken as upright, with a warning.
     """
     good = {arrival.entry.image.file: arrival for arrival in arrivals if not arrival.fault}
     samples = [sample if sample.file in good else _read_anew(sample, data) for sample in samples]
     new = {file for arrival in good.values() for file in arrival.masks}
-    found = {file: mask if file in new else _mask_read_anew(file, mask, data) for file, mask in masks.items()}
+    settled = {file: mask if file in new else _mask_read_anew(file, mask, data) for file, mask in masks.items()}
     warnings: list[str] = []
     for target in samples[0].labels if samples else ():
-        told = _evidence(target, samples, good, data)
-        kept = {file for file in told.unknown if _was_as_stored(file, found, earlier)}
-        proven = told.stored or kept
-        turned = (told.unknown if proven and not told.upright else kept) & found.keys()
-        found.update({file: replace(found[file], recipe=AS_STORED) for file in turned})
-        warnings += _turn_warnings(target, told, turned, turned - kept)
-    return samples, found, (*warnings, *_shade_warnings(arrivals), *_anew_warnings(samples, found, earlier))
+        evidence = _evidence(target, samples, good, data)
+        kept = {file for file in evidence.unknown if _was_as_stored(file, settled, earlier)}
+        proven = evidence.stored or kept
+        turned = (evidence.unknown if proven and not evidence.upright else kept) & settled.keys()
+        settled.update({file: replace(settled[file], recipe=AS_STORED) for file in turned})
+        warnings += _turn_warnings(target, evidence, turned, turned - kept)
+    return samples, settled, (*warnings, *_shade_warnings(arrivals), *_anew_warnings(samples, settled, earlier))
 
 
 def _read_anew(sample: Sample, data: Path) -> Sample:
-    """A sample of an earlier ingest with the recipe that it is read by today; looks at TIFFs alone."""
+    """A sample of an earlier ingest with the recipe by which it is read today; opens only TIFFs, whose reading changed."""
     if sample.recipe != FIRST or not sample.file.lower().endswith(_TIFF) or not (data / sample.file).is_file():
         return sample
     return replace(sample, recipe=image_recipe(data / sample.file))
@@ -67,53 +67,53 @@ def _mask_read_anew(file: str, mask: Mask, data: Path) -> Mask:
     return mask if mask_recipe(data / file) == FIRST else Mask(mask.digest, count_values(decode_mask(data / file)), MENDED)
 
 
-def _was_as_stored(file: str, found: Mapping[str, Mask], earlier: Earlier) -> bool:
+def _was_as_stored(file: str, masks: Mapping[str, Mask], earlier: Earlier) -> bool:
     before = earlier.masks.get(file)
-    return before is not None and before.as_stored and file in found and found[file].digest == before.digest
+    return before is not None and before.as_stored and file in masks and masks[file].digest == before.digest
 
 
 def _evidence(target: str, samples: Sequence[Sample], good: Mapping[str, Arrival], data: Path) -> _Target:
-    """What the pairs of a target tell: those that arrived, and, if these tell anything, the others by their files in `data`."""
-    told = _Target()
+    """The evidence of a target's pairs: those that arrived, and, if these show anything, the others by their files in `data`."""
+    evidence = _Target()
     others = []
     for sample in samples:
         cell = sample.labels[target]
         if cell is None or not cell.startswith(MASKS):
             continue
         if sample.file in good and cell in good[sample.file].masks:
-            told.note(cell, good[sample.file].drawn.get(cell))
+            evidence.note(cell, good[sample.file].drawn.get(cell))
         else:
             others.append((sample.file, cell))
-    if told.stored or told.upright or told.unknown:
+    if evidence.stored or evidence.upright or evidence.unknown:
         for image, cell in others:
-            told.note(cell, _look(data / cell, data / image))
-    return told
+            evidence.note(cell, _look(data / cell, data / image))
+    return evidence
 
 
 def _look(mask: Path, image: Path) -> str | None:
     try:
         return drawn_on(mask, image)
     except ImageError:
-        # Gone from the folder, or damaged: an ingest of its source tells.
+        # Missing or damaged: the next ingest of its source reports it.
         return None
 
 
-def _turn_warnings(target: str, told: _Target, turned: set[str], newly: set[str]) -> Iterator[str]:
+def _turn_warnings(target: str, evidence: _Target, turned: set[str], newly: set[str]) -> Iterator[str]:
     if newly:
         yield (
             f"{len(newly)} masks of {target!r}, e.g. {min(newly)}, are turned as their images are: the sizes of others show that "
             "masks are drawn on the images as these are stored"
         )
-    open_ones = told.unknown - turned
+    open_ones = evidence.unknown - turned
     if not open_ones:
         return
-    if told.stored and told.upright:
+    if evidence.stored and evidence.upright:
         yield (
-            f"some masks of {target!r} are drawn on images as these are stored (e.g. {min(told.stored)}), others on upright ones "
-            f"(e.g. {min(told.upright)}), by their sizes; {len(open_ones)} whose sizes tell nothing are taken as upright, "
-            f"e.g. {min(open_ones)}. Save all images upright, without an orientation, and their masks alike"
+            f"some masks of {target!r} are drawn on images as these are stored (e.g. {min(evidence.stored)}), others on upright "
+            f"ones (e.g. {min(evidence.upright)}), by their sizes; {len(open_ones)} whose sizes tell nothing are taken as "
+            f"upright, e.g. {min(open_ones)}. Save all images upright, without an orientation, and their masks alike"
         )
-    elif not told.upright:
+    elif not evidence.upright:
         yield (
             f"nothing tells whether {len(open_ones)} masks of {target!r}, e.g. {min(open_ones)}, are drawn on their images as "
             "these are stored or upright: the images have an orientation, and the masks' size fits either way. They are taken as "
