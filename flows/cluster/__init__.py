@@ -1,4 +1,4 @@
-"""The Ray room: a cluster to work on, jobs submitted to it, and (in `workers`) the worker group inside a job."""
+"""Everything about Ray: a cluster, named or local, jobs submitted to it, and (in `workers`) the worker group in a job."""
 
 from flows.cluster.api import Cluster, death
 from flows.cluster.capacity import check

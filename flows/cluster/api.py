@@ -1,4 +1,4 @@
-"""Ray's Jobs API over HTTP: what a flow needs of it, without importing Ray (whose import takes longer than a submission)."""
+"""A client of Ray's Jobs API over HTTP, without importing Ray, which takes longer than a submission."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ REQUEST_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray cluster by its Jobs API: the address, whether we end it, the token that opens it, the Python its jobs run.
+    """A Ray cluster by its Jobs API: the address, whether we started it (`owned`), its token, and the Python that jobs run.
 
-    `vital` are the marks (`flows.processes`) of a local head's processes without which it is dead.
+    `vital` are the marks (`flows.processes`) of the processes of a local head without which it is dead.
     """
 
     address: str
@@ -34,9 +34,9 @@ class Cluster:
 
 
 def connect(address: str, token: str | None = None) -> Cluster:
-    """The cluster that answers at `http(s)://host:port`, never stopped by us; `token` None: the person's own, as Ray finds it.
+    """The cluster that answers at `http(s)://host:port`; if `token` is None, the person's own is used, as Ray finds it.
 
-    Raises Unreachable if it does not answer within ten seconds, AskedWrongly if it refuses our token.
+    Raises Unreachable if it does not answer within ten seconds, AskedWrongly if it refuses the token.
     """
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -50,13 +50,13 @@ def connect(address: str, token: str | None = None) -> Cluster:
 
 
 def death(cluster: Cluster) -> str | None:
-    """What a local head died of, or None while it lives, as far as its processes say; of another machine's they say nothing."""
+    """What a local head died of, in words, None while its processes live; always None for a cluster that is not local."""
     dead = [mark for mark in cluster.vital if not processes.lives(mark)]
     return f"{len(dead)} of its {len(cluster.vital)} main processes have ended" if dead else None
 
 
 def answers(cluster: Cluster, timeout_seconds: float = 3.0) -> bool:
-    """True when the Jobs API of this cluster answers us."""
+    """Whether the Jobs API of this cluster answers us."""
     try:
         call(cluster, "GET", "/api/jobs/", timeout_seconds=timeout_seconds)
     except HeadstartError:
@@ -72,7 +72,10 @@ def call(
     *,
     timeout_seconds: float = REQUEST_SECONDS,
 ) -> Any:
-    """The decoded answer, or None for 404. Raises Unreachable, AskedWrongly (token refused) or HeadstartError."""
+    """The answer to a request, decoded from JSON, or None for 404.
+
+    Raises Unreachable if there is none, AskedWrongly if the token is refused, HeadstartError on any other error.
+    """
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     request = Request(cluster.address + path, data=data, method=method)
     request.add_header("Content-Type", "application/octet-stream" if isinstance(body, bytes) else "application/json")
@@ -95,8 +98,8 @@ def call(
         return {}
 
 
-def quoted(submission_id: str) -> str:
-    """The path of one job."""
+def job_path(submission_id: str) -> str:
+    """The path of a job in the Jobs API."""
     return f"/api/jobs/{quote(submission_id, safe='')}"
 
 

@@ -1,4 +1,4 @@
-"""Whether a worker group can be had, told before anything is started for it."""
+"""A check that a worker group can be had, before anything is started for it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from flows.cluster.head import MIN_CPUS, MIN_MEMORY_BYTES, find_cluster
 from flows.errors import AskedWrongly
 from flows.records import Workers
 
-# Torch and its libraries in a process of their own, before any image; two workers are in MIN_MEMORY_BYTES.
+# A worker's memory before any image: torch and its libraries. MIN_MEMORY_BYTES includes two workers.
 WORKER_BYTES = int(0.4 * 2**30)
 ELSEWHERE = "or set HEADSTART_RAY_ADDRESS to a cluster that has them"
 
 
 def check(address: str | None, storage: Path, workers: Workers) -> None:
-    """Return where the cluster at `address` answers, or this machine can hold a local one for these workers.
+    """Check that the cluster at `address` answers, or, if it is None, that this machine can hold a local one for the workers.
 
-    Raises Unreachable within ten seconds, AskedWrongly on too few CPUs, GPUs or too little memory. What a named cluster has
-    is asked in the job itself, since clusters may grow.
+    Raises Unreachable within ten seconds, AskedWrongly on too few CPUs, GPUs or too little memory. The size of a named cluster
+    is checked in the job itself, since clusters may grow.
     """
     if address is not None:
         find_cluster(address, storage)
         return
     cpus, gpus = max(MIN_CPUS, os.cpu_count() or 1), local_gpus(os.environ)
-    # A worker is a process: a share of a CPU each does not make it any smaller.
+    # A worker that asks for less than a CPU still is a whole process.
     if (asked := workers.count * max(1, workers.cpus_per_worker)) > cpus:
         raise AskedWrongly(
             f"workers: {workers.count} of {workers.cpus_per_worker:g} CPUs need {asked:g}, and a local Ray on this machine of "
@@ -47,7 +47,7 @@ def check(address: str | None, storage: Path, workers: Workers) -> None:
 
 
 def local_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> int | None:
-    """How many GPUs this machine gives to its processes, or None if only a driver could tell."""
+    """The number of GPUs that processes on this machine may use, or None if only a driver could tell."""
     if any((devices / name).exists() for name in ("dxg", "kfd")):  # Windows' Linux, AMD
         return None
     found = sum(path.name.removeprefix("nvidia").isdigit() for path in devices.glob("nvidia*"))

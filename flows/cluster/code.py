@@ -1,4 +1,4 @@
-"""The code of a job: these two packages, sent to the cluster once for each of their contents."""
+"""The code of a job: `flows` and `heads` as a package, sent to the cluster once for each state of the code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flows.cluster.api import Cluster, call
 
 
 def upload(cluster: Cluster) -> str:
-    """The address, on the cluster, of a package of `flows` and `heads`, named by its content and sent once."""
+    """The address on the cluster of a package of `flows` and `heads`, which is named by its content and sent only once."""
     content = pack()
     name = f"_ray_pkg_{hashlib.sha256(content).hexdigest()[:16]}.zip"
     if call(cluster, "GET", f"/api/packages/gcs/{name}") is None:

@@ -1,4 +1,4 @@
-"""A local Ray head of our own: loopback only, behind a token, shared by the commands of a storage, ended by the last of them."""
+"""A local Ray head: on loopback, behind a token, shared by the commands of a storage root, ended by the last of them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ Say = Callable[[str], None]
 
 @contextlib.contextmanager
 def open_cluster(address: str | None, storage: Path, *, num_cpus: float = 0, say: Say | None = None) -> Iterator[Cluster]:
-    """A cluster for the block: the one at `address`, else this storage's local one, started where none is alive.
+    """A cluster for the block: the one at `address`, else this storage's local one, which is started if none is alive.
 
-    `num_cpus` is what the largest worker group asks for. The local head is ended at the block's end, unless another
-    process of this storage still uses it. Raises Unreachable, AskedWrongly (no memory, no port), Busy, HeadstartError.
+    `num_cpus` is what the largest worker group asks for. The local head is ended with the block, unless another process of
+    this storage still uses it. Raises Unreachable, AskedWrongly (no memory, no port), Busy if a local head that others use is
+    too small, and HeadstartError if it does not start.
     """
     folder = storage.absolute() / "ray"
     if address is not None:
@@ -45,12 +46,12 @@ def open_cluster(address: str | None, storage: Path, *, num_cpus: float = 0, say
 
 
 def reopen(storage: Path, *, num_cpus: float = 0, say: Say | None = None) -> Cluster:
-    """This storage's local head, started anew where it is dead, for a process that is in `open_cluster`. Raises as that does."""
+    """This storage's local head, started again if it is dead, for a process inside `open_cluster`. Raises as that does."""
     return _join(storage.absolute() / "ray", num_cpus, say or (lambda _: None))
 
 
 def find_cluster(address: str | None, storage: Path) -> Cluster | None:
-    """The cluster at `address`, else this storage's local one where it is alive; nothing is started. Raises Unreachable."""
+    """The cluster at `address`, else this storage's local one, None if that is not alive; starts none. Raises Unreachable."""
     folder = storage.absolute() / "ray"
     if address is not None:
         return connect(address, token=_token(folder, address))
@@ -118,7 +119,7 @@ def _start(folder: Path, num_cpus: float) -> dict[str, Any]:
         "vital": [],
         "users": [],
     }
-    # Written before the first process: whoever comes after a crash in between can end what was started.
+    # Written before the first process is started: after a crash in between, the next command can end what was started.
     _write(folder, record)
     ports = {"port": gcs, "dashboard-port": dashboard, "dashboard-agent-listen-port": agent, "ray-client-server-port": client}
     environment = launch.environment(folder, home) | {
@@ -152,7 +153,7 @@ def _make_token(folder: Path) -> None:
 
 
 def _token(folder: Path, address: str) -> str | None:
-    """The token of this storage's own head, when the address is that one's."""
+    """The token of this storage's own head, if the address is its, else None."""
     record = _read(folder)
     ours = record is not None and record["address"] == address.rstrip("/")
     return (folder / "token").read_text().strip() if ours else None
@@ -165,12 +166,12 @@ def _cluster(folder: Path, record: dict[str, Any]) -> Cluster:
 
 def _is_alive(folder: Path, record: dict[str, Any]) -> bool:
     cluster = _cluster(folder, record)
-    # A head that is half dead takes a minute to say so.
+    # The vital processes come first: a half-dead head lets the question wait for its whole timeout.
     return death(cluster) is None and bool(processes.members(record["home"])) and answers(cluster, timeout_seconds=30)
 
 
 def _users(record: dict[str, Any]) -> list[str]:
-    # Versions before this one wrote a pid and a start time each.
+    # Earlier versions wrote a pid and a start time for each user.
     users = [user if isinstance(user, str) else f"{user['pid']}:{user['created']}" for user in record["users"]]
     return [user for user in users if lives(user)]
 

@@ -1,4 +1,4 @@
-"""The folder of a local Ray head, where its sockets and logs lie; one that nobody lives in any more goes with the next start."""
+"""The home folder of a local Ray head, with its sockets and logs; homes of dead heads are removed at the next start."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from flows.cluster import processes
 from flows.processes import lives, mark
 
 PREFIX = "headstart-ray-"
-# The longest that a folder for temporary files may be: sockets lie in it, and a socket's path may have 107 characters.
+# The longest path of a folder for temporary files: sockets lie in it, and a socket's path may have 107 bytes.
 LONGEST_TEMPORARY = 70
 
 
 def make() -> Path:
-    """A new home, signed by this process, where the paths of Ray's sockets fit. Raises AskedWrongly if none can be."""
+    """A new home, signed by this process, with a path short enough for Ray's sockets. Raises AskedWrongly if there is none."""
     home = Path(tempfile.mkdtemp(prefix=PREFIX, dir=surroundings.ray_folder()))
     (home / owners.OWNER_FILE).write_text(f"{mark()} {_namespace()}")
     return home
 
 
 def temporary(home: Path) -> Path | None:
-    """The folder in a home for the temporary files of the head's descendants, which ends with it; None if it is too long."""
+    """The folder in a home for temporary files of the head's child processes; None if its path would be too long."""
     folder = home / "tmp"
     if len(str(folder)) > LONGEST_TEMPORARY:
         return None
@@ -34,20 +34,20 @@ def temporary(home: Path) -> Path | None:
 
 
 def sweep() -> list[Path]:
-    """The homes beside a new one in which no process lives and whose maker is dead, removed now; nobody else's."""
+    """Remove the homes of this user in which no process lives and whose maker is dead, and return them."""
     inhabited = processes.marks()
-    found = []
+    removed = []
     for home in surroundings.ray_folder().glob(f"{PREFIX}*"):
         if str(home) not in inhabited and _is_abandoned(home):
             shutil.rmtree(home, ignore_errors=True)
-            found.append(home)
-    return found
+            removed.append(home)
+    return removed
 
 
 def _is_abandoned(home: Path) -> bool:
     with contextlib.suppress(OSError, ValueError):
         maker, namespace = (home / owners.OWNER_FILE).read_text().split()
-        # Another container that shares this folder has processes that are not seen from here.
+        # In another container that shares this folder there may be processes that we cannot see.
         return home.stat().st_uid == os.getuid() and namespace == _namespace() and not lives(maker)
     return False
 

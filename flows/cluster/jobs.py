@@ -1,4 +1,4 @@
-"""Jobs on a cluster: submit, watch, stop, find again; and one job carried to its end whatever dies on the way."""
+"""Jobs on a cluster: submit, watch, stop and find them; and `run_job`, which resubmits a job whose driver died."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Any, Protocol, TypeVar
 from urllib.error import HTTPError
 
 from flows.cluster import code
-from flows.cluster.api import Cluster, call, death, quoted
+from flows.cluster.api import Cluster, call, death, job_path
 from flows.errors import HeadstartError, Unreachable
 
 RUNNING = ("PENDING", "RUNNING")
 RESUBMISSIONS = 2
 POLL_SECONDS = 0.5
-# A head that is alive but busy may leave a question unanswered for a while.
+# A head that is alive but busy may not answer for a while.
 SILENCE_SECONDS = 60.0
 TOLD_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
 STOP_SECONDS = 60.0
 
-# A worker environment's names that come from the person's own. Ray writes a job's environment to its logs and shows it on its
+# The variables of the person's environment that workers get. Ray writes a job's environment to its logs and shows it on its
 # dashboard, so credentials stay out: a local head has inherited them, a cluster's nodes hold their own.
-# What chooses kernels goes with them: by it the same machine gives other bits.
+# The choice of kernels is among them, since it changes bits on the same machine.
 KERNELS = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 PASSED_ON = ("MLFLOW_", "AWS_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "TORCH_HOME", "NCCL_", "GLOO_", "MALLOC_", *KERNELS)
 CREDENTIALS = ("ACCESS_KEY", "PASSWORD", "SECRET", "TOKEN")
@@ -41,26 +41,26 @@ JobEnd = TypeVar("JobEnd", covariant=True)
 
 
 class JobFiles(Protocol[JobEnd]):
-    """Where a job's input and its end lie: what the program `flows.job` reads and writes, under whatever names."""
+    """The files of a job as this room needs them; the program `flows.job` knows their names and their content."""
 
     @property
     def path(self) -> Path:
-        """The folder of all that; equal for equal jobs."""
+        """The folder of the job; equal for equal jobs."""
 
     @property
     def job_file(self) -> Path:
-        """What the program is started with."""
+        """The file that the program is started with."""
 
     def forget(self) -> None:
-        """Remove what an earlier job of the same folder left."""
+        """Remove the files that an earlier job in the same folder left."""
 
     def read_end(self) -> JobEnd | None:
-        """What the job brings home, None if it left no word. Raises the job's own error."""
+        """The outcome of the job, None if it has written none. Raises the job's own error."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A job as the cluster knows it; `folder` is where its input and its end lie."""
+    """A job as Ray knows it; `folder` is the job's folder."""
 
     submission_id: str
     status: str
@@ -82,11 +82,11 @@ def run_job(
     on_start: Text | None = None,
     say: Text | None = None,
 ) -> JobEnd:
-    """The outcome of the job that these files describe.
+    """Run the job that these files describe, and return its outcome.
 
-    A running job of the same folder is joined. A driver that died without a word is started again, twice at most; the program
-    itself goes on where its files say. `on_start` gets each submission id, `say` what a person should know on the way. Raises
-    the job's own error, HeadstartError if it was stopped.
+    A running job of the same folder is joined. A driver that died without an outcome is submitted again, twice at most, and
+    goes on from its files. `on_start` gets each submission id, `say` gets messages for people. Raises the job's own error, and
+    HeadstartError if it was stopped.
     """
     metadata = {"job_key": key, "name": name, "flow_run_id": flow_run_id, "folder": str(files.path.absolute())}
     submission = find(cluster, files.path)
@@ -109,11 +109,11 @@ def run_job(
 
 
 def submit(cluster: Cluster, job_file: Path, *, metadata: Mapping[str, str]) -> Submission:
-    """A new submission of the program `flows.job` on this job file, with these two packages as its code."""
+    """Submit the program `flows.job` on this job file, with `flows` and `heads` as its code."""
     submission_id = f"{metadata['job_key']}-{secrets.token_hex(4)}"
     body = {
         "submission_id": submission_id,
-        # exec: a kill of the driver then is one of the driver, not of a shell before it.
+        # exec: without it a kill would hit the shell, and not the driver below it.
         "entrypoint": f"exec {cluster.python} -m flows.job {shlex.quote(str(job_file.absolute()))}",
         "metadata": dict(metadata),
         "runtime_env": {"working_dir": code.upload(cluster), "env_vars": _environment(cluster)},
@@ -125,11 +125,11 @@ def submit(cluster: Cluster, job_file: Path, *, metadata: Mapping[str, str]) -> 
 
 
 def watch(cluster: Cluster, submission_id: str, say: Text | None = None) -> Submission:
-    """The submission at its end; `say` gets it where Ray is silent.
+    """Wait until a submission has ended, and return it; `say` gets a message if Ray is silent.
 
-    Raises HeadstartError as soon as a local head is dead, Unreachable if another one has been silent for a minute.
+    Raises HeadstartError as soon as a local head is dead, Unreachable if a cluster has been silent for a minute.
     """
-    heard_at, told = time.monotonic(), False
+    heard_at, was_told = time.monotonic(), False
     while True:
         if reason := death(cluster):
             raise HeadstartError(
@@ -139,7 +139,7 @@ def watch(cluster: Cluster, submission_id: str, say: Text | None = None) -> Subm
         submission = _look(cluster, submission_id)
         silent = time.monotonic() - heard_at
         if submission is not None:
-            heard_at, told = time.monotonic(), False
+            heard_at, was_told = time.monotonic(), False
             if not submission.is_running:
                 return submission
         elif silent > SILENCE_SECONDS:
@@ -147,14 +147,14 @@ def watch(cluster: Cluster, submission_id: str, say: Text | None = None) -> Subm
                 f"Ray at {cluster.address} has not answered for {silent:.0f} s while the job {submission_id} ran: look after it; "
                 "what was trained is kept, and the next retraining goes on from there"
             )
-        elif silent > TOLD_SECONDS and say and not told:
+        elif silent > TOLD_SECONDS and say and not was_told:
             say(f"Ray at {cluster.address} does not answer; it is waited for, {SILENCE_SECONDS:.0f} s at most")
-            told = True
+            was_told = True
         time.sleep(POLL_SECONDS)
 
 
 def _look(cluster: Cluster, submission_id: str) -> Submission | None:
-    """The submission as it is now, or None if Ray is silent or not well."""
+    """The submission as it is now, or None if Ray does not answer, or answers with a server error."""
     try:
         return read(cluster, submission_id)
     except Unreachable:
@@ -167,15 +167,15 @@ def _look(cluster: Cluster, submission_id: str) -> Submission | None:
 
 def read(cluster: Cluster, submission_id: str) -> Submission:
     """The submission as it is now. Raises HeadstartError if the cluster does not know it."""
-    found = call(cluster, "GET", quoted(submission_id), timeout_seconds=ANSWER_SECONDS)
-    if found is None:
+    job = call(cluster, "GET", job_path(submission_id), timeout_seconds=ANSWER_SECONDS)
+    if job is None:
         raise HeadstartError(f"Ray at {cluster.address} knows no job {submission_id}: was the cluster restarted meanwhile?")
-    return _submission(found)
+    return _submission(job)
 
 
 def stop(cluster: Cluster, submission_id: str) -> Submission:
-    """The submission once Ray confirms its end. Raises HeadstartError if it still runs after a minute."""
-    call(cluster, "POST", quoted(submission_id) + "/stop", timeout_seconds=ANSWER_SECONDS)
+    """Stop a job, and return it once Ray confirms its end. Raises HeadstartError if it still runs after a minute."""
+    call(cluster, "POST", job_path(submission_id) + "/stop", timeout_seconds=ANSWER_SECONDS)
     end_at = time.monotonic() + STOP_SECONDS
     while (submission := read(cluster, submission_id)).is_running:
         if time.monotonic() > end_at:
@@ -185,26 +185,26 @@ def stop(cluster: Cluster, submission_id: str) -> Submission:
 
 
 def find(cluster: Cluster, folder: Path) -> Submission | None:
-    """The running submission of the job in this folder."""
+    """The running submission of the job in this folder, None if there is none."""
     return next(iter(_running(cluster, "folder", str(folder.absolute()))), None)
 
 
 def find_by_flow_run(cluster: Cluster, flow_run_id: str) -> tuple[Submission, ...]:
-    """The running submissions that this flow run made."""
+    """The running submissions of this flow run."""
     return _running(cluster, "flow_run_id", flow_run_id)
 
 
 def find_orphans(cluster: Cluster, name: str, root: Path, *, besides: Path | None = None) -> tuple[Submission, ...]:
-    """The running submissions for this model name from folders directly in `root`, which nobody waits for, but that of `besides`.
+    """The running submissions for this model name, of jobs directly in the folder `root`, but for that in `besides`.
 
-    One retraining a name is at work in a storage; other storages may use the same cluster, and theirs are left alone.
+    A caller that holds the name's lock knows that nobody waits for them. Jobs of other storages on the cluster are left alone.
     """
     mine = besides and besides.absolute()
     return tuple(s for s in _running(cluster, "name", name) if s.folder.parent == root.absolute() and s.folder != mine)
 
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that workers need of a person's environment, without credentials."""
+    """The variables of a person's environment that workers need, without credentials."""
     passed_on = {name: value for name, value in environ.items() if name.startswith(PASSED_ON)}
     return {name: value for name, value in passed_on.items() if not any(word in name for word in CREDENTIALS)}
 
@@ -225,9 +225,9 @@ def _environment(cluster: Cluster) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "RAY_DEDUP_LOGS": "0",
         "RAY_TRAIN_METRICS_ENABLED": "0",
-        # A report waits for the controller's next look: with Ray's two seconds, short epochs would mostly wait.
+        # A report waits until the controller polls: at Ray's interval of two seconds, short epochs would mostly wait.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     }
-    # Nobody drains the one node of a local head: a process less to start.
+    # The one node of a local head is never drained, so the watcher, a process, need not be started.
     local = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"} if cluster.owned else {}
     return common | KEEPING_MEMORY | local | worker_environment(os.environ)

@@ -1,4 +1,4 @@
-"""How a local Ray head is started: its command line, its environment, and the processes that it stands on."""
+"""Starting a local Ray head: its command line, its environment, and its vital processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def command(home: Path, num_cpus: int, ports: dict[str, int]) -> list[str]:
 
 
 def environment(folder: Path, home: Path) -> dict[str, str]:
-    """What the head and all that descends from it find in their environment."""
+    """The environment of the head and of all its child processes."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     temporary = homes.temporary(home)
     return (
@@ -44,11 +44,11 @@ def environment(folder: Path, home: Path) -> dict[str, str]:
         | ({"TMPDIR": str(temporary)} if temporary else {})
         | {
             processes.MARK: str(home),
-            # Jobs say `python`: that of this environment.
+            # Jobs are started as `python`, which has to be the one of this environment.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
-            # Made for other systems; on Linux it is what keeps every port on the loopback.
+            # Made for other systems; on Linux it keeps every port on the loopback.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             # Idle workers that no job of ours can use would only compete with the start.
@@ -60,7 +60,10 @@ def environment(folder: Path, home: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def launched(command: list[str], environment: dict[str, str], home: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Ray's start in a session of its own, for the block; it has ended well behind it."""
+    """Run `ray start`, in a session of its own, beside the block; at the block's end, wait for it.
+
+    Raises HeadstartError, with the end of its log, if it fails or takes more than START_SECONDS.
+    """
     with (home / "start.log").open("wb") as output:
         start = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -78,12 +81,12 @@ def launched(command: list[str], environment: dict[str, str], home: Path) -> Ite
 
 
 def is_vital(command: list[str]) -> bool:
-    """Whether this is a process without which a head is dead: what keeps its state, gives its work out, or answers for it."""
+    """Whether this command is a process without which a head is dead: the GCS, the raylet or the dashboard."""
     return any(Path(word).name in ("gcs_server", "raylet", "dashboard.py") for word in command[:2])
 
 
 def tail(home: Path, num_lines: int = 25) -> str:
-    """The last lines of what the head's start and its dashboard said."""
+    """The last lines of the logs of the head's start and of its dashboard."""
     logs = [home / "start.log", *home.glob("session_2*/logs/dashboard.err")]
     lines = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()]
     return "\n".join(lines[-num_lines:])

@@ -1,4 +1,4 @@
-"""The processes of a local cluster: found by a mark in their environment, ended by their pids, and nobody else's."""
+"""The processes of a local cluster, found by a mark in their environment, so that no others are ended."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import psutil
 from flows.errors import AskedWrongly
 from flows.processes import is_alive, wait
 
-# Every process of a cluster inherits it, since all descend from the one that started the head.
+# The variable with the mark. All processes of a cluster inherit it from the one that started the head.
 MARK = "HEADSTART_CLUSTER"
-# How the names of Ray's processes begin that overwrite their environment with a title.
+# Ray's processes with these prefixes set a title, which overwrites their environment.
 RENAMED = ("ray-", "ray::")
 GRACE_SECONDS = 1.0
 KILL_SECONDS = 20.0
@@ -24,33 +24,33 @@ _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess, OSErro
 
 
 def members(mark: str, session: int | None = None) -> list[psutil.Process]:
-    """The live processes whose environment carries this mark, and their descendants, without the asking process.
+    """The live processes with this mark in their environment, and their descendants, without the calling process.
 
-    Of `session`, the one in which the head was started, those too whose title has overwritten their environment: Ray's
-    dashboard and workers are found so when those that started them are gone.
+    Processes whose title has overwritten their environment are found by `session`, in which the head was started: Ray's
+    dashboard and workers, once their parents are gone.
     """
-    found: dict[int, psutil.Process] = {}
+    by_pid: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(*_GONE):
             environment = process.environ()
             if environment.get(MARK) == mark:
-                found |= {p.pid: p for p in (process, *process.children(recursive=True))}
+                by_pid |= {p.pid: p for p in (process, *process.children(recursive=True))}
             elif not environment and process.name().startswith(RENAMED) and os.getsid(process.pid) == session:
-                found[process.pid] = process
-    return [p for p in found.values() if p.pid != os.getpid() and is_alive(p)]
+                by_pid[process.pid] = process
+    return [p for p in by_pid.values() if p.pid != os.getpid() and is_alive(p)]
 
 
 def marks() -> set[str]:
-    """The marks of all clusters of which a process lives."""
-    found = set()
+    """The marks of all clusters with a living process."""
+    living = set()
     for process in psutil.process_iter():
         with contextlib.suppress(*_GONE):
-            found.add(process.environ().get(MARK, ""))
-    return found
+            living.add(process.environ().get(MARK, ""))
+    return living
 
 
 def end(mark: str, session: int | None = None) -> None:
-    """Ends all processes of this mark: asks, then kills, and returns when none is left, or none that can be killed."""
+    """End all processes with this mark: terminate, then kill them, until none is left, for KILL_SECONDS at most."""
     known = {process.pid: process for process in members(mark, session)}
     for process in known.values():
         with contextlib.suppress(*_GONE):
@@ -58,7 +58,7 @@ def end(mark: str, session: int | None = None) -> None:
     wait(list(known.values()), GRACE_SECONDS)
     end_at = time.monotonic() + KILL_SECONDS
     while time.monotonic() < end_at:
-        # Those of the first look too, whatever has become of their parents.
+        # With those of the first look, which may not be found again once their parents are gone.
         known = {p.pid: p for p in (*known.values(), *members(mark, session)) if is_alive(p)}
         if not (left := list(known.values())):
             return
@@ -69,22 +69,22 @@ def end(mark: str, session: int | None = None) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """So many ports of the loopback that nobody listens on. Raises AskedWrongly if there are none."""
+    """Ports on the loopback that nobody listens on. Raises AskedWrongly if there are not so many."""
     with contextlib.ExitStack() as stack:
         try:
             sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-            for each in sockets:
-                each.bind(("127.0.0.1", 0))
+            for one in sockets:
+                one.bind(("127.0.0.1", 0))
         except OSError as error:
             raise AskedWrongly(
                 f"no {count} free ports on 127.0.0.1 for a local Ray ({error}): end programs that hold ports, or set "
                 "HEADSTART_RAY_ADDRESS to the address of a running cluster (http://host:8265)"
             ) from error
-        return [each.getsockname()[1] for each in sockets]
+        return [one.getsockname()[1] for one in sockets]
 
 
 def available_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """What this machine, or the container around us, can still give."""
+    """The memory that this machine, or the container around us, has left."""
     available = psutil.virtual_memory().available
     with contextlib.suppress(OSError, ValueError):
         limit = int((cgroup / "memory.max").read_text())  # "max" where there is no limit

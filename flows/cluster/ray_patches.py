@@ -1,6 +1,6 @@
-"""What is left out of Ray by its private names, which its public options have no word for. All of them stand here.
+"""Patches of Ray's private names, to leave out parts of it for which there is no public option. All of them stand here.
 
-Each only saves time and memory. `pyproject.toml` bounds Ray's version, and a test asks the installed one for every name.
+They only save time and memory. `pyproject.toml` bounds Ray's version, and a test checks that the installed one has every name.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ray.scripts.scripts import main
 main()
 """
 
-# Each starts a process (seconds, on two cores): to shard Ray Data sets, which there are none of, and to free resources that
-# the end of the job frees.
+# Each starts a process (seconds, on two cores): to shard Ray Data sets, which we do not use, and to free resources that the
+# end of the job frees.
 IDLE_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
 
@@ -30,6 +30,6 @@ def lean_trainer() -> type[Any]:
     class LeanTrainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-            return [each for each in callbacks if type(each).__name__ not in IDLE_CALLBACKS]
+            return [callback for callback in callbacks if type(callback).__name__ not in IDLE_CALLBACKS]
 
     return LeanTrainer

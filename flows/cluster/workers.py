@@ -1,4 +1,4 @@
-"""Inside a job: the worker group (Ray Train), what its members say to it, and plain tasks."""
+"""For the code inside a job: the worker group (Ray Train), its members' reports and checkpoints, and plain Ray tasks."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from flows.records import Workers
 
 MAX_FAILURES = 3
 CHECKPOINTS_KEPT = 2
-# Members that train variants of their own wait for each other at the end; one that dies breaks its connections at once.
+# So long, since members that train works of their own wait for each other. A dead one breaks its connections at once.
 COLLECTIVE_TIMEOUT_SECONDS = 12 * 3600
 
 WorkerLoop = Callable[[dict[str, Any]], None]
 
 
 def join(workers: Workers) -> None:
-    """Joins this job's cluster. Raises AskedWrongly if it is too small for these workers."""
+    """Join this job's cluster. Raises AskedWrongly if it is too small for these workers."""
     import ray
 
-    # Joined already where the same job scores another bundle.
+    # Joined already if the same job scores another bundle.
     if not ray.is_initialized():
         ray.init()
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for resource, each in (("CPU", workers.cpus_per_worker), ("GPU", workers.gpus_per_worker)):
-        if workers.count * each > total.get(resource, 0):
+    for resource, amount in (("CPU", workers.cpus_per_worker), ("GPU", workers.gpus_per_worker)):
+        if workers.count * amount > total.get(resource, 0):
             raise AskedWrongly(
-                f"the plan's workers ask for {workers.count} x {each:g} {resource} and the cluster has "
+                f"the plan's workers ask for {workers.count} x {amount:g} {resource} and the cluster has "
                 f"{total.get(resource, 0):g}: lower workers.count or workers.{resource.lower()}s_per_worker, or add a node"
             )
 
 
 def run_group(worker_loop: WorkerLoop, config: dict[str, Any], *, workers: Workers, name: str, storage: Path) -> None:
-    """Runs `worker_loop` in every worker until all return; a group that lost a worker starts again, three times at most."""
+    """Run `worker_loop` in every worker until all return; a group that lost a worker starts again, three times at most."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
 
@@ -63,12 +63,12 @@ def run_group(worker_loop: WorkerLoop, config: dict[str, Any], *, workers: Worke
 
 
 def forget_group(name: str, storage: Path) -> None:
-    """Deletes what a finished group left: a later group of this name starts anew instead of resuming it."""
+    """Delete the files of a finished group, so that a later group of this name starts anew instead of resuming it."""
     shutil.rmtree(storage / name, ignore_errors=True)
 
 
 def report(save: Callable[[Path], None] | None, metrics: dict[str, float]) -> None:
-    """Tells the group that this member reached a checkpoint; called by all, `save` (into a folder) by rank 0 only."""
+    """Report to Ray that this member reached a checkpoint; all members call it, rank 0 with `save` (into a folder)."""
     import ray.train
 
     if save is None:
@@ -88,7 +88,7 @@ def last_checkpoint(into: Path) -> Path | None:
 
 
 def last_note(name: str) -> Any:
-    """What the JSON file of this name in the last checkpoint that the whole group reached says, or None."""
+    """The content of a JSON file in the last checkpoint that the whole group reached, or None."""
     import ray.train
 
     checkpoint = ray.train.get_checkpoint()
@@ -100,14 +100,14 @@ def last_note(name: str) -> Any:
 
 
 def rank() -> int:
-    """This member's number in its group; 0 leads."""
+    """This member's rank in its group; rank 0 leads."""
     import ray.train
 
     return int(ray.train.get_context().get_world_rank())
 
 
 def count() -> int:
-    """How many members its group has."""
+    """The number of members of this member's group."""
     import ray.train
 
     return int(ray.train.get_context().get_world_size())
@@ -121,7 +121,7 @@ def device() -> Any:
 
 
 def map_shards(function: Callable[..., Any], shards: Sequence[tuple[Any, ...]], *, workers: Workers) -> list[Any]:
-    """`function(*shard)` of every shard, in order, each in a worker of its own; a lost one is run again."""
+    """The results of `function(*shard)`, in order, each from a Ray task of its own; a lost task is run again."""
     import ray
 
     task = ray.remote(num_cpus=workers.cpus_per_worker, num_gpus=workers.gpus_per_worker, max_retries=MAX_FAILURES)(function)

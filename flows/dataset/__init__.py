@@ -1,4 +1,4 @@
-"""Data versions: what DVC keeps of `data/`, the remote it is pushed to, and the commits that name it."""
+"""Data versions: `data/` kept by DVC, pushed to its remote, and named by git commits of `data.dvc`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _NO_DATA = "bring some in with `headstart data ingest SOURCE`"
 
 @dataclass(frozen=True)
 class VersionRecord:
-    """A line of the history; `splits` (samples by split) is empty if the version's manifest is not on this machine."""
+    """A version in the history; `splits` (samples by split) is empty if its manifest is not on this machine."""
 
     digest: str
     revision: str
@@ -54,7 +54,7 @@ class VersionRecord:
 
 @dataclass(frozen=True)
 class Status:
-    """The version now in the workspace, whether `data/` differs from it, and its samples by split and by class."""
+    """The workspace's version, whether `data/` differs from it, and its numbers of samples by split and by class."""
 
     version: DataVersion
     dirty: bool
@@ -71,11 +71,11 @@ def open_workspace(folder: Path) -> Path:
 
 
 def record_version(workspace: Path, message: str) -> DataVersion:
-    """The version of what is in `data/`: added to DVC, pushed to the remote, and committed, in that order.
+    """Make a version of `data/`: add it to DVC, push it to the remote, and commit `data.dvc`, in that order.
 
-    Where `data/` equals HEAD's version nothing is committed, but its objects are in the cache and on the remote all the
-    same. Raises AskedWrongly without data, HeadstartError if `data/` contradicts its manifest, or the push or the commit
-    fails; then `data.dvc` is as it was.
+    If `data/` equals HEAD's version, nothing is committed, but its objects are in the cache and on the remote all the same.
+    Raises AskedWrongly without data, HeadstartError if `data/` contradicts its manifest, or the push or the commit fails;
+    then `data.dvc` is as it was.
     """
     workspace = open_workspace(workspace)
     if not (workspace / DATA / NAME).exists():
@@ -90,16 +90,16 @@ def record_version(workspace: Path, message: str) -> DataVersion:
                 _check_manifest(store)
                 store.push()
             if not _is_committed(workspace):
-                # DVC writes .gitignore where it does not leave `data/` out yet.
+                # DVC adds `data/` to .gitignore if it is not there yet.
                 touched = ignore.exists() and ignore.read_bytes() != ignored
                 commit(workspace, [DATA_FILE, *([".gitignore"] if touched else [])], message)
     return read_version(workspace)
 
 
 def read_version(workspace: Path) -> DataVersion:
-    """The version that `data.dvc` names, with its samples as the DVC cache or remote holds them, not as `data/` may stand.
+    """The version that `data.dvc` names, with its samples read from the DVC cache or remote, since `data/` may have changed.
 
-    Raises AskedWrongly if there is no data yet, where no commit holds `data.dvc`, or where its objects are elsewhere.
+    Raises AskedWrongly if there is no data yet, no commit holds this `data.dvc`, or its objects are not on this machine.
     """
     workspace = open_workspace(workspace)
     pointer = workspace / DATA_FILE
@@ -122,19 +122,19 @@ def history(workspace: Path) -> list[VersionRecord]:
     """The versions on HEAD's history, newest first."""
     workspace = open_workspace(workspace)
     store = open_store(workspace)
-    found = []
+    records = []
     for revision in revisions(workspace):
         pointer = parse_pointer(revision.text, f"{DATA_FILE} at {revision.name}")
         splits = _splits(store, pointer.digest)
-        found.append(VersionRecord(pointer.digest, revision.name, revision.date, revision.message, pointer.num_files, splits))
-    return found
+        records.append(VersionRecord(pointer.digest, revision.name, revision.date, revision.message, pointer.num_files, splits))
+    return records
 
 
 def checkout(workspace: Path, revision: str) -> DataVersion:
-    """The version at a git revision, or of a digest in the history, put into `data/` and `data.dvc`; nothing is committed.
+    """Put the version at a git revision, or of a digest in the history, into `data/` and `data.dvc`; commits nothing.
 
     Raises AskedWrongly if the revision does not exist or holds no data, or `data/` has changes that no version holds;
-    HeadstartError if the objects can be had from nowhere. Then everything is as it was.
+    HeadstartError if the objects cannot be fetched. Then everything is as it was.
     """
     workspace = open_workspace(workspace)
     versions = revisions(workspace) if len(revision) >= _MIN_DIGEST else []
@@ -154,11 +154,11 @@ def checkout(workspace: Path, revision: str) -> DataVersion:
 
 
 def restore(workspace: Path) -> bool:
-    """Whether `data/` is fit to build on: it holds the version of `data.dvc`, or changes made on top of a version.
+    """Make `data/` fit for new samples: it must hold the version of `data.dvc`, or changes made on top of a version.
 
-    Where it is missing (a fresh clone) or holds another recorded version (after a git pull), the version of `data.dvc` is
-    fetched first. False if there is no version yet, or its objects can be had from nowhere. Raises AskedWrongly if
-    `data/` has files that no version holds, which would be lost.
+    If it is missing (a fresh clone) or holds another recorded version (after a git pull), the version of `data.dvc` is
+    fetched. Returns False if there is no version yet, or its objects cannot be fetched. Raises AskedWrongly if `data/` has
+    files that no version holds, which would be lost.
     """
     workspace = open_workspace(workspace)
     copy = workspace / DATA / NAME
@@ -182,7 +182,7 @@ def restore(workspace: Path) -> bool:
 
 
 def status(workspace: Path) -> Status:
-    """The workspace's version, whether its working copy differs, and its counts. Raises what `read_version` raises."""
+    """The workspace's version, whether `data/` differs from it, and its counts. Raises as `read_version` does."""
     version = read_version(workspace)
     dirty = open_store(version.data.parent).is_dirty()
     return Status(version, dirty, split_counts(version.samples), class_counts(version.samples))
@@ -194,12 +194,12 @@ def _is_committed(workspace: Path) -> bool:
 
 
 def _tables(data: Path) -> Mapping[str, str]:
-    """The md5 of the tables in a data folder, by name."""
+    """The md5s of the tables in a data folder, by name."""
     return {name: md5_of(data / name) for name in (NAME, MASK_TABLE) if (data / name).exists()}
 
 
 def _is_another_version(store: Store, tables: Mapping[str, str]) -> bool:
-    """Whether tables of these md5s belong to a version of the history other than the one that `data.dvc` names."""
+    """Whether tables with these md5s are those of a version in the history other than the one that `data.dvc` names."""
     pointer = store.pointer
     if store.tables(pointer.digest) == tables:
         return False
@@ -215,12 +215,12 @@ def _splits(store: Store, digest: str) -> Mapping[str, int]:
 
 
 def _check_manifest(store: Store) -> None:
-    """Raise HeadstartError if a file of `data/` is not what the tables say: training would read something else."""
+    """Raise HeadstartError if a file of `data/` is not the one that the tables list, since training would read other bytes."""
     digest = store.pointer.digest
     files = store.listing(digest)
-    told = {sample.file: sample.digest for sample in store.samples(digest)}
-    told |= {file: mask.digest for file, mask in store.masks(digest).items()}
-    wrong = [file for file in told if files.get(file) != told[file]]
+    listed = {sample.file: sample.digest for sample in store.samples(digest)}
+    listed |= {file: mask.digest for file, mask in store.masks(digest).items()}
+    wrong = [file for file in listed if files.get(file) != listed[file]]
     refuse_ignored(store, [file for file in wrong if file not in files and (store.workspace / DATA / file).exists()])
     if wrong:
         raise HeadstartError(

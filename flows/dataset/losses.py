@@ -1,4 +1,4 @@
-"""What a checkout would take from `data/` that no data version holds."""
+"""Files in `data/` that no data version holds, and that a checkout would remove."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def refuse_losses(store: Store) -> None:
             digests[name] = digests[name] if name in digests else _md5(left[name])
             if digests[name] == listing[name]:
                 del left[name]
-    # What DVC ignores it leaves where it is.
+    # A checkout leaves alone the files that DVC ignores.
     for name in store.ignored(left) if left else ():
         left.pop(name, None)
     if left:
@@ -39,14 +39,14 @@ def refuse_losses(store: Store) -> None:
 
 
 def _files(data: Path) -> Iterator[Path]:
-    """Everything in a folder that is no folder, links among it."""
+    """All files in a folder and below, and all links, those to folders, too."""
     for folder, folders, names in os.walk(data):
         yield from (Path(folder, name) for name in names)
         yield from (path for name in folders if (path := Path(folder, name)).is_symlink())
 
 
 def _versions(store: Store) -> Iterator[str]:
-    """The digests of the versions in the history, that of `data.dvc` first."""
+    """The digests of all versions in the history, that of the present `data.dvc` first."""
     yield store.pointer.digest
     for revision in revisions(store.workspace):
         yield parse_pointer(revision.text, revision.name).digest

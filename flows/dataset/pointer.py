@@ -1,4 +1,4 @@
-"""What the text of a `data.dvc` says, and that of the directory object that it names. Pure."""
+"""Parsing the text of a `data.dvc`, and of the DVC directory object that it names. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flows.workspace import DATA
 
 @dataclass(frozen=True)
 class Pointer:
-    """What a `data.dvc` points at: the directory hash, how many files it has, and their bytes together."""
+    """The content of a `data.dvc`: the hash of the directory, its number of files, and their size in all."""
 
     digest: str
     num_files: int
@@ -23,7 +23,7 @@ class Pointer:
 
 
 def parse_pointer(text: str, name: str) -> Pointer:
-    """What the text of a `data.dvc` points at. Raises AskedWrongly if it is damaged, or keeps something else than `data/`."""
+    """The pointer in the text of a `data.dvc`. Raises AskedWrongly if it is damaged, or tracks something else than `data/`."""
     try:
         (out,) = yaml.safe_load(text)["outs"]
         kept = out.get("path", DATA)
@@ -41,5 +41,5 @@ def parse_pointer(text: str, name: str) -> Pointer:
 
 
 def json_listing(text: str) -> Mapping[str, str]:
-    """The md5 by path in the text of a DVC directory object."""
+    """The md5s of the files, by path, in the text of a DVC directory object."""
     return {entry["relpath"]: entry["md5"] for entry in json.loads(text)}

@@ -1,4 +1,4 @@
-"""Whether a folder is fit for data versions: what git, DVC and `data/` must be like, found out before anything is changed."""
+"""Checks that git, DVC and `data/` of a folder are fit for data versions, before anything is changed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from flows.errors import AskedWrongly
 from flows.workspace import DATA
 
 DVC_IGNORE = ".dvcignore"
-# What git is in the middle of while these are there: it commits single files in none of them.
+# While one of these files is there, git is in the middle of this operation, and does not commit single files.
 _HALF_DONE = {"MERGE_HEAD": "merge", "CHERRY_PICK_HEAD": "cherry-pick", "REVERT_HEAD": "revert"}
 _TWO_BYTE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def check_ready(workspace: Path) -> None:
-    """Return where a data version can be made of `data/`.
+    """Check that a data version can be made of `data/`.
 
-    Raises AskedWrongly, with what to do, if git or DVC would refuse it once the data has been moved in.
+    Raises AskedWrongly, with what to do, if git or DVC would refuse that after the data was moved in.
     """
     check_git(workspace, (DATA_FILE,))
     check_data(workspace)
@@ -37,17 +37,17 @@ def check_ready(workspace: Path) -> None:
 
 
 def check_git(folder: Path, files: Sequence[str]) -> None:
-    """Return where git commits these files from this folder, which is a repository's own root, and leaves `data/` alone.
+    """Check that this folder is the root of a git repository that can commit these files and does not track `data/`.
 
-    Raises AskedWrongly if it is bare or its root lies elsewhere, in the middle of a merge, where `data/` is tracked, or
-    where git ignores one of the files.
+    Raises AskedWrongly if it is bare or its root lies elsewhere, a merge is under way, `data/` is tracked, or git ignores one
+    of the files.
     """
-    told = ask(folder, "rev-parse", "--is-bare-repository", "--absolute-git-dir", "--show-toplevel")
-    lines = told.stdout.splitlines()
+    answer = ask(folder, "rev-parse", "--is-bare-repository", "--absolute-git-dir", "--show-toplevel")
+    lines = answer.stdout.splitlines()
     if lines[:1] == ["true"]:
         raise AskedWrongly(f"{folder} is a bare git repository, which has no files beside it; give a clone of it")
-    if told.returncode:
-        raise AskedWrongly(f"git does not take {folder} for a repository: {told.stderr.strip()}")
+    if answer.returncode:
+        raise AskedWrongly(f"git does not take {folder} for a repository: {answer.stderr.strip()}")
     if Path(lines[2]).resolve() != folder.resolve():
         raise AskedWrongly(f"the git repository of {folder} has its files in {lines[2]}; a workspace is a repository's own root")
     for name, what in _HALF_DONE.items():
@@ -62,9 +62,9 @@ def check_git(folder: Path, files: Sequence[str]) -> None:
 
 
 def check_data(folder: Path) -> None:
-    """Return where `data` is a folder or nothing yet, and `data.dvc`, if there, is what DVC knows of it.
+    """Check that `data` is a folder or missing, and that `data.dvc`, if there is one, tracks it.
 
-    Raises AskedWrongly elsewhere: a person's own `data.dvc` would be written over.
+    Raises AskedWrongly if not: a person's own `data.dvc` would be overwritten.
     """
     data = folder / DATA
     if data.is_symlink():
@@ -108,7 +108,7 @@ def refuse_ignored(store: Store, names: Iterable[str]) -> None:
 
 
 def check_text(file: Path) -> None:
-    """Raise AskedWrongly if a person's ignore file has two bytes a letter: git reads none of it, nor what we would add."""
+    """Raise AskedWrongly if a person's ignore file is UTF-16: git reads no line of it, nor one that we would add."""
     if file.exists() and file.read_bytes()[:2] in _TWO_BYTE_MARKS:
         raise AskedWrongly(f"{file} is UTF-16, of which git reads no line; save it as UTF-8 first")
 
@@ -124,7 +124,7 @@ def _check_not_ignored(folder: Path, files: Sequence[str]) -> None:
 
 
 def _other_dvc_files(workspace: Path) -> bool:
-    """Whether the person has files of DVC beside `data.dvc`, which may speak of `data/` too."""
+    """Whether the person has other DVC files beside `data.dvc`, which may track `data/`, too."""
     listed = ask(workspace, "ls-files", "--cached", "--others", "--exclude-standard", "--", "*.dvc", "*dvc.yaml").stdout
     return any(line != DATA_FILE for line in listed.splitlines())
 

@@ -1,4 +1,4 @@
-"""What git knows of a workspace's `data.dvc`: its text at a revision, who holds it, and the commit that records it."""
+"""A workspace's `data.dvc` in git: its text at a revision, the commits that changed it, and committing it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Revision:
 
 
 def git(workspace: Path, *arguments: str) -> str:
-    """The standard output of a git command in the workspace. Raises HeadstartError with git's own words where it fails."""
+    """The standard output of a git command in the workspace. Raises HeadstartError with git's own words if it fails."""
     done = ask(workspace, *arguments)
     if done.returncode:
         verb = next(word for word in arguments if "=" not in word and not word.startswith("-"))
@@ -49,18 +49,18 @@ def resolve(workspace: Path, revision: str) -> str:
 
 
 def head_commit(workspace: Path) -> str:
-    """The commit that the workspace stands on, or 'unknown' outside git."""
+    """The commit at HEAD of the workspace, or 'unknown' outside git."""
     done = ask(workspace, "rev-parse", "HEAD")
     return "unknown" if done.returncode else done.stdout.strip()
 
 
 def pointer_text(workspace: Path) -> str:
-    """The text of `data.dvc` as it stands, read as `committed_text` reads what git holds."""
+    """The text of `data.dvc` on disk, decoded as `committed_text` decodes git's."""
     return (workspace / DATA_FILE).read_text(encoding="utf-8", errors="replace")
 
 
 def holder(workspace: Path) -> str | None:
-    """The last commit reachable from HEAD that brought `data.dvc` as it now stands, or None if none holds it."""
+    """The last commit reachable from HEAD that made `data.dvc` what it now is, or None if none did."""
     text = pointer_text(workspace)
     if committed_text(workspace) == text:
         return git(workspace, "log", "--no-show-signature", "-1", "--format=%H", "--", DATA_FILE).strip()
@@ -71,19 +71,19 @@ def revisions(workspace: Path) -> list[Revision]:
     """Every commit on HEAD's history that changed `data.dvc`, newest first."""
     done = ask(workspace, "log", "--no-show-signature", "--format=%H%x09%cI%x09%s", "--", DATA_FILE)
     lines = [line.split("\t", 2) for line in done.stdout.splitlines()] if not done.returncode else []
-    found = [Revision(name, date, message, committed_text(workspace, name) or "") for name, date, message in lines]
-    return [revision for revision in found if revision.text]
+    changes = [Revision(name, date, message, committed_text(workspace, name) or "") for name, date, message in lines]
+    return [revision for revision in changes if revision.text]
 
 
 def commit(workspace: Path, files: Sequence[str], message: str) -> None:
-    """Commit these files and nothing else, whatever else is staged; no commit where they equal HEAD.
+    """Commit these files and nothing else, whatever else is staged; no commit if they equal HEAD.
 
-    Raises HeadstartError if git or a hook of the person's refuses it; the files are unstaged then.
+    Raises HeadstartError if git or a hook refuses the commit; the files are unstaged then.
     """
     git(workspace, "add", "--", *files)
     if not ask(workspace, "diff", "--cached", "--quiet", "--", *files).returncode:
         return
-    # Only where git knows nobody: an identity given by config or environment stays.
+    # Only if git has no identity: one set by configuration or environment stays.
     known = not ask(workspace, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT").returncode
     identity = () if known else _FALLBACK_IDENTITY
     try:
@@ -95,16 +95,16 @@ def commit(workspace: Path, files: Sequence[str], message: str) -> None:
 
 @functools.cache
 def local_variables() -> frozenset[str]:
-    """The variables by which git tells its children, hooks among them, which repository is meant.
+    """The names of the variables by which git tells its child processes, such as hooks, which repository is meant.
 
-    Whoever runs in a hook of another repository has them, and they would stand above the workspace's folder.
+    In a hook of another repository they are set, and would override the workspace's folder.
     """
-    told = subprocess.run(["git", "rev-parse", "--local-env-vars"], capture_output=True, text=True, check=False)
-    return frozenset((*told.stdout.split(), "GIT_QUARANTINE_PATH"))
+    answer = subprocess.run(["git", "rev-parse", "--local-env-vars"], capture_output=True, text=True, check=False)
+    return frozenset((*answer.stdout.split(), "GIT_QUARANTINE_PATH"))
 
 
 def ask(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What a git command in the workspace ended with. Raises HeadstartError if there is no git."""
+    """The finished process of a git command in the workspace. Raises HeadstartError if there is no git."""
     try:
         environment = {name: value for name, value in os.environ.items() if name not in local_variables()}
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""A workspace made in a folder, a new one or a person's own repository: git, DVC with a remote, and a first commit."""
+"""Making a workspace of a folder, new or a person's own repository: git, DVC with a remote, and a first commit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GIT_IGNORE = ".gitignore"
 
 
 def init_workspace(folder: Path) -> Path:
-    """The workspace made in `folder`: git, DVC with a remote under it, and a first commit of both; safe to repeat.
+    """Make `folder` a workspace: git, DVC with a remote in the folder, and a first commit of both; safe to repeat.
 
     Raises AskedWrongly, with nothing changed, on a repository in which no data version could be made.
     """
@@ -31,7 +31,7 @@ def init_workspace(folder: Path) -> Path:
     changed = _add_remote(folder / ".dvc" / "config") if open_store(folder).remote_name is None else False
     _append(folder / _GIT_IGNORE, _IGNORED)
     new = [file for file in OWN_FILES if (folder / file).exists() and ask(folder, "cat-file", "-e", f"HEAD:{file}").returncode]
-    # The remote goes into the first commit: a revision knows only the remotes that it holds.
+    # The remote goes into the first commit: at a revision, DVC knows only the remotes that are committed there.
     commit(folder, [_GIT_IGNORE, *new, *([".dvc/config"] if changed else [])], "Headstart workspace")
     return folder
 
@@ -52,7 +52,7 @@ def _check(folder: Path) -> None:
 
 
 def _append(file: Path, lines: tuple[bytes, ...]) -> None:
-    """Add the lines that a person's ignore file lacks below its own, whose bytes and line ends stay."""
+    """Append those of the lines that a person's ignore file lacks; its own bytes and line ends stay."""
     text = file.read_bytes() if file.exists() else b""
     known = {line.strip().rstrip(b"/") for line in text.removeprefix(b"\xef\xbb\xbf").splitlines()}
     missing = [line for line in lines if line.rstrip(b"/") not in known]
@@ -64,7 +64,7 @@ def _append(file: Path, lines: tuple[bytes, ...]) -> None:
 
 
 def _add_remote(config: Path) -> bool:
-    """Make a folder of the workspace the default remote of a DVC configuration that has none; what else it says stays."""
+    """Add a folder of the workspace as the default remote to a DVC configuration that has none; all else in it stays."""
     text = config.read_bytes() if config.exists() else b""
     end = _line_end(text)
     core, remote = (part.replace(b"\n", end) for part in remote_text())

@@ -1,4 +1,4 @@
-"""The objects behind `data.dvc`: DVC's cache and remote, quiet and in our own errors."""
+"""The objects behind `data.dvc`, in DVC's cache and remote; DVC's output is silenced, and its errors become ours."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _CORE = """[core]
     autostage = false
     check_update = false
 """
-# What `init_store` makes, and a workspace commits.
+# The files that `init_store` makes, and that a workspace commits.
 OWN_FILES = (".dvc/config", ".dvc/.gitignore", ".dvcignore")
 DVC_IGNORES = "a rule of DVC's own"
 _OBJECTS = Path("files") / "md5"
-# Up to here reading every file is quicker than importing DVC, which keeps their hashes, takes.
+# Up to this size reading every file is faster than importing DVC, which remembers their hashes.
 _QUICK_LOOK_BYTES = 2**28
 
 
 @dataclass(frozen=True)
 class Store:
-    """A workspace's DVC: `cache` holds files by md5, `remote` too where the remote is a folder (None if it is not).
+    """A workspace's DVC: `cache` is the folder of files by md5, `remote` that of the remote (None if that is no folder).
 
-    `remote_name` is the default remote, None if there is none; `remotes` are all that its configuration names.
+    `remote_name` is the default remote, None if there is none; `remotes` are all remotes of the configuration.
     """
 
     workspace: Path
@@ -55,7 +55,7 @@ class Store:
 
     @property
     def pointer(self) -> Pointer:
-        """What the workspace's `data.dvc` points at."""
+        """The content of the workspace's `data.dvc`."""
         return parse_pointer(pointer_text(self.workspace), str(self.workspace / DATA_FILE))
 
     def add(self) -> None:
@@ -65,7 +65,7 @@ class Store:
             repo.add(str(self.workspace / DATA))
 
     def push(self) -> None:
-        """Send the objects of `data.dvc` to the remote; where it is a folder that has them all, nothing is done."""
+        """Send the objects of `data.dvc` to the remote, unless that is a folder that has them all."""
         digest = self.pointer.digest
         if self.remote and not self._lacks(digest, (self.remote,)):
             return
@@ -73,7 +73,10 @@ class Store:
             repo.push(targets=[str(self.workspace / DATA_FILE)])
 
     def bring(self) -> None:
-        """Make `data/` what `data.dvc` says, fetching what the cache lacks; else HeadstartError, with `data/` untouched."""
+        """Check out the version of `data.dvc` into `data/`, fetching objects that the cache lacks.
+
+        Raises HeadstartError, with `data/` as it was, if they cannot be fetched.
+        """
         digest, target = self.pointer.digest, str(self.workspace / DATA_FILE)
         with _opened(self.workspace) as repo:
             if self._lacks(digest, (self.cache,)):
@@ -81,14 +84,14 @@ class Store:
 
                 with suppress(DownloadError):
                     repo.fetch(targets=[target])
-            # A checkout that lacks an object drops the whole folder, so none is started then.
+            # DVC's checkout removes the whole folder if an object is missing, so it must not be started then.
             if self._lacks(digest, (self.cache,)):
                 whole = f"data version {digest} is not whole in the DVC cache or on the remote"
                 raise HeadstartError(f"{whole}; nothing was changed. Ingest the source that it came from again")
             repo.checkout(targets=[target], force=True)
 
     def check_layout(self) -> None:
-        """Raise AskedWrongly if DVC has no way to the remote, or another file of DVC's has its say on `data/`."""
+        """Raise AskedWrongly if DVC cannot use the remote, or another DVC file tracks a part of `data/` or a folder around it."""
         data = self.workspace / DATA
         try:
             with _opened(self.workspace) as repo:
@@ -106,15 +109,15 @@ class Store:
                 )
 
     def ignored(self, names: Iterable[str]) -> Mapping[str, str]:
-        """The pattern, and where it stands, by which DVC leaves out each of these files of `data/` that it leaves out."""
+        """The files among these, of `data/`, that DVC ignores, each with the pattern that does so and where it stands."""
         data = str(self.workspace / DATA)
         with _opened(self.workspace) as repo:
             left_out = [name for name in names if repo.dvcignore.is_ignored_file(f"{data}/{name}")]
-            found = {name: repo.dvcignore.check_ignore(f"{data}/{name}").pattern_infos for name in left_out}
-        return {name: str(patterns[-1]) if patterns else DVC_IGNORES for name, patterns in found.items()}
+            by_name = {name: repo.dvcignore.check_ignore(f"{data}/{name}").pattern_infos for name in left_out}
+        return {name: str(patterns[-1]) if patterns else DVC_IGNORES for name, patterns in by_name.items()}
 
     def is_dirty(self) -> bool:
-        """Whether `data/` holds something else than `data.dvc` says."""
+        """Whether `data/` differs from the version of `data.dvc`."""
         pointer, data = self.workspace / DATA_FILE, self.workspace / DATA
         if not (pointer.exists() and data.exists()):
             return pointer.exists() or data.exists()
@@ -122,7 +125,7 @@ class Store:
             return bool(repo.status(targets=[str(pointer)]))
 
     def is_settled(self) -> bool:
-        """Whether `data/`, the cache and the remote all hold what `data.dvc` says, as far as a quick look can tell."""
+        """Whether `data/`, the cache and the remote all hold the version of `data.dvc`; False if only a slow look could tell."""
         pointer = self.pointer
         if pointer.size_bytes > _QUICK_LOOK_BYTES or not self.remote:
             return False
@@ -133,27 +136,27 @@ class Store:
         return here.keys() == files.keys() and all(md5_of(path) == files[name] for name, path in here.items())
 
     def is_within_reach(self) -> bool:
-        """Whether the objects of `data.dvc` are on this machine, or on a remote that may have them."""
+        """Whether the objects of `data.dvc` are on this machine, or may be on a remote that is no folder."""
         return self.remote is None or find(self.pointer.digest, self.folders) is not None
 
     def listing(self, digest: str) -> Mapping[str, str]:
-        """The md5 of every file of a version by its path in `data/`. Raises AskedWrongly if it is not on this machine."""
+        """The md5s of a version's files by path in `data/`. Raises AskedWrongly if the version is not on this machine."""
         return json_listing(self._text(digest, digest))
 
     def tables(self, digest: str) -> Mapping[str, str]:
-        """The md5 of a version's tables of samples and masks by name; empty if the version is not on this machine."""
+        """The md5s of a version's tables of samples and masks by name; empty if the version is not on this machine."""
         files = self.listing(digest) if find(digest, self.folders) else {}
         return {name: files[name] for name in (NAME, MASK_TABLE) if name in files}
 
     def samples(self, digest: str) -> tuple[Sample, ...]:
-        """The samples of a version, from its manifest as recorded. Raises AskedWrongly if it is not on this machine."""
+        """The samples in a version's manifest. Raises AskedWrongly if the version is not on this machine."""
         md5 = self.listing(digest).get(NAME)
         if md5 is None:
             raise AskedWrongly(f"data version {digest} holds no {NAME}; run `headstart data ingest SOURCE`")
         return parse(self._text(md5, digest, self.workspace / DATA / NAME))
 
     def masks(self, digest: str) -> Mapping[str, Mask]:
-        """The mask files of a version by name; none if it has no masks, or an ingest made it that did not count them."""
+        """The masks of a version by file name; empty if it has none, or an early ingest made it, which did not count pixels."""
         md5 = self.listing(digest).get(MASK_TABLE)
         return {} if md5 is None else parse_masks(self._text(md5, digest, self.workspace / DATA / MASK_TABLE))
 
@@ -201,7 +204,7 @@ def init_store(workspace: Path) -> None:
 
 
 def remote_text() -> tuple[bytes, bytes]:
-    """The line under [core] that makes `storage` the default remote, and its own section: a folder of the workspace."""
+    """Two parts of a DVC configuration: the line under [core] for the default remote `storage`, and that remote's section."""
     return b"    remote = storage\n", f"['remote \"storage\"']\n    url = ../{STORAGE}/remote\n".encode()
 
 
@@ -220,7 +223,7 @@ def _overlap(one: Path, other: Path) -> bool:
 
 @contextmanager
 def _own_repository() -> Iterator[None]:
-    """Keep from DVC what a caller's git says of another repository; the process has it back afterwards."""
+    """Hide git's variables about another repository from DVC for the block (`local_variables`)."""
     hidden = {name: os.environ.pop(name) for name in local_variables() if name in os.environ}
     try:
         yield
@@ -230,7 +233,7 @@ def _own_repository() -> Iterator[None]:
 
 @contextmanager
 def _in_our_words(workspace: Path) -> Iterator[Any]:
-    """Keep DVC off standard output, and turn what it raises into our errors."""
+    """Keep DVC off standard output for the block, and turn its errors into ours."""
     from dvc.lock import LockError
 
     for name in ("dvc", "dvc_data", "dvc_objects"):
@@ -243,7 +246,7 @@ def _in_our_words(workspace: Path) -> Iterator[Any]:
         raise Busy(f"another DVC command is at work in {workspace}; wait until it ends, then run this again") from error
     except HeadstartError:
         raise
-    # Beside its own family DVC lets through what the disk, the network and the S3 client raise.
+    # Beside errors of its own, DVC lets through those of the disk, the network and the S3 client.
     except Exception as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise HeadstartError(f"DVC failed in {workspace}: {error}{cause}. `data.dvc` is as it was; run this again") from error

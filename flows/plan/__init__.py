@@ -1,4 +1,4 @@
-"""The plan: what a person asks for, read and checked; its variants; the keys of its work. Pure, but for reading the file."""
+"""The plan: reading and checking it, its variants, and the keys of its works. Pure, but for reading the file."""
 
 from flows.plan.checks import check_data
 from flows.plan.classes import class_names

@@ -1,4 +1,4 @@
-"""Whether a data version serves a plan, before anything is trained on it."""
+"""Checks that a data version has what a plan needs, before anything is trained on it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from flows.plan.targets import primary_metric, targets_of, tells_pixels
 from flows.records import SPLITS, DataVersion
 from flows.words import counted
 
-# More values than these are shades of a picture, not classes.
+# More values than these are shades of an image, not classes.
 MAX_MASK_VALUES = 256
-# Of more values than these it is asked whether most are near others and fill less than this share of the pixels.
+# Masks with more values than these are refused if most values are next to others and fill less than this share of the pixels.
 MANY_VALUES = 128
 FEW_PIXELS = 0.005
 TOP = 5
 
 
 def check_data(plan: Plan, version: DataVersion) -> None:
-    """Nothing where the data version serves the plan.
+    """Check that the data version has what the plan needs.
 
-    Raises AskedWrongly on a missing target, class, split or measure, and on masks that were not counted or are none.
+    Raises AskedWrongly on a missing target, class, split or measure, and on masks whose pixels were not counted or are shades.
     """
     targets = targets_of(plan, version)
     for target in targets:
@@ -31,9 +31,9 @@ def check_data(plan: Plan, version: DataVersion) -> None:
             _check_masks(target, version)
         _check_classes(target, version)
     if "dice" in plan.fit.loss and not any(map(tells_pixels, targets)):
-        told = ", ".join(f"{target.column}: {target.task}" for target in targets)
+        listed = ", ".join(f"{target.column}: {target.task}" for target in targets)
         raise AskedWrongly(
-            f"fit.loss: {plan.fit.loss} is of masks, and the plan has no target of segmentation ({told}); "
+            f"fit.loss: {plan.fit.loss} is of masks, and the plan has no target of segmentation ({listed}); "
             "allowed: cross_entropy, focal"
         )
     column, _, measure = primary_metric(plan, version).rpartition("/")
@@ -47,20 +47,20 @@ def check_data(plan: Plan, version: DataVersion) -> None:
 
 def _check_classes(target: Target, version: DataVersion) -> None:
     column, masks = target.column, tells_pixels(target)
-    found = {split: count_classes(target, version, split) for split in SPLITS}
-    if len(found["train"]) < 2:
-        names = ", ".join(found["train"]) or "none"
+    counts = {split: count_classes(target, version, split) for split in SPLITS}
+    if len(counts["train"]) < 2:
+        names = ", ".join(counts["train"]) or "none"
         ignored = f" besides {', '.join(map(str, target.ignore))}, which it ignores" if target.ignore else ""
         raise AskedWrongly(
             f"target {column!r} needs at least two classes in the train split; found: {names}{ignored}; "
             f"add training {'masks' if masks else 'samples'} of others, or leave the target out"
         )
-    if not found["val"]:
+    if not counts["val"]:
         raise AskedWrongly(f"target {column!r} has no label in the val split, where variants are ranked; ingest more data")
     if masks:
-        return _check_mask_values(target, version, set(found["train"]))
+        return _check_mask_values(target, version, set(counts["train"]))
     for split in ("val", "test"):
-        if unseen := found[split].keys() - found["train"].keys():
+        if unseen := counts[split].keys() - counts["train"].keys():
             raise AskedWrongly(
                 f"target {column!r}: the {split} split holds classes that train lacks: {', '.join(sorted(unseen))}; "
                 "add training samples of them or mend the labels"
@@ -100,7 +100,7 @@ def _is_shaded(pixels: Mapping[int, int]) -> bool:
 
 
 def _check_mask_values(target: Target, version: DataVersion, known: set[str]) -> None:
-    """Refuse values of held-out masks that training never sees."""
+    """Refuse values in masks of val and test that no training mask has."""
     strange: Counter[int] = Counter()
     for sample in version.samples:
         cell = sample.labels[target.column]
@@ -108,9 +108,9 @@ def _check_mask_values(target: Target, version: DataVersion, known: set[str]) ->
             pixels = version.masks[cell].pixels
             strange.update(value for value in pixels if str(value) not in known and value not in target.ignore)
     if strange:
-        told = ", ".join(f"{value} ({counted(count, 'mask')})" for value, count in sorted(strange.items()))
+        listed = ", ".join(f"{value} ({counted(count, 'mask')})" for value, count in sorted(strange.items()))
         raise AskedWrongly(
-            f"target {target.column!r}: masks of the val and test splits hold values that no training mask has: {told}; "
+            f"target {target.column!r}: masks of the val and test splits hold values that no training mask has: {listed}; "
             f"allowed: {', '.join(sorted(known, key=int))}. Mend the masks, add training masks of them, or write "
             f"ignore: {sorted({*target.ignore, *strange})}"
         )

@@ -13,15 +13,15 @@ from heads.tasks.names import split_labels
 
 
 def class_names(target: Target, version: DataVersion) -> tuple[str, ...]:
-    """The classes that a head learns, in the order of its outputs: those of `train`.
+    """The classes that a head learns, those in `train`, in the order of its outputs.
 
-    Class names and labels are sorted; of masks it is the values that are not ignored, ascending, as text.
+    Class names and labels are sorted; the classes of masks are the values that are not ignored, ascending, as text.
     """
     return tuple(count_classes(target, version, "train"))
 
 
 def count_classes(target: Target, version: DataVersion, split: str) -> dict[str, int]:
-    """How many samples of a split (of masks: pixels) have each class, by name in the order of `class_names`."""
+    """The number of samples (of masks: pixels) of each class in a split, in the order of `class_names`."""
     task = task_of(target, version)
     counts: Counter[str] = Counter()
     for sample in version.samples:

@@ -23,7 +23,7 @@ MAX_VARIANTS = 512
 
 @dataclass(frozen=True)
 class VariantRow:
-    """A variant as a line of a table: head designs by target, and the fit settings in which the plan's variants differ."""
+    """A variant as a row of a table: head designs by target, and the fit settings in which the plan's variants differ."""
 
     variant_id: str
     label: str
@@ -36,7 +36,7 @@ class VariantRow:
 def expand(plan: Plan, version: DataVersion) -> tuple[Variant, ...]:
     """Every variant of the plan's grid once, in the plan's order.
 
-    Raises AskedWrongly if it is larger than MAX_VARIANTS, or the plan names no head design for the task of a target.
+    Raises AskedWrongly if the grid has more than MAX_VARIANTS, or the plan names no head design for the task of a target.
     """
     # Sorted, so that naming the same targets in another order asks for the same work.
     targets = sorted(targets_of(plan, version), key=lambda target: target.column)
@@ -48,23 +48,23 @@ def expand(plan: Plan, version: DataVersion) -> tuple[Variant, ...]:
         parts = " x ".join(f"{size} {name}" for name, size in sizes.items() if size > 1)
         raise AskedWrongly(f"the plan has {total} variants ({parts}); at most {MAX_VARIANTS} are allowed: shorten its lists")
     fits = [_fit(dict(zip(grid, values, strict=True))) for values in itertools.product(*grid.values())]
-    found = itertools.product(plan.backbones, itertools.product(*heads), plan.freeze, fits)
-    variants = (Variant(backbone=b, heads=h, freeze=f, fit=fit) for b, h, f, fit in found)
+    combinations = itertools.product(plan.backbones, itertools.product(*heads), plan.freeze, fits)
+    variants = (Variant(backbone=b, heads=h, freeze=f, fit=fit) for b, h, f, fit in combinations)
     return tuple({variant.variant_id: variant for variant in variants}.values())
 
 
 def work_key(variant_id: str, weights_digest: str, data_version_digest: str, screening: str = "") -> str:
-    """Sixteen hex digits: the same variant on the same first weights and the same data is the same work.
+    """The key of a work, 16 hex digits: the same variant with the same first weights on the same data is the same work.
 
-    With a `screening`, a key that `screenings` gives, it is so only among the same rivals.
+    A screened variant also has the key of its `screening` (from `screenings`): with other rivals it is another work.
     """
     return _digest([variant_id, weights_digest, data_version_digest, RECIPE, *([screening] if screening else [])])
 
 
 def screenings(plan: Plan, version: DataVersion, variants: Sequence[Variant]) -> dict[str, str]:
-    """By variant id the key of its screening, for the variants that may end after their probe phase.
+    """The key of the screening, by variant id, for the variants that may end after their probe phase.
 
-    The key is the hash of the rivals, of how many go on, and of the measure that they are judged by.
+    The key is the hash of the rivals, the number of those that go on, and the measure that ranks them.
     """
     rivals = sorted(v.variant_id for v in variants if is_screened(v))
     if plan.screening is None or len(rivals) <= plan.screening:
@@ -73,13 +73,13 @@ def screenings(plan: Plan, version: DataVersion, variants: Sequence[Variant]) ->
 
 
 def retraining_key(plan: Plan, version: DataVersion, works: Sequence[Work]) -> str:
-    """Sixteen hex digits: the same works, name and rules of promotion, whatever the plan's formatting or worker group."""
+    """The key of a retraining, 16 hex digits: equal for the same name, works and rules of promotion, on any worker group."""
     rules = [primary_metric(plan, version), plan.promotion.min_gain, plan.promotion.alpha]
     return _digest([plan.name, version.digest, sorted(work.key for work in works), rules])
 
 
 def label(variant: Variant, among: Sequence[Variant]) -> str:
-    """A variant in words, such as 'mobilenet_v2 · linear · all': its fit values follow only where `among` differ in them."""
+    """A variant in words, such as 'mobilenet_v2 · linear · all', followed by the fit values in which `among` differ."""
     designs = {head.design for head in variant.heads}
     heads = " + ".join(f"{h.target} {h.design}" for h in variant.heads) if len(designs) > 1 else designs.pop()
     fit = [f"{name} {_plain(value)}" for name, value in _differing(variant, among).items()]

@@ -44,7 +44,7 @@ Widths = Annotated[Width | Annotated[tuple[Width, ...], Some], Number]
 
 
 class CommonFit(Value):
-    """What most plans say of training."""
+    """Fit settings that most plans set."""
 
     epochs: Counts = Field(10, description="Passes over the training samples.")
     batch_size: Counts = Field(32, description="Samples in a step, over all workers together.")
@@ -57,7 +57,7 @@ class CommonFit(Value):
 
 
 class RareFit(Value):
-    """What few plans change of training."""
+    """Fit settings that few plans change."""
 
     weight_decay: Decays = Field(1e-4, description="The optimiser's weight decay.")
     optimiser: Optimizer = Field(
@@ -109,7 +109,7 @@ class FitGrid(RareFit, CommonFit):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """The form offers what is common here, the rest at its end (`flows.plan.rare`), and takes both here, as a file does."""
+        """The form's schema: common settings are shown here, rare ones at the form's end (`flows.plan.rare`); both are taken."""
         schema = handler(core_schema)
         form = handler.resolve_ref_schema(schema)
         form["patternProperties"] = {f"^{name}$": form["properties"].pop(name) for name in RareFit.model_fields}

@@ -15,10 +15,10 @@ from flows.records import Workers
 from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, TASK_FACTS, Task
 from heads.spec import FREEZE_POLICIES, Value, check_image_size, frozen_through
 
-# Those that promotion may go by: a higher one is better.
+# The measures that may promote: all are better the higher they are.
 MEASURES_OF: Mapping[Task, tuple[str, ...]] = {task: facts.promotable for task, facts in TASK_FACTS.items()}
 MEASURES = tuple(dict.fromkeys(measure for measures in MEASURES_OF.values() for measure in measures))
-# What ranks and promotes where the plan names nothing.
+# The measure that ranks and promotes if the plan names none.
 PRIMARY: Mapping[Task, str] = {task: facts.primary for task, facts in TASK_FACTS.items()}
 LOWER_IS_BETTER = ("loss", "ece", "brier")
 WEIGHTS = "imagenet, none, or a weights file (.pth or .pt)"
@@ -31,7 +31,7 @@ DESIGNS = tuple(dict.fromkeys(design for designs in HEAD_DESIGNS.values() for de
 
 
 def suggestion(word: str, allowed: Collection[str]) -> str:
-    """The words 'did you mean ...? ' where an allowed word is near, else ''."""
+    """The words 'did you mean ...? ' if an allowed word is near, else ''."""
     near = difflib.get_close_matches(word, allowed, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}? " if near else ""
 
@@ -61,7 +61,7 @@ def _values(value: Any) -> Any:
 Listed = BeforeValidator(_listed)
 Ignored = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**16)], ...], BeforeValidator(_values), Number]
 
-# `enum` makes the form offer a choice; the words of a refusal are ours, below.
+# `enum` only makes the form offer a choice: the validators below refuse other values, in our own words.
 Backbones = Annotated[tuple[Annotated[str, Field(json_schema_extra={"enum": list(BACKBONE_STAGES)})], ...], Some, Listed]
 Designs = Annotated[tuple[Annotated[str, Field(json_schema_extra={"enum": list(DESIGNS)})], ...], Some, Listed]
 Policies = Annotated[tuple[Annotated[str, Field(json_schema_extra={"enum": list(POLICIES)})], ...], Some, Listed]
@@ -92,7 +92,7 @@ class WorkersSpec(Value):
     cpus_per_worker: Annotated[float, Field(gt=0, le=1024), Number] = Field(1, description="CPU cores for each worker.")
 
     def group(self) -> Workers:
-        """The same as the value that travels to the cluster."""
+        """The worker group as the value that travels to the cluster."""
         return Workers(self.count, self.gpus_per_worker, self.cpus_per_worker)
 
 

@@ -1,4 +1,4 @@
-"""Settings that few plans change: a file has them where they belong, the form together at its end."""
+"""Settings that few plans change: a plan file has them where they belong, the form shows them together at its end."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def _as_mapping(fit: Any) -> dict[str, Any]:
 
 
 def form_values(plan: WithRare) -> dict[str, Any]:
-    """A plan as the form shows it, every common setting with its value; `rare` is None if all of it is as by default."""
+    """A plan as values for the form: every common setting, and `rare`, which is None if all rare settings are defaults."""
     values = plan.model_dump(mode="json")
     rare = {name: values["fit"].pop(name) for name in RareFit.model_fields} | {"screening": values.pop("screening")}
     return values | {"rare": None if rare == Rare().model_dump(mode="json") else rare}
 
 
 def left_empty(plan: Any) -> tuple[str, ...]:
-    """The settings of a filled form that were left empty and have another default than None, as words `fit.epochs 10`."""
+    """The settings that a person left empty in the form and that have a default, as words such as 'fit.epochs 10'."""
     parts: Mapping[str, tuple[BaseModel, Mapping[str, Any]]] = {
         "fit": (plan.fit, CommonFit.model_fields),
         "workers": (plan.workers, type(plan.workers).model_fields),

@@ -1,4 +1,4 @@
-"""From a YAML file or a mapping to a Plan, or to words that say what to write instead."""
+"""Reading a plan from a YAML file or a mapping; errors say what to write instead."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ _WORDS: Mapping[str, str] = {
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan of a YAML file; a relative weights file counts from the current directory, else from the plan's folder.
+    """The plan of a YAML file; a relative weights file is looked for in the current directory, then in the plan's folder.
 
-    Raises AskedWrongly on a missing file (the weights file too), on wrong YAML (with line and column) and on a wrong plan.
+    Raises AskedWrongly on a missing plan or weights file, on wrong YAML (with line and column) and on a wrong plan.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -65,9 +65,9 @@ def read_plan(path: Path) -> Plan:
 
 
 def parse_plan(mapping: object, *, source: str = "the plan", document: Document | None = None) -> Plan:
-    """The plan of a mapping, as YAML or a form gives it; raises AskedWrongly that names every wrong field and what is allowed.
+    """The plan of a mapping, from YAML or a form. Raises AskedWrongly that names every wrong field and what is allowed.
 
-    With the `document` that it comes from, words and numbers are quoted as the file writes them.
+    If the `document` is given that the mapping comes from, messages quote words and numbers as the file has them.
     """
     if not isinstance(mapping, Mapping):
         raise AskedWrongly(f"{source}: a mapping of keys to values is expected, got {_shown(mapping)}; {_EXAMPLE}")
@@ -105,10 +105,10 @@ def _located(weights: str, folder: Path) -> str:
 def _complaints(error: ValidationError, data: Mapping[Any, Any], document: Document | None) -> Iterator[str]:
     for one in error.errors(include_url=False):
         keys, arms, value = _walk(one["loc"], data, missing=one["type"] == "missing")
-        # A number that may be a list fails as both: only the arm of the given kind has something to say.
+        # Pydantic reports a value that may be a number or a list as wrong for both: keep the error for the kind given.
         if any(arm.startswith("tuple[") != isinstance(value, list | tuple) for arm in arms[:1]):
             continue
-        # A list whose items are wrong is reported as too short as well.
+        # Pydantic also reports a list whose items are wrong as too short.
         if one["type"] == "too_short" and value:
             continue
         where = ".".join(str(key) for key in keys)
@@ -118,7 +118,7 @@ def _complaints(error: ValidationError, data: Mapping[Any, Any], document: Docum
 
 
 def _walk(loc: tuple[int | str, ...], data: Any, *, missing: bool) -> tuple[list[int | str], list[str], Any]:
-    """The keys of `loc` that are the person's own, the union arms in it, and the value where the first arm begins."""
+    """Parts of pydantic's `loc`: the keys in the person's data, the names of union arms, and the value before the first arm."""
     keys: list[int | str] = []
     arms: list[str] = []
     value = data
@@ -139,13 +139,13 @@ def _walk(loc: tuple[int | str, ...], data: Any, *, missing: bool) -> tuple[list
 
 @dataclass(frozen=True)
 class _Given:
-    """A value that was refused, and what the file says there, if it says it in one word."""
+    """A value that was refused, and its text in the file, None if that is more than one word."""
 
     value: object
     text: str | None
 
     def shown(self, *, as_written: bool) -> str:
-        """It as a message shows it: `as_written` as the file has it; so are words and dates that YAML made values of."""
+        """The value for a message; `as_written` shows the file's text, as booleans, dates and unclear numbers always do."""
         if self.text and (as_written or isinstance(self.value, bool | date | Unclear)) and not isinstance(self.value, str):
             return self.text
         return _shown(self.value)
@@ -155,7 +155,7 @@ def _words(kind: str, context: Mapping[str, Any], message: str, given: _Given, k
     model = _PARTS.get(str(keys[0]), Plan) if len(keys) > 1 else Plan
     last = str(keys[-1]) if keys else ""
     if kind == "extra_forbidden":
-        allowed = [name for name in model.model_fields if name != "rare"]  # which is the form's
+        allowed = [name for name in model.model_fields if name != "rare"]  # `rare` is for the form only
         return f"unknown key {last!r}; {suggestion(last, allowed)}allowed: {', '.join(allowed)}"
     if kind == "missing":
         field = model.model_fields.get(last)

@@ -1,4 +1,4 @@
-"""What a plan predicts of a data version: its targets with their tasks, and the measure that ranks and promotes."""
+"""A plan's targets on a data version, with their tasks, and the measure that ranks and promotes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from heads.catalogue import TASK_FACTS, Task
 
 
 def targets_of(plan: Plan, version: DataVersion) -> tuple[Target, ...]:
-    """The plan's targets, or the one column of the data set, each with its task.
+    """The plan's targets, or, if it names none, the data set's one column, each with its task.
 
-    Raises AskedWrongly if that is not clear or not there, or a task is not one of what the column holds.
+    Raises AskedWrongly if a target does not exist, if none is named and there are several, or if a task does not fit a column.
     """
     if not version.samples:
         raise AskedWrongly("the workspace has no data yet; bring some in with `headstart data ingest SOURCE`")
@@ -31,7 +31,7 @@ def targets_of(plan: Plan, version: DataVersion) -> tuple[Target, ...]:
 
 
 def find_task(version: DataVersion, column: str) -> Task:
-    """The task that a column's cells tell: masks, sets of labels (`a|b`) or classes."""
+    """The task of a column by its cells: segmentation for masks, multilabel for sets of labels (`a|b`), else classification."""
     if is_mask_target(version.samples, column):
         return "segmentation"
     return "multilabel" if any("|" in (sample.labels[column] or "") for sample in version.samples) else "classification"
@@ -58,19 +58,19 @@ def primary_metric(plan: Plan, version: DataVersion) -> str:
 
 
 def task_of(target: Target, version: DataVersion) -> Task:
-    """The target's task: the one it names, else what its column tells."""
+    """The target's task: the one it names, else the one of its column's cells."""
     return target.task or find_task(version, target.column)
 
 
 def tells_pixels(target: Target) -> bool:
-    """Whether a target, as `targets_of` gives it, is one of masks."""
+    """Whether a target from `targets_of` is one of masks."""
     return target.task is not None and TASK_FACTS[target.task].tells == "pixels"
 
 
 def _with_task(target: Target, version: DataVersion) -> Target:
-    found = find_task(version, target.column)
-    task = target.task or found
-    holds_masks = TASK_FACTS[found].tells == "pixels"
+    by_cells = find_task(version, target.column)
+    task = target.task or by_cells
+    holds_masks = TASK_FACTS[by_cells].tells == "pixels"
     allowed = [name for name, facts in TASK_FACTS.items() if (facts.tells == "pixels") == holds_masks]
     if task not in allowed:
         raise AskedWrongly(

@@ -1,4 +1,4 @@
-"""Which frozen trunks a plan's variants share, and which of their epochs need images. What a phase reads is handed in."""
+"""The frozen trunks that a plan's variants share, and the phases that need images. The inputs of phases are handed in."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from heads.spec import Variant
 
 @dataclass(frozen=True)
 class VariantPhases:
-    """A variant's phases and what each reads, whether its work is done, and the trunk ids of its training images' views.
-
-    The plain view's trunk id comes first.
-    """
+    """A variant's phases with their inputs, whether its work is done, and the trunk ids by view, the plain view's first."""
 
     variant: Variant
     done: bool
@@ -24,7 +21,7 @@ class VariantPhases:
 
     @property
     def taps(self) -> frozenset[Tap]:
-        """All that its phases read from the store."""
+        """All taps that its phases read from the feature store."""
         return frozenset(tap for inputs in self.inputs.values() for tap in inputs.taps)
 
     @property
@@ -37,8 +34,8 @@ class VariantPhases:
 class TrunkGroup:
     """A trunk, which runs once a sample and view for all `variants` (ids) that share it.
 
-    `left` are those that are still to train, and `taps` what these read of it (what all read, where none is left). `views` are
-    the numbers of the views that it is run on: view 0 of training and validation images, the others of training images alone.
+    `left` are the variants still to train, `taps` what these read of the trunk (or what all read, if none is left). `views` are
+    the numbers of the views that it runs on: view 0 of training and validation images, the others of training images only.
     """
 
     trunk_id: str
@@ -52,17 +49,17 @@ class TrunkGroup:
 
     @property
     def through(self) -> str:
-        """The name of the last stage that it runs."""
+        """The name of the trunk's last stage."""
         return BACKBONE_STAGES[self.backbone][max(tap.stage for tap in self.taps)]
 
     @property
     def num_stages(self) -> int:
-        """How many stages it runs."""
+        """The number of the trunk's stages."""
         return max(tap.stage for tap in self.taps) + 1
 
 
 def group_by_trunk(variants: Sequence[VariantPhases]) -> tuple[TrunkGroup, ...]:
-    """The trunks that the variants read features of, in the variants' order, each with everyone who shares it."""
+    """The trunks whose features the variants read, in the variants' order, each with all variants that share it."""
     reading = [one for one in variants if one.taps]
     ids = dict.fromkeys(trunk for one in reading for trunk in one.trunk_ids)
     return tuple(_group(trunk, [one for one in reading if trunk in one.trunk_ids]) for trunk in ids)

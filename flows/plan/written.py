@@ -1,4 +1,4 @@
-"""A plan's YAML as values, and what the file says at each place: YAML 1.1 takes some words and numbers for others."""
+"""A plan's YAML as values, with the file's text at each place, since YAML 1.1 reads some words and numbers as others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNCLEAR_TAG = "!unclear"
 
 @dataclass(frozen=True)
 class Unclear:
-    """A number that YAML 1.1 reads as another one than people do; `text` is what the file says."""
+    """A number that YAML 1.1 reads differently than people do; `text` is how the file writes it."""
 
     text: str
 
@@ -25,7 +25,7 @@ class Unclear:
 
     @property
     def reason(self) -> str:
-        """Why it is not taken, and what to write instead."""
+        """Why the number is refused, and what to write instead."""
         if ":" in self.text:
             return "YAML reads a number with colons to the base of 60; write it in decimal digits"
         plain = self.text.replace("_", "").lstrip("+-0") or "0"
@@ -34,13 +34,13 @@ class Unclear:
 
 @dataclass(frozen=True)
 class Document:
-    """A YAML file's content, and the tree of what it says."""
+    """A YAML file's content, and the tree of its nodes, which keep the text."""
 
     content: object
     _root: yaml.Node | None
 
     def text(self, keys: Sequence[int | str]) -> str | None:
-        """What the file says at a place, letter by letter; None if that is no single word, or the place is not there."""
+        """The file's text at the place of these keys; None if that is no single word, or there is no such place."""
         node = self._root
         for key in keys:
             node = _below(node, key)
@@ -56,7 +56,7 @@ def _below(node: yaml.Node | None, key: int | str) -> yaml.Node | None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error, as the first of the two would be lost in silence."""
+    """A YAML loader that refuses a key that stands twice, since the first of the two would be lost in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -68,7 +68,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# First in line, since the first rule that fits decides, and to YAML an octal number is an integer like others.
+# Before YAML's own rules: the first that fits decides, and one of them takes octal numbers as integers.
 _Loader.yaml_implicit_resolvers = {
     first: [*([(_UNCLEAR_TAG, _UNCLEAR)] if first in {*"-+0123456789"} else []), *rules]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -77,7 +77,7 @@ _Loader.add_constructor(_UNCLEAR_TAG, lambda _, node: Unclear(node.value))
 
 
 def read_yaml(text: str) -> Document:
-    """The document of a YAML text. Raises yaml.YAMLError where it is none."""
+    """The document of a YAML text. Raises yaml.YAMLError if it is not valid YAML."""
     loader = _Loader(text)
     try:
         root = loader.get_single_node()
