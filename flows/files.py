@@ -36,7 +36,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path, missing: Any = None) -> Any:
-    """The content of a JSON file, or `missing` where there is none."""
+    """The content of a JSON file, or `missing` if there is no such file."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:

@@ -83,7 +83,7 @@ class Workers:
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a backbone's first weights come from: `path` None means random ones, with digest 'none'."""
+    """A backbone's first weights: a file and its digest; random ones have the path None and the digest 'none'."""
 
     digest: str
     path: Path | None = None
@@ -168,9 +168,9 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one guard of the gate says of a candidate: whether it passed, in words, and the figures behind them.
+    """The finding of one guard of the gate on a candidate: whether it passed, in words, with the figures behind them.
 
-    `notes` are what else has to be known of it.
+    `notes` are limits of the finding, such as too few samples for any test to prove a gain.
     """
 
     guard: str
@@ -182,7 +182,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The gate's decision: every finding, their reasons in words, and the paired test's figures."""
+    """The gate's decision: the guards' findings, the reasons in words, and the paired test's figures."""
 
     promoted: bool
     reasons: tuple[str, ...]

@@ -101,7 +101,7 @@ class Settings(BaseSettings):
 
     @property
     def artifacts(self) -> Path:
-        """Where the embedded MLflow keeps artifacts."""
+        """The folder in which the embedded MLflow keeps artifacts."""
         return self.storage / "artifacts"
 
     @property

@@ -19,7 +19,7 @@ SPLITS_OF: Mapping[JobKind, tuple[str, ...]] = {"train": ("train", "val"), "scor
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where the job's driver logs MLflow runs: the address, the embedded MLflow's artifacts, experiment, parent run, origin."""
+    """MLflow as the job's driver uses it: the address, an embedded MLflow's artifacts, experiment, parent run, runs' origin."""
 
     address: str
     artifacts: Path

@@ -16,7 +16,7 @@ import yaml
 
 from flows.records import Finding
 
-# What an entry that is too long for a tag goes without, in turn.
+# The fields that are left out, one after another, of an entry that is too long for a tag.
 DROPPED = ("findings", "figures", "reasons")
 
 
@@ -111,9 +111,9 @@ def merge(entries: Iterable[Entry]) -> tuple[Entry, ...]:
 
 
 def champion_at(entries: Iterable[Entry], time: float) -> Entry | None:
-    """The decision that made the champion of a time (seconds since 1970); None if there was none yet.
+    """The decision that made the champion at `time` (seconds since 1970); None if there was no champion yet.
 
-    `entries` are those of one model, oldest first. The champion is the entry's `champion_after`.
+    `entries` are one model's, oldest first. The champion at that time is the entry's `champion_after`.
     """
     made = [entry for entry in entries if entry.time <= time and entry.champion_after != entry.champion_before]
     return made[-1] if made else None
