@@ -20,9 +20,9 @@ REFUSALS = (401, 403)
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
-def folder(given: str | Path) -> Path:
+def folder(named: str | Path) -> Path:
     """The folder of this machine that is named, with `~` expanded. Raises ValueError if an address or a file is named."""
-    text = os.fspath(given)
+    text = os.fspath(named)
     if _ADDRESS.match(text):
         raise ValueError("an address, where a folder of this machine is asked for")
     if "\0" in text:
@@ -36,18 +36,18 @@ def folder(given: str | Path) -> Path:
     return path
 
 
-def folder_or_bucket(given: str) -> str:
+def folder_or_bucket(named: str) -> str:
     """The folder or `s3://bucket/prefix` that is named. Raises ValueError if it is neither."""
-    if re.fullmatch(r"s3://[^/\s]+(/.*)?", given):
-        return given
-    if given.startswith("s3:"):
+    if re.fullmatch(r"s3://[^/\s]+(/.*)?", named):
+        return named
+    if named.startswith("s3:"):
         raise ValueError("an address without a bucket")
-    return str(folder(given))
+    return str(folder(named))
 
 
-def server(given: str) -> str:
+def server(named: str) -> str:
     """The `http(s)://host` that is named, without a closing slash. Raises ValueError if it is none or holds credentials."""
-    address = given.strip()
+    address = named.strip()
     parts = _split(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("no address of the form http://host:port")
@@ -56,9 +56,9 @@ def server(given: str) -> str:
     return address.rstrip("/")
 
 
-def server_or_database(given: str) -> str:
+def server_or_database(named: str) -> str:
     """The address that is named, of an MLflow server or of its database. Raises ValueError if it is neither."""
-    address = given.strip()
+    address = named.strip()
     parts = _split(address)
     kind = parts.scheme.partition("+")[0]
     if "://" not in address or kind not in ("http", "https", *DATABASES):

@@ -59,23 +59,23 @@ class Settings(BaseSettings):
 
     @field_validator("workspace", "storage_root", mode="before")
     @classmethod
-    def _check_folder(cls, given: str | Path | None) -> Path | None:
-        return None if given is None else addresses.folder(given)
+    def _check_folder(cls, value: str | Path | None) -> Path | None:
+        return None if value is None else addresses.folder(value)
 
     @field_validator("features_root")
     @classmethod
-    def _check_features_root(cls, given: str | None) -> str | None:
-        return given and addresses.folder_or_bucket(given)
+    def _check_features_root(cls, value: str | None) -> str | None:
+        return value and addresses.folder_or_bucket(value)
 
     @field_validator("ray_address", "prefect_address")
     @classmethod
-    def _check_server(cls, given: str | None) -> str | None:
-        return given and addresses.server(given)
+    def _check_server(cls, value: str | None) -> str | None:
+        return value and addresses.server(value)
 
     @field_validator("tracking_address")
     @classmethod
-    def _check_tracking_address(cls, given: str | None) -> str | None:
-        return given and addresses.server_or_database(given)
+    def _check_tracking_address(cls, value: str | None) -> str | None:
+        return value and addresses.server_or_database(value)
 
     @property
     def storage(self) -> Path:

@@ -56,11 +56,11 @@ def whose(environ: Mapping[str, str], storage: Path) -> dict[str, str]:
         name, home = f"user{os.getuid()}", ""
     known = environ.get("LOGNAME") or environ.get("USER") or name
     home = environ.get("HOME") or home
-    found = {key: known for key in ("USER", "LOGNAME") if not environ.get(key)}
+    variables = {key: known for key in ("USER", "LOGNAME") if not environ.get(key)}
     # A home that is there may hold credentials and stays; the root folder, which a container gives to strangers, holds none.
     serves = os.path.isabs(home) and os.path.isdir(home) and (os.path.realpath(home) != "/" or os.access(home, os.W_OK))
-    found["HOME"] = home if serves else str(storage / "home")
-    return found
+    variables["HOME"] = home if serves else str(storage / "home")
+    return variables
 
 
 def ray_folder() -> Path:

@@ -100,9 +100,9 @@ def _check_recipe(kind: str, file: str, stated: int, needed: int) -> None:
 
 
 def _locate(version: DataVersion, kind: str, file: str, digest: str) -> Path:
-    found = find(digest, version.objects)
-    if found is not None:
-        return found
+    place = find(digest, version.objects)
+    if place is not None:
+        return place
     copy = version.data / file
     if copy.is_file() and md5_of(copy) == digest:
         return copy

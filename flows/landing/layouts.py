@@ -33,16 +33,16 @@ def scan(root: Path, own: Collection[Path] = ()) -> Listing:
     """
     if not _is_folder(root):
         raise AskedWrongly(f"source {str(root)!r} is not a folder that exists; give a folder, s3://bucket/prefix or 'digits'")
-    found = contents(root, own)
-    table = next((name for name in map(PurePosixPath, TABLES) if name in found.files), None)
+    source = contents(root, own)
+    table = next((name for name in map(PurePosixPath, TABLES) if name in source.files), None)
     if table is not None:
-        listing = read_listed(root, root / table, found)
+        listing = read_listed(root, root / table, source)
         return Listing(
-            _once(listing.entries), (*listing.warnings, *_left_out(root, found, listing.entries, table)), _vanished(found)
+            _once(listing.entries), (*listing.warnings, *_left_out(root, source, listing.entries, table)), _vanished(source)
         )
-    images = found.images
+    images = source.images
     if not images:
-        seen = describe_left_out(found.files, found.passed)
+        seen = describe_left_out(source.files, source.passed)
         raise AskedWrongly(
             f"source {str(root)!r} is empty: it holds no image{f', only {seen}' if seen else ''}; an image is what Pillow reads: "
             f".jpg, .png, .tif, .webp and the like. {UNDERSTOOD}"
@@ -50,15 +50,15 @@ def scan(root: Path, own: Collection[Path] = ()) -> Listing:
     for read in (_pairs, _split_folders, _class_folders):
         entries = read(root, images)
         if entries:
-            return Listing(_once(entries), _left_out(root, found, entries), _vanished(found))
+            return Listing(_once(entries), _left_out(root, source, entries), _vanished(source))
     raise AskedWrongly(
         f"source {str(root)!r} has {counted(len(images), 'image')}, e.g. {images[0]}, in no layout understood.{_deeper(images)} "
         f"{UNDERSTOOD}"
     )
 
 
-def _vanished(found: Contents) -> tuple[PurePosixPath, ...]:
-    return (*found.empty, *(one.path for one in found.passed if one.reason == NOWHERE))
+def _vanished(source: Contents) -> tuple[PurePosixPath, ...]:
+    return (*source.empty, *(one.path for one in source.passed if one.reason == NOWHERE))
 
 
 def _is_folder(root: Path) -> bool:
@@ -142,16 +142,16 @@ def _split_in(file: PurePosixPath) -> str | None:
     return next((split for part in file.parts[:-1] if (split := split_of(part))), None)
 
 
-def _left_out(root: Path, found: Contents, entries: Sequence[Entry], table: PurePosixPath | None = None) -> tuple[str, ...]:
+def _left_out(root: Path, source: Contents, entries: Sequence[Entry], table: PurePosixPath | None = None) -> tuple[str, ...]:
     """A warning about all files that no entry uses, or none."""
     used = {file.content for entry in entries for file in (entry.image, *entry.masks.values()) if file}
-    rest = [file for file in found.files if root / file not in used and file != table]
-    images = set(found.images).intersection(rest)
+    rest = [file for file in source.files if root / file not in used and file != table]
+    images = set(source.images).intersection(rest)
     others = [file for file in rest if file not in images and not _is_paper(file)]
     first = next((file for file in rest if file in images), None)
     where = "that its table does not name" if table else "that are not in a place to which its layout gives a label"
     parts = [f"{counted(len(images), 'image')} {where}, e.g. {_printable(first)}"] if first else []
-    more = describe_left_out(others, found.passed)
+    more = describe_left_out(others, source.passed)
     return (f"left out of the source: {'; '.join([*parts, *([more] if more else [])])}",) if parts or more else ()
 
 

@@ -18,11 +18,11 @@ _MASK_FOLDERS = ("masks", "mask", "annotations", "annot", "labels")
 _Known = Mapping[PurePosixPath, PurePosixPath]
 
 
-def read_listed(root: Path, path: Path, found: Contents) -> Listing:
+def read_listed(root: Path, path: Path, source: Contents) -> Listing:
     """An entry for every line of the table at `path`, whose files lie in `root`; these need not end as images do."""
     table = read_table(path)
-    known = {**{_composed(file): file for file in found.files}, **{file: file for file in found.files}}
-    masks = Masks(found.images)
+    known = {**{_composed(file): file for file in source.files}, **{file: file for file in source.files}}
+    masks = Masks(source.images)
     mask_columns = [c for c in table.targets if _is_mask_column(root, [row.cells[c] for row in table.rows], known)]
     stems = bool(masks.folders) and not mask_columns and MASK not in table.targets
     entries = []

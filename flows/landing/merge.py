@@ -34,8 +34,8 @@ def merge(earlier: Sequence[Sample], arrivals: Sequence[Arrival], mirror: bool) 
         group = entry.group or (old.group if old and old.digest == arrival.digest else None)
         labelled = {t: cells.get(t) for t in targets}
         drafts.append(Sample(arrival.digest, entry.image.file, "", labelled, group, arrival.recipe))
-    given = [None] * len(kept) + [arrival.entry.split for arrival in good]
-    splits, warnings = settle(_unsettled(drafts, given, earlier, mirror))
+    given_splits = [None] * len(kept) + [arrival.entry.split for arrival in good]
+    splits, warnings = settle(_unsettled(drafts, given_splits, earlier, mirror))
     samples = [replace(draft, split=split) for draft, split in zip(drafts, splits, strict=True)]
     return sorted(samples, key=lambda sample: sample.file), (*warnings, *_contradictions(samples))
 
@@ -58,16 +58,18 @@ def _labels(arrival: Arrival, before: Sample | None) -> dict[str, str | None]:
     return cells | dict(arrival.entry.labels) | masks
 
 
-def _unsettled(drafts: Sequence[Sample], given: Sequence[str | None], earlier: Sequence[Sample], mirror: bool) -> list[Unsettled]:
+def _unsettled(
+    drafts: Sequence[Sample], given_splits: Sequence[str | None], earlier: Sequence[Sample], mirror: bool
+) -> list[Unsettled]:
     # In a mirror the source alone decides the splits that it gives.
-    source_gives = {split for split in given if split in ("val", "test")} if mirror else set()
+    source_gives = {split for split in given_splits if split in ("val", "test")} if mirror else set()
     stay = [sample for sample in earlier if sample.split not in source_gives]
     by_file, by_digest = {s.file: s.split for s in stay}, {s.digest: s.split for s in stay}
     targets = [target for target in (drafts[0].labels if drafts else ()) if _names_classes(drafts, target)]
     before = [by_digest.get(draft.digest) or by_file.get(draft.file) for draft in drafts]
     return [
         Unsettled(draft.digest, split, earlier_split, draft.group, _classes(draft, targets))
-        for draft, split, earlier_split in zip(drafts, given, before, strict=True)
+        for draft, split, earlier_split in zip(drafts, given_splits, before, strict=True)
     ]
 
 
@@ -83,14 +85,14 @@ def _classes(sample: Sample, targets: Iterable[str]) -> frozenset[ClassName]:
 
 def _contradictions(samples: Sequence[Sample]) -> tuple[str, ...]:
     seen: dict[tuple[str, str], Sample] = {}
-    found = []
+    contradictions = []
     for sample in samples:
         for target, label in sample.labels.items():
             first = seen.setdefault((target, sample.digest), sample)
             if label and first.labels[target] and label != first.labels[target] and not label.startswith(MASKS):
-                found.append(f"{first.file} ({first.labels[target]}) and {sample.file} ({label})")
-    have = counted(len(found), "image has", "images have")
-    return (f"{have} the bytes of another one but a different label, e.g. {found[0]}",) if found else ()
+                contradictions.append(f"{first.file} ({first.labels[target]}) and {sample.file} ({label})")
+    have = counted(len(contradictions), "image has", "images have")
+    return (f"{have} the bytes of another one but a different label, e.g. {contradictions[0]}",) if contradictions else ()
 
 
 def tally(earlier: Sequence[Sample], samples: Sequence[Sample], arrivals: Sequence[Arrival]) -> Mapping[str, int]:

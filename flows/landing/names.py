@@ -92,23 +92,23 @@ def split_of(name: str) -> str | None:
     said = [word for word in words(name) if word not in _FILLERS and len(word) > 1]
     if not said or any(word not in SPLIT_NAMES and word not in UNCLEAR_SPLIT_NAMES for word in said):
         return None
-    found = {SPLIT_NAMES.get(word, "") for word in said}
-    return found.pop() if len(found) == 1 else ""
+    splits = {SPLIT_NAMES.get(word, "") for word in said}
+    return splits.pop() if len(splits) == 1 else ""
 
 
 def splits_among(names: Iterable[str]) -> dict[str, str]:
     """The splits among folders beside each other: by their own names, or because they differ only in a split's name."""
     everyone = list(dict.fromkeys(names))
-    found = {name: split for name in everyone if (split := split_of(name)) is not None}
+    splits = {name: split for name in everyone if (split := split_of(name)) is not None}
     alike: dict[tuple[str, ...], dict[str, str]] = {}
     for name in everyone:
         said = [word for word in words(name) if word in SPLIT_NAMES]
-        if name not in found and len(said) == 1:
+        if name not in splits and len(said) == 1:
             rest = tuple(word for word in words(name) if word not in SPLIT_NAMES)
             alike.setdefault(rest, {})[name] = SPLIT_NAMES[said[0]]
     for group in alike.values():
-        found |= group if len(set(group.values())) > 1 else {}
-    return found
+        splits |= group if len(set(group.values())) > 1 else {}
+    return splits
 
 
 @cache

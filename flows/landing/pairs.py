@@ -70,15 +70,15 @@ def _folders_of_masks(folders: Iterable[PurePosixPath]) -> dict[PurePosixPath, l
             if said.holds == "masks":
                 for place in _places(folder, index, said):
                     by_place.setdefault(place, []).append((said.rank, folder))
-    found: dict[PurePosixPath, list[PurePosixPath]] = {}
+    by_folder: dict[PurePosixPath, list[PurePosixPath]] = {}
     for folder in everyone:
         for index, said in enumerate(map(role, folder.parts)):
             if said.holds == "images":
                 place = (folder.parts[:index], said.rest, folder.parts[index + 1 :])
                 others = [mask for _, mask in sorted(by_place.get(place, ())) if mask != folder]
                 if others:
-                    found.setdefault(folder, []).extend(others)
-    return found
+                    by_folder.setdefault(folder, []).extend(others)
+    return by_folder
 
 
 def _places(folder: PurePosixPath, index: int, said: Role) -> list[_Place]:

@@ -89,7 +89,7 @@ def odd_letter(text: str) -> str | None:
 
 
 def _rows(columns: Sequence[str], lines: Iterable[Line], targets: Sequence[str], path: Path) -> tuple[Row, ...]:
-    found: dict[str, Row] = {}
+    by_file: dict[str, Row] = {}
     for number, line in lines:
         if len(line) < len(columns) or any(text.strip() for text in line[len(columns) :]):
             raise AskedWrongly(
@@ -105,10 +105,10 @@ def _rows(columns: Sequence[str], lines: Iterable[Line], targets: Sequence[str],
         labels = {t: composed(label) if (label := cell.get(t)) else None for t in targets}
         group = cell.get("group")
         row = Row(file, labels, cell.get("split"), composed(group) if group else None)
-        if file in found and found[file] != row:
+        if file in by_file and by_file[file] != row:
             row = Row(row.file, row.cells, row.split, row.group, "the table lists it twice with different cells")
-        found[file] = row
-    return tuple(found.values())
+        by_file[file] = row
+    return tuple(by_file.values())
 
 
 def _csv(path: Path) -> tuple[list[str], list[Line]]:

@@ -95,11 +95,11 @@ def _located(weights: str, folder: Path) -> str:
         return weights
     path = Path(weights).expanduser()
     places = [place.absolute() for place in dict.fromkeys((path, folder / path))]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
         looked = " and ".join(dict.fromkeys(f"{place} ({'a folder' if place.is_dir() else 'not there'})" for place in places))
         raise AskedWrongly(f"weights: there is no file {weights!r}: {looked}; allowed: {WEIGHTS}")
-    return str(found)
+    return str(file)
 
 
 def _complaints(error: ValidationError, data: Mapping[Any, Any], document: Document | None) -> Iterator[str]:

@@ -150,8 +150,8 @@ class Registry(Catalog):
                 self._client.delete_registered_model_alias(name, alias)
             else:
                 self._client.set_registered_model_alias(name, alias, version)
-        found = self._aliases(name)
-        if wrong := {alias: found.get(alias) for alias, version in moves.items() if found.get(alias) != version}:
+        aliases = self._aliases(name)
+        if wrong := {alias: aliases.get(alias) for alias, version in moves.items() if aliases.get(alias) != version}:
             raise HeadstartError(f"another process moved the aliases of {name} just now: wanted {dict(moves)}, found {wrong}")
 
     @asking

@@ -31,16 +31,16 @@ def end_orphans(settings: Settings, say: Callable[[str], None] | None = None) ->
 
 
 def _find(settings: Settings) -> list[psutil.Process]:
-    found = []
+    orphans = []
     for process in psutil.process_iter():
         try:
             env = process.environ()
             ours = env.get("HEADSTART_STORAGE_ROOT") == str(settings.storage) and _is_of_a_stack(process.cmdline())
             if ours and not processes.lives(env[OWNER]):
-                found.append(process)
+                orphans.append(process)
         except (psutil.Error, KeyError, OSError):
             continue
-    return found
+    return orphans
 
 
 def _is_of_a_stack(words: list[str]) -> bool:

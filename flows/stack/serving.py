@@ -28,12 +28,12 @@ def program(settings: Settings, plans: Sequence[Plan], cron: str, source: str | 
 
 def runs(served: Program) -> list[psutil.Process]:
     """The processes of the flow runs that it started and that still run."""
-    found = []
+    flow_runs = []
     with contextlib.suppress(psutil.Error):
         for process in psutil.Process(served.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                found += [process] if "prefect.engine" in process.cmdline() else []
-    return found
+                flow_runs += [process] if "prefect.engine" in process.cmdline() else []
+    return flow_runs
 
 
 def stop(served: Program, say: Callable[[str], None]) -> None:

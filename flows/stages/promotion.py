@@ -50,11 +50,11 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
 
 def majority_classes(version: DataVersion) -> dict[str, str]:
     """The most frequent cell of each target in `train`, without targets of masks; ties go to the first by name."""
-    found = {}
+    majority = {}
     for target in version.targets:
         if TASK_FACTS[plans.find_task(version, target)].tells == "pixels":
             continue
         counts = Counter(name for s in version.samples if s.split == "train" and (name := s.labels[target]) is not None)
         if counts:
-            found[target] = min(counts, key=lambda name: (-counts[name], name))
-    return found
+            majority[target] = min(counts, key=lambda name: (-counts[name], name))
+    return majority

@@ -56,35 +56,35 @@ class Tracker:
     def _run_tagged(self, tag: str, value: str) -> Run | None:
         return next(self._find(equals(tag, value)), None)
 
-    def _open(self, found: Run | None, name: str, tags: Mapping[str, str]) -> str:
+    def _open(self, existing: Run | None, name: str, tags: Mapping[str, str]) -> str:
         """Make a run with these tags, or let the one found run again with them; its id."""
-        if found is None:
+        if existing is None:
             run = self._client.create_run(self._experiment, start_time=now_ms(), run_name=name, tags=dict(tags))
             return str(run.info.run_id)
-        run_id = str(found.info.run_id)
+        run_id = str(existing.info.run_id)
         for key, value in tags.items():
-            if found.data.tags.get(key) != value:
+            if existing.data.tags.get(key) != value:
                 self._client.set_tag(run_id, key, value)
-        if found.info.status in ("KILLED", "FAILED"):
+        if existing.info.status in ("KILLED", "FAILED"):
             self._client.update_run(run_id, status="RUNNING")
         return run_id
 
     @asking
     def start_retraining(self, key: str, origin: Origin, plan: Mapping[str, Any] | None = None) -> str:
         """Start the parent run of the retraining `key`, or go on with the one that exists; its id."""
-        found = self._run_tagged("headstart.retraining", key)
+        existing = self._run_tagged("headstart.retraining", key)
         tags = origin.tags | {"headstart.kind": "retraining", "headstart.retraining": key}
-        run_id = self._open(found, retraining_name(self.name, origin.data_version), tags)
-        self._log_params(run_id, found, flat(plan or {}))
+        run_id = self._open(existing, retraining_name(self.name, origin.data_version), tags)
+        self._log_params(run_id, existing, flat(plan or {}))
         self._log_data(run_id, origin)
         return run_id
 
     @asking
     def start_variant(self, parent: str, work: Work, origin: Origin) -> str:
         """Start the child run of a variant's work, or go on with the one that exists; its id. A complete run stays as it is."""
-        found = self._run_tagged("headstart.work_key", work.key)
-        if found is not None and _is_complete(found):
-            return str(found.info.run_id)
+        existing = self._run_tagged("headstart.work_key", work.key)
+        if existing is not None and _is_complete(existing):
+            return str(existing.info.run_id)
         variant = work.variant
         tags = origin.tags | {
             PARENT: parent,
@@ -94,17 +94,17 @@ class Tracker:
             "headstart.weights": work.weights.digest,
         }
         designs = "+".join(dict.fromkeys(head.design for head in variant.heads))
-        run_id = self._open(found, f"{variant.backbone} {designs} {variant.freeze} {variant.variant_id[:6]}", tags)
+        run_id = self._open(existing, f"{variant.backbone} {designs} {variant.freeze} {variant.variant_id[:6]}", tags)
         spec = variant.model_dump(mode="json", exclude={"heads"})
         spec["heads"] = {head.target: {"task": head.task, "design": head.design} for head in variant.heads}
-        self._log_params(run_id, found, flat(spec) | {"weights": work.weights.digest})
+        self._log_params(run_id, existing, flat(spec) | {"weights": work.weights.digest})
         self._log_data(run_id, origin)
         return run_id
 
-    def _log_params(self, run_id: str, found: Run | None, params: Mapping[str, str]) -> None:
+    def _log_params(self, run_id: str, existing: Run | None, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
-        known = found.data.params if found else {}
+        known = existing.data.params if existing else {}
         missing = [Param(key, value) for key, value in params.items() if key not in known]
         for first in range(0, len(missing), NUM_PARAMS_AT_ONCE):
             self._client.log_batch(run_id, params=missing[first : first + NUM_PARAMS_AT_ONCE])
@@ -168,9 +168,9 @@ class Tracker:
     @asking
     def find_complete(self, work_key: str) -> str | None:
         """The id of a work's child run if it is complete and ended, or None."""
-        found = self._run_tagged("headstart.work_key", work_key)
-        whole = found is not None and _is_complete(found) and found.info.status in ("FINISHED", "FAILED")
-        return str(found.info.run_id) if found and whole else None
+        run = self._run_tagged("headstart.work_key", work_key)
+        whole = run is not None and _is_complete(run) and run.info.status in ("FINISHED", "FAILED")
+        return str(run.info.run_id) if run and whole else None
 
     @asking
     def close_retraining(
@@ -212,10 +212,10 @@ class Tracker:
         return self._kill(equals("headstart.flow_run_id", flow_run_id), equals("headstart.kind", "retraining"), RUNNING)
 
     def _kill(self, *conditions: str) -> tuple[str, ...]:
-        found = tuple(str(run.info.run_id) for run in self._find(*conditions))
-        for run_id in found:
+        run_ids = tuple(str(run.info.run_id) for run in self._find(*conditions))
+        for run_id in run_ids:
             self._terminate(run_id, "KILLED")
-        return found
+        return run_ids
 
     @asking
     def experiments(self) -> tuple[str, ...]:
