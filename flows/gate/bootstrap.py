@@ -42,10 +42,10 @@ def resample(
     """The paired bootstrap of `new - old` over samples (Efron and Tibshirani 1993, "An Introduction to the Bootstrap").
 
     The p-value is twice the share of resampled differences at or beyond zero, with one added to both counts (Davison and
-    Hinkley 1997, section 4.4), and intervals are percentile ones; both are carried from the normal distribution to Student's t
-    with n - 1 degrees and sqrt(n / (n - 1)) wider spread, without which percentiles are too narrow on few samples (Hesterberg
-    2015, The American Statistician 69:371-386, "expanded percentile interval"). A 95 % interval leaves out zero exactly
-    if p < 0.05. With too few samples for such an interval, it is the whole range of a measure.
+    Hinkley 1997, section 4.4), and intervals are percentile ones. Both are carried from the normal distribution to Student's t
+    with n - 1 degrees of freedom, its spread widened by sqrt(n / (n - 1)): else percentiles are too narrow on few samples
+    (Hesterberg 2015, The American Statistician 69:371-386, "expanded percentile interval"). A 95 % interval leaves out zero
+    exactly if p < 0.05. With too few samples for such an interval, it is the whole range of a measure.
 
     The models answer differently on `num_differing` samples. If they are equally good, their answers on any of these may be
     exchanged, so no p-value is below 2 ** (1 - num_differing) (Fisher 1935). A resample on which the measure is not defined

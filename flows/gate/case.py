@@ -35,7 +35,7 @@ class Case:
 
     @property
     def task(self) -> Task:
-        """The target's task, as the candidate reads it."""
+        """The target's task, from the candidate's table."""
         return self.candidate.tasks.get(self.target, "classification")
 
     @cached_property

@@ -42,9 +42,9 @@ class Answers:
 def measure_of(task: Task, name: str, answers: Answers) -> Measure:
     """The named measure of these answers. Raises AskedWrongly if the task has no such measure, or the answers lack scores.
 
-    As scikit-learn has them with zero_division=0: macro means go over the classes that occur in truth or prediction, weighted
-    ones by how often a class occurs in truth, `auroc` and `average_precision` over the labels that occur in truth (and for
-    auroc are not on every sample). `accuracy` of label sets is the share of sets that are wholly right.
+    Measures are those of scikit-learn with zero_division=0: macro means go over the classes that occur in truth or prediction,
+    weighted means count a class as often as it occurs in truth, `auroc` and `average_precision` go over the labels that occur
+    in truth (for `auroc` not on every sample). `accuracy` of label sets is the share of sets that are wholly right.
     """
     counted, ranked = MEASURES[TASK_FACTS[task].tells]
     if name in ranked:

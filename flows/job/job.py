@@ -64,7 +64,7 @@ class Job:
 
     @property
     def folder(self) -> JobFolder:
-        """The job's folder: what it is asked, and its outcome."""
+        """The job's folder, with the job and, at its end, the outcome."""
         return JobFolder(jobs_root(self.storage) / f"{self.kind}-{self.key}")
 
     def work_folder(self, work: Work) -> WorkFolder:

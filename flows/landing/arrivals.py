@@ -131,7 +131,7 @@ def _mask_title(target: str) -> str:
 
 
 def _mask(content: bytes, image: bytes, checked: Mask | None, title: str) -> _Read:
-    """A mask with its pixels by value: that of `checked` if it has the same bytes and recipe, else decoded with its image."""
+    """A mask with its pixels by value: from `checked` if bytes are the same and its recipe is no older, else decoded."""
     digest, recipe = _md5(content), mask_recipe(content, image)
     if checked and checked.digest == digest and checked.recipe >= recipe:
         return _Read(replace(checked, recipe=recipe))

@@ -13,7 +13,7 @@ SPLIT_NAMES: Mapping[str, str] = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
-# Names of splits that could be more than one of ours.
+# Names of splits for which nobody can say which of ours they are.
 UNCLEAR_SPLIT_NAMES = ("holdout", "unlabelled", "unlabeled", "submission")
 # Words that say no more than that images lie there.
 _IMAGES_IN_GENERAL = frozenset({"images", "image", "imgs", "img"})

@@ -19,7 +19,7 @@ _TIFF = (".tif", ".tiff")
 
 @dataclass
 class _Target:
-    """The mask files of one target, by whether they are drawn on the image as stored, upright, or by nothing one can tell."""
+    """The mask files of one target, by what their size shows: drawn on the image as stored, on it upright, or either."""
 
     stored: set[str] = field(default_factory=set)
     upright: set[str] = field(default_factory=set)

@@ -184,7 +184,7 @@ class Registry(Catalog):
         return self.find(name, "champion")
 
     def _former_champion(self, name: str, version: str, champion: str) -> ModelVersion:
-        """The version, which was champion before and was not taken back. Raises AskedWrongly, with who may come back."""
+        """The version, if it was champion before and was not taken back. Raises AskedWrongly, with those that may come back."""
         once = {entry.champion_after for entry in self.history(name)} - {champion}
         allowed = [v for v in self.versions(name) if v.version in once and v.tags.get("headstart.withdrawn") != "true"]
         for former in allowed:
