@@ -182,12 +182,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The gate's decision: the guards' findings, the reasons in words, and the paired test's figures."""
+    """The gate's decision by a measure on a recipe's model: findings, their reasons in words, the paired test's figures."""
 
     promoted: bool
     reasons: tuple[str, ...]
     figures: Mapping[str, float] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    metric: str = ""
+    recipe: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The gate: which variant is the candidate, and whether the evidence makes it the champion. Pure."""
 
+from flows.gate.account import Account
 from flows.gate.case import Case
 from flows.gate.evidence import Policy
 from flows.gate.ranking import choose
 from flows.gate.rules import decide
 
-__all__ = ["Case", "Policy", "choose", "decide"]
+__all__ = ["Account", "Case", "Policy", "choose", "decide"]

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from flows.gate.account import Account, first_level
 from flows.gate.classes import compare_classes
-from flows.gate.evidence import Evidence, Policy, Rows
+from flows.gate.evidence import Evidence, Level, Policy, Rows
 from flows.gate.resampling import compare_resampled
 from flows.records import ScoreTable
 from heads.catalogue import TASK_FACTS, Task
@@ -17,8 +18,9 @@ from heads.catalogue import TASK_FACTS, Task
 class Case:
     """A candidate and the champion, if there is one, scored on the same samples, and the policy that they are judged by.
 
-    Without a champion the candidate is compared with a constant answer, for classes `majority[target]`. `withdrawn` says that
-    a person rolled this very model back. Each distinct image counts once.
+    Without a champion the candidate is compared with a constant answer, for classes `majority[target]`. `withdrawn` says that a
+    person rolled this very model back. `account` is what was asked of the champion's earlier challengers, `recipe` names the
+    candidate's. Each distinct image counts once.
     """
 
     candidate: ScoreTable
@@ -27,6 +29,8 @@ class Case:
     majority: Mapping[str, str] = field(default_factory=dict)
     withdrawn: bool = False
     champion_name: str = "the champion"
+    account: Account = field(default_factory=Account)
+    recipe: str = ""
 
     @property
     def target(self) -> str:
@@ -40,18 +44,24 @@ class Case:
 
     @cached_property
     def after(self) -> Rows:
-        """The candidate's rows of the target, without masks in which no pixel counts."""
-        rows = _rows(self.candidate, self.target)
+        """The candidate's rows of the target; masks without a pixel that counts are left out."""
+        rows = rows_of(self.candidate, self.target)
         if TASK_FACTS[self.task].tells != "pixels":
             return rows
-        before = _rows(self.champion, self.target)
+        before = rows_of(self.champion, self.target)
         return {key: row for key, row in rows.items() if row.pixels or (key in before and before[key].pixels)}
 
     @cached_property
     def before(self) -> Rows:
         """The champion's rows of the same samples; none without a champion."""
-        rows = _rows(self.champion, self.target)
+        rows = rows_of(self.champion, self.target)
         return rows if TASK_FACTS[self.task].tells != "pixels" else {key: rows[key] for key in self.after if key in rows}
+
+    @property
+    def level(self) -> Level:
+        """What the p-value has to be below: all of alpha against a constant, against a champion the first look's share."""
+        alpha = self.policy.alpha
+        return first_level(alpha, len(self.after)) if self.champion else Level(alpha, f"alpha {alpha:g}")
 
     @cached_property
     def evidence(self) -> Evidence | str:
@@ -60,14 +70,13 @@ class Case:
         Classes are tested by exact McNemar on accuracy, label sets and masks by the paired bootstrap of the policy's measure.
         Raises AskedWrongly if the measure is unknown or not defined on the samples.
         """
+        tables = self.candidate, self.champion, self.after, self.before
         if TASK_FACTS[self.task].tells == "class":
             constant = "" if self.champion else self.majority[self.target]
-            tables = self.candidate, self.champion, self.after, self.before
-            return compare_classes(*tables, self.policy, majority=constant, name=self.champion_name)
-        return compare_resampled(
-            self.candidate, self.champion, self.after, self.before, self.policy, task=self.task, name=self.champion_name
-        )
+            return compare_classes(*tables, self.policy, self.level, majority=constant, name=self.champion_name)
+        return compare_resampled(*tables, self.policy, self.level, task=self.task, name=self.champion_name)
 
 
-def _rows(table: ScoreTable | None, target: str) -> Rows:
+def rows_of(table: ScoreTable | None, target: str) -> Rows:
+    """One target's rows of a table, each distinct image once; none without a table."""
     return {(row.digest, row.truth): row for row in table.rows if row.target == target} if table else {}

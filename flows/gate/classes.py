@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
 from flows.errors import AskedWrongly
-from flows.gate.evidence import LEVEL, Evidence, Policy, Rows, describe_test
+from flows.gate.evidence import LEVEL, Evidence, Level, Policy, Rows, describe_test, one_sided
 from flows.records import ScoreTable
 
 
@@ -56,7 +56,15 @@ def paired_interval(num_fixed: int, num_broken: int, num_samples: int) -> tuple[
 
 
 def compare_classes(
-    candidate: ScoreTable, champion: ScoreTable | None, after: Rows, before: Rows, policy: Policy, *, majority: str, name: str
+    candidate: ScoreTable,
+    champion: ScoreTable | None,
+    after: Rows,
+    before: Rows,
+    policy: Policy,
+    level: Level,
+    *,
+    majority: str,
+    name: str,
 ) -> Evidence:
     """The evidence on accuracy against the champion, or, without one, against always answering `majority`.
 
@@ -67,9 +75,9 @@ def compare_classes(
         pairs, opponent = _pairs(after, {key: row.predicted for key, row in before.items()}), name
     else:
         pairs, opponent = _pairs(after, dict.fromkeys(after, majority)), f"always answering {majority!r}"
-    figures = _figures(pairs, policy, value, old)
-    limits = (_out_of_reach(pairs, policy, figures, opponent),) if figures["best_p_value"] >= policy.alpha else ()
-    return Evidence(figures, _words(pairs, policy, figures, opponent), value, old, opponent, limits)
+    figures = _figures(pairs, policy, level, value, old)
+    limits = (_out_of_reach(pairs, level, figures, opponent),) if figures["best_p_value"] >= level.value else ()
+    return Evidence(figures, _words(pairs, level, figures, opponent), value, old, opponent, limits)
 
 
 def _measure(table: ScoreTable, metric: str) -> float:
@@ -84,11 +92,11 @@ def _pairs(after: Rows, before: Mapping[tuple[str, str], str]) -> Pairs:
     return Pairs(len(after), len(right), len(right_before), len(right - right_before), len(right_before - right))
 
 
-def _figures(pairs: Pairs, policy: Policy, value: float, old: float | None) -> dict[str, float]:
+def _figures(pairs: Pairs, policy: Policy, level: Level, value: float, old: float | None) -> dict[str, float]:
     n = pairs.num_samples
     low, high = wilson_interval(pairs.num_right, n)
     gain_low, gain_high = paired_interval(pairs.num_fixed, pairs.num_broken, n)
-    first = old is None
+    first, gain = old is None, (pairs.num_right - pairs.num_right_before) / n
     figures = {
         "num_samples": float(n),
         "num_fixed": float(pairs.num_fixed),
@@ -97,32 +105,33 @@ def _figures(pairs: Pairs, policy: Policy, value: float, old: float | None) -> d
         "accuracy_low": low,
         "accuracy_high": high,
         "majority_accuracy" if first else "champion_accuracy": pairs.num_right_before / n,
-        "gain": (pairs.num_right - pairs.num_right_before) / n,
+        "gain": gain,
         "gain_low": gain_low,
         "gain_high": gain_high,
-        "p_value": mcnemar(pairs.num_fixed, pairs.num_broken),
-        # The p-value of a model without a single mistake against this opponent.
-        "best_p_value": mcnemar(n - pairs.num_right_before, 0),
+        "p_value": one_sided(mcnemar(pairs.num_fixed, pairs.num_broken), gain),
+        # What a model without a single mistake would reach against this opponent.
+        "best_p_value": mcnemar(n - pairs.num_right_before, 0) / 2,
         "alpha": policy.alpha,
+        "level": level.value,
         "min_gain": policy.min_gain,
         "metric": value,
     }
     return figures if old is None else {**figures, "champion_metric": old, "metric_gain": value - old}
 
 
-def _words(pairs: Pairs, policy: Policy, figures: Mapping[str, float], opponent: str) -> str:
+def _words(pairs: Pairs, level: Level, figures: Mapping[str, float], opponent: str) -> str:
     n = pairs.num_samples
     return (
         f"holdout accuracy {figures['accuracy']:.3f} ({figures['accuracy_low']:.3f} to {figures['accuracy_high']:.3f}) against "
         f"{pairs.num_right_before / n:.3f} of {opponent}: {figures['gain']:+.3f} ({figures['gain_low']:+.3f} to "
         f"{figures['gain_high']:+.3f}) on {n} samples ({pairs.num_fixed} fixed, {pairs.num_broken} broken), "
-        f"{describe_test('exact McNemar', figures['gain'], figures['p_value'], policy)}"
+        f"{describe_test('exact McNemar', figures['gain'], figures['p_value'], level)}"
     )
 
 
-def _out_of_reach(pairs: Pairs, policy: Policy, figures: Mapping[str, float], opponent: str) -> str:
+def _out_of_reach(pairs: Pairs, level: Level, figures: Mapping[str, float], opponent: str) -> str:
     wrong = pairs.num_samples - pairs.num_right_before
     return (
         f"{opponent} misreads only {wrong} of {pairs.num_samples} samples: even a model without a mistake would reach "
-        f"p = {figures['best_p_value']:.3f}, not below alpha {policy.alpha:g}; add test samples or raise alpha"
+        f"p = {figures['best_p_value']:.3f}, not below {level.words}; add test samples or raise alpha"
     )

@@ -15,7 +15,11 @@ Rows = Mapping[tuple[str, str], Scored]
 
 @dataclass(frozen=True)
 class Policy:
-    """The rules of promotion: the measure `<target>/<measure>`, the smallest gain in it, and the level of the paired test."""
+    """The rules of promotion: the measure `<target>/<measure>`, the smallest gain in it, and `alpha`.
+
+    A first model is tested at `alpha` against a constant answer. Against a champion `alpha` is what a year of challengers that
+    are no better may cost: the chance that any of them is promoted. `flows.gate.account` shares it among the looks.
+    """
 
     metric: str
     min_gain: float = 0.0
@@ -38,18 +42,23 @@ class Evidence:
     limits: tuple[str, ...] = ()
 
 
-def is_better(gain: float, p_value: float, policy: Policy) -> bool:
-    """Whether a gain is positive, and significant at the policy's level."""
-    return p_value < policy.alpha and gain > 0
+@dataclass(frozen=True)
+class Level:
+    """What a one-sided p-value has to be below, and what to call it."""
+
+    value: float
+    words: str
 
 
-def describe_test(test: str, gain: float, p_value: float, policy: Policy) -> str:
-    """How a test came out, in words: 'exact McNemar p = 0.012, below alpha 0.05'."""
+def one_sided(p_value: float, gain: float) -> float:
+    """The chance of such a gain or a greater one between equal models, from the two-sided p-value of no difference."""
+    if gain == 0:
+        return 1.0
+    return p_value / 2 if gain > 0 else 1 - p_value / 2
+
+
+def describe_test(test: str, gain: float, p_value: float, level: Level) -> str:
+    """How a one-sided test came out, in words: 'exact McNemar p = 0.012, below alpha 0.05'."""
     shown = f"= {p_value:.3f}" if p_value >= 0.001 else "< 0.001"
-    if is_better(gain, p_value, policy):
-        outcome = f"below alpha {policy.alpha:g}"
-    elif p_value < policy.alpha:
-        outcome = f"below alpha {policy.alpha:g}, but for the worse"
-    else:
-        outcome = f"not below alpha {policy.alpha:g}"
-    return f"{test} p {shown}, {outcome}"
+    below = "below" if p_value < level.value else "not below"
+    return f"{test} p {shown}, {below} {level.words}{', and for the worse' if gain < 0 else ''}"

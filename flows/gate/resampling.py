@@ -11,14 +11,22 @@ import numpy as np
 from flows.errors import AskedWrongly
 from flows.gate.answers import answer_most_pixels, answer_shares, read_pair
 from flows.gate.bootstrap import Resampled, least_p_value, resample
-from flows.gate.evidence import Evidence, Policy, Rows, describe_test
+from flows.gate.evidence import Evidence, Level, Policy, Rows, describe_test, one_sided
 from flows.gate.measures import Answers, is_ranked, measure_of
 from flows.records import ScoreTable
 from heads.catalogue import TASK_FACTS, Task
 
 
 def compare_resampled(
-    candidate: ScoreTable, champion: ScoreTable | None, after: Rows, before: Rows, policy: Policy, *, task: Task, name: str
+    candidate: ScoreTable,
+    champion: ScoreTable | None,
+    after: Rows,
+    before: Rows,
+    policy: Policy,
+    level: Level,
+    *,
+    task: Task,
+    name: str,
 ) -> Evidence | str:
     """The evidence on the policy's measure, computed from the rows, against the champion, or, without one, a constant answer.
 
@@ -51,9 +59,9 @@ def compare_resampled(
             "and without it, for instance); add test samples or change promotion.metric"
         )
     num_imperfect = len(old.truths) if is_ranked(task, measure) else int(np.count_nonzero(~old.is_perfect))
-    figures = _figures(resampled, policy, len(new.truths), differing, num_imperfect, first=champion is None)
-    limits = _limits(figures, policy, num_imperfect, opponent)
-    words = _words(resampled, policy, len(new.truths), opponent)
+    figures = _figures(resampled, policy, level, len(new.truths), differing, num_imperfect, first=champion is None)
+    limits = _limits(figures, level, num_imperfect, opponent)
+    words = _words(resampled, policy.metric, level, len(new.truths), opponent)
     return Evidence(figures, words, resampled.new.value, resampled.old if champion else None, opponent, limits)
 
 
@@ -87,7 +95,7 @@ def _seed(*digests: str) -> int:
 
 
 def _figures(
-    resampled: Resampled, policy: Policy, n: int, differing: int, num_imperfect: int, *, first: bool
+    resampled: Resampled, policy: Policy, level: Level, n: int, differing: int, num_imperfect: int, *, first: bool
 ) -> dict[str, float]:
     figures = {
         "num_samples": float(n),
@@ -99,33 +107,34 @@ def _figures(
         "gain": resampled.gain.value,
         "gain_low": resampled.gain.low,
         "gain_high": resampled.gain.high,
-        "p_value": resampled.p_value,
-        # A model without a single mistake could reach no lower p-value against this opponent.
-        "best_p_value": least_p_value(num_imperfect),
+        "p_value": one_sided(resampled.p_value, resampled.gain.value),
+        # A model without a single mistake would reach no less against this opponent.
+        "best_p_value": least_p_value(num_imperfect) / 2,
         "alpha": policy.alpha,
+        "level": level.value,
         "min_gain": policy.min_gain,
     }
     return figures if first else {**figures, "metric_gain": resampled.gain.value}
 
 
-def _words(resampled: Resampled, policy: Policy, n: int, opponent: str) -> str:
+def _words(resampled: Resampled, metric: str, level: Level, n: int, opponent: str) -> str:
     new, gain = resampled.new, resampled.gain
     return (
-        f"holdout {policy.metric} {new.value:.3f} ({new.low:.3f} to {new.high:.3f}) against {resampled.old:.3f} of {opponent}: "
+        f"holdout {metric} {new.value:.3f} ({new.low:.3f} to {new.high:.3f}) against {resampled.old:.3f} of {opponent}: "
         f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) on {n} {'sample' if n == 1 else 'samples'}, "
-        f"{describe_test('paired bootstrap', gain.value, resampled.p_value, policy)}"
+        f"{describe_test('paired bootstrap', gain.value, one_sided(resampled.p_value, gain.value), level)}"
     )
 
 
-def _limits(figures: Mapping[str, float], policy: Policy, num_imperfect: int, opponent: str) -> tuple[str, ...]:
+def _limits(figures: Mapping[str, float], level: Level, num_imperfect: int, opponent: str) -> tuple[str, ...]:
     n, best = int(figures["num_samples"]), figures["best_p_value"]
-    if best >= policy.alpha:
+    if best >= level.value:
         return (
             f"{opponent} misreads only {num_imperfect} of {n} samples: even a model without a mistake would reach no less than "
-            f"p = {best:.3f}, not below alpha {policy.alpha:g}; add test samples or raise alpha",
+            f"p = {best:.3f}, not below {level.words}; add test samples or raise alpha",
         )
     differing = int(figures["num_differing"])
-    least = least_p_value(differing)
-    if differing and least >= policy.alpha:
+    least = least_p_value(differing) / 2
+    if differing and least >= level.value:
         return (f"only {differing} of {n} samples are read differently: chance gives so few one direction with p = {least:.3f}",)
     return ()

@@ -18,8 +18,9 @@ def decide(case: Case) -> Verdict:
     """
     for guard in ADMISSION.values():
         if (finding := guard(case)) and not finding.passed:
-            return Verdict(False, (finding.words,), findings=(finding,))
+            return Verdict(False, (finding.words,), {}, (finding,), case.policy.metric, case.recipe)
     findings = tuple(finding for guard in GUARDS.values() if (finding := guard(case)))
     notes = (note for finding in findings for note in finding.notes)
     reasons = (*(finding.words for finding in findings), *notes)
-    return Verdict(all(finding.passed for finding in findings), reasons, findings[0].figures, findings)
+    promoted = all(finding.passed for finding in findings)
+    return Verdict(promoted, reasons, findings[0].figures, findings, case.policy.metric, case.recipe)

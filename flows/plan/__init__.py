@@ -2,7 +2,7 @@
 
 from flows.plan.checks import check_data
 from flows.plan.classes import class_names
-from flows.plan.expansion import VariantRow, describe, expand, label, retraining_key, screenings, work_key
+from flows.plan.expansion import VariantRow, describe, expand, label, recipe_key, retraining_key, screenings, work_key
 from flows.plan.form import PRIMARY, Plan
 from flows.plan.rare import form_values, left_empty
 from flows.plan.reading import parse_plan, read_plan
@@ -27,6 +27,7 @@ __all__ = [
     "parse_plan",
     "primary_metric",
     "read_plan",
+    "recipe_key",
     "retraining_key",
     "screenings",
     "targets_of",

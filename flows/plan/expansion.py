@@ -78,6 +78,12 @@ def retraining_key(plan: Plan, version: DataVersion, works: Sequence[Work]) -> s
     return _digest([plan.name, version.digest, sorted(work.key for work in works), rules])
 
 
+def recipe_key(plan: Plan, variants: Sequence[Variant]) -> str:
+    """Sixteen hex digits that name a recipe: the plan's variants but for their seeds, the source of their weights, screening."""
+    unseeded = {v.model_copy(update={"fit": v.fit.model_copy(update={"seed": 0})}).variant_id for v in variants}
+    return _digest([sorted(unseeded), plan.weights, plan.screening])
+
+
 def label(variant: Variant, among: Sequence[Variant]) -> str:
     """A variant in words, such as 'mobilenet_v2 · linear · all', followed by the fit values in which `among` differ."""
     designs = {head.design for head in variant.heads}

@@ -107,8 +107,8 @@ class Promotion(Value):
     min_gain: Annotated[float, Field(ge=0, le=1), Number] = Field(0.0, description="Smallest gain over the champion.")
     alpha: Annotated[float, Field(gt=0, lt=1), Number] = Field(
         0.05,
-        description="Level of the paired test against the champion: for classes the exact McNemar test of accuracy, for labels "
-        "and masks a paired bootstrap of the measure.",
+        description="The chance that a year of nightly challengers that are no better than the champion holds any promotion; "
+        "of a first model, the level of its test against a constant answer.",
     )
 
     @field_validator("metric")

@@ -1,7 +1,8 @@
 """The model registry: versions, aliases and the ledger of verdicts. Nothing of MLflow is loaded before the first call."""
 
+from flows.registry.catalog import BUNDLE_TAG
 from flows.registry.ledger import Entry, champion_at
 from flows.registry.telling import read_holdout
 from flows.registry.versions import Registry
 
-__all__ = ["Entry", "Registry", "champion_at", "read_holdout"]
+__all__ = ["BUNDLE_TAG", "Entry", "Registry", "champion_at", "read_holdout"]

@@ -37,6 +37,8 @@ class Entry:
     work_key: str
     figures: Mapping[str, float] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    metric: str = ""
+    recipe: str = ""
 
     @property
     def id(self) -> str:

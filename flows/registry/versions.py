@@ -217,6 +217,8 @@ def _entry(kind: str, judged: ModelVersion, verdict: Verdict, before: str | None
         work_key=judged.tags.get("headstart.work_key", ""),
         figures=dict(verdict.figures),
         findings=verdict.findings,
+        metric=verdict.metric,
+        recipe=verdict.recipe,
     )
 
 

@@ -15,18 +15,26 @@ from heads.catalogue import TASK_FACTS
 def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> Promotion:
     """Judge the candidate, register it, and make it champion or challenger as the verdict says; the ledger keeps the verdict."""
     from flows import gate
+    from flows.stages.account import account_of
 
     name, candidate, champion = session.plan.name, scores.candidate, scores.champion
-    known = {version.tags.get("headstart.work_key"): version for version in session.registry.versions(name)}
-    withdrawn = candidate.key in known and known[candidate.key].tags.get("headstart.withdrawn") == "true"
+    versions = {version.version: version for version in session.registry.versions(name)}
+    own = [version for version in versions.values() if version.tags.get("headstart.work_key") == candidate.key]
+    recipe = plans.recipe_key(session.plan, [work.variant for work in work_plan.works])
     rules = session.plan.promotion
+    account = gate.Account()
+    if champion:
+        history, storage = session.registry.history(name), session.settings.storage
+        account = account_of(history, versions, champion, storage, metric=work_plan.metric, recipe=recipe, work_key=candidate.key)
     case = gate.Case(
         scores.table,
         scores.champion_table,
         gate.Policy(work_plan.metric, rules.min_gain, rules.alpha),
         majority=majority_classes(work_plan.version),
-        withdrawn=withdrawn,
+        withdrawn=any(version.tags.get("headstart.withdrawn") == "true" for version in own),
         champion_name=f"champion {champion.version}" if champion else "",
+        account=account,
+        recipe=recipe,
     )
     verdict = gate.decide(case)
     if champion and scores.champion_table and scores.table.bundle_digest == scores.champion_table.bundle_digest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flows.gate.case import Case
+from flows.gate.guards.paired_test import is_decided
 from flows.records import Finding
 
 # Measures that differ by less are equal but for rounding.
@@ -10,10 +11,10 @@ ROUNDING = 1e-12
 
 
 def min_gain(case: Case) -> Finding | None:
-    """Whether the gain in the policy's measure reaches `min_gain`; None without a champion."""
+    """The gain in the policy's measure against its `min_gain`; None without a champion, or while the test is undecided."""
     evidence, policy = case.evidence, case.policy
     assert not isinstance(evidence, str), "a case that cannot be tested was not admitted"
-    if evidence.old is None:
+    if evidence.old is None or not is_decided(case):
         return None
     gain = evidence.value - evidence.old
     passed = gain >= policy.min_gain - ROUNDING

@@ -1,16 +1,78 @@
-"""Whether the candidate is better than its opponent on the holdout, at the policy's level of significance."""
+"""Whether the candidate is better than its opponent on the holdout, by a test whose level holds for a year of nights."""
 
 from __future__ import annotations
 
+import math
+
+from flows.gate.account import DAYS_BETWEEN_LOOKS, DAYS_TOLERATED, WINDOW, MeanLook, is_proven, least_z, look_at_mean
 from flows.gate.case import Case
-from flows.gate.evidence import is_better
+from flows.gate.recipe import recipe_values
 from flows.records import Finding
+from flows.words import counted
+
+# For how many labels more would decide: with a chance of 80 %.
+POWER_Z = 0.84
+# What is said of an undecided look is as coarse as this, since the same holdout is asked again.
+COARSE_Z = 0.5
 
 
 def paired_test(case: Case) -> Finding:
-    """Whether the candidate wins the paired test against the champion, or, without one, against a constant answer."""
+    """The test of a first model against a constant answer; of a champion's first challenger; weekly of the recipe's last seven.
+
+    Between two looks, and where a weekly one does not decide, nothing is said of how well the holdout was read: who cannot see
+    it cannot fit recipes to it.
+    """
+    if case.champion is None or case.account.next_look == "first":
+        return _first_look(case)
+    return _weekly_look(case) if case.account.next_look == "weekly" else _gathering(case)
+
+
+def is_decided(case: Case) -> bool:
+    """Whether the test says anything of how well the holdout was read."""
+    if case.champion is None or case.account.next_look == "first":
+        return True
+    return case.account.next_look == "weekly" and is_proven(_look(case), case.policy.alpha)
+
+
+def _first_look(case: Case) -> Finding:
     evidence = case.evidence
     assert not isinstance(evidence, str), "a case that cannot be tested was not admitted"
-    figures = evidence.figures
-    passed = is_better(figures["gain"], figures["p_value"], case.policy)
-    return Finding("paired_test", passed, evidence.words, figures, evidence.limits)
+    figures = {**evidence.figures, "look": 1.0} if case.champion else evidence.figures
+    return Finding("paired_test", figures["p_value"] < figures["level"], evidence.words, figures, evidence.limits)
+
+
+def _gathering(case: Case) -> Finding:
+    account, count = case.account, min(len(case.account.challengers) + 1, WINDOW)
+    waits = [] if count == WINDOW else [f"challenger {count} of {WINDOW} of this recipe"]
+    if (days := DAYS_BETWEEN_LOOKS - DAYS_TOLERATED - account.days_since_look) > 0:
+        waits.append(f"the next look at the holdout is due in {counted(math.ceil(days), 'day')}")
+    figures = {"num_challengers": float(count), "num_looks": float(account.num_looks)}
+    return Finding("paired_test", False, f"gathering evidence against {case.champion_name}: {', and '.join(waits)}", figures)
+
+
+def _look(case: Case) -> MeanLook:
+    challengers, champion = recipe_values(case)
+    return look_at_mean(challengers, champion)
+
+
+def _weekly_look(case: Case) -> Finding:
+    look, number = _look(case), case.account.num_looks + 1
+    least = least_z(case.policy.alpha)
+    figures = {"num_samples": float(look.num_samples), "look": float(number), "least_z": least}
+    asked = f"look {number} at the challengers of {case.champion_name}: the mean of the last {WINDOW} of this recipe"
+    if not is_proven(look, case.policy.alpha):
+        return Finding("paired_test", False, f"{asked} is not proven better{_needed(look, least)}", figures)
+    figures |= {"gain": look.gain, "z": look.z, "newest_gain": look.newest_gain}
+    words = (
+        f"{asked} gains {look.gain:+.4f} on {look.num_samples} samples, {look.z:.2f} standard errors (at least {least:.1f}), "
+        f"and the newest {look.newest_gain:+.4f}"
+    )
+    return Finding("paired_test", True, words, figures)
+
+
+def _needed(look: MeanLook, least: float) -> str:
+    coarse = COARSE_Z * round(look.z / COARSE_Z)
+    if coarse < 1:
+        return ", and nothing points that way yet"
+    more = look.num_samples * ((least + POWER_Z) ** 2 / coarse**2 - 1)
+    return f"; about {float(f'{more:.1g}'):,.0f} more labels would decide" if more >= 1 else ""

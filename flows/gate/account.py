@@ -1,0 +1,97 @@
+"""How often a holdout may be asked about a champion's challengers, so that a year of equal ones promotes by luck within `alpha`.
+
+One reign of a champion has one account. Its first look takes nearly all of it, by the exact McNemar test or the bootstrap. After
+that the holdout is asked once a week, and not about one night's model but about the recipe: whether the mean of its last seven
+challengers reads the samples better than the champion, by far more than chance gives. So the luck of one night's seed counts
+for little, and 52 looks of so high a bar cost little. The shares were found by simulation, which
+tests/benchmarks/promotion_year.py repeats with the functions of this file. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from flows.gate.evidence import Level
+from flows.records import ScoreTable
+
+# Of alpha, by the simulation: what the first look may cost, and each weekly one. The exact test has less slack the larger the
+# holdout.
+FIRST_SHARE, FIRST_SHARE_FROM_8000 = 0.89, 0.84
+WEEKLY_SHARE = float(norm.sf(3.2)) / 0.05
+VERY_MANY = 8000
+# Challengers of one recipe that are judged together, and days between two looks.
+WINDOW, DAYS_BETWEEN_LOOKS = 7, 7.0
+# A retraining that is scheduled each night begins now a little earlier, now a little later.
+DAYS_TOLERATED = 0.25
+
+# Of influence values, which are computed by small differences.
+ROUNDING = 1e-6
+
+Values = NDArray[np.float64]
+Kind = Literal["first", "weekly", "none"]
+
+
+@dataclass(frozen=True)
+class Account:
+    """What was asked before about challengers of this champion by this measure.
+
+    `num_looks` were taken, the last `days_since_look` ago. `challengers` are the score tables of earlier challengers of the
+    candidate's recipe, oldest first, at most six.
+    """
+
+    num_looks: int = 0
+    days_since_look: float = math.inf
+    challengers: tuple[ScoreTable, ...] = ()
+
+    @property
+    def next_look(self) -> Kind:
+        """What may be asked about the candidate: of the first challenger all, weekly of seven together, else nothing."""
+        if not self.num_looks:
+            return "first"
+        due = self.days_since_look >= DAYS_BETWEEN_LOOKS - DAYS_TOLERATED
+        return "weekly" if due and len(self.challengers) + 1 >= WINDOW else "none"
+
+
+class MeanLook(NamedTuple):
+    """Some challengers' mean against the champion over n samples: its gain, in standard errors `z`, and the newest one's gain."""
+
+    num_samples: int
+    num_differing: int
+    gain: float
+    z: float
+    newest_gain: float
+
+
+def first_level(alpha: float, num_samples: int) -> Level:
+    """What the p-value of a reign's first challenger has to be below."""
+    value = alpha * (FIRST_SHARE if num_samples < VERY_MANY else FIRST_SHARE_FROM_8000)
+    return Level(value, f"{value:.4g}, the first look's part of alpha {alpha:g}")
+
+
+def least_z(alpha: float) -> float:
+    """How many standard errors the mean of seven challengers has to be above the champion: 3.2 at alpha 0.05."""
+    return float(norm.isf(alpha * WEEKLY_SHARE))
+
+
+def look_at_mean(challengers: Values, champion: Values) -> MeanLook:
+    """The gain of the mean of challengers (k, n), the newest last, over the champion (n or k, n), from what samples add."""
+    differences = challengers - champion
+    mean = differences.mean(axis=0)
+    spread = float(mean.std(ddof=1)) if mean.size > 1 else 0.0
+    gain = float(mean.mean())
+    z = gain / (spread / math.sqrt(mean.size)) if spread > ROUNDING else 0.0
+    num_differing = int(np.count_nonzero(np.abs(mean) > ROUNDING))
+    return MeanLook(mean.size, num_differing, gain, z, float(differences[-1].mean()))
+
+
+def is_proven(look: MeanLook, alpha: float) -> bool:
+    """Whether the recipe is better: its mean by far, on enough samples that are read differently, the newest not behind."""
+    # Exchanging the two readers of a sample is as likely where they are equal (Fisher 1935), whatever the standard error says.
+    enough = 2.0**-look.num_differing < norm.sf(least_z(alpha))
+    return enough and look.z >= least_z(alpha) and look.newest_gain >= -ROUNDING

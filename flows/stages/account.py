@@ -1,0 +1,56 @@
+"""The account of a champion's reign, read from the ledger: what the holdout was asked of earlier challengers, and of which."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from flows import job
+from flows.gate.account import WINDOW, Account
+from flows.records import ModelVersion
+from flows.registry import BUNDLE_TAG, Entry
+
+SECONDS_A_DAY = 86_400
+
+
+def account_of(
+    history: Sequence[Entry],
+    versions: Mapping[str, ModelVersion],
+    champion: ModelVersion,
+    storage: Path,
+    *,
+    metric: str,
+    recipe: str,
+    work_key: str,
+) -> Account:
+    """The account of the champion by a measure, beside a candidate of this recipe and work.
+
+    `history` is the model's, oldest first, and `versions` are all that it has by their numbers. Verdicts on the candidate's own
+    work do not count: a retraining that was killed after its verdict comes to the same one again. A challenger whose scores are
+    gone is left out.
+    """
+    judged = [
+        entry
+        for entry in history
+        if entry.kind == "verdict"
+        and entry.champion_before == champion.version
+        and entry.metric in ("", metric)
+        and entry.work_key != work_key
+    ]
+    looks = [entry for entry in judged if _is_look(entry)]
+    days = (time.time() - max(entry.time for entry in looks)) / SECONDS_A_DAY if looks else math.inf
+    files = [_scores_of(entry, versions, storage) for entry in judged if entry.recipe == recipe]
+    kept = [file for file in files if file and file.is_file()][-(WINDOW - 1) :]
+    return Account(len(looks), days, tuple(job.read_scores(file) for file in kept))
+
+
+def _is_look(entry: Entry) -> bool:
+    # Verdicts of before there was an account were looks, each of them.
+    return "look" in entry.figures or "p_value" in entry.figures
+
+
+def _scores_of(entry: Entry, versions: Mapping[str, ModelVersion], storage: Path) -> Path | None:
+    digest = versions[entry.version].tags.get(BUNDLE_TAG) if entry.version in versions else None
+    return job.scores_file(storage, digest, entry.data_version) if digest else None
