@@ -1,0 +1,154 @@
+"""The promote stage over nights, with a real registry and ledger: when it looks, what it says, what a kill leaves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flows import dataset, job
+from flows.job.scores import write_scores
+from flows.plan import Plan
+from flows.records import DataVersion, ModelVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
+from flows.registry import BUNDLE_TAG, Registry
+from flows.stages.promotion import promote
+from flows.stages.values import Promotion, Scores, WorkPlan
+from heads.spec import Fit, Head, Variant
+from heads.tasks.rows import Scored
+
+NUM_SAMPLES, DAY = 1000, 86_400.0
+METRIC = "label/accuracy"
+SAMPLES = (Sample("a" * 32, "a.png", "train", {"label": "dog"}), Sample("b" * 32, "b.png", "test", {"label": "cat"}))
+
+
+class Versions(Registry):
+    """A registry whose versions hold no files: to export a model for each night would take seconds."""
+
+    def register(self, name: str, *, work_key: str, data_version: str, variant_id: str, **_: Any) -> ModelVersion:
+        for version in self.versions(name):
+            if version.tags["headstart.work_key"] == work_key:
+                return version
+        if not self.versions(name):
+            self._client.create_registered_model(name)
+        tags = {"headstart.work_key": work_key, "headstart.data_version": data_version, "headstart.variant_id": variant_id}
+        made = self._client.create_model_version(name, "mlflow-artifacts:/m", tags=tags | {BUNDLE_TAG: work_key * 8})
+        return self.find(name, str(made.version))
+
+
+@dataclass
+class Nights:
+    """A workspace that retrains night by night; each night's candidate gains as told over the samples that are read rightly."""
+
+    folder: Path
+    monkeypatch: pytest.MonkeyPatch
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    now: float = 1_800_000_000.0
+
+    def __post_init__(self) -> None:
+        self.registry = Versions(f"sqlite:///{self.folder / 'mlflow.db'}", self.folder / "ledger")
+        self.chances = self.random.beta(0.45, 0.05, NUM_SAMPLES)
+        self.monkeypatch.setattr(time, "time", lambda: self.now)
+        self.monkeypatch.setattr(dataset, "head_commit", lambda _: "c0ffee")
+
+    def table(self, key: str, gain: float) -> ScoreTable:
+        right = (self.random.random(NUM_SAMPLES) < self.chances) | (np.arange(NUM_SAMPLES) < gain * 10 * NUM_SAMPLES)
+        rows = tuple(Scored(f"{i:032}", "label", "cat", "cat" if ok else "dog", 0.9) for i, ok in enumerate(right))
+        scores = ScoreTable(key * 8, "d1", rows, {METRIC: float(right.mean())}, {"label": "classification"})
+        write_scores(job.scores_file(self.folder, scores.bundle_digest, "d1"), scores)
+        return scores
+
+    def judge(self, key: str, scores: ScoreTable, **changes: Any) -> Promotion:
+        """The stage's verdict on tonight's candidate, an hour's work before the next night's."""
+        plan = Plan.model_validate({"name": "m", "fit": {"seed": int(key, 16)}} | changes)
+        variant = Variant(backbone="resnet18", heads=(Head(target="label"),), fit=Fit(seed=int(key, 16)))
+        works = (Work(key, variant, Weights("none")),)
+        version = DataVersion("d1", "r" * 40, SAMPLES, self.folder / "data", ())
+        champion = self.registry.current("m").get("champion") if self.registry.models() else None
+        table = job.read_scores(job.scores_file(self.folder, champion.tags[BUNDLE_TAG], "d1")) if champion else None
+        candidate = TrainedVariant(key, variant, False, {}, 1, 1, 1, 1.0, self.folder / "bundle", run_id="run")
+        settings = SimpleNamespace(storage=self.folder, workspace=self.folder)
+        session: Any = SimpleNamespace(plan=plan, registry=self.registry, settings=settings, say=lambda _: None)
+        return promote(session, WorkPlan(plan, version, works, METRIC, "k"), Scores(candidate, scores, champion, table))
+
+    def night(self, number: int, gain: float = 0.0, **changes: Any) -> Promotion:
+        self.now += DAY
+        key = f"{number:08x}"
+        return self.judge(key, self.table(key, gain), **changes)
+
+
+@pytest.fixture
+def nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nights:
+    return Nights(tmp_path, monkeypatch)
+
+
+def test_a_reign_has_one_look_at_its_first_challenger_and_then_one_a_week_at_the_recipe(nights: Nights) -> None:
+    assert nights.night(1).verdict.promoted, "a first model, better than a constant answer"
+    said = [nights.night(number).verdict for number in range(2, 17)]
+    looks = [number for number, verdict in enumerate(said, start=2) if "look" in verdict.figures]
+    assert looks == [2, 9, 16]
+    assert "exact McNemar" in said[0].reasons[0]
+    assert said[1].reasons == (
+        "gathering evidence against champion 1: challenger 2 of 7 of this recipe, and the next look at the holdout is due in "
+        "6 days",
+    )
+    assert said[-1].figures["look"] == 3
+    better = [nights.night(number, 0.04).verdict for number in range(17, 31)]
+    promoted = [number for number, verdict in enumerate(better, start=17) if verdict.promoted]
+    assert promoted[0] in (23, 30), "at a weekly look"
+    if promoted[0] == 23:
+        assert "look" in better[7].figures, "the new champion's first challenger"
+    assert nights.registry.current("m")["previous"].version == "1"
+
+
+def test_another_plan_is_another_recipe_and_a_seed_is_none(nights: Nights) -> None:
+    nights.night(1)
+    nights.night(2)
+    assert "challenger 2 of 7" in nights.night(3).verdict.reasons[0]
+    assert "challenger 1 of 7" in nights.night(4, weights="none").verdict.reasons[0]
+    assert "challenger 3 of 7" in nights.night(5).verdict.reasons[0]
+
+
+def test_a_champion_that_comes_back_goes_on_with_its_own_account(nights: Nights) -> None:
+    nights.night(1)
+    assert nights.night(2, 0.09).verdict.promoted
+    nights.registry.rollback("m")
+    assert nights.registry.current("m")["champion"].version == "1"
+    assert "look" not in nights.night(3).verdict.figures, "its first look was taken"
+
+
+@pytest.mark.parametrize("killed_in", ["record", "set_challenger", "_move"])
+@pytest.mark.parametrize("gain", [0.0, 0.09])
+def test_a_retraining_that_is_killed_comes_to_the_same_verdict_and_promotes_once(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch, killed_in: str, gain: float
+) -> None:
+    nights.night(1)
+    nights.now += DAY
+    scores, real = nights.table("00000002", gain), getattr(Versions, killed_in)
+    with monkeypatch.context() as patched:
+        patched.setattr(Versions, killed_in, _killing(real))
+        if killed_in == "set_challenger" and gain:
+            assert nights.judge("00000002", scores).verdict.promoted, "no challenger is set"
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                nights.judge("00000002", scores)
+    nights.now += DAY / 24
+    again = nights.judge("00000002", scores)
+    assert again.verdict.promoted == bool(gain) or "is the champion already" in again.verdict.reasons[0]
+    history = nights.registry.history("m")
+    assert [(entry.version, entry.promoted) for entry in history] == [("1", True), ("2", bool(gain))]
+    assert nights.registry.current("m")["champion"].version == ("2" if gain else "1")
+    assert len(nights.registry.versions("m")) == 2
+
+
+def _killing(real: Callable[..., Any]) -> Callable[..., Any]:
+    def killed(self: Versions, *args: Any) -> Any:
+        real(self, *args)
+        raise KeyboardInterrupt
+
+    return killed
