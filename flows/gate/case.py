@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from flows.gate.account import Account, first_level
+from flows.gate.account import Account, MeanLook, first_level, look_at_mean
 from flows.gate.classes import compare_classes
 from flows.gate.evidence import Evidence, Level, Policy, Rows
+from flows.gate.recipe import sample_values
 from flows.gate.resampling import compare_resampled
 from flows.records import ScoreTable
 from heads.catalogue import TASK_FACTS, Task
@@ -62,6 +63,16 @@ class Case:
         """What the p-value has to be below: all of alpha against a constant, against a champion the first look's share."""
         alpha = self.policy.alpha
         return first_level(alpha, len(self.after)) if self.champion else Level(alpha, f"alpha {alpha:g}")
+
+    @cached_property
+    def mean_look(self) -> MeanLook:
+        """The candidate and the earlier challengers of its recipe together, against the champion.
+
+        Raises AskedWrongly if the measure is unknown.
+        """
+        challengers = [*(rows_of(table, self.target) for table in self.account.challengers), self.after]
+        measure = self.policy.metric.rpartition("/")[2]
+        return look_at_mean(*sample_values(challengers, self.before, self.task, measure))
 
     @cached_property
     def evidence(self) -> Evidence | str:

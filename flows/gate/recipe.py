@@ -8,35 +8,32 @@ import numpy as np
 
 from flows.gate.account import Values
 from flows.gate.answers import read_pair
-from flows.gate.case import Case, rows_of
 from flows.gate.evidence import Rows
 from flows.gate.measures import Measure, measure_of
-from heads.catalogue import TASK_FACTS
+from heads.catalogue import TASK_FACTS, Task
 
 # By how much a sample's weight is changed to see what it adds: far above rounding, far below what bends a measure.
 STEP = 1e-4
 COLUMNS = 256
 
 
-def recipe_values(case: Case) -> tuple[Values, Values]:
-    """What each sample adds to the measure (k, n): of k challengers, the candidate last, and of the champion beside each of them.
+def sample_values(challengers: Sequence[Rows], champion: Rows, task: Task, measure: str) -> tuple[Values, Values]:
+    """What each sample adds to the measure (k, n): of k challengers, the newest last, and of the champion beside each of them.
 
     Samples are those that all of them were scored on, so that a holdout may grow. Of classes a sample adds 1 if it is read
-    rightly, else 0; of other tasks its influence on the policy's measure.
+    rightly, else 0; of other tasks its influence on the measure.
     """
-    tables = [rows_of(table, case.target) for table in case.account.challengers] + [dict(case.after)]
-    keys = sorted(set(case.before).intersection(*tables))
-    champion = {key: case.before[key] for key in keys}
-    pairs = [_pair(case, {key: table[key] for key in keys}, champion) for table in tables]
+    keys = sorted(set(champion).intersection(*challengers))
+    reference = {key: champion[key] for key in keys}
+    pairs = [_pair({key: rows[key] for key in keys}, reference, task, measure) for rows in challengers]
     return np.stack([new for new, _ in pairs]), np.stack([old for _, old in pairs])
 
 
-def _pair(case: Case, challenger: Rows, champion: Rows) -> tuple[Values, Values]:
-    if TASK_FACTS[case.task].tells == "class":
+def _pair(challenger: Rows, champion: Rows, task: Task, measure: str) -> tuple[Values, Values]:
+    if TASK_FACTS[task].tells == "class":
         return _right(challenger), _right(champion)
-    _, *answers = read_pair(case.task, challenger, champion)
-    name = case.policy.metric.rpartition("/")[2]
-    new, old = (contributions(measure_of(case.task, name, each), len(champion)) for each in answers)
+    _, *answers = read_pair(task, challenger, champion)
+    new, old = (contributions(measure_of(task, measure, each), len(champion)) for each in answers)
     return new, old
 
 

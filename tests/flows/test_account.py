@@ -14,13 +14,16 @@ from scipy.stats import norm
 from flows import job
 from flows.gate import Account, Case, Policy, decide
 from flows.gate.account import Kind, first_level, is_proven, least_z, look_at_mean
+from flows.gate.case import rows_of
 from flows.gate.measures import Answers, measure_of
-from flows.gate.recipe import contributions, recipe_values
+from flows.gate.recipe import contributions, sample_values
 from flows.job.scores import write_scores
 from flows.records import Finding, ModelVersion, ScoreTable, Verdict
 from flows.registry import BUNDLE_TAG, Entry
 from flows.stages.account import SECONDS_A_DAY, account_of
+from heads.catalogue import Task
 from heads.tasks.rows import Scored
+from tests.flows import test_gate_bootstrap as bootstrap
 
 METRIC, POLICY = "label/accuracy", Policy("label/accuracy")
 
@@ -84,6 +87,23 @@ def test_a_better_recipe_is_promoted_by_the_mean_of_its_last_seven_with_its_figu
     assert not decide(replace(case_of(champion, challengers, looks=3), policy=replace(POLICY, min_gain=0.2))).promoted
 
 
+@pytest.mark.parametrize("task", bootstrap.TASKS)
+def test_label_sets_and_masks_are_looked_at_by_what_samples_add_to_the_measure(task: Task) -> None:
+    draw, policy = bootstrap.DRAWN[task], Policy(bootstrap.METRIC[task])
+    champion = draw(150, 0, 1.0, "old")
+
+    def night(number: int, skill: float) -> ScoreTable:
+        return draw(150, 0, skill, f"night{number}")
+
+    better, equal = ([night(number, skill) for number in range(7)] for skill in (1.5, 1.0))
+    verdict = decide(replace(case_of(champion, better), policy=policy))
+    assert verdict.promoted
+    alone = [decide(Case(challenger, champion, policy)).figures["gain"] for challenger in better]
+    assert verdict.figures["gain"] == pytest.approx(np.mean(alone), abs=1e-3)
+    assert verdict.figures["newest_gain"] == pytest.approx(alone[-1], abs=1e-3)
+    assert not decide(replace(case_of(champion, equal), policy=policy)).promoted
+
+
 def test_a_weekly_look_that_does_not_decide_tells_no_more_than_how_many_labels_would() -> None:
     champion, challengers = nights(0.01)
     verdict = decide(case_of(champion, challengers))
@@ -109,8 +129,9 @@ def test_nights_of_a_grown_holdout_are_compared_on_what_all_have() -> None:
     champion, challengers = nights(0.03, n=600)
     grown = np.ones(200, dtype=bool)
     more = [replace(each, rows=each.rows + table(grown, "x", 600).rows) for each in (champion, *challengers[3:])]
-    case = case_of(more[0], [*challengers[:3], *more[1:]])
-    values, before = recipe_values(case)
+    rows = [rows_of(each, "label") for each in (*challengers[:3], *more[1:])]
+    values, before = sample_values(rows, rows_of(more[0], "label"), "classification", "accuracy")
+    assert case_of(more[0], [*challengers[:3], *more[1:]]).mean_look.num_samples == 600
     assert values.shape == before.shape == (7, 600)
     assert values[0].tolist() == [float(row.predicted == "cat") for row in sorted(challengers[0].rows, key=lambda r: r.digest)]
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-from flows.gate.account import DAYS_BETWEEN_LOOKS, DAYS_TOLERATED, WINDOW, MeanLook, is_proven, least_z, look_at_mean
+from flows.gate.account import DAYS_BETWEEN_LOOKS, DAYS_TOLERATED, WINDOW, MeanLook, is_proven, least_z
 from flows.gate.case import Case
-from flows.gate.recipe import recipe_values
 from flows.records import Finding
 from flows.words import counted
 
@@ -31,7 +30,7 @@ def is_decided(case: Case) -> bool:
     """Whether the test says anything of how well the holdout was read."""
     if case.champion is None or case.account.next_look == "first":
         return True
-    return case.account.next_look == "weekly" and is_proven(_look(case), case.policy.alpha)
+    return case.account.next_look == "weekly" and is_proven(case.mean_look, case.policy.alpha)
 
 
 def _first_look(case: Case) -> Finding:
@@ -50,13 +49,8 @@ def _gathering(case: Case) -> Finding:
     return Finding("paired_test", False, f"gathering evidence against {case.champion_name}: {', and '.join(waits)}", figures)
 
 
-def _look(case: Case) -> MeanLook:
-    challengers, champion = recipe_values(case)
-    return look_at_mean(challengers, champion)
-
-
 def _weekly_look(case: Case) -> Finding:
-    look, number = _look(case), case.account.num_looks + 1
+    look, number = case.mean_look, case.account.num_looks + 1
     least = least_z(case.policy.alpha)
     figures = {"num_samples": float(look.num_samples), "look": float(number), "least_z": least}
     asked = f"look {number} at the challengers of {case.champion_name}: the mean of the last {WINDOW} of this recipe"
