@@ -22,11 +22,7 @@ from flows.workspace import DATA, STORAGE, find, md5_of
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-_CORE = """[core]
-    analytics = false
-    autostage = false
-    check_update = false
-"""
+_CORE = "[core]\n    analytics = false\n    autostage = false\n    check_update = false\n"
 # The files that `init_store` makes, and that a workspace commits.
 OWN_FILES = (".dvc/config", ".dvc/.gitignore", ".dvcignore")
 DVC_IGNORES = "a rule of DVC's own"

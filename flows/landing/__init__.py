@@ -52,11 +52,10 @@ def ingest(
     """Bring `source` into `data`: a folder, `s3://bucket/prefix` or `digits`; files in `data` or in `own` are no part of it.
 
     `on_progress` gets the numbers of images (done, all). `admit` gets the names of all files that `data` will hold, before
-    any is moved in, and may raise.
-
-    Raises AskedWrongly, with `data` as it was, on a source that is missing, unreadable, empty, of an unknown layout, of one
-    class only or with too many bad images; if a mirror would remove more than `max_removed_share` of the samples; and if a
-    file in `data` is in the way that no ingest brought. Raises Busy while another writer holds the workspace.
+    any is moved in, and may raise. Raises AskedWrongly, with `data` as it was, on a source that is missing, unreadable, empty,
+    of an unknown layout, of one class only or with too many bad images; if a mirror would remove more than `max_removed_share`
+    of the samples; and if a file in `data` is in the way that no ingest brought. Raises Busy while another writer holds the
+    workspace.
     """
     data = data.absolute()
     with writing(data.parent) as storage:
