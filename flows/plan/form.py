@@ -108,7 +108,8 @@ class Promotion(Value):
     alpha: Annotated[float, Field(gt=0, lt=1), Number] = Field(
         0.05,
         description="The chance that a year of nightly challengers that are no better than the champion holds any promotion; "
-        "of a first model, the level of its test against a constant answer.",
+        "of a first model, the level of its test against a constant answer. Classes are tested by McNemar's exact test of "
+        "accuracy, labels and masks by a paired bootstrap of the measure.",
     )
 
     @field_validator("metric")
