@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from flows.gate.account import Account, MeanLook, first_level, look_at_mean
+from flows.gate.account import Account, Kind, MeanLook, first_level, is_proven, look_at_mean
 from flows.gate.classes import compare_classes
 from flows.gate.evidence import Evidence, Level, Policy, Rows
 from flows.gate.recipe import sample_values
@@ -42,6 +42,16 @@ class Case:
     def task(self) -> Task:
         """The target's task, from the candidate's table."""
         return self.candidate.tasks.get(self.target, "classification")
+
+    @property
+    def look(self) -> Kind:
+        """What may be asked of the holdout: of a first model all, of a champion's challenger what its account allows."""
+        return self.account.next_look if self.champion else "first"
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether the paired test may say how well the holdout was read: at a first look, and once a recipe is proven better."""
+        return self.look == "first" or (self.look == "weekly" and is_proven(self.mean_look, self.policy.alpha))
 
     @cached_property
     def after(self) -> Rows:

@@ -31,7 +31,7 @@ from flows.records import ScoreTable
 NIGHTS, ALPHA = 365, 0.05
 # Of Beta(0.45, 0.05) the disagreement of two models is 6 %; another one scales both.
 DISAGREEMENT, SHAPE = 0.06, (0.45, 0.05)
-LEARNT_OF_RIGHT, LEARNT_OF_WRONG = 1 / 6, 1 / 14
+MISREAD = 0.1
 NOBODY = ScoreTable("", "", (), {})
 
 Right = NDArray[np.bool_]
@@ -68,8 +68,9 @@ def draw_nights(year: Year, random: np.random.Generator) -> tuple[Right, Right, 
     count = int(sizes[-1])
     chances = draw_chances(year, count, random).astype(np.float32)
     champion = random.random(count, dtype=np.float32) < chances
-    # Of samples that the champion reads rightly 3 points are misread by another model, of the others 7.
-    learnt = np.where(champion, LEARNT_OF_RIGHT, LEARNT_OF_WRONG).astype(np.float32) * (year.gain / 0.01)
+    # What another model misreads of the samples that the champion reads rightly, and of the others: 3 and 7 % of all.
+    misread = np.where(champion, year.disagreement / 2, MISREAD - year.disagreement / 2)
+    learnt = (year.gain / 2 / misread).astype(np.float32)
     nights = np.empty((NIGHTS, count), dtype=bool)
     luck, more_luck = random.random((2, count), dtype=np.float32)
     for night in range(NIGHTS):

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from flows.errors import AskedWrongly
-from flows.gate.case import Case
+from flows.gate.case import Case, rows_of
 from flows.records import Finding, ScoreTable
 
 WITHDRAWN = "a person rolled this very model back; it is not promoted again by itself"
 
 
 def comparable(case: Case) -> Finding | None:
-    """Whether the champion predicts the same target, as the same task, and is another model; None without a champion.
+    """A refusal of a champion that lacks the target, predicts it as another task, or is the candidate itself; else None.
 
     Raises AskedWrongly if the two were scored on different samples or data versions.
     """
-    if case.champion is None:
-        return None
-    refusal = _refusal(case, case.champion)
-    return Finding("comparable", refusal is None, refusal or f"{case.champion_name} was scored on the same samples")
+    refusal = _refusal(case, case.champion) if case.champion else None
+    return Finding("comparable", False, refusal) if refusal else None
 
 
 def not_withdrawn(case: Case) -> Finding | None:
@@ -35,7 +35,7 @@ def testable(case: Case) -> Finding | None:
 
 def _refusal(case: Case, champion: ScoreTable) -> str | None:
     name, target = case.champion_name, case.target
-    after, before = ([row for row in table.rows if row.target == target] for table in (case.candidate, champion))
+    after, before = (rows_of(table, target) for table in (case.candidate, champion))
     if after and not before:
         return f"{name} does not predict {target!r}, so the two cannot be compared; give this plan another name"
     task = champion.tasks.get(target, "classification")
@@ -44,13 +44,13 @@ def _refusal(case: Case, champion: ScoreTable) -> str | None:
             f"{name} reads {target!r} as {task}, the candidate as {case.task}, so the two cannot be compared; "
             "give this plan another name"
         )
-    _refuse_other_samples(case, champion)
+    _refuse_other_samples(case.candidate, champion, after.keys(), before.keys())
     return f"the candidate is the champion already ({name})" if case.candidate.bundle_digest == champion.bundle_digest else None
 
 
-def _refuse_other_samples(case: Case, champion: ScoreTable) -> None:
-    candidate = case.candidate
-    after, before = ({(r.digest, r.truth) for r in table.rows if r.target == case.target} for table in (candidate, champion))
+def _refuse_other_samples(
+    candidate: ScoreTable, champion: ScoreTable, after: Set[tuple[str, str]], before: Set[tuple[str, str]]
+) -> None:
     if candidate.data_version != champion.data_version:
         raise AskedWrongly(
             f"the candidate was scored on data version {candidate.data_version!r}, the champion on {champion.data_version!r}; "

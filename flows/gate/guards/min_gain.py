@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from flows.gate.case import Case
-from flows.gate.guards.paired_test import is_decided
 from flows.records import Finding
 
 # Measures that differ by less are equal but for rounding.
@@ -14,7 +13,7 @@ def min_gain(case: Case) -> Finding | None:
     """The gain in the policy's measure against its `min_gain`; None without a champion, or while the test is undecided."""
     evidence, policy = case.evidence, case.policy
     assert not isinstance(evidence, str), "a case that cannot be tested was not admitted"
-    if evidence.old is None or not is_decided(case):
+    if evidence.old is None or not case.is_decided:
         return None
     gain = evidence.value - evidence.old
     passed = gain >= policy.min_gain - ROUNDING

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from flows.gate.account import DAYS_BETWEEN_LOOKS, DAYS_TOLERATED, WINDOW, MeanLook, is_proven, least_z
+from flows.gate.account import DAYS_BETWEEN_LOOKS, DAYS_TOLERATED, WINDOW, MeanLook, least_z
 from flows.gate.case import Case
 from flows.records import Finding
 from flows.words import counted
@@ -21,16 +21,13 @@ def paired_test(case: Case) -> Finding:
     Between two looks, and where a weekly one does not decide, nothing is said of how well the holdout was read: who cannot see
     it cannot fit recipes to it.
     """
-    if case.champion is None or case.account.next_look == "first":
-        return _first_look(case)
-    return _weekly_look(case) if case.account.next_look == "weekly" else _gathering(case)
-
-
-def is_decided(case: Case) -> bool:
-    """Whether the test says anything of how well the holdout was read."""
-    if case.champion is None or case.account.next_look == "first":
-        return True
-    return case.account.next_look == "weekly" and is_proven(case.mean_look, case.policy.alpha)
+    match case.look:
+        case "first":
+            return _first_look(case)
+        case "weekly":
+            return _weekly_look(case)
+        case "none":
+            return _gathering(case)
 
 
 def _first_look(case: Case) -> Finding:
@@ -54,7 +51,7 @@ def _weekly_look(case: Case) -> Finding:
     least = least_z(case.policy.alpha)
     figures = {"num_samples": float(look.num_samples), "look": float(number), "least_z": least}
     asked = f"look {number} at the challengers of {case.champion_name}: the mean of the last {WINDOW} of this recipe"
-    if not is_proven(look, case.policy.alpha):
+    if not case.is_decided:
         return Finding("paired_test", False, f"{asked} is not proven better{_needed(look, least)}", figures)
     figures |= {"gain": look.gain, "z": look.z, "newest_gain": look.newest_gain}
     words = (
