@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from heads.catalogue import Task
@@ -70,6 +70,12 @@ class DataVersion:
     def targets(self) -> tuple[str, ...]:
         """The target columns, in the manifest's order."""
         return tuple(self.samples[0].labels) if self.samples else ()
+
+    def only(self, splits: Sequence[str]) -> DataVersion:
+        """The same version, of the same digest, with the samples of these splits alone and the masks that they name."""
+        samples = tuple(sample for sample in self.samples if sample.split in splits)
+        named = {cell for sample in samples for cell in sample.labels.values() if cell is not None}
+        return replace(self, samples=samples, masks={file: self.masks[file] for file in sorted(named & self.masks.keys())})
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.errors import AskedWrongly
 from flows.files import read_json, read_value, write_json
 from flows.records import TrainedVariant, Work
 
@@ -202,11 +203,20 @@ def count_epochs(storage: Path, works: Sequence[Work]) -> dict[str, int]:
 
 
 def read_trained(storage: Path, work: Work, *, reused: bool) -> TrainedVariant:
-    """A finished work as a value. Raises FileNotFoundError if it has no result."""
+    """A finished work as a value.
+
+    Raises FileNotFoundError if it has no result, AskedWrongly if that has measures of the holdout: variants would be ranked
+    by what only a verdict may see.
+    """
     folder = WorkFolder.of(storage, work.key)
     result = folder.read_result()
     if result is None:
         raise FileNotFoundError(f"the work {work.key} has no result in {folder.path}")
+    if seen := sorted(name for name in result.metrics if name.startswith("test/")):
+        raise AskedWrongly(
+            f"{folder.path / RESULT}: a training has measures of the holdout ({', '.join(seen)}), and may have only those of "
+            f"train/ and val/; remove {folder.path}, so that the next retraining trains it again"
+        )
     own = {"key": work.key, "variant": work.variant, "reused": reused, "bundle": folder.bundle}
     return read_value(TrainedVariant, {name: value for name, value in vars(result).items() if value is not None} | own)
 

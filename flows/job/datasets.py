@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import overload
 
 from torch import Tensor
 
-from flows.job.job import Job
+from flows.job.job import SPLITS_OF, Job
 from flows.records import DataVersion, Sample
 from flows.workspace import locate, locate_mask
 from heads.data.masks import MaskFile, Masks
@@ -20,12 +19,15 @@ from heads.tasks.table import TASKS
 
 
 class Splits:
-    """The splits of a job's data version as data sets; works that see a split the same way share one, and its cache."""
+    """The splits of a job's data version as data sets; works that see a split the same way share one, and its cache.
+
+    All methods raise ValueError on a split that a job of this kind never reads, such as `test` in a training.
+    """
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self._open: dict[str, tuple[Hashable, Samples]] = {}
-        self._samples: dict[str, list[Sample]] = defaultdict(list)
+        self._samples: dict[str, list[Sample]] = {split: [] for split in SPLITS_OF[job.kind]}
         for sample in job.version.samples:
             self._samples[sample.split].append(sample)
 
@@ -44,14 +46,23 @@ class Splits:
 
     def read(self, split: str, variant: Variant, cache_bytes: int = DEFAULT_CACHE_BYTES) -> Samples:
         """A new data set of the split for one variant, which keeps at most `cache_bytes` of samples in memory."""
-        labels, masks = read_labels(self.job, self._samples[split], variant.heads)
-        files, digests = _Files(self.job.version, self._samples[split]), self.digests(split)
+        samples = self._of(split)
+        labels, masks = read_labels(self.job, samples, variant.heads)
+        files, digests = _Files(self.job.version, samples), self.digests(split)
         preparation, varied = preparation_of(variant.backbone), split == "train"
         return preparation.open_samples(variant, files, labels, masks, digests, varied=varied, cache_bytes=cache_bytes)
 
     def digests(self, split: str) -> list[str]:
         """The keys of the split's samples in the feature store, in order (`Sample.pixel_digest`)."""
-        return [sample.pixel_digest for sample in self._samples[split]]
+        return [sample.pixel_digest for sample in self._of(split)]
+
+    def _of(self, split: str) -> list[Sample]:
+        if split not in self._samples:
+            raise ValueError(
+                f"a job that {self.job.kind}s asked for the split {split!r}; allowed: {', '.join(self._samples)}. The holdout "
+                "is for scoring alone"
+            )
+        return self._samples[split]
 
 
 class _Files(Sequence[Path]):

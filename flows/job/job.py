@@ -7,13 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from flows.errors import AskedWrongly
 from flows.job.job_folder import JobFolder, jobs_root
-from flows.manifest import mask_files
 from flows.records import DataVersion, Mask, Sample, Weights, Work, Workers
+from flows.words import counted
 from flows.work_folder import WorkFolder
 from heads.spec import Variant
 
 JobKind = Literal["train", "score"]
+# All that a job of this kind ever holds: what is not there can leak into nothing, whatever a training does.
 SPLITS_OF: Mapping[JobKind, tuple[str, ...]] = {"train": ("train", "val"), "score": ("test",)}
 
 
@@ -41,7 +43,8 @@ class Job:
     """A job on the cluster: train `works` (all of a plan's; finished ones are skipped), or score `bundles` on the holdout.
 
     `key` is equal for equal jobs: a running job of that key is joined, and a half-done one is resumed. `features` is the
-    feature store's folder or address; None means `features/` under the storage root.
+    feature store's folder or address; None means `features/` under the storage root. Of the version a job keeps only the
+    splits of its kind: a training never holds a test sample, and a scoring holds no other.
     """
 
     kind: JobKind
@@ -56,6 +59,9 @@ class Job:
     tracking: Tracking | None = None
     screening: Screening | None = None
     features: Path | str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "version", self.version.only(SPLITS_OF[self.kind]))
 
     @property
     def features_root(self) -> Path | str:
@@ -74,11 +80,9 @@ class Job:
 
 def begin(job: Job) -> JobFolder:
     """Write the job, with the samples and masks that it reads, into its folder, and return that."""
-    samples = [s for s in job.version.samples if s.split in SPLITS_OF[job.kind]]
-    named = {file: job.version.masks[file] for file in sorted(mask_files(samples)) if file in job.version.masks}
     tables = {
-        "samples": [[s.digest, s.file, s.split, dict(s.labels), s.group, s.recipe] for s in samples],
-        "masks": [[file, mask.digest, list(mask.pixels.items()), mask.recipe] for file, mask in named.items()],
+        "samples": [[s.digest, s.file, s.split, dict(s.labels), s.group, s.recipe] for s in job.version.samples],
+        "masks": [[file, mask.digest, list(mask.pixels.items()), mask.recipe] for file, mask in job.version.masks.items()],
     }
     fields = {
         **{name: getattr(job, name) for name in ("kind", "key", "name")},
@@ -102,13 +106,19 @@ def begin(job: Job) -> JobFolder:
 
 
 def read(folder: JobFolder) -> Job:
-    """The job that `begin` wrote into this folder."""
+    """The job that `begin` wrote into this folder. Raises AskedWrongly if it holds samples of a split that it may not see."""
     fields, tables = folder.read_job()
-    data = fields["data"]
+    data, samples = fields["data"], tuple(Sample(*row) for row in tables["samples"])
+    if foreign := [sample for sample in samples if sample.split not in SPLITS_OF[fields["kind"]]]:
+        raise AskedWrongly(
+            f"{folder.job_file}: {counted(len(foreign), 'sample')} of the split {foreign[0].split!r} in a job that "
+            f"{fields['kind']}s, e.g. {foreign[0].file}; allowed: {', '.join(SPLITS_OF[fields['kind']])}. Remove "
+            f"{folder.path} and start the retraining again"
+        )
     version = DataVersion(
         digest=data["digest"],
         revision=data["revision"],
-        samples=tuple(Sample(*row) for row in tables["samples"]),
+        samples=samples,
         data=Path(data["folder"]),
         objects=tuple(Path(folder) for folder in data["objects"]),
         # Job files of earlier versions have no recipes.

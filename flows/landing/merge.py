@@ -12,7 +12,7 @@ from flows.landing.arrivals import Arrival
 from flows.landing.splits import ClassName, Unsettled, settle
 from flows.landing.tables import composed
 from flows.manifest import IMAGES, MASKS, is_mask_target
-from flows.records import Sample
+from flows.records import SPLITS, Sample
 from flows.words import counted
 from heads.tasks.names import split_labels
 
@@ -64,7 +64,9 @@ def _unsettled(
     # In a mirror the source alone decides the splits that it gives.
     source_gives = {split for split in given_splits if split in ("val", "test")} if mirror else set()
     stay = [sample for sample in earlier if sample.split not in source_gives]
-    by_file, by_digest = {s.file: s.split for s in stay}, {s.digest: s.split for s in stay}
+    # Where the same bytes lie in two splits, the holdout claims them.
+    by_digest = {s.digest: s.split for s in sorted(stay, key=lambda sample: SPLITS.index(sample.split))}
+    by_file = {s.file: s.split for s in stay}
     targets = [target for target in (drafts[0].labels if drafts else ()) if _names_classes(drafts, target)]
     before = [by_digest.get(draft.digest) or by_file.get(draft.file) for draft in drafts]
     return [

@@ -23,9 +23,11 @@ TOP = 5
 def check_data(plan: Plan, version: DataVersion) -> None:
     """Check that the data version has what the plan needs.
 
-    Raises AskedWrongly on a missing target, class, split or measure, and on masks whose pixels were not counted or are shades.
+    Raises AskedWrongly on a missing target, class, split or measure, on masks whose pixels were not counted or are shades, and
+    on an image of the holdout that is also trained on.
     """
     targets = targets_of(plan, version)
+    _check_sealed(version)
     for target in targets:
         if tells_pixels(target):
             _check_masks(target, version)
@@ -43,6 +45,18 @@ def check_data(plan: Plan, version: DataVersion) -> None:
             raise AskedWrongly(
                 f"promotion.metric: top5 needs more than five classes, and {column!r} has {num_classes}; use accuracy"
             )
+
+
+def _check_sealed(version: DataVersion) -> None:
+    """Refuse images of the holdout whose bytes also lie in train or val; an ingest never leaves them so."""
+    held_out = {sample.digest: sample.file for sample in version.samples if sample.split == "test"}
+    if leaks := [sample for sample in version.samples if sample.split != "test" and sample.digest in held_out]:
+        first = leaks[0]
+        raise AskedWrongly(
+            f"{counted(len(leaks), 'image')} of the splits train and val {'has' if len(leaks) == 1 else 'have'} the bytes of a "
+            f"test image, e.g. {first.file} ({first.split}) and {held_out[first.digest]} (test): a model that has seen the "
+            "holdout cannot be judged on it. Run `headstart data ingest SOURCE` again, which puts both into test, or remove one"
+        )
 
 
 def _check_classes(target: Target, version: DataVersion) -> None:
