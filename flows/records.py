@@ -6,12 +6,15 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from heads.catalogue import Task
 from heads.spec import Variant
 from heads.tasks.rows import Scored
 
 SPLITS = ("train", "val", "test")
+# What a guard of the gate may do: keep a candidate from promotion, only warn, or nothing.
+Severity = Literal["block", "warn", "off"]
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,8 @@ class ScoreTable:
 class Finding:
     """The finding of one guard of the gate on a candidate: whether it passed, in words, with the figures behind them.
 
-    `notes` are limits of the finding, such as too few samples for any test to prove a gain.
+    `notes` are limits of the finding, such as too few samples for any test to prove a gain. If it does not pass, it keeps the
+    candidate from promotion if it `blocks`, else it is a warning.
     """
 
     guard: str
@@ -184,6 +188,7 @@ class Finding:
     words: str
     figures: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    blocks: bool = True
 
 
 @dataclass(frozen=True)

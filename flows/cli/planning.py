@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import get_args
 
 from flows.cli import screen
+from flows.records import Severity
 from flows.stages.costs import Estimate, ImagePhase, TrunkUse
 from flows.stages.plan_preview import Preview
 from flows.words import counted
@@ -21,11 +23,18 @@ def show(preview: Preview, plan_file: object) -> None:
         title = "Trunks: each runs once a sample and view, for all the variants that share it"
         screen.show_table(title, TRUNK_COLUMNS, [_trunk_row(trunk) for trunk in preview.trunks])
     _show_images(preview.images)
+    screen.out.print(describe_guards(preview.guards), markup=False, soft_wrap=True)
     left, total = preview.left, len(preview.variants)
     if left:
         screen.out.print(describe_estimate(preview.estimate, left), markup=False, soft_wrap=True)
     verb = "is" if left == 1 else "are"
     screen.note(f"{left} of {counted(total, 'variant')} {verb} left to train. Next: headstart retrain {plan_file}")
+
+
+def describe_guards(guards: Mapping[str, Severity]) -> str:
+    """Which guards of a promotion block, which only warn, and which are off, in a line."""
+    named = {severity: ", ".join(name for name, given in guards.items() if given == severity) for severity in get_args(Severity)}
+    return "Guards of a promotion: " + "; ".join(f"{severity}: {names}" for severity, names in named.items() if names)
 
 
 def _show_variants(preview: Preview) -> None:

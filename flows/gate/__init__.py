@@ -5,5 +5,6 @@ from flows.gate.case import Case
 from flows.gate.evidence import Policy
 from flows.gate.ranking import choose
 from flows.gate.rules import decide
+from flows.gate.trials import Serving, Trials
 
-__all__ = ["Account", "Case", "Policy", "choose", "decide"]
+__all__ = ["Account", "Case", "Policy", "Serving", "Trials", "choose", "decide"]

@@ -11,6 +11,7 @@ from flows.gate.classes import compare_classes
 from flows.gate.evidence import Evidence, Level, Policy, Rows
 from flows.gate.recipe import sample_values
 from flows.gate.resampling import compare_resampled
+from flows.gate.trials import Trials
 from flows.records import ScoreTable
 from heads.catalogue import TASK_FACTS, Task
 
@@ -21,7 +22,8 @@ class Case:
 
     Without a champion the candidate is compared with a constant answer, for classes `majority[target]`. `withdrawn` says that a
     person rolled this very model back. `account` is what was asked of the champion's earlier challengers, `recipe` names the
-    candidate's. Each distinct image counts once.
+    candidate's. Each distinct image counts once. `groups` has the group of a sample by its digest, for samples that are in one,
+    `trials` what was measured besides the scores.
     """
 
     candidate: ScoreTable
@@ -32,6 +34,8 @@ class Case:
     champion_name: str = "the champion"
     account: Account = field(default_factory=Account)
     recipe: str = ""
+    groups: Mapping[str, str] = field(default_factory=dict)
+    trials: Trials = field(default_factory=Trials)
 
     @property
     def target(self) -> str:

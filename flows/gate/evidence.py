@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from flows.records import Severity
 from heads.tasks.rows import Scored
 
 LEVEL = 0.95
@@ -18,12 +19,14 @@ class Policy:
     """The rules of promotion: the measure `<target>/<measure>`, the smallest gain in it, and `alpha`.
 
     A first model is tested at `alpha` against a constant answer. Against a champion `alpha` is what a year of challengers that
-    are no better may cost: the chance that any of them is promoted. `flows.gate.account` shares it among the looks.
+    are no better may cost: the chance that any of them is promoted. `flows.gate.account` shares it among the looks. `guards` says
+    what each guard that a plan may choose can do; one that is not named is off.
     """
 
     metric: str
     min_gain: float = 0.0
     alpha: float = 0.05
+    guards: Mapping[str, Severity] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

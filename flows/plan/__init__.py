@@ -3,10 +3,11 @@
 from flows.plan.checks import check_data
 from flows.plan.classes import class_names
 from flows.plan.expansion import VariantRow, describe, expand, label, recipe_key, retraining_key, screenings, work_key
-from flows.plan.form import PRIMARY, Plan
+from flows.plan.form import Plan
+from flows.plan.promotion import PRIMARY
 from flows.plan.rare import form_values, left_empty
 from flows.plan.reading import parse_plan, read_plan
-from flows.plan.targets import find_task, primary_metric, targets_of
+from flows.plan.targets import find_task, groups_of, primary_metric, targets_of
 from flows.plan.trunks import TrunkGroup, VariantPhases, group_by_trunk
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "find_task",
     "form_values",
     "group_by_trunk",
+    "groups_of",
     "label",
     "left_empty",
     "parse_plan",

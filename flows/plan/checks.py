@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from flows.errors import AskedWrongly
 from flows.plan.classes import count_classes
 from flows.plan.form import Plan, Target
-from flows.plan.targets import primary_metric, targets_of, tells_pixels
+from flows.plan.targets import groups_of, primary_metric, targets_of, tells_pixels
 from flows.records import SPLITS, DataVersion
 from flows.words import counted
 
@@ -23,10 +23,11 @@ TOP = 5
 def check_data(plan: Plan, version: DataVersion) -> None:
     """Check that the data version has what the plan needs.
 
-    Raises AskedWrongly on a missing target, class, split or measure, on masks whose pixels were not counted or are shades, and
-    on an image of the holdout that is also trained on.
+    Raises AskedWrongly on a missing target, class, split, measure or column of groups, on masks whose pixels were not counted or
+    are shades, and on an image of the holdout that is also trained on.
     """
     targets = targets_of(plan, version)
+    groups_of(plan, version)
     _check_sealed(version)
     for target in targets:
         if tells_pixels(target):

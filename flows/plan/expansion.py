@@ -74,7 +74,9 @@ def screenings(plan: Plan, version: DataVersion, variants: Sequence[Variant]) ->
 
 def retraining_key(plan: Plan, version: DataVersion, works: Sequence[Work]) -> str:
     """The key of a retraining, 16 hex digits: equal for the same name, works and rules of promotion, on any worker group."""
-    rules = [primary_metric(plan, version), plan.promotion.min_gain, plan.promotion.alpha]
+    # Rules that came later count only where they are not the defaults.
+    later = plan.promotion.model_dump(mode="json", exclude={"metric", "min_gain", "alpha"}, exclude_defaults=True)
+    rules = [primary_metric(plan, version), plan.promotion.min_gain, plan.promotion.alpha, *([later] if later else [])]
     return _digest([plan.name, version.digest, sorted(work.key for work in works), rules])
 
 

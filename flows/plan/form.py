@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from flows.plan.allowed import known, suggestion
 from flows.plan.fit import FitGrid, Number, Some
+from flows.plan.promotion import Promotion
 from flows.plan.rare import Screening, WithRare
 from flows.records import Workers
-from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, TASK_FACTS, Task
+from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, Task
 from heads.spec import FREEZE_POLICIES, Value, check_image_size, frozen_through
 
-# The measures that may promote: all are better the higher they are.
-MEASURES_OF: Mapping[Task, tuple[str, ...]] = {task: facts.promotable for task, facts in TASK_FACTS.items()}
-MEASURES = tuple(dict.fromkeys(measure for measures in MEASURES_OF.values() for measure in measures))
-# The measure that ranks and promotes if the plan names none.
-PRIMARY: Mapping[Task, str] = {task: facts.primary for task, facts in TASK_FACTS.items()}
-LOWER_IS_BETTER = ("loss", "ece", "brier")
 WEIGHTS = "imagenet, none, or a weights file (.pth or .pt)"
 # Every policy that some backbone understands: what the form offers.
 POLICIES = (
@@ -28,18 +23,6 @@ POLICIES = (
     *dict.fromkeys(f"upto:{stage}" for stages in BACKBONE_STAGES.values() for stage in stages),
 )
 DESIGNS = tuple(dict.fromkeys(design for designs in HEAD_DESIGNS.values() for design in designs))
-
-
-def suggestion(word: str, allowed: Collection[str]) -> str:
-    """The words 'did you mean ...? ' if an allowed word is near, else ''."""
-    near = difflib.get_close_matches(word, allowed, n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}? " if near else ""
-
-
-def _known(kind: str, word: str, allowed: Collection[str]) -> str:
-    if word not in allowed:
-        raise ValueError(f"{kind} {word!r} is unknown; {suggestion(word, allowed)}allowed: {', '.join(allowed)}")
-    return word
 
 
 def _listed(value: Any) -> Any:
@@ -96,35 +79,6 @@ class WorkersSpec(Value):
         return Workers(self.count, self.gpus_per_worker, self.cpus_per_worker)
 
 
-class Promotion(Value):
-    """When the candidate becomes the champion."""
-
-    metric: str | None = Field(
-        None,
-        description="`<column>/<measure>` to rank and promote by; empty: of the first target, accuracy for classes, "
-        "average_precision for labels, miou for masks.",
-    )
-    min_gain: Annotated[float, Field(ge=0, le=1), Number] = Field(0.0, description="Smallest gain over the champion.")
-    alpha: Annotated[float, Field(gt=0, lt=1), Number] = Field(
-        0.05,
-        description="The chance that a year of nightly challengers that are no better than the champion holds any promotion; "
-        "of a first model, the level of its test against a constant answer. Classes are tested by McNemar's exact test of "
-        "accuracy, labels and masks by a paired bootstrap of the measure.",
-    )
-
-    @field_validator("metric")
-    @classmethod
-    def _known_measure(cls, value: str | None) -> str | None:
-        if value is not None:
-            column, _, measure = value.rpartition("/")
-            if measure in LOWER_IS_BETTER:
-                raise ValueError(f"metric {value!r} is better the lower it is, and cannot rank; allowed: {', '.join(MEASURES)}")
-            _known("measure", measure, MEASURES)
-            if not column:
-                raise ValueError(f"metric {value!r} names no target; write <column>/{measure}")
-        return value
-
-
 class Plan(WithRare):
     """One retraining: which variants to train on the data set's newest version, and when to promote the best."""
 
@@ -167,12 +121,12 @@ class Plan(WithRare):
     @field_validator("backbones")
     @classmethod
     def _known_backbones(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_known("backbone", name, BACKBONE_STAGES) for name in value)
+        return tuple(known("backbone", name, BACKBONE_STAGES) for name in value)
 
     @field_validator("heads")
     @classmethod
     def _known_designs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_known("head design", name, DESIGNS) for name in value)
+        return tuple(known("head design", name, DESIGNS) for name in value)
 
     @field_validator("weights")
     @classmethod

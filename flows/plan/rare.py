@@ -75,13 +75,15 @@ def left_empty(plan: Any) -> tuple[str, ...]:
     parts: Mapping[str, tuple[BaseModel, Mapping[str, Any]]] = {
         "fit": (plan.fit, CommonFit.model_fields),
         "workers": (plan.workers, type(plan.workers).model_fields),
-        "promotion": (plan.promotion, type(plan.promotion).model_fields),
+        "promotion": (plan.promotion, {n: f for n, f in type(plan.promotion).model_fields.items() if n != "guards"}),
+        "promotion.guards": (plan.promotion.guards, type(plan.promotion.guards).model_fields),
     }
 
     def empty() -> Iterator[str]:
         for part, (values, fields) in parts.items():
             for name, field in fields.items():
-                if part in plan.model_fields_set and name not in values.model_fields_set and field.default is not None:
+                shown = part.partition(".")[0] in plan.model_fields_set and name not in values.model_fields_set
+                if shown and field.default is not None:
                     yield f"{part}.{name} {field.default}"
 
     return tuple(empty())

@@ -12,8 +12,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from flows.errors import AskedWrongly
+from flows.plan.allowed import suggestion
 from flows.plan.fit import FitGrid
-from flows.plan.form import WEIGHTS, Plan, Promotion, Target, WorkersSpec, suggestion
+from flows.plan.form import WEIGHTS, Plan, Target, WorkersSpec
+from flows.plan.promotion import Guards, Promotion
 from flows.plan.rare import Rare
 from flows.plan.written import Document, Unclear, read_yaml
 
@@ -22,6 +24,7 @@ _PARTS: Mapping[str, type[BaseModel]] = {
     "rare": Rare,
     "workers": WorkersSpec,
     "promotion": Promotion,
+    "guards": Guards,
     "targets": Target,
 }
 _EXAMPLE = "flows/plans/ holds examples"
@@ -152,7 +155,7 @@ class _Given:
 
 
 def _words(kind: str, context: Mapping[str, Any], message: str, given: _Given, keys: list[int | str]) -> str:
-    model = _PARTS.get(str(keys[0]), Plan) if len(keys) > 1 else Plan
+    model = next((_PARTS[str(key)] for key in reversed(keys[:-1]) if key in _PARTS), Plan)
     last = str(keys[-1]) if keys else ""
     if kind == "extra_forbidden":
         allowed = [name for name in model.model_fields if name != "rare"]  # `rare` is for the form only

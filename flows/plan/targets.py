@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from flows.errors import AskedWrongly
 from flows.manifest import is_mask_target
-from flows.plan.form import MEASURES_OF, PRIMARY, Plan, Target, suggestion
+from flows.plan.allowed import suggestion
+from flows.plan.form import Plan, Target
+from flows.plan.promotion import MEASURES_OF, PRIMARY
 from flows.records import DataVersion
 from heads.catalogue import TASK_FACTS, Task
+
+# The manifest's column of groups, which is no target.
+GROUP = "group"
 
 
 def targets_of(plan: Plan, version: DataVersion) -> tuple[Target, ...]:
@@ -55,6 +60,24 @@ def primary_metric(plan: Plan, version: DataVersion) -> str:
         allowed = ", ".join(f"{column}/{name}" for name in MEASURES_OF[task])
         raise AskedWrongly(f"promotion.metric: {measure} is no measure of {task}, which {column!r} is; allowed: {allowed}")
     return plan.promotion.metric
+
+
+def groups_of(plan: Plan, version: DataVersion) -> dict[str, str]:
+    """The group of each test sample that is in one, by its digest: its cell in the column that `promotion.group` names.
+
+    Raises AskedWrongly if the plan names a column that does not exist, is empty, or holds masks.
+    """
+    column, masks = plan.promotion.group or GROUP, [name for name in version.targets if is_mask_target(version.samples, name)]
+    cells = {s.digest: s.group if column == GROUP else s.labels.get(column) for s in version.samples}
+    if plan.promotion.group and (column in masks or not any(cells.values())):
+        grouped = any(sample.group for sample in version.samples)
+        known = [*([GROUP] if grouped else []), *(name for name in version.targets if name not in masks)]
+        raise AskedWrongly(
+            f"promotion.group: the data set has no column {column!r} of groups; {suggestion(column, known)}"
+            f"allowed: {', '.join(known) or 'none'}"
+        )
+    tested = {sample.digest for sample in version.samples if sample.split == "test"}
+    return {digest: cell for digest, cell in cells.items() if cell and digest in tested}
 
 
 def task_of(target: Target, version: DataVersion) -> Task:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flows import plan as plans
 from flows.plan import Plan
+from flows.records import Severity
 from flows.settings import Settings
 from flows.stages.cost_estimate import estimate_costs
 from flows.stages.costs import Estimate, ImagePhase, TrunkUse
@@ -23,12 +25,13 @@ class PlannedVariant(plans.VariantRow):
 
 @dataclass(frozen=True)
 class Preview:
-    """A plan on a data version: its variants, how many are left to train, and what that costs."""
+    """A plan on a data version: its variants, how many are left to train, what that costs, and what guards may do."""
 
     name: str
     data_version: str
     samples: int
     metric: str
+    guards: Mapping[str, Severity]
     variants: tuple[PlannedVariant, ...]
     left: int
     trunks: tuple[TrunkUse, ...]
@@ -61,6 +64,7 @@ def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Previe
         data_version=version.digest,
         samples=len(version.samples),
         metric=work_plan.metric,
+        guards=plan.promotion.guards.severities,
         variants=variants,
         left=sum(not variant.done for variant in variants),
         trunks=costs.trunks,

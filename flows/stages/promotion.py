@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from flows import dataset
 from flows import plan as plans
 from flows.records import DataVersion
 from flows.stages.session import RetrainingSession
+from flows.stages.trials import collect_trials
 from flows.stages.values import Promotion, Scores, WorkPlan
 from heads.catalogue import TASK_FACTS
 
@@ -29,14 +31,17 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
     case = gate.Case(
         scores.table,
         scores.champion_table,
-        gate.Policy(work_plan.metric, rules.min_gain, rules.alpha),
+        gate.Policy(work_plan.metric, rules.min_gain, rules.alpha, rules.guards.severities),
         majority=majority_classes(work_plan.version),
         withdrawn=any(version.tags.get("headstart.withdrawn") == "true" for version in own),
         champion_name=f"champion {champion.version}" if champion else "",
         account=account,
         recipe=recipe,
+        groups=plans.groups_of(session.plan, work_plan.version),
     )
     verdict = gate.decide(case)
+    if verdict.promoted:
+        verdict = gate.decide(replace(case, trials=collect_trials(session, work_plan, scores)))
     if champion and scores.champion_table and scores.table.bundle_digest == scores.champion_table.bundle_digest:
         return Promotion(verdict, champion)
     session.say("Registering the candidate")

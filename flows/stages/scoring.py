@@ -22,7 +22,7 @@ def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult)
     if not any(s.split == "test" and s.labels[target] is not None for s in work_plan.version.samples):
         empty = ScoreTable("", work_plan.version.digest, (), {})
         return Scores(candidate, empty, champion, None)
-    bundles = [candidate.bundle, *([_bundle_of(session, champion)] if champion else [])]
+    bundles = [candidate.bundle, *([bundle_of(session, champion)] if champion else [])]
     session.say("Scoring the candidate" + (f" and champion {champion.version}" if champion else "") + " on the holdout")
     tables = _score_bundles(session, work_plan, bundles)
     return Scores(candidate, tables[0], champion, tables[1] if champion else None)
@@ -49,7 +49,7 @@ def _score_bundles(session: RetrainingSession, work_plan: WorkPlan, bundles: lis
     return [job.read_scores(file) for file in files]
 
 
-def _bundle_of(session: RetrainingSession, version: ModelVersion) -> Path:
+def bundle_of(session: RetrainingSession, version: ModelVersion) -> Path:
     """The bundle of a registered version: in its work's folder, else pulled once from the registry."""
     trained = WorkFolder.of(session.settings.storage, version.tags.get("headstart.work_key", "-")).bundle
     if trained.is_dir():

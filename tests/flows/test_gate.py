@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from flows.errors import AskedWrongly
-from flows.gate import Case, Policy, choose, decide
+from flows.gate import Account, Case, Policy, choose, decide
 from flows.gate.classes import mcnemar, paired_interval, wilson_interval
-from flows.gate.guards.table import GUARDS
+from flows.gate.guards.table import CHOSEN_GUARDS, GUARDS
 from flows.records import Finding, ScoreTable, TrainedVariant, Verdict
 from heads.spec import Fit, Head, Variant
 from heads.tasks.rows import Scored
@@ -282,6 +282,25 @@ def test_a_guard_that_the_table_holds_has_its_say(monkeypatch: pytest.MonkeyPatc
     verdict = gate(*pair(880, 80, 10, 30))
     assert not verdict.promoted
     assert verdict.reasons[2:] == ("label is not liked", "try another")
+
+
+def test_a_chosen_guard_blocks_warns_or_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    def picky(case: Case) -> Finding:
+        return Finding("picky", False, f"{case.groups['d0']} is not liked")
+
+    monkeypatch.setitem(CHOSEN_GUARDS, "picky", picky)  # type: ignore[arg-type]
+    said = {
+        severity: gate(*pair(880, 80, 10, 30), Policy(METRIC, guards={"picky": severity}), groups={"d0": "north"})
+        for severity in ("block", "warn", "off")
+    }
+    assert {severity: verdict.promoted for severity, verdict in said.items()} == {"block": False, "warn": True, "off": True}
+    assert said["block"].reasons[2:] == ("north is not liked",)
+    assert said["warn"].reasons[2:] == ("warning: north is not liked",)
+    assert [(one.guard, one.blocks) for one in said["warn"].findings][1:] == [("min_gain", True), ("picky", False)]
+    assert len(said["off"].findings) == 2
+    undecided = Account(num_looks=1, days_since_look=1.0)
+    silent = gate(*pair(880, 80, 10, 30), Policy(METRIC, guards={"picky": "warn"}), account=undecided)
+    assert [one.guard for one in silent.findings] == ["paired_test"], "between looks nothing is told of the holdout"
 
 
 def test_the_measures_own_target_is_tested() -> None:

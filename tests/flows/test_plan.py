@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from flows.errors import AskedWrongly
+from flows.gate.guards.table import CHOSEN_GUARDS
 from flows.manifest import mask_files
 from flows.plan import (
     PRIMARY,
@@ -22,6 +23,7 @@ from flows.plan import (
     describe,
     expand,
     form_values,
+    groups_of,
     label,
     left_empty,
     parse_plan,
@@ -33,7 +35,7 @@ from flows.plan import (
 )
 from flows.plan.classes import count_classes
 from flows.plan.fit import FitGrid
-from flows.plan.form import MEASURES_OF
+from flows.plan.promotion import MEASURES_OF
 from flows.records import DataVersion, Mask, Sample, Weights, Work
 from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, Task
 from heads.spec import Fit
@@ -291,6 +293,46 @@ def test_a_number_left_empty_in_the_form_is_told_with_the_default_that_counts() 
     values = form_values(plan(fit={"epochs": 3}))
     del values["fit"]["epochs"], values["promotion"]["alpha"]
     assert left_empty(parse_plan(values)) == ("fit.epochs 10", "promotion.alpha 0.05")
+
+
+def test_guards_are_chosen_by_name_and_yaml_may_read_off_as_false(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("name: a\npromotion: {guards: {worst_class: block, loads: off}}\n")
+    chosen = read_plan(tmp_path / "a.yaml").promotion.guards.severities
+    assert (chosen["worst_class"], chosen["loads"], chosen["latency"]) == ("block", "off", "warn")
+    for wrong, words in [
+        (
+            {"worst_clas": "warn"},
+            r"promotion\.guards\.worst_clas: unknown key .*did you mean 'worst_class'\? allowed",
+        ),
+        ({"loads": True}, r"promotion\.guards\.loads: should be 'block', 'warn' or 'off', got True"),
+        ("block", r"promotion\.guards: should be a mapping of keys to values, got 'block'"),
+    ]:
+        with pytest.raises(AskedWrongly, match=words):
+            parse_plan({"name": "a", "promotion": {"guards": wrong}})
+
+
+def test_a_plan_chooses_every_guard_of_the_gate_that_may_be_chosen() -> None:
+    assert set(CHOSEN_GUARDS) <= set(plan().promotion.guards.severities)
+
+
+def test_a_retraining_keeps_its_key_unless_a_guard_is_chosen_otherwise() -> None:
+    plain = key_of(plan(), version())
+    assert key_of(plan(promotion={"guards": {"latency": "warn"}}), version()) == plain
+    assert key_of(plan(promotion={"guards": {"latency": "off"}}), version()) != plain
+
+
+def test_groups_are_the_cells_of_a_column_on_test_samples() -> None:
+    data = version(breed=("a", "b"), site=("north", "south"))
+    asked = plan(targets="breed", promotion={"group": "site"})
+    test = {s.digest: s.labels["site"] for s in data.samples if s.split == "test"}
+    assert test
+    assert groups_of(asked, data) == test
+    assert groups_of(plan(targets="breed"), data) == {}
+    grouped = replace(data, samples=tuple(replace(s, group="g") for s in data.samples))
+    assert groups_of(plan(targets="breed"), grouped) == dict.fromkeys(test, "g")
+    for column, words in [("sight", "did you mean 'site'"), ("group", "allowed: breed, site")]:
+        with pytest.raises(AskedWrongly, match=f"promotion.group: .*{words}"):
+            check_data(plan(targets="breed", promotion={"group": column}), data)
 
 
 def test_the_level_of_promotion_names_the_test_of_every_task() -> None:

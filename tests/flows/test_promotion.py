@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 from flows import dataset, job
+from flows.gate import Case, Trials
+from flows.gate.guards.table import CHOSEN_GUARDS
 from flows.job.scores import write_scores
 from flows.plan import Plan
-from flows.records import DataVersion, ModelVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
+from flows.records import DataVersion, Finding, ModelVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
 from flows.registry import BUNDLE_TAG, Registry
 from flows.stages.promotion import promote
+from flows.stages.trials import COLLECTORS
 from flows.stages.values import Promotion, Scores, WorkPlan
 from heads.spec import Fit, Head, Variant
 from heads.tasks.rows import Scored
@@ -102,6 +105,35 @@ def test_a_reign_has_one_look_at_its_first_challenger_and_then_one_a_week_at_the
     assert promoted == [23], "at the first weekly look at seven of them"
     assert better[7].figures["look"] == 1, "the new champion's first challenger"
     assert nights.registry.current("m")["previous"].version == "1"
+
+
+def test_trials_are_made_only_of_a_candidate_that_could_be_promoted(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    def collect(_session: Any, _plan: WorkPlan, scores: Scores, trials: Trials, /) -> Trials:
+        tried.append(scores.candidate.key)
+        return replace(trials, load_failure="torch is too old")
+
+    def loads(case: Case) -> Finding | None:
+        failure = case.trials.load_failure
+        return None if failure is None else Finding("loads", not failure, f"the bundle does not load: {failure}")
+
+    tried = list[str]()
+    monkeypatch.setitem(COLLECTORS, "loads", collect)  # type: ignore[arg-type]
+    monkeypatch.setitem(CHOSEN_GUARDS, "loads", loads)  # type: ignore[arg-type]
+    off, warn = ({"promotion": {"guards": {"loads": severity}}} for severity in ("off", "warn"))
+    assert nights.night(1, **off).verdict.promoted
+    assert not tried
+    blocked = nights.night(2, 0.09)
+    assert not blocked.verdict.promoted
+    assert blocked.verdict.reasons[-1] == "the bundle does not load: torch is too old"
+    assert nights.registry.current("m")["champion"].version == "1"
+    nights.night(3)
+    assert tried == ["00000002"], "the third night could not promote"
+    other = Nights(nights.folder / "other", monkeypatch)
+    warned = other.night(1, **warn)
+    assert warned.verdict.promoted
+    assert warned.verdict.reasons[-1] == "warning: the bundle does not load: torch is too old"
+    [entry] = other.registry.history("m")
+    assert (entry.findings[-1].blocks, entry.reasons[-1]) == (False, warned.verdict.reasons[-1])
 
 
 def test_another_plan_is_another_recipe_and_a_seed_is_none(nights: Nights) -> None:

@@ -24,3 +24,6 @@ class Guard(Protocol):
 ADMISSION: Mapping[str, Guard] = {"comparable": comparable, "not_withdrawn": not_withdrawn, "testable": testable}
 # All of these have to pass.
 GUARDS: Mapping[str, Guard] = {"paired_test": paired_test, "min_gain": min_gain}
+# Of these a plan says which may block a promotion, which only warn, and which are off. They are called once the test has decided:
+# before that a verdict tells nothing of how the holdout was read.
+CHOSEN_GUARDS: Mapping[str, Guard] = {}

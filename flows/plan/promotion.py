@@ -1,0 +1,79 @@
+"""The plan's rules of promotion: by which measure, how sure, and which guards block or only warn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from flows.plan.allowed import known
+from flows.plan.fit import Number
+from flows.records import Severity
+from heads.catalogue import TASK_FACTS, Task
+from heads.spec import Value
+
+# The measures that may promote: all are better the higher they are.
+MEASURES_OF: Mapping[Task, tuple[str, ...]] = {task: facts.promotable for task, facts in TASK_FACTS.items()}
+MEASURES = tuple(dict.fromkeys(measure for measures in MEASURES_OF.values() for measure in measures))
+# The measure that ranks and promotes if the plan names none.
+PRIMARY: Mapping[Task, str] = {task: facts.primary for task, facts in TASK_FACTS.items()}
+LOWER_IS_BETTER = ("loss", "ece", "brier")
+
+
+def _severity(value: Any) -> Any:
+    # YAML 1.1 reads the word off as false.
+    return "off" if value is False else value
+
+
+Chosen = Annotated[Severity, BeforeValidator(_severity)]
+
+
+class Guards(Value):
+    """What each guard of the gate may do besides the test itself: block a promotion, only warn, or nothing."""
+
+    worst_class: Chosen = Field("warn", description="A class or label that the candidate reads worse than the champion.")
+    worst_group: Chosen = Field("warn", description="A group of samples that the candidate reads worse than the champion.")
+    calibration: Chosen = Field("warn", description="Probabilities that are further from how often they are right.")
+    negative_flips: Chosen = Field("warn", description="Samples that the champion read rightly and the candidate does not.")
+    robustness: Chosen = Field("off", description="Accuracy under attacks and corruptions; costs minutes.")
+    latency: Chosen = Field("warn", description="A candidate that takes longer to serve than the champion.")
+    loads: Chosen = Field("block", description="A bundle that does not load, or answers otherwise, where it is served.")
+
+    @property
+    def severities(self) -> Mapping[str, Severity]:
+        """What each guard may do, by its name."""
+        return self.model_dump()
+
+
+class Promotion(Value):
+    """When the candidate becomes the champion."""
+
+    metric: str | None = Field(
+        None,
+        description="`<column>/<measure>` to rank and promote by; empty: of the first target, accuracy for classes, "
+        "average_precision for labels, miou for masks.",
+    )
+    min_gain: Annotated[float, Field(ge=0, le=1), Number] = Field(0.0, description="Smallest gain over the champion.")
+    alpha: Annotated[float, Field(gt=0, lt=1), Number] = Field(
+        0.05,
+        description="The chance that a year of nightly challengers that are no better than the champion holds any promotion; "
+        "of a first model, the level of its test against a constant answer. Classes are tested by McNemar's exact test of "
+        "accuracy, labels and masks by a paired bootstrap of the measure.",
+    )
+    group: Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)] = Field(
+        None, description="The manifest column whose cells are the groups of the guard worst_group; empty: the column group."
+    )
+    guards: Guards = Field(Guards(), description="What each guard may do: block a promotion, only warn, or off.")
+
+    @field_validator("metric")
+    @classmethod
+    def _known_measure(cls, value: str | None) -> str | None:
+        if value is not None:
+            column, _, measure = value.rpartition("/")
+            if measure in LOWER_IS_BETTER:
+                raise ValueError(f"metric {value!r} is better the lower it is, and cannot rank; allowed: {', '.join(MEASURES)}")
+            known("measure", measure, MEASURES)
+            if not column:
+                raise ValueError(f"metric {value!r} names no target; write <column>/{measure}")
+        return value
