@@ -1,5 +1,6 @@
 """The closed table of backbones: torchvision's networks without their classifiers, cut into named stages."""
 
+from heads.backbones.blank import skeleton_stages
 from heads.backbones.costs import StageCost, count_costs
 from heads.backbones.table import BACKBONES, Backbone, Interpolation
 from heads.backbones.tokens import tokens_to_map
@@ -14,6 +15,7 @@ __all__ = [
     "check_weights",
     "count_costs",
     "imagenet_weights",
+    "skeleton_stages",
     "tokens_to_map",
     "weights_digest",
 ]

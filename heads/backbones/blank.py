@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from heads.backbones.table import BACKBONES
+from heads.catalogue import BACKBONE_STAGES
 
 # The functions that fill parameters at random. A call of nn.init is intercepted whole, so what it calls is not seen.
 DRAWS = (
@@ -23,6 +25,11 @@ def build_skeleton(name: str) -> nn.Module:
     """torchvision's model with its parameters' shapes but no storage for them, quick to make; buffers are real."""
     with _ParametersWithoutStorage():
         return build_blank(name)
+
+
+def skeleton_stages(name: str) -> nn.Sequential:
+    """The stages of a backbone, named as in `BACKBONE_STAGES`, as `build_skeleton` makes them."""
+    return nn.Sequential(OrderedDict(zip(BACKBONE_STAGES[name], BACKBONES[name].split(build_skeleton(name)), strict=True)))
 
 
 def build_blank(name: str) -> nn.Module:

@@ -20,16 +20,20 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from heads.bundle.card import write_card
+from heads.bundle.contents import FILES, SUMS, TEXTS, Contents, digest_of, opened, parse_json
+from heads.bundle.weights import read_model
 from heads.data.images import ImagePreprocess, decode, prepare
 from heads.data.samples import Preprocess
 from heads.errors import BundleError, HeadsError, ImageError
-from heads.model.model import Model, build_model
+from heads.model.model import Model
 from heads.model.precision import place_model
 from heads.spec import Variant
 from heads.tasks.answers import Answer, Labels, MaskPrediction, Prediction
 from heads.tasks.table import TASKS
 
 __all__ = [
+    "FILES",
+    "SUMS",
     "Answer",
     "Bundle",
     "Labels",
@@ -42,8 +46,8 @@ __all__ = [
 ]
 
 FORMAT = 1
-SUMS = "SHA256SUMS"
-FILES = ("weights.safetensors", "variant.json", "classes.json", "preprocess.json", "card.md")
+# How much of a parser's complaint is passed on: it may quote what it was given.
+MAX_QUOTED_CHARS = 500
 
 ImageInput = Path | str | bytes | Image.Image | np.ndarray[Any, Any]
 
@@ -129,40 +133,50 @@ def save(
 
 def digest(path: Path) -> str:
     """The sha256 of a bundle's SHA256SUMS as 64 hex digits: it names everything in it. Raises BundleError without one."""
-    return hashlib.sha256(_read_file(Path(path), SUMS)).hexdigest()
+    return digest_of(Path(path))
 
 
 def verify(path: Path) -> None:
-    """Raises BundleError, naming the file, if one of the bundle's files is missing, changed or too many."""
-    _read_verified(Path(path))
+    """Raises BundleError, naming the file, if one of the bundle's files is missing, changed, a link or too many."""
+    with opened(Path(path)) as contents:
+        for name in FILES:
+            contents.check(name)
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
     """The bundle in a folder, its digests verified before anything in it is read; opens no network, unpickles nothing.
 
-    Raises BundleError if it is incomplete, damaged or of another format.
+    Files are plain files of bounded size; the weights are as large as the variant's shapes, of its types, and finite. Raises
+    BundleError if it is incomplete, damaged, of another format, or anything else than that.
     """
-    contents = _read_verified(Path(path))
-    try:
-        description = json.loads(contents["variant.json"])
-        if description["format"] != FORMAT:
-            raise BundleError(
-                f"{path} has format {description['format']}, and this version of Headstart reads {FORMAT}; update it"
-            )
-        variant = Variant.model_validate(description["variant"])
-        classes = {target: tuple(names) for target, names in json.loads(contents["classes.json"]).items()}
-        preprocess = ImagePreprocess.from_json(json.loads(contents["preprocess.json"]))
-        thresholds = {
-            target: tuple(float(found[name]) for name in classes[target])
-            for target, found in description.get("thresholds", {}).items()
-        }
-        model = build_model(variant, classes, None)
-        model.load_state_dict(safetensors.torch.load(contents["weights.safetensors"]))
-    except BundleError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise BundleError(f"{path} is no bundle that Headstart wrote: {type(error).__name__}: {error}") from error
-    placed = place_model(model, torch.device(device)).eval()
+    with opened(Path(path)) as contents:
+        try:
+            return _load(contents, torch.device(device))
+        except BundleError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError, SafetensorError) as error:
+            said = f"{type(error).__name__}: {error}"
+            said = said if len(said) <= MAX_QUOTED_CHARS else f"{said[:MAX_QUOTED_CHARS]} ..."
+            raise BundleError(f"{path} is no bundle that Headstart wrote: {said}") from error
+
+
+def _load(contents: Contents, device: torch.device) -> Bundle:
+    texts = {name: contents.read(name) for name in TEXTS}
+    description: Any = parse_json(texts["variant.json"], "variant.json")
+    if description["format"] != FORMAT:
+        raise BundleError(
+            f"{contents.path} has format {description['format']!r:.100}, and this version of Headstart reads {FORMAT}; update it"
+        )
+    variant = Variant.model_validate(description["variant"])
+    listed: Any = parse_json(texts["classes.json"], "classes.json")
+    classes = {target: tuple(names) for target, names in listed.items()}
+    stated: Any = parse_json(texts["preprocess.json"], "preprocess.json")
+    preprocess = ImagePreprocess.from_json(stated)
+    thresholds = {
+        target: tuple(float(found[name]) for name in classes[target])
+        for target, found in description.get("thresholds", {}).items()
+    }
+    placed = place_model(read_model(contents, variant, classes), device).eval()
     return Bundle(placed, variant, classes, preprocess, description["facts"], thresholds)
 
 
@@ -196,25 +210,3 @@ def _write_folder(dest: Path, contents: Mapping[str, bytes]) -> None:
         dest.rename(old)
     partial.rename(dest)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _read_file(path: Path, name: str) -> bytes:
-    try:
-        return (path / name).read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path} is no whole bundle: {name} cannot be read ({error.strerror}); pull it again") from error
-
-
-def _read_verified(path: Path) -> dict[str, bytes]:
-    """Every file's content, read once, so that what was verified is what is used."""
-    lines = [line.partition("  ") for line in _read_file(path, SUMS).decode(errors="replace").splitlines()]
-    sums = {name: value for value, _, name in lines}
-    if set(sums) != set(FILES):
-        raise BundleError(f"{path}: {SUMS} lists {', '.join(sorted(sums))}; a bundle has {', '.join(sorted(FILES))}")
-    if extra := sorted({entry.name for entry in path.iterdir()} - {*FILES, SUMS}):
-        raise BundleError(f"{path} holds {', '.join(extra)}, which the bundle does not list; remove it or pull the bundle again")
-    contents = {name: _read_file(path, name) for name in FILES}
-    for name, content in contents.items():
-        if hashlib.sha256(content).hexdigest() != sums[name]:
-            raise BundleError(f"{path}: {name} is not what was written (its sha256 differs from {SUMS}); pull the bundle again")
-    return contents

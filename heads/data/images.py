@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from math import isfinite
 from typing import Any, get_args
 
 import numpy as np
@@ -36,6 +37,8 @@ MAX_ASPECT = 2
 # Up to this size images are digits, icons and thumbnails that fill their frame: cropping the usual eighth would cut strokes.
 MAX_TIGHT_SIZE_PX = 64
 FULL_SIDE_PX = 224
+# Twice the largest size that a variant may ask for.
+MAX_RESIZE_PX = 2048
 FIRST_CHOICES = (("interpolation", "bilinear"), ("whole", False))
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 
@@ -60,8 +63,10 @@ class ImagePreprocess:
     def __post_init__(self) -> None:
         if not 1 <= self.image_size_px <= self.resize_px:
             raise ValueError(f"image_size_px {self.image_size_px} must be from 1 to resize_px {self.resize_px}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
+        if self.resize_px > MAX_RESIZE_PX:
+            raise ValueError(f"resize_px {self.resize_px} is too large; allowed: up to {MAX_RESIZE_PX}")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
+            raise ValueError(f"mean {self.mean} and std {self.std} must be three finite numbers each, std above 0")
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation {self.interpolation!r} is unknown; allowed: {', '.join(INTERPOLATIONS)}")
 
@@ -87,7 +92,7 @@ class ImagePreprocess:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ImagePreprocess:
-        """The preprocessing that `to_json` wrote. Raises KeyError, TypeError or ValueError on anything else."""
+        """The preprocessing that `to_json` wrote. Raises KeyError, TypeError, OverflowError or ValueError on anything else."""
         mean, std = (tuple(float(x) for x in value[key]) for key in ("mean", "std"))
         interpolation = value.get("interpolation", "bilinear")
         sizes = int(value["image_size_px"]), int(value["resize_px"])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.backbones import BACKBONES, build_stages
+from heads.backbones import BACKBONES, build_stages, skeleton_stages
 from heads.backbones.tokens import tokens_to_map
 from heads.catalogue import TASK_FACTS, Task
 from heads.data.inputs import Inputs, of_images
@@ -108,6 +108,13 @@ def build_model(
         with _seeded(f"{variant.fit.seed}/{head.target}"):
             heads[head.target] = task.build_head(head, variant.fit, row, len(classes[head.target]))
     return Model(backbone, heads, taps, {head.target: head.task for head in variant.heads})
+
+
+def build_outline(variant: Variant, classes: Mapping[str, Sequence[str]]) -> Model:
+    """The model of `build_model` without storage (on the meta device): the names, shapes and types of its weights."""
+    backbone = skeleton_stages(variant.backbone)
+    with torch.device("meta"):
+        return build_model(variant, classes, None, backbone=backbone)
 
 
 def _as_map(features: Tensor, size: tuple[int, int]) -> Tensor:
