@@ -38,8 +38,8 @@ def read_model(contents: Contents, variant: Variant, classes: Mapping[str, Seque
 def _check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     if odd := sorted(state.keys() ^ expected.keys()):
         raise ValueError(f"{WEIGHTS} and its variant do not have the same weights: {odd[0]!r} and {len(odd) - 1} more differ")
-    for name, tensor in state.items():
-        wanted = expected[name]
+    for name, wanted in expected.items():
+        tensor = state[name]
         if (tensor.dtype, tensor.shape) != (wanted.dtype, wanted.shape):
             found, right = (f"{t.dtype} {tuple(t.shape)}" for t in (tensor, wanted))
             raise ValueError(f"{WEIGHTS}: {name!r} is {found}, and its variant's is {right}")

@@ -149,7 +149,7 @@ def test_an_extra_file_an_odd_list_and_no_bundle_at_all_are_refused(copy: Path, 
         (
             "classes.json",
             {"kind": ["cat"], "a.b": ["no", "yes"]},
-            r"float32 \(3,\), and its variant's is torch.float32 \(1,\)",
+            r"float32 \(3, 576\), and its variant's is torch.float32 \(1, 576\)",
         ),
         ("classes.json", ["cat"], "no bundle that Headstart wrote"),
         ("preprocess.json", {"image_size_px": 96}, "mean"),
