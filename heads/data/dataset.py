@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
-from heads.data.decoding import decode, decode_mask
-from heads.data.images import ImagePreprocess, build_transform, pixels_of, resize, resize_mask
+from heads.data.decoding import decode_mask
+from heads.data.images import ImagePreprocess, build_transform, resize, resize_mask
 from heads.data.inputs import Inputs, of_images
 from heads.data.labels import MISSING_LABEL, has_label
 from heads.data.masks import Masks
+from heads.data.pixels import decode_pixels
 from heads.data.samples import DEFAULT_CACHE_BYTES, Item
 from heads.spec import Augment
 
@@ -133,7 +134,7 @@ class ImageDataset(Dataset[Item]):
         """The resized image (1, 3, H, W) in uint8, then the class numbers (1, 1, H, W) of each mask in int16."""
         if index in self._resized:
             return self._resized[index]
-        image = resize(pixels_of(decode(self.paths[index])), self.preprocess).to(torch.uint8)
+        image = resize(decode_pixels(self.paths[index]), self.preprocess).to(torch.uint8)
         masks = [self._read_mask(column, index, image) for column in self.masks.values()]
         num_bytes = sum(tensor.nbytes for tensor in (image, *masks))
         worker = get_worker_info()

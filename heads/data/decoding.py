@@ -38,7 +38,7 @@ def decode(source: Path | str | bytes | Image.Image, name: str | None = None) ->
     is missing, cut short, of no known format, above 100 million pixels or of floating point.
     """
     with opened(source, name) as image:
-        return _upright_rgb(image)
+        return upright_rgb(image)
 
 
 def decode_mask(
@@ -110,7 +110,8 @@ def _checked(image: Image.Image) -> Image.Image:
     return image
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An opened image as RGB and upright, transparency laid on white; raises what Pillow raises if it does not load."""
     transparent = _transparent_value(image)
     # Loaded first: Pillow turns a TIFF itself while it loads it, and then takes its tag away.
     image.load()

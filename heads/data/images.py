@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from heads.backbones.table import BACKBONES, Interpolation
 from heads.data.augmentation import STRENGTHS, Strength, apply_geometry, draw_geometry, draw_mirrored, recolour
 from heads.data.decoding import decode
+from heads.data.pixels import pixels_of
 from heads.spec import Augment
 
 __all__ = [
@@ -110,11 +111,6 @@ def preprocess_for(backbone: str, image_size_px: int, *, whole: bool = False) ->
     scaled = round(image_size_px * seen.resize_px / seen.image_size_px)
     resize_px = image_size_px if whole or image_size_px <= MAX_TIGHT_SIZE_PX else scaled
     return ImagePreprocess(image_size_px, resize_px, seen.mean, seen.std, BACKBONES[backbone].interpolation, whole)
-
-
-def pixels_of(image: Image.Image) -> Tensor:
-    """An RGB image as uint8 (1, 3, H, W)."""
-    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).unsqueeze(0)
 
 
 def resize(pixels: Tensor, preprocess: ImagePreprocess) -> Tensor:
