@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ def resample(
     """
     ones = np.ones((num_samples, 1))
     value, before = float(new(ones)[0]), float(old(ones)[0])
-    values, differences = _draw(new, old, num_samples, seed, num_resamples)
+    values, differences = draw_pairs(new, old, num_samples, seed, num_resamples)
     gain = 0.0 if abs(value - before) < ROUNDING else value - before
     p_value, least = _p_value(differences, num_samples), least_p_value(num_differing)
     low, high = _percentiles(differences, num_samples, -1.0, 1.0)
@@ -64,12 +65,25 @@ def resample(
     return Resampled(_around(value, *interval), before, _around(gain, low, high), max(p_value, least))
 
 
+def seed_of(*names: str) -> int:
+    """The seed of random draws that depend on these names alone, so that a verdict repeats exactly."""
+    return int.from_bytes(hashlib.sha256("\n".join(names).encode()).digest()[:8], "big")
+
+
+def basic_interval(value: float, draws: Table) -> Interval:
+    """The basic 95 % bootstrap interval of an estimate, given it in each resample."""
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(value, float(2 * value - high), float(2 * value - low))
+
+
 def least_p_value(num_differing: int) -> float:
     """The least two-sided p-value that a paired test can give if two models differ on this many samples."""
     return min(1.0, 2.0 ** (1 - num_differing))
 
 
-def _draw(new: Measure, old: Measure, num_samples: int, seed: int, num_resamples: int) -> tuple[Table, Table]:
+def draw_pairs(
+    new: Measure, old: Measure, num_samples: int, seed: int, num_resamples: int = NUM_RESAMPLES
+) -> tuple[Table, Table]:
     """The new model's measure and its difference to the old one's, in each resample."""
     random = np.random.default_rng(seed)
     width = max(1, min(num_resamples, CHUNK_CELLS // num_samples))

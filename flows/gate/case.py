@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from flows.gate.account import Account, Kind, MeanLook, first_level, is_proven, look_at_mean
+from flows.gate.bootstrap import seed_of
 from flows.gate.classes import compare_classes
 from flows.gate.evidence import Evidence, Level, Policy, Rows
 from flows.gate.recipe import sample_values
@@ -41,6 +42,16 @@ class Case:
     def target(self) -> str:
         """The target of the policy's measure."""
         return self.policy.metric.rpartition("/")[0]
+
+    @property
+    def measure(self) -> str:
+        """The policy's measure, without its target."""
+        return self.policy.metric.rpartition("/")[2]
+
+    def seed(self, name: str) -> int:
+        """The seed of a guard's random draws, which depend on the two bundles, the data version, the measure and this name."""
+        old = self.champion.bundle_digest if self.champion else ""
+        return seed_of(self.candidate.bundle_digest, old, self.candidate.data_version, self.policy.metric, name)
 
     @property
     def task(self) -> Task:
@@ -85,8 +96,7 @@ class Case:
         Raises AskedWrongly if the measure is unknown.
         """
         challengers = [*(rows_of(table, self.target) for table in self.account.challengers), self.after]
-        measure = self.policy.metric.rpartition("/")[2]
-        return look_at_mean(*sample_values(challengers, self.before, self.task, measure))
+        return look_at_mean(*sample_values(challengers, self.before, self.task, self.measure))
 
     @cached_property
     def evidence(self) -> Evidence | str:

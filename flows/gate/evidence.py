@@ -60,6 +60,11 @@ def one_sided(p_value: float, gain: float) -> float:
     return p_value / 2 if gain > 0 else 1 - p_value / 2
 
 
+def above_or_not(value: float, passed: bool, most: float) -> str:
+    """How a value compares with a bound, in words; if it passed above the bound, its interval reaches down to the bound."""
+    return f"at most {most:g}" if value <= most else f"{'not proven ' if passed else ''}above {most:g}"
+
+
 def describe_test(test: str, gain: float, p_value: float, level: Level) -> str:
     """How a one-sided test came out, in words: 'exact McNemar p = 0.012, below alpha 0.05'."""
     shown = f"= {p_value:.3f}" if p_value >= 0.001 else "< 0.001"

@@ -62,6 +62,13 @@ def measure_of(task: Task, name: str, answers: Answers) -> Measure:
     return lambda weights: formula(*(part @ weights for part in parts))
 
 
+def num_differing(new: Answers, old: Answers, *, ranked: bool) -> int:
+    """On how many samples two models differ: in what they answer, or, for a measure that ranks, in their scores."""
+    if ranked and new.scores is not None and old.scores is not None:
+        return int(np.count_nonzero((new.scores != old.scores).any(axis=1)))
+    return int(np.count_nonzero(((new.hits != old.hits) | (new.guesses != old.guesses)).any(axis=1)))
+
+
 def is_ranked(task: Task, name: str) -> bool:
     """Whether a measure ranks samples by probability, rather than counting answers."""
     return name in MEASURES[TASK_FACTS[task].tells][1]

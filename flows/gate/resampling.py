@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 
@@ -10,9 +9,9 @@ import numpy as np
 
 from flows.errors import AskedWrongly
 from flows.gate.answers import answer_most_pixels, answer_shares, read_pair
-from flows.gate.bootstrap import Resampled, least_p_value, resample
+from flows.gate.bootstrap import Resampled, least_p_value, resample, seed_of
 from flows.gate.evidence import Evidence, Level, Policy, Rows, describe_test, one_sided
-from flows.gate.measures import Answers, is_ranked, measure_of
+from flows.gate.measures import Answers, is_ranked, measure_of, num_differing
 from flows.records import ScoreTable
 from heads.catalogue import TASK_FACTS, Task
 
@@ -44,8 +43,8 @@ def compare_resampled(
     else:
         answer_constantly = answer_most_pixels if TASK_FACTS[task].tells == "pixels" else answer_shares
         old, opponent = answer_constantly(names, new)
-    differing = _differing(new, old, ranked=is_ranked(task, measure))
-    seed = _seed(candidate.bundle_digest, champion.bundle_digest if champion else "", candidate.data_version, policy.metric)
+    differing = num_differing(new, old, ranked=is_ranked(task, measure))
+    seed = seed_of(candidate.bundle_digest, champion.bundle_digest if champion else "", candidate.data_version, policy.metric)
     resampled = resample(
         measure_of(task, measure, new),
         measure_of(task, measure, old),
@@ -82,16 +81,6 @@ def _other_pixels(names: tuple[str, ...], new: Answers, old: Answers, name: str)
         f"the candidate and the champion were scored on different pixels of {num_other} of {len(new.truths)} masks; score both "
         "again at the masks' own size"
     )
-
-
-def _differing(new: Answers, old: Answers, *, ranked: bool) -> int:
-    if ranked and new.scores is not None and old.scores is not None:
-        return int(np.count_nonzero((new.scores != old.scores).any(axis=1)))
-    return int(np.count_nonzero(((new.hits != old.hits) | (new.guesses != old.guesses)).any(axis=1)))
-
-
-def _seed(*digests: str) -> int:
-    return int.from_bytes(hashlib.sha256("\n".join(digests).encode()).digest()[:8], "big")
 
 
 def _figures(

@@ -124,16 +124,16 @@ def test_trials_are_made_only_of_a_candidate_that_could_be_promoted(nights: Nigh
     assert not tried
     blocked = nights.night(2, 0.09)
     assert not blocked.verdict.promoted
-    assert blocked.verdict.reasons[-1] == "the bundle does not load: torch is too old"
+    assert "the bundle does not load: torch is too old" in blocked.verdict.reasons
     assert nights.registry.current("m")["champion"].version == "1"
     nights.night(3)
     assert tried == ["00000002"], "the third night could not promote"
     other = Nights(nights.folder / "other", monkeypatch)
     warned = other.night(1, **warn)
     assert warned.verdict.promoted
-    assert warned.verdict.reasons[-1] == "warning: the bundle does not load: torch is too old"
+    assert "warning: the bundle does not load: torch is too old" in warned.verdict.reasons
     [entry] = other.registry.history("m")
-    assert (entry.findings[-1].blocks, entry.reasons[-1]) == (False, warned.verdict.reasons[-1])
+    assert (entry.findings[-1].guard, entry.findings[-1].blocks, entry.reasons) == ("loads", False, warned.verdict.reasons)
 
 
 def test_another_plan_is_another_recipe_and_a_seed_is_none(nights: Nights) -> None:

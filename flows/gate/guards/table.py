@@ -7,8 +7,12 @@ from typing import Protocol
 
 from flows.gate.case import Case
 from flows.gate.guards.admission import comparable, not_withdrawn, testable
+from flows.gate.guards.calibration import calibration
 from flows.gate.guards.min_gain import min_gain
+from flows.gate.guards.negative_flips import negative_flips
 from flows.gate.guards.paired_test import paired_test
+from flows.gate.guards.worst_class import worst_class
+from flows.gate.guards.worst_group import worst_group
 from flows.records import Finding
 
 
@@ -26,4 +30,9 @@ ADMISSION: Mapping[str, Guard] = {"comparable": comparable, "not_withdrawn": not
 GUARDS: Mapping[str, Guard] = {"paired_test": paired_test, "min_gain": min_gain}
 # Of these a plan says which may block a promotion, which only warn, and which are off. They are called once the test has decided:
 # before that a verdict tells nothing of how the holdout was read.
-CHOSEN_GUARDS: Mapping[str, Guard] = {}
+CHOSEN_GUARDS: Mapping[str, Guard] = {
+    "worst_class": worst_class,
+    "worst_group": worst_group,
+    "calibration": calibration,
+    "negative_flips": negative_flips,
+}

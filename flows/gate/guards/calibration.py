@@ -1,0 +1,33 @@
+"""Whether the candidate's probabilities are as often right as they say."""
+
+from __future__ import annotations
+
+from flows.gate.case import Case
+from flows.gate.evidence import above_or_not
+from flows.gate.reliability import calibration_error, gaps_of
+from flows.records import Finding
+
+# The greatest error that passes, and by how much it may exceed the champion's: less than that nobody notices.
+MOST = 0.05
+MOST_ABOVE = 0.01
+
+
+def calibration(case: Case) -> Finding | None:
+    """The expected calibration error against a bound, and against the champion's, if there is one; None of masks.
+
+    It passes unless the error is above the bound, or above the champion's by more than a hundredth, beyond its 95 % interval.
+    """
+    gaps = gaps_of(case.task, case.after, case.before if case.champion else case.after)
+    if gaps is None:
+        return None
+    own, above = calibration_error(*gaps, case.seed("calibration"))
+    figures = {"ece": own.value, "ece_low": own.low, "ece_high": own.high, "most": MOST}
+    bounded = own.low <= MOST
+    words = f"calibration error (ECE) {own.value:.3f} ({own.low:.3f} to {own.high:.3f}), {above_or_not(own.value, bounded, MOST)}"
+    if not case.champion:
+        return Finding("calibration", bounded, words, figures)
+    figures |= {"champion_ece": own.value - above.value, "above": above.value, "above_low": above.low, "above_high": above.high}
+    words += (
+        f"; {own.value - above.value:.3f} of {case.champion_name}, {above.value:+.3f} ({above.low:+.3f} to {above.high:+.3f})"
+    )
+    return Finding("calibration", bounded and above.low <= MOST_ABOVE, words, figures | {"most_above": MOST_ABOVE})

@@ -1,0 +1,79 @@
+"""How far a model's probabilities are from how often they are right, from score rows. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flows.gate.answers import read_pair
+from flows.gate.bootstrap import Interval, basic_interval, draw_pairs
+from flows.gate.evidence import Rows
+from flows.gate.measures import Answers, Table
+from heads.catalogue import TASK_FACTS, Task
+
+# As on validation and in torchmetrics: bins of equal width, closed below, and certainty in a bin of its own.
+NUM_BINS = 15
+NUM_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """What each of N samples adds to its bins: how often it is right less how sure it is, over `num_answers` answers a sample."""
+
+    table: Table
+    num_answers: int
+
+    def error(self, weights: Table) -> Table:
+        """The expected calibration error (B) of samples that count as the weights (N, B) say."""
+        error: Table = np.abs(self.table @ weights).sum(axis=0) / (weights.sum(axis=0) * self.num_answers)
+        return error
+
+
+def gaps_of(task: Task, after: Rows, before: Rows) -> tuple[Gaps, Gaps] | None:
+    """The gaps of two models on the same samples; None of masks, and of label sets without their probabilities.
+
+    Of classes the probability of the answer counts; of label sets each label of each sample, as a yes or no.
+    """
+    match TASK_FACTS[task].tells:
+        case "pixels":
+            return None  # a table of masks counts pixels, and has no probabilities
+        case "class":
+            keys = sorted(after)
+            return _of_classes(after, keys), _of_classes(before, keys)
+        case "labels":
+            _, *answers = read_pair(task, after, before)
+            gaps = [_of_labels(each) for each in answers if each.scores is not None]
+            return (gaps[0], gaps[1]) if len(gaps) == len(answers) else None
+
+
+def calibration_error(new: Gaps, old: Gaps, seed: int) -> tuple[Interval, Interval]:
+    """The expected calibration error of the new model, and how much greater it is than the old one's, with 95 % intervals.
+
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. Intervals are basic bootstrap ones (Davison and Hinkley
+    1997, section 5.2): the error is biased upwards on few samples, and a resample's again by about as much, which they undo.
+    """
+    n = new.table.shape[1]
+    values, differences = draw_pairs(new.error, old.error, n, seed, NUM_RESAMPLES)
+    own, other = (float(gaps.error(np.ones((n, 1)))[0]) for gaps in (new, old))
+    return basic_interval(own, values), basic_interval(own - other, differences)
+
+
+def _of_classes(rows: Rows, keys: list[tuple[str, str]]) -> Gaps:
+    sure = np.array([rows[key].probability for key in keys])
+    right = np.array([rows[key].predicted == rows[key].truth for key in keys])
+    return _binned(sure[:, None], right[:, None])
+
+
+def _of_labels(answers: Answers) -> Gaps:
+    scores = answers.scores
+    assert scores is not None
+    return _binned(np.maximum(scores, 1 - scores), (scores >= 0.5) == (answers.truths > 0))
+
+
+def _binned(sure: Table, right: Table) -> Gaps:
+    """The gaps of answers (N, L), L to a sample."""
+    bins = np.searchsorted(np.linspace(0, 1, NUM_BINS + 1), sure, side="right") - 1
+    table = np.zeros((NUM_BINS + 1, len(sure)))
+    np.add.at(table, (bins, np.arange(len(sure))[:, None]), right - sure)
+    return Gaps(table, sure.shape[1])
