@@ -39,6 +39,7 @@ from flows.stages.report_text import leaderboard, verdict_text
 from flows.stages.scoring import score
 from flows.stages.session import Event, listening, open_session, stop_retraining
 from flows.stages.training import train
+from flows.surroundings import user_name
 from flows.sweep import end_gone
 
 P = ParamSpec("P")
@@ -95,7 +96,7 @@ def retrain(plan: Plan, source: str | None = None) -> Report:
     with (
         attending(settings, _flow_run_id()),
         _progress(plan),
-        open_session(settings, plan, flow_run_id=_flow_run_id()) as session,
+        open_session(settings, plan, flow_run_id=_flow_run_id(), asked_by=_asked_by()) as session,
     ):
         if defaults := _left_empty(plan):
             session.say(f"Warning: {defaults}")
@@ -120,6 +121,13 @@ def _left_empty(plan: Plan) -> str:
     by_form = context and context.flow_run and context.flow_run.deployment_id
     names = left_empty(plan) if by_form else ()
     return f"left empty in the form, so that the default counts: {', '.join(names)}" if names else ""
+
+
+def _asked_by() -> str:
+    """Who asked, for the ledger: the process's user, and the flow run of a deployment, which a schedule or a person started."""
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    return f"{user_name()}, by Prefect's flow run {run.name} ({run.id})" if run and run.deployment_id else user_name()
 
 
 def _flow_run_id() -> str:

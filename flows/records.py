@@ -193,7 +193,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The gate's decision by a measure on a recipe's model: findings, their reasons in words, the paired test's figures."""
+    """The gate's decision by a measure on a recipe's model: findings, their reasons in words, the paired test's figures.
+
+    `level_spent` is the part of alpha that its look at the holdout took, 0 if it took none.
+    """
 
     promoted: bool
     reasons: tuple[str, ...]
@@ -201,6 +204,7 @@ class Verdict:
     findings: tuple[Finding, ...] = ()
     metric: str = ""
     recipe: str = ""
+    level_spent: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -50,17 +50,24 @@ def direct(environ: Mapping[str, str]) -> dict[str, str]:
 def whose(environ: Mapping[str, str], storage: Path) -> dict[str, str]:
     """USER, LOGNAME and HOME for an environment in which they are missing or of no use."""
     try:
-        person = pwd.getpwuid(os.getuid())
-        name, home = person.pw_name, person.pw_dir
+        home = pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
-        name, home = f"user{os.getuid()}", ""
-    known = environ.get("LOGNAME") or environ.get("USER") or name
+        home = ""
+    known = environ.get("LOGNAME") or environ.get("USER") or user_name()
     home = environ.get("HOME") or home
     variables = {key: known for key in ("USER", "LOGNAME") if not environ.get(key)}
     # A home that is there may hold credentials and stays; the root folder, which a container gives to strangers, holds none.
     serves = os.path.isabs(home) and os.path.isdir(home) and (os.path.realpath(home) != "/" or os.access(home, os.W_OK))
     variables["HOME"] = home if serves else str(storage / "home")
     return variables
+
+
+def user_name() -> str:
+    """The name of this process's user, or `user` and the number of one that has no name."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"user{os.getuid()}"
 
 
 def ray_folder() -> Path:

@@ -38,7 +38,14 @@ def _when(seconds: float) -> str:
 
 
 def _decision(entry: Entry) -> str:
-    return "rolled back" if entry.kind == "rollback" else "promoted" if entry.promoted else "not promoted"
+    if entry.kind == "verdict":
+        return "promoted" if entry.promoted else "not promoted"
+    return "rolled back" if entry.kind == "rollback" else entry.kind
+
+
+def _origin(entry: Entry) -> str:
+    level = f"level spent {entry.level_spent:.2g}" if entry.level_spent else ""
+    return "\n".join(part for part in (entry.asked_by, screen.short(entry.git_commit), level) if part)
 
 
 @app.command("list")
@@ -53,13 +60,18 @@ def list_models(workspace: Workspace = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def show(name: Name, workspace: Workspace = None, as_json: AsJson = False) -> None:
-    """Show a model's champion, the one before it and the present challenger, with their holdout measures."""
+    """Show a model's champion, the one before it and the present challenger, with their holdout measures.
+
+    Warns if the champion was moved by another hand: the next retraining writes that into the ledger.
+    """
     from flows.stages.model_summary import describe_model
     from flows.stages.report_text import describe_measures
 
     summary = describe_model(_registry(workspace), name)
     if as_json:
         return screen.show_json(asdict(summary))
+    if summary.moved_by_hand:
+        screen.warn(summary.moved_by_hand)
     rows = [
         [
             alias,
@@ -91,8 +103,10 @@ def history(name: Name, as_of: AsOf = None, workspace: Workspace = None, as_json
     if time is not None:
         champion = registry.current(name).get("champion")
         screen.note(_champion_then(name, time, made, champion.version if champion else None))
-    rows = [[_when(e.time), e.version, _decision(e), "\n".join(e.reasons)] for e in entries]
-    return screen.show_table(f"Ledger of {name}", ["time", "version", "verdict", "reasons"], rows)
+    elif moved := registry.moved_by_hand(name):
+        screen.warn(moved.reasons[0])
+    rows = [[_when(e.time), e.version, _decision(e), "\n".join(e.reasons), _origin(e)] for e in entries]
+    return screen.show_table(f"Ledger of {name}", ["time", "version", "verdict", "reasons", "asked by, commit, level"], rows)
 
 
 def _champion_then(name: str, time: float, made: Entry | None, champion: str | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from flows.gate.account import Account, Kind, MeanLook, first_level, is_proven, look_at_mean
+from flows.gate.account import WEEKLY_SHARE, Account, Kind, MeanLook, first_level, is_proven, look_at_mean
 from flows.gate.bootstrap import seed_of
 from flows.gate.classes import compare_classes
 from flows.gate.evidence import Evidence, Level, Policy, Rows
@@ -88,6 +88,11 @@ class Case:
         """What the p-value has to be below: all of alpha against a constant, against a champion the first look's share."""
         alpha = self.policy.alpha
         return first_level(alpha, len(self.after)) if self.champion else Level(alpha, f"alpha {alpha:g}")
+
+    @property
+    def level_spent(self) -> float:
+        """The part of alpha that the look takes; 0 if it is none."""
+        return {"first": self.level.value, "weekly": self.policy.alpha * WEEKLY_SHARE, "none": 0.0}[self.look]
 
     @cached_property
     def mean_look(self) -> MeanLook:

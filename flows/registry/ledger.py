@@ -1,4 +1,4 @@
-"""The ledger: every verdict on a model and every rollback, as lines of a file that only grows. Touches only the disk."""
+"""The ledger: every decision on a model's versions, as lines of a file that only grows. Touches only the disk."""
 
 from __future__ import annotations
 
@@ -18,11 +18,18 @@ from flows.records import Finding
 
 # The fields that are left out, one after another, of an entry that is too long for a tag.
 DROPPED = ("findings", "figures", "reasons")
+# The kind of an entry on a champion that no decision of ours made.
+MOVED = "moved by another hand"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A decision on a version, made at `time` (seconds since 1970), with the champion's version before and after it."""
+    """A decision on a version, made at `time` (seconds since 1970), with the champion's version before and after it.
+
+    `asked_by` is who ran the command or the flow, `git_commit` the workspace's commit, `level_spent` the part of a verdict's
+    alpha that its look at the holdout took; entries of earlier versions lack them. `after_move` is the id of the last move by
+    another hand before it.
+    """
 
     kind: str
     name: str
@@ -39,11 +46,24 @@ class Entry:
     findings: tuple[Finding, ...] = ()
     metric: str = ""
     recipe: str = ""
+    asked_by: str = ""
+    git_commit: str = ""
+    level_spent: float = 0.0
+    after_move: str = ""
 
     @property
     def id(self) -> str:
         """Twelve hex digits, equal for the same decision on the same version with the same champion, whenever it is written."""
-        said = [self.kind, self.name, self.version, self.work_key, self.promoted, self.champion_before, self.champion_after]
+        said: list[object] = [
+            self.kind,
+            self.name,
+            self.version,
+            self.work_key,
+            self.promoted,
+            self.champion_before,
+            self.champion_after,
+        ]
+        said += [self.after_move] if self.after_move else []
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
 
     def to_json(self) -> str:

@@ -22,12 +22,16 @@ class VersionSummary:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A model's champion, the one before it and the present challenger, None if there is no such version."""
+    """A model's champion, the one before it and the present challenger, None if there is no such version.
+
+    `moved_by_hand` says how the champion differs from the ledger's last decision, None if it does not.
+    """
 
     name: str
     champion: VersionSummary | None
     previous: VersionSummary | None
     challenger: VersionSummary | None
+    moved_by_hand: str | None = None
 
 
 def describe_model(registry: Registry, name: str) -> ModelSummary:
@@ -35,7 +39,9 @@ def describe_model(registry: Registry, name: str) -> ModelSummary:
     current = registry.current(name)
     if not current:
         registry.find(name, "champion")
-    return ModelSummary(name, *(_summary(current.get(alias)) for alias in ("champion", "previous", "challenger")))
+    moved = registry.moved_by_hand(name)
+    champion, previous, challenger = (_summary(current.get(alias)) for alias in ("champion", "previous", "challenger"))
+    return ModelSummary(name, champion, previous, challenger, moved.reasons[0] if moved else None)
 
 
 def _summary(version: ModelVersion | None) -> VersionSummary | None:

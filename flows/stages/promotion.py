@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from flows import dataset
 from flows import plan as plans
-from flows.records import DataVersion
+from flows.errors import Overtaken
+from flows.records import DataVersion, Finding, ModelVersion, Verdict
+from flows.registry import Registry
 from flows.stages.session import RetrainingSession
 from flows.stages.trials import collect_trials
 from flows.stages.values import Promotion, Scores, WorkPlan
@@ -55,10 +57,28 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         git_commit=dataset.head_commit(session.settings.workspace),
         metrics=scores.table.metrics,
     )
-    if verdict.promoted:
-        return Promotion(verdict, session.registry.promote(name, version.version, verdict))
-    session.registry.record(name, version.version, verdict)
-    return Promotion(verdict, session.registry.set_challenger(name, version.version))
+    return carry_out(session.registry, version, verdict, over=champion.version if champion else None)
+
+
+def carry_out(registry: Registry, version: ModelVersion, verdict: Verdict, over: str | None) -> Promotion:
+    """Make the version champion or challenger as the verdict says, which compared it with the champion `over`.
+
+    If that is champion no more, the version has lost, whatever the verdict: it becomes the challenger, and nothing of the new
+    champion's account is spent.
+    """
+    name, number = version.name, version.version
+    try:
+        if verdict.promoted:
+            return Promotion(verdict, registry.promote(name, number, verdict, over))
+        registry.record(name, number, verdict, over)
+    except Overtaken as error:
+        words = str(error)
+        findings = (Finding("still_champion", False, words), *verdict.findings)
+        verdict = replace(
+            verdict, promoted=False, reasons=(words, *verdict.reasons), figures={}, findings=findings, level_spent=0.0
+        )
+        registry.record(name, number, verdict)
+    return Promotion(verdict, registry.set_challenger(name, number))
 
 
 def majority_classes(version: DataVersion) -> dict[str, str]:

@@ -17,6 +17,8 @@ def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult)
     from flows import gate
 
     candidate = gate.choose(trained.variants, work_plan.metric)
+    if settled := session.registry.settle(session.plan.name, besides=candidate.key):
+        session.say(f"Ledger: {settled.reasons[0]}")
     champion = session.registry.current(session.plan.name).get("champion")
     target = work_plan.metric.rpartition("/")[0]
     if not any(s.split == "test" and s.labels[target] is not None for s in work_plan.version.samples):

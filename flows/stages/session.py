@@ -18,6 +18,7 @@ from flows.errors import Busy, HeadstartError
 from flows.plan import Plan
 from flows.registry import Registry
 from flows.settings import Settings
+from flows.surroundings import user_name
 
 # A nightly run and one by hand may meet: the second waits for the first, within reason.
 WAIT_SECONDS = 6 * 3600.0
@@ -54,11 +55,17 @@ class RetrainingSession:
     """The tools of one retraining, each opened when it is first needed; made by `open_session`."""
 
     def __init__(
-        self, settings: Settings, plan: Plan, flow_run_id: str, held: contextlib.ExitStack, runs: contextlib.ExitStack
+        self,
+        settings: Settings,
+        plan: Plan,
+        flow_run_id: str,
+        asked_by: str,
+        held: contextlib.ExitStack,
+        runs: contextlib.ExitStack,
     ) -> None:
         self.settings, self.plan, self.flow_run_id = settings, plan, flow_run_id
         self.tracker = tracking.Tracker(settings.tracking, settings.artifacts, plan.name)
-        self.registry = open_registry(settings)
+        self.registry = open_registry(settings, asked_by)
         self._held, self._runs, self._listeners = held, runs, _LISTENERS.get()
         self._cluster: Cluster | None = None
 
@@ -118,16 +125,18 @@ class RetrainingSession:
 
 @contextlib.contextmanager
 def open_session(
-    settings: Settings, plan: Plan, *, flow_run_id: str = "", wait_seconds: float = WAIT_SECONDS
+    settings: Settings, plan: Plan, *, flow_run_id: str = "", asked_by: str = "", wait_seconds: float = WAIT_SECONDS
 ) -> Iterator[RetrainingSession]:
     """A session for the block. A model name has one session at a time: a second one waits for the first.
+
+    The ledger says that `asked_by` asked, by default the user of this process.
 
     A block that fails leaves no MLflow run that says RUNNING. Raises Unreachable if MLflow does not answer, Busy if the
     first session is not over after `wait_seconds`.
     """
     tracking.reach(settings.tracking, settings.artifacts)
     with contextlib.ExitStack() as held, contextlib.ExitStack() as runs:
-        session = RetrainingSession(settings, plan, flow_run_id, held, runs)
+        session = RetrainingSession(settings, plan, flow_run_id, asked_by, held, runs)
         held.enter_context(_alone(session, wait_seconds))
         yield session
 
@@ -161,15 +170,15 @@ def warming(settings: Settings, plan: Plan) -> Iterator[None]:
             thread.join()
 
 
-def open_registry(settings: Settings) -> Registry:
-    """The model registry of these settings.
+def open_registry(settings: Settings, asked_by: str = "") -> Registry:
+    """The model registry of these settings, whose ledger says that `asked_by` asked, by default the user of this process.
 
     Raises AskedWrongly if they name no registry and the folder is no workspace, Unreachable if MLflow does not answer.
     """
     tracking.reach(settings.tracking, settings.artifacts)
     if settings.tracking_address is None and settings.storage_root is None:
         dataset.open_workspace(settings.workspace)
-    return Registry(settings.tracking, settings.storage / "ledger")
+    return Registry(settings.tracking, settings.storage / "ledger", asked_by or user_name())
 
 
 @contextlib.contextmanager

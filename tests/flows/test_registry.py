@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -363,13 +364,31 @@ def test_only_a_verdict_to_promote_moves_the_champion(place: Place, first: Model
     assert place.registry().find(name, "1").tags["headstart.verdict"] == f"not promoted\n{NO.reasons[0]}"
 
 
+def cut_short(registry: Registry, step: str, count: int, decide: Callable[[], object]) -> None:
+    """Kill a decision right after the `count`-th call of one of its steps."""
+    done, calls = getattr(registry, step), list[None]()
+
+    def killed(*args: Any) -> None:
+        done(*args)
+        calls.append(None)
+        if len(calls) == count:
+            raise KeyboardInterrupt
+
+    registry.__dict__[step] = killed
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            decide()
+    finally:
+        del registry.__dict__[step]
+
+
 def test_a_promotion_cut_short_is_finished_by_the_next(place: Place, first: ModelVersion, name: str) -> None:
     registry = place.registry()
     for key in ("a", "b"):
         add(place, first, name, key)
     registry.promote(name, "1", YES)
-    registry.record(name, "2", YES)
-    registry._move(name, {"previous": "1"})
+    cut_short(registry, "_move", 1, lambda: registry.promote(name, "2", YES))
+    assert aliases(place, name) == {"champion": "1", "previous": "1"}
     registry.promote(name, "2", YES)
     assert aliases(place, name) == {"champion": "2", "previous": "1"}
     assert len(registry.history(name)) == 2
@@ -478,8 +497,7 @@ def test_a_rollback_cut_short_is_finished_by_the_next_and_goes_back_once(place: 
     for version, key in enumerate(("a", "b", "c"), start=1):
         add(place, first, name, key)
         registry.promote(name, str(version), YES)
-    registry.rollback(name)
-    registry._move(name, {"previous": "2"})
+    cut_short(registry, "_move", 2, lambda: registry.rollback(name))
     assert registry.rollback(name).version == "2"
     assert aliases(place, name) == {"champion": "2", "previous": "1"}
     assert "headstart.withdrawn" not in registry.find(name, "2").tags
@@ -580,6 +598,7 @@ def test_aliases_that_another_process_moves_meanwhile_are_told_and_the_next_prom
     assert aliases(place, name) == {"champion": "2", "previous": "3"}
     assert [(e.version, e.champion_before, e.champion_after) for e in registry.history(name)][1:] == [
         ("2", "1", "2"),
+        ("3", "2", "3"),
         ("2", "3", "2"),
     ]
 

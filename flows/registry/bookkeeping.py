@@ -1,0 +1,205 @@
+"""The ledger, and the aliases that its decisions move; a crash is made up for, and what another hand moved is written down."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.errors import HeadstartError
+from flows.mlflow_connection import asking
+from flows.records import ModelVersion, Verdict
+from flows.registry import ledger, telling
+from flows.registry.catalog import Catalog
+from flows.registry.ledger import MOVED, Entry, champion_at
+
+LEDGER_TAG = "headstart.ledger."
+WITHDRAWN_TAG = "headstart.withdrawn"
+# The registered model's tag with the id of the entry whose aliases are being moved; it is gone once they are.
+UNDER_WAY_TAG = "headstart.under_way"
+
+
+@dataclass(frozen=True)
+class State:
+    """A model's versions by their numbers, and its ledger, oldest entry first."""
+
+    versions: Mapping[str, ModelVersion]
+    history: tuple[Entry, ...]
+
+    @property
+    def champion(self) -> str | None:
+        """The version that is champion in the registry."""
+        return next((number for number, version in self.versions.items() if "champion" in version.aliases), None)
+
+    @property
+    def made(self) -> Entry | None:
+        """The last decision that made a champion."""
+        return champion_at(self.history, math.inf)
+
+
+class Bookkeeping(Catalog):
+    """A catalog with a ledger; `ledger_folder` keeps a copy of each model's as a file, `asked_by` enters every new entry."""
+
+    def __init__(self, address: str, ledger_folder: Path, asked_by: str = "") -> None:
+        super().__init__(address)
+        self.ledger_folder, self.asked_by = ledger_folder, asked_by
+
+    @contextlib.contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Hold for the block the lock under which a model's aliases move; it dies with its process.
+
+        It holds among the processes that share the ledger's folder: MLflow has no lock, nor a compare-and-set of aliases.
+        """
+        self.ledger_folder.mkdir(parents=True, exist_ok=True)
+        with (self.ledger_folder / f"{name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @asking
+    def history(self, name: str) -> tuple[Entry, ...]:
+        """Every decision on a model, oldest first, from the versions' tags and the file together."""
+        state = self._state(name)
+        if not state.versions and not state.history:
+            self.find(name, "champion")
+        return state.history
+
+    def _state(self, name: str) -> State:
+        versions = {version.version: version for version in self.versions(name)}
+        tags = (tag for version in versions.values() for tag in version.tags.items())
+        tagged = [Entry.from_text(value) for tag, value in tags if tag.startswith(LEDGER_TAG)]
+        return State(versions, ledger.merge([*tagged, *ledger.read(self._ledger_file(name))]))
+
+    @asking
+    def moved_by_hand(self, name: str) -> Entry | None:
+        """What the ledger should say if the champion is not the one of its last decision, nor a crash explains it; not kept."""
+        state = self._state(name)
+        return None if self._under_way(state) else self._moved(state)
+
+    def _moved(self, state: State) -> Entry | None:
+        told, champion = state.made.champion_after if state.made else None, state.champion
+        judged = state.versions.get(champion or told or "")
+        if champion == told or judged is None:
+            return None
+        names = [f"version {version}" if version else "nobody" for version in (champion, told)]
+        words = f"the alias champion was moved by another hand: it points at {names[0]}, the last decision at {names[1]}"
+        return self._entry(MOVED, judged, Verdict(False, (words,)), told, champion, state.history)
+
+    @asking
+    def settle(self, name: str, besides: str = "") -> Entry | None:
+        """Make ledger and aliases agree, as after a crash, or after the champion was moved by another hand.
+
+        A decision whose aliases were not all moved is finished, but if it is on the work `besides`, which is being judged again.
+        A champion from another hand stays and is written into the ledger. Returns the entry, None if there was nothing to do.
+        """
+        with self.alone(name):
+            state = self._state(name)
+            return self._settle(state, besides) if state.versions else None
+
+    def _settle(self, state: State, besides: str = "") -> Entry | None:
+        if state.made and self._under_way(state):
+            if state.made.work_key == besides:
+                return None
+            self._carry_out(state.made)
+            return state.made
+        if moved := self._moved(state):
+            self._keep(moved)
+        return moved
+
+    def _under_way(self, state: State) -> bool:
+        """Whether the last decision's aliases were being moved when its process died, and nobody moved the champion since."""
+        made = state.made
+        if made is None or state.champion not in (made.champion_before, made.champion_after):
+            return False
+        return bool(self._client.get_registered_model(made.name).tags.get(UNDER_WAY_TAG) == made.id)
+
+    def _decide(self, entry: Entry) -> None:
+        """Keep a decision that changes the champion, and move the aliases; killed in between, `settle` finishes it."""
+        self._client.set_registered_model_tag(entry.name, UNDER_WAY_TAG, entry.id)
+        self._keep(entry)
+        self._carry_out(entry)
+
+    def _carry_out(self, entry: Entry) -> None:
+        name, before, after = entry.name, entry.champion_before, str(entry.champion_after)
+        if is_rollback := entry.kind == "rollback":
+            self._client.set_model_version_tag(name, str(before), WITHDRAWN_TAG, "true")
+        elif self._aliases(name).get("challenger") == after:
+            self._move(name, {"challenger": None})
+        if before:
+            self._move(name, {"previous": after if is_rollback else before})
+        self._move(name, {"champion": after})
+        self._describe(name, after)
+        if is_rollback:
+            self._move(name, {"previous": self._champion_before(name, after)})
+        self._client.delete_registered_model_tag(name, UNDER_WAY_TAG)
+
+    def _keep(self, entry: Entry) -> None:
+        tag = LEDGER_TAG + entry.id
+        if tag not in self.find(entry.name, entry.version).tags:
+            self._client.set_model_version_tag(entry.name, entry.version, tag, entry.to_text(telling.TAG_CHARS))
+        ledger.append(self._ledger_file(entry.name), entry)
+
+    def _ledger_file(self, name: str) -> Path:
+        return self.ledger_folder / f"{name}.jsonl"
+
+    def _describe(self, name: str, champion: str) -> None:
+        """Make the champion's description the model's, unless a person wrote that."""
+        model = self._client.get_registered_model(name)
+        if telling.is_ours(model.description, model.tags):
+            version = self._client.get_model_version(name, champion)
+            text = telling.describe_model(champion, version.description or "")
+            self._client.set_registered_model_tag(name, telling.DESCRIBED, telling.hash_of(text))
+            self._client.update_registered_model(name, text)
+
+    def _move(self, name: str, moves: Mapping[str, str | None]) -> None:
+        """Point each alias at its version, or nowhere, and read them again to be sure: MLflow has no compare-and-set."""
+        for alias, version in moves.items():
+            if version is None:
+                self._client.delete_registered_model_alias(name, alias)
+            else:
+                self._client.set_registered_model_alias(name, alias, version)
+        aliases = self._aliases(name)
+        if wrong := {alias: aliases.get(alias) for alias, version in moves.items() if aliases.get(alias) != version}:
+            raise HeadstartError(f"another process moved the aliases of {name} just now: wanted {dict(moves)}, found {wrong}")
+
+    def _champion_before(self, name: str, version: str) -> str | None:
+        """The champion that the version replaced when it was promoted; None if that was withdrawn since."""
+        usable = {v.version for v in self.versions(name) if v.tags.get(WITHDRAWN_TAG) != "true"}
+        promotions = [e for e in self.history(name) if e.promoted and e.version == version and e.champion_before in usable]
+        return promotions[-1].champion_before if promotions else None
+
+    def _entry(
+        self,
+        kind: str,
+        judged: ModelVersion,
+        verdict: Verdict,
+        before: str | None,
+        after: str | None,
+        history: tuple[Entry, ...],
+    ) -> Entry:
+        """An entry that is made now. Decisions after a move by another hand differ from the same ones before it."""
+        moves = [entry.id for entry in history if entry.kind == MOVED]
+        return Entry(
+            kind=kind,
+            name=judged.name,
+            version=judged.version,
+            time=time.time(),
+            promoted=verdict.promoted,
+            reasons=tuple(verdict.reasons),
+            champion_before=before,
+            champion_after=after,
+            data_version=judged.tags.get("headstart.data_version", ""),
+            variant_id=judged.tags.get("headstart.variant_id", ""),
+            work_key=judged.tags.get("headstart.work_key", ""),
+            figures=dict(verdict.figures),
+            findings=verdict.findings,
+            metric=verdict.metric,
+            recipe=verdict.recipe,
+            asked_by=self.asked_by,
+            git_commit=judged.tags.get("headstart.git_commit", ""),
+            level_spent=verdict.level_spent,
+            after_move=moves[-1] if moves else "",
+        )

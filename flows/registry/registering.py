@@ -1,0 +1,77 @@
+"""Registering a work's bundle as a version of a model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from flows.mlflow_connection import asking
+from flows.records import ModelVersion
+from flows.registry import program, telling
+from flows.registry.catalog import BUNDLE_TAG, Catalog
+
+
+class Registering(Catalog):
+    """A catalog that takes new versions. Raises as Catalog does."""
+
+    @asking
+    def register(
+        self,
+        name: str,
+        *,
+        bundle: Path,
+        run_id: str,
+        work_key: str,
+        variant_id: str,
+        data_version: str,
+        git_commit: str,
+        metrics: Mapping[str, float],
+    ) -> ModelVersion:
+        """Register a work's bundle as a version, or find the one registered before; a new one appears whole or not at all."""
+        for version in self.versions(name):
+            if version.tags.get("headstart.work_key") == work_key:
+                return version
+        marks = {
+            "headstart.work_key": work_key,
+            "headstart.variant_id": variant_id,
+            "headstart.data_version": data_version,
+            "headstart.run_id": run_id,
+            "headstart.git_commit": git_commit,
+        }
+        model_id = self._logged_model(name, bundle, run_id, marks)
+        try:
+            self._client.create_registered_model(name, description=telling.UNPROMOTED)
+        except Exception as error:
+            if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
+                raise
+        tags = marks | {telling.HOLDOUT: telling.holdout_tag(metrics), BUNDLE_TAG: _bundle_digest(bundle)}
+        description = telling.describe_version((bundle / "card.md").read_text(encoding="utf-8"), metrics)
+        made = self._client.create_model_version(
+            name, source=f"models:/{model_id}", run_id=run_id, tags=tags, description=description, model_id=model_id
+        )
+        return self.find(name, str(made.version))
+
+    def _logged_model(self, name: str, bundle: Path, run_id: str, marks: Mapping[str, str]) -> str:
+        """The id of the work's logged model in MLflow: one that an earlier try finished, or a new one."""
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+        experiment = self._client.get_run(run_id).info.experiment_id
+        known = self._client.search_logged_models([experiment], f"tags.`headstart.work_key` = '{marks['headstart.work_key']}'")
+        for model in known:
+            if model.status == LoggedModelStatus.READY:
+                return str(model.model_id)
+        model = self._client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=dict(marks))
+        with tempfile.TemporaryDirectory() as made:
+            folder = Path(made) / "model"
+            program.write_model(folder, bundle, run_id=run_id, model_id=model.model_id, facts=marks)
+            self._client.log_model_artifacts(model.model_id, str(folder))
+        self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+        return str(model.model_id)
+
+
+def _bundle_digest(bundle: Path) -> str:
+    from heads import bundle as bundles
+
+    return bundles.digest(bundle)
