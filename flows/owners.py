@@ -14,7 +14,7 @@ from flows.processes import mark
 
 PREFIX = "headstart-"
 # Kinds of folders that `scratch` makes: `headstart-<kind>-<random>`, where the system keeps temporary files.
-KINDS = ("work", "predict")
+KINDS = ("work", "predict", "publish")
 OWNER_FILE = ".headstart-owner"
 
 

@@ -1,4 +1,4 @@
-"""`headstart models`: show, pull and roll back registered models."""
+"""`headstart models`: show and roll back registered models."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli import screen
+from flows.cli import bundles, screen
 from flows.cli.options import AsJson, Workspace, settings_of
 
 if TYPE_CHECKING:
     from flows.registry import Entry, Registry
 
-app = typer.Typer(help="Look at, pull and roll back the registered models.", no_args_is_help=True)
+app = typer.Typer(help="Look at, pull, publish and roll back the registered models.", no_args_is_help=True)
 
 AsOf = Annotated[
     datetime | None,
@@ -129,32 +129,5 @@ def rollback(
     screen.note(f"{name}: version {version.version} is the champion again")
 
 
-@app.command()
-def pull(
-    model: Annotated[str, typer.Argument(metavar="NAME@ALIAS", help="NAME@champion, NAME@previous or NAME@3.")],
-    folder: Annotated[
-        Path, typer.Argument(metavar="DEST", help="The folder to make, or one that holds an earlier pull of this model.")
-    ],
-    workspace: Workspace = None,
-) -> None:
-    """Download a model's bundle, checked against its digests; an earlier one, just as it was pulled, gives way to it.
-
-    Use it where only torch, torchvision, safetensors and pydantic are installed: heads.bundle.load(DEST).predict([...])
-    """
-    name, _, which = model.partition("@")
-    version = _registry(workspace).pull(name, which or "champion", folder)
-    screen.note(f"{folder} holds {version.name} version {version.version}")
-
-
-@app.command()
-def card(
-    model: Annotated[str, typer.Argument(metavar="NAME@ALIAS", help="NAME@champion, NAME@previous or NAME@3.")],
-    workspace: Workspace = None,
-    as_json: AsJson = False,
-) -> None:
-    """Print a model's card: what it is, what it was measured to do, and how to use it."""
-    name, _, which = model.partition("@")
-    text = _registry(workspace).card(name, which or "champion")
-    if as_json:
-        return screen.show_json({"name": name, "which": which or "champion", "card": text})
-    return screen.out.print(text, markup=False, soft_wrap=True)
+for verb in (bundles.pull, bundles.publish, bundles.card):
+    app.command()(verb)

@@ -7,18 +7,16 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
-from flows.errors import AskedWrongly, Unreachable
+from flows import s3
+from flows.errors import AskedWrongly
 from flows.files import write_whole
 from flows.folders import is_trace
 
-_NUM_CONNECTIONS = 8
-_CONNECT_TIMEOUT_SECONDS = 5
 # The longest part of a path on nearly every file system.
 _MAX_NAME_BYTES = 255
 _Wanted = dict[str, tuple[str, str]]
@@ -38,28 +36,16 @@ def fetch(address: str, storage: Path) -> Fetched:
     The server and the credentials are set as for AWS tools (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, ...). Raises
     AskedWrongly if the bucket cannot be read or holds nothing under the prefix, Unreachable if no server answers.
     """
-    parts = urlsplit(address)
-    bucket, prefix = parts.netloc, parts.path.lstrip("/").rstrip("/")
-    if not bucket:
-        raise AskedWrongly(f"source {address!r} names no bucket; write s3://bucket/prefix")
+    bucket, prefix = s3.split(address)
     folder = storage / hashlib.sha256(f"{bucket}/{prefix}".encode()).hexdigest()[:16]
-    with _errors_in_our_words(address):
-        client = _client()
+    with s3.in_our_words(f"source {address!r}"):
+        client = s3.connect()
         wanted, odd = _as_files(_list(client, bucket, f"{prefix}/" if prefix else ""))
         if not wanted:
             raise AskedWrongly(f"source {address!r} is empty: no object lies under that prefix")
         _bring_up_to_date(client, bucket, wanted, folder)
     warning = f"left out of the source: objects whose keys are no names of files ({len(odd)}), e.g. {odd[0]!r}" if odd else ""
     return Fetched(folder / "files", (warning,) if warning else ())
-
-
-def _client() -> Any:
-    import boto3
-    from botocore.config import Config
-
-    retries = {"max_attempts": 3, "mode": "standard"}
-    settings = Config(connect_timeout=_CONNECT_TIMEOUT_SECONDS, retries=retries, max_pool_connections=_NUM_CONNECTIONS)
-    return boto3.client("s3", config=settings)
 
 
 def _list(client: Any, bucket: str, prefix: str) -> Iterator[tuple[str, str, str]]:
@@ -108,7 +94,7 @@ def _bring_up_to_date(client: Any, bucket: str, wanted: _Wanted, folder: Path) -
         return path
 
     try:
-        with ThreadPoolExecutor(_NUM_CONNECTIONS) as pool:
+        with ThreadPoolExecutor(s3.NUM_CONNECTIONS) as pool:
             for path in pool.map(get, missing):
                 have[path] = wanted[path][1]
     finally:
@@ -125,20 +111,3 @@ def _remove_others(files: Path, wanted: _Wanted) -> None:
         for name in folders:
             with suppress(OSError):
                 (here / name).rmdir()
-
-
-@contextmanager
-def _errors_in_our_words(address: str) -> Iterator[None]:
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, NoCredentialsError
-
-    try:
-        yield
-    except (ConnectionError, HTTPClientError) as error:
-        raise Unreachable(f"the S3 server of {address!r} does not answer: {error}. Check AWS_ENDPOINT_URL_S3") from error
-    except NoCredentialsError as error:
-        raise AskedWrongly(f"no S3 credentials for {address!r}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
-    except (ClientError, BotoCoreError, Boto3Error, ValueError) as error:
-        if isinstance(error, AskedWrongly):
-            raise
-        raise AskedWrongly(f"source {address!r} cannot be read: {error}") from error

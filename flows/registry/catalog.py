@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from flows import pulling
 from flows.errors import AskedWrongly, HeadstartError
 from flows.mlflow_connection import asking, connect, every, is_missing
 from flows.records import ModelVersion
-from flows.registry import placing
 from flows.registry.program import BUNDLE_FOLDER
 
 if TYPE_CHECKING:
@@ -104,53 +105,66 @@ class Catalog:
     def pull(self, name: str, which: str, dest: Path) -> ModelVersion:
         """Put the bundle of the version with this number or alias into the folder `dest`, checked against its digests.
 
-        A folder that holds a bundle of this model, unchanged since it was pulled, is exchanged for the new one in one step.
-        Raises AskedWrongly if `dest` holds anything else, BundleError if the download does not match its digests.
+        A folder that holds a bundle of this model, unchanged since it was pulled, is exchanged for the new one in one step; a
+        pull that was cut short goes on. Raises InTheWay if `dest` holds anything else, BundleError if the download does not
+        match its digests.
         """
-        from heads import bundle as bundles
-
-        held = placing.held_bundle(dest, name)
         version = self.find(name, which)
-        if held is not None:
-            if held == self._bundle_digest(version):
-                return version
-            if not any(held == self._bundle_digest(known) for known in reversed(self.versions(name))):
-                raise placing.in_the_way(dest, name, f"it holds a bundle that is none of {name}'s versions")
-        dest.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.absolute().parent) as made:
-            arrived = self._download(version, BUNDLE_FOLDER, Path(made))
-            bundles.verify(arrived)
-            placing.put(arrived, dest)
+
+        def is_ours(digest: str) -> bool:
+            return any(digest == self.bundle_digest(known) for known in reversed(self.versions(name)))
+
+        pulling.bring(self._files(version), dest, name=name, digest=self.bundle_digest(version), is_ours=is_ours)
         return version
 
     @asking
     def card(self, name: str, which: str) -> str:
         """The model card, in Markdown, of the version with this number or alias."""
-        with tempfile.TemporaryDirectory(prefix="headstart-card-") as made:
-            return self._download(self.find(name, which), f"{BUNDLE_FOLDER}/card.md", Path(made)).read_text(encoding="utf-8")
+        return self._read(self.find(name, which), "card.md").decode()
 
-    def _bundle_digest(self, version: ModelVersion) -> str | None:
+    @asking
+    def bundle_digest(self, version: ModelVersion) -> str | None:
         """The digest of a version's bundle: its tag, or, of earlier Headstarts, its SHA256SUMS hashed; None if that is lost."""
         if digest := version.tags.get(BUNDLE_TAG):
             return digest
         try:
-            with tempfile.TemporaryDirectory(prefix="headstart-digest-") as made:
-                return hashlib.sha256(self._download(version, f"{BUNDLE_FOLDER}/SHA256SUMS", Path(made)).read_bytes()).hexdigest()
+            return hashlib.sha256(self._read(version, "SHA256SUMS")).hexdigest()
         except Exception:
             return None
 
-    def _download(self, version: ModelVersion, what: str, folder: Path) -> Path:
+    def _files(self, version: ModelVersion) -> pulling.Files:
+        """The files of a version's bundle."""
+        source = self._client.get_model_version_download_uri(version.name, version.version).rstrip("/")
+        if not source.startswith(("/", "file:")):
+            return _Downloads(f"{source}/{BUNDLE_FOLDER}", self.address)
+        place = Path(unquote(urlsplit(source).path)) / BUNDLE_FOLDER
+        if not place.is_dir():
+            raise HeadstartError(
+                f"the files of {version.name} version {version.version} are not where MLflow at {self.address} says, in "
+                f"{place.parent}. Put that folder back; a storage that moved as a whole is found by itself: name it by "
+                "HEADSTART_STORAGE_ROOT or --workspace, and start `headstart up` anew where it runs"
+            )
+        return pulling.Folder(place)
+
+    def _read(self, version: ModelVersion, name: str) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="headstart-file-") as made:
+            file = Path(made) / "file"
+            self._files(version).fetch(name, file)
+            return file.read_bytes()
+
+
+@dataclass(frozen=True)
+class _Downloads:
+    """The files of a bundle at a server of MLflow's, or in a store that MLflow reads: each is fetched whole."""
+
+    place: str
+    address: str
+
+    def fetch(self, name: str, file: Path) -> None:
         from mlflow.artifacts import download_artifacts
 
-        source = self._client.get_model_version_download_uri(version.name, version.version).rstrip("/")
-        place = Path(unquote(urlsplit(source).path)) if source.startswith(("/", "file:")) else None
-        if place is not None and not (place / what).exists():
-            raise HeadstartError(
-                f"the files of {version.name} version {version.version} are not where MLflow at {self.address} says, in {place}. "
-                "Put that folder back; a storage that moved as a whole is found by itself: name it by HEADSTART_STORAGE_ROOT or "
-                "--workspace, and start `headstart up` anew where it runs"
-            )
-        return Path(download_artifacts(f"{source}/{what}", dst_path=str(folder), tracking_uri=self.address))
+        with tempfile.TemporaryDirectory(dir=file.parent) as made:
+            os.replace(download_artifacts(f"{self.place}/{name}", dst_path=made, tracking_uri=self.address), file)
 
 
 def _ranges(versions: list[ModelVersion]) -> str:

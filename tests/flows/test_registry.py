@@ -21,8 +21,9 @@ from typer.testing import CliRunner
 
 from flows.cli import models
 from flows.errors import AskedWrongly, HeadstartError
+from flows.pulling import placing
 from flows.records import Finding, ModelVersion, Verdict, Weights, Work
-from flows.registry import Registry, ledger, placing, program, read_holdout, telling
+from flows.registry import Registry, ledger, program, read_holdout, telling
 from flows.registry.catalog import ModelRow
 from flows.registry.ledger import Entry, champion_at
 from flows.tracking import Origin, Tracker
@@ -260,6 +261,20 @@ def test_a_folder_that_was_pulled_before_gives_way_to_the_newer_version(
     assert registry.pull(name, "2", dest).version == "2"
     assert dest.stat().st_ino == inode, "what is there already is not fetched again"
     assert [path.name for path in tmp_path.iterdir()] == ["live"]
+
+
+def test_a_version_is_published_and_pulled_from_there_by_the_command(
+    place: Place, first: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADSTART_TRACKING_ADDRESS", place.address)
+    told = CliRunner().invoke(models.app, ["publish", "digits", str(tmp_path / "out"), "--json", "--workspace", str(tmp_path)])
+    assert told.exit_code == 0, told.output
+    pointer = json.loads(told.stdout)
+    assert (pointer["is_new"], pointer["version"], pointer["digest"]) == (True, "1", bundles.digest(place.bundle))
+    for origin in (str(tmp_path / "out"), "digits@1"):
+        told = CliRunner().invoke(models.app, ["pull", origin, str(tmp_path / "model"), "--workspace", str(tmp_path)])
+        assert "model holds digits version 1" in told.output.replace("\n", "")
+        assert bundles.digest(tmp_path / "model") == bundles.digest(place.bundle)
 
 
 def test_only_an_unchanged_bundle_of_this_model_gives_way(place: Place, first: ModelVersion, tmp_path: Path) -> None:

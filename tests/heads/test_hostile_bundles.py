@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from flows.registry import placing
+from flows.pulling import placing
 from heads import bundle
 from heads.bundle import contents
 from heads.data.images import preprocess_for

@@ -9,12 +9,17 @@ from pathlib import Path
 from flows.errors import AskedWrongly
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
+OLD = "old"
+
+
+class InTheWay(AskedWrongly):
+    """A folder that a bundle may not be put into."""
 
 
 def held_bundle(dest: Path, name: str) -> str | None:
     """The digest of the bundle in `dest`; None if the folder is empty or missing.
 
-    Raises AskedWrongly if it holds anything else, or the bundle was changed.
+    Raises InTheWay if it holds anything else, or the bundle was changed.
     """
     from heads import bundle as bundles
     from heads.errors import BundleError
@@ -35,9 +40,9 @@ def held_bundle(dest: Path, name: str) -> str | None:
         raise in_the_way(dest, name, f"what it holds is no bundle as it was pulled: {error}") from None
 
 
-def in_the_way(dest: Path, name: str, why: str) -> AskedWrongly:
+def in_the_way(dest: Path, name: str, why: str) -> InTheWay:
     """The error for a folder that a bundle of `name` may not be put into."""
-    return AskedWrongly(
+    return InTheWay(
         f"{dest} is in the way ({why}): name a folder that does not exist, an empty one, or one that holds a bundle of "
         f"{name} just as it was pulled, which gives way to the newer"
     )
@@ -53,13 +58,19 @@ def put(arrived: Path, dest: Path) -> None:
         return
     if _exchange(arrived, dest):
         return
-    old = arrived.with_name("old")
+    old = arrived.with_name(OLD)
     os.rename(dest, old)
     try:
         os.rename(arrived, dest)
     except OSError:
         os.rename(old, dest)
         raise
+
+
+def put_back(folder: Path, dest: Path) -> None:
+    """If a kill between the two steps of `put` left the old `dest` in `folder`, make it `dest` again."""
+    if not os.path.lexists(dest) and (folder / OLD).is_dir():
+        os.rename(folder / OLD, dest)
 
 
 def _exchange(one: Path, other: Path) -> bool:
