@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from flows.cli import data, features, models, screen
 from flows.cli.options import AsJson, Workspace, settings_of
 from flows.errors import AskedWrongly
-from flows.words import counted
-
-if TYPE_CHECKING:
-    from flows.stages.prediction import Answered
 
 app = typer.Typer(
     name="headstart",
@@ -28,7 +24,6 @@ app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.add_typer(features.app, name="features")
 
-NUM_SHARES_TOLD = 3
 PLAN = typer.Argument(metavar="PLAN", help="A plan: a YAML file such as flows/plans/demo.yaml.")
 PlanFile = Annotated[Path, PLAN]
 Source = Annotated[str | None, typer.Option(help="A folder or s3:// prefix to bring new images in from first.")]
@@ -114,49 +109,46 @@ def predict(
     model: Annotated[
         str, typer.Argument(metavar="BUNDLE_OR_MODEL", help="A pulled bundle's folder, or NAME@champion, or NAME@3.")
     ],
-    files: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
-    output: Annotated[Path | None, typer.Option(help="The folder that masks are written to, as PNG of the images' size.")] = None,
+    files: Annotated[list[Path], typer.Argument(help="Images, folders of images, or CSV files with a column of paths.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "--masks", help="The folder that masks are written to, as PNG of the images' size.")
+    ] = None,
+    column: Annotated[
+        str | None,
+        typer.Option(help="The column of a CSV with paths, relative to the CSV; left out: `file`, or the only one."),
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="A CSV file to write the answers to.")] = None,
     workspace: Workspace = None,
     as_json: AsJson = False,
 ) -> None:
     """Read images with a bundle or a registered model.
 
-    Images of a folder that do not decode are left out with a warning, and the exit status is then 1.
+    Images of a folder or a CSV that do not decode are left out with a warning, and the exit status is then 1.
 
     Example: headstart predict digits@champion picture.png
 
     Example: headstart predict camvid@champion street/ --output masks/
     """
+    from flows.cli import answers
     from flows.stages import prediction
 
-    readings = prediction.predict(settings_of(workspace), model, files, output)
-    for warning in readings.warnings:
-        screen.warn(warning)
-    for image in readings.unread:
-        screen.warn(f"{image.file}: {image.reason}; left out")
-    rows = readings.rows
-    if as_json:
-        predictions = [{"file": row.file} | {target: asdict(answer) for target, answer in row.answers.items()} for row in rows]
-        unread = [asdict(image) for image in readings.unread]
-        screen.show_json({"predictions": predictions} | ({"unread": unread} if unread else {}))
-    else:
-        targets = list(rows[0].answers) if rows else []
-        title = f"{counted(len(rows), 'image')} read by {model}"
-        screen.show_table(title, ["file", *targets], [[r.file, *[_words(r.answers[t]) for t in targets]] for r in rows])
+    if csv is not None:
+        answers.refuse_existing(csv)
+    with screen.progress_bars() as bars:
+        bar = bars.add_task("images", total=None, state="")
+        readings = prediction.predict(
+            settings_of(workspace),
+            model,
+            files,
+            output,
+            column=column,
+            progress=lambda done, total: bars.update(bar, completed=done, total=total),
+        )
+    if csv is not None:
+        answers.write_csv(readings, csv)
+    answers.show(readings, model, as_json=as_json)
     if readings.unread:
         raise typer.Exit(1)
-
-
-def _words(answer: Answered) -> str:
-    from flows.stages.prediction import ClassAnswer, LabelsAnswer
-
-    match answer:
-        case ClassAnswer():
-            return f"{answer.label} ({answer.probability:.3f})"
-        case LabelsAnswer():
-            return ", ".join(f"{name} ({answer.probabilities[name]:.3f})" for name in answer.labels) or "none"
-    largest = sorted(answer.shares.items(), key=lambda share: -share[1])[:NUM_SHARES_TOLD]
-    return f"{answer.mask} ({', '.join(f'{name}: {share:.0%}' for name, share in largest)})"
 
 
 @app.command()

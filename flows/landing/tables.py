@@ -49,7 +49,7 @@ def read_table(path: Path) -> Table:
 
     Raises AskedWrongly if it is damaged, not well formed, or lacks a column that it needs.
     """
-    columns, lines = _parquet(path) if path.suffix == ".parquet" else _csv(path)
+    columns, lines = _parquet(path) if path.suffix == ".parquet" else read_csv(path)
     _check_columns(columns, path)
     columns = [composed(name.strip()) for name in columns]
     index = {name for name in columns if _INDEX.fullmatch(name)}
@@ -111,7 +111,11 @@ def _rows(columns: Sequence[str], lines: Iterable[Line], targets: Sequence[str],
     return tuple(by_file.values())
 
 
-def _csv(path: Path) -> tuple[list[str], list[Line]]:
+def read_csv(path: Path) -> tuple[list[str], list[Line]]:
+    """The header of a CSV file, and its other lines with the numbers at which they begin, without empty ones.
+
+    Raises AskedWrongly if it cannot be read, is not well formed, or has nothing but a header.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:

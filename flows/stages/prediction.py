@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from flows import folders, owners
+from flows import owners
 from flows.errors import AskedWrongly
 from flows.settings import Settings
+from flows.stages.asked_images import Unread, find_images
 from flows.stages.mask_files import already_there, mask_files, refuse_taken
 from flows.stages.session import open_registry
 from heads.catalogue import TASK_FACTS
 
 BATCH_SIZE = 32
+# Decoded, an image takes three bytes a pixel.
+MAX_BATCH_PIXELS = 50_000_000
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from heads.bundle import Answer, Bundle
 
 
@@ -57,56 +62,49 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Unread:
-    """An image of a folder that does not decode, and why."""
-
-    file: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Readings:
-    """The predictions: a row an image, in order; `unread` are the images of folders that do not decode."""
+    """The predictions: a row an image, in order; `unread` are images of folders and CSV files that do not decode."""
 
     rows: tuple[Reading, ...]
     unread: tuple[Unread, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Named:
-    """The images asked for: each file, and whether it was named itself (True) or only its folder was."""
+def predict(
+    settings: Settings,
+    model: str,
+    files: Sequence[Path],
+    output: Path | None = None,
+    *,
+    column: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Readings:
+    """Predictions of a bundle's folder, or of a registered `NAME@WHICH`, on images.
 
-    files: tuple[tuple[Path, bool], ...]
-    warnings: tuple[str, ...]
-
-
-def predict(settings: Settings, model: str, files: Sequence[Path], output: Path | None = None) -> Readings:
-    """Predictions of a bundle's folder, or of a registered `NAME@WHICH`, on images (a folder stands for the images in it).
-
-    Masks become PNG files under `output`, one for each image, named after it. An image of a folder that does not decode is
-    listed as unread. Raises AskedWrongly if there is no such model or image, no output folder for masks, or a mask file
-    already exists; ImageError if an image that was named itself does not decode. Then nothing is written.
+    A folder stands for the images in it, a CSV file for those that its `column` names (left out: `file`, or the only one).
+    Masks become PNG files under `output`, one for each image, named after it. An image of a folder or a CSV that does not decode
+    is listed as unread. `progress` is told how many of how many images are done. Raises AskedWrongly if there is no such model,
+    image or column, no output folder for masks, or a mask file already exists; ImageError if an image that was named itself does
+    not decode. Then nothing is written.
     """
-    asked = _images(files, output)
+    asked = find_images(files, output, column)
     bundle = _load(settings, model)
     masks = [head.target for head in bundle.variant.heads if TASK_FACTS[head.task].tells == "pixels"]
     if masks and output is None:
         raise AskedWrongly(f"{model} reads masks ({', '.join(masks)}): name the folder that they are written to with --output")
-    named = [file for file, is_named in asked.files if is_named]
-    _check_named(named)
+    _check_named([file for file, is_named in asked.files if is_named])
     images = [file for file, _ in asked.files]
     places = mask_files(images, masks, output) if output is not None and masks else [{} for _ in images]
     refuse_taken([place for of_image in places for place in of_image.values()])
     rows: list[Reading] = []
-    unread: list[Unread] = []
-    for start in range(0, len(images), BATCH_SIZE):
-        some = slice(start, start + BATCH_SIZE)
-        for row in _read(bundle, images[some], places[some]):
-            if isinstance(row, Unread):
-                unread.append(row)
-            else:
-                rows.append(row)
+    unread = list(asked.unread)
+    progress(0, len(images))
+    for done, row in enumerate(_read(bundle, images, places), 1):
+        if isinstance(row, Unread):
+            unread.append(row)
+        else:
+            rows.append(row)
+        progress(done, len(images))
     return Readings(tuple(rows), tuple(unread), asked.warnings)
 
 
@@ -134,22 +132,39 @@ def _check_named(files: Sequence[Path]) -> None:
 
 
 def _read(bundle: Bundle, images: Sequence[Path], places: Sequence[Mapping[str, Path]]) -> Iterator[Reading | Unread]:
-    """For each image its predictions, or why it does not decode; masks are written on the way."""
+    """For each image its predictions, or why it does not decode; masks are written on the way.
+
+    Images are held in memory a batch at a time: up to BATCH_SIZE, and fewer if they are large.
+    """
+    batch: list[tuple[Path, Mapping[str, Path], Image | Unread]] = []
+    num_pixels = 0
+    for image, place in zip(images, places, strict=True):
+        found = _decode(image)
+        batch.append((image, place, found))
+        num_pixels += 0 if isinstance(found, Unread) else found.width * found.height
+        if len(batch) == BATCH_SIZE or num_pixels >= MAX_BATCH_PIXELS:
+            yield from _read_batch(bundle, batch)
+            batch, num_pixels = [], 0
+    yield from _read_batch(bundle, batch)
+
+
+def _decode(image: Path) -> Image | Unread:
     from heads.data.decoding import decode
     from heads.errors import ImageError
 
-    decoded: list[Any] = []
-    for image in images:
-        try:
-            if image.exists() and not image.is_file():
-                raise ImageError("is no regular file")
-            decoded.append(decode(image))
-        except ImageError as error:
-            decoded.append(Unread(str(image), str(error).removeprefix(f"{image}: ")))
-    answers = iter(bundle.predict([pixels for pixels in decoded if not isinstance(pixels, Unread)], BATCH_SIZE))
-    for image, pixels, place in zip(images, decoded, places, strict=True):
-        if isinstance(pixels, Unread):
-            yield pixels
+    try:
+        if image.exists() and not image.is_file():
+            raise ImageError("is no regular file")
+        return decode(image)
+    except ImageError as error:
+        return Unread(str(image), str(error).removeprefix(f"{image}: "))
+
+
+def _read_batch(bundle: Bundle, batch: Sequence[tuple[Path, Mapping[str, Path], Image | Unread]]) -> Iterator[Reading | Unread]:
+    answers = iter(bundle.predict([found for _, _, found in batch if not isinstance(found, Unread)], BATCH_SIZE))
+    for image, place, found in batch:
+        if isinstance(found, Unread):
+            yield found
         else:
             yield Reading(str(image), {target: _keep(answer, place.get(target)) for target, answer in next(answers).items()})
 
@@ -177,29 +192,3 @@ def _keep(answer: Answer, file: Path | None) -> Answered:
     finally:
         new.unlink(missing_ok=True)
     return MaskAnswer(str(file), dict(answer.shares))
-
-
-def _images(files: Sequence[Path], output: Path | None) -> _Named:
-    """The images of files and folders, in order, with a warning about the files passed over in a folder."""
-    found: list[tuple[Path, bool]] = []
-    warnings = []
-    for file in files:
-        if not file.exists():
-            raise AskedWrongly(f"{file} does not exist: name images, or folders of images")
-        if not file.is_dir():
-            found.append((file, True))
-            continue
-        inside = folders.contents(file)
-        written = output is not None and output.resolve() != file.resolve()
-        images = [path for path in inside.images if not (written and output and _lies_in(file / path, output))]
-        if not images:
-            raise AskedWrongly(f"{file} holds no image ({', '.join(folders.image_endings())})")
-        found += [(file / path, False) for path in images]
-        others = [path for path in inside.files if not folders.is_image(path.name)]
-        if left_out := folders.describe_left_out(others, inside.passed):
-            warnings.append(f"{file}: no images, and passed over: {left_out}")
-    return _Named(tuple(found), tuple(warnings))
-
-
-def _lies_in(file: Path, folder: Path) -> bool:
-    return file.resolve().is_relative_to(folder.resolve())

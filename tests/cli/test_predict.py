@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import random
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from flows.stages import prediction
 from flows.stages.mask_files import mask_files
 from flows.stages.prediction import BATCH_SIZE
 from heads.bundle import load, save
@@ -165,3 +169,94 @@ def test_a_tiff_is_predicted_as_its_twin_in_png(orientation: int, bundle: str, t
     tiff, png = (load(bundle).predict([tmp_path / name], 1)[0]["mask"] for name in ("t.tif", "p.png"))
     assert tiff.mask.shape == size[::-1]
     assert np.array_equal(tiff.mask, png.mask)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
+    variant = Variant(backbone="squeezenet1_1", heads=(Head(target="kind"), Head(target="tags", task="multilabel")))
+    classes = {"kind": ["cat", "dog"], "tags": ["indoor", "night"]}
+    model, preprocess = build_model(variant, classes, None), preprocess_for(variant.backbone, 32)
+    thresholds = {"tags": [0.0, 0.0]}
+    folder = tmp_path_factory.mktemp("classifier") / "bundle"
+    save(folder, model=model, variant=variant, classes=classes, preprocess=preprocess, facts={}, thresholds=thresholds)
+    return str(folder)
+
+
+def bomb(path: Path, side: int) -> Path:
+    """A PNG of few bytes that says that it has side x side pixels, all of them black."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" * 10**6)
+    parts = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
+    blocks = [struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(blocks))
+    return path
+
+
+def test_a_csv_names_images_beside_it_and_bad_lines_cost_one_prediction_each(
+    workspace: Path, classifier: str, tmp_path: Path, ask: Ask
+) -> None:
+    for index in range(BATCH_SIZE + 2):
+        draw(tmp_path / "in/deep" / f"{index:02}.png", (16 + index, 16))
+    bomb(tmp_path / "in/bomb.png", 12_000)
+    bomb(tmp_path / "in/larger.png", 2_000_000)
+    good = [f"deep/{index:02}.png" for index in range(BATCH_SIZE + 2)]
+    others = ["gone.png,x", ",empty", "deep,x", "bomb.png,x", "larger.png,x", "deep/00.png"]
+    lines = ["path,note", *[f"{name},x" for name in good], *others]
+    (tmp_path / "in/list.csv").write_text("\n".join(lines) + "\n")
+    words = ("predict", classifier, str(tmp_path / "in/list.csv"), "--column", "path")
+    answer = ask(workspace, *words, "--json", "--csv", str(tmp_path / "out.csv"))
+    assert answer.status == 1, answer.err
+    assert [row["file"] for row in answer.told["predictions"]] == [str(tmp_path / "in" / name) for name in good]
+    unread = {Path(row["file"]).name: row["reason"] for row in answer.told["unread"]}
+    assert list(unread) == ["list.csv line 37", "list.csv line 41", "gone.png", "deep", "bomb.png", "larger.png"]
+    assert unread["list.csv line 37"] == "names no file in the column 'path'"
+    assert unread["list.csv line 41"] == "has 1 cells for 2 columns"
+    assert unread["gone.png"] == "there is no such file"
+    assert unread["deep"] == "is no regular file"
+    assert unread["bomb.png"].startswith("12000 x 12000 px are more than 100,000,000 pixels")
+    assert "larger.png: does not decode" in answer.err.replace("\n", " ")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
+    one_by_one = ask(workspace, "predict", classifier, *[str(tmp_path / "in" / name) for name in good[:3]], "--json").told
+    for row, told, line in zip(one_by_one["predictions"], answer.told["predictions"][:3], written[:3], strict=True):
+        assert row["kind"]["label"] == told["kind"]["label"] == line["kind"]
+        assert told["kind"]["probability"] == pytest.approx(row["kind"]["probability"], abs=1e-5)
+        assert float(line["kind/probability"]) == pytest.approx(row["kind"]["probability"], abs=1e-5)
+        assert line["tags"] == "indoor|night"
+    assert [line["error"] for line in written] == [""] * len(good) + list(unread.values())
+    assert ask(workspace, *words, "--csv", str(tmp_path / "out.csv")).status == 2
+
+
+def test_a_csv_without_the_column_or_in_another_form_is_refused(
+    workspace: Path, classifier: str, tmp_path: Path, ask: Ask
+) -> None:
+    draw(tmp_path / "a.png", (16, 16))
+    for content, words in (
+        (b"path,note\na.png,x\n", "has the column 'file' not; name that of the paths with --column: path, note"),
+        (b"file,file\na.png,x\n", "has the column 'file' twice"),
+        (b"file,note\n", "no lines under its header"),
+        (b'file,note\na.png,"x\n', "not well formed"),
+        ("file\nä.png\n".encode("latin-1"), "not a CSV file in UTF-8"),
+    ):
+        (tmp_path / "list.csv").write_bytes(content)
+        answer = ask(workspace, "predict", classifier, str(tmp_path / "list.csv"))
+        assert (answer.status, answer.out) == (2, "")
+        assert words in answer.err
+    (tmp_path / "list.csv").write_text("anything\na.png\n")
+    assert ask(workspace, "predict", classifier, str(tmp_path / "list.csv")).status == 0, "of one column the name does not matter"
+
+
+def test_large_images_are_read_a_few_at_a_time(
+    workspace: Path, bundle: str, tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(7):
+        draw(tmp_path / "in" / f"{index}.png", (30, 20 + index))
+    seen: list[int] = []
+    read = prediction._read_batch
+    monkeypatch.setattr(prediction, "MAX_BATCH_PIXELS", 1200)
+    monkeypatch.setattr(prediction, "_read_batch", lambda made, batch: (seen.append(len(batch)), read(made, batch))[1])
+    answer = ask(workspace, "predict", bundle, str(tmp_path / "in"), "--masks", str(tmp_path / "out"), "--json")
+    assert seen == [2, 2, 2, 1]
+    for row in answer.told["predictions"]:
+        with Image.open(row["mask"]["mask"]) as mask, Image.open(row["file"]) as image:
+            assert mask.size == image.size

@@ -1,0 +1,84 @@
+"""The answers of `headstart predict`: as a table for people, as JSON, and as a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.cli import screen
+from flows.errors import AskedWrongly
+from flows.files import write_whole
+from flows.words import counted
+
+if TYPE_CHECKING:
+    from flows.stages.prediction import Answered, Readings
+
+NUM_SHARES_TOLD = 3
+
+
+def show(readings: Readings, model: str, *, as_json: bool) -> None:
+    """Print warnings and what could not be read on standard error, the answers on standard output."""
+    for warning in readings.warnings:
+        screen.warn(warning)
+    for image in readings.unread:
+        screen.warn(f"{image.file}: {image.reason}; left out")
+    rows = readings.rows
+    if as_json:
+        predictions = [{"file": row.file} | {target: asdict(answer) for target, answer in row.answers.items()} for row in rows]
+        unread = [asdict(image) for image in readings.unread]
+        screen.show_json({"predictions": predictions} | ({"unread": unread} if unread else {}))
+    else:
+        targets = list(rows[0].answers) if rows else []
+        title = f"{counted(len(rows), 'image')} read by {model}"
+        screen.show_table(title, ["file", *targets], [[r.file, *[_words(r.answers[t]) for t in targets]] for r in rows])
+
+
+def refuse_existing(file: Path) -> None:
+    """Raise AskedWrongly if the file exists, or its folder does not."""
+    if os.path.lexists(file):
+        raise AskedWrongly(f"{file} is there already and is not written over; name another file with --csv, or move it away")
+    if not file.absolute().parent.is_dir():
+        raise AskedWrongly(f"{file} lies in a folder that does not exist; make the folder, or name another file with --csv")
+
+
+def write_csv(readings: Readings, file: Path) -> None:
+    """Write a line an image, whole or not at all: the file, each target's answer, the probability of a class, what was wrong.
+
+    Sets of labels are written as in tables of labels (`a|b`), masks as the path of their file.
+    """
+    text = io.StringIO()
+    targets = list(readings.rows[0].answers) if readings.rows else []
+    lines = [{"file": row.file} | {k: v for t in targets for k, v in _cells(t, row.answers[t]).items()} for row in readings.rows]
+    columns = list(lines[0]) if lines else ["file"]
+    writer = csv.DictWriter(text, [*columns, "error"], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    writer.writerows({"file": image.file, "error": image.reason} for image in readings.unread)
+    write_whole(file, text.getvalue())
+
+
+def _cells(target: str, answer: Answered) -> dict[str, object]:
+    from flows.stages.prediction import ClassAnswer, LabelsAnswer
+
+    match answer:
+        case ClassAnswer():
+            return {target: answer.label, f"{target}/probability": f"{answer.probability:.6g}"}
+        case LabelsAnswer():
+            return {target: "|".join(answer.labels)}
+    return {target: answer.mask}
+
+
+def _words(answer: Answered) -> str:
+    from flows.stages.prediction import ClassAnswer, LabelsAnswer
+
+    match answer:
+        case ClassAnswer():
+            return f"{answer.label} ({answer.probability:.3f})"
+        case LabelsAnswer():
+            return ", ".join(f"{name} ({answer.probabilities[name]:.3f})" for name in answer.labels) or "none"
+    largest = sorted(answer.shares.items(), key=lambda share: -share[1])[:NUM_SHARES_TOLD]
+    return f"{answer.mask} ({', '.join(f'{name}: {share:.0%}' for name, share in largest)})"

@@ -1,0 +1,97 @@
+"""The images that a person asks predictions for: files, the images of folders, and those that a CSV names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows import folders
+from flows.errors import AskedWrongly
+
+FILE_COLUMN = "file"
+
+
+@dataclass(frozen=True)
+class Unread:
+    """An image of a folder or a CSV that does not decode, or a line that names none, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class AskedImages:
+    """The images in order: each file, and whether it was named itself (True) or only its folder or CSV was."""
+
+    files: tuple[tuple[Path, bool], ...]
+    unread: tuple[Unread, ...]
+    warnings: tuple[str, ...]
+
+
+def find_images(files: Sequence[Path], output: Path | None, column: str | None) -> AskedImages:
+    """The images of files, folders and CSV files, with a warning about the files passed over in a folder.
+
+    Images below the folder `output`, where masks are written to, are left out. A CSV's paths, in its `column`, are relative to
+    its folder. Raises AskedWrongly if one of `files` does not exist, or names no image.
+    """
+    found: list[tuple[Path, bool]] = []
+    unread: list[Unread] = []
+    warnings: list[str] = []
+    for file in files:
+        if not file.exists():
+            raise AskedWrongly(f"{file} does not exist: name images, folders of images, or CSV files of paths")
+        if file.is_dir():
+            images, told = _of_folder(file, output)
+            found += [(image, False) for image in images]
+            warnings += told
+        elif file.suffix.lower() == ".csv":
+            listed, wrong = _of_csv(file, column)
+            found += [(image, False) for image in listed]
+            unread += wrong
+        else:
+            found.append((file, True))
+    return AskedImages(tuple(found), tuple(unread), tuple(warnings))
+
+
+def _of_folder(folder: Path, output: Path | None) -> tuple[list[Path], list[str]]:
+    inside = folders.contents(folder)
+    written = output is not None and output.resolve() != folder.resolve()
+    images = [path for path in inside.images if not (written and output and _lies_in(folder / path, output))]
+    if not images:
+        raise AskedWrongly(f"{folder} holds no image ({', '.join(folders.image_endings())})")
+    others = [path for path in inside.files if not folders.is_image(path.name)]
+    left_out = folders.describe_left_out(others, inside.passed)
+    return [folder / path for path in images], [f"{folder}: no images, and passed over: {left_out}"] if left_out else []
+
+
+def _of_csv(file: Path, column: str | None) -> tuple[list[Path], list[Unread]]:
+    """The images that a CSV names, and its lines that name none."""
+    from flows.landing.tables import read_csv
+
+    columns, lines = read_csv(file)
+    names = [name.strip() for name in columns]
+    place = _column(file, names, column)
+    images: list[Path] = []
+    unread: list[Unread] = []
+    for number, line in lines:
+        cell = line[place].strip() if len(line) == len(columns) else ""
+        if len(line) != len(columns):
+            unread.append(Unread(f"{file} line {number}", f"has {len(line)} cells for {len(columns)} columns"))
+        elif not cell or "\0" in cell:
+            unread.append(Unread(f"{file} line {number}", f"names no file in the column {names[place]!r}"))
+        else:
+            images.append(file.parent / cell)
+    return images, unread
+
+
+def _column(file: Path, names: Sequence[str], asked: str | None) -> int:
+    wanted = asked or (names[0] if len(names) == 1 else FILE_COLUMN)
+    if names.count(wanted) != 1:
+        count = "twice" if wanted in names else "not"
+        raise AskedWrongly(f"{file} has the column {wanted!r} {count}; name that of the paths with --column: {', '.join(names)}")
+    return names.index(wanted)
+
+
+def _lies_in(file: Path, folder: Path) -> bool:
+    return file.resolve().is_relative_to(folder.resolve())
