@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 
 # What kind of sample a backbone reads; `heads.data.modalities` holds what differs between them.
 Modality = Literal["image"]
+# How pixels between pixels are found when an image is resized, as a backbone's published weights saw it.
+Interpolation = Literal["bilinear", "bicubic"]
 # Fit fields that mean something to samples of one modality alone; variants of others leave them at their defaults.
 FIT_FIELDS_OF: Mapping[Modality, frozenset[str]] = {
     "image": frozenset(("image_size_px", "augment", "flip", "channels_last", "mixup", "cutmix")),

@@ -2,14 +2,13 @@
 
 from heads.backbones.blank import skeleton_stages
 from heads.backbones.costs import StageCost, count_costs
-from heads.backbones.table import BACKBONES, Backbone, Interpolation
+from heads.backbones.table import BACKBONES, Backbone
 from heads.backbones.tokens import tokens_to_map
 from heads.backbones.weights import build_stages, check_weights, imagenet_weights, weights_digest
 
 __all__ = [
     "BACKBONES",
     "Backbone",
-    "Interpolation",
     "StageCost",
     "build_stages",
     "check_weights",

@@ -14,9 +14,9 @@ from torchvision import models
 from heads.backbones import cutting
 from heads.backbones.cutting import CONVNEXT, MAXVIT, REGNET, RESNET, SHUFFLENET, Split, cut_features, cut_layers
 from heads.backbones.source import Source, imagenet
+from heads.catalogue import Interpolation
 
 Layout = Literal["map", "tokens"]
-Interpolation = Literal["bilinear", "bicubic"]
 
 
 def example_image(side: int) -> Tensor:

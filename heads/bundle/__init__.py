@@ -22,7 +22,10 @@ from torch import Tensor
 from heads.bundle.card import write_card
 from heads.bundle.contents import FILES, SUMS, TEXTS, Contents, digest_of, opened, parse_json
 from heads.bundle.weights import read_model
-from heads.data.images import ImagePreprocess, decode, prepare
+from heads.data.decoding import decode
+from heads.data.image_feed import prepare_plain
+from heads.data.images import ImagePreprocess
+from heads.data.pixels import decode_pixels, pixels_of
 from heads.data.samples import Preprocess
 from heads.errors import BundleError, HeadsError, ImageError
 from heads.model.model import Model
@@ -84,15 +87,18 @@ class Bundle:
         self.model.eval()
         with torch.inference_mode():
             images = [_open(image, name) for image, name in batch]
-            pixels = torch.stack([prepare(image, self.preprocess) for image in images])
-            logits = self.model(pixels.to(device, memory_format=torch.channels_last))
+            pixels = prepare_plain(images, self.preprocess, device)
+            logits = self.model(pixels.to(memory_format=torch.channels_last))
             rows = [{target: outputs[row] for target, outputs in logits.items()} for row in range(len(images))]
             return [self._read(image, row) for image, row in zip(images, rows, strict=True)]
 
-    def _read(self, image: Image.Image, logits: Mapping[str, Tensor]) -> dict[str, Answer]:
+    def _read(self, image: Tensor, logits: Mapping[str, Tensor]) -> dict[str, Answer]:
         return {
             head.target: TASKS[head.task].answer(
-                self.classes[head.target], logits[head.target], image.size, self.thresholds.get(head.target)
+                self.classes[head.target],
+                logits[head.target],
+                (image.shape[-1], image.shape[-2]),
+                self.thresholds.get(head.target),
             )
             for head in self.variant.heads
         }
@@ -180,13 +186,16 @@ def _load(contents: Contents, device: torch.device) -> Bundle:
     return Bundle(placed, variant, classes, preprocess, description["facts"], thresholds)
 
 
-def _open(image: ImageInput, name: str) -> Image.Image:
+def _open(image: ImageInput, name: str) -> Tensor:
+    """An image's pixels (1, 3, H, W) in uint8."""
     if isinstance(image, Path | str):
-        return decode(Path(image))
-    if isinstance(image, bytes | Image.Image):
-        return decode(image, name)
+        return decode_pixels(Path(image))
+    if isinstance(image, bytes):
+        return decode_pixels(image, name)
+    if isinstance(image, Image.Image):
+        return pixels_of(decode(image, name))
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
-        return decode(Image.fromarray(image), name)
+        return pixels_of(decode(Image.fromarray(image), name))
     given = f"array of {image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
     raise ImageError(f"{name} is a {given}; give a path, a file's bytes, a Pillow image or an array of uint8 (H, W, 3)")
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -58,6 +59,48 @@ class Geometry:
     mirrored: bool = False
 
 
+@dataclass(frozen=True)
+class Erased:
+    """What covers a part of the window: grey noise (3, h, w) in uint8, and where its upper left corner lies."""
+
+    top: int
+    left: int
+    noise: NDArray[np.uint8]
+
+    @property
+    def place(self) -> tuple[slice, slice]:
+        """The rows and columns of the window that it covers."""
+        return slice(self.top, self.top + self.noise.shape[1]), slice(self.left, self.left + self.noise.shape[2])
+
+
+@dataclass(frozen=True)
+class Variation:
+    """All that is drawn at random for an image: its window, factors of brightness, contrast and saturation, what is erased.
+
+    Without factors the window is the middle square, as evaluation sees it, mirrored or not.
+    """
+
+    geometry: Geometry
+    colour: tuple[float, float, float] | None = None
+    erased: Erased | None = None
+
+
+def draw_variation(height: int, width: int, size: int, strength: Strength, flip: bool, random: np.random.Generator) -> Variation:
+    """The variation of an image of `height` and `width`, within the strength, to a window of `size` px."""
+    geometry = draw_geometry(height, width, size, strength, flip, random)
+    brightness, contrast, saturation = (float(x) for x in random.uniform(1 - strength.colour, 1 + strength.colour, size=3))
+    erases = strength.erased and random.uniform() < ERASED_SHARE_OF_IMAGES
+    erased = _draw_erased(size, random.uniform(MIN_ERASED, strength.erased), random) if erases else None
+    return Variation(geometry, (brightness, contrast, saturation), erased)
+
+
+def _draw_erased(size: int, share: float, random: np.random.Generator) -> Erased:
+    aspect = math.exp(random.uniform(-1, 1))
+    height, width = (min(size, max(1, round(size * math.sqrt(share * ratio)))) for ratio in (aspect, 1 / aspect))
+    top, left = int(random.integers(size - height + 1)), int(random.integers(size - width + 1))
+    return Erased(top, left, random.integers(0, 256, (1, 3, height, width))[0].astype(np.uint8))
+
+
 def draw_geometry(height: int, width: int, size: int, strength: Strength, flip: bool, random: np.random.Generator) -> Geometry:
     """The middle square of `size` px, which evaluation sees, moved, scaled, stretched and turned within the strength."""
     scale = random.uniform(1 - strength.scale, 1 + strength.scale)
@@ -83,7 +126,7 @@ def apply_geometry(pixels: Tensor, geometry: Geometry, size: int, sampling: Samp
     The same geometry on an image (bilinear) and on its mask (nearest, so that values stay as they are) shows the same place.
     """
     if geometry.degrees:
-        pixels = _turn(pixels, geometry.degrees, sampling)
+        pixels = turn(pixels, geometry.degrees, sampling)
     for dim, start, side in ((-2, geometry.top, geometry.num_rows), (-1, geometry.left, geometry.num_columns)):
         pixels = pixels.index_select(dim, torch.arange(start, start + side).clamp_(0, pixels.shape[dim] - 1))
     if sampling == "bilinear":
@@ -93,30 +136,25 @@ def apply_geometry(pixels: Tensor, geometry: Geometry, size: int, sampling: Samp
     return pixels.flip(-1) if geometry.mirrored else pixels
 
 
-def _turn(pixels: Tensor, degrees: float, sampling: Sampling) -> Tensor:
+def turn(pixels: Tensor, degrees: float, sampling: Sampling) -> Tensor:
+    """An image (1, C, H, W) turned about its middle, its size kept; beyond it the edge is repeated."""
     height, width = pixels.shape[-2:]
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     # In grid_sample's coordinates either side is two long, hence the aspect.
-    turn = torch.tensor([[[cosine, -sine * height / width, 0.0], [sine * width / height, cosine, 0.0]]])
-    grid = F.affine_grid(turn, [1, 1, height, width], align_corners=False)
+    rows = [[cosine, -sine * height / width, 0.0], [sine * width / height, cosine, 0.0]]
+    grid = F.affine_grid(torch.tensor([rows], device=pixels.device), [1, 1, height, width], align_corners=False)
     turned = F.grid_sample(pixels.float(), grid, mode=sampling, padding_mode="border", align_corners=False)
     return turned.round_().to(pixels.dtype)
 
 
-def recolour(pixels: Tensor, strength: Strength, random: np.random.Generator) -> Tensor:
-    """Pixels (1, 3, H, W) of 0 to 255, with brightness, contrast and saturation varied and, in `strong`, a part erased."""
-    brightness, contrast, saturation = (float(x) for x in random.uniform(1 - strength.colour, 1 + strength.colour, size=3))
+def recolour(pixels: Tensor, colour: Tensor) -> Tensor:
+    """Pixels (N, 3, H, W) of 0 to 255, with brightness, contrast and saturation of each image times its factors (N, 3)."""
+    brightness, contrast, saturation = colour[:, :, None, None, None].unbind(dim=1)
     grey = pixels.mean(dim=1, keepdim=True)
     pixels = torch.lerp(grey, pixels, saturation)
-    pixels = torch.lerp(grey.mean(), pixels, contrast).mul_(brightness).clamp_(0, 255)
-    if strength.erased and random.uniform() < ERASED_SHARE_OF_IMAGES:
-        _erase(pixels, random.uniform(MIN_ERASED, strength.erased), random)
-    return pixels
+    return torch.lerp(grey.mean(dim=(1, 2, 3), keepdim=True), pixels, contrast).mul_(brightness).clamp_(0, 255)
 
 
-def _erase(pixels: Tensor, share: float, random: np.random.Generator) -> None:
-    size, aspect = pixels.shape[-1], math.exp(random.uniform(-1, 1))
-    height, width = (min(size, max(1, round(size * math.sqrt(share * ratio)))) for ratio in (aspect, 1 / aspect))
-    top, left = int(random.integers(size - height + 1)), int(random.integers(size - width + 1))
-    noise = random.integers(0, 256, (1, 3, height, width)).astype(np.float32)
-    pixels[..., top : top + height, left : left + width] = torch.from_numpy(noise)
+def erase(pixels: Tensor, erased: Erased) -> None:
+    """Covers a part of an image (3, H, W) of 0 to 255, in place."""
+    pixels[:, *erased.place] = torch.from_numpy(erased.noise).to(pixels, non_blocking=True)

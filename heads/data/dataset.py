@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
+from heads.data.augmentation import Variation
 from heads.data.decoding import decode_mask
-from heads.data.images import ImagePreprocess, build_transform, resize, resize_mask
+from heads.data.feeds import Feed, SampleFeed
+from heads.data.image_feed import ImageFeed
+from heads.data.images import ImagePreprocess, build_draw, resize, resize_mask, vary, vary_mask
 from heads.data.inputs import Inputs, of_images
 from heads.data.labels import MISSING_LABEL, has_label
 from heads.data.masks import Masks
@@ -55,8 +58,9 @@ class ImageDataset(Dataset[Item]):
         # Shared memory: loader workers that outlive an epoch see the next one's number.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self.augment, self.flip = augment, flip
-        self._transform, self._plain = build_transform(preprocess, augment, flip), build_transform(preprocess, "none")
+        self._draw, self._draw_plain = build_draw(preprocess, augment, flip), build_draw(preprocess, "none")
         self._resized: dict[int, tuple[Tensor, ...]] = {}
+        self._resized_masks: dict[int, tuple[Tensor, ...]] = {}
         self._cached_bytes = 0
         self._seen_masks: dict[tuple[int, int], list[Tensor]] = {}
         self._seen_bytes = 0
@@ -82,19 +86,19 @@ class ImageDataset(Dataset[Item]):
         return (labelled.sum(dim=0) if labels.ndim == 2 else labelled.bincount()), len(labelled)
 
     def __getitem__(self, index: int) -> Item:
-        random = np.random.default_rng((self.seed, int(self._epoch), index))
         resized, *resized_masks = self._read(index)
-        image, masks = self._transform(resized, resized_masks, random)
-        labels = {target: column[index] for target, column in self.labels.items()}
-        return image, labels | dict(zip(self.masks, masks, strict=True)), index
+        variation = self.variation(index, *resized.shape[-2:])
+        image = vary(resized, variation, self.preprocess)
+        masks = [vary_mask(mask, variation, self.preprocess) for mask in resized_masks]
+        return image, self._labels(index, masks), index
 
     def view(self, index: int, number: int) -> Tensor:
         """The image (3, S, S) in the view of this number: 0 as evaluation sees it, the others varied.
 
         A view depends on digest and number alone, so it is the same in every data set that holds the image.
         """
-        resized, *masks = self._read(index)
-        return self._show(index, number, resized, masks)[0]
+        resized = self._read(index)[0]
+        return vary(resized, self.variation_in_view(index, number, *resized.shape[-2:]), self.preprocess)
 
     def labels_in_view(self, indices: Tensor, number: int) -> dict[str, Tensor]:
         """The labels of these images by target, masks (S, S) varied as the view varies their image, which is not read for this.
@@ -107,6 +111,19 @@ class ImageDataset(Dataset[Item]):
         masks = zip(*(self._masks_in_view(index, number) for index in indices.tolist()), strict=True)
         return labels | {target: torch.stack(rows).long() for target, rows in zip(self.masks, masks, strict=True)}
 
+    def labels_of(self, index: int, variation: Variation, height: int, width: int) -> dict[str, Tensor]:
+        """An image's labels by target, masks varied as the image is, which is resized to this height and width but not read."""
+        masks = self._kept(self._resized_masks, index, lambda: self._read_masks(index, height, width))
+        return self._labels(index, [vary_mask(mask, variation, self.preprocess) for mask in masks])
+
+    def _labels(self, index: int, masks: Sequence[Tensor]) -> dict[str, Tensor]:
+        labels = {target: column[index] for target, column in self.labels.items()}
+        return labels | dict(zip(self.masks, masks, strict=True))
+
+    def feed(self, device: torch.device) -> Feed:
+        """What brings the images to a device: on a GPU they are prepared there, elsewhere one at a time as they are read."""
+        return ImageFeed(self, device) if device.type == "cuda" else SampleFeed(self)
+
     def collate(self, samples: Sequence[Tensor]) -> Inputs:
         """The images as one batch (N, 3, S, S)."""
         return of_images(default_collate(list(samples)))
@@ -116,38 +133,55 @@ class ImageDataset(Dataset[Item]):
             return self._seen_masks[index, number]
         assert self.preprocess.whole
         side = self.preprocess.image_size_px
-        blank = torch.zeros(1, 3, side, side, dtype=torch.uint8)
-        read = [self._read_mask(column, index, blank) for column in self.masks.values()]
-        masks = [mask.to(torch.int16) for mask in self._show(index, number, blank, read)[1]]
+        variation = self.variation_in_view(index, number, side, side)
+        read = self._read_masks(index, side, side)
+        masks = [vary_mask(mask, variation, self.preprocess).to(torch.int16) for mask in read]
         num_bytes = sum(mask.nbytes for mask in masks)
         if self._seen_bytes + num_bytes <= self.cache_bytes:
             self._seen_masks[index, number] = masks
             self._seen_bytes += num_bytes
         return masks
 
-    def _show(self, index: int, number: int, resized: Tensor, masks: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def variation(self, index: int, height: int, width: int) -> Variation:
+        """How the image, resized to this height and width, is varied in the epoch that is set."""
+        return self._draw(height, width, np.random.default_rng((self.seed, int(self._epoch), index)))
+
+    def variation_in_view(self, index: int, number: int, height: int, width: int) -> Variation:
+        """How the image, resized to this height and width, is varied in the view of this number."""
         if number == 0:
-            return self._plain(resized, masks, np.random.default_rng(0))
-        return self._transform(resized, masks, np.random.default_rng((int(self.digests[index], 16), number)))
+            return self._draw_plain(height, width, np.random.default_rng(0))
+        return self._draw(height, width, np.random.default_rng((int(self.digests[index], 16), number)))
 
     def _read(self, index: int) -> tuple[Tensor, ...]:
         """The resized image (1, 3, H, W) in uint8, then the class numbers (1, 1, H, W) of each mask in int16."""
-        if index in self._resized:
-            return self._resized[index]
-        image = resize(decode_pixels(self.paths[index]), self.preprocess).to(torch.uint8)
-        masks = [self._read_mask(column, index, image) for column in self.masks.values()]
-        num_bytes = sum(tensor.nbytes for tensor in (image, *masks))
-        worker = get_worker_info()
+
+        def read() -> tuple[Tensor, ...]:
+            image = resize(decode_pixels(self.paths[index]), self.preprocess).to(torch.uint8)
+            return (image, *self._read_masks(index, *image.shape[-2:]))
+
+        return self._kept(self._resized, index, read)
+
+    def _kept(
+        self, cache: dict[int, tuple[Tensor, ...]], index: int, read: Callable[[], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """What the cache holds of an image, or what is read now, and kept if there is room."""
+        if index in cache:
+            return cache[index]
+        tensors, worker = read(), get_worker_info()
+        num_bytes = sum(tensor.nbytes for tensor in tensors)
         # Filled up and then left: an epoch reads each image once, in a new order, so none is better to drop than another.
         if self._cached_bytes + num_bytes <= self.cache_bytes // (worker.num_workers if worker else 1):
-            self._resized[index] = (image, *masks)
+            cache[index] = tensors
             self._cached_bytes += num_bytes
-        return (image, *masks)
+        return tensors
 
-    def _read_mask(self, column: Masks, index: int, image: Tensor) -> Tensor:
+    def _read_masks(self, index: int, height: int, width: int) -> tuple[Tensor, ...]:
+        return tuple(self._read_mask(column, index, height, width) for column in self.masks.values())
+
+    def _read_mask(self, column: Masks, index: int, height: int, width: int) -> Tensor:
         path = column.paths[index]
         if path is None:
-            return torch.full((1, 1, *image.shape[-2:]), MISSING_LABEL, dtype=torch.int16)
+            return torch.full((1, 1, height, width), MISSING_LABEL, dtype=torch.int16)
         values = decode_mask(path, self.paths[index], as_stored=bool(column.as_stored) and column.as_stored[index])
         numbers = np.full(int(values.max()) + 1, MISSING_LABEL, dtype=np.int16)
         for value, number in column.numbers.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from heads.data.dataset import ImageDataset
@@ -35,6 +36,11 @@ def describe_view(view: tuple[str | bool, ...]) -> str:
 def preprocess_of(variant: Variant) -> ImagePreprocess:
     """The preprocessing of the backbone's published weights at the fit's image size; whole images if a mask is predicted."""
     return preprocess_for(variant.backbone, variant.fit.image_size_px, whole=variant.sees_whole)
+
+
+def prepared_on(device: torch.device) -> str:
+    """`cuda` on a GPU, where one value in ten thousand is rounded otherwise than on the CPU."""
+    return device.type if device.type == "cuda" else ""
 
 
 def size_of(fit: Fit) -> int:

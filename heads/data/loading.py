@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import DataLoader, Sampler
 
+from heads.data.feeds import deliver
 from heads.data.inputs import Inputs
 from heads.data.labels import has_label
-from heads.data.samples import Item, Samples
+from heads.data.samples import Samples
 from heads.distributed import num_ranks, rank
 from heads.errors import HeadsError
-
-MAX_LOADER_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -177,10 +175,11 @@ class SampleLoader(Loader):
         self.num_forwarded = len(dataset)
         self._channels_last = channels_last
         num_workers = num_loader_workers(device) if num_workers is None else num_workers
+        self._feed = dataset.feed(device)
         self._loader: DataLoader[Any] = DataLoader(
-            dataset,  # type: ignore[arg-type]
+            self._feed,  # type: ignore[arg-type]
             batch_sampler=self._batches,
-            collate_fn=partial(_collate, dataset),
+            collate_fn=self._feed.collate,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=device.type == "cuda",
@@ -188,16 +187,11 @@ class SampleLoader(Loader):
         )
 
     def _read(self) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
-        for inputs, labels in self._loader:
-            yield inputs.to(self.device, channels_last=self._channels_last), labels
-
-
-def _collate(dataset: Samples, items: Sequence[Item]) -> tuple[Inputs, dict[str, Tensor]]:
-    samples, labels, _ = zip(*items, strict=True)
-    return dataset.collate(samples), default_collate(list(labels))
+        for _, inputs, labels in deliver(self._loader, self._feed.finish, self.device, channels_last=self._channels_last):
+            yield inputs, labels
 
 
 def num_loader_workers(device: torch.device) -> int:
     """How many processes read samples for a rank on `device`."""
     # Measured on CPU: with a process a core already training, loader processes only take its time.
-    return min(MAX_LOADER_WORKERS, (os.cpu_count() or 1) // num_ranks()) if device.type == "cuda" else 0
+    return (os.cpu_count() or 1) // num_ranks() if device.type == "cuda" else 0

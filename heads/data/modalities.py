@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from heads.catalogue import MODALITY_OF, Modality
@@ -38,6 +39,10 @@ class Preparation(Protocol):
 
     def preprocess_of(self, variant: Variant) -> Preprocess:
         """How the variant's samples are prepared."""
+        ...
+
+    def prepared_on(self, device: torch.device) -> str:
+        """The kind of device that samples for this one are prepared on, if that changes a value of theirs; empty for the CPU."""
         ...
 
     def size_of(self, fit: Fit) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
+from heads.data.feeds import Feed
 from heads.data.inputs import Inputs
 
 # How much of the prepared samples is kept in memory, so that later epochs need not prepare them again.
@@ -79,4 +81,8 @@ class Samples(Protocol):
 
     def collate(self, samples: Sequence[Tensor]) -> Inputs:
         """Samples as one batch."""
+        ...
+
+    def feed(self, device: torch.device) -> Feed:
+        """What brings the samples to a device; `SampleFeed` for a modality that has nothing to prepare there."""
         ...

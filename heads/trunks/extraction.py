@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
-from heads.data.inputs import Inputs
+from heads.data.feeds import Feed, deliver
 from heads.data.loading import num_loader_workers
 from heads.data.samples import Samples
 from heads.distributed import num_ranks, rank, sum_over_ranks
@@ -48,17 +49,17 @@ class ExtractionRequest:
         return [Key(digest, self.view) for digest in self.dataset.digests]
 
 
-class _View(Dataset[Tensor]):
-    """The samples of a request, in its view."""
+class _View(Dataset[Any]):
+    """The samples of a request, in its view, as the feed of a device reads them."""
 
-    def __init__(self, request: ExtractionRequest) -> None:
-        self._request = request
+    def __init__(self, request: ExtractionRequest, device: torch.device) -> None:
+        self.feed, self._number = request.dataset.feed(device), request.view
 
     def __len__(self) -> int:
-        return len(self._request.dataset)
+        return len(self.feed)
 
-    def __getitem__(self, index: int) -> Tensor:
-        return self._request.dataset.view(index, self._request.view)
+    def __getitem__(self, index: int) -> Any:
+        return self.feed.view(index, self._number)
 
 
 def count_missing(store: FeatureStore, trunk: Trunk, taps: Collection[Tap], digests: Sequence[str], view: int) -> int:
@@ -85,7 +86,8 @@ def extract(
     """
     trunk_features, num_forwarded = store.trunk(trunk.id), 0
     # Places are numbered through all splits and views, so that few batches are filled up.
-    samples: ConcatDataset[Tensor] = ConcatDataset([_View(request) for request in requests])
+    views = [_View(request, device) for request in requests]
+    samples: ConcatDataset[Any] = ConcatDataset(views)
     while True:
         lacking = _lacking(trunk_features, requests)
         # Every rank has looked before any writes, so that all share out the same samples.
@@ -93,15 +95,11 @@ def extract(
             return num_forwarded
         for taps, places in sorted(lacking.items()):
             mine = places[rank() :: num_ranks()]
-            batches = _read(samples, mine, requests[0].dataset, trunk.preprocess.batch_size(_most_together(device)), device)
-            for part, rows in _run(build(), taps, batches, len(mine), precision) if mine else ():
-                keys = [_key(requests, place) for place in mine[part]]
-                trunk_features.write(keys, rows)
-                num_forwarded += len(keys)
-                if on_stored:
-                    on_stored(len(keys))
-                # Freed before the next shard is filled.
-                del rows
+            batches = _read(samples, mine, views[0].feed, trunk.preprocess.batch_size(_most_together(device)), device)
+            with _Writer(trunk_features, device, on_stored) as writer:
+                for part, shard in _run(build(), taps, batches, len(mine), precision) if mine else ():
+                    writer.write([_key(requests, place) for place in mine[part]], shard)
+            num_forwarded += len(mine)
         sum_over_ranks(torch.zeros(1, device=device))
 
 
@@ -132,31 +130,72 @@ def _most_together(device: torch.device) -> int:
     return BATCH_SIZES.get(device.type, BATCH_SIZES["cpu"])
 
 
+class _Writer:
+    """Writes shards: on a GPU in a thread, one while the next is filled; else at once, since a CPU has no time to spare."""
+
+    def __init__(self, trunk_features: TrunkFeatures, device: torch.device, on_stored: Callable[[int], None] | None) -> None:
+        self._features, self._on_stored = trunk_features, on_stored
+        self._thread = ThreadPoolExecutor(1, "shards") if device.type == "cuda" else None
+        self._pending: tuple[int, Future[None]] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._thread:
+            self._thread.shutdown()
+        if kind is None:
+            self._settle()
+
+    def write(self, keys: Sequence[Key], shard: Callable[[], dict[str, Tensor]]) -> None:
+        """Writes the shard that the function gives; raises what went wrong with the one before it."""
+        if self._thread is None:
+            self._write(keys, shard)
+            self._tell(len(keys))
+            return
+        self._settle()
+        self._pending = len(keys), self._thread.submit(self._write, keys, shard)
+
+    def _write(self, keys: Sequence[Key], shard: Callable[[], dict[str, Tensor]]) -> None:
+        self._features.write(keys, shard())
+
+    def _settle(self) -> None:
+        if self._pending:
+            (number, written), self._pending = self._pending, None
+            written.result()
+            self._tell(number)
+
+    def _tell(self, number: int) -> None:
+        if self._on_stored:
+            self._on_stored(number)
+
+
 def _read(
-    samples: Dataset[Tensor], places: Sequence[int], collating: Samples, batch_size: int, device: torch.device
+    samples: Dataset[Any], places: Sequence[int], feed: Feed, batch_size: int, device: torch.device
 ) -> Iterator[tuple[Tensor, int]]:
     """The samples at these places in batches on the device, and how many each holds before it is filled up."""
     loader: DataLoader[Any] = DataLoader(
         Subset(samples, places),
         batch_size=batch_size,
         num_workers=num_loader_workers(device),
-        collate_fn=partial(_collate, collating, batch_size),
+        collate_fn=partial(_collate, feed, batch_size),
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),
     )
-    for inputs, length in loader:
-        yield inputs.to(device, channels_last=True).features, length
+    for (_, length), inputs, _ in deliver(loader, lambda read: feed.finish(read[0]), device):
+        assert isinstance(inputs.features, Tensor)
+        yield inputs.features, length
 
 
-def _collate(collating: Samples, batch_size: int, samples: Sequence[Tensor]) -> tuple[Inputs, int]:
+def _collate(feed: Feed, batch_size: int, items: Sequence[Any]) -> tuple[Any, int]:
     """The samples as one batch, filled up with the last one again, and how many they are."""
-    return collating.collate([*samples, *[samples[-1]] * (batch_size - len(samples))]), len(samples)
+    return feed.collate([*items, *[items[-1]] * (batch_size - len(items))]), len(items)
 
 
 def _run(
     stages: nn.Sequential, taps: Sequence[Tap], batches: Iterator[tuple[Tensor, int]], num_samples: int, precision: Precision
-) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-    """Shards: the slice of the samples that each holds, and their features by tap name, on the CPU."""
+) -> Iterator[tuple[slice, Callable[[], dict[str, Tensor]]]]:
+    """Shards: the slice of the samples that each holds, and a function that gives their features by tap name, on the CPU."""
     parts: list[dict[str, Tensor]] = []
     first = num_bytes = end = 0
     start = monotonic()
@@ -166,21 +205,27 @@ def _run(
         num_bytes += sum(tensor.nbytes for tensor in parts[-1].values())
         end += length
         if num_bytes >= SHARD_BYTES or monotonic() - start >= SHARD_SECONDS or end == num_samples:
-            shard, parts = _joined(parts), []
-            yield slice(first, end), shard
-            del shard
-            first, num_bytes, start = end, 0, monotonic()
+            ready = torch.cuda.current_stream(batch.device).record_event() if batch.is_cuda else None
+            yield slice(first, end), partial(_joined, parts, ready)
+            parts, first, num_bytes, start = [], end, 0, monotonic()
 
 
 def _forward(stages: nn.Sequential, taps: Sequence[Tap], samples: Tensor, precision: Precision) -> dict[str, Tensor]:
+    """The features at the taps, on the CPU: of a GPU's, only once its stream has come so far."""
     rows: dict[str, Tensor] = {}
     features = samples
     with torch.inference_mode(), autocast(samples.device, precision):
         for number in range(max(tap.stage for tap in taps) + 1):
             features = stages[number](features)
-            rows |= {tap.name: take(tap, features).contiguous().cpu() for tap in taps if tap.stage == number}
+            taken = {tap.name: take(tap, features).contiguous() for tap in taps if tap.stage == number}
+            rows |= {name: tensor.to("cpu", non_blocking=True) for name, tensor in taken.items()}
     return rows
 
 
-def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+def _joined(parts: list[dict[str, Tensor]], ready: torch.cuda.Event | None) -> dict[str, Tensor]:
+    """The parts as one, once they are there; they are freed."""
+    if ready:
+        ready.synchronize()
+    shard = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    parts.clear()
+    return shard

@@ -30,7 +30,7 @@ class Trunk:
     """All that determines a backbone's features until training changes it; frozen prefixes of any length share it.
 
     `weights` is the digest of the weights, or the seed of random ones. `view` holds the settings that vary its samples: for
-    images, augmentation and whether they are mirrored.
+    images, augmentation and whether they are mirrored. `prepared_on` says where samples are prepared, if not on the CPU.
     """
 
     backbone: str
@@ -38,6 +38,7 @@ class Trunk:
     preprocess: Preprocess
     dtype: str
     view: tuple[str | bool, ...]
+    prepared_on: str = ""
 
     @property
     def id(self) -> str:
@@ -52,6 +53,7 @@ class Trunk:
                 "views": list(self.view),
                 "libraries": _library_versions(preparation_of(self.backbone).LIBRARIES),
             }
+            | ({"prepared_on": self.prepared_on} if self.prepared_on else {})
         )
 
 
@@ -66,7 +68,7 @@ def trunk_of(variant: Variant, weights_digest: str, device: torch.device, *, var
     weights = f"random {fit.seed}" if weights_digest == "none" else weights_digest
     dtype, preparation = str(feature_dtype(device, fit.precision)).removeprefix("torch."), preparation_of(variant.backbone)
     view = preparation.varied_view(fit) if varied else preparation.PLAIN_VIEW
-    return Trunk(variant.backbone, weights, preprocess_of(variant), dtype, view)
+    return Trunk(variant.backbone, weights, preprocess_of(variant), dtype, view, preparation.prepared_on(device))
 
 
 def feature_dtype(device: torch.device, precision: Precision) -> torch.dtype:

@@ -35,7 +35,7 @@ from workspaces import SHARED, say
 
 from heads.data.dataset import ImageDataset
 from heads.data.decoding import decode
-from heads.data.images import ImagePreprocess, build_transform, pixels_of, preprocess_for, resize
+from heads.data.images import ImagePreprocess, build_draw, pixels_of, preprocess_for, resize, vary
 from heads.data.inputs import Inputs
 from heads.data.loading import Loaders, SampleLoader, num_loader_workers
 from heads.model.model import build_model
@@ -72,7 +72,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, paths: Sequence[Path], labels: Sequence[int], preprocess: ImagePreprocess, augment: Augment) -> None:
         self.paths, self.labels, self.preprocess = paths, labels, preprocess
-        self.transform, self.random = build_transform(preprocess, augment), np.random.default_rng(0)
+        self.draw, self.random = build_draw(preprocess, augment), np.random.default_rng(0)
         self.resized: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -81,7 +81,8 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         if index not in self.resized:
             self.resized[index] = resize(pixels_of(decode(self.paths[index])), self.preprocess).to(torch.uint8)
-        return self.transform(self.resized[index], [], self.random)[0], self.labels[index]
+        resized = self.resized[index]
+        return vary(resized, self.draw(*resized.shape[-2:], self.random), self.preprocess), self.labels[index]
 
 
 class BareLoop:

@@ -14,7 +14,7 @@ from heads.catalogue import BACKBONE_STAGES
 from heads.data import decoding
 from heads.data.augmentation import STRENGTHS, Geometry, apply_geometry, draw_geometry
 from heads.data.dataset import ImageDataset
-from heads.data.images import ImagePreprocess, build_transform, decode, pixels_of, prepare, preprocess_for, resize
+from heads.data.images import ImagePreprocess, build_draw, decode, pixels_of, prepare, preprocess_for, resize, vary
 from heads.errors import ImageError
 
 PREPROCESS = ImagePreprocess(32, 36, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
@@ -262,9 +262,9 @@ def test_augmentation_repeats_by_seed_epoch_and_index_and_changes_with_each(file
 def test_augmentation_never_mirrors_unasked_and_stays_near_the_picture(augment: str) -> None:
     ramp = np.repeat(np.linspace(0, 255, 36).astype(np.uint8)[None, :, None], 36, axis=0).repeat(3, axis=2)
     resized = resize(pixels_of(Image.fromarray(ramp)), PREPROCESS).to(torch.uint8)
-    transform, random = build_transform(PREPROCESS, augment), np.random.default_rng(0)
+    draw, random = build_draw(PREPROCESS, augment), np.random.default_rng(0)
     for _ in range(200):
-        image, _ = transform(resized, [], random)
+        image = vary(resized, draw(*resized.shape[-2:], random), PREPROCESS)
         # Erasing hides a part of the ramp, so that its slope may nearly vanish.
         assert (image[:, :, 20:].mean() - image[:, :, :12].mean()) > {"light": 0.5, "medium": 0.4, "strong": -0.3}[augment]
         assert image.isfinite().all()
@@ -274,19 +274,23 @@ def test_augmentation_never_mirrors_unasked_and_stays_near_the_picture(augment: 
 def test_a_flip_mirrors_about_every_second_picture(augment: str) -> None:
     resized = resize(pixels_of(picture(36, 36)), PREPROCESS).to(torch.uint8)
     resized[..., :18] //= 4
-    transform, random = build_transform(PREPROCESS, augment, flip=True), np.random.default_rng(0)
-    images = [transform(resized, [], random)[0] for _ in range(100)]
+    draw, random = build_draw(PREPROCESS, augment, flip=True), np.random.default_rng(0)
+    images = [vary(resized, draw(*resized.shape[-2:], random), PREPROCESS) for _ in range(100)]
     mirrored = [bool(image[..., :16].mean() > image[..., 16:].mean()) for image in images]
     assert 30 < sum(mirrored) < 70
 
 
 def test_stronger_augmentation_takes_pictures_further() -> None:
     resized = resize(pixels_of(picture(48, 40)), PREPROCESS).to(torch.uint8)
-    plain = build_transform(PREPROCESS, "none")(resized, [], np.random.default_rng(0))[0]
+    plain = vary(resized, build_draw(PREPROCESS, "none")(*resized.shape[-2:], np.random.default_rng(0)), PREPROCESS)
     far = []
     for augment in ("light", "medium", "strong"):
-        transform, random = build_transform(PREPROCESS, augment), np.random.default_rng(1)
-        far.append(np.mean([(transform(resized, [], random)[0] - plain).abs().mean().item() for _ in range(100)]))
+        draw, random = build_draw(PREPROCESS, augment), np.random.default_rng(1)
+        far.append(
+            np.mean(
+                [(vary(resized, draw(*resized.shape[-2:], random), PREPROCESS) - plain).abs().mean().item() for _ in range(100)]
+            )
+        )
     assert far == sorted(far)
     assert far[2] > 1.5 * far[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import signal
@@ -379,6 +380,8 @@ def test_what_changes_features_changes_the_trunk(change: str) -> None:
     assert ids[0] != ids[1]
     heads_alone = variant_of(Head(target="other", design="linear"), augment="strong", learning_rate=0.5, seed=3)
     assert trunk_of(heads_alone, "w", CPU).id == trunk_of(base, "w", CPU).id
+    on_gpu = trunk_of(base, "w", torch.device("cuda"))
+    assert on_gpu.id != dataclasses.replace(on_gpu, prepared_on="").id, "images that are prepared on a GPU are rounded otherwise"
 
 
 def test_features_are_what_the_backbone_gives(pictures: Path, tmp_path: Path) -> None:

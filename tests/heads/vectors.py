@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from heads.backbones import BACKBONES, Backbone
 from heads.catalogue import BACKBONE_STAGES, FIT_FIELDS_OF, MODALITY_OF
+from heads.data.feeds import SampleFeed
 from heads.data.inputs import Inputs
 from heads.data.labels import has_label
 from heads.data.masks import Masks
@@ -84,6 +85,9 @@ class Vectors:
         rows = pad_sequence(list(samples), batch_first=True)
         return Inputs(nn.functional.pad(rows, (0, LENGTH - rows.shape[1])))
 
+    def feed(self, device: torch.device) -> SampleFeed:
+        return SampleFeed(self)
+
     def _read(self, index: int, random: np.random.Generator | None) -> Tensor:
         numbers = np.loadtxt(self.files[index], dtype=np.float32, ndmin=1) / Scale().by
         return torch.from_numpy(numbers if random is None else numbers + random.normal(0, 0.01, numbers.shape).astype(np.float32))
@@ -99,6 +103,10 @@ def describe_view(view: tuple[str | bool, ...]) -> str:
 
 def preprocess_of(variant: Variant) -> Scale:
     return Scale()
+
+
+def prepared_on(device: torch.device) -> str:
+    return ""
 
 
 def size_of(fit: Fit) -> int:

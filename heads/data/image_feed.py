@@ -1,0 +1,115 @@
+"""Images on their way to a GPU: decoded in loader processes, prepared there in batches, and kept there for later epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from heads.data.augmentation import Variation
+from heads.data.device_images import prepare_images
+from heads.data.images import build_draw, prepare_pixels
+from heads.data.inputs import Inputs, of_images
+from heads.data.pixels import decode_pixels
+from heads.data.preprocess import ImagePreprocess, resized_size
+
+if TYPE_CHECKING:
+    from heads.data.dataset import ImageDataset
+
+# The share of a GPU's memory in which a data set's decoded images are kept. A picture of 256 px takes 0.2 MB: 80,000 in 16 GB.
+KEPT_SHARE = 0.2
+
+
+def prepare_plain(pixels: Sequence[Tensor], preprocess: ImagePreprocess, device: torch.device) -> Tensor:
+    """Images in uint8, each (1, 3, H, W), as evaluation sees them: network inputs (N, 3, S, S) on the device."""
+    if device.type != "cuda":
+        return torch.stack([prepare_pixels(image, preprocess) for image in pixels]).to(device)
+    draw, random = build_draw(preprocess, "none"), np.random.default_rng(0)
+    sizes = [resized_size(image.shape[-2], image.shape[-1], preprocess) for image in pixels]
+    plain = [draw(height, width, random) for height, width in sizes]
+    return prepare_images([image.to(device, non_blocking=True) for image in pixels], plain, preprocess)
+
+
+class Picture(NamedTuple):
+    """What is read of an image: its pixels (1, 3, H, W) in uint8, or None if the device has them; its size; its variation."""
+
+    pixels: Tensor | None
+    size: tuple[int, int]
+    variation: Variation
+    labels: dict[str, Tensor]
+    number: int
+
+
+class Pictures(NamedTuple):
+    """A batch of them: the pixels that the device lacks one image after another, (H, W, 3) each, in one row of bytes."""
+
+    content: Tensor
+    is_read: list[bool]
+    sizes: list[tuple[int, int]]
+    variations: list[Variation]
+    labels: dict[str, Tensor]
+    numbers: list[int]
+
+
+class ImageFeed:
+    """The images of a data set, decoded on the CPU and prepared on a device: see `heads.data.device_images`.
+
+    The first images that were decoded are kept on the device, as many as fit into `kept_bytes`, so that later epochs read no
+    file for them.
+    """
+
+    def __init__(self, images: ImageDataset, device: torch.device, kept_bytes: int | None = None) -> None:
+        self._images, self._device = images, device
+        self._room = int(KEPT_SHARE * torch.cuda.get_device_properties(device).total_memory) if kept_bytes is None else kept_bytes
+        self._kept: dict[int, Tensor] = {}
+        # The height and width of each image that is kept. Shared memory: loader processes then leave it to the device.
+        self._sizes = torch.zeros(len(images), 2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Picture:
+        pixels, size, resized = self._read(index)
+        variation = self._images.variation(index, *resized)
+        return Picture(pixels, size, variation, self._images.labels_of(index, variation, *resized), index)
+
+    def view(self, index: int, number: int) -> Picture:
+        """The image in a view, with no labels."""
+        pixels, size, resized = self._read(index)
+        return Picture(pixels, size, self._images.variation_in_view(index, number, *resized), {}, index)
+
+    def collate(self, items: Sequence[Picture]) -> Pictures:
+        """Images as one batch."""
+        pixels, sizes, variations, labels, numbers = map(list, zip(*items, strict=True))
+        rows = [image.permute(0, 2, 3, 1).flatten() for image in pixels if image is not None]
+        content = torch.cat(rows) if rows else torch.empty(0, dtype=torch.uint8)
+        return Pictures(content, [image is not None for image in pixels], sizes, variations, default_collate(labels), numbers)
+
+    def finish(self, batch: Pictures) -> tuple[Inputs, dict[str, Tensor]]:
+        """The images as inputs (N, 3, S, S) on the device, and the labels of them."""
+        content = batch.content.to(self._device, non_blocking=True)
+        keeps, place, pixels = len(content) <= self._room, 0, []
+        for index, is_read, (height, width) in zip(batch.numbers, batch.is_read, batch.sizes, strict=True):
+            if is_read:
+                row = content[place : place + 3 * height * width]
+                pixels.append(row.view(1, height, width, 3).permute(0, 3, 1, 2))
+                place += len(row)
+            else:
+                pixels.append(self._kept[index])
+            if keeps and is_read:
+                self._kept[index] = pixels[-1]
+                self._sizes[index] = torch.tensor((height, width))
+        self._room -= len(content) if keeps else 0
+        return of_images(prepare_images(pixels, batch.variations, self._images.preprocess)), batch.labels
+
+    def _read(self, index: int) -> tuple[Tensor | None, tuple[int, int], tuple[int, int]]:
+        """An image's pixels, if the device lacks them, its height and width, and those that it is resized to."""
+        height, width = self._sizes[index].tolist()
+        pixels = None if height else decode_pixels(self._images.paths[index])
+        if pixels is not None:
+            height, width = pixels.shape[-2:]
+        return pixels, (height, width), resized_size(height, width, self._images.preprocess)

@@ -1,0 +1,145 @@
+"""Images prepared in batches are those prepared one at a time: in training, extraction, prediction and an exported program."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from heads.data import image_feed
+from heads.data.dataset import ImageDataset
+from heads.data.device_images import prepare_images
+from heads.data.image_feed import ImageFeed
+from heads.data.images import ImagePreprocess, crop_centre, normalise, preprocess_for, resize, resized_size
+from heads.data.loading import SampleLoader
+from heads.data.masks import Masks
+from heads.data.pixels import decode_pixels
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+CPU = torch.device("cpu")
+SIZES = ((61, 83), (83, 61), (48, 48), (37, 150), (201, 199), (3, 90), (90, 1), (400, 300), (1, 1), (64, 512))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Smooth colours under a little noise, of odd sizes."""
+    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for number, (height, width) in enumerate(SIZES):
+        smooth = Image.fromarray(random.integers(0, 256, (4, 5, 3), dtype=np.uint8)).resize((width, height))
+        noisy = np.asarray(smooth).astype(int) + random.integers(-20, 20, (height, width, 3))
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+    return sorted(folder.iterdir())
+
+
+def masks_of(files: Sequence[Path], folder: Path) -> Masks:
+    """A mask of three classes for every image but the first."""
+    for number, file in enumerate(files[1:], start=1):
+        grey = np.asarray(Image.open(file).convert("L"))
+        Image.fromarray(grey // 86).save(folder / f"{number}-mask.png")
+    return Masks([None, *(folder / f"{number}-mask.png" for number in range(1, len(files)))], {0: 0, 1: 1, 2: 2})
+
+
+def differing(ours: Tensor, theirs: Tensor, preprocess: ImagePreprocess) -> tuple[float, float]:
+    """The share of values that differ by more than a hundredth of a grey level, and the most by which they do, in levels."""
+    gap = (ours - theirs).abs() * 255 * torch.tensor(preprocess.std)[None, :, None, None]
+    return (gap > 0.01).float().mean().item(), gap.max().item()
+
+
+def both_ways(images: ImageDataset, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The images in batches by a feed, and one at a time."""
+    feed = ImageFeed(images, CPU, kept_bytes=0)
+    inputs, labels = feed.finish(feed.collate([feed[number] for number in numbers]))
+    alone = [images[number] for number in numbers]
+    assert all(torch.equal(labels[target][row], item[1][target]) for target in labels for row, item in enumerate(alone))
+    assert isinstance(inputs.features, Tensor)
+    return inputs.features, torch.stack([image for image, _, _ in alone])
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("augment", ["none", "light", "medium", "strong"])
+@pytest.mark.parametrize("preprocess", [preprocess_for("mobilenet_v2", 96), preprocess_for("swin_t", 64, whole=True)])
+def test_batches_hold_what_single_images_do_and_masks_the_same_values(
+    files: list[Path], tmp_path: Path, preprocess: ImagePreprocess, augment: str, flip: bool
+) -> None:
+    labels = {"kind": list(range(len(files)))}
+    masks = {"mask": masks_of(files, tmp_path)}
+    images = ImageDataset(files, labels, preprocess, augment, seed=3, flip=flip, masks=masks)  # type: ignore[arg-type]
+    for epoch in range(2):
+        images.set_epoch(epoch)
+        share, most = differing(*both_ways(images, range(len(files))), preprocess)
+        # Bicubic sums of tiny images blown up often end on a half, and a window spreads what is rounded otherwise.
+        assert share <= (1e-4 if preprocess.interpolation == "bilinear" else 5e-4)
+        # A grey level before it is recoloured, which at most trebles it.
+        assert most < (1.01 if augment == "none" else 3.5)
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "swin_t"])
+@pytest.mark.parametrize("augment", ["none", "light", "strong"])
+@pytest.mark.parametrize("name", ["pets3", "hymenoptera"])
+def test_photographs_in_batches_differ_in_one_value_of_ten_thousand_at_most(name: str, augment: str, backbone: str) -> None:
+    files = sorted((SHARED / name).rglob("*.jpg"))[:300:12]
+    if not files:
+        pytest.skip(f"shared/data/{name} is not on this machine")
+    preprocess = preprocess_for(backbone, 128)
+    images = ImageDataset(files, {}, preprocess, augment, seed=1)  # type: ignore[arg-type]
+    share, most = differing(*both_ways(images, range(len(files))), preprocess)
+    assert share <= 1e-4
+    assert most < (1.01 if augment == "none" else 3.5)
+
+
+def test_a_batch_may_hold_several_views_and_is_split_if_it_is_large(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    preprocess = preprocess_for("resnet50", 64)
+    digests = [f"{number:032x}" for number in range(len(files))]
+    images = ImageDataset(files, {}, preprocess, "light", digests=digests)
+    monkeypatch.setattr("heads.data.device_images.MAX_PADDED_BYTES", 400_000)
+    feed, places = ImageFeed(images, CPU, 0), [(number, view) for number in range(len(files)) for view in (1, 0, 2)]
+    inputs, labels = feed.finish(feed.collate([feed.view(*place) for place in places]))
+    share, _ = differing(inputs.features, torch.stack([images.view(*place) for place in places]), preprocess)  # type: ignore[arg-type]
+    assert share <= 1e-4
+    assert labels == {}
+
+
+def test_an_exported_program_prepares_alike(files: list[Path]) -> None:
+    for preprocess in (preprocess_for("resnet50", 64), preprocess_for("swin_t", 64), preprocess_for("resnet50", 64, whole=True)):
+        images = ImageDataset(files, {}, preprocess)
+        pixels = [decode_pixels(file) for file in files]
+        variations = [
+            images.variation(number, *resized_size(*image.shape[-2:], preprocess)) for number, image in enumerate(pixels)
+        ]
+        batched = prepare_images(pixels, variations, preprocess)
+        for number, image in enumerate(pixels):
+            by_program = normalise(crop_centre(resize(image, preprocess), preprocess), preprocess)
+            assert differing(batched[number : number + 1], by_program, preprocess)[0] <= 4e-4, "one value of 12,288 is 0.8e-4"
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_kept_images_are_read_once_and_batches_stay_the_same(
+    files: list[Path], num_workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preprocess, read = preprocess_for("resnet50", 64), torch.zeros(len(files), dtype=torch.int64).share_memory_()
+
+    def counting(path: Path) -> Tensor:
+        read[int(path.stem)] += 1
+        return decode_pixels(path)
+
+    monkeypatch.setattr(image_feed, "decode_pixels", counting)
+    for room, expected in ((2**30, 1), (0, 3), (200_000, None)):
+        read.zero_()
+        images, plain = (ImageDataset(files, {"kind": range(len(files))}, preprocess, "light") for _ in range(2))  # type: ignore[arg-type]
+        monkeypatch.setattr(images, "feed", lambda device, images=images, room=room: ImageFeed(images, device, room))
+        batches, single = (
+            SampleLoader(each, 4, CPU, training=True, num_workers=n) for each, n in ((images, num_workers), (plain, 0))
+        )
+        for epoch in range(3):
+            batches.set_epoch(epoch, seed=5)
+            single.set_epoch(epoch, seed=5)
+            for ours, theirs in zip(batches, single, strict=True):
+                assert torch.equal(ours.labels["kind"], theirs.labels["kind"])
+                assert differing(ours.inputs.features, theirs.inputs.features, preprocess)[0] <= 1e-4  # type: ignore[arg-type]
+        if expected:
+            assert read.tolist() == [expected] * len(files)
+        else:
+            assert {1, 3} == set(read.tolist()), "as many as there is room for are kept"
