@@ -58,6 +58,7 @@ def write_result(job: Job, work: Work, model: Model, outcome: TrainingOutcome) -
         preprocess=preprocess_of(variant),
         facts=facts,
         thresholds=outcome.thresholds,
+        temperatures=outcome.temperatures,
     )
     result = WorkResult(
         work_key=work.key,

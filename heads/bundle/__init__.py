@@ -33,6 +33,7 @@ from heads.model.precision import place_model
 from heads.spec import Variant
 from heads.tasks.answers import Answer, Labels, MaskPrediction, Prediction
 from heads.tasks.table import TASKS
+from heads.tasks.temperature import read_temperatures, tempered
 
 __all__ = [
     "FILES",
@@ -59,7 +60,8 @@ ImageInput = Path | str | bytes | Image.Image | np.ndarray[Any, Any]
 class Bundle:
     """A verified model with all it takes to predict; `facts` say where it comes from.
 
-    `thresholds` are, by target of label sets, the probabilities from which on each label is predicted.
+    `thresholds` are, by target of label sets, the probabilities from which on each label is predicted; `temperatures` are, by
+    target, what its logits are divided by before they become probabilities, 1 if it is not there.
     """
 
     model: Model = field(repr=False)
@@ -68,6 +70,7 @@ class Bundle:
     preprocess: ImagePreprocess
     facts: Mapping[str, Any]
     thresholds: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
+    temperatures: Mapping[str, float] = field(default_factory=dict, repr=False)
 
     def predict(self, images: Sequence[ImageInput], batch_size: int = 32) -> list[dict[str, Answer]]:
         """For each image, in order, an answer by target: a Prediction, Labels, or a MaskPrediction of the image's own size.
@@ -96,7 +99,7 @@ class Bundle:
         return {
             head.target: TASKS[head.task].answer(
                 self.classes[head.target],
-                logits[head.target],
+                tempered(logits[head.target], self.temperatures.get(head.target)),
                 (image.shape[-1], image.shape[-2]),
                 self.thresholds.get(head.target),
             )
@@ -113,24 +116,26 @@ def save(
     preprocess: Preprocess,
     facts: Mapping[str, Any],
     thresholds: Mapping[str, Sequence[float]] | None = None,
+    temperatures: Mapping[str, float] | None = None,
 ) -> Path:
     """Writes a bundle to the folder `dest`, which appears whole by rename, in place of one that was there; gives `dest`.
 
-    `thresholds` are those of `Bundle`. `facts` are JSON values that say where weights and data come from; `metrics` among
-    them becomes the card's table.
-    Equal arguments give equal bytes.
+    `thresholds` and `temperatures` are those of `Bundle`. `facts` are JSON values that say where weights and data come from;
+    `metrics` among them becomes the card's table. Equal arguments give equal bytes.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     description = {"format": FORMAT, "variant_id": variant.variant_id, "variant": variant.model_dump(mode="json"), "facts": facts}
     if thresholds:
         named = {target: dict(zip(classes[target], found, strict=True)) for target, found in thresholds.items()}
         description["thresholds"] = named
+    if temperatures:
+        description["temperatures"] = dict(temperatures)
     contents = {
         "weights.safetensors": safetensors.torch.save(weights),
         "variant.json": _json_bytes(description),
         "classes.json": _json_bytes({target: list(names) for target, names in classes.items()}),
         "preprocess.json": _json_bytes(preprocess.to_json()),
-        "card.md": write_card(variant, classes, preprocess, facts, thresholds).encode(),
+        "card.md": write_card(variant, classes, preprocess, facts, thresholds, temperatures).encode(),
     }
     sums = "".join(f"{hashlib.sha256(contents[name]).hexdigest()}  {name}\n" for name in sorted(FILES))
     _write_folder(dest, {**contents, SUMS: sums.encode()})
@@ -182,8 +187,9 @@ def _load(contents: Contents, device: torch.device) -> Bundle:
         target: tuple(float(found[name]) for name in classes[target])
         for target, found in description.get("thresholds", {}).items()
     }
+    temperatures = read_temperatures(description.get("temperatures", {}), classes)
     placed = place_model(read_model(contents, variant, classes), device).eval()
-    return Bundle(placed, variant, classes, preprocess, description["facts"], thresholds)
+    return Bundle(placed, variant, classes, preprocess, description["facts"], thresholds, temperatures)
 
 
 def _open(image: ImageInput, name: str) -> Tensor:

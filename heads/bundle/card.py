@@ -10,6 +10,11 @@ from heads.data.samples import Preprocess
 from heads.spec import Variant
 from heads.tasks.table import TASKS
 
+CALIBRATED = (
+    "Measures of validation are those of temperature 1: the temperatures that make probabilities hold are fitted on validation "
+    "after it was measured, and would flatter them. Measures of the holdout have them."
+)
+
 
 def write_card(
     variant: Variant,
@@ -17,10 +22,12 @@ def write_card(
     preprocess: Preprocess,
     facts: Mapping[str, object],
     thresholds: Mapping[str, Sequence[float]] | None = None,
+    temperatures: Mapping[str, float] | None = None,
 ) -> str:
     """The card in Markdown; `metrics` among the facts becomes its table of measures, the other facts a list.
 
-    `thresholds` are, by target of label sets, the probabilities from which on each label is predicted.
+    `thresholds` are, by target of label sets, the probabilities from which on each label is predicted, `temperatures`, by target,
+    what its logits are divided by.
     """
     metrics = facts.get("metrics")
     heads = {head.target: head for head in variant.heads}
@@ -33,12 +40,14 @@ def write_card(
         "## What it tells apart",
         "\n".join(
             f"- `{target}`: {TASKS[heads[target].task].describe(heads[target], names, (thresholds or {}).get(target))}"
+            + (f"; probabilities of temperature {(temperatures or {})[target]}" if target in (temperatures or {}) else "")
             for target, names in classes.items()
         ),
         "## Where it comes from",
         _bullets({key: value for key, value in facts.items() if key != "metrics"} | {"fit": variant.fit.model_dump(mode="json")}),
         "## Measures",
         _table(metrics) if isinstance(metrics, Mapping) and metrics else "None were recorded.",
+        *([CALIBRATED] if temperatures else []),
         "## How to use it",
         _usage(variant, preprocess),
         _limits(variant),

@@ -11,6 +11,7 @@ from heads.bundle import Bundle
 from heads.data.images import crop_centre, normalise, resize
 from heads.model.model import upsample
 from heads.tasks.table import TASKS
+from heads.tasks.temperature import tempered
 
 
 class Program(nn.Module):
@@ -23,7 +24,7 @@ class Program(nn.Module):
         super().__init__()
         # A copy in plain layout: torch.export.save stores weights that are channels last, but warns of them.
         self.model = copy.deepcopy(bundle.model).to(memory_format=torch.contiguous_format)
-        self.preprocess, self.targets = bundle.preprocess, tuple(bundle.classes)
+        self.preprocess, self.targets, self.temperatures = bundle.preprocess, tuple(bundle.classes), bundle.temperatures
 
     def forward(self, images: Tensor) -> Tensor:
         resized = resize(images.permute(0, 3, 1, 2), self.preprocess)
@@ -38,7 +39,7 @@ class Program(nn.Module):
             rows = logits[target]
             if rows.ndim == 4:
                 rows = upsample(rows, (height, width))
-            probabilities = TASKS[self.model.tasks[target]].activate(rows)
+            probabilities = TASKS[self.model.tasks[target]].activate(tempered(rows, self.temperatures.get(target)))
             spread = dense and probabilities.ndim == 2
             parts.append(probabilities[:, :, None, None].expand(-1, -1, height, width) if spread else probabilities)
         return torch.cat(parts, dim=1)

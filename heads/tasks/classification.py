@@ -15,6 +15,7 @@ from heads.tasks import measures as sample_measures
 from heads.tasks.answers import Prediction, ReadMask, probability_table
 from heads.tasks.names import listed
 from heads.tasks.rows import Scored
+from heads.tasks.temperature import LEAST_FLOAT, of_classes
 
 taps, build_head = classifiers.taps, classifiers.build_head
 PLAIN, criterion_of = single_choice.PLAIN, single_choice.criterion_of
@@ -33,6 +34,11 @@ def score(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """The true class and every class's probability of each sample (N, 1 + C)."""
     truths = torch.where(weights > 0, labels, MISSING_LABEL).float()
     return torch.cat([truths[:, None], activate(logits.detach())], dim=1)
+
+
+def temperature(scores: Tensor) -> float | None:
+    """The temperature of the rows' logits."""
+    return of_classes(scores[:, 1:].double().clamp(min=LEAST_FLOAT).log(), scores[:, 0].long())
 
 
 def measures(counts: Tensor, scores: Tensor | None) -> dict[str, float]:

@@ -18,6 +18,7 @@ from heads.tasks import measures as sample_measures
 from heads.tasks.answers import Labels, ReadMask, probability_table
 from heads.tasks.names import listed, split_labels
 from heads.tasks.rows import Scored
+from heads.tasks.temperature import log_odds, of_labels
 
 # The threshold of a label that was not tuned.
 EVEN = 0.5
@@ -100,10 +101,17 @@ def confusion(counts: Tensor) -> None:
     """None: sets of labels have no table of true and predicted classes."""
 
 
-def thresholds(scores: Tensor) -> list[float]:
-    """The probability from which on each label is predicted: see `tune_thresholds`."""
-    tuned: list[float] = tune_thresholds(scores).tolist()
-    return tuned
+def temperature(scores: Tensor) -> float | None:
+    """The one temperature of all labels' logits."""
+    truths, probabilities = scores.chunk(2, dim=1)
+    return of_labels(log_odds(probabilities), truths > 0)
+
+
+def thresholds(scores: Tensor, temperature: float = 1.0) -> list[float]:
+    """The probability from which on each label is predicted: see `tune_thresholds`, whose decisions no temperature changes."""
+    tuned = tune_thresholds(scores)
+    found: list[float] = (tuned if temperature == 1 else (log_odds(tuned) / temperature).sigmoid()).tolist()
+    return found
 
 
 def activate(logits: Tensor) -> Tensor:

@@ -96,6 +96,10 @@ def score(logits: Tensor, labels: Tensor, weights: Tensor) -> None:
     """None: pixels are measured by counts alone."""
 
 
+def temperature(scores: Tensor) -> None:
+    """None: a mask is told without probabilities."""
+
+
 def measures(counts: Tensor, scores: Tensor | None) -> dict[str, float]:
     """`miou` and `dice`, means over the classes that occur in truth or prediction, and `pixel_accuracy`; NaN of no pixels."""
     hits, truths, guesses = _parts(counts)

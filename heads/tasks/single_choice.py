@@ -73,7 +73,7 @@ def activate(logits: Tensor) -> Tensor:
     return logits.softmax(dim=1, dtype=torch.float32)
 
 
-def thresholds(scores: Tensor) -> None:
+def thresholds(scores: Tensor, temperature: float = 1.0) -> None:
     """None: the answer is the likeliest class."""
 
 

@@ -67,8 +67,15 @@ class TaskHead(Protocol):
         """Counts (true class, predicted class); None if the task has no such table."""
         ...
 
-    def thresholds(self, scores: Tensor) -> list[float] | None:
-        """The probability from which on each class is predicted, tuned on these rows; None if the task has no thresholds."""
+    def temperature(self, scores: Tensor) -> float | None:
+        """What logits have to be divided by for probabilities that hold on these rows; None of no rows."""
+        ...
+
+    def thresholds(self, scores: Tensor, temperature: float = 1.0) -> list[float] | None:
+        """The probability from which on each class is predicted, tuned on these rows; None if the task has no thresholds.
+
+        The rows' probabilities are those of temperature 1, the thresholds of the temperature that is given.
+        """
         ...
 
     def activate(self, logits: Tensor) -> Tensor:

@@ -65,4 +65,5 @@ class History:
             thresholds=self.best.thresholds,
             num_forwarded=sum(epoch.num_forwarded for epoch in self.epochs),
             ended=ended,
+            temperatures=self.best.temperatures,
         )

@@ -47,10 +47,15 @@ class MetricTotals:
         """Counts (true class, predicted class); None if the task has no such table."""
         return TASKS[self.task].confusion(self.counts)
 
+    @cached_property
+    def temperature(self) -> float | None:
+        """What the logits are to be divided by, fitted on the scores; None if there are none."""
+        return None if self.scores is None else TASKS[self.task].temperature(self.scores)
+
     @property
     def thresholds(self) -> list[float] | None:
-        """The probability from which on each class is predicted, tuned on the scores; None if the task has no thresholds."""
-        return None if self.scores is None else TASKS[self.task].thresholds(self.scores)
+        """The probability at that temperature from which on each class is predicted; None if the task has no thresholds."""
+        return None if self.scores is None else TASKS[self.task].thresholds(self.scores, self.temperature or 1.0)
 
 
 class _Seen(NamedTuple):
@@ -189,3 +194,8 @@ def confusions(totals: Mapping[str, MetricTotals]) -> dict[str, list[list[int]]]
 def thresholds(totals: Mapping[str, MetricTotals]) -> dict[str, list[float]]:
     """The probabilities from which on each class is predicted, by target, for tasks that have thresholds."""
     return {target: found for target, total in totals.items() if (found := total.thresholds) is not None}
+
+
+def temperatures(totals: Mapping[str, MetricTotals]) -> dict[str, float]:
+    """What logits are to be divided by, by target, for tasks that have probabilities."""
+    return {target: found for target, total in totals.items() if (found := total.temperature) is not None}

@@ -26,6 +26,7 @@ from heads.training.ema import EMA
 from heads.training.history import History
 from heads.training.loss_weighting import LossWeighting
 from heads.training.metrics import MAX_PENDING_BYTES, MetricAccumulator, confusions, epoch_score, named_measures, train_measures
+from heads.training.metrics import temperatures as fitted_temperatures
 from heads.training.metrics import thresholds as tuned_thresholds
 from heads.training.mixup import draw_mix
 from heads.training.optimizer import build_optimizer, build_scaler, lay_out_state, update_weights
@@ -156,7 +157,7 @@ class Training:
 
         def keep() -> Best:
             weights = weights_of(self.kept, leaving_out=self._fixed)
-            return Best(self.index, confusions(measured), tuned_thresholds(measured), weights)
+            return Best(self.index, confusions(measured), tuned_thresholds(measured), weights, fitted_temperatures(measured))
 
         return self.history.add(epoch, keep, self._decide)
 

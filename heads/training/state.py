@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -41,13 +41,15 @@ class Epoch:
 class Best:
     """The best epoch so far, and the weights kept of it, on the CPU.
 
-    `confusion` (true class, predicted class) and the tuned `thresholds` are by target, for tasks that have them.
+    `confusion` (true class, predicted class), the tuned `thresholds` and the fitted `temperatures` are by target, for tasks that
+    have them; checkpoints of before there were temperatures have none.
     """
 
     index: int
     confusion: dict[str, list[list[int]]]
     thresholds: dict[str, list[float]]
     weights: dict[str, Tensor]
+    temperatures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """A finished training: every epoch, and of the best one measures, confusions (true, predicted) and thresholds by target.
+    """A finished training: every epoch, and of the best one measures, and, by target, confusions (true, predicted), thresholds
+    and temperatures. The measures are of temperature 1: it is fitted on the same samples, which would flatter it.
 
     `ended` says why there were no more epochs.
     """
@@ -81,6 +84,7 @@ class TrainingOutcome:
     thresholds: dict[str, list[float]]
     num_forwarded: int
     ended: str
+    temperatures: dict[str, float] = field(default_factory=dict)
 
 
 def weights_of(model: nn.Module, leaving_out: tuple[str, ...] = ()) -> dict[str, Tensor]:

@@ -51,7 +51,8 @@ def train(order: job.Job) -> None:
 
 
 def bundles(order: job.Job) -> list[bytes]:
-    return [(order.work_folder(work).bundle / "weights.safetensors").read_bytes() for work in order.works]
+    files = ("weights.safetensors", "variant.json")
+    return [(order.work_folder(work).bundle / file).read_bytes() for work in order.works for file in files]
 
 
 class Killed(Exception):

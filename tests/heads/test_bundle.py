@@ -3,10 +3,12 @@
 import hashlib
 import io
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -302,7 +304,13 @@ TASKED = {
 THRESHOLDS = {"tags": (0.25, 0.5, 0.75)}
 
 
-def write_tasks(dest: Path, *targets: str, classes: dict[str, tuple[str, ...]] | None = None, image_size_px: int = 64) -> Path:
+def write_tasks(
+    dest: Path,
+    *targets: str,
+    classes: dict[str, tuple[str, ...]] | None = None,
+    image_size_px: int = 64,
+    temperatures: dict[str, float] | None = None,
+) -> Path:
     """A bundle of these targets whose heads tell pictures, and places in them, apart."""
     heads = tuple(TASKED[target] for target in targets)
     variant = Variant(backbone="squeezenet1_1", heads=heads, fit=Fit(image_size_px=image_size_px))
@@ -318,7 +326,8 @@ def write_tasks(dest: Path, *targets: str, classes: dict[str, tuple[str, ...]] |
             biases = [p for p in model.heads[model.head_keys["mask"]].parameters() if p.shape == (len(known["mask"]),)]
             biases[-1] -= logits.mean(dim=(0, 2, 3))
     found = {target: THRESHOLDS[target] for target in targets if target in THRESHOLDS}
-    return bundle.save(dest, model=model, variant=variant, classes=known, preprocess=preprocess, facts=FACTS, thresholds=found)
+    tuned = {"thresholds": found, "temperatures": temperatures}
+    return bundle.save(dest, model=model, variant=variant, classes=known, preprocess=preprocess, facts=FACTS, **tuned)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -452,6 +461,38 @@ def test_label_sets_export_as_their_probabilities(tmp_path: Path) -> None:
     given = exported(made, (32, 32))(torch.from_numpy(images)).detach().numpy()
     assert given.shape == (3, 6)
     assert np.abs(given - probabilities(made.predict(images))).max() < 1e-4
+
+
+def test_a_temperature_divides_the_logits_in_the_bundle_and_in_its_program(tasks: Path, tmp_path: Path) -> None:
+    temperatures = {"kind": 2.5, "tags": 0.5}
+    made = bundle.load(write_tasks(tmp_path / "bundle", "kind", "tags", temperatures=temperatures))
+    plain = bundle.load(write_tasks(tmp_path / "plain", "kind", "tags"))
+    assert dict(made.temperatures) == temperatures
+    assert not plain.temperatures
+    images = np.stack([np.asarray(picture(70, 50, seed)) for seed in range(3)])
+    told, raw = made.predict(images), plain.predict(images)
+    for answer, other in zip(told, raw, strict=True):
+        odds = np.log(list(other["kind"].probabilities.values())) / 2.5
+        assert list(answer["kind"].probabilities.values()) == pytest.approx(np.exp(odds) / np.exp(odds).sum(), abs=1e-6)
+        assert answer["kind"].label == other["kind"].label
+        chances = np.array(list(other["tags"].probabilities.values()))
+        expected = 1 / (1 + (1 / chances - 1) ** 2)
+        assert list(answer["tags"].probabilities.values()) == pytest.approx(expected, abs=1e-6)
+    given = exported(made, (32, 32))(torch.from_numpy(images)).detach().numpy()
+    assert np.abs(given - probabilities(told)).max() < 1e-4
+    assert np.abs(given - probabilities(raw)).max() > 0.01
+    card = (tmp_path / "bundle" / "card.md").read_text()
+    assert "cat, dog, öx; probabilities of temperature 2.5" in card
+    assert "Measures of validation are those of temperature 1" in card
+    assert "temperature" not in (tmp_path / "plain" / "card.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("target", "value"), [("kind", 0), ("kind", "2"), ("kind", math.inf), ("kind", math.nan), ("other", 2.0)]
+)
+def test_a_temperature_that_is_none_is_refused(tmp_path: Path, target: str, value: Any) -> None:
+    with pytest.raises(BundleError, match=f"the temperature of '{target}' is {value!r}"):
+        bundle.load(write_tasks(tmp_path / "bundle", "kind", temperatures={target: value}))
 
 
 def test_the_card_says_what_each_head_tells_and_how_to_read_it(tasks: Path, tmp_path: Path) -> None:

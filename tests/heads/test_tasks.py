@@ -161,7 +161,8 @@ def test_measures_are_scikit_learns_on_the_table_of_predictions(
     known = (val_set.labels["tags"] >= 0).all(dim=1).numpy()
     there = val_set.labels["tags"].numpy()[known]
     chances = np.stack([rows["tags"].numpy() for _, rows in table])[known]
-    decided = chances >= np.array(outcome.thresholds["tags"], dtype=np.float32)
+    least = np.log(outcome.thresholds["tags"]) - np.log1p(-np.array(outcome.thresholds["tags"]))
+    decided = chances >= 1 / (1 + np.exp(-least * outcome.temperatures["tags"]))
     assert measured["tags/f1_macro"] == pytest.approx(f1_score(there, decided, average="macro", zero_division=0), abs=1e-6)
     assert measured["tags/accuracy"] == pytest.approx(accuracy_score(there, decided), abs=1e-6)
     precisions = [average_precision_score(there[:, n], chances[:, n]) for n in range(4) if there[:, n].any()]
@@ -176,7 +177,10 @@ def test_thresholds_are_those_that_the_kept_epochs_validation_asks_for(
     rows = torch.stack([rows["tags"] for _, rows in predict_table(model, val_set, device="cpu", batch_size=7)])
     truths = val_set.labels["tags"]
     known = (truths >= 0).all(dim=1)
-    tuned = multilabel.thresholds(torch.cat([truths.float(), rows], dim=1)[known])
+    scores = torch.cat([truths.float(), rows], dim=1)[known]
+    assert set(outcome.temperatures) == {"kind", "tags"}, "masks are told without probabilities"
+    assert outcome.temperatures["tags"] == pytest.approx(multilabel.temperature(scores), rel=1e-3)
+    tuned = multilabel.thresholds(scores, outcome.temperatures["tags"])
     assert outcome.thresholds["tags"] == pytest.approx(tuned, abs=1e-4)
     assert outcome.thresholds["tags"][2] == 0.5, "a label that is never there keeps even odds"
 
@@ -190,6 +194,7 @@ def test_going_on_after_an_epoch_gives_the_bits_of_an_uninterrupted_training(
     assert digest_of(resumed) == digest_of(model)
     assert [epoch.metrics for epoch in again.epochs] == [epoch.metrics for epoch in outcome.epochs]
     assert (again.confusion, again.thresholds) == (outcome.confusion, outcome.thresholds)
+    assert again.temperatures == outcome.temperatures
 
 
 def test_uncertainty_weighs_all_three_heads(pictures: Path) -> None:
@@ -301,6 +306,7 @@ def measure_and_train(pictures: Path) -> dict[str, Any]:
         "evaluated": evaluated,
         "epochs": [epoch.metrics for epoch in outcome.epochs],
         "thresholds": outcome.thresholds,
+        "temperatures": outcome.temperatures,
         "confusion": outcome.confusion,
         "digest": digest_of(model),
     }

@@ -228,6 +228,7 @@ def test_variants_trained_together_end_as_each_does_alone_to_the_bit(
         assert distance(alone, model) == 0
         assert end.metrics == expected.metrics
         assert (end.best_epoch, end.ended, end.confusion) == (expected.best_epoch, expected.ended, expected.confusion)
+        assert end.temperatures == expected.temperatures
         assert told == list(range(len(end.epochs)))
     assert variants is not TOGETHER or len(together[2][2]) < 9, "one stopped early while the others went on"
 
