@@ -6,6 +6,7 @@ The names below are for the flow that submits such a job; they load neither torc
 from flows.job.job import Job, Screening, Tracking, begin
 from flows.job.job_folder import JobFolder, JobOutcome, jobs_root
 from flows.job.scores import read_scores, scores_file
+from flows.job.trials import leaks_file, read_leaks
 
 __all__ = [
     "Job",
@@ -15,6 +16,8 @@ __all__ = [
     "Tracking",
     "begin",
     "jobs_root",
+    "leaks_file",
+    "read_leaks",
     "read_scores",
     "scores_file",
 ]

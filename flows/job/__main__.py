@@ -63,8 +63,14 @@ def _score(job: Job) -> JobOutcome:
     return scoring.score(job)
 
 
+def _find_leaks(job: Job) -> JobOutcome:
+    from flows.job import leaks
+
+    return leaks.search(job)
+
+
 # Functions, not modules: a training loads nothing of the scoring, and the other way round.
-PROGRAMS = {"train": _train, "score": _score}
+PROGRAMS = {"train": _train, "score": _score, "leaks": _find_leaks}
 
 
 def main(job_file: Path) -> int:

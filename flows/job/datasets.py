@@ -59,8 +59,8 @@ class Splits:
     def _of(self, split: str) -> list[Sample]:
         if split not in self._samples:
             raise ValueError(
-                f"a job that {self.job.kind}s asked for the split {split!r}; allowed: {', '.join(self._samples)}. The holdout "
-                "is for scoring alone"
+                f"a job of the kind {self.job.kind} asked for the split {split!r}; allowed: {', '.join(self._samples)}. "
+                "The holdout is for scoring alone"
             )
         return self._samples[split]
 

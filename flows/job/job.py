@@ -9,14 +9,18 @@ from typing import Any, Literal
 
 from flows.errors import AskedWrongly
 from flows.job.job_folder import JobFolder, jobs_root
-from flows.records import DataVersion, Mask, Sample, Weights, Work, Workers
+from flows.records import SPLITS, DataVersion, Mask, Sample, Weights, Work, Workers
 from flows.words import counted
 from flows.work_folder import WorkFolder
 from heads.spec import Variant
 
-JobKind = Literal["train", "score"]
+JobKind = Literal["train", "score", "leaks"]
 # All that a job of this kind ever holds: what is not there can leak into nothing, whatever a training does.
-SPLITS_OF: Mapping[JobKind, tuple[str, ...]] = {"train": ("train", "val"), "score": ("test",)}
+SPLITS_OF: Mapping[JobKind, tuple[str, ...]] = {
+    "train": ("train", "val"),
+    "score": ("test",),
+    "leaks": SPLITS,
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class Screening:
 
 @dataclass(frozen=True)
 class Job:
-    """A job on the cluster: train `works` (all of a plan's; finished ones are skipped), or score `bundles` on the holdout.
+    """A job on the cluster: train `works` (all of a plan's; finished ones are skipped), score `bundles` on the holdout, or look
+    for the holdout's pictures in train and val on the features that a work stores.
 
     `key` is equal for equal jobs: a running job of that key is joined, and a half-done one is resumed. `features` is the
     feature store's folder or address; None means `features/` under the storage root. Of the version a job keeps only the
@@ -111,8 +116,8 @@ def read(folder: JobFolder) -> Job:
     data, samples = fields["data"], tuple(Sample(*row) for row in tables["samples"])
     if foreign := [sample for sample in samples if sample.split not in SPLITS_OF[fields["kind"]]]:
         raise AskedWrongly(
-            f"{folder.job_file}: {counted(len(foreign), 'sample')} of the split {foreign[0].split!r} in a job that "
-            f"{fields['kind']}s, e.g. {foreign[0].file}; allowed: {', '.join(SPLITS_OF[fields['kind']])}. Remove "
+            f"{folder.job_file}: {counted(len(foreign), 'sample')} of the split {foreign[0].split!r} in a job of "
+            f"the kind {fields['kind']}, e.g. {foreign[0].file}; allowed: {', '.join(SPLITS_OF[fields['kind']])}. Remove "
             f"{folder.path} and start the retraining again"
         )
     version = DataVersion(

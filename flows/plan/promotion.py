@@ -36,6 +36,7 @@ class Guards(Value):
     worst_group: Chosen = Field("warn", description="A group of samples that the candidate reads worse than the champion.")
     calibration: Chosen = Field("warn", description="Probabilities that are further from how often they are right.")
     negative_flips: Chosen = Field("warn", description="Samples that the champion read rightly and the candidate does not.")
+    leaks: Chosen = Field("warn", description="Holdout pictures that also lie in train or val, at another size, quality or crop.")
     robustness: Chosen = Field("off", description="Accuracy under attacks and corruptions; costs minutes.")
     latency: Chosen = Field("warn", description="A candidate that takes longer to serve than the champion.")
     loads: Chosen = Field("block", description="A bundle that does not load, or answers otherwise, where it is served.")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from flows.gate.trials import Trials
+from flows.stages.leaks import find_leaks
 from flows.stages.session import RetrainingSession
 from flows.stages.values import Scores, WorkPlan
 
@@ -19,7 +20,7 @@ class Collector(Protocol):
 
 
 # The guard that reads a measurement → how it is made; guards that are not named read the score tables.
-COLLECTORS: Mapping[str, Collector] = {}
+COLLECTORS: Mapping[str, Collector] = {"leaks": find_leaks}
 
 
 def collect_trials(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> Trials:

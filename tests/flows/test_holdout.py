@@ -98,7 +98,7 @@ def test_a_training_holds_no_test_sample_whatever_it_is_given(tmp_path: Path, ve
 @pytest.mark.parametrize("asks", [Splits.open, Splits.read, lambda splits, split, _: splits.digests(split)])
 def test_a_training_that_asks_for_the_holdout_is_refused(tmp_path: Path, version: DataVersion, asks: object) -> None:
     asked = training(tmp_path, version)
-    with pytest.raises(ValueError, match="a job that trains asked for the split 'test'; allowed: train, val"):
+    with pytest.raises(ValueError, match="a job of the kind train asked for the split 'test'; allowed: train, val"):
         asks(Splits(asked), "test", asked.works[0].variant)  # type: ignore[operator]
 
 
@@ -107,7 +107,7 @@ def test_a_test_sample_written_into_a_jobs_file_is_refused(tmp_path: Path, versi
     tables = json.loads((folder.path / "samples.json").read_text())
     tables["samples"].append(["0" * 32, "images/leak.png", "test", {"label": "a", "marks": "x"}, None, 1])
     (folder.path / "samples.json").write_text(json.dumps(tables))
-    with pytest.raises(AskedWrongly, match=r"1 sample of the split 'test' in a job that trains, e.g. images/leak.png; allowed"):
+    with pytest.raises(AskedWrongly, match=r"1 sample of the split 'test' in a job of the kind train, e.g. images/leak.png"):
         read(folder)
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from flows.gate.case import Case
 from flows.gate.guards.admission import comparable, not_withdrawn, testable
 from flows.gate.guards.calibration import calibration
+from flows.gate.guards.leaks import leaks
 from flows.gate.guards.min_gain import min_gain
 from flows.gate.guards.negative_flips import negative_flips
 from flows.gate.guards.paired_test import paired_test
@@ -35,4 +36,5 @@ CHOSEN_GUARDS: Mapping[str, Guard] = {
     "worst_group": worst_group,
     "calibration": calibration,
     "negative_flips": negative_flips,
+    "leaks": leaks,
 }

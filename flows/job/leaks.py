@@ -1,0 +1,98 @@
+"""A job that looks for the holdout's pictures among those that are trained or ranked on: at another size, quality or crop.
+
+The feature store names candidates: the nearest samples of train and val to each test sample. Pixels decide: mere look-alikes are
+near in features too. The features of test samples are stored for this search alone; a training has no key to ask for them by.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from flows.cluster import workers
+from flows.job.datasets import Splits
+from flows.job.job import Job, read
+from flows.job.job_folder import JobFolder, JobOutcome
+from flows.job.trials import leaks_file, write_leaks
+from flows.job.trunks import name_trunk
+from flows.records import Leak, Leaks, Sample
+from flows.workspace import locate
+from heads.data.decoding import decode
+from heads.data.likeness import SAME_PICTURE, Details, details_of, likeness
+from heads.features import FeatureStore, Key
+from heads.features.neighbours import nearest
+from heads.model.model import build_backbone
+from heads.trunks.extraction import ExtractionRequest, extract
+from heads.trunks.trunk import stored_taps, trunk_of
+
+# So many of the nearest samples of a test sample are compared with it pixel by pixel.
+NUM_CANDIDATES = 5
+# A picture's details take 0.3 MB.
+MAX_KEPT = 512
+Pair = tuple[Sample, Sample]
+
+
+def search(job: Job) -> JobOutcome:
+    """Run the search on the features of the job's work; its file holds the leaks. Runs in the job's driver."""
+    group, uses_gpu = job.workers, job.workers.gpus_per_worker > 0
+    num_threads = max(1, min(int(group.count * group.cpus_per_worker), os.cpu_count() or 1))
+    if uses_gpu:
+        workers.join(group)
+        (pairs,) = workers.map_shards(find_candidates, [(str(job.folder.path), True, num_threads)], workers=group)
+    else:
+        pairs = find_candidates(str(job.folder.path), False, num_threads)
+    write_leaks(leaks_file(job.storage, job.works[0].key), compare(job, pairs))
+    return JobOutcome(scores={})
+
+
+def find_candidates(folder: str, uses_gpu: bool, num_threads: int) -> list[Pair]:
+    """Each test sample with its nearest samples of train and val, on stored features; what lacks is computed and stored first.
+
+    Runs in a worker, or in the driver.
+    """
+    torch.set_num_threads(num_threads)
+    job = read(JobFolder(Path(folder)))
+    (work,), device = job.works, torch.device("cuda" if uses_gpu else "cpu")
+    splits, store = Splits(job), FeatureStore(job.features_root)
+    trunk, tap = trunk_of(work.variant, work.weights.digest, device), next(iter(stored_taps(work.variant).values()))[-1]
+    name_trunk(store, trunk)
+    extract(
+        lambda: build_backbone(work.variant, work.weights.path).requires_grad_(False).eval().to(device),
+        trunk,
+        [ExtractionRequest(splits.read(split, work.variant, cache_bytes=0), 0, (tap,)) for split in ("test", "train", "val")],
+        store,
+        device=device,
+        precision=work.variant.fit.precision,
+    )
+    tested = [sample for sample in job.version.samples if sample.split == "test"]
+    known = [sample for sample in job.version.samples if sample.split != "test"]
+    asked, others = (
+        store.trunk(trunk.id).open([Key(sample.pixel_digest) for sample in samples], [tap.name]) for samples in (tested, known)
+    )
+    _, positions = nearest(asked, others, tap.name, NUM_CANDIDATES)
+    return [(sample, known[place]) for sample, near in zip(tested, positions.tolist(), strict=True) for place in near]
+
+
+def compare(job: Job, pairs: Sequence[Pair]) -> Leaks:
+    """The pairs that show the same picture by their pixels, the closest first, and for each test image the closest only."""
+
+    @lru_cache(MAX_KEPT)
+    def read_details(digest: str) -> Details | None:
+        return details_of(decode(locate(job.version, by_digest[digest])))
+
+    by_digest = {sample.pixel_digest: sample for pair in pairs for sample in pair}
+    best, small = dict[str, Leak](), set[str]()
+    for sample, other in pairs:
+        one, two = read_details(sample.pixel_digest), read_details(other.pixel_digest)
+        if one is None:
+            small.add(sample.digest)
+        elif two is not None and (found := round(likeness(one, two), 4)) >= SAME_PICTURE:
+            before = best.get(sample.digest)
+            if before is None or found > before.likeness:
+                best[sample.digest] = Leak(sample.digest, sample.file, other.file, other.split, found)
+    leaks = tuple(sorted(best.values(), key=lambda leak: (-leak.likeness, leak.file)))
+    return Leaks(len({sample.digest for sample, _ in pairs}), len(small), leaks)

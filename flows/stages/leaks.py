@@ -1,0 +1,60 @@
+"""The search for the holdout's pictures among those of train and val, in a Ray job, on features that a variant stores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flows import job
+from flows.errors import HeadstartError
+from flows.gate.trials import Trials
+from flows.records import Leaks, Work
+from flows.workspace import locate
+from heads.errors import HeadsError
+
+if TYPE_CHECKING:
+    from flows.stages.session import RetrainingSession
+    from flows.stages.values import Scores, WorkPlan
+
+
+def find_leaks(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, trials: Trials) -> Trials:
+    """The trials with the leaks of the holdout; without them if no variant of the plan stores features.
+
+    A search that fails is told and left out: it may warn of a holdout, and cost no night.
+    """
+    from heads.data.likeness import is_comparable
+    from heads.trunks.trunk import stored_taps
+
+    candidates = sorted(work_plan.works, key=lambda work: work.key != scores.candidate.key)
+    storing = next((work for work in candidates if stored_taps(work.variant)), None)
+    if storing is None:
+        session.say("Near-duplicates of the holdout are not looked for: no variant of the plan stores features")
+        return trials
+    tested = [sample for sample in work_plan.version.samples if sample.split == "test"]
+    try:
+        if not any(is_comparable(locate(work_plan.version, sample)) for sample in tested):
+            return replace(trials, leaks=Leaks(len(tested), len(tested), ()))
+        return replace(trials, leaks=_search(session, work_plan, storing))
+    except (HeadstartError, HeadsError) as error:
+        session.say(f"Near-duplicates of the holdout were not found, for the search failed: {error}")
+        return trials
+
+
+def _search(session: RetrainingSession, work_plan: WorkPlan, work: Work) -> Leaks | None:
+    file = job.leaks_file(session.settings.storage, work.key)
+    if not file.exists():
+        session.say("Looking for near-duplicates of the holdout in train and val")
+        session.run_job(
+            job.Job(
+                kind="leaks",
+                key=work.key,
+                name=session.plan.name,
+                storage=session.settings.storage,
+                features=session.settings.features,
+                version=work_plan.version,
+                classes=work_plan.classes,
+                workers=session.plan.workers.group(),
+                works=(work,),
+            )
+        )
+    return job.read_leaks(file)
