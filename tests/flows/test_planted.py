@@ -1,0 +1,104 @@
+"""Planted challengers through the real promote stage, registry and ledger: each gets the right verdict, by the right finding."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from flows import job
+from flows.job.scores import write_scores
+from flows.records import Sample, ScoreTable
+from heads.tasks.rows import Scored
+from tests.flows import test_promotion
+from tests.flows.test_promotion import METRIC, Nights
+
+NUM, CLASSES, GROUPS = 1200, ("cat", "dog", "fox", "owl"), ("east", "north", "south", "west")
+RANDOM = np.random.default_rng(0)
+TRUTHS, SITES = RANDOM.integers(0, 4, NUM), RANDOM.integers(0, 4, NUM)
+CHAMPION = RANDOM.random(NUM) < 0.85
+
+Right = NDArray[np.bool_]
+
+
+def fixes(share: float, breaks: float = 0.01) -> Right:
+    """What a challenger reads rightly that fixes this share of the champion's mistakes, and makes others."""
+    drawn = np.random.default_rng(1).random(NUM)
+    return np.where(CHAMPION, drawn >= breaks, drawn < share)
+
+
+def but(right: Right, where: Right, share: float) -> Right:
+    return np.where(where, np.random.default_rng(2).random(NUM) < share, right)
+
+
+# A challenger: what it reads rightly, how sure it is, and the guards that it should not pass.
+PLANTED: dict[str, tuple[Callable[[], Right], float | None, set[str]]] = {
+    "equal": (lambda: fixes(0.06, 0.011), None, {"paired_test"}),
+    "worse": (lambda: fixes(0.0, 0.02), None, {"paired_test", "min_gain"}),
+    "better": (lambda: fixes(0.6), None, set()),
+    "better but for a class": (lambda: but(fixes(0.9, 0.0), TRUTHS == 2, 0.74), None, {"worst_class"}),
+    "better but for a group": (lambda: but(fixes(0.9, 0.0), SITES == 2, 0.74), None, {"worst_group"}),
+    "better but over-confident": (lambda: fixes(0.3, 0.0), 0.99, {"calibration"}),
+    "better but unlike": (lambda: fixes(0.9, 0.09), None, {"negative_flips"}),
+}
+
+
+def table_of(folder: Path, key: str, right: Right, sure: float | None) -> ScoreTable:
+    told = sure or float(right.mean())
+    cells = [(CLASSES[n], CLASSES[n if ok else (n + 1) % 4]) for n, ok in zip(TRUTHS, right, strict=True)]
+    rows = tuple(Scored(f"{i:032x}", "label", *pair, told) for i, pair in enumerate(cells))
+    table = ScoreTable(key * 8, "d1", rows, {METRIC: float(right.mean())}, {"label": "classification"})
+    write_scores(job.scores_file(folder, table.bundle_digest, "d1"), table)
+    return table
+
+
+@pytest.fixture(scope="module")
+def reign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose model has a champion."""
+    folder = tmp_path_factory.mktemp("reign")
+    with pytest.MonkeyPatch.context() as patched:
+        nights = Nights(folder, patched)
+        assert nights.judge("00000001", table_of(folder, "00000001", CHAMPION, None)).verdict.promoted
+    return folder
+
+
+@pytest.fixture
+def nights(reign: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nights:
+    shutil.copytree(reign, tmp_path / "reign")
+    groups = tuple(Sample(f"{i:032x}", f"{i}.png", "test", {"label": "cat"}, GROUPS[site]) for i, site in enumerate(SITES))
+    monkeypatch.setattr(test_promotion, "SAMPLES", (*test_promotion.SAMPLES, *groups))
+    nights = Nights(tmp_path / "reign", monkeypatch)
+    nights.now += 1
+    return nights
+
+
+def aliases(nights: Nights) -> dict[str, str]:
+    return {alias: version.version for alias, version in nights.registry.current("m").items()}
+
+
+BLOCK: dict[str, object] = {"guards": dict.fromkeys(("worst_class", "worst_group", "calibration", "negative_flips"), "block")}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_challenger_gets_its_verdict_by_its_finding(nights: Nights, name: str) -> None:
+    draw, sure, refused = PLANTED[name]
+    verdict = nights.judge("00000002", table_of(nights.folder, "00000002", draw(), sure), promotion=BLOCK).verdict
+    assert {one.guard for one in verdict.findings if not one.passed} == refused
+    assert {"worst_class", "worst_group", "calibration", "negative_flips"} <= {one.guard for one in verdict.findings}
+    assert verdict.promoted == (not refused)
+    assert aliases(nights) == ({"champion": "1", "challenger": "2"} if refused else {"champion": "2", "previous": "1"})
+    entry = nights.registry.history("m")[-1]
+    assert (entry.findings, entry.reasons, entry.promoted) == (verdict.findings, verdict.reasons, verdict.promoted)
+
+
+def test_what_only_warns_is_said_and_keeps_nothing_from_promotion(nights: Nights) -> None:
+    draw, sure, _ = PLANTED["better but for a group"]
+    verdict = nights.judge("00000002", table_of(nights.folder, "00000002", draw(), sure)).verdict
+    assert verdict.promoted
+    warning = next(reason for reason in verdict.reasons if reason.startswith("warning: "))
+    assert warning.startswith("warning: worse accuracy than champion 1 on 1 group (at 5%, by Holm's rule over 4): south 0.")
+    assert aliases(nights) == {"champion": "2", "previous": "1"}
