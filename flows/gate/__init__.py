@@ -3,8 +3,9 @@
 from flows.gate.account import Account
 from flows.gate.case import Case
 from flows.gate.evidence import Policy
+from flows.gate.guards.negative_flips import flipped
 from flows.gate.ranking import choose
 from flows.gate.rules import decide
 from flows.gate.trials import Serving, Trials
 
-__all__ = ["Account", "Case", "Policy", "Serving", "Trials", "choose", "decide"]
+__all__ = ["Account", "Case", "Policy", "Serving", "Trials", "choose", "decide", "flipped"]

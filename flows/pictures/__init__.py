@@ -9,10 +9,20 @@ from flows.pictures.bars import iou_bars, leaderboard
 from flows.pictures.confusions import confusion_matrix
 from flows.pictures.curves import freeze_map, learning_curves
 from flows.pictures.examples import KINDS, mask_examples
+from flows.pictures.samples import sample_images
 from flows.work_folder import WorkResult
 from heads.catalogue import BACKBONE_STAGES, TASK_FACTS
 
-__all__ = ["confusion_matrix", "draw_variant", "freeze_map", "iou_bars", "leaderboard", "learning_curves", "mask_examples"]
+__all__ = [
+    "confusion_matrix",
+    "draw_variant",
+    "freeze_map",
+    "iou_bars",
+    "leaderboard",
+    "learning_curves",
+    "mask_examples",
+    "sample_images",
+]
 
 
 def draw_variant(result: WorkResult, work_root: Path | None = None) -> dict[str, bytes]:

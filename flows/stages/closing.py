@@ -14,6 +14,7 @@ from flows.files import read_value
 from flows.plan import Plan
 from flows.records import TrainResult
 from flows.settings import Settings
+from flows.stages.flips import flip_pictures
 from flows.stages.planning import failures, make_work_plan
 from flows.stages.report import (
     Counts,
@@ -51,6 +52,7 @@ def close(
     values = [float(value) if isinstance(value := row[work_plan.metric], int | float) else nan for row in rows]
     chosen = next(i for i, row in enumerate(rows) if str(row["state"]).startswith("candidate"))
     pictures = {"leaderboard.png": draw_leaderboard(names, values, work_plan.metric, chosen)}
+    pictures |= flip_pictures(work_plan, scores, promotion.verdict)
     session.tracker.close_retraining(
         trained.run_id, "FINISHED", leaderboard=rows, verdict=promotion.verdict, metrics=measures, pictures=pictures
     )

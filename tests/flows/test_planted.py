@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from flows import job
+from flows.gate import Account, Case, Policy, decide
 from flows.job.scores import write_scores
-from flows.records import Sample, ScoreTable
+from flows.pictures import sample_images
+from flows.plan import Plan
+from flows.records import DataVersion, ModelVersion, Sample, ScoreTable, TrainedVariant
+from flows.stages.flips import flip_pictures
+from flows.stages.values import Scores, WorkPlan
+from heads.spec import Head, Variant
 from heads.tasks.rows import Scored
 from tests.flows import test_promotion
 from tests.flows.test_promotion import METRIC, Nights
@@ -102,3 +111,41 @@ def test_what_only_warns_is_said_and_keeps_nothing_from_promotion(nights: Nights
     warning = next(reason for reason in verdict.reasons if reason.startswith("warning: "))
     assert warning.startswith("warning: worse accuracy than champion 1 on 1 group (at 5%, by Holm's rule over 4): south 0.")
     assert aliases(nights) == {"champion": "2", "previous": "1"}
+
+
+def test_the_surest_flips_are_shown_where_the_verdict_tells_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = []
+    for number in range(12):
+        file = tmp_path / f"{number}.png"
+        Image.fromarray(np.full((40, 300 if number else 40, 3), 20 * number, np.uint8)).save(file)
+        samples.append(Sample(hashlib.md5(file.read_bytes()).hexdigest(), file.name, "test", {"label": "cat"}))
+    version = DataVersion("d1", "r", tuple(samples), tmp_path, ())
+    old, new = (
+        ScoreTable(
+            guess, "d1", tuple(Scored(s.digest, "label", "cat", guess, n / 20) for n, s in enumerate(samples)), {METRIC: 1.0}
+        )
+        for guess in ("cat", "dog")
+    )
+    variant = Variant(backbone="resnet18", heads=(Head(target="label"),))
+    candidate = TrainedVariant("k", variant, False, {}, 1, 1, 1, 1.0, tmp_path)
+    champion = ModelVersion("m", "1", (), {}, 0.0)
+    work_plan = WorkPlan(Plan(name="m"), version, (), METRIC, "k")
+    shown: list[tuple[str, Image.Image]] = []
+
+    def draw(images: list[tuple[str, Image.Image]], title: str) -> bytes:
+        shown.extend(images)
+        return sample_images(images, title)
+
+    monkeypatch.setattr("flows.pictures.sample_images", draw)
+    (tmp_path / "10.png").unlink()
+    scores = Scores(candidate, new, champion, old)
+    verdict = decide(Case(new, old, Policy(METRIC, guards={"negative_flips": "warn"})))
+    pictures = flip_pictures(work_plan, scores, verdict)
+    with Image.open(io.BytesIO(pictures["negative_flips.png"])) as drawn:
+        assert drawn.size[0] > 500
+    # The surest eight, the surest first, but for a file that is gone, and none larger than need be.
+    assert [words for words, _ in shown] == [f"cat as dog, {n / 20:.2f}" for n in (11, 9, 8, 7, 6, 5, 4)]
+    assert [image.getpixel((0, 0)) for _, image in shown] == [(20 * n,) * 3 for n in (11, 9, 8, 7, 6, 5, 4)]
+    assert max(image.width for _, image in shown) == 256
+    silent = decide(Case(new, old, Policy(METRIC, guards={"negative_flips": "warn"}), account=Account(1, 1.0)))
+    assert flip_pictures(work_plan, scores, silent) == {}, "between looks nothing is shown of the holdout"
