@@ -215,7 +215,8 @@ class Finding:
 class Verdict:
     """The gate's decision by a measure on a recipe's model: findings, their reasons in words, the paired test's figures.
 
-    `level_spent` is the part of alpha that its look at the holdout took, 0 if it took none.
+    `level_spent` is the part of alpha that its look at the holdout took, 0 if it took none. A promotion that is not `superior`
+    only ruled out a loss by the policy's margin.
     """
 
     promoted: bool
@@ -225,6 +226,7 @@ class Verdict:
     metric: str = ""
     recipe: str = ""
     level_spent: float = 0.0
+    superior: bool = True
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from flows.records import ScoreTable
 # Of alpha, by the simulation: what the first look may cost, and each weekly one. The exact test has less slack the larger the
 # holdout.
 FIRST_SHARE, FIRST_SHARE_FROM_8000 = 0.89, 0.84
+# A score test has no such slack.
+FIRST_SHARE_OF_MARGIN = 0.5
 WEEKLY_SHARE = float(norm.sf(3.2)) / 0.05
 VERY_MANY = 8000
 # Challengers of one recipe that are judged together, and days between two looks.
@@ -59,18 +61,29 @@ class Account:
 
 
 class MeanLook(NamedTuple):
-    """Some challengers' mean against the champion over n samples: its gain, in standard errors `z`, and the newest one's gain."""
+    """Some challengers' mean against the champion over n samples: its gain, the standard error of that, the newest one's gain."""
 
     num_samples: int
     num_differing: int
     gain: float
-    z: float
+    error: float
     newest_gain: float
 
+    @property
+    def z(self) -> float:
+        """The gain in standard errors; 0 without any spread."""
+        return self.above(0.0) if self.error else 0.0
 
-def first_level(alpha: float, num_samples: int) -> Level:
-    """What the p-value of a reign's first challenger has to be below."""
-    value = alpha * (FIRST_SHARE if num_samples < VERY_MANY else FIRST_SHARE_FROM_8000)
+    def above(self, least: float) -> float:
+        """How many standard errors the gain is above `least`; infinitely many without any spread."""
+        distance = self.gain - least
+        return distance / self.error if self.error else math.copysign(math.inf, distance)
+
+
+def first_level(alpha: float, num_samples: int, margin: float | None = None) -> Level:
+    """What the p-value of a reign's first challenger has to be below, in a test of a gain, or of a loss below a margin."""
+    share = FIRST_SHARE if num_samples < VERY_MANY else FIRST_SHARE_FROM_8000
+    value = alpha * (share if margin is None else FIRST_SHARE_OF_MARGIN)
     return Level(value, f"{value:.4g}, the first look's part of alpha {alpha:g}")
 
 
@@ -84,14 +97,20 @@ def look_at_mean(challengers: Values, champion: Values) -> MeanLook:
     differences = challengers - champion
     mean = differences.mean(axis=0)
     spread = float(mean.std(ddof=1)) if mean.size > 1 else 0.0
-    gain = float(mean.mean())
-    z = gain / (spread / math.sqrt(mean.size)) if spread > ROUNDING else 0.0
+    error = spread / math.sqrt(mean.size) if spread > ROUNDING else 0.0
     num_differing = int(np.count_nonzero(np.abs(mean) > ROUNDING))
-    return MeanLook(mean.size, num_differing, gain, z, float(differences[-1].mean()))
+    return MeanLook(mean.size, num_differing, float(mean.mean()), error, float(differences[-1].mean()))
 
 
-def is_proven(look: MeanLook, alpha: float) -> bool:
-    """Whether the recipe is better: its mean by far, on enough samples that are read differently, the newest not behind."""
+def is_proven(look: MeanLook, alpha: float, margin: float | None = None) -> bool:
+    """Whether the recipe is better: its mean by far, on enough samples that are read differently, the newest not behind.
+
+    With a margin, whether it is not worse by as much: a loss of all of it would be seen on these samples, the mean is far above
+    it, and the newest too.
+    """
+    if margin is not None:
+        seen = (1 - margin) ** look.num_samples < norm.sf(least_z(alpha))
+        return bool(seen) and look.above(-margin) >= least_z(alpha) and look.newest_gain > -margin
     # Exchanging the two readers of a sample is as likely where they are equal (Fisher 1935), whatever the standard error says.
     enough = 2.0**-look.num_differing < norm.sf(least_z(alpha))
     return enough and look.z >= least_z(alpha) and look.newest_gain >= -ROUNDING

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from flows.gate.account import WEEKLY_SHARE, Account, Kind, MeanLook, first_level, is_proven, look_at_mean
@@ -24,7 +24,8 @@ class Case:
     Without a champion the candidate is compared with a constant answer, for classes `majority[target]`. `withdrawn` says that a
     person rolled this very model back. `account` is what was asked of the champion's earlier challengers, `recipe` names the
     candidate's. Each distinct image counts once. `groups` has the group of a sample by its digest, for samples that are in one,
-    `trials` what was measured besides the scores.
+    `trials` what was measured besides the scores. `anchor` is the last model that was promoted as superior, if the champion is
+    another: where the policy has a margin, the candidate must not be worse than that one by as much.
     """
 
     candidate: ScoreTable
@@ -37,6 +38,8 @@ class Case:
     recipe: str = ""
     groups: Mapping[str, str] = field(default_factory=dict)
     trials: Trials = field(default_factory=Trials)
+    anchor: ScoreTable | None = None
+    anchor_name: str = ""
 
     @property
     def target(self) -> str:
@@ -66,7 +69,32 @@ class Case:
     @property
     def is_decided(self) -> bool:
         """Whether the paired test may say how well the holdout was read: at a first look, and once a recipe is proven better."""
-        return self.look == "first" or (self.look == "weekly" and is_proven(self.mean_look, self.policy.alpha))
+        return self.look == "first" or (self.look == "weekly" and self._is_proven(self.margin))
+
+    def _is_proven(self, margin: float | None) -> bool:
+        return is_proven(self.tested.mean_look, self.policy.alpha, margin)
+
+    @property
+    def margin(self) -> float | None:
+        """The loss that would be too much; None if the candidate has to be better: so has a first model."""
+        return self.policy.margin if self.champion else None
+
+    @cached_property
+    def tested(self) -> Case:
+        """The case of the candidate and the model that the test compares it with: with a margin the anchor, else the champion."""
+        if self.margin is None or self.anchor is None:
+            return self
+        return replace(self, champion=self.anchor, champion_name=self.anchor_name, anchor=None)
+
+    @property
+    def is_superior(self) -> bool:
+        """Whether a candidate that passes is shown to be better, and not only to be worse by less than the margin."""
+        if self.margin is None:
+            return True
+        if self.look == "weekly":
+            return self._is_proven(None)
+        evidence = self.tested.evidence
+        return not isinstance(evidence, str) and evidence.figures["p_value"] < self.level.value
 
     @cached_property
     def after(self) -> Rows:
@@ -87,7 +115,7 @@ class Case:
     def level(self) -> Level:
         """What the p-value has to be below: all of alpha against a constant, against a champion the first look's share."""
         alpha = self.policy.alpha
-        return first_level(alpha, len(self.after)) if self.champion else Level(alpha, f"alpha {alpha:g}")
+        return first_level(alpha, len(self.after), self.margin) if self.champion else Level(alpha, f"alpha {alpha:g}")
 
     @property
     def level_spent(self) -> float:

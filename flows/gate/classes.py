@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
@@ -37,18 +38,24 @@ def wilson_interval(num_right: int, num_samples: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def paired_score(num_fixed: int, num_broken: int, num_samples: int, difference: float) -> float:
+    """How far two accuracies on the same samples are above a difference, in standard errors at that difference (Tango 1998).
+
+    Also the test of Liu et al. 2002, Statist. Med. 21:231-245, that the new model is not worse by a margin: at minus the margin.
+    """
+    n = num_samples
+    # The likelihood's best share of broken samples, given the difference.
+    b = (2 * n - num_fixed + num_broken) * difference - num_fixed - num_broken
+    share = (math.sqrt(max(0.0, b * b + 8 * n * num_broken * difference * (1 - difference))) - b) / (4 * n)
+    variance = n * (2 * share + difference * (1 - difference))
+    distance = num_fixed - num_broken - n * difference
+    return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance) if distance else 0.0
+
+
 def paired_interval(num_fixed: int, num_broken: int, num_samples: int) -> tuple[float, float]:
     """The 95 % score interval of the difference of two accuracies on the same samples (Tango 1998, Statist. Med. 17:891-908)."""
     n, z = num_samples, float(norm.ppf((1 + LEVEL) / 2))
-
-    def score(difference: float) -> float:
-        # The likelihood's best share of broken samples, given the difference.
-        b = (2 * n - num_fixed + num_broken) * difference - num_fixed - num_broken
-        share = (math.sqrt(max(0.0, b * b + 8 * n * num_broken * difference * (1 - difference))) - b) / (4 * n)
-        variance = n * (2 * share + difference * (1 - difference))
-        distance = num_fixed - num_broken - n * difference
-        return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance) if distance else 0.0
-
+    score = partial(paired_score, num_fixed, num_broken, n)
     middle, edge = (num_fixed - num_broken) / n, 1 - 1e-12
     low = brentq(lambda d: score(d) - z, -edge, middle) if middle > -edge and score(-edge) > z else -1.0
     high = brentq(lambda d: score(d) + z, middle, edge) if middle < edge and score(edge) < -z else 1.0

@@ -27,7 +27,8 @@ def decide(case: Case) -> Verdict:
     notes = (note for finding in findings for note in finding.notes)
     reasons = (*map(_words, findings), *notes)
     promoted = all(finding.passed for finding in findings if finding.blocks)
-    return Verdict(promoted, reasons, findings[0].figures, findings, case.policy.metric, case.recipe, case.level_spent)
+    superior = not promoted or case.is_superior
+    return Verdict(promoted, reasons, findings[0].figures, findings, case.policy.metric, case.recipe, case.level_spent, superior)
 
 
 def _chosen(case: Case) -> Iterator[Finding]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from flows.plan.allowed import known
 from flows.plan.fit import Number
@@ -62,6 +62,14 @@ class Promotion(Value):
         "of a first model, the level of its test against a constant answer. Classes are tested by McNemar's exact test of "
         "accuracy, labels and masks by a paired bootstrap of the measure.",
     )
+    mode: Literal["superior", "non_inferior"] = Field(
+        "superior",
+        description="superior: the candidate must be better than the champion; non_inferior: not worse by `margin` or more than "
+        "the last model that was promoted as superior, so that small losses cannot add up.",
+    )
+    margin: Annotated[float | None, Field(gt=0, lt=1), Number] = Field(
+        None, description="With mode non_inferior: the loss in the measure that would be too much, such as 0.005."
+    )
     group: Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)] = Field(
         None, description="The manifest column whose cells are the groups of the guard worst_group; empty: the column group."
     )
@@ -78,3 +86,13 @@ class Promotion(Value):
             if not column:
                 raise ValueError(f"metric {value!r} names no target; write <column>/{measure}")
         return value
+
+    @model_validator(mode="after")
+    def _margin_fits(self) -> Self:
+        if self.mode == "non_inferior" and self.margin is None:
+            raise ValueError("mode non_inferior needs a margin: the loss that would be too much, such as margin: 0.005")
+        if self.mode == "non_inferior" and self.min_gain:
+            raise ValueError(f"min_gain {self.min_gain:g} contradicts mode non_inferior; leave it out, or use mode superior")
+        if self.mode == "superior" and self.margin is not None:
+            raise ValueError(f"margin {self.margin:g} means nothing with mode superior; leave it out, or use mode non_inferior")
+        return self

@@ -14,11 +14,10 @@ from flows.errors import HeadstartError
 from flows.mlflow_connection import asking
 from flows.records import ModelVersion, Verdict
 from flows.registry import ledger, telling
-from flows.registry.catalog import Catalog
+from flows.registry.catalog import WITHDRAWN_TAG, Catalog, is_withdrawn
 from flows.registry.ledger import MOVED, Entry, champion_at
 
 LEDGER_TAG = "headstart.ledger."
-WITHDRAWN_TAG = "headstart.withdrawn"
 # The registered model's tag with the id of the entry whose aliases are being moved; it is gone once they are.
 UNDER_WAY_TAG = "headstart.under_way"
 
@@ -167,7 +166,7 @@ class Bookkeeping(Catalog):
 
     def _champion_before(self, name: str, version: str) -> str | None:
         """The champion that the version replaced when it was promoted; None if that was withdrawn since."""
-        usable = {v.version for v in self.versions(name) if v.tags.get(WITHDRAWN_TAG) != "true"}
+        usable = {v.version for v in self.versions(name) if not is_withdrawn(v)}
         promotions = [e for e in self.history(name) if e.promoted and e.version == version and e.champion_before in usable]
         return promotions[-1].champion_before if promotions else None
 
@@ -201,5 +200,6 @@ class Bookkeeping(Catalog):
             asked_by=self.asked_by,
             git_commit=judged.tags.get("headstart.git_commit", ""),
             level_spent=verdict.level_spent,
+            superior=verdict.superior,
             after_move=moves[-1] if moves else "",
         )

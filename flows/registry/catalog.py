@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ALIASES = ("champion", "previous", "challenger")
 BUNDLE_TAG = "headstart.bundle_digest"
+WITHDRAWN_TAG = "headstart.withdrawn"
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,11 @@ class _Downloads:
 
         with tempfile.TemporaryDirectory(dir=file.parent) as made:
             os.replace(download_artifacts(f"{self.place}/{name}", dst_path=made, tracking_uri=self.address), file)
+
+
+def is_withdrawn(version: ModelVersion) -> bool:
+    """Whether a person took the version back, so that it is never promoted again by itself."""
+    return version.tags.get(WITHDRAWN_TAG) == "true"
 
 
 def _ranges(versions: list[ModelVersion]) -> str:

@@ -6,7 +6,8 @@ from flows.errors import AskedWrongly, Overtaken
 from flows.mlflow_connection import asking
 from flows.records import ModelVersion, Verdict
 from flows.registry import telling
-from flows.registry.bookkeeping import WITHDRAWN_TAG, Bookkeeping
+from flows.registry.bookkeeping import Bookkeeping
+from flows.registry.catalog import is_withdrawn
 from flows.registry.ledger import Entry
 from flows.registry.registering import Registering
 
@@ -90,7 +91,7 @@ class Registry(Bookkeeping, Registering):
     def _former_champion(self, name: str, version: str, champion: str) -> ModelVersion:
         """The version, if it was champion before and was not taken back. Raises AskedWrongly, with those that may come back."""
         once = {entry.champion_after for entry in self.history(name)} - {champion}
-        allowed = [v for v in self.versions(name) if v.version in once and v.tags.get(WITHDRAWN_TAG) != "true"]
+        allowed = [v for v in self.versions(name) if v.version in once and not is_withdrawn(v)]
         for former in allowed:
             if former.version == version:
                 return former

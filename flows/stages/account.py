@@ -10,7 +10,7 @@ from pathlib import Path
 from flows import job
 from flows.gate.account import WINDOW, Account
 from flows.records import ModelVersion
-from flows.registry import BUNDLE_TAG, Entry
+from flows.registry import BUNDLE_TAG, Entry, is_withdrawn
 
 SECONDS_A_DAY = 86_400
 
@@ -24,18 +24,23 @@ def account_of(
     metric: str,
     recipe: str,
     work_key: str,
+    anchor: str | None = None,
 ) -> Account:
     """The account of the champion by a measure, beside a candidate of this recipe and work.
+
+    With a margin the account is that of the `anchor` version, from its promotion on: champions that followed it as not worse
+    have none of their own.
 
     `history` is the model's, oldest first, and `versions` are all that it has by their numbers. Verdicts on the candidate's own
     work do not count: a retraining that was killed after its verdict comes to the same one again. A challenger whose scores are
     gone is left out.
     """
+    since = max((entry.time for entry in history if _anchors(entry, anchor)), default=-math.inf)
     judged = [
         entry
         for entry in history
         if entry.kind == "verdict"
-        and entry.champion_before == champion.version
+        and (entry.champion_before == champion.version if anchor is None else entry.time > since)
         and entry.metric in ("", metric)
         and entry.work_key != work_key
     ]
@@ -44,6 +49,24 @@ def account_of(
     files = [_scores_of(entry, versions, storage) for entry in judged if entry.recipe == recipe]
     kept = [file for file in files if file and file.is_file()][-(WINDOW - 1) :]
     return Account(len(looks), days, tuple(job.read_scores(file) for file in kept))
+
+
+def anchor_of(
+    history: Sequence[Entry], versions: Mapping[str, ModelVersion], champion: ModelVersion, metric: str
+) -> ModelVersion:
+    """The version that losses are counted from: the last one that was promoted as superior, and not taken back since.
+
+    The champion itself, if there is none.
+    """
+    for entry in reversed(history):
+        version = versions.get(entry.version)
+        if version and _anchors(entry, version.version) and entry.metric in ("", metric) and not is_withdrawn(version):
+            return version
+    return champion
+
+
+def _anchors(entry: Entry, version: str | None) -> bool:
+    return entry.promoted and entry.superior and entry.version == version
 
 
 def _is_look(entry: Entry) -> bool:

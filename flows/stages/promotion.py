@@ -9,7 +9,7 @@ from flows import dataset
 from flows import plan as plans
 from flows.errors import Overtaken
 from flows.records import DataVersion, Finding, ModelVersion, Verdict
-from flows.registry import Registry
+from flows.registry import Registry, is_withdrawn
 from flows.stages.session import RetrainingSession
 from flows.stages.trials import collect_trials
 from flows.stages.values import Promotion, Scores, WorkPlan
@@ -28,17 +28,27 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
     rules = session.plan.promotion
     account = gate.Account()
     if champion:
-        history, storage = session.registry.history(name), session.settings.storage
-        account = account_of(history, versions, champion, storage, metric=work_plan.metric, recipe=recipe, work_key=candidate.key)
+        account = account_of(
+            session.registry.history(name),
+            versions,
+            champion,
+            session.settings.storage,
+            metric=work_plan.metric,
+            recipe=recipe,
+            work_key=candidate.key,
+            anchor=(scores.anchor or champion).version if rules.margin is not None else None,
+        )
     case = gate.Case(
         scores.table,
         scores.champion_table,
-        gate.Policy(work_plan.metric, rules.min_gain, rules.alpha, rules.guards.severities),
+        gate.Policy(work_plan.metric, rules.min_gain, rules.alpha, rules.guards.severities, rules.margin),
         majority=majority_classes(work_plan.version),
-        withdrawn=any(version.tags.get("headstart.withdrawn") == "true" for version in own),
+        withdrawn=any(is_withdrawn(version) for version in own),
         champion_name=f"champion {champion.version}" if champion else "",
         account=account,
         recipe=recipe,
+        anchor=scores.anchor_table,
+        anchor_name=f"version {scores.anchor.version}, the last that was promoted as superior" if scores.anchor else "",
         groups=plans.groups_of(session.plan, work_plan.version),
     )
     verdict = gate.decide(case)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows import job
 from flows.records import ModelVersion, ScoreTable, TrainResult
+from flows.stages.account import anchor_of
 from flows.stages.session import RetrainingSession
 from flows.stages.values import Scores, WorkPlan
 from flows.work_folder import WorkFolder
@@ -24,10 +25,21 @@ def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult)
     if not any(s.split == "test" and s.labels[target] is not None for s in work_plan.version.samples):
         empty = ScoreTable("", work_plan.version.digest, (), {})
         return Scores(candidate, empty, champion, None)
-    bundles = [candidate.bundle, *([bundle_of(session, champion)] if champion else [])]
+    anchor = find_anchor(session, work_plan.metric, champion)
+    bundles = [candidate.bundle, *(bundle_of(session, version) for version in (champion, anchor) if version)]
     session.say("Scoring the candidate" + (f" and champion {champion.version}" if champion else "") + " on the holdout")
     tables = _score_bundles(session, work_plan, bundles)
-    return Scores(candidate, tables[0], champion, tables[1] if champion else None)
+    return Scores(candidate, tables[0], champion, tables[1] if champion else None, anchor, tables[2] if anchor else None)
+
+
+def find_anchor(session: RetrainingSession, metric: str, champion: ModelVersion | None) -> ModelVersion | None:
+    """The version from which losses are counted, None if it is the champion, or the plan has no margin."""
+    if champion is None or session.plan.promotion.margin is None:
+        return None
+    name = session.plan.name
+    versions = {version.version: version for version in session.registry.versions(name)}
+    anchor = anchor_of(session.registry.history(name), versions, champion, metric)
+    return anchor if anchor.version != champion.version else None
 
 
 def _score_bundles(session: RetrainingSession, work_plan: WorkPlan, bundles: list[Path]) -> list[ScoreTable]:

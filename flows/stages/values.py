@@ -41,12 +41,17 @@ class WorkPlan:
 
 @dataclass(frozen=True)
 class Scores:
-    """The candidate's and the champion's scores on the same holdout; the champion's are None for a first model."""
+    """The candidate's and the champion's scores on the same holdout; the champion's are None for a first model.
+
+    `anchor` is the version from which losses are counted, None if the plan has no margin, or it is the champion.
+    """
 
     candidate: TrainedVariant
     table: ScoreTable
     champion: ModelVersion | None
     champion_table: ScoreTable | None
+    anchor: ModelVersion | None = None
+    anchor_table: ScoreTable | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ and how, are the gate's own functions (`flows.gate.account`, `flows.gate.classes
 
     tests/benchmarks/promotion_year.py                                # false promotions, 2,000 labels
     tests/benchmarks/promotion_year.py --gain 0.01 --labels 4000      # a recipe that is a point better
+    tests/benchmarks/promotion_year.py --mode non_inferior --margin 0.01 --gain -0.01    # as much worse as is too much
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from flows.gate.account import Account, first_level, is_proven, look_at_mean
-from flows.gate.classes import mcnemar
+from flows.gate.classes import mcnemar, paired_score
 from flows.gate.evidence import one_sided
 from flows.records import ScoreTable
 
@@ -48,6 +50,12 @@ class Year:
     new_labels: int
     change_every: int
     disagreement: float
+    margin: float | None = None
+
+    @property
+    def is_null(self) -> bool:
+        """Whether every promotion is a false one: of an equal challenger, or of one that is worse by the margin."""
+        return self.gain <= -(self.margin or 0.0)
 
 
 def draw_chances(year: Year, count: int, random: np.random.Generator) -> NDArray[np.float64]:
@@ -62,7 +70,7 @@ def draw_nights(year: Year, random: np.random.Generator) -> tuple[Right, Right, 
     """The champion's outcomes (n), the challengers' (nights, n), and how many labels each night has.
 
     From `from_night` on the recipe turns as many misread samples right as it gains, half of them where the champion is right, so
-    that the two disagree as often as before.
+    that the two disagree as often as before. A recipe that is worse misreads so many more, whichever they are.
     """
     sizes = year.labels + year.new_labels * np.arange(NIGHTS)
     count = int(sizes[-1])
@@ -70,7 +78,8 @@ def draw_nights(year: Year, random: np.random.Generator) -> tuple[Right, Right, 
     champion = random.random(count, dtype=np.float32) < chances
     # What another model misreads of the samples that the champion reads rightly, and of the others: 3 and 7 % of all.
     misread = np.where(champion, year.disagreement / 2, MISREAD - year.disagreement / 2)
-    learnt = (year.gain / 2 / misread).astype(np.float32)
+    learnt = (max(0.0, year.gain) / 2 / misread).astype(np.float32)
+    lost = np.float32(max(0.0, -year.gain) / (1 - MISREAD))
     nights = np.empty((NIGHTS, count), dtype=bool)
     luck, more_luck = random.random((2, count), dtype=np.float32)
     for night in range(NIGHTS):
@@ -80,7 +89,7 @@ def draw_nights(year: Year, random: np.random.Generator) -> tuple[Right, Right, 
             more_luck = np.where(renewed, random.random(count, dtype=np.float32), more_luck)
         nights[night] = luck < chances
         if night >= year.from_night and year.gain:
-            nights[night] |= more_luck < learnt
+            nights[night] = (nights[night] | (more_luck < learnt)) & (more_luck >= lost)
     return champion, nights, sizes
 
 
@@ -96,20 +105,22 @@ def nightly_gate(year: Year, champion: Right, nights: Right, sizes: NDArray[np.i
             continue
         n, promoted = sizes[night], False
         if look == "first":
-            promoted = _wins(champion[:n], nights[night, :n], first_level(ALPHA, n).value)
+            promoted = _wins(champion[:n], nights[night, :n], first_level(ALPHA, n, year.margin).value, year.margin)
         else:
             # The oldest of the seven was scored on what the holdout held then.
             n = sizes[night - 6]
             challengers, reference = nights[night - 6 : night + 1, :n].astype(np.float64), champion[:n].astype(np.float64)
-            promoted = is_proven(look_at_mean(challengers, reference), ALPHA)
+            promoted = is_proven(look_at_mean(challengers, reference), ALPHA, year.margin)
         if promoted:
             return night
         num_looks, last_look = num_looks + 1, night
     return None
 
 
-def _wins(champion: Right, challenger: Right, level: float) -> bool:
+def _wins(champion: Right, challenger: Right, level: float, margin: float | None) -> bool:
     fixed, broken = int((challenger & ~champion).sum()), int((champion & ~challenger).sum())
+    if margin is not None:
+        return bool(norm.sf(paired_score(fixed, broken, champion.size, -margin)) < level)
     return one_sided(mcnemar(fixed, broken), fixed - broken) < level
 
 
@@ -140,7 +151,7 @@ def run_years(year: Year, seeds: range) -> dict[str, list[int | None]]:
         drawn = draw_nights(year, np.random.default_rng((seed, 20261127)))
         for name, rule in RULES.items():
             # Of a better recipe it is asked only how soon the gate finds it.
-            found[name].append(rule(year, *drawn) if name == "the gate" or not year.gain else None)
+            found[name].append(rule(year, *drawn) if name == "the gate" or not (year.gain or year.margin) else None)
     return found
 
 
@@ -156,6 +167,8 @@ def main() -> None:
     parser.add_argument("--correlation", type=float, default=0.0)
     parser.add_argument("--new-labels-a-night", type=int, default=0)
     parser.add_argument("--gain", type=float, default=0.0)
+    parser.add_argument("--mode", choices=("superior", "non_inferior"), default="superior")
+    parser.add_argument("--margin", type=float, default=0.01, help="of mode non_inferior: the loss that is too much")
     parser.add_argument("--from-night", type=int, default=0, help="the night from which on challengers gain")
     parser.add_argument("--change-every", type=int, default=0, help="nights after which the recipe changes; 0: never")
     parser.add_argument("--years", type=int, default=2000)
@@ -169,6 +182,7 @@ def main() -> None:
         asked.new_labels_a_night,
         asked.change_every,
         asked.disagreement,
+        asked.margin if asked.mode == "non_inferior" else None,
     )
     start, step = perf_counter(), 25
     parts = [range(first, min(first + step, asked.years)) for first in range(0, asked.years, step)]
@@ -178,9 +192,9 @@ def main() -> None:
             for name, found in part.items():
                 nights[name] += found
     say(f"{year}: {asked.years} years in {perf_counter() - start:.0f} s")
-    for name in RULES if not year.gain else ("the gate",):
+    for name in RULES if not (year.gain or year.margin) else ("the gate",):
         _tell(name, nights[name], year)
-    if not year.gain and sum(night is not None for night in nights["the gate"]) > ALPHA * asked.years:
+    if year.is_null and sum(night is not None for night in nights["the gate"]) > ALPHA * asked.years:
         raise SystemExit(f"more than {ALPHA:.0%} of years")
 
 
@@ -188,7 +202,7 @@ def _tell(name: str, nights: list[int | None], year: Year) -> None:
     promoted = [night for night in nights if night is not None]
     share = len(promoted) / len(nights)
     error = math.sqrt(share * (1 - share) / len(nights))
-    if not year.gain:
+    if year.is_null:
         say(f"{name:>26}: {share:.3f} of years hold a false promotion (standard error {error:.3f})")
         return
     usable = [night for night in nights if night is None or night >= year.from_night]

@@ -19,6 +19,7 @@ from flows.plan import Plan
 from flows.records import DataVersion, Finding, ModelVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
 from flows.registry import BUNDLE_TAG, Registry
 from flows.stages.promotion import promote
+from flows.stages.scoring import find_anchor
 from flows.stages.trials import COLLECTORS
 from flows.stages.values import Promotion, Scores, WorkPlan
 from heads.spec import Fit, Head, Variant
@@ -76,7 +77,10 @@ class Nights:
         candidate = TrainedVariant(key, variant, False, {}, 1, 1, 1, 1.0, self.folder / "bundle", run_id="run")
         settings = SimpleNamespace(storage=self.folder, workspace=self.folder)
         session: Any = SimpleNamespace(plan=plan, registry=self.registry, settings=settings, say=lambda _: None)
-        return promote(session, WorkPlan(plan, version, works, METRIC, "k"), Scores(candidate, scores, champion, table))
+        anchor = find_anchor(session, METRIC, champion)
+        of_anchor = job.read_scores(job.scores_file(self.folder, anchor.tags[BUNDLE_TAG], "d1")) if anchor else None
+        judged = Scores(candidate, scores, champion, table, anchor, of_anchor)
+        return promote(session, WorkPlan(plan, version, works, METRIC, "k"), judged)
 
     def night(self, number: int, gain: float = 0.0, **changes: Any) -> Promotion:
         self.now += DAY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from flows.gate.account import DAYS_BETWEEN_LOOKS, DAYS_TOLERATED, WINDOW, MeanLook, least_z
+from flows.gate.account import DAYS_BETWEEN_LOOKS, DAYS_TOLERATED, WINDOW, least_z
 from flows.gate.case import Case
 from flows.records import Finding
 from flows.words import counted
@@ -15,19 +15,21 @@ POWER_Z = 0.84
 COARSE_Z = 0.5
 
 
-def paired_test(case: Case) -> Finding:
+def paired_test(case: Case) -> Finding | None:
     """The test of a first model against a constant answer; of a champion's first challenger; weekly of the recipe's last seven.
 
     Between two looks, and where a weekly one does not decide, nothing is said of how well the holdout was read: who cannot see
-    it cannot fit recipes to it.
+    it cannot fit recipes to it. None where the policy has a margin.
     """
+    if case.margin is not None:
+        return None
     match case.look:
         case "first":
             return _first_look(case)
         case "weekly":
             return _weekly_look(case)
         case "none":
-            return _gathering(case)
+            return gathering(case)
 
 
 def _first_look(case: Case) -> Finding:
@@ -37,13 +39,14 @@ def _first_look(case: Case) -> Finding:
     return Finding("paired_test", figures["p_value"] < figures["level"], evidence.words, figures, evidence.limits)
 
 
-def _gathering(case: Case) -> Finding:
+def gathering(case: Case, guard: str = "paired_test") -> Finding:
+    """The finding on a night without a look: how far the evidence is, and nothing of how the holdout was read."""
     account, count = case.account, min(len(case.account.challengers) + 1, WINDOW)
     waits = [] if count == WINDOW else [f"challenger {count} of {WINDOW} of this recipe"]
     if (days := DAYS_BETWEEN_LOOKS - DAYS_TOLERATED - account.days_since_look) > 0:
         waits.append(f"the next look at the holdout is due in {counted(math.ceil(days), 'day')}")
     figures = {"num_challengers": float(count), "num_looks": float(account.num_looks)}
-    return Finding("paired_test", False, f"gathering evidence against {case.champion_name}: {', and '.join(waits)}", figures)
+    return Finding(guard, False, f"gathering evidence against {case.champion_name}: {', and '.join(waits)}", figures)
 
 
 def _weekly_look(case: Case) -> Finding:
@@ -52,7 +55,7 @@ def _weekly_look(case: Case) -> Finding:
     figures = {"num_samples": float(look.num_samples), "look": float(number), "least_z": least}
     asked = f"look {number} at the challengers of {case.champion_name}: the mean of the last {WINDOW} of this recipe"
     if not case.is_decided:
-        return Finding("paired_test", False, f"{asked} is not proven better{_needed(look, least)}", figures)
+        return Finding("paired_test", False, f"{asked} is not proven better{needed(look.z, least, look.num_samples)}", figures)
     figures |= {"gain": look.gain, "z": look.z, "newest_gain": look.newest_gain}
     words = (
         f"{asked} gains {look.gain:+.4f} on {look.num_samples} samples, {look.z:.2f} standard errors (at least {least:.1f}), "
@@ -61,9 +64,10 @@ def _weekly_look(case: Case) -> Finding:
     return Finding("paired_test", True, words, figures)
 
 
-def _needed(look: MeanLook, least: float) -> str:
-    coarse = COARSE_Z * round(look.z / COARSE_Z)
+def needed(z: float, least: float, num_samples: int) -> str:
+    """How many labels more would decide, in words, as coarse as to tell nothing of the holdout."""
+    coarse = COARSE_Z * round(z / COARSE_Z)
     if coarse < 1:
         return ", and nothing points that way yet"
-    more = look.num_samples * ((least + POWER_Z) ** 2 / coarse**2 - 1)
+    more = num_samples * ((least + POWER_Z) ** 2 / coarse**2 - 1)
     return f"; about {float(f'{more:.1g}'):,.0f} more labels would decide" if more >= 1 else ""

@@ -11,6 +11,7 @@ from flows.gate.guards.calibration import calibration
 from flows.gate.guards.leaks import leaks
 from flows.gate.guards.min_gain import min_gain
 from flows.gate.guards.negative_flips import negative_flips
+from flows.gate.guards.non_inferior import non_inferior
 from flows.gate.guards.paired_test import paired_test
 from flows.gate.guards.worst_class import worst_class
 from flows.gate.guards.worst_group import worst_group
@@ -28,7 +29,7 @@ class Guard(Protocol):
 # If one of these does not pass, the others are not called.
 ADMISSION: Mapping[str, Guard] = {"comparable": comparable, "not_withdrawn": not_withdrawn, "testable": testable}
 # All of these have to pass.
-GUARDS: Mapping[str, Guard] = {"paired_test": paired_test, "min_gain": min_gain}
+GUARDS: Mapping[str, Guard] = {"paired_test": paired_test, "non_inferior": non_inferior, "min_gain": min_gain}
 # Of these a plan says which may block a promotion, which only warn, and which are off. They are called once the test has decided:
 # before that a verdict tells nothing of how the holdout was read.
 CHOSEN_GUARDS: Mapping[str, Guard] = {

@@ -1,0 +1,77 @@
+"""Whether the candidate is not worse by a margin than the last model that was promoted as superior."""
+
+from __future__ import annotations
+
+from scipy.stats import norm, t
+
+from flows.gate.account import WINDOW, look_at_mean
+from flows.gate.account import least_z as least_z_of
+from flows.gate.case import Case, rows_of
+from flows.gate.classes import paired_score
+from flows.gate.evidence import Evidence
+from flows.gate.guards.paired_test import gathering, needed
+from flows.gate.recipe import sample_values
+from flows.records import Finding
+from heads.catalogue import TASK_FACTS
+
+NAME = "non_inferior"
+
+
+def non_inferior(case: Case) -> Finding | None:
+    """The test that a loss of the policy's margin is ruled out; None if the policy has none, or there is no champion.
+
+    It is asked as often as the test of a gain: of the first challenger of a reign, then weekly of the last seven of a recipe. A
+    reign is that of the model that was last promoted as superior, and losses are counted from that one: against each champion
+    in turn they would add up ("bio-creep": Feng, Emerson and Simon 2021, Biometrics 77:31-44).
+    """
+    if case.margin is None:
+        return None
+    if case.look == "none":
+        return gathering(case, NAME)
+    evidence = case.tested.evidence
+    if isinstance(evidence, str):
+        return Finding(NAME, False, evidence)
+    return _first_look(case, evidence, case.margin) if case.look == "first" else _weekly_look(case, case.margin)
+
+
+def _first_look(case: Case, evidence: Evidence, margin: float) -> Finding:
+    p_value, test = _p_value(case.tested, evidence, margin)
+    passed, level = p_value < case.level.value, case.level
+    gain = evidence.figures["gain"]
+    figures = {**evidence.figures, "look": 1.0, "margin": margin, "margin_p_value": p_value}
+    shown = f"= {p_value:.3f}" if p_value >= 0.001 else "< 0.001"
+    words = (
+        f"{gain:+.4f} ({evidence.figures['gain_low']:+.4f} to {evidence.figures['gain_high']:+.4f}) on "
+        f"{evidence.figures['num_samples']:.0f} samples against {evidence.opponent}; a loss of {margin:g} "
+        f"is {'' if passed else 'not '}ruled out: {test} p {shown}, {'below' if passed else 'not below'} {level.words}"
+    )
+    return Finding(NAME, passed, words, figures)
+
+
+def _p_value(case: Case, evidence: Evidence, margin: float) -> tuple[float, str]:
+    """The chance of such a result or a better one if the loss is the margin; and the name of the test."""
+    figures = evidence.figures
+    if TASK_FACTS[case.task].tells == "class":
+        fixed, broken, n = (int(figures[name]) for name in ("num_fixed", "num_broken", "num_samples"))
+        return float(norm.sf(paired_score(fixed, broken, n, -margin))), "score test"
+    rows = rows_of(case.candidate, case.target)
+    look = look_at_mean(*sample_values([rows], case.before, case.task, case.measure))
+    return float(t.sf(look.above(-margin), max(1, look.num_samples - 1))), "t test of what each sample adds"
+
+
+def _weekly_look(case: Case, margin: float) -> Finding:
+    look, number = case.tested.mean_look, case.account.num_looks + 1
+    least = least_z_of(case.policy.alpha)
+    figures = {"num_samples": float(look.num_samples), "look": float(number), "least_z": least, "margin": margin}
+    asked = (
+        f"look {number} against {case.tested.champion_name}: of the mean of the last {WINDOW} of this recipe a loss of {margin:g}"
+    )
+    if not case.is_decided:
+        words = f"{asked} is not ruled out{needed(look.above(-margin), least, look.num_samples)}"
+        return Finding(NAME, False, words, figures)
+    figures |= {"gain": look.gain, "z": look.above(-margin), "newest_gain": look.newest_gain}
+    words = (
+        f"{asked} is ruled out: it gains {look.gain:+.4f} on {look.num_samples} samples, {look.above(-margin):.2f} standard "
+        f"errors above that (at least {least:.1f}), and the newest {look.newest_gain:+.4f}"
+    )
+    return Finding(NAME, True, words, figures)
