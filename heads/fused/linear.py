@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heads.fused.alignment import aligned, empty_stack, is_aligned
-
-# Devices on which each head's product is a call of its own.
-ONE_BY_ONE = ("cpu",)
+from heads.model.precision import is_exact
 
 
 def fused_forward(head: nn.Sequential, rows: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
@@ -52,7 +50,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(rows, weight)
-        if rows.device.type not in ONE_BY_ONE:
+        if not is_exact(rows.device):
             return torch.baddbmm(bias.unsqueeze(1), _spread(rows, weight), weight.mT)
         # Without gaps between heads, with which activations would compute an element in another way.
         outputs = rows.new_empty(len(weight), rows.shape[-2], weight.shape[1])
@@ -64,7 +62,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         (gradient,), (rows, weight) = gradients, ctx.saved_tensors
         of_rows, of_bias = None, gradient.sum(dim=1)
-        if rows.device.type not in ONE_BY_ONE:
+        if not is_exact(rows.device):
             if ctx.needs_input_grad[0]:
                 of_rows = torch.bmm(gradient, weight)
             return of_rows, torch.bmm(gradient.mT, _spread(rows, weight)), of_bias

@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from torch import nn
 
 from heads.data.loading import Loaders
 from heads.distributed import single_process
 from heads.errors import TrainingDiverged
-from heads.fused.stack import FusedGroups
+from heads.fused.at_once import AtOnce
+from heads.fused.stack import Descriptors, FusedHeads, OneByOne
 from heads.model.model import Model
-from heads.spec import Variant
+from heads.model.precision import is_exact
+from heads.spec import Fit, Variant
+from heads.training.metrics import EpochTotals
 from heads.training.random_state import RNGState
 from heads.training.session import Training
 from heads.training.state import Epoch, TrainingOutcome
+
+# Stacked variants may differ in what happens between a gradient and the next weights, and in when training ends.
+OWN_FIELDS = (
+    "epochs",
+    "learning_rate",
+    "weight_decay",
+    "patience",
+    "optimiser",
+    "schedule",
+    "warmup",
+    "gradient_clip",
+    "ema",
+    "stage_decay",
+)
+STACKED_DESIGNS = ("linear", "mlp")
+STACKED_ACTIVATIONS = ("gelu", "relu")
+OWN_DEFAULTS = {name: Fit.model_fields[name].default for name in OWN_FIELDS}
 
 
 @dataclass(frozen=True)
@@ -44,17 +69,28 @@ def train_together(requests: Sequence[TrainingRequest], loaders: Loaders) -> Non
     CheckpointError, before any trains, if one cannot be resumed.
     """
     with single_process():
-        active, stacks = [_Fused(request, loaders) for request in requests], FusedGroups()
+        active, stacks = _prepare(requests, loaders), FusedGroups()
         while active := [fused for fused in active if fused.goes_on()]:
             first = min(len(fused.training.history.epochs) for fused in active)
             _run_epoch([fused for fused in active if len(fused.training.history.epochs) == first], loaders, stacks)
 
 
+def _prepare(requests: Sequence[TrainingRequest], loaders: Loaders) -> list[_Fused]:
+    ready: set[tuple[nn.Module, bool]] = set()
+    active = []
+    for request in requests:
+        backbone = request.model.backbone, request.variant.fit.channels_last
+        active.append(_Fused(request, loaders, backbone in ready))
+        ready.add(backbone)
+    return active
+
+
 class _Fused:
     """A requested training among others on the same batches."""
 
-    def __init__(self, request: TrainingRequest, loaders: Loaders) -> None:
-        self.request, self.training = request, Training(request.model, request.variant, lambda _: loaders)
+    def __init__(self, request: TrainingRequest, loaders: Loaders, backbone_is_ready: bool) -> None:
+        self.request = request
+        self.training = Training(request.model, request.variant, lambda _: loaders, backbone_is_ready=backbone_is_ready)
         self._failed = False
         if request.resume:
             self.training.restore(request.resume)
@@ -71,10 +107,10 @@ class _Fused:
             return False
         return True
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, totals: EpochTotals) -> None:
         """Ends the epoch and calls `on_epoch`, or `on_end` if the training diverged."""
         try:
-            self.request.on_epoch(self.training.end_epoch(), self.training.save)
+            self.request.on_epoch(self.training.end_epoch(totals), self.training.save)
         except TrainingDiverged as error:
             self._failed = True
             self._end(error)
@@ -90,17 +126,64 @@ def _run_epoch(active: Sequence[_Fused], loaders: Loaders, stacks: FusedGroups) 
     first = active[0].training
     for fused in active:
         fused.training.begin_epoch(num_together=len(active))
+    parties = stacks.of([fused.training for fused in active])
+    for party in parties:
+        if isinstance(party, FusedHeads):
+            party.begin_epoch()
     # All begin an epoch with the random state of their common seed; then fused stack or training draws from one of its own.
-    parties = [(party, RNGState(loaders.train.device)) for party in stacks.of([fused.training for fused in active])]
+    states = [RNGState(loaders.train.device) if len(parties) > 1 else nullcontext() for _ in parties]
     loaders.train.set_epoch(first.index, first.variant.fit.seed)
     for number, batch in enumerate(loaders.train):
-        for party, random in parties:
+        for party, random in zip(parties, states, strict=True):
             with random:
                 party.train_on(number, batch)
-    for party, _ in parties:
+    for party in parties:
         party.end_training()
     for batch in loaders.val:
-        for party, _ in parties:
+        for party in parties:
             party.validate_on(batch)
-    for fused in active:
-        fused.end_epoch()
+    requested = {fused.training: fused for fused in active}
+    for party in parties:
+        if isinstance(party, FusedHeads):
+            for training, totals in zip(party.trainings, party.totals(), strict=True):
+                requested[training].end_epoch(totals)
+        else:
+            requested[party].end_epoch(party.totals())
+
+
+class FusedGroups:
+    """The stacks of the running trainings; rebuilt only when a training ends or gets a new optimizer."""
+
+    def __init__(self) -> None:
+        self._optimizers: list[torch.optim.Optimizer] = []
+        self._stacks: list[FusedHeads | Training] = []
+
+    def of(self, trainings: Sequence[Training]) -> list[FusedHeads | Training]:
+        """The trainings, all of fully frozen backbones: in stacks if they can share one, else by themselves."""
+        optimizers = [training.optimizer for training in trainings]
+        if optimizers != self._optimizers:
+            self._optimizers, self._stacks = optimizers, _stack(trainings)
+        return self._stacks
+
+
+def _stack(trainings: Sequence[Training]) -> list[FusedHeads | Training]:
+    alike: dict[Hashable, list[Training]] = defaultdict(list)
+    for number, training in enumerate(trainings):
+        alike[_shape(training) or number].append(training)
+    descriptors = Descriptors()
+    kind = OneByOne if is_exact(trainings[0].device) else AtOnce
+    # A stack of one as well, so that a variant's result depends on no neighbour.
+    return [group[0] if isinstance(shape, int) else kind(group, descriptors) for shape, group in alike.items()]
+
+
+def _shape(training: Training) -> Hashable:
+    """What trainings in one stack have in common; None if this one cannot be stacked."""
+    variant, fit = training.variant, training.variant.fit
+    # Decoders keep batch statistics, and other designs and activations compute an element by its place in the stack.
+    strange = any(head.design not in STACKED_DESIGNS for head in variant.heads) or fit.mlp_activation not in STACKED_ACTIVATIONS
+    # Learned weights of losses, and scalers of gradients, belong to one training.
+    if strange or fit.head_weights != "equal" or fit.precision == "fp16" or fit.compile:
+        return None
+    common = variant.model_copy(update={"freeze": "all", "fit": fit.model_copy(update=OWN_DEFAULTS)})
+    # What is done to all rows of a matrix at once is of one kind.
+    return (common,) if is_exact(training.device) else (common, fit.optimiser, bool(fit.ema))

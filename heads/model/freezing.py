@@ -19,12 +19,16 @@ class ParameterGroup(TypedDict):
     weight_decay: float
 
 
-def apply_phase(model: Model, phase: Phase) -> None:
-    """Freezes the phase's stages and thaws the others; frozen ones lose their gradients and stay in eval mode."""
-    for index, stage in enumerate(model.backbone):
-        stage.requires_grad_(index >= phase.num_frozen_stages)
-    for parameter in _frozen_stages(model, phase).parameters():
-        parameter.grad = None
+def apply_phase(model: Model, phase: Phase, *, backbone_is_ready: bool = False) -> None:
+    """Freezes the phase's stages and thaws the others; frozen ones lose their gradients and stay in eval mode.
+
+    `backbone_is_ready` if that was done already, by way of another model with the same backbone.
+    """
+    if not backbone_is_ready:
+        for index, stage in enumerate(model.backbone):
+            stage.requires_grad_(index >= phase.num_frozen_stages)
+        for parameter in _frozen_stages(model, phase).parameters():
+            parameter.grad = None
     model.num_frozen_stages = phase.num_frozen_stages
     model.train(model.training)
 

@@ -11,6 +11,13 @@ from heads.errors import HeadsError
 from heads.spec import Precision
 
 M = TypeVar("M", bound=nn.Module)
+EXACT_DEVICES = ("cpu",)
+
+
+def is_exact(device: torch.device) -> bool:
+    """Whether trainings on this device end with the same bits in float32 whatever trains beside them, for which calls are made
+    one by one; else they end alike but for rounding."""
+    return device.type in EXACT_DEVICES
 
 
 def place_model(model: M, device: torch.device, *, channels_last: bool = True) -> M:

@@ -23,11 +23,11 @@ activate, confusion, thresholds = single_choice.activate, single_choice.confusio
 
 
 def count(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """The confusion (true class, predicted class) of a batch as one row (C * C)."""
-    num_classes = logits.shape[1]
-    cells = labels.clamp(min=0) * num_classes + logits.argmax(dim=1)
+    """The confusion (true class, predicted class) of a batch as one row (C * C), of a stack (V, N, C) as (V, C * C)."""
+    num_classes = logits.shape[-1]
+    cells = labels.clamp(min=0) * num_classes + logits.argmax(dim=-1)
     counted = (weights * (labels != MISSING_LABEL)).double()
-    return torch.zeros(num_classes**2, dtype=torch.float64, device=logits.device).index_add_(0, cells, counted)
+    return counted.new_zeros(*cells.shape[:-1], num_classes**2).scatter_add_(-1, cells, counted.expand_as(cells))
 
 
 def score(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -36,15 +36,23 @@ def score(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     return torch.cat([truths[:, None], activate(logits.detach())], dim=1)
 
 
-def temperature(scores: Tensor) -> float | None:
-    """The temperature of the rows' logits."""
-    return of_classes(scores[:, 1:].double().clamp(min=LEAST_FLOAT).log(), scores[:, 0].long())
+def temperatures(scores: Tensor) -> Sequence[float | None]:
+    """The temperature of each model's logits, from its rows (V, N, 1 + C)."""
+    return of_classes(scores[..., 1:].double().clamp(min=LEAST_FLOAT).log(), scores[0, :, 0].long())
 
 
 def measures(counts: Tensor, scores: Tensor | None) -> dict[str, float]:
     """Every measure, those of probabilities only if `scores` were kept."""
-    counted = sample_measures.from_counts(single_choice.square(counts))
-    return counted if scores is None else counted | sample_measures.from_scores(scores[:, 1:], scores[:, 0].long())
+    return measures_of_each(counts[None], None if scores is None else scores[None])[0]
+
+
+def measures_of_each(counts: Tensor, scores: Tensor | None) -> list[dict[str, float]]:
+    """The `measures` of several models on the same samples, from counts (V, C * C) and scores (V, N, 1 + C)."""
+    num_classes = round(counts.shape[1] ** 0.5)
+    found = sample_measures.from_counts(counts.reshape(-1, num_classes, num_classes))
+    if scores is not None:
+        found |= sample_measures.from_scores(scores[..., 1:], scores[0, :, 0].long())
+    return sample_measures.of_each(found)
 
 
 def encode(cells: Sequence[str | None], names: Sequence[str], open_mask: OpenMask) -> Tensor:
@@ -73,7 +81,8 @@ def measure_rows(rows: Sequence[Scored], names: Sequence[str], thresholds: Seque
     truths, guesses = torch.tensor([[number[row.truth], number[row.predicted]] for row in rows]).unbind(dim=1)
     counts = torch.bincount(truths * len(known) + guesses, minlength=len(known) ** 2).reshape(len(known), len(known))
     loss = -probabilities.gather(1, truths[:, None]).clamp(min=single_choice.LEAST_PROBABILITY).log().mean().item()
-    return {**sample_measures.from_counts(counts), **sample_measures.from_scores(probabilities, truths), "loss": loss}
+    found = sample_measures.from_counts(counts) | sample_measures.from_scores(probabilities, truths)
+    return {**sample_measures.as_floats(found), "loss": loss}
 
 
 def class_measures(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, float]:

@@ -1,42 +1,48 @@
-"""Measures of classification from summed counts and from every sample's probabilities; sums are divided once, here."""
+"""Measures of classification from summed counts and from every sample's probabilities; sums are divided once, here.
+
+All of them take one model's numbers, or those of many on the same samples in a stack (..., as the shapes say), and give each
+measure as float64 (...).
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 NUM_BINS = 15
 TOP = 5
-# How many scores are ranked at once, in whole columns.
+# How many scores are ranked at once, in whole columns: on a CPU so few that they stay in its caches.
 RANKED_AT_ONCE = 2**18
+RANKED_AT_ONCE_ON_GPU = 2**25
 
 
-def from_counts(confusion: Tensor) -> dict[str, float]:
-    """The measures, by name, of a confusion: counts (true class, predicted class).
+def from_counts(confusion: Tensor) -> dict[str, Tensor]:
+    """The measures, by name, of a confusion (..., C, C): counts (true class, predicted class).
 
     As scikit-learn has them with zero_division=0: macro means go over the classes that occur in truth or prediction,
     weighted ones by how often a class occurs in truth. Micro F1 is the accuracy where each sample has one label. Every
     measure of no samples is NaN.
     """
     table = confusion.double()
-    hits, truths, guesses = table.diagonal(), table.sum(dim=1), table.sum(dim=0)
-    present = (truths + guesses) > 0
+    hits, truths, guesses = table.diagonal(dim1=-2, dim2=-1), table.sum(dim=-1), table.sum(dim=-2)
+    num_present = ((truths + guesses) > 0).sum(dim=-1)
     f1 = zero_divided(2 * hits, truths + guesses)
-    accuracy = (hits.sum() / table.sum()).item()
+    accuracy = hits.sum(dim=-1) / table.sum(dim=(-2, -1))
+    # A class that is in neither adds 0 to each sum.
     return {
         "accuracy": accuracy,
-        "f1_macro": f1[present].mean().item(),
+        "f1_macro": f1.sum(dim=-1) / num_present,
         "f1_micro": accuracy,
-        "f1_weighted": ((f1 * truths).sum() / truths.sum()).item(),
-        "precision_macro": zero_divided(hits, guesses)[present].mean().item(),
-        "recall_macro": zero_divided(hits, truths)[present].mean().item(),
+        "f1_weighted": (f1 * truths).sum(dim=-1) / truths.sum(dim=-1),
+        "precision_macro": zero_divided(hits, guesses).sum(dim=-1) / num_present,
+        "recall_macro": zero_divided(hits, truths).sum(dim=-1) / num_present,
     }
 
 
-def from_scores(probabilities: Tensor, truths: Tensor) -> dict[str, float]:
-    """The measures, by name, of probabilities (N, C) against true classes (N); those not defined on them are left out.
+def from_scores(probabilities: Tensor, truths: Tensor) -> dict[str, Tensor]:
+    """The measures, by name, of probabilities (..., N, C) against true classes (N); those not defined on them are left out.
 
     - `top5`, if there are more than five classes: the share of samples whose true class is among the five likeliest.
     - `auroc` and `average_precision`: the mean of each class against the rest, over the classes that occur in truth (and for
@@ -48,27 +54,30 @@ def from_scores(probabilities: Tensor, truths: Tensor) -> dict[str, float]:
     if not len(truths):
         return {}
     probabilities = probabilities.double()
-    num_classes = probabilities.shape[1]
+    num_classes = probabilities.shape[-1]
     truth_table = torch.nn.functional.one_hot(truths, num_classes).bool()
-    distances = (probabilities - truth_table.double()).square().sum(dim=1)
+    distances = (probabilities - truth_table.double()).square().sum(dim=-1)
     return {
-        **({"top5": _in_top(probabilities, truths).item()} if num_classes > TOP else {}),
+        **({"top5": _in_top(probabilities, truths)} if num_classes > TOP else {}),
         **from_ranks(probabilities, truth_table),
-        "ece": calibration_error(probabilities, truths).item(),
-        "brier": distances.mean().item() / (2 if num_classes == 2 else 1),
+        "ece": calibration_error(probabilities, truths),
+        "brier": distances.mean(dim=-1) / (2 if num_classes == 2 else 1),
     }
 
 
-def from_ranks(scores: Tensor, positive: Tensor) -> dict[str, float]:
-    """`auroc` and `average_precision` of scores (N, C) with truths `positive` (N, C): the means over the columns that have one.
+def from_ranks(scores: Tensor, positive: Tensor) -> dict[str, Tensor]:
+    """`auroc` and `average_precision` of scores (..., N, C) with truths `positive` (N, C) or (..., N, C): the means over the
+    columns that have one.
 
     A column has the first if it has positives and negatives, the second if it has positives.
     """
-    step = max(1, RANKED_AT_ONCE // len(scores))
-    parts = [slice(start, start + step) for start in range(0, scores.shape[1], step)]
-    areas, precisions = (torch.cat(found) for found in zip(*(_ranked(scores[:, p], positive[:, p]) for p in parts), strict=True))
-    means = {"auroc": areas.nanmean().item(), "average_precision": precisions.nanmean().item()}
-    return {name: value for name, value in means.items() if not math.isnan(value)}
+    columns, truths = (x.movedim(-2, 0).flatten(1) for x in (scores, positive.expand_as(scores)))
+    step = max(1, (RANKED_AT_ONCE if scores.device.type == "cpu" else RANKED_AT_ONCE_ON_GPU) // len(columns))
+    parts = [slice(start, start + step) for start in range(0, columns.shape[1], step)]
+    found = zip(*(_ranked(columns[:, part], truths[:, part]) for part in parts), strict=True)
+    by_column = (torch.cat(ranked).view(*scores.shape[:-2], -1) for ranked in found)
+    means = zip(("auroc", "average_precision"), (values.nanmean(dim=-1) for values in by_column), strict=True)
+    return {name: values for name, values in means if not values.isnan().all()}
 
 
 def zero_divided(parts: Tensor, wholes: Tensor) -> Tensor:
@@ -77,11 +86,11 @@ def zero_divided(parts: Tensor, wholes: Tensor) -> Tensor:
 
 
 def _in_top(probabilities: Tensor, truths: Tensor) -> Tensor:
-    own = probabilities.gather(1, truths[:, None])
-    later = torch.arange(probabilities.shape[1], device=truths.device) > truths[:, None]
+    own = probabilities.gather(-1, truths[:, None].expand(*probabilities.shape[:-1], 1))
+    later = torch.arange(probabilities.shape[-1], device=truths.device) > truths[:, None]
     # Of equal probabilities the later class goes first, as in scikit-learn.
     before = (probabilities > own) | ((probabilities == own) & later)
-    return (before.sum(dim=1) < TOP).double().mean()
+    return (before.sum(dim=-1) < TOP).double().mean(dim=-1)
 
 
 def _ranked(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,9 +108,20 @@ def _ranked(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def calibration_error(probabilities: Tensor, truths: Tensor) -> Tensor:
-    """The expected calibration error (a scalar) of probabilities (N, C) against true classes (N); see `from_scores`."""
-    confidences, guesses = probabilities.max(dim=1)
+    """The expected calibration error (...) of probabilities (..., N, C) against true classes (N), as in `from_scores`."""
+    confidences, guesses = probabilities.max(dim=-1)
     edges = torch.linspace(0, 1, NUM_BINS + 1, dtype=confidences.dtype, device=confidences.device)
     bins = torch.bucketize(confidences, edges, right=True) - 1
-    gaps = torch.zeros_like(edges).index_add_(0, bins, (guesses == truths).double() - confidences)
-    return gaps.abs().sum() / len(truths)
+    gaps = edges.new_zeros(*bins.shape[:-1], len(edges)).scatter_add_(-1, bins, (guesses == truths).double() - confidences)
+    return gaps.abs().sum(dim=-1) / bins.shape[-1]
+
+
+def as_floats(measures: Mapping[str, Tensor]) -> dict[str, float]:
+    """One model's measures as floats."""
+    return of_each({name: value[None] for name, value in measures.items()})[0]
+
+
+def of_each(measures: Mapping[str, Tensor]) -> list[dict[str, float]]:
+    """The measures (V) of many models as floats, a dict a model."""
+    rows: Sequence[Sequence[float]] = torch.stack(list(measures.values()), dim=-1).tolist()
+    return [dict(zip(measures, row, strict=True)) for row in rows]

@@ -67,10 +67,10 @@ def criterion_of(fit: Fit, counts: Tensor, num_samples: int, device: torch.devic
 
 
 def count(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """True and false positives, false and true negatives of each label at even odds, then the exact matches: (4 * C + 1)."""
-    counted = has_label(labels) & (weights > 0)
+    """True and false positives, false and true negatives of each label at even odds, then the exact matches: (4 * C + 1), of a
+    stack (V, N, C) as (V, 4 * C + 1)."""
     # A probability is at least one half just where its logit is at least 0.
-    return _count(logits[counted] >= 0, labels[counted] > 0)
+    return _count(logits >= 0, labels > 0, has_label(labels) & (weights > 0))
 
 
 def score(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -81,29 +81,36 @@ def score(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 
 def measures(counts: Tensor, scores: Tensor | None) -> dict[str, float]:
     """Every measure: of `scores` at thresholds tuned on these very rows, or else those that counts at even odds give."""
-    return _from_counts(counts) if scores is None else measures_at(scores, tune_thresholds(scores))
+    return measures_of_each(counts[None], None if scores is None else scores[None])[0]
 
 
-def measures_at(scores: Tensor, thresholds: Tensor) -> dict[str, float]:
-    """Every measure from the rows (N, 2 * C) of labelled samples, with labels predicted at their thresholds (C).
+def measures_of_each(counts: Tensor, scores: Tensor | None) -> list[dict[str, float]]:
+    """The `measures` of several models on the same samples, from counts (V, 4 * C + 1) and scores (V, N, 2 * C)."""
+    found = _from_counts(counts) if scores is None else measures_at(scores, tune_thresholds(scores))
+    return sample_measures.of_each(found)
+
+
+def measures_at(scores: Tensor, thresholds: Tensor) -> dict[str, Tensor]:
+    """Every measure (...) from the rows (..., N, 2 * C) of labelled samples, with labels predicted at thresholds (..., C).
 
     As scikit-learn has them with zero_division=0: `accuracy` is the share of samples whose labels are all right; `auroc` and
     `average_precision` are the mean over the labels they are defined for. `ece` and `brier` take each label of each sample as
     one yes or no: calibration in 15 bins by the probability of what is likelier (see `heads.tasks.measures`), and the mean
     squared distance to the truth.
     """
-    truths, probabilities = scores.chunk(2, dim=1)
-    counted = _from_counts(_count(decide(probabilities, thresholds), truths > 0))
-    return counted | _from_scores(probabilities.double(), truths > 0) if len(scores) else counted
+    truths, probabilities = scores.chunk(2, dim=-1)
+    all_rows = torch.ones(scores.shape[-2], dtype=torch.bool, device=scores.device)
+    counted = _from_counts(_count(decide(probabilities, thresholds), truths > 0, all_rows))
+    return counted | _from_scores(probabilities.double(), truths > 0) if len(all_rows) else counted
 
 
 def confusion(counts: Tensor) -> None:
     """None: sets of labels have no table of true and predicted classes."""
 
 
-def temperature(scores: Tensor) -> float | None:
-    """The one temperature of all labels' logits."""
-    truths, probabilities = scores.chunk(2, dim=1)
+def temperatures(scores: Tensor) -> Sequence[float | None]:
+    """The one temperature of all labels' logits of each model, from its rows (V, N, 2 * C)."""
+    truths, probabilities = scores.chunk(2, dim=-1)
     return of_labels(log_odds(probabilities), truths > 0)
 
 
@@ -154,7 +161,7 @@ def measure_rows(rows: Sequence[Scored], names: Sequence[str], thresholds: Seque
     bounds = torch.tensor([least.get(name, 2.0) for name in known], dtype=torch.float64)
     measured = measures_at(torch.cat([table, probabilities], dim=1), bounds)
     chances = torch.where(table > 0, probabilities, 1 - probabilities).clamp(min=single_choice.LEAST_PROBABILITY)
-    return {**measured, "loss": -chances.log().mean().item()}
+    return {**sample_measures.as_floats(measured), "loss": -chances.log().mean().item()}
 
 
 def class_measures(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, float]:
@@ -170,64 +177,64 @@ def describe(head: Head, names: Sequence[str], thresholds: Sequence[float] | Non
 
 
 def tune_thresholds(scores: Tensor) -> Tensor:
-    """The threshold (C) of each label that gives the best F1 on the rows (N, 2 * C) of labelled samples, as `score` gives them.
+    """The threshold (..., C) of each label that gives the best F1 on the rows (..., N, 2 * C) of labelled samples, as `score`
+    gives them.
 
     It lies midway between two neighbouring probabilities. Of equally good thresholds the nearest to one half is taken, and one
     half for a label that is in no row.
     """
-    truths, probabilities = scores.chunk(2, dim=1)
-    if not len(scores):
-        return probabilities.new_full((probabilities.shape[1],), EVEN)
-    ordered, order = probabilities.sort(dim=0, descending=True)
-    below = torch.cat([ordered[1:], ordered.new_zeros(1, ordered.shape[1])])
+    truths, probabilities = scores.chunk(2, dim=-1)
+    if not scores.shape[-2]:
+        return probabilities.new_full((*probabilities.shape[:-2], probabilities.shape[-1]), EVEN)
+    ordered, order = probabilities.sort(dim=-2, descending=True)
+    below = torch.cat([ordered[..., 1:, :], torch.zeros_like(ordered[..., :1, :])], dim=-2)
     middles = (ordered + below) / 2
     # Two neighbouring floats have none between them.
     candidates = torch.where(middles > below, middles, ordered)
-    hits = (truths > 0).gather(0, order).double().cumsum(dim=0)
-    guesses = torch.arange(1, len(scores) + 1, dtype=hits.dtype, device=hits.device)[:, None]
-    f1 = 2 * hits / (guesses + hits[-1])
+    hits = (truths > 0).gather(-2, order).double().cumsum(dim=-2)
+    guesses = torch.arange(1, scores.shape[-2] + 1, dtype=hits.dtype, device=hits.device)[:, None]
+    f1 = 2 * hits / (guesses + hits[..., -1:, :])
     # A threshold cannot part equal probabilities: it may lie after the last of them only.
-    f1[:-1][ordered[1:] == ordered[:-1]] = -1
-    distances = torch.where(f1 == f1.amax(dim=0), (candidates - EVEN).abs(), torch.inf)
-    best = candidates.gather(0, distances.argmin(dim=0, keepdim=True))[0]
-    return torch.where(hits[-1] > 0, best, EVEN)
+    f1[..., :-1, :].masked_fill_(ordered[..., 1:, :] == ordered[..., :-1, :], -1)
+    distances = torch.where(f1 == f1.amax(dim=-2, keepdim=True), (candidates - EVEN).abs(), torch.inf)
+    best = candidates.gather(-2, distances.argmin(dim=-2, keepdim=True)).squeeze(-2)
+    return torch.where(hits[..., -1, :] > 0, best, EVEN)
 
 
 def decide(probabilities: Tensor, thresholds: Tensor) -> Tensor:
-    """Which labels are predicted for each sample (N, C): those whose probability is at least their threshold (C)."""
-    return probabilities >= thresholds.to(probabilities)
+    """Which labels are predicted for each sample (..., N, C): those whose probability is at least their threshold (..., C)."""
+    return probabilities >= thresholds.to(probabilities).unsqueeze(-2)
 
 
-def _count(guessed: Tensor, there: Tensor) -> Tensor:
-    cells = torch.stack([guessed & there, guessed & ~there, ~guessed & there, ~guessed & ~there]).sum(dim=1).flatten()
-    return torch.cat([cells, (guessed == there).all(dim=1).sum()[None]]).double()
+def _count(guessed: Tensor, there: Tensor, counted: Tensor) -> Tensor:
+    """The counts (..., 4 * C + 1) of guesses (..., N, C) and truths of the samples that are `counted` (N)."""
+    cells = torch.stack([guessed & there, guessed & ~there, ~guessed & there, ~guessed & ~there], dim=-3) & counted[:, None]
+    matches = (guessed == there).all(dim=-1) & counted
+    return torch.cat([cells.sum(dim=-2).flatten(-2), matches.sum(dim=-1, keepdim=True)], dim=-1).double()
 
 
-def _from_counts(counts: Tensor) -> dict[str, float]:
-    hits, false_alarms, misses, rejections = counts[:-1].reshape(4, -1).double()
-    num_samples = (hits + false_alarms + misses + rejections)[0]
-    if not num_samples:
-        names = ("accuracy", "f1_macro", "f1_micro", "f1_weighted", "precision_macro", "recall_macro")
-        return dict.fromkeys(names, float("nan"))
+def _from_counts(counts: Tensor) -> dict[str, Tensor]:
+    hits, false_alarms, misses, rejections = counts[..., :-1].double().chunk(4, dim=-1)
+    num_samples = (hits + false_alarms + misses + rejections)[..., 0]
     truths, guesses = hits + misses, hits + false_alarms
     divided = sample_measures.zero_divided
     f1 = divided(2 * hits, truths + guesses)
     measured = {
-        "accuracy": counts[-1] / num_samples,
-        "f1_macro": f1.mean(),
-        "f1_micro": divided(2 * hits.sum(), (truths + guesses).sum()),
-        "f1_weighted": divided((f1 * truths).sum(), truths.sum()),
-        "precision_macro": divided(hits, guesses).mean(),
-        "recall_macro": divided(hits, truths).mean(),
+        "accuracy": counts[..., -1].double() / num_samples,
+        "f1_macro": f1.mean(dim=-1),
+        "f1_micro": divided(2 * hits.sum(dim=-1), (truths + guesses).sum(dim=-1)),
+        "f1_weighted": divided((f1 * truths).sum(dim=-1), truths.sum(dim=-1)),
+        "precision_macro": divided(hits, guesses).mean(dim=-1),
+        "recall_macro": divided(hits, truths).mean(dim=-1),
     }
-    return {name: value.item() for name, value in measured.items()}
+    return {name: torch.where(num_samples > 0, value, torch.nan) for name, value in measured.items()}
 
 
-def _from_scores(probabilities: Tensor, there: Tensor) -> dict[str, float]:
+def _from_scores(probabilities: Tensor, there: Tensor) -> dict[str, Tensor]:
     # Class 0 is "there", so that it is the prediction at even odds, as at a threshold of one half.
-    sides = torch.stack([probabilities, 1 - probabilities], dim=-1).flatten(0, 1)
+    sides = torch.stack([probabilities, 1 - probabilities], dim=-1).flatten(-3, -2)
     return {
         **sample_measures.from_ranks(probabilities, there),
-        "ece": sample_measures.calibration_error(sides, (~there).long().flatten()).item(),
-        "brier": (probabilities - there.double()).square().mean().item(),
+        "ece": sample_measures.calibration_error(sides, (~there).long().flatten(-2)),
+        "brier": (probabilities - there.double()).square().mean(dim=(-2, -1)),
     }

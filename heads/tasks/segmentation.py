@@ -96,8 +96,9 @@ def score(logits: Tensor, labels: Tensor, weights: Tensor) -> None:
     """None: pixels are measured by counts alone."""
 
 
-def temperature(scores: Tensor) -> None:
-    """None: a mask is told without probabilities."""
+def temperatures(scores: Tensor) -> Sequence[float | None]:
+    """None of each: a mask is told without probabilities."""
+    return [None] * len(scores)
 
 
 def measures(counts: Tensor, scores: Tensor | None) -> dict[str, float]:
@@ -109,6 +110,11 @@ def measures(counts: Tensor, scores: Tensor | None) -> dict[str, float]:
         "dice": (2 * hits / (truths + guesses))[shared].mean().item(),
         "pixel_accuracy": (hits.sum() / truths.sum()).item(),
     }
+
+
+def measures_of_each(counts: Tensor, scores: Tensor | None) -> list[dict[str, float]]:
+    """The `measures` of several models from their counts (V, C * C)."""
+    return [measures(row, None) for row in counts]
 
 
 def class_ious(counts: Tensor) -> list[float]:

@@ -52,7 +52,9 @@ class TaskHead(Protocol):
         ...
 
     def count(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """A batch's counts as a row of float64, to be summed over batches and ranks; weight 0 and missing labels add nothing."""
+        """A batch's counts as a row of float64, to be summed over batches and ranks; weight 0 and missing labels add nothing.
+
+        Of classes and labels also a row a model, from logits (V, N, C) of several models."""
         ...
 
     def score(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor | None:
@@ -63,12 +65,16 @@ class TaskHead(Protocol):
         """Every measure by name from a summed `count` and, if they were kept, the `score` rows of the samples that count."""
         ...
 
+    def measures_of_each(self, counts: Tensor, scores: Tensor | None) -> list[dict[str, float]]:
+        """The `measures` of several models on the same samples, from their counts (V, ...) and scores (V, N, K)."""
+        ...
+
     def confusion(self, counts: Tensor) -> list[list[int]] | None:
         """Counts (true class, predicted class); None if the task has no such table."""
         ...
 
-    def temperature(self, scores: Tensor) -> float | None:
-        """What logits have to be divided by for probabilities that hold on these rows; None of no rows."""
+    def temperatures(self, scores: Tensor) -> Sequence[float | None]:
+        """What each model's logits have to be divided by for probabilities that hold on its rows (V, N, K); None of no rows."""
         ...
 
     def thresholds(self, scores: Tensor, temperature: float = 1.0) -> list[float] | None:

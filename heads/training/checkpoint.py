@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ def save(path: Path, variant: Variant, progress: Progress) -> None:
         "format": FORMAT,
         "variant_id": variant.variant_id,
         "epochs": [asdict(epoch) for epoch in progress.epochs],
-        "best": {**vars(progress.best), "weights": None if is_best else progress.best.weights},
+        "best": {**vars(progress.best), "weights": None if is_best else _own(progress.best.weights)},
         "model": progress.model,
-        "optimiser": progress.optimizer,
+        "optimiser": {**progress.optimizer, "state": {n: _own(s) for n, s in progress.optimizer["state"].items()}},
         "balance": progress.balance,
         "average": progress.average,
         "scaler": progress.scaler,
@@ -36,6 +37,15 @@ def save(path: Path, variant: Variant, progress: Progress) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     torch.save(state, partial)
     partial.replace(path)
+
+
+def _own(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state with tensors of their own: of a view of a stack the whole stack would be written."""
+    return {name: _apart(value) if isinstance(value, torch.Tensor) else value for name, value in state.items()}
+
+
+def _apart(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
 def load(path: Path, variant: Variant) -> Progress:

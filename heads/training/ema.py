@@ -40,7 +40,7 @@ class EMA:
     @torch.no_grad()
     def update(self, num_updates: int) -> None:
         """Takes the followed model's weights into the average, after `num_updates` updates."""
-        weight = 1 - min(self.decay, (1 + num_updates) / (10 + num_updates))
+        weight = new_share(self.decay, num_updates)
         for mean, value in self._pairs:
             if mean.is_floating_point():
                 mean.lerp_(value, weight)
@@ -50,3 +50,8 @@ class EMA:
     def synchronise(self, model: nn.Module) -> None:
         """Replaces the averages of BatchNorm statistics by their mean over ranks; every rank must call it."""
         average_statistics(self.model, like=model)
+
+
+def new_share(decay: float, num_updates: int) -> float:
+    """How much the weights after `num_updates` updates count in the average with what came before."""
+    return 1 - min(decay, (1 + num_updates) / (10 + num_updates))

@@ -61,7 +61,7 @@ def train(
         training.end_training()
         for batch in training.loaders.val:
             training.validate_on(batch)
-        on_epoch(training.end_epoch(), training.save)
+        on_epoch(training.end_epoch(training.totals()), training.save)
     return training.finish()
 
 

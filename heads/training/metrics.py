@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 from heads.catalogue import TASK_FACTS, Task
 from heads.data.labels import MISSING_LABEL, has_label
 from heads.distributed import all_gather_rows, sum_over_ranks
+from heads.errors import TrainingDiverged
+from heads.model.precision import is_exact
+from heads.spec import Fit
 from heads.tasks.table import TASKS, Criterion
 from heads.training.mixup import Mix
 from heads.training.schedule import Score
@@ -24,7 +27,7 @@ MAX_PENDING_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class MetricTotals:
-    """One target's sums: its task's counts, and its loss summed over `num_labels` samples.
+    """One target's sums, its task's counts and its loss summed over `num_labels` samples, and every measure by name.
 
     `scores` hold a row for each sample that counts, if the task keeps them and they were asked for.
     """
@@ -33,14 +36,9 @@ class MetricTotals:
     counts: Tensor
     loss_sum: float
     num_labels: int
-    scores: Tensor | None = None
-
-    @cached_property
-    def measures(self) -> dict[str, float]:
-        """Every measure of the target, by name."""
-        # In single precision, that of the summed losses: smaller differences are noise, and would pass for progress.
-        loss = (torch.tensor(self.loss_sum).double() / torch.tensor(self.num_labels).double()).item()
-        return {**TASKS[self.task].measures(self.counts, self.scores), "loss": loss}
+    scores: Tensor | None
+    measures: dict[str, float]
+    fit_temperature: Callable[[], float | None]
 
     @property
     def confusion(self) -> list[list[int]] | None:
@@ -50,12 +48,16 @@ class MetricTotals:
     @cached_property
     def temperature(self) -> float | None:
         """What the logits are to be divided by, fitted on the scores; None if there are none."""
-        return None if self.scores is None else TASKS[self.task].temperature(self.scores)
+        return self.fit_temperature()
 
     @property
     def thresholds(self) -> list[float] | None:
         """The probability at that temperature from which on each class is predicted; None if the task has no thresholds."""
         return None if self.scores is None else TASKS[self.task].thresholds(self.scores, self.temperature or 1.0)
+
+
+# An epoch's totals of training and of validation, by target.
+EpochTotals = tuple[dict[str, MetricTotals], dict[str, MetricTotals]]
 
 
 class _Seen(NamedTuple):
@@ -138,13 +140,34 @@ class MetricAccumulator:
         self._pending, self._pending_bytes = {}, 0
 
     def _total(self, target: str, row: Tensor) -> MetricTotals:
-        return MetricTotals(self._tasks[target], row[2:], float(row[0]), round(float(row[1])), self._scores_of(target))
+        scores = self._scores_of(target)
+        return totals_of(self._tasks[target], row[None], None if scores is None else scores[None])[0]
 
     def _scores_of(self, target: str) -> Tensor | None:
         if target not in self._scores:
             return None
         rows = all_gather_rows(torch.cat(self._scores[target])).cpu()
         return rows[rows[:, 0] != MISSING_LABEL]
+
+
+def totals_of(task: Task, sums: Tensor, scores: Tensor | None) -> list[MetricTotals]:
+    """The totals of several models on the same samples, from a row of sums each (V, 2 + K): of losses, of labels, the task's
+    counts; and the scores (V, N, ...) of samples that count."""
+    measured, totals = TASKS[task].measures_of_each(sums[:, 2:], scores), []
+
+    # Of all at the first model's asking, if any does.
+    @cache
+    def fitted() -> Sequence[float | None]:
+        return [None] * len(sums) if scores is None else TASKS[task].temperatures(scores)
+
+    for place, (row, measures) in enumerate(zip(sums.cpu(), measured, strict=True)):
+        loss_sum, num_labels = float(row[0]), round(float(row[1]))
+        # In single precision, that of the summed losses: smaller differences are noise, and would pass for progress.
+        loss = (torch.tensor(loss_sum).double() / torch.tensor(num_labels).double()).item()
+        own = None if scores is None else scores[place]
+        named, fit = {**measures, "loss": loss}, partial(lambda place: fitted()[place], place)
+        totals.append(MetricTotals(task, row[2:], loss_sum, num_labels, own, named, fit))
+    return totals
 
 
 def _joined(parts: tuple[Tensor, ...]) -> Tensor:
@@ -157,11 +180,11 @@ def summed_loss(criterion: Criterion, logits: Tensor, labels: Tensor, weights: T
 
 
 def summed_losses(criterion: Criterion, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """The `summed_loss` of each (V) of the logits (V, N, C) for the same samples, equal to the bit."""
-    if not criterion.by_row:
+    """The `summed_loss` of each (V) of the logits (V, N, C) for the same samples, on a CPU equal to the bit."""
+    if not criterion.by_row and is_exact(logits.device):
         # One by one: how an element is computed may depend on where in a tensor it lies.
         return torch.stack([summed_loss(criterion, rows, labels, weights) for rows in logits])
-    losses = criterion.losses(logits.flatten(0, 1).float(), labels.repeat(len(logits)))
+    losses = criterion.losses(logits.flatten(0, 1).float(), labels.repeat(len(logits), *[1] * (labels.ndim - 1)))
     return (losses.view(len(logits), -1) * weights).sum(dim=1)
 
 
@@ -199,3 +222,13 @@ def thresholds(totals: Mapping[str, MetricTotals]) -> dict[str, list[float]]:
 def temperatures(totals: Mapping[str, MetricTotals]) -> dict[str, float]:
     """What logits are to be divided by, by target, for tasks that have probabilities."""
     return {target: found for target, total in totals.items() if (found := total.temperature) is not None}
+
+
+def check_finite(fit: Fit, epoch: int, totals: Mapping[str, MetricTotals]) -> None:
+    """Raises TrainingDiverged if the loss of a target is not finite."""
+    for target, total in totals.items():
+        if not math.isfinite(total.loss_sum):
+            raise TrainingDiverged(
+                f"training diverged in epoch {epoch}: the loss of {target!r} is {total.loss_sum}; "
+                f"lower learning_rate, now {fit.learning_rate:g}"
+            )

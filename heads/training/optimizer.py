@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from heads.model.freezing import ParameterGroup
 from heads.spec import Fit
 
 NESTEROV_MOMENTUM = 0.9
@@ -18,8 +17,8 @@ FUSED_DEVICES = ("cpu", "cuda")
 NORM_MARGIN = 1e-6
 
 
-def build_optimizer(fit: Fit, groups: Iterable[ParameterGroup]) -> torch.optim.Optimizer:
-    """The fit's optimizer over these parameter groups: AdamW, or SGD with Nesterov's momentum."""
+def build_optimizer(fit: Fit, groups: Iterable[Mapping[str, object]]) -> torch.optim.Optimizer:
+    """The fit's optimizer over these groups of parameters, rate and weight decay: AdamW, or SGD with Nesterov's momentum."""
     plain: list[dict[str, Any]] = [dict(group) for group in groups]
     # One kernel for all parameters: most of a small head's time goes into the calls that this saves.
     fused = all(parameter.device.type in FUSED_DEVICES for group in plain for parameter in group["params"])

@@ -25,28 +25,42 @@ from heads.training.compiling import Compiled
 from heads.training.ema import EMA
 from heads.training.history import History
 from heads.training.loss_weighting import LossWeighting
-from heads.training.metrics import MAX_PENDING_BYTES, MetricAccumulator, confusions, epoch_score, named_measures, train_measures
+from heads.training.metrics import (
+    MAX_PENDING_BYTES,
+    EpochTotals,
+    MetricAccumulator,
+    check_finite,
+    confusions,
+    epoch_score,
+    named_measures,
+    train_measures,
+)
 from heads.training.metrics import temperatures as fitted_temperatures
 from heads.training.metrics import thresholds as tuned_thresholds
 from heads.training.mixup import draw_mix
 from heads.training.optimizer import build_optimizer, build_scaler, lay_out_state, update_weights
 from heads.training.random_state import seed_streams
-from heads.training.schedule import rate_factor
+from heads.training.schedule import rate_factors
 from heads.training.state import Best, Epoch, Progress, TrainingOutcome, put_back, weights_of
-from heads.training.stopping import check_finite
 
 
 class Training:
-    """One variant's training: model, optimizer, schedule, measures. `loaders` gives the loaders of a phase."""
+    """One variant's training: model, optimizer, schedule, measures. `loaders` gives the loaders of a phase.
 
-    def __init__(self, model: Model, variant: Variant, loaders: Callable[[Phase], Loaders]) -> None:
+    `backbone_is_ready` if another training has placed and frozen the same backbone: to look at it again takes milliseconds.
+    """
+
+    def __init__(
+        self, model: Model, variant: Variant, loaders: Callable[[Phase], Loaders], *, backbone_is_ready: bool = False
+    ) -> None:
         self.variant, self._loaders = variant, loaders
         # Adaptive freezing adds to `phases`; the rate, its warm-up and patience go by the policy's own.
         self.policy = compile_policy(variant)
         self.phases = list(self.policy)
         self.loaders = loaders(self.policy[0])
         self.device, dataset = self.loaders.train.device, self.loaders.train.dataset
-        self.model = place_model(model, self.device, channels_last=variant.fit.channels_last)
+        place_model(model.heads if backbone_is_ready else model, self.device, channels_last=variant.fit.channels_last)
+        self.model = model
         occurrences = {target: dataset.occurrences(target) for target in model.targets}
         self.criteria = {
             target: TASKS[model.tasks[target]].criterion_of(variant.fit, counts, num_samples, self.device)
@@ -62,16 +76,15 @@ class Training:
         # Stages that no phase thaws never change: they are neither copied nor saved.
         num_fixed = 0 if self.adaptive else min(phase.num_frozen_stages for phase in self.policy)
         self._fixed = tuple(f"backbone.{name}." for name in BACKBONE_STAGES[variant.backbone][:num_fixed])
-        decay = variant.fit.ema
-        self.average = EMA(self.model, decay) if decay else None
+        self.average = EMA(self.model, variant.fit.ema) if variant.fit.ema else None
         self.history = History(variant.fit, self.policy[-1])
         self.optimizer: torch.optim.Optimizer
         self.phase = -1
-        self._enter(0)
+        self._enter(0, backbone_is_ready)
 
     @property
     def kept(self) -> Model:
-        """The model that is evaluated, and kept if it is the best: the weights' running average, if there is one."""
+        """What is evaluated, and kept if it is the best: the running average of the weights, if there is one."""
         return self.average.model if self.average else self.model
 
     def begin_epoch(self, num_together: int = 1) -> None:
@@ -83,13 +96,16 @@ class Training:
         phase = phase_number(self.phases, self.index)
         if phase != self.phase:
             self._enter(phase)
+        policy, num_updates = self.policy[phase_number(self.policy, self.index)], self.loaders.train.num_updates
+        self.rate_factors = rate_factors(self.variant.fit, policy, self.index, num_updates, self.history.scores)
         # Seeded anew each epoch, so that dropout after a resume is what it would have been.
         seed_streams((self.variant.fit.seed * 1_000_003 + self.index) * 1_009 + rank(), self.device)
         self._movements = Movements(self.model) if self.adaptive else None
         pending = MAX_PENDING_BYTES // num_together
         self.trained = MetricAccumulator(self.model.tasks, self.criteria, max_pending_bytes=pending)
         self.measured = MetricAccumulator(self.model.tasks, keeps_scores=True, max_pending_bytes=pending)
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
 
     def train_on(self, number: int, batch: Batch) -> None:
         """Trains on the epoch's batch of this number."""
@@ -114,7 +130,7 @@ class Training:
 
     def set_rates(self, number: int) -> None:
         """Sets the learning rates of the epoch's update of this number."""
-        factor = self._rate_factor(number)
+        factor = self.rate_factors[number]
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
 
@@ -136,11 +152,15 @@ class Training:
             logits = self.kept(batch.inputs)
         self.measured.add(logits, batch.labels, batch.weights)
 
-    def end_epoch(self) -> Epoch:
-        """The finished epoch. Raises TrainingDiverged if a loss is not finite; every rank must call it."""
-        trained, measured, phase = self.trained.totals(), self.measured.totals(), self.phases[self.phase]
-        for totals in (trained, measured):
-            check_finite(self.variant.fit, self.index, totals)
+    def totals(self) -> EpochTotals:
+        """The epoch's totals of training and of validation; every rank must call it."""
+        return self.trained.totals(), self.measured.totals()
+
+    def end_epoch(self, totals: EpochTotals) -> Epoch:
+        """The finished epoch of these totals. Raises TrainingDiverged if a loss is not finite; every rank must call it."""
+        (trained, measured), phase = totals, self.phases[self.phase]
+        for of_pass in totals:
+            check_finite(self.variant.fit, self.index, of_pass)
         epoch = Epoch(
             index=self.index,
             phase=self.phase,
@@ -150,13 +170,14 @@ class Training:
             seconds=(perf_counter() - self._start) / self._num_together,
             num_forwarded=self.loaders.train.num_forwarded + self.loaders.val.num_forwarded,
             score=epoch_score(measured),
-            learning_rate=self._rate_factor(self.loaders.train.num_updates - 1) * self.variant.fit.learning_rate,
+            learning_rate=self.rate_factors[-1] * self.variant.fit.learning_rate,
             num_frozen_stages=phase.num_frozen_stages,
             movements=self._movements.measure() if self._movements else (),
         )
 
         def keep() -> Best:
-            weights = weights_of(self.kept, leaving_out=self._fixed)
+            # Heads stay on their device: to fetch each of many from a GPU takes long.
+            weights = weights_of(self.kept, self._fixed, self.device if len(self._fixed) == self.variant.num_stages else "cpu")
             return Best(self.index, confusions(measured), tuned_thresholds(measured), weights, fitted_temperatures(measured))
 
         return self.history.add(epoch, keep, self._decide)
@@ -210,11 +231,11 @@ class Training:
             self.phases.append(Phase(first, self.variant.fit.epochs - first, self.adaptive.num_frozen))
         return decisions
 
-    def _enter(self, phase: int) -> None:
+    def _enter(self, phase: int, backbone_is_ready: bool = False) -> None:
         # Stages that adaptive freezing leaves as they are keep their optimizer state.
         known = self.optimizer.state if self.adaptive and self.phase >= 0 else {}
         self.phase, self.loaders = phase, self._loaders(self.phases[phase])
-        apply_phase(self.model, self.phases[phase])
+        apply_phase(self.model, self.phases[phase], backbone_is_ready=backbone_is_ready)
         if self.average:
             self.average.follow(self.model)
         groups = parameter_groups(self.model, self.phases[phase], self.variant.fit)
@@ -227,7 +248,3 @@ class Training:
         # The last phase's wrapper hooks into the same parameters: it has to go before the next one comes.
         self.forward: nn.Module = self.model
         self.forward = synchronise_gradients(Compiled(self.model) if self.variant.fit.compile else self.model, self.device)
-
-    def _rate_factor(self, update: int) -> float:
-        phase = self.policy[phase_number(self.policy, self.index)]
-        return rate_factor(self.variant.fit, phase, self.index, update, self.loaders.train.num_updates, self.history.scores)

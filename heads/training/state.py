@@ -39,7 +39,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Best:
-    """The best epoch so far, and the weights kept of it, on the CPU.
+    """The best epoch so far, and the weights kept of it: of heads alone on their own device, else on the CPU.
 
     `confusion` (true class, predicted class), the tuned `thresholds` and the fitted `temperatures` are by target, for tasks that
     have them; checkpoints of before there were temperatures have none.
@@ -87,9 +87,9 @@ class TrainingOutcome:
     temperatures: dict[str, float] = field(default_factory=dict)
 
 
-def weights_of(model: nn.Module, leaving_out: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """A copy of a model's parameters and buffers on the CPU, without the parts in `leaving_out`, such as `backbone.stem.`."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in _state(model, "", leaving_out).items()}
+def weights_of(model: nn.Module, leaving_out: tuple[str, ...] = (), device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """A copy of a model's parameters and buffers on `device`, without the parts in `leaving_out`, such as `backbone.stem.`."""
+    return {name: tensor.detach().to(device, copy=True) for name, tensor in _state(model, "", leaving_out).items()}
 
 
 def put_back(model: nn.Module, weights: Mapping[str, Tensor], leaving_out: tuple[str, ...] = ()) -> None:

@@ -127,7 +127,7 @@ def test_products_of_whole_stacks_as_on_a_gpu_give_the_same(monkeypatch: pytest.
     heads = make_heads(3, depth=2)
     features, towards = torch.randn(16, CHANNELS, 2, 2), torch.randn(16, 3)
     expected, of_weights = run(heads, features, towards)
-    monkeypatch.setattr("heads.fused.linear.ONE_BY_ONE", ())
+    monkeypatch.setattr("heads.model.precision.EXACT_DEVICES", ())
     given, gradients = run(heads, features, towards)
     torch.testing.assert_close(given, expected)
     for found, wanted in zip(gradients, of_weights, strict=True):

@@ -19,7 +19,7 @@ from heads.errors import HeadsError
 from heads.model.model import Model, build_model
 from heads.phases import Phase
 from heads.spec import Fit, Head, Variant
-from heads.tasks.measures import from_scores
+from heads.tasks.measures import as_floats, from_scores
 from heads.training import checkpoint
 from heads.training.loop import train
 from heads.training.state import Epoch, TrainingOutcome
@@ -239,7 +239,7 @@ def test_a_table_of_predictions_agrees_with_the_evaluation(
     assert confusion.tolist() == uninterrupted[1].confusion["kind"]
     labels = val_set.labels["kind"]
     scores = torch.stack([rows["kind"] for _, rows in table])[labels >= 0]
-    expected = from_scores(scores, labels[labels >= 0])
+    expected = as_floats(from_scores(scores, labels[labels >= 0]))
     assert set(expected) == {"auroc", "average_precision", "ece", "brier"}
     measured = evaluate(uninterrupted[0], val_set, device="cpu", batch_size=4)[0]
     assert {name: measured[f"kind/{name}"] for name in expected} == pytest.approx(expected, abs=1e-6)

@@ -6,7 +6,7 @@ import pytest
 
 from heads.phases import Phase
 from heads.spec import Fit
-from heads.training.schedule import num_plateaus, num_warm_up_updates, rate_factor
+from heads.training.schedule import num_plateaus, num_warm_up_updates, rate_factors
 
 WHOLE = Phase(0, 8, 0)
 
@@ -16,11 +16,7 @@ def factors(
 ) -> list[float]:
     epochs = range(phase.first_epoch, phase.first_epoch + phase.num_epochs)
     settings = Fit.model_validate({"epochs": 8, **fit})
-    return [
-        rate_factor(settings, phase, epoch, update, num_updates, scores[:epoch])
-        for epoch in epochs
-        for update in range(num_updates)
-    ]
+    return [factor for epoch in epochs for factor in rate_factors(settings, phase, epoch, num_updates, scores[:epoch])]
 
 
 def test_the_cosine_falls_from_one_to_nearly_nothing() -> None:

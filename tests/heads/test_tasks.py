@@ -179,7 +179,7 @@ def test_thresholds_are_those_that_the_kept_epochs_validation_asks_for(
     known = (truths >= 0).all(dim=1)
     scores = torch.cat([truths.float(), rows], dim=1)[known]
     assert set(outcome.temperatures) == {"kind", "tags"}, "masks are told without probabilities"
-    assert outcome.temperatures["tags"] == pytest.approx(multilabel.temperature(scores), rel=1e-3)
+    assert outcome.temperatures["tags"] == pytest.approx(multilabel.temperatures(scores[None])[0], rel=1e-3)
     tuned = multilabel.thresholds(scores, outcome.temperatures["tags"])
     assert outcome.thresholds["tags"] == pytest.approx(tuned, abs=1e-4)
     assert outcome.thresholds["tags"][2] == 0.5, "a label that is never there keeps even odds"

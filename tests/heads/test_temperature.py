@@ -41,8 +41,8 @@ def test_the_temperature_is_the_one_that_scipy_finds(sharpness: float, num_class
         return -float((wanted * log_softmax(logits / temperature, axis=1)).sum(axis=1).mean())
 
     best = minimize_scalar(loss, bounds=(0.1, 10), method="bounded", options={"xatol": 1e-9}).x
-    assert classification.temperature(scores_of(logits, truths)) == pytest.approx(best, rel=2e-4)
-    assert of_classes(torch.tensor(logits), torch.tensor(truths)) == pytest.approx(best, abs=6e-5)
+    assert classification.temperatures(scores_of(logits, truths)[None])[0] == pytest.approx(best, rel=2e-4)
+    assert of_classes(torch.tensor(logits)[None], torch.tensor(truths))[0] == pytest.approx(best, abs=6e-5)
     assert best == pytest.approx(sharpness, rel=0.3)
 
 
@@ -58,13 +58,13 @@ def test_labels_share_the_temperature_that_scipy_finds() -> None:
 
     best = minimize_scalar(loss, bounds=(0.1, 10), method="bounded", options={"xatol": 1e-9}).x
     scores = multilabel.score(torch.tensor(sharp, dtype=torch.float32), torch.tensor(truths).float(), torch.ones(200))
-    assert multilabel.temperature(scores) == pytest.approx(best, rel=2e-4)
+    assert multilabel.temperatures(scores[None])[0] == pytest.approx(best, rel=2e-4)
 
 
 def test_probabilities_hold_better_on_other_samples() -> None:
     random = np.random.default_rng(2)
     logits, truths = drawn(random, 1000, 5, 3.0)
-    temperature = classification.temperature(scores_of(logits[:500], truths[:500]))
+    temperature = classification.temperatures(scores_of(logits[:500], truths[:500])[None])[0]
     assert temperature is not None
     errors, distances = [], []
     for divisor in (1.0, temperature):
@@ -79,7 +79,7 @@ def test_probabilities_hold_better_on_other_samples() -> None:
 def test_a_validation_without_a_mistake_does_not_ask_for_certainty(num: int) -> None:
     truths = np.arange(num) % 3
     logits = 1.0 * np.eye(3)[truths]
-    temperature = classification.temperature(scores_of(logits, truths))
+    temperature = classification.temperatures(scores_of(logits, truths)[None])[0]
     assert temperature is not None
     told = softmax(logits / temperature, axis=1).max(axis=1)
     assert told == pytest.approx((num + 1) / (num + 2), abs=1e-3)
@@ -87,14 +87,15 @@ def test_a_validation_without_a_mistake_does_not_ask_for_certainty(num: int) -> 
 
 def test_probabilities_of_0_and_1_have_a_temperature_and_no_rows_have_none() -> None:
     truths = np.array([0, 1, 1, 0])
-    assert classification.temperature(scores_of(np.array([[200.0, -200.0]] * 4), truths)) == pytest.approx(10, abs=0.001)
+    certain = scores_of(np.array([[200.0, -200.0]] * 4), truths)
+    assert classification.temperatures(certain[None])[0] == pytest.approx(10, abs=0.001)
     marks = torch.tensor(truths[:, None]).float()
-    assert multilabel.temperature(multilabel.score(torch.full((4, 1), 99.0), marks, torch.ones(4))) == pytest.approx(
+    assert multilabel.temperatures(multilabel.score(torch.full((4, 1), 99.0), marks, torch.ones(4))[None])[0] == pytest.approx(
         10, abs=0.001
     )
-    assert classification.temperature(torch.empty(0, 4)) is None
-    assert multilabel.temperature(torch.empty(0, 4)) is None
-    assert segmentation.temperature(torch.empty(0, 4)) is None
+    assert classification.temperatures(torch.empty(1, 0, 4))[0] is None
+    assert multilabel.temperatures(torch.empty(1, 0, 4))[0] is None
+    assert segmentation.temperatures(torch.empty(1, 0, 4))[0] is None
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.7])
