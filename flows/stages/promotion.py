@@ -14,6 +14,7 @@ from flows.stages.session import RetrainingSession
 from flows.stages.trials import collect_trials
 from flows.stages.values import Promotion, Scores, WorkPlan
 from heads.catalogue import TASK_FACTS
+from heads.errors import BundleError
 
 
 def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> Promotion:
@@ -57,16 +58,22 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
     if champion and scores.champion_table and scores.table.bundle_digest == scores.champion_table.bundle_digest:
         return Promotion(verdict, champion)
     session.say("Registering the candidate")
-    version = session.registry.register(
-        name,
-        bundle=candidate.bundle,
-        run_id=str(candidate.run_id),
-        work_key=candidate.key,
-        variant_id=candidate.variant.variant_id,
-        data_version=work_plan.version.digest,
-        git_commit=dataset.head_commit(session.settings.workspace),
-        metrics=scores.table.metrics,
-    )
+    try:
+        version = session.registry.register(
+            name,
+            bundle=candidate.bundle,
+            run_id=str(candidate.run_id),
+            work_key=candidate.key,
+            variant_id=candidate.variant.variant_id,
+            data_version=work_plan.version.digest,
+            git_commit=dataset.head_commit(session.settings.workspace),
+            metrics=scores.table.metrics,
+        )
+    except BundleError:
+        # What no consumer could load is no version, and the verdict says so already.
+        if verdict.promoted:
+            raise
+        return Promotion(verdict, None)
     return carry_out(session.registry, version, verdict, over=champion.version if champion else None)
 
 

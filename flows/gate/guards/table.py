@@ -8,7 +8,9 @@ from typing import Protocol
 from flows.gate.case import Case
 from flows.gate.guards.admission import comparable, not_withdrawn, testable
 from flows.gate.guards.calibration import calibration
+from flows.gate.guards.latency import latency
 from flows.gate.guards.leaks import leaks
+from flows.gate.guards.loads import loads
 from flows.gate.guards.min_gain import min_gain
 from flows.gate.guards.negative_flips import negative_flips
 from flows.gate.guards.non_inferior import non_inferior
@@ -38,4 +40,6 @@ CHOSEN_GUARDS: Mapping[str, Guard] = {
     "calibration": calibration,
     "negative_flips": negative_flips,
     "leaks": leaks,
+    "latency": latency,
+    "loads": loads,
 }

@@ -1,0 +1,116 @@
+"""The trials of serving: whether the candidate's bundle loads and answers as scored, and its time beside the champion's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flows.gate import Serving, Trials
+from flows.stages.clean_process import ProcessFailed, holdout_images, run
+from flows.stages.scoring import bundle_of
+from flows.stages.session import RetrainingSession
+from flows.stages.values import Scores, WorkPlan
+from heads.tasks.rows import Scored
+
+# Other processors and GPUs round otherwise; a changed model is off by more.
+TOLERANCE = 0.01
+MEASURED_SECONDS = 4.0
+
+ANSWER = """
+def told(answer):
+    if hasattr(answer, "mask"):
+        return {"shares": dict(answer.shares), "num_pixels": answer.mask.size}
+    return {"probabilities": dict(answer.probabilities)}
+answers = heads.bundle.load(asked["bundle"]).predict(images, 4)
+print(json.dumps([{target: told(answer) for target, answer in answer.items()} for answer in answers]))
+"""
+TIME = """
+import time
+bundles = [heads.bundle.load(path) for path in asked["bundles"]]
+def seconds_of(bundle, image):
+    begin = time.perf_counter()
+    bundle.predict([image])
+    return time.perf_counter() - begin
+for bundle in bundles:
+    for image in images[:3]:
+        bundle.predict([image])
+measured, end = [], time.perf_counter() + asked["seconds"] * len(bundles)
+while len(measured) < 10 or (time.perf_counter() < end and len(measured) < 400):
+    number = len(measured)
+    order = bundles if number % 2 else bundles[::-1]
+    taken = [seconds_of(bundle, images[number // 2 % len(images)]) for bundle in order]
+    measured.append(taken if number % 2 else taken[::-1])
+print(json.dumps(list(zip(*measured))))
+"""
+
+
+def collect_loads(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, trials: Trials, /) -> Trials:
+    """Load the candidate's bundle in a process of a consumer's, and compare its answers on holdout samples with those scored."""
+    session.say("Trying the candidate's bundle in a consumer's process")
+    return replace(trials, load_failure=_load_failure(work_plan, scores))
+
+
+def collect_latency(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, trials: Trials, /) -> Trials:
+    """Time the candidate and the champion in one process, sample by sample and in turns; nothing without a champion."""
+    if scores.champion is None:
+        return trials
+    session.say("Timing the candidate beside the champion")
+    bundles = [scores.candidate.bundle, bundle_of(session, scores.champion)]
+    images = holdout_images(work_plan.version, {row.digest: row for row in scores.table.rows})
+    try:
+        seconds = run(TIME, list(images.values()), bundles=[str(bundle) for bundle in bundles], seconds=MEASURED_SECONDS)
+    except ProcessFailed:  # the guard of loading says why
+        return trials
+    new, old = (Serving(tuple(taken), _num_bytes(path)) for taken, path in zip(seconds, bundles, strict=True))
+    return replace(trials, serving=(new, old))
+
+
+def _num_bytes(bundle: Path) -> int:
+    return sum(file.stat().st_size for file in bundle.iterdir())
+
+
+def _load_failure(work_plan: WorkPlan, scores: Scores) -> str:
+    """Why the bundle cannot be served, in words; '' if it can."""
+    from heads import bundle as bundles
+    from heads.errors import BundleError
+
+    folder = scores.candidate.bundle
+    rows: dict[str, list[Scored]] = {}
+    for row in scores.table.rows:
+        rows.setdefault(row.digest, []).append(row)
+    images = holdout_images(work_plan.version, rows)
+    try:
+        if bundles.digest(folder) != scores.table.bundle_digest:
+            return "it was changed since it was scored"
+        bundles.verify(folder)
+        answers = run(ANSWER, list(images.values()), bundle=str(folder))
+    except (BundleError, ProcessFailed) as error:
+        return str(error)
+    compared = ((row, answer[row.target]) for digest, answer in zip(images, answers, strict=False) for row in rows[digest])
+    return next((words for row, answer in compared if (words := _difference(row, answer))), "")
+
+
+def _difference(row: Scored, answer: Mapping[str, Any]) -> str:
+    """How an answer differs from the one that was scored, in words; '' if it does not, but for rounding."""
+    where = f"{row.target!r} of sample {row.digest[:12]}"
+    if "shares" in answer:
+        return _mask_difference(row, answer["shares"], answer["num_pixels"], where)
+    scored = row.probabilities or {row.predicted: row.probability}
+    for name, probability in scored.items():
+        found = answer["probabilities"].get(name, 0.0)
+        if abs(found - probability) > TOLERANCE:
+            return f"it answers {where} otherwise than it was scored: {name!r} with {found:.3f}, and not {probability:.3f}"
+    return ""
+
+
+def _mask_difference(row: Scored, shares: Mapping[str, float], num_pixels: int, where: str) -> str:
+    """As `_difference`; of the pixels that were not counted in the scores it is not known what was answered."""
+    counted = sum(count for _, _, count in row.pixels)
+    slack = TOLERANCE * num_pixels
+    for name, share in shares.items():
+        scored = sum(count for _, predicted, count in row.pixels if predicted == name)
+        if not scored - slack <= share * num_pixels <= scored + (num_pixels - counted) + slack:
+            return f"it answers {where} otherwise than it was scored: {share:.3f} of the pixels are {name!r}"
+    return ""
