@@ -72,7 +72,7 @@ class Place:
 
     def judge(self, name: str, bundle: Path, rows: list[Scored], digest: str, **guards: str) -> Promotion:
         """The stage's verdict on a bundle with these rows, against a champion that is wrong on some of them."""
-        plan = Plan.model_validate({"name": name, "promotion": {"guards": guards}})
+        plan = Plan.model_validate({"name": name, "promotion": {"guards": {"leaks": "off"} | guards}})
         variant = Variant(backbone="resnet18", heads=(Head(target="label"),))
         candidate = TrainedVariant(name, variant, False, {}, 1, 1, 1, 1.0, bundle, run_id="run")
         champion = self.registry.current(name).get("champion")
