@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -56,7 +56,8 @@ def calibration_error(new: Gaps, old: Gaps, seed: int) -> tuple[Interval, Interv
     n = new.table.shape[1]
     values, differences = draw_pairs(new.error, old.error, n, seed, NUM_RESAMPLES)
     own, other = (float(gaps.error(np.ones((n, 1)))[0]) for gaps in (new, old))
-    return basic_interval(own, values), basic_interval(own - other, differences)
+    interval = basic_interval(own, values)
+    return replace(interval, low=max(0.0, interval.low)), basic_interval(own - other, differences)
 
 
 def _of_classes(rows: Rows, keys: list[tuple[str, str]]) -> Gaps:

@@ -248,7 +248,7 @@ def test_negative_flips_have_the_interval_of_statsmodels_and_name_the_surest() -
     interval = proportion_confint(6, 200, method="wilson")
     assert [finding.figures["low"], finding.figures["high"]] == pytest.approx(interval)
     assert finding.passed
-    assert "wrong where champion 3 was right on 6 samples of 200: 0.030" in finding.words
+    assert "the candidate is wrong where champion 3 was right on 6 samples of 200: 0.030" in finding.words
     assert finding.notes[0].startswith(f"negative flips that the candidate is surest of: {33:032x}"[:-20])
     assert "(ant read as cat, 0.99)" in finding.notes[0]
     many = found(negative_flips(case_of(rows_of(truths, np.full(200, "cat")), rows_of(truths, truths))))

@@ -28,6 +28,7 @@ def calibration(case: Case) -> Finding | None:
         return Finding("calibration", bounded, words, figures)
     figures |= {"champion_ece": own.value - above.value, "above": above.value, "above_low": above.low, "above_high": above.high}
     words += (
-        f"; {own.value - above.value:.3f} of {case.champion_name}, {above.value:+.3f} ({above.low:+.3f} to {above.high:+.3f})"
+        f"; against {own.value - above.value:.3f} of {case.champion_name}: "
+        f"{above.value:+.3f} ({above.low:+.3f} to {above.high:+.3f})"
     )
     return Finding("calibration", bounded and above.low <= MOST_ABOVE, words, figures | {"most_above": MOST_ABOVE})

@@ -32,7 +32,7 @@ def negative_flips(case: Case) -> Finding | None:
     low, high = wilson_interval(len(flips), n)
     passed = low <= MOST
     words = (
-        f"wrong where {case.champion_name} was right on {counted(len(flips), 'sample')} of {n}: "
+        f"the candidate is wrong where {case.champion_name} was right on {counted(len(flips), 'sample')} of {n}: "
         f"{len(flips) / n:.3f} ({low:.3f} to {high:.3f}), {above_or_not(len(flips) / n, passed, MOST)}"
     )
     figures = {"num_flips": float(len(flips)), "num_samples": float(n), "rate": len(flips) / n, "low": low, "high": high}
