@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flows.records import Leaks
@@ -17,15 +17,26 @@ class Serving:
 
 
 @dataclass(frozen=True)
+class Robustness:
+    """Whether each sample is read rightly, 1 or 0, by the name of what was done to it; `clean` is nothing.
+
+    Attacks are of the first samples only; `losses` are those of the samples at the `start` and the `end` of the stronger PGD.
+    """
+
+    right: Mapping[str, Sequence[float]]
+    losses: Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
 class Trials:
     """The trials of a candidate; each is None until it is measured, and then its guard gives no finding.
 
-    `serving` is of the candidate and of the champion (None: there is no champion). `load_failure` says in words why the bundle
-    cannot be used where it is served, '' if it can. `robustness` has figures by name, as its guard reads them. `leaks` are the
-    pictures of the holdout that are also trained or ranked on.
+    `serving` is of the candidate and of the champion (None: there is no champion). `load_failure` says in words why the
+    bundle cannot be used where it is served, '' if it can. `robustness` is of the candidate and of the champion, on the same
+    samples. `leaks` are the pictures of the holdout that are also trained or ranked on.
     """
 
     serving: tuple[Serving, Serving | None] | None = None
     load_failure: str | None = None
-    robustness: Mapping[str, float] | None = None
+    robustness: tuple[Robustness, Robustness | None] | None = None
     leaks: Leaks | None = None

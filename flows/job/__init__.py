@@ -6,7 +6,7 @@ The names below are for the flow that submits such a job; they load neither torc
 from flows.job.job import Job, Screening, Tracking, begin
 from flows.job.job_folder import JobFolder, JobOutcome, jobs_root
 from flows.job.scores import read_scores, scores_file
-from flows.job.trials import leaks_file, read_leaks
+from flows.job.trials import leaks_file, read_leaks, robustness_file
 
 __all__ = [
     "Job",
@@ -19,5 +19,6 @@ __all__ = [
     "leaks_file",
     "read_leaks",
     "read_scores",
+    "robustness_file",
     "scores_file",
 ]

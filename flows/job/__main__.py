@@ -69,8 +69,14 @@ def _find_leaks(job: Job) -> JobOutcome:
     return leaks.search(job)
 
 
+def _measure_robustness(job: Job) -> JobOutcome:
+    from flows.job import robustness
+
+    return robustness.measure(job)
+
+
 # Functions, not modules: a training loads nothing of the scoring, and the other way round.
-PROGRAMS = {"train": _train, "score": _score, "leaks": _find_leaks}
+PROGRAMS = {"train": _train, "score": _score, "leaks": _find_leaks, "robustness": _measure_robustness}
 
 
 def main(job_file: Path) -> int:

@@ -14,12 +14,13 @@ from flows.words import counted
 from flows.work_folder import WorkFolder
 from heads.spec import Variant
 
-JobKind = Literal["train", "score", "leaks"]
+JobKind = Literal["train", "score", "leaks", "robustness"]
 # All that a job of this kind ever holds: what is not there can leak into nothing, whatever a training does.
 SPLITS_OF: Mapping[JobKind, tuple[str, ...]] = {
     "train": ("train", "val"),
     "score": ("test",),
     "leaks": SPLITS,
+    "robustness": ("test",),
 }
 
 
@@ -44,8 +45,9 @@ class Screening:
 
 @dataclass(frozen=True)
 class Job:
-    """A job on the cluster: train `works` (all of a plan's; finished ones are skipped), score `bundles` on the holdout, or look
-    for the holdout's pictures in train and val on the features that a work stores.
+    """A job on the cluster: train `works` (all of a plan's; finished ones are skipped), score `bundles` on the holdout, look for
+    the holdout's pictures in train and val on the features that a work stores, or measure the robustness of `bundles` in reading
+    `target`.
 
     `key` is equal for equal jobs: a running job of that key is joined, and a half-done one is resumed. `features` is the
     feature store's folder or address; None means `features/` under the storage root. Of the version a job keeps only the
@@ -64,6 +66,7 @@ class Job:
     tracking: Tracking | None = None
     screening: Screening | None = None
     features: Path | str | None = None
+    target: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "version", self.version.only(SPLITS_OF[self.kind]))
@@ -90,7 +93,7 @@ def begin(job: Job) -> JobFolder:
         "masks": [[file, mask.digest, list(mask.pixels.items()), mask.recipe] for file, mask in job.version.masks.items()],
     }
     fields = {
-        **{name: getattr(job, name) for name in ("kind", "key", "name")},
+        **{name: getattr(job, name) for name in ("kind", "key", "name", "target")},
         "storage": str(job.storage),
         "features": str(job.features_root),
         "data": {
@@ -137,6 +140,7 @@ def read(folder: JobFolder) -> Job:
         storage=Path(fields["storage"]),
         # Missing in job files of earlier versions.
         features=fields.get("features"),
+        target=fields.get("target", ""),
         version=version,
         classes=fields["classes"],
         workers=Workers(**fields["workers"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,11 +11,19 @@ from flows.records import Leak, Leaks
 
 # Incremented when another search would find other pairs.
 LEAKS_FORMAT = 1
+# Incremented when corruptions or attacks change.
+ROBUSTNESS_FORMAT = 1
 
 
 def leaks_file(storage: Path, work_key: str) -> Path:
     """The file of what a search on a work's stored features found; the work's key names the data version too."""
     return storage / "leaks" / f"{work_key}-{LEAKS_FORMAT}.json"
+
+
+def robustness_file(storage: Path, bundle_digest: str, data_version: str, target: str) -> Path:
+    """The file of a bundle's readings of a target's corrupted and attacked images: `Readings` of `heads.bundle.robustness`."""
+    named = hashlib.sha256(target.encode()).hexdigest()[:8]
+    return storage / "robustness" / f"{bundle_digest[:16]}-{data_version}-{named}-{ROBUSTNESS_FORMAT}.json"
 
 
 def read_leaks(file: Path) -> Leaks | None:

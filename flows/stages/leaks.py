@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def find_leaks(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, trials: Trials) -> Trials:
     """The trials with the leaks of the holdout; without them if no variant of the plan stores features.
 
-    A search that fails is told and left out: it may warn of a holdout, and cost no night.
+    A search that fails is told and left out, since a warning is worth no night; where leaks block, its error is raised.
     """
     from heads.data.likeness import is_comparable
     from heads.trunks.trunk import stored_taps
@@ -36,6 +36,8 @@ def find_leaks(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, 
             return replace(trials, leaks=Leaks(len(tested), len(tested), ()))
         return replace(trials, leaks=_search(session, work_plan, storing))
     except (HeadstartError, HeadsError) as error:
+        if session.plan.promotion.guards.leaks == "block":
+            raise
         session.say(f"Near-duplicates of the holdout were not found, for the search failed: {error}")
         return trials
 

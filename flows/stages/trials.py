@@ -7,6 +7,7 @@ from typing import Protocol
 
 from flows.gate.trials import Trials
 from flows.stages.leaks import find_leaks
+from flows.stages.robustness import measure_robustness
 from flows.stages.serving_trials import collect_latency, collect_loads
 from flows.stages.session import RetrainingSession
 from flows.stages.values import Scores, WorkPlan
@@ -21,7 +22,12 @@ class Collector(Protocol):
 
 
 # The guard that reads a measurement → how it is made; guards that are not named read the score tables.
-COLLECTORS: Mapping[str, Collector] = {"leaks": find_leaks, "loads": collect_loads, "latency": collect_latency}
+COLLECTORS: Mapping[str, Collector] = {
+    "leaks": find_leaks,
+    "loads": collect_loads,
+    "latency": collect_latency,
+    "robustness": measure_robustness,
+}
 
 
 def collect_trials(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> Trials:

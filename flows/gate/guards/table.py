@@ -15,6 +15,7 @@ from flows.gate.guards.min_gain import min_gain
 from flows.gate.guards.negative_flips import negative_flips
 from flows.gate.guards.non_inferior import non_inferior
 from flows.gate.guards.paired_test import paired_test
+from flows.gate.guards.robustness import robustness
 from flows.gate.guards.worst_class import worst_class
 from flows.gate.guards.worst_group import worst_group
 from flows.records import Finding
@@ -42,4 +43,5 @@ CHOSEN_GUARDS: Mapping[str, Guard] = {
     "leaks": leaks,
     "latency": latency,
     "loads": loads,
+    "robustness": robustness,
 }
