@@ -18,14 +18,13 @@ from flows.job.datasets import Splits
 from flows.job.job import Job, read
 from flows.job.job_folder import JobFolder, JobOutcome
 from flows.job.trials import leaks_file, write_leaks
-from flows.job.trunks import name_trunk
+from flows.job.trunks import JobFeatures, name_trunk
 from flows.records import Leak, Leaks, Sample
 from flows.workspace import locate
 from heads.data.decoding import decode
 from heads.data.likeness import SAME_PICTURE, Details, details_of, likeness
-from heads.features import FeatureStore, Key
+from heads.features import Key
 from heads.features.neighbours import nearest
-from heads.model.model import build_backbone
 from heads.trunks.extraction import ExtractionRequest, extract
 from heads.trunks.trunk import stored_taps, trunk_of
 
@@ -57,21 +56,23 @@ def find_candidates(folder: str, uses_gpu: bool, num_threads: int) -> list[Pair]
     torch.set_num_threads(num_threads)
     job = read(JobFolder(Path(folder)))
     (work,), device = job.works, torch.device("cuda" if uses_gpu else "cpu")
-    splits, store = Splits(job), FeatureStore(job.features_root)
+    splits = Splits(job)
+    features = JobFeatures(job, splits, device)
     trunk, tap = trunk_of(work.variant, work.weights.digest, device), next(iter(stored_taps(work.variant).values()))[-1]
-    name_trunk(store, trunk)
+    name_trunk(features.store, trunk)
     extract(
-        lambda: build_backbone(work.variant, work.weights.path).requires_grad_(False).eval().to(device),
+        lambda: features.backbone(work),
         trunk,
         [ExtractionRequest(splits.read(split, work.variant, cache_bytes=0), 0, (tap,)) for split in ("test", "train", "val")],
-        store,
+        features.store,
         device=device,
         precision=work.variant.fit.precision,
     )
     tested = [sample for sample in job.version.samples if sample.split == "test"]
     known = [sample for sample in job.version.samples if sample.split != "test"]
     asked, others = (
-        store.trunk(trunk.id).open([Key(sample.pixel_digest) for sample in samples], [tap.name]) for samples in (tested, known)
+        features.store.trunk(trunk.id).open([Key(sample.pixel_digest) for sample in samples], [tap.name])
+        for samples in (tested, known)
     )
     _, positions = nearest(asked, others, tap.name, NUM_CANDIDATES)
     return [(sample, known[place]) for sample, near in zip(tested, positions.tolist(), strict=True) for place in near]
