@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from flows import job
 from flows.files import read_json, read_value
 from flows.gate.trials import Robustness, Trials
-from flows.stages.scoring import bundle_of
 from heads.catalogue import TASK_FACTS
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ SAY_EVERY_SECONDS = 30.0
 
 def measure_robustness(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, trials: Trials) -> Trials:
     """The trials with both models' readings; without them of masks, of which an attack has no single loss."""
+    from flows.stages.scoring import bundle_of
     from heads.bundle import digest
 
     target = work_plan.metric.rpartition("/")[0]

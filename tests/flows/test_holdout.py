@@ -78,11 +78,13 @@ def train(asked: job.Job) -> dict[str, bytes]:
 
 
 def test_a_training_gives_the_same_bytes_whatever_the_holdout_is(tmp_path: Path, version: DataVersion) -> None:
-    """Weights, early stops, thresholds, measures, class names and class weights do not depend on the holdout at all."""
+    """Weights, early stops, thresholds, temperatures, measures, class names and class weights do not depend on the holdout."""
     sealed, without = training(tmp_path / "sealed", version), training(tmp_path / "without", version.only(("train", "val")))
     found, expected = train(sealed), train(without)
     assert found == expected
-    assert json.loads(found["all/variant.json"])["thresholds"]["marks"], "thresholds were tuned"
+    tuned = json.loads(found["all/variant.json"])
+    assert tuned["thresholds"]["marks"], "thresholds were tuned"
+    assert tuned["temperatures"].keys() == {"label", "marks"}, "temperatures were fitted"
     (trunk,) = FeatureStore(sealed.features_root).status()
     assert trunk.num_samples == 18, "the store holds the samples of train and val alone"
 
