@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flows.gate import Serving, Trials
+from flows.gate.trials import Serving, Trials
 from flows.stages.clean_process import ProcessFailed, holdout_images, run
 from flows.stages.scoring import bundle_of
 from flows.stages.session import RetrainingSession
