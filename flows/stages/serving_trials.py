@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.gate.trials import Serving, Trials
 from flows.stages.clean_process import ProcessFailed, holdout_images, run
-from flows.stages.scoring import bundle_of
-from flows.stages.session import RetrainingSession
-from flows.stages.values import Scores, WorkPlan
 from heads.tasks.rows import Scored
+
+if TYPE_CHECKING:
+    from flows.stages.session import RetrainingSession
+    from flows.stages.values import Scores, WorkPlan
 
 # Other processors and GPUs round otherwise; a changed model is off by more.
 TOLERANCE = 0.01
@@ -54,6 +55,8 @@ def collect_loads(session: RetrainingSession, work_plan: WorkPlan, scores: Score
 
 def collect_latency(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, trials: Trials, /) -> Trials:
     """Time the candidate and the champion in one process, sample by sample and in turns; nothing without a champion."""
+    from flows.stages.scoring import bundle_of
+
     if scores.champion is None:
         return trials
     session.say("Timing the candidate beside the champion")
