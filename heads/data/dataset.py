@@ -14,7 +14,7 @@ from heads.data.augmentation import Variation
 from heads.data.decoding import decode_mask
 from heads.data.feeds import Feed, SampleFeed
 from heads.data.image_feed import ImageFeed
-from heads.data.images import ImagePreprocess, build_draw, resize, resize_mask, vary, vary_mask
+from heads.data.images import Draw, ImagePreprocess, build_draw, resize, resize_mask, vary, vary_mask
 from heads.data.inputs import Inputs, of_images
 from heads.data.labels import MISSING_LABEL, has_label
 from heads.data.masks import Masks
@@ -148,9 +148,12 @@ class ImageDataset(Dataset[Item]):
 
     def variation_in_view(self, index: int, number: int, height: int, width: int) -> Variation:
         """How the image, resized to this height and width, is varied in the view of this number."""
-        if number == 0:
-            return self._draw_plain(height, width, np.random.default_rng(0))
-        return self._draw(height, width, np.random.default_rng((int(self.digests[index], 16), number)))
+        draw, seed = self.draw_of_view(index, number)
+        return draw(height, width, np.random.default_rng(seed))
+
+    def draw_of_view(self, index: int, number: int) -> tuple[Draw, tuple[int, ...]]:
+        """The function that draws how an image is varied in a view, and the seed of its random numbers."""
+        return (self._draw, (int(self.digests[index], 16), number)) if number else (self._draw_plain, (0,))
 
     def _read(self, index: int) -> tuple[Tensor, ...]:
         """The resized image (1, 3, H, W) in uint8, then the class numbers (1, 1, H, W) of each mask in int16."""

@@ -18,91 +18,91 @@ from heads.data.resampling import Span, max_taps, resize_sides, resize_sides_who
 # Images are laid side by side in float, filled up to the largest: so many bytes at once.
 MAX_PADDED_BYTES = 512 * 2**20
 
+Size = tuple[int, int]
 
-def prepare_images(pixels: Sequence[Tensor], variations: Sequence[Variation], preprocess: ImagePreprocess) -> Tensor:
-    """Images in uint8, each (1, 3, H, W) of its own size, as network inputs (N, 3, S, S) on the device where they lie.
 
-    They are varied as `variations` say, an image's as drawn for the size that it is resized to.
+def prepare_images(
+    content: Tensor, sizes: Sequence[Size], variations: Sequence[Variation], preprocess: ImagePreprocess
+) -> Tensor:
+    """Decoded images as network inputs (N, 3, S, S), on the device where they lie.
+
+    `content` is one row of bytes, image after image, each (H, W, 3) of its own of the `sizes`. They are varied as `variations`
+    say, each as drawn for the size that its image is resized to.
     """
     side = preprocess.image_size_px
-    made = torch.empty(len(pixels), 3, side, side, device=pixels[0].device)
-    for group in _groups(pixels, [variation.colour is not None for variation in variations]):
+    made = torch.empty(len(sizes), 3, side, side, device=content.device)
+    starts = [0]
+    for height, width in sizes:
+        starts.append(starts[-1] + 3 * height * width)
+    for group in _groups(sizes, [variation.colour is not None for variation in variations]):
         own = [variations[number] for number in group]
-        frames = _Frames([pixels[number] for number in group], preprocess)
+        frames = _Frames(content, [starts[number] for number in group], [sizes[number] for number in group], preprocess)
         window = frames.cut(own) if own[0].colour is None else frames.vary(own)
         made[torch.tensor(group).to(made.device, non_blocking=True)] = normalise(window, preprocess)
     return made
 
 
-def _groups(pixels: Sequence[Tensor], varied: Sequence[bool]) -> Iterator[list[int]]:
+def _groups(sizes: Sequence[Size], varied: Sequence[bool]) -> Iterator[list[int]]:
     """The numbers of images of about the same size that are varied, or are not, in groups that fit into memory."""
-    order = sorted(range(len(pixels)), key=lambda number: (varied[number], pixels[number].shape[-2:].numel()))
+    order = sorted(range(len(sizes)), key=lambda number: (varied[number], sizes[number][0] * sizes[number][1]))
     group: list[int] = []
     height = width = 0
     for number in order:
-        height, width = max(height, pixels[number].shape[-2]), max(width, pixels[number].shape[-1])
+        height, width = max(height, sizes[number][0]), max(width, sizes[number][1])
         too_many = 12 * height * width * (len(group) + 1) > MAX_PADDED_BYTES
         if group and (too_many or varied[number] != varied[group[0]]):
             yield group
-            group, (height, width) = [], pixels[number].shape[-2:]
+            group, (height, width) = [], sizes[number]
         group.append(number)
     yield group
 
 
 class _Frames:
-    """Images that are resized together. Numbers on the CPU say sizes, so that the device is never waited for."""
+    """Images that are resized together. Sizes are computed on the CPU, so that the device is never waited for."""
 
-    def __init__(self, pixels: Sequence[Tensor], preprocess: ImagePreprocess) -> None:
-        self._pixels, self._preprocess = pixels, preprocess
-        sizes = [(image.shape[-2], image.shape[-1]) for image in pixels]
+    def __init__(self, content: Tensor, starts: Sequence[int], sizes: Sequence[Size], preprocess: ImagePreprocess) -> None:
+        self._content, self._starts, self._preprocess = content, torch.tensor(starts), preprocess
         rows = [(size, *frame_of(*size, preprocess)) for size in sizes]
-        # The columns of (N, 2), a side each: how long it is, what is kept of it, and what that is resized to.
+        # Heights and widths (N, 2): of the images, of what is kept of them, and what that is resized to.
         self.sizes, self.kept, self.resized = torch.tensor(rows).unbind(dim=1)
-        self.device = pixels[0].device
 
     def cut(self, variations: Sequence[Variation]) -> Tensor:
         """The middle squares (N, 3, S, S) of the resized images as whole numbers of 0 to 255, mirrored or not."""
-        side, mirrored = self._preprocess.image_size_px, torch.tensor([int(v.geometry.mirrored) for v in variations])
-        return self._resize((side, side), (self.resized - side) // 2, mirrored)
+        side = self._preprocess.image_size_px
+        return self._resize((side, side), (self.resized - side) // 2, _mirrored(variations))
 
     def vary(self, variations: Sequence[Variation]) -> Tensor:
         """The windows (N, 3, S, S) of the resized images, in float from 0 to 255, varied."""
         height, width = self.resized.amax(dim=0).tolist()
         images = self._resize((height, width), torch.zeros_like(self.resized), torch.zeros(len(variations), dtype=torch.int64))
-        for image, variation, (h, w) in zip(images, variations, self.resized.tolist(), strict=True):
-            if variation.geometry.degrees:
-                turned = turn(image[None, :, :h, :w].to(torch.uint8), variation.geometry.degrees, "bilinear")
-                image[:, :h, :w] = turned[0]
-        geometries = [variation.geometry for variation in variations]
-        windows = torch.tensor([((g.top, g.left), (g.num_rows, g.num_columns)) for g in geometries])
-        start, length = windows.unbind(dim=1)
-        side, shrinking = self._preprocess.image_size_px, length.max().item() / self._preprocess.image_size_px
-        mirrored = torch.tensor([int(geometry.mirrored) for geometry in geometries])
-        rows, columns = (
-            whole_matrices(span, side, given, max_taps(shrinking))
-            for span, given in zip(
-                self._spans(start, length, torch.full_like(length, side), torch.zeros_like(length), self.resized, mirrored),
-                (height, width),
-                strict=True,
-            )
-        )
-        seen = resize_sides_whole(images, rows, columns)
-        colours = torch.tensor([variation.colour for variation in variations])
-        seen = recolour(seen, self._on_device(colours))
-        for image, variation in zip(seen, variations, strict=True):
-            if variation.erased:
-                erase(image, variation.erased)
+        for number, degrees in ((number, v.geometry.degrees) for number, v in enumerate(variations) if v.geometry.degrees):
+            h, w = self.resized[number].tolist()
+            images[number, :, :h, :w] = turn(images[number, None, :, :h, :w].to(torch.uint8), degrees, "bilinear")[0]
+        windows = self._cut_windows(images, variations)
+        seen = recolour(windows, self._on_device(torch.tensor([variation.colour for variation in variations])))
+        for number, erased in ((number, v.erased) for number, v in enumerate(variations) if v.erased):
+            erase(seen[number], erased)
         return seen
 
-    def _resize(self, wanted: tuple[int, int], first: Tensor, mirrored: Tensor) -> Tensor:
+    def _cut_windows(self, images: Tensor, variations: Sequence[Variation]) -> Tensor:
+        """The windows (N, 3, S, S) of resized images (N, 3, H, W), as whole numbers of 0 to 255."""
+        side = self._preprocess.image_size_px
+        geometries = [variation.geometry for variation in variations]
+        start, length = torch.tensor([((g.top, g.left), (g.num_rows, g.num_columns)) for g in geometries]).unbind(dim=1)
+        taps = max_taps(length.max().item() / side)
+        whole = torch.full_like(length, side)
+        spans = self._spans(start, length, whole, torch.zeros_like(length), self.resized, _mirrored(variations))
+        rows, columns = (whole_matrices(span, side, given, taps) for span, given in zip(spans, images.shape[-2:], strict=True))
+        return resize_sides_whole(images, rows, columns)
+
+    def _resize(self, wanted: Size, first: Tensor, mirrored: Tensor) -> Tensor:
         """So many rows and columns of the resized images from `first` (N, 2) on, as whole numbers of 0 to 255."""
         interpolation = self._preprocess.interpolation
         padded, taps = self._padded(), max_taps((self.kept / self.resized).max().item(), interpolation)
         spans = self._spans((self.sizes - self.kept) // 2, self.kept, self.resized, first, self.sizes, mirrored)
-        given = padded.shape[-2:]
         rows, columns = (
-            weight_matrices(span, number, length, taps, interpolation)
-            for span, number, length in zip(spans, wanted, given, strict=True)
+            weight_matrices(span, number, given, taps, interpolation)
+            for span, number, given in zip(spans, wanted, padded.shape[-2:], strict=True)
         )
         resized = resize_sides(padded, rows, columns)
         return (resized.clamp_(0, 255) if interpolation == "bicubic" else resized).round_()
@@ -116,12 +116,17 @@ class _Frames:
         return [Span(*fields[..., side]) for side in (0, 1)]
 
     def _padded(self) -> Tensor:
-        """The images side by side (N, 3, H, W) in float, black where they are smaller than the largest."""
+        """The images side by side (N, 3, H, W) in float; beyond a smaller one are bytes of others, which no weight counts."""
         height, width = self.sizes.amax(dim=0).tolist()
-        padded = torch.zeros(len(self._pixels), 3, height, width, device=self.device)
-        for number, image in enumerate(self._pixels):
-            padded[number, :, : image.shape[-2], : image.shape[-1]] = image[0]
-        return padded
+        starts, widths = self._on_device(torch.stack([self._starts, 3 * self.sizes[:, 1]]))[..., None]
+        rows = starts + widths * torch.arange(height, device=starts.device)
+        within = 3 * torch.arange(width, device=starts.device) + torch.arange(3, device=starts.device)[:, None]
+        places = rows[:, None, :, None] + within[:, None, :]
+        return self._content.take(places.clamp_(max=len(self._content) - 1)).float()
 
     def _on_device(self, numbers: Tensor) -> Tensor:
-        return numbers.to(self.device, non_blocking=True)
+        return numbers.to(self._content.device, non_blocking=True)
+
+
+def _mirrored(variations: Sequence[Variation]) -> Tensor:
+    return torch.tensor([int(variation.geometry.mirrored) for variation in variations])

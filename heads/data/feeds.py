@@ -21,18 +21,24 @@ class Feed(Protocol):
     that crosses from one to the other.
     """
 
+    @property
+    def is_costly(self) -> bool:
+        """Whether reading a sample takes so long that other processes should do it, if there are cores to spare."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Any:
         """A sample with its labels, varied as its epoch says."""
         ...
 
-    def view(self, index: int, number: int) -> Any:
-        """A sample without labels, in the view of this number."""
+    def reader(self, index: int, number: int) -> Callable[[], Any]:
+        """A function that reads a sample without labels, in the view of this number; small, if `is_costly`."""
         ...
 
-    def collate(self, items: Sequence[Any]) -> Any:
-        """Items as one batch."""
+    @property
+    def collate(self) -> Callable[[Sequence[Any]], Any]:
+        """The function that joins items to one batch; small likewise."""
         ...
 
     def finish(self, batch: Any) -> tuple[Inputs, dict[str, Tensor]]:
@@ -53,6 +59,8 @@ class _Samples(Protocol):
 class SampleFeed:
     """Samples that are prepared one at a time where they are read, on the CPU."""
 
+    is_costly = False
+
     def __init__(self, samples: _Samples) -> None:
         self._samples = samples
 
@@ -62,9 +70,9 @@ class SampleFeed:
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor], int]:
         return self._samples[index]
 
-    def view(self, index: int, number: int) -> tuple[Tensor, dict[str, Tensor], int]:
-        """The sample in a view, with no labels."""
-        return self._samples.view(index, number), {}, index
+    def reader(self, index: int, number: int) -> Callable[[], tuple[Tensor, dict[str, Tensor], int]]:
+        """A function that reads the sample in a view, with no labels."""
+        return lambda: (self._samples.view(index, number), {}, index)
 
     def collate(self, items: Sequence[tuple[Tensor, dict[str, Tensor], int]]) -> tuple[Inputs, dict[str, Tensor]]:
         """The inputs and the labels of samples."""

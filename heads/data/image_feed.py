@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch.utils.data import default_collate
 
 from heads.data.augmentation import Variation
 from heads.data.device_images import prepare_images
-from heads.data.images import build_draw, prepare_pixels
+from heads.data.images import Draw, build_draw, prepare_pixels
 from heads.data.inputs import Inputs, of_images
 from heads.data.pixels import decode_pixels
 from heads.data.preprocess import ImagePreprocess, resized_size
@@ -29,9 +31,14 @@ def prepare_plain(pixels: Sequence[Tensor], preprocess: ImagePreprocess, device:
     if device.type != "cuda":
         return torch.stack([prepare_pixels(image, preprocess) for image in pixels]).to(device)
     draw, random = build_draw(preprocess, "none"), np.random.default_rng(0)
-    sizes = [resized_size(image.shape[-2], image.shape[-1], preprocess) for image in pixels]
-    plain = [draw(height, width, random) for height, width in sizes]
-    return prepare_images([image.to(device, non_blocking=True) for image in pixels], plain, preprocess)
+    sizes = [(image.shape[-2], image.shape[-1]) for image in pixels]
+    plain = [draw(*resized_size(*size, preprocess), random) for size in sizes]
+    return prepare_images(_joined(pixels).to(device), sizes, plain, preprocess)
+
+
+def _joined(pixels: Sequence[Tensor]) -> Tensor:
+    """Images (1, 3, H, W) as one row of bytes, (H, W, 3) each."""
+    return torch.cat([image.permute(0, 2, 3, 1).flatten() for image in pixels])
 
 
 class Picture(NamedTuple):
@@ -55,12 +62,20 @@ class Pictures(NamedTuple):
     numbers: list[int]
 
 
+def _read_view(path: Path, draw: Draw, seed: tuple[int, ...], preprocess: ImagePreprocess, number: int) -> Picture:
+    pixels = decode_pixels(path)
+    size = pixels.shape[-2], pixels.shape[-1]
+    return Picture(pixels, size, draw(*resized_size(*size, preprocess), np.random.default_rng(seed)), {}, number)
+
+
 class ImageFeed:
     """The images of a data set, decoded on the CPU and prepared on a device: see `heads.data.device_images`.
 
     The first images that were decoded are kept on the device, as many as fit into `kept_bytes`, so that later epochs read no
     file for them.
     """
+
+    is_costly = True
 
     def __init__(self, images: ImageDataset, device: torch.device, kept_bytes: int | None = None) -> None:
         self._images, self._device = images, device
@@ -77,34 +92,37 @@ class ImageFeed:
         variation = self._images.variation(index, *resized)
         return Picture(pixels, size, variation, self._images.labels_of(index, variation, *resized), index)
 
-    def view(self, index: int, number: int) -> Picture:
-        """The image in a view, with no labels."""
-        pixels, size, resized = self._read(index)
-        return Picture(pixels, size, self._images.variation_in_view(index, number, *resized), {}, index)
+    def reader(self, index: int, number: int) -> Callable[[], Picture]:
+        """A function that reads an image in a view."""
+        images = self._images
+        return partial(_read_view, images.paths[index], *images.draw_of_view(index, number), images.preprocess, index)
 
-    def collate(self, items: Sequence[Picture]) -> Pictures:
+    @staticmethod
+    def collate(items: Sequence[Picture]) -> Pictures:
         """Images as one batch."""
         pixels, sizes, variations, labels, numbers = map(list, zip(*items, strict=True))
-        rows = [image.permute(0, 2, 3, 1).flatten() for image in pixels if image is not None]
-        content = torch.cat(rows) if rows else torch.empty(0, dtype=torch.uint8)
+        read = [image for image in pixels if image is not None]
+        content = _joined(read) if read else torch.empty(0, dtype=torch.uint8)
         return Pictures(content, [image is not None for image in pixels], sizes, variations, default_collate(labels), numbers)
 
     def finish(self, batch: Pictures) -> tuple[Inputs, dict[str, Tensor]]:
         """The images as inputs (N, 3, S, S) on the device, and the labels of them."""
         content = batch.content.to(self._device, non_blocking=True)
-        keeps, place, pixels = len(content) <= self._room, 0, []
-        for index, is_read, (height, width) in zip(batch.numbers, batch.is_read, batch.sizes, strict=True):
-            if is_read:
-                row = content[place : place + 3 * height * width]
-                pixels.append(row.view(1, height, width, 3).permute(0, 3, 1, 2))
-                place += len(row)
-            else:
-                pixels.append(self._kept[index])
+        if not all(batch.is_read) or len(content) <= self._room:
+            content = self._keep(batch, content)
+        return of_images(prepare_images(content, batch.sizes, batch.variations, self._images.preprocess)), batch.labels
+
+    def _keep(self, batch: Pictures, content: Tensor) -> Tensor:
+        """All of a batch's images as one row of bytes: those that were read, and those that were kept; keeps more if it can."""
+        keeps, place, rows = len(content) <= self._room, 0, []
+        for number, is_read, (height, width) in zip(batch.numbers, batch.is_read, batch.sizes, strict=True):
+            rows.append(content[place : place + 3 * height * width] if is_read else self._kept[number])
+            place += len(rows[-1]) if is_read else 0
             if keeps and is_read:
-                self._kept[index] = pixels[-1]
-                self._sizes[index] = torch.tensor((height, width))
+                self._kept[number] = rows[-1]
+                self._sizes[number] = torch.tensor((height, width))
         self._room -= len(content) if keeps else 0
-        return of_images(prepare_images(pixels, batch.variations, self._images.preprocess)), batch.labels
+        return torch.cat(rows)
 
     def _read(self, index: int) -> tuple[Tensor | None, tuple[int, int], tuple[int, int]]:
         """An image's pixels, if the device lacks them, its height and width, and those that it is resized to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from heads.backbones.table import BACKBONES
-from heads.data.augmentation import STRENGTHS, Geometry, Variation, apply_geometry, draw_mirrored, draw_variation, erase, recolour
+from heads.data.augmentation import (
+    STRENGTHS,
+    Geometry,
+    Strength,
+    Variation,
+    apply_geometry,
+    draw_mirrored,
+    draw_variation,
+    erase,
+    recolour,
+)
 from heads.data.decoding import decode
 from heads.data.pixels import pixels_of
 from heads.data.preprocess import ImagePreprocess, Length, frame_of, normalise, resized_size
@@ -113,15 +124,15 @@ def build_draw(preprocess: ImagePreprocess, augment: Augment, flip: bool = False
     noise. `flip` mirrors every second one, left for right, also with `none`.
     """
     strength, size = STRENGTHS.get(augment), preprocess.image_size_px
+    return partial(_draw_varied, size, strength, flip) if strength else partial(_draw_plain, size, flip)
 
-    def plain(height: int, width: int, random: np.random.Generator) -> Variation:
-        return Variation(Geometry((height - size) // 2, size, (width - size) // 2, size, mirrored=draw_mirrored(flip, random)))
 
-    def varied(height: int, width: int, random: np.random.Generator) -> Variation:
-        assert strength
-        return draw_variation(height, width, size, strength, flip, random)
+def _draw_plain(size: int, flip: bool, height: int, width: int, random: np.random.Generator) -> Variation:
+    return Variation(Geometry((height - size) // 2, size, (width - size) // 2, size, mirrored=draw_mirrored(flip, random)))
 
-    return varied if strength else plain
+
+def _draw_varied(size: int, strength: Strength, flip: bool, height: int, width: int, random: np.random.Generator) -> Variation:
+    return draw_variation(height, width, size, strength, flip, random)
 
 
 def vary(resized: Tensor, variation: Variation, preprocess: ImagePreprocess) -> Tensor:

@@ -12,10 +12,10 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from heads.data.feeds import Feed, deliver
 from heads.data.loading import num_loader_workers
+from heads.data.readers import Job, run_jobs
 from heads.data.samples import Samples
 from heads.distributed import num_ranks, rank, sum_over_ranks
 from heads.features import FeatureStore, Key, TrunkFeatures
@@ -30,8 +30,8 @@ from heads.trunks.trunk import Trunk, take
 # on some processors.
 BATCH_SIZES = {"cpu": 16, "cuda": 128}
 # The most that a kill can lose: a shard is written when it has this many bytes, or its first sample is this old. Writing takes
-# twice as much memory.
-SHARD_BYTES = 32 * 2**20
+# twice as much memory. On a GPU it goes on beside the forward passes, but for the last shard, which is the smaller.
+SHARD_BYTES = {"cpu": 32 * 2**20, "cuda": 16 * 2**20}
 SHARD_SECONDS = 20.0
 
 
@@ -47,19 +47,6 @@ class ExtractionRequest:
     def keys(self) -> list[Key]:
         """The feature store's keys of the samples, in order."""
         return [Key(digest, self.view) for digest in self.dataset.digests]
-
-
-class _View(Dataset[Any]):
-    """The samples of a request, in its view, as the feed of a device reads them."""
-
-    def __init__(self, request: ExtractionRequest, device: torch.device) -> None:
-        self.feed, self._number = request.dataset.feed(device), request.view
-
-    def __len__(self) -> int:
-        return len(self.feed)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.feed.view(index, self._number)
 
 
 def count_missing(store: FeatureStore, trunk: Trunk, taps: Collection[Tap], digests: Sequence[str], view: int) -> int:
@@ -86,8 +73,7 @@ def extract(
     """
     trunk_features, num_forwarded = store.trunk(trunk.id), 0
     # Places are numbered through all splits and views, so that few batches are filled up.
-    views = [_View(request, device) for request in requests]
-    samples: ConcatDataset[Any] = ConcatDataset(views)
+    feeds = [request.dataset.feed(device) for request in requests]
     while True:
         lacking = _lacking(trunk_features, requests)
         # Every rank has looked before any writes, so that all share out the same samples.
@@ -95,7 +81,8 @@ def extract(
             return num_forwarded
         for taps, places in sorted(lacking.items()):
             mine = places[rank() :: num_ranks()]
-            batches = _read(samples, mine, views[0].feed, trunk.preprocess.batch_size(_most_together(device)), device)
+            readers = [_reader(requests, feeds, place) for place in mine]
+            batches = _read(feeds[0], readers, trunk.preprocess.batch_size(_most_together(device)), device)
             with _Writer(trunk_features, device, on_stored) as writer:
                 for part, shard in _run(build(), taps, batches, len(mine), precision) if mine else ():
                     writer.write([_key(requests, place) for place in mine[part]], shard)
@@ -119,9 +106,20 @@ def _lacking(trunk_features: TrunkFeatures, requests: Sequence[ExtractionRequest
 
 
 def _key(requests: Sequence[ExtractionRequest], place: int) -> Key:
-    for request in requests:
+    number, index = _locate(requests, place)
+    return Key(requests[number].dataset.digests[index], requests[number].view)
+
+
+def _reader(requests: Sequence[ExtractionRequest], feeds: Sequence[Feed], place: int) -> Job:
+    number, index = _locate(requests, place)
+    return feeds[number].reader(index, requests[number].view)
+
+
+def _locate(requests: Sequence[ExtractionRequest], place: int) -> tuple[int, int]:
+    """The number of the request that a place lies in, and the sample's number there."""
+    for number, request in enumerate(requests):
         if place < len(request.dataset):
-            return Key(request.dataset.digests[place], request.view)
+            return number, place
         place -= len(request.dataset)
     raise IndexError(place)
 
@@ -170,26 +168,20 @@ class _Writer:
             self._on_stored(number)
 
 
-def _read(
-    samples: Dataset[Any], places: Sequence[int], feed: Feed, batch_size: int, device: torch.device
-) -> Iterator[tuple[Tensor, int]]:
-    """The samples at these places in batches on the device, and how many each holds before it is filled up."""
-    loader: DataLoader[Any] = DataLoader(
-        Subset(samples, places),
-        batch_size=batch_size,
-        num_workers=num_loader_workers(device),
-        collate_fn=partial(_collate, feed, batch_size),
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),
-    )
-    for (_, length), inputs, _ in deliver(loader, lambda read: feed.finish(read[0]), device):
+def _read(feed: Feed, readers: Sequence[Job], batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, int]]:
+    """Samples in batches on the device, and how many each holds before it is filled up."""
+    parts = [readers[start : start + batch_size] for start in range(0, len(readers), batch_size)]
+    jobs = [partial(_read_batch, feed.collate, batch_size, part) for part in parts]
+    batches = run_jobs(jobs, num_loader_workers(device) if feed.is_costly else 0)
+    for (_, length), inputs, _ in deliver(batches, lambda read: feed.finish(read[0]), device):
         assert isinstance(inputs.features, Tensor)
         yield inputs.features, length
 
 
-def _collate(feed: Feed, batch_size: int, items: Sequence[Any]) -> tuple[Any, int]:
-    """The samples as one batch, filled up with the last one again, and how many they are."""
-    return feed.collate([*items, *[items[-1]] * (batch_size - len(items))]), len(items)
+def _read_batch(collate: Callable[[Sequence[Any]], Any], batch_size: int, readers: Sequence[Job]) -> tuple[Any, int]:
+    """Samples as one batch, filled up with the last one again, and how many they are."""
+    items = [read() for read in readers]
+    return collate([*items, *[items[-1]] * (batch_size - len(items))]), len(items)
 
 
 def _run(
@@ -200,11 +192,12 @@ def _run(
     first = num_bytes = end = 0
     start = monotonic()
     for batch, length in batches:
+        limit = SHARD_BYTES.get(batch.device.type, SHARD_BYTES["cpu"])
         rows = _forward(stages, taps, batch, precision)
         parts.append({name: tensor[:length] for name, tensor in rows.items()})
         num_bytes += sum(tensor.nbytes for tensor in parts[-1].values())
         end += length
-        if num_bytes >= SHARD_BYTES or monotonic() - start >= SHARD_SECONDS or end == num_samples:
+        if num_bytes >= limit or monotonic() - start >= SHARD_SECONDS or end == num_samples:
             ready = torch.cuda.current_stream(batch.device).record_event() if batch.is_cuda else None
             yield slice(first, end), partial(_joined, parts, ready)
             parts, first, num_bytes, start = [], end, 0, monotonic()

@@ -1,6 +1,8 @@
 """Images prepared in batches are those prepared one at a time: in training, extraction, prediction and an exported program."""
 
+import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,14 @@ from heads.data.images import ImagePreprocess, crop_centre, normalise, preproces
 from heads.data.loading import SampleLoader
 from heads.data.masks import Masks
 from heads.data.pixels import decode_pixels
+from heads.data.readers import run_jobs
+from heads.errors import ImageError
+from heads.features import FeatureStore
+from heads.model.model import build_backbone
+from heads.phases import Tap
+from heads.spec import Fit, Head, Variant
+from heads.trunks import extraction
+from heads.trunks.trunk import trunk_of
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 CPU = torch.device("cpu")
@@ -96,7 +106,7 @@ def test_a_batch_may_hold_several_views_and_is_split_if_it_is_large(files: list[
     images = ImageDataset(files, {}, preprocess, "light", digests=digests)
     monkeypatch.setattr("heads.data.device_images.MAX_PADDED_BYTES", 400_000)
     feed, places = ImageFeed(images, CPU, 0), [(number, view) for number in range(len(files)) for view in (1, 0, 2)]
-    inputs, labels = feed.finish(feed.collate([feed.view(*place) for place in places]))
+    inputs, labels = feed.finish(feed.collate([feed.reader(*place)() for place in places]))
     share, _ = differing(inputs.features, torch.stack([images.view(*place) for place in places]), preprocess)  # type: ignore[arg-type]
     assert share <= 1e-4
     assert labels == {}
@@ -109,7 +119,8 @@ def test_an_exported_program_prepares_alike(files: list[Path]) -> None:
         variations = [
             images.variation(number, *resized_size(*image.shape[-2:], preprocess)) for number, image in enumerate(pixels)
         ]
-        batched = prepare_images(pixels, variations, preprocess)
+        content = torch.cat([image.permute(0, 2, 3, 1).flatten() for image in pixels])
+        batched = prepare_images(content, [tuple(image.shape[-2:]) for image in pixels], variations, preprocess)
         for number, image in enumerate(pixels):
             by_program = normalise(crop_centre(resize(image, preprocess), preprocess), preprocess)
             assert differing(batched[number : number + 1], by_program, preprocess)[0] <= 4e-4, "one value of 12,288 is 0.8e-4"
@@ -143,3 +154,61 @@ def test_kept_images_are_read_once_and_batches_stay_the_same(
             assert read.tolist() == [expected] * len(files)
         else:
             assert {1, 3} == set(read.tolist()), "as many as there is room for are kept"
+
+
+def _own_process(fails: bool = False) -> int:
+    if fails:
+        raise ImageError("no picture")
+    return os.getpid()
+
+
+def test_reading_processes_keep_order_live_on_and_survive_a_bad_file() -> None:
+    first = list(run_jobs([_own_process, partial(int, 3), partial(str, "x")], 1))
+    assert first[1:] == [3, "x"]
+    with pytest.raises(ImageError, match="no picture"):
+        list(run_jobs([partial(_own_process, fails=True), *[partial(int, 1)] * 9], 1))
+    assert list(run_jobs([partial(int, 5), _own_process], 1)) == [5, first[0]]
+    assert first[0] != os.getpid()
+    assert list(run_jobs([_own_process], 0)) == [os.getpid()]
+
+
+def test_features_of_images_prepared_in_batches_are_those_of_single_ones(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = Fit(image_size_px=64, augment="light", views=2)
+    variant = Variant(backbone="resnet18", heads=(Head(target="kind"),), freeze="all", fit=fit)
+    digests, found, taps = [f"{number:032x}" for number in range(len(files))], [], (Tap(4, "pooled"),)
+    torch.manual_seed(0)
+    stages = build_backbone(variant, None).eval()
+    for single in (True, False):
+        images = ImageDataset(files, {}, preprocess_for("resnet18", 64), "light", digests=digests)
+        if not single:
+            monkeypatch.setattr(images, "feed", lambda device, images=images: ImageFeed(images, device, 0))
+            monkeypatch.setattr(extraction, "num_loader_workers", lambda device: 1)
+        store, trunk = FeatureStore(tmp_path / str(single)), trunk_of(variant, "none", CPU)
+        requests = [extraction.ExtractionRequest(images, view, taps) for view in (0, 1)]
+        extraction.extract(lambda: stages, trunk, requests, store, device=CPU, precision="fp32")
+        keys = [key for request in requests for key in request.keys]
+        found.append(store.trunk(trunk.id).open(keys, ["4:pooled"])[torch.arange(len(keys))]["4:pooled"])
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+    assert not torch.equal(found[0][: len(files)], found[0][len(files) :])
+
+
+def test_shards_written_beside_the_forward_pass_are_told_in_order_and_their_errors_raised() -> None:
+    class Features:
+        def __init__(self) -> None:
+            self.written: list[int] = []
+
+        def write(self, keys: list[int], rows: dict[str, int]) -> None:
+            if rows["tap"] < 0:
+                raise OSError("no space left")
+            self.written.append(rows["tap"])
+
+    features, told = Features(), []
+    with extraction._Writer(features, torch.device("cuda"), told.append) as writer:  # type: ignore[arg-type]
+        for number in range(3):
+            writer.write([0] * number, lambda number=number: {"tap": number})  # type: ignore[arg-type, misc]
+    assert features.written == told == [0, 1, 2]
+    with pytest.raises(OSError, match="no space"), extraction._Writer(features, torch.device("cuda"), told.append) as writer:  # type: ignore[arg-type]
+        writer.write([], lambda: {"tap": -1})  # type: ignore[dict-item, return-value]
+    assert told == [0, 1, 2]
