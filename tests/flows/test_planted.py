@@ -71,7 +71,9 @@ def reign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reign")
     with pytest.MonkeyPatch.context() as patched:
         nights = Nights(folder, patched)
-        assert nights.judge("00000001", table_of(folder, "00000001", CHAMPION, None)).verdict.promoted
+        assert nights.judge(
+            "00000001", table_of(folder, "00000001", CHAMPION, None), promotion={"guards": UNTRIED}
+        ).verdict.promoted
     return folder
 
 
@@ -89,13 +91,15 @@ def aliases(nights: Nights) -> dict[str, str]:
     return {alias: version.version for alias, version in nights.registry.current("m").items()}
 
 
-BLOCK: dict[str, object] = {"guards": dict.fromkeys(("worst_class", "worst_group", "calibration", "negative_flips"), "block")}
+# These candidates have no bundles that could be tried.
+UNTRIED = dict.fromkeys(("loads", "latency", "leaks"), "off")
+BLOCK = UNTRIED | dict.fromkeys(("worst_class", "worst_group", "calibration", "negative_flips"), "block")
 
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_challenger_gets_its_verdict_by_its_finding(nights: Nights, name: str) -> None:
     draw, sure, refused = PLANTED[name]
-    verdict = nights.judge("00000002", table_of(nights.folder, "00000002", draw(), sure), promotion=BLOCK).verdict
+    verdict = nights.judge("00000002", table_of(nights.folder, "00000002", draw(), sure), promotion={"guards": BLOCK}).verdict
     assert {one.guard for one in verdict.findings if not one.passed} == refused
     assert {"worst_class", "worst_group", "calibration", "negative_flips"} <= {one.guard for one in verdict.findings}
     assert verdict.promoted == (not refused)
@@ -106,7 +110,7 @@ def test_a_planted_challenger_gets_its_verdict_by_its_finding(nights: Nights, na
 
 def test_what_only_warns_is_said_and_keeps_nothing_from_promotion(nights: Nights) -> None:
     draw, sure, _ = PLANTED["better but for a group"]
-    verdict = nights.judge("00000002", table_of(nights.folder, "00000002", draw(), sure)).verdict
+    verdict = nights.judge("00000002", table_of(nights.folder, "00000002", draw(), sure), promotion={"guards": UNTRIED}).verdict
     assert verdict.promoted
     warning = next(reason for reason in verdict.reasons if reason.startswith("warning: "))
     assert warning.startswith("warning: worse accuracy than champion 1 on 1 group (at 5%, by Holm's rule over 4): south 0.")
