@@ -37,10 +37,12 @@ from flows.stages.promotion import promote
 from flows.stages.report import Report
 from flows.stages.report_text import leaderboard, verdict_text
 from flows.stages.scoring import score
-from flows.stages.session import Event, listening, open_session, stop_retraining
+from flows.stages.session import Event, listening, open_registry, open_session, stop_retraining
 from flows.stages.training import train
 from flows.surroundings import user_name
 from flows.sweep import end_gone
+
+DEPLOYED = ("nightly", "on-demand", "approve")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -164,8 +166,26 @@ def _slug(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeployment, RunnerDeployment]:
-    """A plan's two deployments: `nightly` on the cron, in local time, and `on-demand`. Raises ValueError on a wrong cron.
+@flow(name="approve", flow_run_name="approve-{name}", persist_result=False, log_prints=False)
+def approve(name: str, reason: str, version: str | None = None) -> str:
+    """Make a version that is proven, and waits for a person, the champion; returns its number.
+
+    Args:
+        name: The registered model's name.
+        reason: Why, in words that the ledger keeps.
+        version: The version that waits; None: the latest.
+    """
+    settings = read_settings()
+    prepare_process(settings)
+    approved = open_registry(settings, _asked_by()).approve(name, version, reason)
+    get_run_logger().info(f"{name}: version {approved.version} is the champion")
+    return approved.version
+
+
+def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeployment, ...]:
+    """A plan's deployments: `nightly` on the cron, in local time, `on-demand`, and `approve` where promotions are manual.
+
+    Raises ValueError on a wrong cron.
 
     They have no concurrency limit of Prefect's: a killed run would never give its slot back, and every later run would wait.
     The session's lock, which dies with its holder, keeps to one retraining of a name at a time.
@@ -181,9 +201,14 @@ def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeploy
     schedule = Cron(cron, timezone=get_localzone_name())
     nightly = named.to_deployment("nightly", schedule=schedule, description=f"Retrain {plan.name} every night.", **shared)
     by_hand = named.to_deployment("on-demand", description=f"Retrain {plan.name} now; the form is the plan.", **shared)
-    assert isinstance(nightly, RunnerDeployment), "called outside an event loop"
-    assert isinstance(by_hand, RunnerDeployment), "called outside an event loop"
-    return nightly, by_hand
+    made = [nightly, by_hand]
+    if plan.promotion.manual:
+        words = f"Make the version of {plan.name} that waits for approval the champion."
+        shared["parameters"] = {"name": plan.name}
+        made.append(approve.with_options(name=plan.name).to_deployment("approve", description=words, **shared))
+    served = tuple(each for each in made if isinstance(each, RunnerDeployment))
+    assert len(served) == len(made), "called outside an event loop"
+    return served
 
 
 def serve_deployments(served: Sequence[RunnerDeployment], on_known: Callable[[], object]) -> None:
@@ -201,7 +226,7 @@ def serve_deployments(served: Sequence[RunnerDeployment], on_known: Callable[[],
 
 def how_to_start(plans: Sequence[Plan], api: str) -> str:
     """Lines that list the deployments, and the whole command that starts one, with the address that Prefect's own hint lacks."""
-    served = ", ".join(f"{plan.name}/{which}" for plan in plans for which in ("nightly", "on-demand"))
+    served = ", ".join(f"{plan.name}/{which}" for plan in plans for which in DEPLOYED[: 2 + plan.promotion.manual])
     command = shlex.join([str(Path(sys.executable).with_name("prefect")), "deployment", "run", f"{plans[0].name}/on-demand"])
     return f"Serving {served}\nStart one in the browser, or by: PREFECT_API_URL={shlex.quote(api)} {command}"
 

@@ -216,7 +216,7 @@ class Verdict:
     """The gate's decision by a measure on a recipe's model: findings, their reasons in words, the paired test's figures.
 
     `level_spent` is the part of alpha that its look at the holdout took, 0 if it took none. A promotion that is not `superior`
-    only ruled out a loss by the policy's margin.
+    only ruled out a loss by the policy's margin. One that `waits` is proven, and a person has not approved it yet.
     """
 
     promoted: bool
@@ -227,6 +227,7 @@ class Verdict:
     recipe: str = ""
     level_spent: float = 0.0
     superior: bool = True
+    waits: bool = False
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ def _when(seconds: float) -> str:
 
 def _decision(entry: Entry) -> str:
     if entry.kind == "verdict":
-        return "promoted" if entry.promoted else "not promoted"
-    return "rolled back" if entry.kind == "rollback" else entry.kind
+        return "promoted" if entry.promoted else "proven, waits" if entry.waits else "not promoted"
+    return {"rollback": "rolled back", "approval": "approved", "rejection": "rejected"}.get(entry.kind, entry.kind)
 
 
 def _origin(entry: Entry) -> str:
@@ -72,6 +72,8 @@ def show(name: Name, workspace: Workspace = None, as_json: AsJson = False) -> No
         return screen.show_json(asdict(summary))
     if summary.moved_by_hand:
         screen.warn(summary.moved_by_hand)
+    if summary.waiting:
+        screen.note(f"Version {summary.waiting} is proven and waits: headstart models approve {name} --reason TEXT, or reject")
     rows = [
         [
             alias,
@@ -131,3 +133,21 @@ def rollback(
 
 for verb in (bundles.pull, bundles.publish, bundles.card):
     app.command()(verb)
+
+
+Waiting = Annotated[str | None, typer.Option("--version", metavar="VERSION", help="Left out: the latest that waits.")]
+Why = Annotated[str, typer.Option(help="Why, in words that the ledger keeps.")]
+
+
+@app.command()
+def approve(name: Name, reason: Why, version: Waiting = None, workspace: Workspace = None) -> None:
+    """Make a version that is proven, and waits for a person, the champion (plans with promotion.manual)."""
+    approved = _registry(workspace).approve(name, version, reason)
+    screen.note(f"{name}: version {approved.version} is the champion")
+
+
+@app.command()
+def reject(name: Name, reason: Why, version: Waiting = None, workspace: Workspace = None) -> None:
+    """Let a version that is proven wait no more; it is never promoted by itself."""
+    rejected = _registry(workspace).reject(name, version, reason)
+    screen.note(f"{name}: version {rejected.version} is rejected")

@@ -70,6 +70,10 @@ class Promotion(Value):
     margin: Annotated[float | None, Field(gt=0, lt=1), Number] = Field(
         None, description="With mode non_inferior: the loss in the measure that would be too much, such as 0.005."
     )
+    manual: bool = Field(
+        False,
+        description="Let a candidate that is proven wait for a person: headstart models approve, or the deployment approve.",
+    )
     group: Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)] = Field(
         None, description="The manifest column whose cells are the groups of the guard worst_group; empty: the column group."
     )

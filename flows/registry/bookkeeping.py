@@ -201,5 +201,6 @@ class Bookkeeping(Catalog):
             git_commit=judged.tags.get("headstart.git_commit", ""),
             level_spent=verdict.level_spent,
             superior=verdict.superior,
+            waits=verdict.waits,
             after_move=moves[-1] if moves else "",
         )

@@ -27,8 +27,8 @@ class Entry:
     """A decision on a version, made at `time` (seconds since 1970), with the champion's version before and after it.
 
     `asked_by` is who ran the command or the flow, `git_commit` the workspace's commit, `level_spent` the part of a verdict's
-    alpha that its look at the holdout took; entries of earlier versions lack them. `superior` is false of one
-    that was promoted as not worse by a margin. `after_move` is the id of the last move by
+    alpha that its look at the holdout took; entries of earlier versions lack them. `superior` is false of one that was promoted
+    as not worse by a margin, `waits` true of one that is proven and not approved yet. `after_move` is the id of the last move by
     another hand before it.
     """
 
@@ -52,6 +52,7 @@ class Entry:
     level_spent: float = 0.0
     after_move: str = ""
     superior: bool = True
+    waits: bool = False
 
     @property
     def id(self) -> str:

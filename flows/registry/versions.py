@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
 from flows.errors import AskedWrongly, Overtaken
 from flows.mlflow_connection import asking
 from flows.records import ModelVersion, Verdict
 from flows.registry import telling
-from flows.registry.bookkeeping import Bookkeeping
-from flows.registry.catalog import is_withdrawn
+from flows.registry.bookkeeping import Bookkeeping, State
+from flows.registry.catalog import WITHDRAWN_TAG, is_withdrawn
 from flows.registry.ledger import Entry
 from flows.registry.registering import Registering
 
 # As the champion that a verdict compared with: whoever it is.
 ANY = ""
+# The tag of a version that waits for approval, with the id of the entry that says it is proven.
+WAITS_TAG = "headstart.waits_for_approval"
 
 
 class Registry(Bookkeeping, Registering):
@@ -33,6 +39,8 @@ class Registry(Bookkeeping, Registering):
         entry = self._entry("verdict", judged, verdict, state.champion, state.champion, state.history)
         self._keep(entry)
         self._client.set_model_version_tag(name, judged.version, telling.VERDICT, telling.verdict_tag(verdict))
+        if verdict.waits:
+            self._client.set_model_version_tag(name, judged.version, WAITS_TAG, entry.id)
         return entry
 
     @asking
@@ -58,6 +66,63 @@ class Registry(Bookkeeping, Registering):
             self._client.set_model_version_tag(name, judged.version, telling.VERDICT, telling.verdict_tag(verdict))
             self._decide(entry)
         return self.find(name, judged.version)
+
+    @asking
+    def waiting(self, name: str) -> ModelVersion | None:
+        """The version that is proven better than the present champion and waits for approval, the latest; None if none does."""
+        state = self._state(name)
+        return next((version for version, entry in reversed(_waiting(state)) if _is_current(state, entry)), None)
+
+    @asking
+    def approve(self, name: str, version: str | None, reason: str) -> ModelVersion:
+        """Make the version that waits for approval, or the waiting `version`, the champion; the ledger keeps the `reason`.
+
+        Raises AskedWrongly if it does not wait, the reason is empty, or another version became champion since it was judged,
+        BundleError if its bundle is not the one that was judged.
+        """
+        with self.alone(name):
+            self._refuse_unknown(name)
+            settled = self._settle(self._state(name))
+            if settled and settled.kind == "approval" and version in (None, settled.version):
+                return self.find(name, settled.version)  # it was cut short, and is finished now
+            state = self._state(name)
+            judged, proven = _pick(name, state, version, reason)
+            if not _is_current(state, proven):
+                raise AskedWrongly(
+                    f"version {judged.version} of {name} was compared with {_called(proven.champion_before)}, and "
+                    f"{_called(state.champion)} is champion now; the next retraining compares with that one"
+                )
+            with tempfile.TemporaryDirectory(prefix="headstart-approve-") as folder:
+                self.pull(name, judged.version, Path(folder) / "bundle")
+            verdict = Verdict(True, (f"approved by hand: {reason.strip()}",), {}, (), proven.metric, proven.recipe)
+            verdict = replace(verdict, superior=proven.superior)
+            self._client.set_model_version_tag(name, judged.version, telling.VERDICT, telling.verdict_tag(verdict))
+            self._decide(self._entry("approval", judged, verdict, state.champion, judged.version, state.history))
+            self._client.delete_model_version_tag(name, judged.version, WAITS_TAG)
+        return self.find(name, judged.version)
+
+    @asking
+    def reject(self, name: str, version: str | None, reason: str) -> ModelVersion:
+        """Let the version that waits for approval, or the waiting `version`, wait no more; it is never promoted by itself.
+
+        Raises AskedWrongly if it does not wait, or the reason is empty.
+        """
+        with self.alone(name):
+            self._refuse_unknown(name)
+            state = self._state(name)
+            judged, proven = _pick(name, state, version, reason)
+            verdict = Verdict(False, (f"rejected by hand: {reason.strip()}",), {}, (), proven.metric, proven.recipe)
+            self._keep(self._entry("rejection", judged, verdict, state.champion, state.champion, state.history))
+            self._client.set_model_version_tag(name, judged.version, telling.VERDICT, telling.verdict_tag(verdict))
+            self._client.set_model_version_tag(name, judged.version, WITHDRAWN_TAG, "true")
+            if "challenger" in judged.aliases:
+                self._move(name, {"challenger": None})
+            self._client.delete_model_version_tag(name, judged.version, WAITS_TAG)
+        return self.find(name, judged.version)
+
+    def _refuse_unknown(self, name: str) -> None:
+        if not self.versions(name):
+            self.find(name, "champion")
 
     @asking
     def set_challenger(self, name: str, version: str) -> ModelVersion:
@@ -99,3 +164,32 @@ class Registry(Bookkeeping, Registering):
         raise AskedWrongly(
             f"version {version} of {name} is no earlier champion that may come back (one taken back may not); allowed: {names}"
         )
+
+
+def _waiting(state: State) -> list[tuple[ModelVersion, Entry]]:
+    """The versions that wait for approval, each with the entry that says that it is proven, oldest first."""
+    entries = {entry.id: entry for entry in state.history}
+    versions = sorted(state.versions.values(), key=lambda version: int(version.version))
+    tagged = ((version, entries.get(version.tags.get(WAITS_TAG, ""))) for version in versions)
+    return [(version, entry) for version, entry in tagged if entry]
+
+
+def _is_current(state: State, proven: Entry) -> bool:
+    return proven.champion_before == state.champion
+
+
+def _pick(name: str, state: State, version: str | None, reason: str) -> tuple[ModelVersion, Entry]:
+    """The version that waits, by default the latest; raises AskedWrongly if it does not, or there is no reason."""
+    if not reason.strip():
+        raise AskedWrongly("the reason is empty; say why, in words that the ledger keeps: --reason TEXT")
+    waiting = _waiting(state)
+    found = [pair for pair in waiting if version in (None, pair[0].version)]
+    if not found:
+        which = f"version {version} of {name} does not wait" if version else f"no version of {name} waits"
+        names = ", ".join(one.version for one, _ in waiting) or "none"
+        raise AskedWrongly(f"{which} for approval; waiting: {names} (a plan with promotion.manual lets proven ones wait)")
+    return found[-1]
+
+
+def _called(champion: str | None) -> str:
+    return f"version {champion}" if champion else "no champion"

@@ -43,7 +43,7 @@ def _serve(request: dict[str, Any]) -> int:
 
     plans = [parse_plan(plan) for plan in request["plans"]]
     try:
-        served = [pair for plan in plans for pair in pipeline.deployments(plan, request["cron"], request["source"])]
+        served = [each for plan in plans for each in pipeline.deployments(plan, request["cron"], request["source"])]
     except ValueError as error:
         sys.stderr.write(f"Prefect does not take --cron {request['cron']!r}: {error}\n")
         return ASKED_WRONGLY

@@ -24,7 +24,8 @@ class VersionSummary:
 class ModelSummary:
     """A model's champion, the one before it and the present challenger, None if there is no such version.
 
-    `moved_by_hand` says how the champion differs from the ledger's last decision, None if it does not.
+    `moved_by_hand` says how the champion differs from the ledger's last decision, None if it does not; `waiting` is the version
+    that is proven and waits for approval.
     """
 
     name: str
@@ -32,6 +33,7 @@ class ModelSummary:
     previous: VersionSummary | None
     challenger: VersionSummary | None
     moved_by_hand: str | None = None
+    waiting: str | None = None
 
 
 def describe_model(registry: Registry, name: str) -> ModelSummary:
@@ -39,9 +41,11 @@ def describe_model(registry: Registry, name: str) -> ModelSummary:
     current = registry.current(name)
     if not current:
         registry.find(name, "champion")
-    moved = registry.moved_by_hand(name)
+    moved, waiting = registry.moved_by_hand(name), registry.waiting(name)
     champion, previous, challenger = (_summary(current.get(alias)) for alias in ("champion", "previous", "challenger"))
-    return ModelSummary(name, champion, previous, challenger, moved.reasons[0] if moved else None)
+    return ModelSummary(
+        name, champion, previous, challenger, moved.reasons[0] if moved else None, waiting.version if waiting else None
+    )
 
 
 def _summary(version: ModelVersion | None) -> VersionSummary | None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from flows import dataset
 from flows import plan as plans
 from flows.errors import Overtaken
+from flows.gate import Account
 from flows.records import DataVersion, Finding, ModelVersion, Verdict
 from flows.registry import Registry, is_withdrawn
 from flows.stages.session import RetrainingSession
@@ -20,25 +21,12 @@ from heads.errors import BundleError
 def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> Promotion:
     """Judge the candidate, register it, and make it champion or challenger as the verdict says; the ledger keeps the verdict."""
     from flows import gate
-    from flows.stages.account import account_of
 
     name, candidate, champion = session.plan.name, scores.candidate, scores.champion
     versions = {version.version: version for version in session.registry.versions(name)}
     own = [version for version in versions.values() if version.tags.get("headstart.work_key") == candidate.key]
     recipe = plans.recipe_key(session.plan, [work.variant for work in work_plan.works])
     rules = session.plan.promotion
-    account = gate.Account()
-    if champion:
-        account = account_of(
-            session.registry.history(name),
-            versions,
-            champion,
-            session.settings.storage,
-            metric=work_plan.metric,
-            recipe=recipe,
-            work_key=candidate.key,
-            anchor=(scores.anchor or champion).version if rules.margin is not None else None,
-        )
     case = gate.Case(
         scores.table,
         scores.champion_table,
@@ -46,7 +34,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         majority=majority_classes(work_plan.version),
         withdrawn=any(is_withdrawn(version) for version in own),
         champion_name=f"champion {champion.version}" if champion else "",
-        account=account,
+        account=_account(session, work_plan, scores, recipe),
         recipe=recipe,
         anchor=scores.anchor_table,
         anchor_name=f"version {scores.anchor.version}, the last that was promoted as superior" if scores.anchor else "",
@@ -59,31 +47,66 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         return Promotion(verdict, champion)
     session.say("Registering the candidate")
     try:
-        version = session.registry.register(
-            name,
-            bundle=candidate.bundle,
-            run_id=str(candidate.run_id),
-            work_key=candidate.key,
-            variant_id=candidate.variant.variant_id,
-            data_version=work_plan.version.digest,
-            git_commit=dataset.head_commit(session.settings.workspace),
-            metrics=scores.table.metrics,
-        )
+        version = _register(session, work_plan, scores)
     except BundleError:
         # What no consumer could load is no version, and the verdict says so already.
         if verdict.promoted:
             raise
         return Promotion(verdict, None)
-    return carry_out(session.registry, version, verdict, over=champion.version if champion else None)
+    over = champion.version if champion else None
+    return carry_out(session.registry, version, verdict, over, manual=rules.manual)
 
 
-def carry_out(registry: Registry, version: ModelVersion, verdict: Verdict, over: str | None) -> Promotion:
+def _register(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> ModelVersion:
+    candidate = scores.candidate
+    return session.registry.register(
+        session.plan.name,
+        bundle=candidate.bundle,
+        run_id=str(candidate.run_id),
+        work_key=candidate.key,
+        variant_id=candidate.variant.variant_id,
+        data_version=work_plan.version.digest,
+        git_commit=dataset.head_commit(session.settings.workspace),
+        metrics=scores.table.metrics,
+    )
+
+
+def _account(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, recipe: str) -> Account:
+    """What was asked before about challengers of the champion, or, with a margin, of the version that losses are counted from."""
+    from flows.stages.account import account_of
+
+    champion, name = scores.champion, session.plan.name
+    if champion is None:
+        return Account()
+    return account_of(
+        session.registry.history(name),
+        {version.version: version for version in session.registry.versions(name)},
+        champion,
+        session.settings.storage,
+        metric=work_plan.metric,
+        recipe=recipe,
+        work_key=scores.candidate.key,
+        anchor=(scores.anchor or champion).version if session.plan.promotion.margin is not None else None,
+    )
+
+
+def carry_out(
+    registry: Registry, version: ModelVersion, verdict: Verdict, over: str | None, *, manual: bool = False
+) -> Promotion:
     """Make the version champion or challenger as the verdict says, which compared it with the champion `over`.
 
-    If that is champion no more, the version has lost, whatever the verdict: it becomes the challenger, and nothing of the new
-    champion's account is spent.
+    If promotions are `manual`, a version that is proven waits for a person, as the challenger; none takes its place but one that
+    is proven, too. If the champion is another one by now, the version has lost, whatever the verdict: it becomes the challenger,
+    and nothing of the new champion's account is spent.
     """
     name, number = version.name, version.version
+    waiting = registry.waiting(name)
+    if manual and verdict.promoted:
+        words = f"proven, waits for approval: headstart models approve {name} --version {number} --reason TEXT"
+        verdict = replace(verdict, promoted=False, waits=True, reasons=(words, *verdict.reasons))
+    elif waiting and waiting.version != number:
+        words = f"version {waiting.version} is proven, and waits for approval"
+        verdict = replace(verdict, reasons=(*verdict.reasons, words))
     try:
         if verdict.promoted:
             return Promotion(verdict, registry.promote(name, number, verdict, over))
@@ -92,9 +115,17 @@ def carry_out(registry: Registry, version: ModelVersion, verdict: Verdict, over:
         words = str(error)
         findings = (Finding("still_champion", False, words), *verdict.findings)
         verdict = replace(
-            verdict, promoted=False, reasons=(words, *verdict.reasons), figures={}, findings=findings, level_spent=0.0
+            verdict,
+            promoted=False,
+            waits=False,
+            reasons=(words, *verdict.reasons),
+            figures={},
+            findings=findings,
+            level_spent=0.0,
         )
         registry.record(name, number, verdict)
+    if waiting and waiting.version != number and not verdict.waits and registry.waiting(name):
+        return Promotion(verdict, registry.find(name, number))
     return Promotion(verdict, registry.set_challenger(name, number))
 
 

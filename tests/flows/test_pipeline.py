@@ -50,6 +50,20 @@ def test_how_to_start_a_deployment_is_told_once_prefect_knows_it(monkeypatch: py
     assert asked == ["limit 2", "nightly", "on-demand", "told", "start"]
 
 
+def test_a_plan_with_manual_promotion_has_a_deployment_that_approves() -> None:
+    from flows import pipeline
+
+    served = pipeline.deployments(parse_plan({"name": "pets", "promotion": {"manual": True}}), "0 2 * * *", None)
+    assert [each.name for each in served] == ["nightly", "on-demand", "approve"]
+    assert (served[2].flow_name, served[2].parameters) == ("pets", {"name": "pets"})
+    assert served[2].entrypoint == "flows.pipeline.approve"
+    assert "reason" in served[2]._parameter_openapi_schema.required
+    told = pipeline.how_to_start(
+        [parse_plan({"name": "pets", "promotion": {"manual": True}}), parse_plan({"name": "cats"})], "http://127.0.0.1:4200"
+    )
+    assert told.startswith("Serving pets/nightly, pets/on-demand, pets/approve, cats/nightly, cats/on-demand\n")
+
+
 BEGIN = """
 from flows import pipeline, prefect_server
 from flows.errors import Unreachable

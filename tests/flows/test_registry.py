@@ -535,6 +535,23 @@ def test_the_ledger_keeps_every_verdict_once_and_survives_either_copy(place: Pla
     assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == [e.id for e in told]
 
 
+def test_a_bundle_that_is_not_the_one_that_was_judged_is_not_approved(
+    place: Place, first: ModelVersion, name: str, tmp_path: Path
+) -> None:
+    registry = place.registry()
+    add(place, first, name, "a")
+    registry._client.set_model_version_tag(
+        name, "1", "headstart.bundle_digest", bundles.digest(other_bundle(tmp_path / "judged"))
+    )
+    registry.record(name, "1", Verdict(False, ("proven",), waits=True))
+    assert "headstart.waits_for_approval" in registry.find(name, "1").tags
+    with pytest.raises(BundleError):
+        registry.approve(name, None, "why")
+    assert registry.current(name) == {}
+    registry._client.set_model_version_tag(name, "1", "headstart.bundle_digest", bundles.digest(place.bundle))
+    assert registry.approve(name, None, "why").aliases == ("champion",)
+
+
 def test_the_ledger_of_an_unknown_model_says_what_is_known(place: Place, first: ModelVersion) -> None:
     with pytest.raises(AskedWrongly, match="digits"):
         place.registry().history("cats")

@@ -8,7 +8,7 @@ from flows.errors import AskedWrongly
 from flows.gate.case import Case, rows_of
 from flows.records import Finding, ScoreTable
 
-WITHDRAWN = "a person rolled this very model back; it is not promoted again by itself"
+WITHDRAWN = "a person rolled this very model back or rejected it; it is not promoted again by itself"
 
 
 def comparable(case: Case) -> Finding | None:
