@@ -78,12 +78,19 @@ def publish(
     return None
 
 
-def card(model: Model, workspace: Workspace = None, as_json: AsJson = False) -> None:
-    """Print a model's card: what it is, what it was measured to do, and how to use it."""
+def card(
+    model: Model,
+    raw: Annotated[bool, typer.Option("--raw", help="The Markdown as it is written.")] = False,
+    workspace: Workspace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a version's card: verdict, data, measures with intervals, reliability, how to load it, licence of the weights."""
+    from rich.markdown import Markdown
+
     from flows.stages.session import open_registry
 
     name, _, which = model.partition("@")
     text = open_registry(settings_of(workspace)).card(name, which or "champion")
     if as_json:
         return screen.show_json({"name": name, "which": which or "champion", "card": text})
-    return screen.out.print(text, markup=False, soft_wrap=True)
+    return screen.out.print(text, markup=False, soft_wrap=True) if raw else screen.out.print(Markdown(text))

@@ -17,7 +17,7 @@ from flows.dataset.store import Store, open_store
 from flows.errors import AskedWrongly, Busy, HeadstartError
 from flows.files import write_whole
 from flows.manifest import MASK_TABLE, NAME, class_counts, split_counts
-from flows.records import DataVersion
+from flows.records import DataVersion, Sample
 from flows.workspace import DATA, md5_of, writing
 
 __all__ = [
@@ -116,6 +116,11 @@ def read_version(workspace: Path) -> DataVersion:
             "or go back to the last one that is (`headstart data checkout HEAD`)"
         )
     return DataVersion(digest, revision, samples, workspace / DATA, store.folders, store.masks(digest))
+
+
+def read_samples(workspace: Path, digest: str) -> tuple[Sample, ...]:
+    """The samples of a data version. Raises AskedWrongly if its manifest is not on this machine."""
+    return open_store(open_workspace(workspace)).samples(digest)
 
 
 def history(workspace: Path) -> list[VersionRecord]:

@@ -9,6 +9,7 @@ from flows.pictures.bars import iou_bars, leaderboard
 from flows.pictures.confusions import confusion_matrix
 from flows.pictures.curves import freeze_map, learning_curves
 from flows.pictures.examples import KINDS, mask_examples
+from flows.pictures.reliability import reliability_diagram
 from flows.pictures.samples import sample_images
 from flows.work_folder import WorkResult
 from heads.catalogue import BACKBONE_STAGES, TASK_FACTS
@@ -21,6 +22,8 @@ __all__ = [
     "leaderboard",
     "learning_curves",
     "mask_examples",
+    "picture_file",
+    "reliability_diagram",
     "sample_images",
 ]
 
@@ -39,17 +42,18 @@ def draw_variant(result: WorkResult, work_root: Path | None = None) -> dict[str,
         pictures["freeze_map.png"] = freeze_map(frozen, BACKBONE_STAGES[variant["backbone"]], variant["freeze"])
     for target, matrix in result.confusion.items():
         names, is_mask = result.classes[target], TASK_FACTS[tasks.get(target, "classification")].tells == "pixels"
-        pictures[_file("confusion", target)] = confusion_matrix(matrix, names, target, of_pixels=is_mask)
+        pictures[picture_file("confusion", target)] = confusion_matrix(matrix, names, target, of_pixels=is_mask)
         if is_mask:
-            pictures[_file("iou", target)] = iou_bars(matrix, names, target)
+            pictures[picture_file("iou", target)] = iou_bars(matrix, names, target)
     folder = work_root / result.work_key if work_root else None
     for target in tasks:
         examples = [example for example in result.examples or () if example.target == target]
-        if examples and folder and all((folder / getattr(one, kind)).is_file() for one in examples for kind in KINDS):
-            pictures[_file("examples", target)] = mask_examples(folder, examples, target)
+        if examples and folder and all((folder / getattr(one, kind)).ispicture_file() for one in examples for kind in KINDS):
+            pictures[picture_file("examples", target)] = mask_examples(folder, examples, target)
     return pictures
 
 
-def _file(kind: str, target: str) -> str:
+def picture_file(kind: str, target: str) -> str:
+    """The name of a target's picture of this kind."""
     name = re.sub(r"[^\w.\-]", "_", target)
     return f"{kind}_{name}.png"

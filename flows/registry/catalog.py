@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ALIASES = ("champion", "previous", "challenger")
 BUNDLE_TAG = "headstart.bundle_digest"
+RUN_TAG = "headstart.run_id"
+CARDS = "cards"
 WITHDRAWN_TAG = "headstart.withdrawn"
 
 
@@ -120,8 +122,32 @@ class Catalog:
 
     @asking
     def card(self, name: str, which: str) -> str:
-        """The model card, in Markdown, of the version with this number or alias."""
-        return self._read(self.find(name, which), "card.md").decode()
+        """The card, in Markdown, of the version with this number or alias; the bundle's own if none was written of it.
+
+        Earlier Headstarts wrote none.
+        """
+        from mlflow.artifacts import download_artifacts
+
+        version = self.find(name, which)
+        if card_file(version) not in self._run_files(version, CARDS):
+            return self._read(version, "card.md").decode()
+        with tempfile.TemporaryDirectory(prefix="headstart-card-") as made:
+            where = f"runs:/{version.tags[RUN_TAG]}/{card_file(version)}"
+            return Path(download_artifacts(where, dst_path=made, tracking_uri=self.address)).read_text(encoding="utf-8")
+
+    @asking
+    def pictures(self, version: ModelVersion) -> tuple[str, ...]:
+        """The names of the pictures in the version's run."""
+        return tuple(file.rpartition("/")[2] for file in self._run_files(version, "pictures"))
+
+    def _run_files(self, version: ModelVersion, folder: str) -> list[str]:
+        run_id = version.tags.get(RUN_TAG)
+        try:
+            return sorted(file.path for file in self._client.list_artifacts(run_id, folder)) if run_id else []
+        except Exception as error:
+            if is_missing(error):  # the run was deleted
+                return []
+            raise
 
     @asking
     def bundle_digest(self, version: ModelVersion) -> str | None:
@@ -166,6 +192,11 @@ class _Downloads:
 
         with tempfile.TemporaryDirectory(dir=file.parent) as made:
             os.replace(download_artifacts(f"{self.place}/{name}", dst_path=made, tracking_uri=self.address), file)
+
+
+def card_file(version: ModelVersion) -> str:
+    """The path of a version's card among the files of its run."""
+    return f"{CARDS}/{version.name}-{version.version}.md"
 
 
 def is_withdrawn(version: ModelVersion) -> bool:

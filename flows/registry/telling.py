@@ -43,12 +43,12 @@ def describe_version(card: str, metrics: Mapping[str, float]) -> str:
     """A version's description: its measures on the holdout in a line, then its card, in Markdown."""
     measures = ", ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:12])
     more = f" and {len(metrics) - 12} more" if len(metrics) > 12 else ""
-    return _fitting(f"**On the holdout:** {measures}{more}\n\n{card}" if measures else card)
+    return fitting(f"**On the holdout:** {measures}{more}\n\n{card}" if measures else card)
 
 
 def describe_model(version: str, described: str) -> str:
     """A registered model's description: the version of its champion, and that version's description."""
-    return _fitting(f"**Champion: version {version}.** Retrained and promoted by Headstart.\n\n{described}")
+    return fitting(f"**Champion: version {version}.** Retrained and promoted by Headstart.\n\n{described}")
 
 
 def is_ours(description: str | None, tags: Mapping[str, Any]) -> bool:
@@ -61,11 +61,11 @@ def hash_of(description: str) -> str:
     return hashlib.sha256(description.encode()).hexdigest()[:16]
 
 
-def _fitting(text: str) -> str:
-    """The text, or as many of its lines as fit into a description, and a line on where the rest is."""
+def fitting(text: str, where: str = "bundle/card.md") -> str:
+    """The text, or as many of its lines as fit into a description, and a line on the file that the rest is in."""
     if len(text) <= DESCRIPTION_CHARS:
         return text
-    rest = "\n\n… the whole card is `bundle/card.md` among this version's files."
+    rest = f"\n\n… the whole card is `{where}` among this version's files."
     # A block of code that is cut must not swallow what follows.
     kept = _whole_lines(text.splitlines(), DESCRIPTION_CHARS - len(rest) - 4)
     return kept + ("\n```" if kept.count("```") % 2 else "") + rest

@@ -11,7 +11,7 @@ from flows.mlflow_connection import asking
 from flows.records import ModelVersion, Verdict
 from flows.registry import telling
 from flows.registry.bookkeeping import Bookkeeping, State
-from flows.registry.catalog import WITHDRAWN_TAG, is_withdrawn
+from flows.registry.catalog import RUN_TAG, WITHDRAWN_TAG, card_file, is_withdrawn
 from flows.registry.ledger import Entry
 from flows.registry.registering import Registering
 
@@ -129,6 +129,15 @@ class Registry(Bookkeeping, Registering):
         """Make the version the challenger: registered and judged, not promoted."""
         self._move(name, {"challenger": self.find(name, version).version})
         return self.find(name, version)
+
+    @asking
+    def describe(self, version: ModelVersion, card: str) -> None:
+        """Make a card the version's: whole among the files of its run, as far as it fits as its description in MLflow."""
+        if run_id := version.tags.get(RUN_TAG):
+            self._client.log_text(run_id, card, card_file(version))
+        self._client.update_model_version(version.name, version.version, telling.fitting(card, card_file(version)))
+        if self._aliases(version.name).get("champion") == version.version:
+            self._describe(version.name, version.version)
 
     @asking
     def rollback(self, name: str, to: str | None = None, reason: str = "") -> ModelVersion:

@@ -29,6 +29,7 @@ from flows.stages.report import (
 from flows.stages.report_text import leaderboard
 from flows.stages.session import RetrainingSession, open_registry
 from flows.stages.values import Promotion, Scores, WorkPlan
+from flows.stages.version_card import keep_card
 
 
 def close(
@@ -53,6 +54,7 @@ def close(
     chosen = next(i for i, row in enumerate(rows) if str(row["state"]).startswith("candidate"))
     pictures = {"leaderboard.png": draw_leaderboard(names, values, work_plan.metric, chosen)}
     pictures |= flip_pictures(work_plan, scores, promotion.verdict)
+    pictures |= keep_card(session, work_plan, scores, promotion)
     session.tracker.close_retraining(
         trained.run_id, "FINISHED", leaderboard=rows, verdict=promotion.verdict, metrics=measures, pictures=pictures
     )

@@ -7,6 +7,13 @@ from dataclasses import dataclass
 
 from torchvision.models import WeightsEnum
 
+# As torchvision's own notes on its pretrained models say; nothing more is known of these files.
+LICENCE = (
+    "Its first weights are {weights} of torchvision's {backbone}, trained on ImageNet. torchvision's code has the BSD-3-Clause "
+    "licence; its pretrained weights may have terms of their own, derived from the data set that they were trained on, and "
+    "torchvision leaves it to whoever uses them to find out whether that is permitted."
+)
+
 
 @dataclass(frozen=True)
 class SeenImages:

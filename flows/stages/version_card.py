@@ -1,0 +1,94 @@
+"""The card of a version that was judged: what it tells is gathered here, and kept where MLflow shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flows import dataset
+from flows import plan as plans
+from flows.errors import HeadstartError
+from flows.records import ModelVersion, Sample, Verdict, Weights
+from flows.stages.card_text import CardFacts, TargetStanding, write_version_card
+from flows.stages.session import RetrainingSession
+from flows.stages.values import Promotion, Scores, WorkPlan
+
+
+def keep_card(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, promotion: Promotion) -> dict[str, bytes]:
+    """Write the card of the version that was judged, and give its reliability diagrams by file name.
+
+    Nothing is written if no version was registered for the candidate.
+    """
+    version = promotion.model
+    if version is None or version.tags.get("headstart.work_key") != scores.candidate.key:
+        return {}
+    standings = _standings(work_plan, scores, promotion.verdict)
+    work = next(work for work in work_plan.works if work.key == scores.candidate.key)
+    facts = CardFacts(
+        name=version.name,
+        version=version.version,
+        verdict=promotion.verdict,
+        data_version=work_plan.version.digest,
+        git_commit=version.tags.get("headstart.git_commit", "unknown"),
+        samples=work_plan.version.samples,
+        before=_before(session, scores.champion),
+        champion=scores.champion.version if scores.champion else None,
+        standings=standings,
+        licence=_licence(work.variant.backbone, work.weights),
+        bundle_card=(scores.candidate.bundle / "card.md").read_text(encoding="utf-8"),
+        run_id=version.tags.get("headstart.run_id", ""),
+        files={sample.digest: sample.file for sample in work_plan.version.samples if sample.split == "test"},
+        pictures=session.registry.pictures(version),
+    )
+    session.registry.describe(version, write_version_card(facts))
+    return _diagrams(standings)
+
+
+def _standings(work_plan: WorkPlan, scores: Scores, verdict: Verdict) -> tuple[TargetStanding, ...]:
+    """How each target is read; nothing while the gate gathers evidence, and says nothing of how the holdout is read."""
+    from flows.gate import standing
+
+    if scores.champion and "gain" not in verdict.figures:
+        return ()
+    groups = plans.groups_of(work_plan.plan, work_plan.version)
+    table = scores.table
+    found = []
+    for target, task in table.tasks.items():
+        measures = {name.rpartition("/")[2]: value for name, value in table.metrics.items() if name.rpartition("/")[0] == target}
+        rows = tuple(row for row in table.rows if row.target == target and not row.pixels and task != "segmentation")
+        accuracies = standing.accuracies(table, target, groups)
+        found.append(TargetStanding(target, measures, accuracies, standing.reliability(table, target), rows))
+    return tuple(found)
+
+
+def _before(session: RetrainingSession, champion: ModelVersion | None) -> Sequence[Sample] | None:
+    digest = champion.tags.get("headstart.data_version") if champion else None
+    try:
+        return dataset.read_samples(session.settings.workspace, digest) if digest else None
+    except HeadstartError:
+        return None
+
+
+def _licence(backbone: str, weights: Weights) -> str:
+    from heads.backbones import BACKBONES
+    from heads.backbones.source import LICENCE
+
+    source = BACKBONES[backbone].source
+    if weights.path is None:
+        return "It was trained from random weights: none of others are in it."
+    if source and weights.digest.startswith(source.digest):
+        return LICENCE.format(backbone=backbone, weights=source.name)
+    return (
+        f"Its first weights are those of a file that the plan names (sha256 {weights.digest}): their licence is that of the file."
+    )
+
+
+def _diagrams(standings: Sequence[TargetStanding]) -> dict[str, bytes]:
+    from flows.pictures import picture_file, reliability_diagram
+
+    return {
+        picture_file("reliability", one.target): reliability_diagram(
+            [(each.low, each.high, each.num_answers, each.probability, each.right) for each in one.bins], one.target
+        )
+        for one in standings
+        if one.bins
+    }
