@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -18,13 +19,16 @@ from statsmodels.stats.proportion import proportion_confint
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from flows.gate import Case, Policy, decide
+from flows.gate.bootstrap import resample
 from flows.gate.guards.calibration import calibration
 from flows.gate.guards.negative_flips import negative_flips
 from flows.gate.guards.worst_class import worst_class
 from flows.gate.guards.worst_group import worst_group
+from flows.gate.measures import Answers, measure_of
 from flows.gate.parts import holm, least_samples, pool_small
 from flows.gate.reliability import calibration_error, gaps_of
 from flows.records import Finding, ScoreTable, Severity, Verdict
+from flows.registry import Entry
 from heads.catalogue import Task
 from heads.tasks.rows import Scored
 
@@ -272,3 +276,39 @@ def test_a_verdict_says_in_order_what_each_guard_found() -> None:
     assert [one.guard for one in verdict.findings] == names
     assert [one.blocks for one in verdict.findings] == [True, True, False, False, False, False]
     assert repr(verdict) == repr(verdict_of(rows_of(truths, new), rows_of(truths, old), groups)), "a verdict repeats exactly"
+
+
+def test_the_paired_bootstrap_gives_the_percentiles_of_scipy() -> None:
+    random = np.random.default_rng(9)
+    ones = np.ones((300, 1))
+    hits = [(random.random((300, 1)) < share).astype(float) for share in (0.85, 0.75)]
+    new, old = (measure_of("multilabel", "accuracy", Answers(ones, each, each)) for each in hits)
+    found = resample(new, old, num_samples=300, num_differing=300, seed=0)
+    rows = [each[:, 0] for each in hits]
+    expected = bootstrap(rows, lambda a, b, axis: (a - b).mean(axis=axis), paired=True, method="percentile", rng=0)
+    assert found.gain.value == pytest.approx(rows[0].mean() - rows[1].mean())
+    assert [found.gain.low, found.gain.high] == pytest.approx([*expected.confidence_interval], abs=0.005)
+
+
+@pytest.mark.parametrize("num", [1, 2])
+@pytest.mark.parametrize("right", [(True, True), (True, False), (False, True), (False, False)])
+def test_guards_judge_a_holdout_of_one_or_two_samples(num: int, right: tuple[bool, bool]) -> None:
+    truths = np.full(num, "ant")
+    new, old = (rows_of(truths, np.full(num, "ant" if ok else "bee"), 1.0) for ok in right)
+    case = case_of(new, old, {f"{i:032x}": str(i) for i in range(num)})
+    verdict = decide(case)
+    assert not verdict.promoted
+    for finding in verdict.findings:
+        assert all(np.isfinite(value) for value in finding.figures.values()), finding
+    alone = {finding.guard: finding for finding in decide(case_of(new, None)).findings}
+    assert alone["calibration"].figures["ece"] == (0.0 if right[0] else 1.0)
+
+
+def test_a_finding_that_was_written_before_guards_could_warn_blocks() -> None:
+    old = {"guard": "min_gain", "passed": False, "words": "too little", "figures": {}, "notes": []}
+    line = {
+        **dict.fromkeys(("kind", "name", "version", "data_version", "variant_id", "work_key"), "x"),
+        **{"time": 1.0, "promoted": False, "reasons": ["too little"], "champion_before": None, "champion_after": None},
+    }
+    assert Entry.from_json(json.dumps(line | {"findings": [old]})).findings == (Finding("min_gain", False, "too little"),)
+    assert Entry.from_json(json.dumps(line | {"findings": [old | {"blocks": False}]})).findings[0].blocks is False
