@@ -37,7 +37,7 @@ def merge(earlier: Sequence[Sample], arrivals: Sequence[Arrival], mirror: bool) 
     given_splits = [None] * len(kept) + [arrival.entry.split for arrival in good]
     splits, warnings = settle(_unsettled(drafts, given_splits, earlier, mirror))
     samples = [replace(draft, split=split) for draft, split in zip(drafts, splits, strict=True)]
-    return sorted(samples, key=lambda sample: sample.file), (*warnings, *_contradictions(samples))
+    return sorted(samples, key=lambda sample: sample.file), (*warnings, *_seen(earlier, samples), *_contradictions(samples))
 
 
 def composed_labels(samples: Sequence[Sample]) -> tuple[Sample, ...]:
@@ -83,6 +83,18 @@ def _names_classes(samples: Sequence[Sample], target: str) -> bool:
 
 def _classes(sample: Sample, targets: Iterable[str]) -> frozenset[ClassName]:
     return frozenset((t, name) for t in targets if (cell := sample.labels[t]) is not None for name in split_labels(cell))
+
+
+def _seen(earlier: Sequence[Sample], samples: Sequence[Sample]) -> tuple[str, ...]:
+    """A warning if images that were learned from are held out from now on."""
+    trained = {sample.digest for sample in earlier if sample.split == "train"}
+    num = len({sample.digest for sample in samples if sample.split == "test" and sample.digest in trained})
+    if not num:
+        return ()
+    return (
+        f"{counted(num, 'image was', 'images were')} in train and {'is' if num == 1 else 'are'} in test from now on: a champion "
+        "that was trained before has seen them, and looks better on the holdout than it is",
+    )
 
 
 def _contradictions(samples: Sequence[Sample]) -> tuple[str, ...]:
