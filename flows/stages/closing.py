@@ -126,6 +126,7 @@ def make_report(
         variants=tuple(read_value(ReportedVariant, rows[one.variant.variant_id] | vars(one)) for one in trained.variants),
         failed=tuple(read_value(ReportedFailure, rows[one.variant.variant_id] | vars(one)) for one in trained.failed),
         candidate=scores.candidate.variant.variant_id,
+        why=scores.why,
         holdout=scores.table.metrics,
         verdict=promotion.verdict,
         model=ReportedModel(model.name, model.version, model.aliases) if model else None,

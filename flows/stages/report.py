@@ -78,8 +78,8 @@ class Report:
     """A retraining from its data version to its verdict.
 
     `key` is the hash of plan and data version; `metric` ranks the variants, `tasks` has the task of each target. `candidate`
-    is a variant id, `holdout` its measures on the holdout, `champion` the version that is champion now. `seconds` are by
-    stage. `page`, also of variants and model, is an address in MLflow, None if MLflow is no server.
+    is a variant id, `why` says why it is this one, `holdout` has its measures on the holdout; `champion` is the version that is
+    champion now. `seconds` are by stage. `page`, also of variants and model, is an address in MLflow, None if there is no server.
     """
 
     name: str
@@ -98,6 +98,7 @@ class Report:
     counts: Counts
     seconds: Mapping[str, float]
     # Missing in reports of earlier versions.
+    why: str = ""
     run_id: str | None = None
     experiment_id: str | None = None
     page: str | None = None

@@ -46,6 +46,7 @@ def verdict_text(report: Report, *, links: bool = True) -> str:
     """The verdict in words (Markdown): what was decided, every reason, who is champion now, and links to MLflow's pages."""
     decided = "Promoted" if report.verdict.promoted else "Proven, waits" if report.verdict.waits else "Not promoted"
     lines = [f"**{decided}**: variant {report.candidate} of {report.name}", ""]
+    lines += [f"Candidate: {report.why}", ""] if report.why else []
     lines += [*(f"- {reason}" for reason in report.verdict.reasons), ""]
     if report.failed:
         lines += [*(f"Failed and left out: {one.label}: {one.reason}" for one in report.failed), ""]

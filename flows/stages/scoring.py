@@ -14,22 +14,36 @@ from flows.work_folder import WorkFolder
 
 
 def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult) -> Scores:
-    """Score the best variant on validation and the present champion, sample by sample, on the holdout of this data version."""
+    """Score the candidate, which validation chooses, and the champion on the holdout of this data version, sample by sample."""
     from flows import gate
 
-    candidate = gate.choose(trained.variants, work_plan.metric)
+    target = work_plan.metric.rpartition("/")[0]
+    num_labels = sum(s.split == "val" and s.labels[target] is not None for s in work_plan.version.samples)
+    candidate, why = gate.choose(trained.variants, work_plan.metric, serving_costs(trained), num_labels)
+    session.say(f"Candidate: {why}")
     if settled := session.registry.settle(session.plan.name, besides=candidate.key):
         session.say(f"Ledger: {settled.reasons[0]}")
     champion = session.registry.current(session.plan.name).get("champion")
-    target = work_plan.metric.rpartition("/")[0]
     if not any(s.split == "test" and s.labels[target] is not None for s in work_plan.version.samples):
         empty = ScoreTable("", work_plan.version.digest, (), {})
-        return Scores(candidate, empty, champion, None)
+        return Scores(candidate, empty, champion, None, why=why)
     anchor = find_anchor(session, work_plan.metric, champion)
     bundles = [candidate.bundle, *(bundle_of(session, version) for version in (champion, anchor) if version)]
     session.say("Scoring the candidate" + (f" and champion {champion.version}" if champion else "") + " on the holdout")
     tables = _score_bundles(session, work_plan, bundles)
-    return Scores(candidate, tables[0], champion, tables[1] if champion else None, anchor, tables[2] if anchor else None)
+    return Scores(candidate, tables[0], champion, tables[1] if champion else None, anchor, tables[2] if anchor else None, why)
+
+
+def serving_costs(trained: TrainResult) -> dict[str, int]:
+    """The multiply-adds of a sample's way through each variant's backbone, by its key; heads are little beside it."""
+    from heads.data.modalities import preparation_of
+    from heads.trunks.pricing import forward_multiply_adds
+
+    variants = {one.key: one.variant for one in trained.variants}
+    return {
+        key: forward_multiply_adds(variant.backbone, preparation_of(variant.backbone).size_of(variant.fit))
+        for key, variant in variants.items()
+    }
 
 
 def find_anchor(session: RetrainingSession, metric: str, champion: ModelVersion | None) -> ModelVersion | None:

@@ -44,6 +44,7 @@ class Scores:
     """The candidate's and the champion's scores on the same holdout; the champion's are None for a first model.
 
     `anchor` is the version from which losses are counted, None if the plan has no margin, or it is the champion.
+    `why` says in words why the candidate is this variant.
     """
 
     candidate: TrainedVariant
@@ -52,6 +53,7 @@ class Scores:
     champion_table: ScoreTable | None
     anchor: ModelVersion | None = None
     anchor_table: ScoreTable | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True)

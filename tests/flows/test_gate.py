@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
+from scipy.stats import norm
+from statsmodels.stats.proportion import proportion_confint
 
 from flows.errors import AskedWrongly
 from flows.gate import Account, Case, Policy, choose, decide
@@ -59,22 +61,45 @@ def binomial_sum(num_fixed: int, num_broken: int) -> float:
     return min(1.0, 2 * math.fsum(math.comb(n, i) for i in range(k + 1)) / math.pow(2, n))
 
 
-def test_the_best_on_validation_is_the_candidate() -> None:
+def chosen(variants: list[TrainedVariant], num_labels: int = 10_000, **costs: int) -> TrainedVariant:
+    return choose(variants, METRIC, {one.key: costs.get(one.key, 100) for one in variants}, num_labels).variant
+
+
+def test_the_best_on_validation_is_the_candidate_if_no_other_is_near() -> None:
     variants = [trained(0.8, seed=0), trained(0.9, seed=1), trained(0.85, seed=2)]
-    assert choose(variants, METRIC) is variants[1]
+    assert chosen(variants) is variants[1]
+    assert chosen(variants, key0=1) is variants[1]
+    assert chosen(variants, num_labels=0, key2=1) is variants[1], "without labels there is no error to be within"
 
 
-def test_a_tie_goes_to_fewer_trained_then_fewer_parameters_then_the_plans_order() -> None:
-    big, small = trained(0.9, seed=0, trained_parameters=100), trained(0.9, seed=1, trained_parameters=5, parameters=20)
-    smaller, later = trained(0.9, seed=2, parameters=15), trained(0.9, seed=3, parameters=15)
-    left = [big, small, smaller, later]
-    for expected in (smaller, later, small, big):
-        assert choose(left, METRIC) is expected
-        left.remove(expected)
+def test_the_cheapest_to_serve_within_one_standard_error_of_the_best_is_the_candidate() -> None:
+    best, near, far = trained(0.9, seed=0), trained(0.88, seed=1), trained(0.865, seed=2)
+    # One standard error of 0.9 among 100 labels is 0.03: Wilson's interval at z = 1 begins at 0.866.
+    least = proportion_confint(90, 100, alpha=2 * norm.sf(1), method="wilson")[0]
+    assert 0.865 < least < 0.88
+    found = choose([best, near, far], METRIC, {"key0": 300_000_000, "key1": 50_000_000, "key2": 1}, 100)
+    assert found.variant is near
+    assert found.why == (
+        "the cheapest to serve (50 million multiply-adds, 10 parameters) of the 2 variants within one standard error of the best "
+        f"on validation: val/label/accuracy 0.8800 of 0.9000, at least {least:.4f} on 100 labels"
+    )
+    assert choose([best, far], METRIC, {"key0": 2, "key2": 1}, 100) == (best, "the best on validation, val/label/accuracy 0.9000")
+    perfect, nearly = trained(1.0, seed=0), trained(0.995, seed=1)
+    assert chosen([perfect, nearly], num_labels=100, key1=1) is nearly, "a perfect score has an error, too"
+
+
+def test_of_variants_that_cost_the_same_fewer_parameters_then_the_best_then_the_plans_order_count() -> None:
+    small, other = trained(0.899, seed=0, parameters=9), trained(0.9, seed=1)
+    assert chosen([other, small], num_labels=100) is small
+    better, few, later = (
+        trained(value, seed=n, trained_parameters=k) for n, value, k in ((0, 0.9, 5), (1, 0.899, 1), (2, 0.9, 5))
+    )
+    assert chosen([few, better, later], num_labels=100) is better
+    assert chosen([few, trained(0.899, seed=3)], num_labels=100) is few
 
 
 def test_a_diverged_variant_is_not_the_candidate() -> None:
-    assert choose([trained(math.nan, seed=0), trained(0.7, seed=1)], METRIC).key == "key1"
+    assert chosen([trained(math.nan, seed=0), trained(0.7, seed=1)]).key == "key1"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +108,7 @@ def test_a_diverged_variant_is_not_the_candidate() -> None:
 )
 def test_nothing_to_rank_is_refused_with_the_reason(variants: list[TrainedVariant], reason: str) -> None:
     with pytest.raises(AskedWrongly, match=rf"'val/label/accuracy': .*{reason}"):
-        choose(variants, METRIC)
+        chosen(variants)
 
 
 @given(st.integers(0, 60), st.integers(0, 60))

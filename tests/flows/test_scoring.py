@@ -1,8 +1,13 @@
 """What a scoring job makes of rows: the measures of validation, whatever classes either side knows."""
 
+from pathlib import Path
+
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score
 
+from flows.records import TrainedVariant, TrainResult
+from flows.stages.scoring import serving_costs
+from heads.spec import Head, Variant
 from heads.tasks.rows import Scored
 from heads.tasks.table import TASKS
 
@@ -59,3 +64,14 @@ def test_masks_are_measured_over_all_pixels_together_and_class_by_class() -> Non
     assert found["dice"] == pytest.approx(f1_score(truths, told, average="macro", zero_division=0))
     assert found["pixel_accuracy"] == pytest.approx(56 / 72)
     assert found["iou_5"] == pytest.approx(20 / 34)
+
+
+def test_variants_cost_what_a_sample_costs_on_its_way_through_their_backbone() -> None:
+    made = [
+        TrainedVariant(name, Variant(backbone=name, heads=(Head(target="kind"),)), False, {}, 1, 1, 1, 1.0, Path("bundle"))
+        for name in ("resnet18", "mobilenet_v2")
+    ]
+    costs = serving_costs(TrainResult(tuple(made), 0, 0.0, run_id="run"))
+    # As published by torchvision, in billions of multiply-adds of an image of 224 pixels.
+    assert costs["resnet18"] == pytest.approx(1.814e9, rel=0.01)
+    assert costs["mobilenet_v2"] == pytest.approx(0.301e9, rel=0.01)

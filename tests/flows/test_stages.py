@@ -124,12 +124,13 @@ def test_what_is_printed_and_kept_of_a_report_has_these_names_in_this_order(work
     run = ["run_id", "experiment_id", "page"]
     assert list(printed) == [
         *("name", "key", "metric", "tasks", "data_version", "variants", "failed", "candidate", "holdout", "verdict"),
-        *("model", "champion", "counts", "seconds", *run),
+        *("model", "champion", "counts", "seconds", "why", *run),
     ]
     named = ["variant_id", "label", "backbone", "heads", "freeze", "run_id"]
     measured = ["reused", "metrics", "num_trained_parameters", "num_forwarded", "num_features_read", "seconds", "gpu_seconds"]
     assert list(printed["variants"][0]) == [*named, *measured, "page"]
-    assert list(printed["verdict"]) == ["promoted", "reasons", "figures", "findings", "metric", "recipe"]
+    verdict = ["promoted", "reasons", "figures", "findings", "metric", "recipe", "level_spent", "superior", "waits"]
+    assert list(printed["verdict"]) == verdict
     assert list(printed["model"]) == ["name", "version", "aliases", "page"]
     finite = replace(told, variants=told.variants[:1])
     report.write_report(tmp_path / "report.json", finite)
