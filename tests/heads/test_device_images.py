@@ -112,6 +112,18 @@ def test_a_batch_may_hold_several_views_and_is_split_if_it_is_large(files: list[
     assert labels == {}
 
 
+def test_large_images_are_handed_over_resized_to_the_same_pixels(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_feed, "MAX_PIXELS", 0)
+    for whole in (False, True):
+        preprocess = preprocess_for("swin_t", 64, whole=whole)
+        images = ImageDataset(files, {}, preprocess, "light")
+        handed = [ImageFeed(images, CPU, 0)[number] for number in range(len(files))]
+        assert all(picture.size == resized_size(*picture.size, preprocess) for picture in handed)
+        assert max(picture.pixels.nbytes for picture in handed if picture.pixels is not None) <= 3 * 64 * 128 * 2
+        ours, theirs = both_ways(images, range(len(files)))
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_an_exported_program_prepares_alike(files: list[Path]) -> None:
     for preprocess in (preprocess_for("resnet50", 64), preprocess_for("swin_t", 64), preprocess_for("resnet50", 64, whole=True)):
         images = ImageDataset(files, {}, preprocess)
