@@ -21,7 +21,7 @@ class Policy:
     A first model is tested at `alpha` against a constant answer. Against a champion `alpha` is what a year of challengers that
     are no better may cost: the chance that any of them is promoted. `flows.gate.account` shares it among the looks. `guards` says
     what each guard that a plan may choose can do; one that is not named is off. With a `margin` a challenger need not be better:
-    it must not be worse by as much.
+    it must not be worse by as much. `max_slowdown` is how many times as long as the champion it may take to serve.
     """
 
     metric: str
@@ -29,6 +29,7 @@ class Policy:
     alpha: float = 0.05
     guards: Mapping[str, Severity] = field(default_factory=dict)
     margin: float | None = None
+    max_slowdown: float = 1.5
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,9 @@ class Promotion(Value):
     group: Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)] = Field(
         None, description="The manifest column whose cells are the groups of the guard worst_group; empty: the column group."
     )
+    max_slowdown: Annotated[float, Field(ge=1, le=100), Number] = Field(
+        1.5, description="How many times as long as with the champion a sample may take, before the guard latency says so."
+    )
     guards: Guards = Field(Guards(), description="What each guard may do: block a promotion, only warn, or off.")
 
     @field_validator("metric")

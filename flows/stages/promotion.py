@@ -30,7 +30,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
     case = gate.Case(
         scores.table,
         scores.champion_table,
-        gate.Policy(work_plan.metric, rules.min_gain, rules.alpha, rules.guards.severities, rules.margin),
+        gate.Policy(work_plan.metric, rules.min_gain, rules.alpha, rules.guards.severities, rules.margin, rules.max_slowdown),
         majority=majority_classes(work_plan.version),
         withdrawn=any(is_withdrawn(version) for version in own),
         champion_name=f"champion {champion.version}" if champion else "",

@@ -9,27 +9,24 @@ from flows.gate.case import Case
 from flows.gate.evidence import LEVEL
 from flows.records import Finding
 
-# How many times as long as the champion a candidate may take.
-MOST = 1.5
-
 
 def latency(case: Case) -> Finding | None:
     """The median of the paired ratios of time, a sample at a time; None until it is measured, or without a champion.
 
     It passes unless its 95 % interval, from order statistics (the sign test's; Conover, "Practical Nonparametric Statistics",
-    1999, section 3.2), is above 1.5. The bundles' sizes are said beside it.
+    1999, section 3.2), is above the policy's `max_slowdown`. The bundles' sizes are said beside it.
     """
     new, old = case.trials.serving or (None, None)
     if new is None or old is None:
         return None
     ratio, low, high = median_ratio(np.asarray(new.seconds) / np.asarray(old.seconds))
-    passed = low <= MOST
+    passed = low <= case.policy.max_slowdown
     (new_median, new_most), (old_median, old_most) = (np.quantile(serving.seconds, [0.5, 0.9]) * 1000 for serving in (new, old))
     words = (
         f"a sample takes {new_median:.1f} ms on this machine (90 % within {new_most:.1f}), of {case.champion_name} "
         f"{old_median:.1f} ms ({old_most:.1f}): {ratio:.2f} times as long ({low:.2f} to {high:.2f}), "
-        f"{'not more' if passed else 'more'} than {MOST:g} times; the bundle has {new.num_bytes / 1e6:.1f} MB against "
-        f"{old.num_bytes / 1e6:.1f} MB"
+        f"{'not more' if passed else 'more'} than {case.policy.max_slowdown:g} times; the bundle has "
+        f"{new.num_bytes / 1e6:.1f} MB against {old.num_bytes / 1e6:.1f} MB"
     )
     figures = {
         "num_measured": float(len(new.seconds)),
@@ -40,7 +37,7 @@ def latency(case: Case) -> Finding | None:
         "ratio": ratio,
         "low": low,
         "high": high,
-        "most": MOST,
+        "most": case.policy.max_slowdown,
         "num_bytes": float(new.num_bytes),
         "champion_num_bytes": float(old.num_bytes),
     }
