@@ -179,8 +179,7 @@ def _load(contents: Contents, device: torch.device) -> Bundle:
             f"{contents.path} has format {description['format']!r:.100}, and this version of Headstart reads {FORMAT}; update it"
         )
     variant = Variant.model_validate(description["variant"])
-    listed: Any = parse_json(texts["classes.json"], "classes.json")
-    classes = {target: tuple(names) for target, names in listed.items()}
+    classes = _read_classes(parse_json(texts["classes.json"], "classes.json"))
     stated: Any = parse_json(texts["preprocess.json"], "preprocess.json")
     preprocess = ImagePreprocess.from_json(stated)
     thresholds = {
@@ -190,6 +189,13 @@ def _load(contents: Contents, device: torch.device) -> Bundle:
     temperatures = read_temperatures(description.get("temperatures", {}), classes)
     placed = place_model(read_model(contents, variant, classes), device).eval()
     return Bundle(placed, variant, classes, preprocess, description["facts"], thresholds, temperatures)
+
+
+def _read_classes(listed: Any) -> dict[str, tuple[str, ...]]:
+    for target, names in listed.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+            raise ValueError(f"the classes of {target!r} are no list of distinct names")
+    return {target: tuple(names) for target, names in listed.items()}
 
 
 def _open(image: ImageInput, name: str) -> Tensor:

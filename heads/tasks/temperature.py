@@ -89,6 +89,6 @@ def tempered(logits: Tensor, temperature: float | None) -> Tensor:
 def read_temperatures(stated: Mapping[str, object], targets: Collection[str]) -> dict[str, float]:
     """The temperatures by target that a bundle states. Raises ValueError if one is of no target, or no positive finite number."""
     for target, value in stated.items():
-        if target not in targets or not isinstance(value, float | int) or not 0 < value < math.inf:
+        if target not in targets or not isinstance(value, float | int) or not 0 < float(str(value)) < math.inf:
             raise ValueError(f"the temperature of {target!r:.50} is {value!r:.50}; a target's is a positive number")
     return {target: float(str(value)) for target, value in stated.items()}

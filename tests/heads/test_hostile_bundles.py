@@ -207,6 +207,21 @@ def test_deep_json_is_refused(copy: Path, name: str) -> None:
         assert len(str(refused.value)) < 1000
 
 
+@pytest.mark.parametrize("names", [["cat", "cat"], ["cat", 3], ["cat", ["dog"]], "cd", {"cat": 1, "dog": 2}])
+def test_classes_that_are_no_distinct_names_are_refused(copy: Path, names: object) -> None:
+    with pytest.raises(BundleError, match="the classes of 'kind' are no list of distinct names"):
+        bundle.load(planted(copy, "classes.json", json.dumps({"kind": names}).encode()))
+
+
+@pytest.mark.parametrize(
+    "temperature", [0, -1.0, float("nan"), float("inf"), "1", [2.0], True, 10**400], ids=lambda value: str(value)[:9]
+)
+def test_temperatures_that_are_no_positive_numbers_are_refused(copy: Path, temperature: object) -> None:
+    description = json.loads((copy / "variant.json").read_text()) | {"temperatures": {"kind": temperature}}
+    with pytest.raises(BundleError, match="no bundle that Headstart wrote"):
+        bundle.load(planted(copy, "variant.json", json.dumps(description).encode()))
+
+
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
