@@ -103,29 +103,23 @@ class _Frames:
         start, length = torch.tensor([((g.top, g.left), (g.num_rows, g.num_columns)) for g in geometries]).unbind(dim=1)
         taps = max_taps(length.max().item() / side)
         whole = torch.full_like(length, side)
-        spans = self._spans(start, length, whole, torch.zeros_like(length), self.resized, _mirrored(variations))
-        rows, columns = (whole_matrices(span, side, given, taps) for span, given in zip(spans, images.shape[-2:], strict=True))
-        return resize_sides_whole(images, rows, columns)
+        span = self._span(start, length, whole, torch.zeros_like(length), self.resized, _mirrored(variations))
+        height, width = images.shape[-2:]
+        return resize_sides_whole(images, *whole_matrices(span, (side, side), (height, width), taps))
 
     def _resize(self, wanted: Size, first: Tensor, mirrored: Tensor) -> Tensor:
         """So many rows and columns of the resized images from `first` (N, 2) on, as whole numbers of 0 to 255."""
         interpolation = self._preprocess.interpolation
         padded, taps = self._padded(), max_taps((self.kept / self.resized).max().item(), interpolation)
-        spans = self._spans((self.sizes - self.kept) // 2, self.kept, self.resized, first, self.sizes, mirrored)
-        rows, columns = (
-            weight_matrices(span, number, given, taps, interpolation)
-            for span, number, given in zip(spans, wanted, padded.shape[-2:], strict=True)
-        )
-        resized = resize_sides(padded, rows, columns)
+        span = self._span((self.sizes - self.kept) // 2, self.kept, self.resized, first, self.sizes, mirrored)
+        height, width = padded.shape[-2:]
+        resized = resize_sides(padded, weight_matrices(span, wanted, (height, width), taps, interpolation))
         return (resized.clamp_(0, 255) if interpolation == "bicubic" else resized).round_()
 
-    def _spans(
-        self, start: Tensor, length: Tensor, resized: Tensor, first: Tensor, limit: Tensor, mirrored: Tensor
-    ) -> list[Span]:
-        """The spans of heights and of widths, on the device; only columns are mirrored."""
+    def _span(self, start: Tensor, length: Tensor, resized: Tensor, first: Tensor, limit: Tensor, mirrored: Tensor) -> Span:
+        """The spans of heights and widths, on the device; only widths are mirrored."""
         mirrors = torch.stack([torch.zeros_like(mirrored), mirrored], dim=1)
-        fields = self._on_device(torch.stack([start, length, resized, first, limit, mirrors]))
-        return [Span(*fields[..., side]) for side in (0, 1)]
+        return Span(*self._on_device(torch.stack([start, length, resized, first, limit, mirrors])))
 
     def _padded(self) -> Tensor:
         """The images side by side (N, 3, H, W) in float; beyond a smaller one are bytes of others, which no weight counts."""

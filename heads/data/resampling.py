@@ -21,7 +21,7 @@ MAX_WEIGHT_BITS, MAX_PRECISION = 15, 22
 
 
 class Span(NamedTuple):
-    """How one side of N images is resized, each field (N) in int64.
+    """How heights and widths of N images are resized, each field (N, 2) in int64.
 
     `length` pixels from `start` on become `resized` pixels; beyond the `limit` pixels that an image has, its edge is repeated.
     Of the resized ones those from `first` on are wanted, in reverse if `mirrored` is 1.
@@ -40,41 +40,47 @@ def max_taps(shrinking: float, interpolation: Interpolation = "bilinear") -> int
     return int(2 * REACH[interpolation] * max(shrinking, 1.0)) + 2
 
 
-def weight_matrices(span: Span, num_wanted: int, num_given: int, num_taps: int, interpolation: Interpolation) -> Tensor:
-    """The matrices (N, wanted, given) in float32 by which sides are resized; rows beyond a resized side hold anything."""
-    places, weights = _weights(span, num_wanted, num_taps, interpolation, torch.float32)
-    return _spread(span, places, weights, num_given)
+Size = tuple[int, int]
 
 
-def whole_matrices(span: Span, num_wanted: int, num_given: int, num_taps: int) -> tuple[Tensor, Tensor]:
-    """The matrices (N, wanted, given) of whole numbers, and the number (N) that each one's sums are divided by: bilinear."""
-    places, weights = _weights(span, num_wanted, num_taps, "bilinear", torch.float64)
+def weight_matrices(span: Span, wanted: Size, given: Size, num_taps: int, interpolation: Interpolation) -> tuple[Tensor, Tensor]:
+    """The matrices in float32 by which heights (N, h, H) and widths (N, w, W) are resized, from sizes `given` to those `wanted`.
+
+    Rows beyond a resized side hold anything.
+    """
+    places, weights = _weights(span, max(wanted), num_taps, interpolation, torch.float32)
+    return _spread(span, places, weights, wanted, given)
+
+
+def whole_matrices(span: Span, wanted: Size, given: Size, num_taps: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """The same of whole numbers, and the numbers (N, 2) that their sums are divided by: bilinear."""
+    places, weights = _weights(span, max(wanted), num_taps, "bilinear", torch.float64)
     # The finest precision at which the largest weight, rounded, stays below 2 ** 15.
     powers = 2.0 ** torch.arange(1, MAX_PRECISION + 1, device=weights.device, dtype=torch.float64)
-    fits = (weights.amax(dim=(1, 2))[:, None] * powers + 0.5).floor() < 2**MAX_WEIGHT_BITS
-    divisors = 2.0 ** fits.sum(dim=1)
-    rounded = (weights * divisors[:, None, None] + 0.5).floor().float()
-    return _spread(span, places, rounded, num_given), divisors.float()
+    fits = (weights.amax(dim=(2, 3))[..., None] * powers + 0.5).floor() < 2**MAX_WEIGHT_BITS
+    divisors = 2.0 ** fits.sum(dim=-1)
+    rounded = (weights * divisors[..., None, None] + 0.5).floor().float()
+    return _spread(span, places, rounded, wanted, given), divisors.float()
 
 
-def resize_sides(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Pixels (N, C, H, W) in float, resized by the matrices (N, h, H) of their height and (N, w, W) of their width."""
-    return _resize_height(_resize_width(pixels, columns), rows)
+def resize_sides(pixels: Tensor, matrices: tuple[Tensor, Tensor]) -> Tensor:
+    """Pixels (N, C, H, W) in float, resized by the matrices of their heights and widths."""
+    return _resize_height(_resize_width(pixels, matrices[1]), matrices[0])
 
 
-def resize_sides_whole(pixels: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]) -> Tensor:
+def resize_sides_whole(pixels: Tensor, matrices: tuple[Tensor, Tensor], divisors: Tensor) -> Tensor:
     """The same with whole numbers, rounded after each side, as uint8 images are resized."""
-    narrowed = _rounded(_resize_width(pixels, columns[0]), columns[1])
-    return _rounded(_resize_height(narrowed, rows[0]), rows[1])
+    narrowed = _rounded(_resize_width(pixels, matrices[1]), divisors[:, 1])
+    return _rounded(_resize_height(narrowed, matrices[0]), divisors[:, 0])
 
 
 def _weights(
     span: Span, num_wanted: int, num_taps: int, interpolation: Interpolation, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """For each wanted pixel the places (N, wanted, taps) in the span that it is made of, and their weights, which sum to 1."""
-    length, resized, first = (field[:, None].to(dtype) for field in (span.length, span.resized, span.first))
+    """For each wanted pixel the places (N, 2, wanted, taps) in the span that it is made of, and their weights: in sum 1."""
+    length, resized, first = (field[..., None].to(dtype) for field in (span.length, span.resized, span.first))
     number = torch.arange(num_wanted, device=length.device, dtype=dtype)
-    number = first + torch.where(span.mirrored[:, None] > 0, num_wanted - 1 - number, number)
+    number = first + torch.where(span.mirrored[..., None] > 0, num_wanted - 1 - number, number)
     shrinking = length / resized
     centre, stretch = shrinking * (number + 0.5), shrinking.clamp(min=1.0)
     reach = REACH[interpolation] * stretch
@@ -95,12 +101,12 @@ def _filter(distance: Tensor, interpolation: Interpolation) -> Tensor:
     return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
 
 
-def _spread(span: Span, places: Tensor, weights: Tensor, num_given: int) -> Tensor:
-    """Weights by tap (N, wanted, taps) as matrices (N, wanted, given): what lies beyond an image falls on its edge."""
-    edge = span.limit[:, None, None] - 1
-    columns = torch.minimum((span.start[:, None, None] + places).clamp(min=0), edge)
-    matrices = torch.zeros(*weights.shape[:2], num_given, device=weights.device)
-    return matrices.scatter_add_(2, columns, weights)
+def _spread(span: Span, places: Tensor, weights: Tensor, wanted: Size, given: Size) -> tuple[Tensor, Tensor]:
+    """Weights by tap (N, 2, wanted, taps) as matrices (N, h, H) and (N, w, W): what lies beyond an image falls on its edge."""
+    edge = span.limit[..., None, None] - 1
+    columns = torch.minimum((span.start[..., None, None] + places).clamp_(min=0), edge)
+    matrices = torch.zeros(*weights.shape[:3], max(given), device=weights.device).scatter_add_(3, columns, weights)
+    return matrices[:, 0, : wanted[0], : given[0]], matrices[:, 1, : wanted[1], : given[1]]
 
 
 def _resize_width(pixels: Tensor, columns: Tensor) -> Tensor:
