@@ -26,6 +26,8 @@ from flows.records import Finding, ModelVersion, Verdict, Weights, Work
 from flows.registry import Registry, ledger, program, read_holdout, telling
 from flows.registry.catalog import ModelRow
 from flows.registry.ledger import Entry, champion_at
+from flows.settings import read_settings
+from flows.stages import delivery
 from flows.tracking import Origin, Tracker
 from heads import bundle as bundles
 from heads.data.images import preprocess_for
@@ -275,6 +277,26 @@ def test_a_version_is_published_and_pulled_from_there_by_the_command(
         told = CliRunner().invoke(models.app, ["pull", origin, str(tmp_path / "model"), "--workspace", str(tmp_path)])
         assert "model holds digits version 1" in told.output.replace("\n", "")
         assert bundles.digest(tmp_path / "model") == bundles.digest(place.bundle)
+
+
+def test_who_follows_an_alias_gets_the_version_that_it_moves_to(
+    place: Place, first: ModelVersion, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADSTART_TRACKING_ADDRESS", place.address)
+    origin, dest = delivery.open_origin(read_settings(tmp_path), f"{name}@live"), tmp_path / "model"
+    for number, key in enumerate(("a", "b"), 1):
+        add(place, first, name, key)
+        place.registry()._client.set_registered_model_alias(name, "live", str(number))
+    with pytest.raises(AskedWrongly, match="no version or alias 'champion'"):
+        delivery.open_origin(read_settings(tmp_path), name).pull_if_new(dest, None)
+    held = origin.pull_if_new(dest, None)
+    assert (held.name, held.version) == (name, "2")
+    inode = dest.stat().st_ino
+    assert origin.pull_if_new(dest, held) == held
+    place.registry()._client.set_registered_model_alias(name, "live", "1")
+    assert origin.pull_if_new(dest, held).version == "1"
+    assert dest.stat().st_ino == inode, "both versions have the same bundle"
+    assert bundles.digest(dest) == bundles.digest(place.bundle)
 
 
 def test_only_an_unchanged_bundle_of_this_model_gives_way(place: Place, first: ModelVersion, tmp_path: Path) -> None:
