@@ -49,7 +49,7 @@ def measure_rates(
     """
     preparation = preparation_of(variant.backbone)
     size = preparation.size_of(variant.fit)
-    samples = preparation.open_samples(variant, files, {}, varied=True, cache_bytes=DEFAULT_CACHE_BYTES)
+    feed = preparation.open_samples(variant, files, {}, varied=True, cache_bytes=DEFAULT_CACHE_BYTES).feed(device)
     stages = build_backbone(variant, weights).eval().to(device).to(memory_format=torch.channels_last)
 
     def forward() -> None:
@@ -59,9 +59,9 @@ def measure_rates(
             torch.cuda.synchronize(device)
 
     with _threads(num_threads):
-        sample_seconds = median(_time(samples.__getitem__, seconds / 3, len(files)))
-        kept_seconds = median(_time(samples.__getitem__, seconds / 6, len(files)))
-        batch = samples.collate([samples[0][0]] * BATCH_SIZE).to(device, channels_last=True)
+        sample_seconds = median(_time(feed.__getitem__, seconds / 3, len(files)))
+        kept_seconds = median(_time(feed.__getitem__, seconds / 6, len(files)))
+        batch = feed.finish(feed.collate([feed[0]] * BATCH_SIZE))[0].to(device, channels_last=True)
         forward()
         # The least of equal runs: other work of the machine can only make one slower.
         batch_seconds = min(_time(lambda _: forward(), seconds / 2))
