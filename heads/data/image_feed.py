@@ -49,6 +49,10 @@ def hand_over(pixels: Tensor, preprocess: ImagePreprocess) -> Tensor:
     return pixels if pixels[0, 0].numel() <= MAX_PIXELS else resize(pixels, preprocess).to(torch.uint8)
 
 
+# In place of a number: of a view, which is read once, and may be of another data set than the feed's.
+NOT_KEPT = -1
+
+
 class Picture(NamedTuple):
     """What is read of an image: its pixels (1, 3, H, W) in uint8, or None if the device has them; its size; its variation."""
 
@@ -75,10 +79,10 @@ class Pictures(NamedTuple):
         return self._replace(content=self.content.pin_memory(), labels=labels)
 
 
-def _read_view(path: Path, draw: Draw, seed: tuple[int, ...], preprocess: ImagePreprocess, number: int) -> Picture:
+def _read_view(path: Path, draw: Draw, seed: tuple[int, ...], preprocess: ImagePreprocess) -> Picture:
     pixels = hand_over(decode_pixels(path), preprocess)
     size = pixels.shape[-2], pixels.shape[-1]
-    return Picture(pixels, size, draw(*resized_size(*size, preprocess), np.random.default_rng(seed)), {}, number)
+    return Picture(pixels, size, draw(*resized_size(*size, preprocess), np.random.default_rng(seed)), {}, NOT_KEPT)
 
 
 class ImageFeed:
@@ -108,7 +112,7 @@ class ImageFeed:
     def reader(self, index: int, number: int) -> Callable[[], Picture]:
         """A function that reads an image in a view."""
         images = self._images
-        return partial(_read_view, images.paths[index], *images.draw_of_view(index, number), images.preprocess, index)
+        return partial(_read_view, images.paths[index], *images.draw_of_view(index, number), images.preprocess)
 
     @staticmethod
     def collate(items: Sequence[Picture]) -> Pictures:
@@ -121,7 +125,7 @@ class ImageFeed:
     def finish(self, batch: Pictures) -> tuple[Inputs, dict[str, Tensor]]:
         """The images as inputs (N, 3, S, S) on the device, and the labels of them."""
         content = batch.content.to(self._device, non_blocking=True)
-        if not all(batch.is_read) or len(content) <= self._room:
+        if not all(batch.is_read) or (len(content) <= self._room and NOT_KEPT not in batch.numbers):
             content = self._keep(batch, content)
         return of_images(prepare_images(content, batch.sizes, batch.variations, self._images.preprocess)), batch.labels
 

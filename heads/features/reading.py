@@ -52,7 +52,7 @@ class HeldTap:
 
     def gather(self, positions: Tensor) -> Tensor:
         """The features (b, ...) of the samples at `positions` (b)."""
-        return self.rows.index_select(0, positions.to(self.rows.device))
+        return self.rows.index_select(0, positions.to(self.rows.device, non_blocking=True))
 
 
 class Features:

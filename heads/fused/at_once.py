@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from heads.data.loading import Batch
-from heads.fused.optimizer import clip_each
 from heads.fused.rows import Columns
 from heads.fused.rows_optimizer import rows_optimizer
 from heads.fused.stack import Descriptors, FusedHeads
@@ -18,6 +17,7 @@ from heads.model.precision import computing_dtype
 from heads.tasks.table import TASKS
 from heads.training.ema import new_share
 from heads.training.metrics import EpochTotals, summed_losses
+from heads.training.optimizer import NORM_MARGIN
 from heads.training.session import Training
 
 
@@ -39,7 +39,7 @@ class AtOnce(FusedHeads):
             if training.average:
                 training.average.find(training.model)
         self._optimizer = rows_optimizer([training.optimizer for training in trainings], self._columns, self._weights)
-        self._clips = bool(self._limits.isfinite().any())
+        self._clips = any(training.variant.fit.gradient_clip for training in trainings)
         self._dtype = computing_dtype(self._first.device, self._first.variant.fit.precision)
         self._gradients: Tensor | None = None
         self._plain = {target: TASKS[task].PLAIN for target, task in self._first.model.tasks.items()}
@@ -70,7 +70,9 @@ class AtOnce(FusedHeads):
     def _update(self, number: int) -> None:
         assert self._gradients is not None
         if self._clips:
-            clip_each([self._gradients], self._limits)
+            norms = torch.linalg.vector_norm(self._gradients, dim=1) + NORM_MARGIN
+            # A NaN makes all gradients of its training NaN, as in torch's own clipping.
+            self._gradients.mul_((self._limits / norms).clamp(max=1)[:, None])
         self._optimizer.step(self._gradients, self._rates[number])
         self._gradients = None
         if self._average is not None:

@@ -36,22 +36,22 @@ def _linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         rows, weight, bias = rows.to(dtype), weight.to(dtype), bias.to(dtype)
+    if not is_exact(rows.device):
+        return torch.baddbmm(bias.unsqueeze(1), rows.expand(len(weight), *rows.shape[-2:]), weight.mT)
     outputs: Tensor = _Linear.apply(rows, weight, bias)
     return outputs
 
 
 class _Linear(torch.autograd.Function):
-    """The linear layer of V heads, as `_linear` describes it.
+    """The linear layer of V heads on a CPU, as `_linear` describes it.
 
-    On a CPU each product is the call that its head would make alone, of matrices aligned as its own, so that no bit depends on
-    its neighbours: a product of stacks is split up by their number. On a GPU one call for all is faster.
+    Each product is the call that its head would make alone, of matrices aligned as its own, so that no bit depends on its
+    neighbours: a product of stacks is split up by their number.
     """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(rows, weight)
-        if not is_exact(rows.device):
-            return torch.baddbmm(bias.unsqueeze(1), _spread(rows, weight), weight.mT)
         # Without gaps between heads, with which activations would compute an element in another way.
         outputs = rows.new_empty(len(weight), rows.shape[-2], weight.shape[1])
         for out, own, matrix, offset in zip(outputs, _each(rows, weight), map(aligned, weight), bias, strict=True):
@@ -62,10 +62,6 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         (gradient,), (rows, weight) = gradients, ctx.saved_tensors
         of_rows, of_bias = None, gradient.sum(dim=1)
-        if not is_exact(rows.device):
-            if ctx.needs_input_grad[0]:
-                of_rows = torch.bmm(gradient, weight)
-            return of_rows, torch.bmm(gradient.mT, _spread(rows, weight)), of_bias
         if ctx.needs_input_grad[0]:
             of_rows = torch.empty_like(rows, memory_format=torch.contiguous_format)
             for out, own, matrix in zip(of_rows, map(aligned, gradient), map(aligned, weight), strict=True):
@@ -74,10 +70,6 @@ class _Linear(torch.autograd.Function):
         for out, own, own_gradient in zip(of_weight, _each(rows, weight), map(aligned, gradient), strict=True):
             _multiply(torch.mm, own_gradient.mT, own, out=out)
         return of_rows, of_weight, of_bias
-
-
-def _spread(rows: Tensor, weight: Tensor) -> Tensor:
-    return rows.expand(len(weight), *rows.shape[-2:])
 
 
 def _each(rows: Tensor, weight: Tensor) -> Iterable[Tensor]:

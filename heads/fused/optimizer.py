@@ -92,8 +92,8 @@ def clip_each(gradients: Sequence[Tensor], limits: Tensor) -> None:
     whole = torch.linalg.vector_norm(norms, dim=1) + NORM_MARGIN
     # A NaN makes all gradients of its training NaN, as in torch's own clipping.
     over = ~(whole <= limits) & limits.isfinite()
-    # On a CPU a look at the norms costs less than to multiply all gradients by one.
-    if norms.device.type != "cpu" or over.any():
+    # A look at the norms costs less than to multiply all gradients by one.
+    if over.any():
         # By the reciprocal, as torch divides a number by a tensor.
         factors = torch.where(over, whole.reciprocal() * limits, 1.0)[:, None]
         for stacked in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -39,6 +40,11 @@ def _is_placed(part: nn.Module, device: torch.device, *, channels_last: bool) ->
     )
 
 
+@cache
+def _has_bfloat16() -> bool:
+    return bool(torch.cuda.is_bf16_supported())
+
+
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The context in which a forward pass runs in the arithmetic of `computing_dtype`."""
     dtype = computing_dtype(device, precision)
@@ -55,5 +61,5 @@ def computing_dtype(device: torch.device, precision: Precision) -> torch.dtype:
         if device.type != "cuda":
             raise HeadsError(f"precision fp16 needs a CUDA GPU, but this is {device.type}; use auto, fp32 or bf16")
         return torch.float16
-    automatic = precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    automatic = precision == "auto" and device.type == "cuda" and _has_bfloat16()
     return torch.bfloat16 if automatic or precision == "bf16" else torch.float32

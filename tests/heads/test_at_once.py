@@ -15,9 +15,20 @@ from heads.fused.tally import StackedTally
 from heads.spec import Variant
 from heads.training.metrics import MetricAccumulator
 from heads.training.state import TrainingOutcome
+from tests.heads.stored_training import (
+    KIND,
+    LABELS,
+    LINEAR,
+    datasets,
+    distance,
+    fill,
+    loaders_of,
+    pictures,
+    run,
+    train_side_by_side,
+)
+from tests.heads.stored_training import variant_of as variant
 from tests.heads.test_fused_optimizer import NUM, RATES, SHAPES, Build, adamw, draw, make, sgd
-from tests.heads.test_trunks import KIND, LABELS, LINEAR, datasets, distance, fill, loaders_of, pictures, run, train_side_by_side
-from tests.heads.test_trunks import variant_of as variant
 
 __all__ = ["pictures"]
 

@@ -18,7 +18,7 @@ from heads.phases import compile_policy
 from heads.spec import Variant
 from heads.training.loop import conclude
 from heads.training.state import Epoch, TrainingOutcome
-from tests.heads.test_trunks import CLASSES, KIND, datasets, distance, fill, loaders_of, pictures, run, variant_of
+from tests.heads.stored_training import CLASSES, KIND, datasets, distance, fill, loaders_of, pictures, run, variant_of
 
 __all__ = ["pictures"]
 
