@@ -5,29 +5,49 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flows.gate.answers import read_pair
-from flows.gate.bootstrap import Interval, basic_interval, draw_pairs
-from flows.gate.evidence import Rows
+from flows.gate.bootstrap import CHUNK_CELLS, Interval, basic_interval, draw_pairs
+from flows.gate.evidence import LEVEL, Rows
 from flows.gate.measures import Answers, Table
 from heads.catalogue import TASK_FACTS, Task
 
 # As on validation and in torchmetrics: bins of equal width, closed below, and certainty in a bin of its own.
 NUM_BINS = 15
 NUM_RESAMPLES = 2000
+NUM_CHANCES = 1000
 
 
 @dataclass(frozen=True)
 class Gaps:
-    """What each of N samples adds to its bins: how often it is right less how sure it is, over `num_answers` answers a sample."""
+    """What each of N samples adds to its bins (K, N): how often it is right less how sure it is, over its L answers.
+
+    `sure` (N, L) is how sure of each answer the model is, `bins` (N, L) the number of its bin.
+    """
 
     table: Table
-    num_answers: int
+    sure: Table
+    bins: NDArray[np.intp]
 
     def error(self, weights: Table) -> Table:
         """The expected calibration error (B) of samples that count as the weights (N, B) say."""
-        error: Table = np.abs(self.table @ weights).sum(axis=0) / (weights.sum(axis=0) * self.num_answers)
+        error: Table = np.abs(self.table @ weights).sum(axis=0) / (weights.sum(axis=0) * self.sure.shape[1])
         return error
+
+    def chance(self, seed: int) -> float:
+        """The error that a model whose probabilities hold has on such samples in all but 2.5 % of cases.
+
+        Consistency resampling (Brocker and Smith 2007, Weather and Forecasting 22:651-661): answers are right as often as these
+        probabilities say.
+        """
+        random, sure = np.random.default_rng(seed), self.sure.ravel()
+        inside = (np.arange(NUM_BINS + 1)[:, None] == self.bins.ravel()).astype(np.float64)
+        errors, width = [], max(1, CHUNK_CELLS // sure.size)
+        for start in range(0, NUM_CHANCES, width):
+            right = random.random((sure.size, min(width, NUM_CHANCES - start))) < sure[:, None]
+            errors.append(np.abs(inside @ (right - sure[:, None])).sum(axis=0) / sure.size)
+        return float(np.quantile(np.concatenate(errors), (1 + LEVEL) / 2))
 
 
 def gaps_of(task: Task, after: Rows, before: Rows) -> tuple[Gaps, Gaps] | None:
@@ -77,4 +97,4 @@ def _binned(sure: Table, right: Table) -> Gaps:
     bins = np.searchsorted(np.linspace(0, 1, NUM_BINS + 1), sure, side="right") - 1
     table = np.zeros((NUM_BINS + 1, len(sure)))
     np.add.at(table, (bins, np.arange(len(sure))[:, None]), right - sure)
-    return Gaps(table, sure.shape[1])
+    return Gaps(table, sure, bins)

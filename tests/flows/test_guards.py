@@ -217,6 +217,17 @@ def test_the_calibration_error_is_that_of_torchmetrics() -> None:
     assert "champion" not in alone.words
 
 
+@pytest.mark.parametrize(("num", "times"), [(20, 300), (200, 40)])
+def test_a_model_whose_probabilities_hold_is_seldom_found_to_be_otherwise(num: int, times: int) -> None:
+    random, found_wrong = np.random.default_rng(10), 0
+    for _ in range(times):
+        sure, other = random.beta(4, 1, (2, num))
+        truths = np.full(num, "ant")
+        new, old = (rows_of(truths, np.where(random.random(num) < p, "ant", "bee"), p) for p in (sure, other))
+        found_wrong += not found(calibration(case_of(new, old))).passed
+    assert found_wrong / times <= 0.05
+
+
 def test_the_interval_of_the_calibration_error_is_the_basic_one_of_scipy() -> None:
     random = np.random.default_rng(7)
     sure = random.uniform(0.25, 1, 120)
