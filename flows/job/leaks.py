@@ -28,7 +28,8 @@ from heads.features.neighbours import nearest
 from heads.trunks.extraction import ExtractionRequest, extract
 from heads.trunks.trunk import stored_taps, trunk_of
 
-# So many of the nearest samples of a test sample are compared with it pixel by pixel.
+# So many of the nearest samples of a test sample are compared with it pixel by pixel: among thousands of pictures that are all
+# alike, a small or cut copy may have more than these nearer to it than its original (tests/benchmarks/near_duplicates.py).
 NUM_CANDIDATES = 5
 # A picture's details take 0.3 MB.
 MAX_KEPT = 512

@@ -1,6 +1,6 @@
 """The search for holdout pictures in train, on real sets: altered copies of train pictures that are found, and false alarms.
 
-    python tests/benchmarks/near_duplicates.py [--data hymenoptera sign_digits pets3] [--planted 40] [--image-size-px 96]
+    python tests/benchmarks/near_duplicates.py [--data hymenoptera pets3 sign_digits] [--planted 40] [--image-size-px 96]
 
 The real job's search in this process: features of MobileNetV2 name candidates, pixels decide. Every seventh picture of a set is
 its holdout; to it are added copies of train pictures, so many an alteration. Pairs among the honest ones are listed: those of
@@ -103,7 +103,7 @@ def measure(name: str, planted: int, image_size_px: int, folder: Path) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--data", nargs="+", default=["hymenoptera", "sign_digits", "pets3"])
+    parser.add_argument("--data", nargs="+", default=["hymenoptera", "pets3", "sign_digits"])
     parser.add_argument("--planted", type=int, default=40)
     parser.add_argument("--image-size-px", type=int, default=96)
     asked = parser.parse_args()
