@@ -48,7 +48,7 @@ def draw_variant(result: WorkResult, work_root: Path | None = None) -> dict[str,
     folder = work_root / result.work_key if work_root else None
     for target in tasks:
         examples = [example for example in result.examples or () if example.target == target]
-        if examples and folder and all((folder / getattr(one, kind)).ispicture_file() for one in examples for kind in KINDS):
+        if examples and folder and all((folder / getattr(one, kind)).is_file() for one in examples for kind in KINDS):
             pictures[picture_file("examples", target)] = mask_examples(folder, examples, target)
     return pictures
 
