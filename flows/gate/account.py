@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from flows.gate.clusters import Clusters, count_touched, error_of_mean
 from flows.gate.evidence import Level
 from flows.records import ScoreTable
 
@@ -92,13 +93,16 @@ def least_z(alpha: float) -> float:
     return float(norm.isf(alpha * WEEKLY_SHARE))
 
 
-def look_at_mean(challengers: Values, champion: Values) -> MeanLook:
-    """The gain of the mean of challengers (k, n), the newest last, over the champion (n or k, n), from what samples add."""
+def look_at_mean(challengers: Values, champion: Values, clusters: Clusters | None = None) -> MeanLook:
+    """The gain of the mean of challengers (k, n), the newest last, over the champion (n or k, n), from what samples add.
+
+    Its error is that of samples taken one by one, or in clusters (n), which then also count in place of samples that differ.
+    """
     differences = challengers - champion
     mean = differences.mean(axis=0)
     spread = float(mean.std(ddof=1)) if mean.size > 1 else 0.0
-    error = spread / math.sqrt(mean.size) if spread > ROUNDING else 0.0
-    num_differing = int(np.count_nonzero(np.abs(mean) > ROUNDING))
+    error = error_of_mean(mean, clusters) if spread > ROUNDING else 0.0
+    num_differing = count_touched(np.abs(mean) > ROUNDING, clusters)
     return MeanLook(mean.size, num_differing, float(mean.mean()), error, float(differences[-1].mean()))
 
 

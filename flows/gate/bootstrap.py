@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm, t
 
+from flows.gate.clusters import Clusters, num_clusters
 from flows.gate.evidence import LEVEL
 from flows.gate.measures import Measure, Table
 
@@ -38,7 +39,14 @@ class Resampled:
 
 
 def resample(
-    new: Measure, old: Measure, *, num_samples: int, num_differing: int, seed: int, num_resamples: int = NUM_RESAMPLES
+    new: Measure,
+    old: Measure,
+    *,
+    num_samples: int,
+    num_differing: int,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+    clusters: Clusters | None = None,
 ) -> Resampled:
     """The paired bootstrap of `new - old` over samples (Efron and Tibshirani 1993, "An Introduction to the Bootstrap").
 
@@ -48,20 +56,24 @@ def resample(
     (Hesterberg 2015, The American Statistician 69:371-386, "expanded percentile interval"). A 95 % interval leaves out zero
     exactly if p < 0.05. With too few samples for such an interval, it is the whole range of a measure.
 
-    The models answer differently on `num_differing` samples. If they are equally good, their answers on any of these may be
-    exchanged, so no p-value is below 2 ** (1 - num_differing) (Fisher 1935). A resample on which the measure is not defined
-    counts as one without a difference, which never helps a promotion. Values are NaN if the measure is not defined on the
-    samples themselves.
+    With `clusters` these are drawn, each with all its samples, and counted in place of samples (Field and Welsh 2007, J. R.
+    Statist. Soc. B 69:369-390).
+
+    The models answer differently on `num_differing` samples, or clusters. If they are equally good, their answers on any of
+    these may be exchanged, so no p-value is below 2 ** (1 - num_differing) (Fisher 1935). A resample on which the measure is not
+    defined counts as one without a difference, which never helps a promotion. Values are NaN if the measure is not defined on
+    the samples themselves.
     """
     ones = np.ones((num_samples, 1))
     value, before = float(new(ones)[0]), float(old(ones)[0])
-    values, differences = draw_pairs(new, old, num_samples, seed, num_resamples)
+    values, differences = draw_pairs(new, old, num_samples, seed, num_resamples, clusters)
+    num_drawn = num_samples if clusters is None else num_clusters(clusters)
     gain = 0.0 if abs(value - before) < ROUNDING else value - before
-    p_value, least = _p_value(differences, num_samples), least_p_value(num_differing)
-    low, high = _percentiles(differences, num_samples, -1.0, 1.0)
+    p_value, least = _p_value(differences, num_drawn), least_p_value(num_differing)
+    low, high = _percentiles(differences, num_drawn, -1.0, 1.0)
     if p_value < least >= 1 - LEVEL:
         low, high = min(low, 0.0), max(high, 0.0)
-    interval = _percentiles(values[np.isfinite(values)], num_samples, 0.0, 1.0)
+    interval = _percentiles(values[np.isfinite(values)], num_drawn, 0.0, 1.0)
     return Resampled(_around(value, *interval), before, _around(gain, low, high), max(p_value, least))
 
 
@@ -82,36 +94,42 @@ def least_p_value(num_differing: int) -> float:
 
 
 def draw_pairs(
-    new: Measure, old: Measure, num_samples: int, seed: int, num_resamples: int = NUM_RESAMPLES
+    new: Measure,
+    old: Measure,
+    num_samples: int,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+    clusters: Clusters | None = None,
 ) -> tuple[Table, Table]:
-    """The new model's measure and its difference to the old one's, in each resample."""
+    """The new model's measure and its difference to the old one's, in each resample of the samples or of their clusters."""
+    num_drawn = num_samples if clusters is None else num_clusters(clusters)
     random = np.random.default_rng(seed)
     width = max(1, min(num_resamples, CHUNK_CELLS // num_samples))
     values, differences = np.empty(num_resamples), np.empty(num_resamples)
     for start in range(0, num_resamples, width):
         stop = min(start + width, num_resamples)
         num_columns = stop - start
-        drawn = random.integers(0, num_samples, (num_samples, num_columns)) * num_columns + np.arange(num_columns)
-        counts = np.bincount(drawn.ravel(), minlength=num_samples * num_columns)
-        weights = counts.reshape(num_samples, num_columns).astype(np.float64)
+        drawn = random.integers(0, num_drawn, (num_drawn, num_columns)) * num_columns + np.arange(num_columns)
+        counts = np.bincount(drawn.ravel(), minlength=num_drawn * num_columns).reshape(num_drawn, num_columns)
+        weights = (counts if clusters is None else counts[clusters]).astype(np.float64)
         values[start:stop] = new(weights)
         differences[start:stop] = values[start:stop] - old(weights)
     differences[~np.isfinite(differences) | (np.abs(differences) < ROUNDING)] = 0.0
     return values, differences
 
 
-def _p_value(differences: Table, num_samples: int) -> float:
-    if num_samples == 1:
+def _p_value(differences: Table, num_drawn: int) -> float:
+    if num_drawn == 1:
         return 1.0
     beyond = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
     tail = min(0.5, (1 + beyond) / (len(differences) + 1))
-    return float(2 * t.cdf(norm.ppf(tail) * math.sqrt((num_samples - 1) / num_samples), num_samples - 1))
+    return float(2 * t.cdf(norm.ppf(tail) * math.sqrt((num_drawn - 1) / num_drawn), num_drawn - 1))
 
 
-def _percentiles(draws: Table, num_samples: int, least: float, most: float) -> tuple[float, float]:
-    if num_samples == 1:
+def _percentiles(draws: Table, num_drawn: int, least: float, most: float) -> tuple[float, float]:
+    if num_drawn == 1:
         return least, most
-    reach = math.sqrt(num_samples / (num_samples - 1)) * t.ppf((1 + LEVEL) / 2, num_samples - 1)
+    reach = math.sqrt(num_drawn / (num_drawn - 1)) * t.ppf((1 + LEVEL) / 2, num_drawn - 1)
     # The greatest rank whose p-value is still below 1 - LEVEL.
     rank = math.ceil(float(norm.cdf(-reach)) * (len(draws) + 1)) - 1
     if rank < 1:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from flows.gate.account import WEEKLY_SHARE, Account, Kind, MeanLook, first_level, is_proven, look_at_mean
 from flows.gate.bootstrap import seed_of
 from flows.gate.classes import compare_classes
+from flows.gate.clusters import FEW_GROUPS, MIN_CLUSTERS, Clusters, clusters_of, num_clusters
 from flows.gate.evidence import Evidence, Level, Policy, Rows
-from flows.gate.recipe import sample_values
+from flows.gate.recipe import sample_values, shared_keys
 from flows.gate.resampling import compare_resampled
 from flows.gate.trials import Trials
 from flows.records import ScoreTable
@@ -23,9 +24,10 @@ class Case:
 
     Without a champion the candidate is compared with a constant answer, for classes `majority[target]`. `withdrawn` says that a
     person rolled this very model back. `account` is what was asked of the champion's earlier challengers, `recipe` names the
-    candidate's. Each distinct image counts once. `groups` has the group of a sample by its digest, for samples that are in one,
-    `trials` what was measured besides the scores. `anchor` is the last model that was promoted as superior, if the champion is
-    another: where the policy has a margin, the candidate must not be worse than that one by as much.
+    candidate's. Each distinct image counts once. `groups` has, by digest, the group of a sample that is in one; `taken_together`
+    the group that its split keeps whole, which counts as one. `trials` is what was measured besides the scores. `anchor` is the
+    last model that was promoted as superior, if the champion is another: where the policy has a margin, the candidate must not
+    be worse than that one by as much.
     """
 
     candidate: ScoreTable
@@ -38,6 +40,7 @@ class Case:
     recipe: str = ""
     groups: Mapping[str, str] = field(default_factory=dict)
     trials: Trials = field(default_factory=Trials)
+    taken_together: Mapping[str, str] = field(default_factory=dict)
     anchor: ScoreTable | None = None
     anchor_name: str = ""
 
@@ -129,20 +132,31 @@ class Case:
         Raises AskedWrongly if the measure is unknown.
         """
         challengers = [*(rows_of(table, self.target) for table in self.account.challengers), self.after]
-        return look_at_mean(*sample_values(challengers, self.before, self.task, self.measure))
+        values = sample_values(challengers, self.before, self.task, self.measure)
+        return look_at_mean(*values, self.clusters_of(shared_keys(challengers, self.before)))
+
+    def clusters_of(self, keys: Iterable[tuple[str, str]]) -> Clusters | None:
+        """The clusters of samples that were taken together; None if none were, or if there are too few to judge by."""
+        found = clusters_of(keys, self.taken_together)
+        return found if found is not None and num_clusters(found) >= MIN_CLUSTERS else None
 
     @cached_property
     def evidence(self) -> Evidence | str:
         """The paired test of candidate and champion, or a reason, as a string, why they cannot be compared.
 
         Classes are tested by exact McNemar on accuracy, label sets and masks by the paired bootstrap of the policy's measure.
-        Raises AskedWrongly if the measure is unknown or not defined on the samples.
+        Samples that were taken together count as one. Raises AskedWrongly if the measure is unknown or undefined on the samples.
         """
-        tables = self.candidate, self.champion, self.after, self.before
+        tables, clusters = (self.candidate, self.champion, self.after, self.before), self.clusters_of(self.after)
+        name = self.champion_name
+        found: Evidence | str
         if TASK_FACTS[self.task].tells == "class":
             constant = "" if self.champion else self.majority[self.target]
-            return compare_classes(*tables, self.policy, self.level, majority=constant, name=self.champion_name)
-        return compare_resampled(*tables, self.policy, self.level, task=self.task, name=self.champion_name)
+            found = compare_classes(*tables, self.policy, self.level, majority=constant, name=name, clusters=clusters)
+        else:
+            found = compare_resampled(*tables, self.policy, self.level, task=self.task, name=name, clusters=clusters)
+        too_few = clusters is None and clusters_of(self.after, self.taken_together) is not None
+        return replace(found, limits=(*found.limits, FEW_GROUPS)) if too_few and isinstance(found, Evidence) else found
 
 
 def rows_of(table: ScoreTable | None, target: str) -> Rows:

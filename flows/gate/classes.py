@@ -7,23 +7,83 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, norm, t
 
 from flows.errors import AskedWrongly
+from flows.gate.clusters import (
+    Clusters,
+    count_touched,
+    error_of_mean,
+    group_figures,
+    num_clusters,
+    sampled_words,
+    sign_test,
+    totals,
+    units_of,
+)
 from flows.gate.evidence import LEVEL, Evidence, Level, Policy, Rows, describe_test, one_sided
 from flows.records import ScoreTable
 
+Right = NDArray[np.bool_]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Pairs:
-    """Two models on the same samples: how many each gets right, and how many only the new (fixed) or the old one (broken)."""
+    """Two models on the same samples: which (N) the new one and the old one read rightly, and the samples' clusters, if any."""
 
-    num_samples: int
-    num_right: int
-    num_right_before: int
-    num_fixed: int
-    num_broken: int
+    right: Right
+    right_before: Right
+    clusters: Clusters | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples there are."""
+        return len(self.right)
+
+    @property
+    def num_fixed(self) -> int:
+        """How many samples only the new model reads rightly."""
+        return int((self.right & ~self.right_before).sum())
+
+    @property
+    def num_broken(self) -> int:
+        """How many samples only the old model reads rightly."""
+        return int((self.right_before & ~self.right).sum())
+
+    @property
+    def gain(self) -> float:
+        """The difference of the accuracies."""
+        return (self.num_fixed - self.num_broken) / self.num_samples
+
+    @property
+    def test(self) -> str:
+        """The name of the test that `p_value` is of."""
+        return "exact McNemar" if self.clusters is None else "exact sign test of groups"
+
+    @property
+    def p_value(self) -> float:
+        """The chance of such a gain or a greater one between models that are equally good."""
+        if self.clusters is None:
+            return one_sided(mcnemar(self.num_fixed, self.num_broken), self.gain)
+        gains = self.right.astype(np.float64) - self.right_before
+        return one_sided(sign_test(totals(gains, self.clusters).astype(np.int64)), self.gain)
+
+    @property
+    def best_p_value(self) -> float:
+        """What a model without a single mistake would reach against the old one."""
+        return mcnemar(count_touched(~self.right_before, self.clusters), 0) / 2
+
+    @property
+    def gain_interval(self) -> tuple[float, float]:
+        """The 95 % interval of the gain: Tango's, or of clusters Student's."""
+        if self.clusters is None:
+            return paired_interval(self.num_fixed, self.num_broken, self.num_samples)
+        error = error_of_mean(self.right.astype(np.float64) - self.right_before, self.clusters)
+        reach = error * float(t.ppf((1 + LEVEL) / 2, num_clusters(self.clusters) - 1))
+        return max(-1.0, self.gain - reach), min(1.0, self.gain + reach)
 
 
 def mcnemar(num_fixed: int, num_broken: int) -> float:
@@ -72,16 +132,18 @@ def compare_classes(
     *,
     majority: str,
     name: str,
+    clusters: Clusters | None = None,
 ) -> Evidence:
     """The evidence on accuracy against the champion, or, without one, against always answering `majority`.
 
-    Raises AskedWrongly if a table lacks the policy's measure.
+    Samples in `clusters` (of the sorted rows) are exchanged cluster by cluster. Raises AskedWrongly if a table lacks the
+    policy's measure.
     """
     value, old = _measure(candidate, policy.metric), _measure(champion, policy.metric) if champion else None
     if champion:
-        pairs, opponent = _pairs(after, {key: row.predicted for key, row in before.items()}), name
+        pairs, opponent = _pairs(after, {key: row.predicted for key, row in before.items()}, clusters), name
     else:
-        pairs, opponent = _pairs(after, dict.fromkeys(after, majority)), f"always answering {majority!r}"
+        pairs, opponent = _pairs(after, dict.fromkeys(after, majority), clusters), f"always answering {majority!r}"
     figures = _figures(pairs, policy, level, value, old)
     limits = (_out_of_reach(pairs, level, figures, opponent),) if figures["best_p_value"] >= level.value else ()
     return Evidence(figures, _words(pairs, level, figures, opponent), value, old, opponent, limits)
@@ -93,31 +155,30 @@ def _measure(table: ScoreTable, metric: str) -> float:
     return value
 
 
-def _pairs(after: Rows, before: Mapping[tuple[str, str], str]) -> Pairs:
-    right = {key for key, row in after.items() if row.predicted == row.truth}
-    right_before = {key for key, row in after.items() if before[key] == row.truth}
-    return Pairs(len(after), len(right), len(right_before), len(right - right_before), len(right_before - right))
+def _pairs(after: Rows, before: Mapping[tuple[str, str], str], clusters: Clusters | None) -> Pairs:
+    keys = sorted(after)
+    right = [after[key].predicted == after[key].truth for key in keys]
+    right_before = [before[key] == after[key].truth for key in keys]
+    return Pairs(np.array(right), np.array(right_before), clusters)
 
 
 def _figures(pairs: Pairs, policy: Policy, level: Level, value: float, old: float | None) -> dict[str, float]:
-    n = pairs.num_samples
-    low, high = wilson_interval(pairs.num_right, n)
-    gain_low, gain_high = paired_interval(pairs.num_fixed, pairs.num_broken, n)
-    first, gain = old is None, (pairs.num_right - pairs.num_right_before) / n
+    n, num_right, num_right_before = pairs.num_samples, int(pairs.right.sum()), int(pairs.right_before.sum())
+    (low, high), (gain_low, gain_high) = wilson_interval(num_right, n), pairs.gain_interval
     figures = {
         "num_samples": float(n),
+        **group_figures(pairs.clusters),
         "num_fixed": float(pairs.num_fixed),
         "num_broken": float(pairs.num_broken),
-        "accuracy": pairs.num_right / n,
+        "accuracy": num_right / n,
         "accuracy_low": low,
         "accuracy_high": high,
-        "majority_accuracy" if first else "champion_accuracy": pairs.num_right_before / n,
-        "gain": gain,
+        "majority_accuracy" if old is None else "champion_accuracy": num_right_before / n,
+        "gain": pairs.gain,
         "gain_low": gain_low,
         "gain_high": gain_high,
-        "p_value": one_sided(mcnemar(pairs.num_fixed, pairs.num_broken), gain),
-        # What a model without a single mistake would reach against this opponent.
-        "best_p_value": mcnemar(n - pairs.num_right_before, 0) / 2,
+        "p_value": pairs.p_value,
+        "best_p_value": pairs.best_p_value,
         "alpha": policy.alpha,
         "level": level.value,
         "min_gain": policy.min_gain,
@@ -127,18 +188,17 @@ def _figures(pairs: Pairs, policy: Policy, level: Level, value: float, old: floa
 
 
 def _words(pairs: Pairs, level: Level, figures: Mapping[str, float], opponent: str) -> str:
-    n = pairs.num_samples
     return (
         f"holdout accuracy {figures['accuracy']:.3f} ({figures['accuracy_low']:.3f} to {figures['accuracy_high']:.3f}) against "
-        f"{pairs.num_right_before / n:.3f} of {opponent}: {figures['gain']:+.3f} ({figures['gain_low']:+.3f} to "
-        f"{figures['gain_high']:+.3f}) on {n} samples ({pairs.num_fixed} fixed, {pairs.num_broken} broken), "
-        f"{describe_test('exact McNemar', figures['gain'], figures['p_value'], level)}"
+        f"{pairs.right_before.mean():.3f} of {opponent}: {figures['gain']:+.3f} ({figures['gain_low']:+.3f} to "
+        f"{figures['gain_high']:+.3f}) on {sampled_words(pairs.num_samples, pairs.clusters)} ({pairs.num_fixed} fixed, "
+        f"{pairs.num_broken} broken), {describe_test(pairs.test, figures['gain'], figures['p_value'], level)}"
     )
 
 
 def _out_of_reach(pairs: Pairs, level: Level, figures: Mapping[str, float], opponent: str) -> str:
-    wrong = pairs.num_samples - pairs.num_right_before
+    misread = count_touched(~pairs.right_before, pairs.clusters)
     return (
-        f"{opponent} misreads only {wrong} of {pairs.num_samples} samples: even a model without a mistake would reach "
+        f"{opponent} misreads only {misread} of {units_of(figures)}: even a model without a mistake would reach "
         f"p = {figures['best_p_value']:.3f}, not below {level.words}; add test samples or raise alpha"
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from flows.errors import AskedWrongly
+from flows.gate.clusters import Clusters, count_touched
 from heads.catalogue import TASK_FACTS, Task, Tells
 
 Table = NDArray[np.float64]
@@ -62,11 +63,13 @@ def measure_of(task: Task, name: str, answers: Answers) -> Measure:
     return lambda weights: formula(*(part @ weights for part in parts))
 
 
-def num_differing(new: Answers, old: Answers, *, ranked: bool) -> int:
-    """On how many samples two models differ: in what they answer, or, for a measure that ranks, in their scores."""
+def num_differing(new: Answers, old: Answers, *, ranked: bool, clusters: Clusters | None = None) -> int:
+    """On how many samples, or clusters, two models differ: in their answers, or, for a measure that ranks, in their scores."""
     if ranked and new.scores is not None and old.scores is not None:
-        return int(np.count_nonzero((new.scores != old.scores).any(axis=1)))
-    return int(np.count_nonzero(((new.hits != old.hits) | (new.guesses != old.guesses)).any(axis=1)))
+        differs = (new.scores != old.scores).any(axis=1)
+    else:
+        differs = ((new.hits != old.hits) | (new.guesses != old.guesses)).any(axis=1)
+    return count_touched(differs, clusters)
 
 
 def is_ranked(task: Task, name: str) -> bool:

@@ -17,13 +17,18 @@ STEP = 1e-4
 COLUMNS = 256
 
 
+def shared_keys(challengers: Sequence[Rows], champion: Rows) -> list[tuple[str, str]]:
+    """The samples that all were scored on, so that a holdout may grow; sorted."""
+    return sorted(set(champion).intersection(*challengers))
+
+
 def sample_values(challengers: Sequence[Rows], champion: Rows, task: Task, measure: str) -> tuple[Values, Values]:
     """What each sample adds to the measure (k, n): of k challengers, the newest last, and of the champion beside each of them.
 
-    Samples are those that all of them were scored on, so that a holdout may grow. Of classes a sample adds 1 if it is read
-    rightly, else 0; of other tasks its influence on the measure.
+    Samples are those of `shared_keys`. Of classes a sample adds 1 if it is read rightly, else 0; of other tasks its influence on
+    the measure.
     """
-    keys = sorted(set(champion).intersection(*challengers))
+    keys = shared_keys(challengers, champion)
     reference = {key: champion[key] for key in keys}
     pairs = [_pair({key: rows[key] for key in keys}, reference, task, measure) for rows in challengers]
     return np.stack([new for new, _ in pairs]), np.stack([old for _, old in pairs])

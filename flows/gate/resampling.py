@@ -10,6 +10,7 @@ import numpy as np
 from flows.errors import AskedWrongly
 from flows.gate.answers import answer_most_pixels, answer_shares, read_pair
 from flows.gate.bootstrap import Resampled, least_p_value, resample, seed_of
+from flows.gate.clusters import Clusters, count_touched, group_figures, sampled_words, units_of
 from flows.gate.evidence import Evidence, Level, Policy, Rows, describe_test, one_sided
 from flows.gate.measures import Answers, is_ranked, measure_of, num_differing
 from flows.records import ScoreTable
@@ -26,6 +27,7 @@ def compare_resampled(
     *,
     task: Task,
     name: str,
+    clusters: Clusters | None = None,
 ) -> Evidence | str:
     """The evidence on the policy's measure, computed from the rows, against the champion, or, without one, a constant answer.
 
@@ -43,7 +45,7 @@ def compare_resampled(
     else:
         answer_constantly = answer_most_pixels if TASK_FACTS[task].tells == "pixels" else answer_shares
         old, opponent = answer_constantly(names, new)
-    differing = num_differing(new, old, ranked=is_ranked(task, measure))
+    differing = num_differing(new, old, ranked=is_ranked(task, measure), clusters=clusters)
     seed = seed_of(candidate.bundle_digest, champion.bundle_digest if champion else "", candidate.data_version, policy.metric)
     resampled = resample(
         measure_of(task, measure, new),
@@ -51,16 +53,19 @@ def compare_resampled(
         num_samples=len(new.truths),
         num_differing=differing,
         seed=seed,
+        clusters=clusters,
     )
     if not (math.isfinite(resampled.new.value) and math.isfinite(resampled.old)):
         raise AskedWrongly(
             f"{policy.metric} is not defined on the {len(new.truths)} samples of the holdout (auroc needs samples with a label "
             "and without it, for instance); add test samples or change promotion.metric"
         )
-    num_imperfect = len(old.truths) if is_ranked(task, measure) else int(np.count_nonzero(~old.is_perfect))
+    is_imperfect = np.full(len(old.truths), True) if is_ranked(task, measure) else ~old.is_perfect
+    num_imperfect = count_touched(is_imperfect, clusters)
     figures = _figures(resampled, policy, level, len(new.truths), differing, num_imperfect, first=champion is None)
+    figures |= group_figures(clusters)
     limits = _limits(figures, level, num_imperfect, opponent)
-    words = _words(resampled, policy.metric, level, len(new.truths), opponent)
+    words = _words(resampled, policy.metric, level, sampled_words(len(new.truths), clusters), opponent)
     return Evidence(figures, words, resampled.new.value, resampled.old if champion else None, opponent, limits)
 
 
@@ -106,24 +111,24 @@ def _figures(
     return figures if first else {**figures, "metric_gain": resampled.gain.value}
 
 
-def _words(resampled: Resampled, metric: str, level: Level, n: int, opponent: str) -> str:
+def _words(resampled: Resampled, metric: str, level: Level, samples: str, opponent: str) -> str:
     new, gain = resampled.new, resampled.gain
     return (
         f"holdout {metric} {new.value:.3f} ({new.low:.3f} to {new.high:.3f}) against {resampled.old:.3f} of {opponent}: "
-        f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) on {n} {'sample' if n == 1 else 'samples'}, "
+        f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) on {samples}, "
         f"{describe_test('paired bootstrap', gain.value, one_sided(resampled.p_value, gain.value), level)}"
     )
 
 
 def _limits(figures: Mapping[str, float], level: Level, num_imperfect: int, opponent: str) -> tuple[str, ...]:
-    n, best = int(figures["num_samples"]), figures["best_p_value"]
+    best, units = figures["best_p_value"], units_of(figures)
     if best >= level.value:
         return (
-            f"{opponent} misreads only {num_imperfect} of {n} samples: even a model without a mistake would reach no less than "
+            f"{opponent} misreads only {num_imperfect} of {units}: even a model without a mistake would reach no less than "
             f"p = {best:.3f}, not below {level.words}; add test samples or raise alpha",
         )
     differing = int(figures["num_differing"])
     least = least_p_value(differing) / 2
     if differing and least >= level.value:
-        return (f"only {differing} of {n} samples are read differently: chance gives so few one direction with p = {least:.3f}",)
+        return (f"only {differing} of {units} are read differently: chance gives so few one direction with p = {least:.3f}",)
     return ()

@@ -61,7 +61,8 @@ class _Published:
 
 def open_origin(settings: Settings, model: str) -> Origin:
     """The origin that is written as NAME@WHICH (in the registry), `s3://bucket/prefix`, or the path of a folder."""
-    if "/" in model or model in (".", ".."):
+    # A name has no slash; a folder that has an @ in its path has to be there, so that a mistyped name is called one.
+    if model.startswith("s3://") or model in (".", "..") or ("/" in model and ("@" not in model or Path(model).is_dir())):
         return _Published(Published(model))
     name, _, which = model.partition("@")
     return _Registered(settings, name, which or "champion")

@@ -39,6 +39,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         anchor=scores.anchor_table,
         anchor_name=f"version {scores.anchor.version}, the last that was promoted as superior" if scores.anchor else "",
         groups=plans.groups_of(session.plan, work_plan.version),
+        taken_together={s.digest: s.group for s in work_plan.version.samples if s.group and s.split == "test"},
     )
     verdict = gate.decide(case)
     if verdict.promoted:

@@ -8,6 +8,7 @@ from flows.gate.account import WINDOW, look_at_mean
 from flows.gate.account import least_z as least_z_of
 from flows.gate.case import Case, rows_of
 from flows.gate.classes import paired_score
+from flows.gate.clusters import num_clusters
 from flows.gate.evidence import Evidence
 from flows.gate.guards.paired_test import gathering, needed
 from flows.gate.recipe import sample_values
@@ -51,12 +52,14 @@ def _first_look(case: Case, evidence: Evidence, margin: float) -> Finding:
 def _p_value(case: Case, evidence: Evidence, margin: float) -> tuple[float, str]:
     """The chance of such a result or a better one if the loss is the margin; and the name of the test."""
     figures = evidence.figures
-    if TASK_FACTS[case.task].tells == "class":
+    clusters = case.clusters_of(case.after)
+    if TASK_FACTS[case.task].tells == "class" and clusters is None:
         fixed, broken, n = (int(figures[name]) for name in ("num_fixed", "num_broken", "num_samples"))
         return float(norm.sf(paired_score(fixed, broken, n, -margin))), "score test"
     rows = rows_of(case.candidate, case.target)
-    look = look_at_mean(*sample_values([rows], case.before, case.task, case.measure))
-    return float(t.sf(look.above(-margin), max(1, look.num_samples - 1))), "t test of what each sample adds"
+    look = look_at_mean(*sample_values([rows], case.before, case.task, case.measure), clusters)
+    num_units = look.num_samples if clusters is None else num_clusters(clusters)
+    return float(t.sf(look.above(-margin), max(1, num_units - 1))), "t test of what each sample adds"
 
 
 def _weekly_look(case: Case, margin: float) -> Finding:
