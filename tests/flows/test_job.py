@@ -275,10 +275,12 @@ def test_a_training_that_can_never_succeed_ends_at_once_with_its_reason_though_m
 # One holdout is read by the driver, one is enough for both members of the group to read a part.
 @pytest.mark.slow
 @pytest.mark.parametrize("least", [1, 2 * MIN_SHARD_IMAGES], ids=["small", "large"])
-def test_a_holdout_is_scored_sample_by_sample_bundle_after_bundle(place: Place, undisturbed: Run, least: int) -> None:
+def test_a_holdout_is_scored_sample_by_sample_bundle_after_bundle(
+    place: Place, version: DataVersion, undisturbed: Run, least: int
+) -> None:
     train = undisturbed.order
-    holdout = [sample for sample in train.version.samples if sample.split == "test"]
-    version = replace(train.version, digest=f"{least:032}", samples=tuple(holdout) * -(-least // len(holdout)))
+    holdout = [sample for sample in version.samples if sample.split == "test"]
+    version = replace(version, digest=f"{least:032}", samples=tuple(holdout) * -(-least // len(holdout)))
     paths = tuple(train.work_folder(work).bundle for work in train.works[:2])
     order = replace(train, kind="score", key=f"s{least}", works=(), version=version, bundles=paths)
     outcome = cluster.run_job(place.cluster, job.begin(order), key=order.key, name="tiny")

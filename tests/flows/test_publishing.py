@@ -374,6 +374,8 @@ def test_the_command_follows_a_bucket_until_it_is_stopped(
         bucket.refused = False
         assert next(lines) == f"answered again: {dest} still holds digits version 2\n"
         process.send_signal(signal.SIGTERM)
-        assert next(lines) == f"stopped; {dest} stays as it is\n"
+        # A signal that comes while a line is printed may have it printed twice.
+        *_, last = lines
+        assert last == f"stopped; {dest} stays as it is\n"
         assert process.wait(30) == 0
     assert holds(dest, versions[1])

@@ -151,7 +151,11 @@ def test_a_better_model_that_cannot_be_served_is_not_promoted(
     assert place.registry.current(champion)["champion"].version == "1"
 
 
-def test_a_better_model_that_takes_twice_as_long_is_promoted_with_a_warning(place: Place, champion: str) -> None:
+def test_a_better_model_that_takes_twice_as_long_is_promoted_with_a_warning(
+    place: Place, champion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Long enough for the median beside other tests.
+    monkeypatch.setattr(serving_trials, "MEASURED_SECONDS", 2.0)
     bundle = place.bundle(champion, image_size_px=384)
     promotion = place.judge(champion, bundle, place.rows(bundle), bundles.digest(bundle))
     findings = {finding.guard: finding for finding in promotion.verdict.findings}
