@@ -2,18 +2,24 @@
 
 Resized pixels are rounded there and here. On a device sums are added up in another order, so that at most one value in ten
 thousand is rounded to the other side, and differs by 1 of 255.
+
+All numbers that a device needs are computed where images are read, and packed into one tensor (`plan`): the process that trains
+then makes two copies and a few dozen calls a batch, whatever the number of images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, chain
+from itertools import chain
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from heads.data.augmentation import Variation, erase, recolour, turn
+from heads.data.augmentation import Erased, Variation, erase, recolour, turn
 from heads.data.preprocess import ImagePreprocess, frame_of, normalise
 from heads.data.resampling import Span, max_taps, resize_sides, resize_sides_whole, weight_matrices, whole_matrices
 
@@ -21,6 +27,40 @@ from heads.data.resampling import Span, max_taps, resize_sides, resize_sides_who
 MAX_PADDED_BYTES = 512 * 2**20
 
 Size = tuple[int, int]
+Numbers = NDArray[np.int64]
+
+
+class Group(NamedTuple):
+    """Images of a batch that are prepared together: how many, the largest height and width, and how far filters reach.
+
+    Plain ones are resized to their middle squares alone, `wanted`. The others are resized to at most `wanted`, turned by degrees
+    (each with its number, and the height and width that it is resized to), cut to windows, recoloured, and covered with noise.
+    """
+
+    count: int
+    largest: Size
+    wanted: Size
+    taps: int
+    window_taps: int | None
+    turned: tuple[tuple[int, float, int, int], ...]
+    erased: tuple[tuple[int, Erased], ...]
+
+
+class Plan(NamedTuple):
+    """How a batch is prepared: its groups, and their numbers in one row of int64, for the device.
+
+    Of each group of N images the row holds their first bytes (N), the bytes of their rows (N), and the fields of a `Span`
+    (6, N, 2); unless they are plain also the span of their windows (6, N, 2), and in the bits of float64 their colours (N, 3). Of
+    several groups the images' places in the joined groups come last.
+    """
+
+    groups: tuple[Group, ...]
+    numbers: Tensor
+
+
+def num_spare_bytes(sizes: Sequence[Size]) -> int:
+    """How many bytes have to follow the last image: as many as the widest one's rows have, since they are read, but not used."""
+    return 3 * max(width for _, width in sizes)
 
 
 def prepare_images(
@@ -31,19 +71,47 @@ def prepare_images(
     `content` is one row of bytes, image after image, each (H, W, 3) of its own of the `sizes`. They are varied as `variations`
     say, each as drawn for the size that its image is resized to.
     """
-    # As many bytes more as the widest image's rows have: beyond the last image something has to be read.
-    content = F.pad(content, (0, 3 * max(width for _, width in sizes)))
-    starts = [0, *accumulate(3 * height * width for height, width in sizes)]
-    groups = list(_groups(sizes, [variation.colour is not None for variation in variations]))
-    prepared = []
-    for group in groups:
-        own = [variations[number] for number in group]
-        frames = _Frames(content, [starts[number] for number in group], [sizes[number] for number in group], preprocess)
-        prepared.append(normalise(frames.cut(own) if own[0].colour is None else frames.vary(own), preprocess))
-    if len(groups) == 1:
-        return prepared[0]
-    places = torch.tensor(list(chain.from_iterable(groups))).argsort()
-    return torch.cat(prepared).index_select(0, places.to(content.device, non_blocking=True))
+    return prepare_planned(F.pad(content, (0, num_spare_bytes(sizes))), plan(sizes, variations, preprocess), preprocess)
+
+
+def plan(sizes: Sequence[Size], variations: Sequence[Variation], preprocess: ImagePreprocess) -> Plan:
+    """How images of these heights and widths, which lie one after another, are prepared and varied."""
+    all_sizes = np.array(sizes, dtype=np.int64)
+    starts = np.concatenate([[0], (3 * all_sizes.prod(axis=1)).cumsum()])
+    members = list(_groups(sizes, [variation.colour is not None for variation in variations]))
+    groups, rows = [], []
+    for group in members:
+        own, resized = [variations[number] for number in group], [frame_of(*sizes[number], preprocess) for number in group]
+        made, numbers = _plan_group(all_sizes[group], np.array(resized, dtype=np.int64), own, preprocess)
+        groups.append(made)
+        rows += [starts[group], 3 * all_sizes[group, 1], *numbers]
+    if len(members) > 1:
+        rows.append(np.argsort(list(chain.from_iterable(members))))
+    return Plan(tuple(groups), torch.from_numpy(np.concatenate([row.ravel() for row in rows])))
+
+
+def _plan_group(
+    sizes: Numbers, frames: Numbers, variations: Sequence[Variation], preprocess: ImagePreprocess
+) -> tuple[Group, list[Numbers]]:
+    """A group of images of these `sizes` (N, 2), of which `frames` (N, 2, 2) tells what is kept and resized; and its numbers."""
+    side, kept, resized = preprocess.image_size_px, frames[:, 0], frames[:, 1]
+    geometries = [variation.geometry for variation in variations]
+    mirrored, zeros = np.array([[0, int(geometry.mirrored)] for geometry in geometries]), np.zeros_like(sizes)
+    is_plain, (height, width) = variations[0].colour is None, sizes.max(axis=0).tolist()
+    high, wide = (side, side) if is_plain else resized.max(axis=0).tolist()
+    taps = max_taps(float((kept / resized).max()), preprocess.interpolation)
+    first = (resized - side) // 2 if is_plain else zeros
+    span = np.stack([(sizes - kept) // 2, kept, resized, first, sizes, mirrored if is_plain else zeros])
+    if is_plain:
+        return Group(len(sizes), (height, width), (high, wide), taps, None, (), ()), [span]
+    windows = np.array([((g.top, g.left), (g.num_rows, g.num_columns)) for g in geometries], dtype=np.int64)
+    start, length = windows[:, 0], windows[:, 1]
+    window = np.stack([start, length, np.full_like(length, side), zeros, resized, mirrored])
+    colours = np.array([variation.colour for variation in variations], dtype=np.float64).view(np.int64)
+    turned = tuple((i, g.degrees, *resized[i].tolist()) for i, g in enumerate(geometries) if g.degrees)
+    erased = tuple((i, variation.erased) for i, variation in enumerate(variations) if variation.erased)
+    window_taps = max_taps(float(length.max()) / side)
+    return Group(len(sizes), (height, width), (high, wide), taps, window_taps, turned, erased), [span, window, colours]
 
 
 def _groups(sizes: Sequence[Size], varied: Sequence[bool]) -> Iterator[list[int]]:
@@ -69,70 +137,40 @@ def _padded_bytes(sizes: Sequence[Size]) -> int:
     return 12 * len(sizes) * max(height for height, _ in sizes) * max(width for _, width in sizes)
 
 
-class _Frames:
-    """Images that are resized together. Sizes are computed on the CPU, so that the device is never waited for."""
-
-    def __init__(self, content: Tensor, starts: Sequence[int], sizes: Sequence[Size], preprocess: ImagePreprocess) -> None:
-        self._content, self._starts, self._preprocess = content, torch.tensor(starts), preprocess
-        rows = [(size, *frame_of(*size, preprocess)) for size in sizes]
-        # Heights and widths (N, 2): of the images, of what is kept of them, and what that is resized to.
-        self.sizes, self.kept, self.resized = torch.tensor(rows).unbind(dim=1)
-
-    def cut(self, variations: Sequence[Variation]) -> Tensor:
-        """The middle squares (N, 3, S, S) of the resized images as whole numbers of 0 to 255, mirrored or not."""
-        side = self._preprocess.image_size_px
-        return self._resize((side, side), (self.resized - side) // 2, _mirrored(variations))
-
-    def vary(self, variations: Sequence[Variation]) -> Tensor:
-        """The windows (N, 3, S, S) of the resized images, in float from 0 to 255, varied."""
-        height, width = self.resized.amax(dim=0).tolist()
-        images = self._resize((height, width), torch.zeros_like(self.resized), torch.zeros(len(variations), dtype=torch.int64))
-        for number, degrees in ((number, v.geometry.degrees) for number, v in enumerate(variations) if v.geometry.degrees):
-            h, w = self.resized[number].tolist()
-            images[number, :, :h, :w] = turn(images[number, None, :, :h, :w].to(torch.uint8), degrees, "bilinear")[0]
-        windows = self._cut_windows(images, variations)
-        seen = recolour(windows, self._on_device(torch.tensor([variation.colour for variation in variations])))
-        for number, erased in ((number, v.erased) for number, v in enumerate(variations) if v.erased):
-            erase(seen[number], erased)
-        return seen
-
-    def _cut_windows(self, images: Tensor, variations: Sequence[Variation]) -> Tensor:
-        """The windows (N, 3, S, S) of resized images (N, 3, H, W), as whole numbers of 0 to 255."""
-        side = self._preprocess.image_size_px
-        geometries = [variation.geometry for variation in variations]
-        start, length = torch.tensor([((g.top, g.left), (g.num_rows, g.num_columns)) for g in geometries]).unbind(dim=1)
-        taps = max_taps(length.max().item() / side)
-        whole = torch.full_like(length, side)
-        span = self._span(start, length, whole, torch.zeros_like(length), self.resized, _mirrored(variations))
-        height, width = images.shape[-2:]
-        return resize_sides_whole(images, *whole_matrices(span, (side, side), (height, width), taps))
-
-    def _resize(self, wanted: Size, first: Tensor, mirrored: Tensor) -> Tensor:
-        """So many rows and columns of the resized images from `first` (N, 2) on, as whole numbers of 0 to 255."""
-        interpolation = self._preprocess.interpolation
-        padded, taps = self._padded(), max_taps((self.kept / self.resized).max().item(), interpolation)
-        span = self._span((self.sizes - self.kept) // 2, self.kept, self.resized, first, self.sizes, mirrored)
-        height, width = padded.shape[-2:]
-        resized = resize_sides(padded, weight_matrices(span, wanted, (height, width), taps, interpolation))
-        return (resized.clamp_(0, 255) if interpolation == "bicubic" else resized).round_()
-
-    def _span(self, start: Tensor, length: Tensor, resized: Tensor, first: Tensor, limit: Tensor, mirrored: Tensor) -> Span:
-        """The spans of heights and widths, on the device; only widths are mirrored."""
-        mirrors = torch.stack([torch.zeros_like(mirrored), mirrored], dim=1)
-        return Span(*self._on_device(torch.stack([start, length, resized, first, limit, mirrors])))
-
-    def _padded(self) -> Tensor:
-        """The images side by side (N, 3, H, W) in float; beyond a smaller one are bytes of others, which no weight counts."""
-        height, width = self.sizes.amax(dim=0).tolist()
-        starts, widths = self._on_device(torch.stack([self._starts, 3 * self.sizes[:, 1]]))[..., None]
-        rows = (starts + widths * torch.arange(height, device=starts.device)).clamp_(max=len(self._content) - 3 * width)
-        within = 3 * torch.arange(width, device=starts.device) + torch.arange(3, device=starts.device)[:, None]
-        places = rows[:, None, :, None] + within[:, None, :]
-        return self._content.take(places).float()
-
-    def _on_device(self, numbers: Tensor) -> Tensor:
-        return numbers.to(self._content.device, non_blocking=True)
+def prepare_planned(content: Tensor, plan: Plan, preprocess: ImagePreprocess) -> Tensor:
+    """Images as network inputs (N, 3, S, S), on the device where the row of their bytes lies, with spare ones after the last."""
+    numbers, place, prepared = plan.numbers.to(content.device, non_blocking=True), 0, []
+    for group in plan.groups:
+        own = numbers[place : place + group.count * (14 if group.window_taps is None else 29)]
+        prepared.append(normalise(_prepare(content, own, group, preprocess), preprocess))
+        place += len(own)
+    return prepared[0] if len(prepared) == 1 else torch.cat(prepared).index_select(0, numbers[place:])
 
 
-def _mirrored(variations: Sequence[Variation]) -> Tensor:
-    return torch.tensor([int(variation.geometry.mirrored) for variation in variations])
+def _prepare(content: Tensor, numbers: Tensor, group: Group, preprocess: ImagePreprocess) -> Tensor:
+    """A group's images as the network sees them (N, 3, S, S), in float from 0 to 255."""
+    count, side, interpolation = group.count, preprocess.image_size_px, preprocess.interpolation
+    starts, row_bytes = numbers[: 2 * count].view(2, count, 1).unbind()
+    span = Span(*numbers[2 * count : 14 * count].view(6, count, 2).unbind())
+    padded = _side_by_side(content, starts, row_bytes, group.largest)
+    images = resize_sides(padded, weight_matrices(span, group.wanted, group.largest, group.taps, interpolation))
+    images = (images.clamp_(0, 255) if interpolation == "bicubic" else images).round_()
+    if group.window_taps is None:
+        return images
+    for number, degrees, height, width in group.turned:
+        one = images[number, None, :, :height, :width]
+        images[number, :, :height, :width] = turn(one.to(torch.uint8), degrees, "bilinear")[0]
+    window = Span(*numbers[14 * count : 26 * count].view(6, count, 2).unbind())
+    windows = resize_sides_whole(images, *whole_matrices(window, (side, side), group.wanted, group.window_taps))
+    seen = recolour(windows, numbers[26 * count :].view(torch.float64).view(count, 3).float())
+    for number, erased in group.erased:
+        erase(seen[number], erased)
+    return seen
+
+
+def _side_by_side(content: Tensor, starts: Tensor, row_bytes: Tensor, largest: Size) -> Tensor:
+    """Images (N, 3, H, W) in float; beyond a smaller one are bytes of others, which no weight counts."""
+    height, width = largest
+    rows = (starts + row_bytes * torch.arange(height, device=content.device)).clamp_(max=len(content) - 3 * width)
+    within = torch.arange(3 * width, device=content.device).view(width, 3).t()
+    return content.take(rows[:, None, :, None] + within[:, None, :]).float()

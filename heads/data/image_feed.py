@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from heads.data.augmentation import Variation
-from heads.data.device_images import prepare_images
+from heads.data.device_images import Plan, num_spare_bytes, plan, prepare_images, prepare_planned
 from heads.data.images import Draw, build_draw, prepare_pixels, resize
 from heads.data.inputs import Inputs, of_images
 from heads.data.pixels import decode_pixels
 from heads.data.preprocess import ImagePreprocess, resized_size
+from heads.data.slabs import empty_bytes, in_slab, pinned
 
 if TYPE_CHECKING:
     from heads.data.dataset import ImageDataset
@@ -64,19 +66,36 @@ class Picture(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """A batch of them: the pixels that the device lacks one image after another, (H, W, 3) each, in one row of bytes."""
+    """A batch of them: the pixels that the device lacks one image after another, (H, W, 3) each, in one row of bytes.
+
+    After them are as many bytes as `heads.data.device_images` needs. By image: whether its pixels are there (N), its height and
+    width (N, 2), and its number (N).
+    """
 
     content: Tensor
-    is_read: list[bool]
-    sizes: list[tuple[int, int]]
-    variations: list[Variation]
+    plan: Plan
+    is_read: NDArray[np.bool_]
+    sizes: NDArray[np.int64]
     labels: dict[str, Tensor]
-    numbers: list[int]
+    numbers: NDArray[np.int64]
 
     def pin_memory(self) -> Pictures:
         """The same with its tensors in pinned memory: a loader would else look for tensors in every number."""
+        plan = self.plan._replace(numbers=pinned(self.plan.numbers))
         labels = {target: column.pin_memory() for target, column in self.labels.items()}
-        return self._replace(content=self.content.pin_memory(), labels=labels)
+        return self._replace(content=pinned(self.content), plan=plan, labels=labels)
+
+
+def _collate(preprocess: ImagePreprocess, items: Sequence[Picture]) -> Pictures:
+    pixels, sizes, variations, labels, numbers = map(list, zip(*items, strict=True))
+    read = [image.permute(0, 2, 3, 1).flatten() for image in pixels if image is not None]
+    spare = torch.zeros(num_spare_bytes(sizes), dtype=torch.uint8)
+    rows = [*read, spare]
+    content = torch.cat(rows, out=empty_bytes(sum(map(len, rows))))
+    is_read = np.array([image is not None for image in pixels])
+    planned = plan(sizes, variations, preprocess)
+    planned = planned._replace(numbers=in_slab(planned.numbers))
+    return Pictures(content, planned, is_read, np.array(sizes), default_collate(labels), np.array(numbers))
 
 
 def _read_view(path: Path, draw: Draw, seed: tuple[int, ...], preprocess: ImagePreprocess) -> Picture:
@@ -114,32 +133,30 @@ class ImageFeed:
         images = self._images
         return partial(_read_view, images.paths[index], *images.draw_of_view(index, number), images.preprocess)
 
-    @staticmethod
-    def collate(items: Sequence[Picture]) -> Pictures:
-        """Images as one batch."""
-        pixels, sizes, variations, labels, numbers = map(list, zip(*items, strict=True))
-        read = [image for image in pixels if image is not None]
-        content = _joined(read) if read else torch.empty(0, dtype=torch.uint8)
-        return Pictures(content, [image is not None for image in pixels], sizes, variations, default_collate(labels), numbers)
+    @property
+    def collate(self) -> Callable[[Sequence[Picture]], Pictures]:
+        """The function that joins images to one batch."""
+        return partial(_collate, self._images.preprocess)
 
     def finish(self, batch: Pictures) -> tuple[Inputs, dict[str, Tensor]]:
         """The images as inputs (N, 3, S, S) on the device, and the labels of them."""
-        content = batch.content.to(self._device, non_blocking=True)
-        if not all(batch.is_read) or (len(content) <= self._room and NOT_KEPT not in batch.numbers):
+        content, preprocess = batch.content.to(self._device, non_blocking=True), self._images.preprocess
+        if not batch.is_read.all() or (len(content) <= self._room and NOT_KEPT not in batch.numbers):
             content = self._keep(batch, content)
-        return of_images(prepare_images(content, batch.sizes, batch.variations, self._images.preprocess)), batch.labels
+        return of_images(prepare_planned(content, batch.plan, preprocess)), batch.labels
 
     def _keep(self, batch: Pictures, content: Tensor) -> Tensor:
         """All of a batch's images as one row of bytes: those that were read, and those that were kept; keeps more if it can."""
         keeps, place, rows = len(content) <= self._room, 0, []
-        for number, is_read, (height, width) in zip(batch.numbers, batch.is_read, batch.sizes, strict=True):
+        each = zip(batch.numbers.tolist(), batch.is_read.tolist(), batch.sizes.tolist(), strict=True)
+        for number, is_read, (height, width) in each:
             rows.append(content[place : place + 3 * height * width] if is_read else self._kept[number])
             place += len(rows[-1]) if is_read else 0
             if keeps and is_read:
                 self._kept[number] = rows[-1]
                 self._sizes[number] = torch.tensor((height, width))
         self._room -= len(content) if keeps else 0
-        return torch.cat(rows)
+        return torch.cat([*rows, content[place:]])
 
     def _read(self, index: int) -> tuple[Tensor | None, tuple[int, int], tuple[int, int]]:
         """An image's pixels, if the device lacks them, its height and width, and those that it is resized to."""

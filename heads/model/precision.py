@@ -45,11 +45,14 @@ def _has_bfloat16() -> bool:
     return bool(torch.cuda.is_bf16_supported())
 
 
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The context in which a forward pass runs in the arithmetic of `computing_dtype`."""
+def autocast(device: torch.device, precision: Precision, *, keeps_casts: bool = True) -> torch.autocast:
+    """The context in which a forward pass runs in the arithmetic of `computing_dtype`.
+
+    It keeps weights that are trained as they were cast, until it ends, but not if `keeps_casts` is false.
+    """
     dtype = computing_dtype(device, precision)
     half = dtype != torch.float32
-    return torch.autocast(device.type, dtype if half else None, enabled=half)
+    return torch.autocast(device.type, dtype if half else None, enabled=half, cache_enabled=keeps_casts)
 
 
 def computing_dtype(device: torch.device, precision: Precision) -> torch.dtype:

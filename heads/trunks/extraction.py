@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from heads.data.feeds import Feed, deliver
+from heads.data.inputs import Inputs
 from heads.data.loading import num_loader_workers
-from heads.data.readers import Job, run_jobs
+from heads.data.readers import Job, Read, run_jobs
 from heads.data.samples import Samples
 from heads.distributed import num_ranks, rank, sum_over_ranks
 from heads.features import FeatureStore, Key, TrunkFeatures
-from heads.model.precision import autocast
 from heads.phases import Tap
 from heads.spec import Precision
-from heads.trunks.trunk import Trunk, take
+from heads.trunks.forward import Forward
+from heads.trunks.trunk import Trunk
 
 # Images of up to 224 px a batch, by the kind of device; the preprocessing says how many of other samples. Every batch is filled
 # up, since kernels for fewer images add up in another order. A sample's features are then the same but for rounding, whichever
@@ -173,9 +174,15 @@ def _read(feed: Feed, readers: Sequence[Job], batch_size: int, device: torch.dev
     parts = [readers[start : start + batch_size] for start in range(0, len(readers), batch_size)]
     jobs = [partial(_read_batch, feed.collate, batch_size, part) for part in parts]
     batches = run_jobs(jobs, num_loader_workers(device) if feed.is_costly else 0)
-    for (_, length), inputs, _ in deliver(batches, lambda read: feed.finish(read[0]), device):
+
+    def finish(read: Read) -> tuple[Inputs, dict[str, Tensor]]:
+        made = feed.finish(read.content[0])
+        read.release()
+        return made
+
+    for read, inputs, _ in deliver(batches, finish, device):
         assert isinstance(inputs.features, Tensor)
-        yield inputs.features, length
+        yield inputs.features, read.content[1]
 
 
 def _read_batch(collate: Callable[[Sequence[Any]], Any], batch_size: int, readers: Sequence[Job]) -> tuple[Any, int]:
@@ -190,29 +197,19 @@ def _run(
     """Shards: the slice of the samples that each holds, and a function that gives their features by tap name, on the CPU."""
     parts: list[dict[str, Tensor]] = []
     first = num_bytes = end = 0
-    start = monotonic()
+    start, forward = monotonic(), None
     for batch, length in batches:
+        forward = forward or Forward(stages, taps, precision, num_samples // len(batch))
         limit = SHARD_BYTES.get(batch.device.type, SHARD_BYTES["cpu"])
-        rows = _forward(stages, taps, batch, precision)
-        parts.append({name: tensor[:length] for name, tensor in rows.items()})
+        parts.append({name: tensor[:length] for name, tensor in forward(batch).items()})
         num_bytes += sum(tensor.nbytes for tensor in parts[-1].values())
         end += length
         if num_bytes >= limit or monotonic() - start >= SHARD_SECONDS or end == num_samples:
             ready = torch.cuda.current_stream(batch.device).record_event() if batch.is_cuda else None
             yield slice(first, end), partial(_joined, parts, ready)
             parts, first, num_bytes, start = [], end, 0, monotonic()
-
-
-def _forward(stages: nn.Sequential, taps: Sequence[Tap], samples: Tensor, precision: Precision) -> dict[str, Tensor]:
-    """The features at the taps, on the CPU: of a GPU's, only once its stream has come so far."""
-    rows: dict[str, Tensor] = {}
-    features = samples
-    with torch.inference_mode(), autocast(samples.device, precision):
-        for number in range(max(tap.stage for tap in taps) + 1):
-            features = stages[number](features)
-            taken = {tap.name: take(tap, features).contiguous() for tap in taps if tap.stage == number}
-            rows |= {name: tensor.to("cpu", non_blocking=True) for name, tensor in taken.items()}
-    return rows
+    if forward:
+        forward.close()
 
 
 def _joined(parts: list[dict[str, Tensor]], ready: torch.cuda.Event | None) -> dict[str, Tensor]:

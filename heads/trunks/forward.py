@@ -1,0 +1,101 @@
+"""The forward pass of frozen stages over batches of one shape: on a GPU captured once as a CUDA graph, then replayed.
+
+A replay is one call, where the pass itself is hundreds, each of which takes a GPU's host longer than the GPU needs for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from heads.model.precision import autocast
+from heads.phases import Tap
+from heads.spec import Precision
+from heads.trunks.trunk import take
+
+# A capture takes about as long as so many batches save.
+MIN_BATCHES = 12
+# Before a capture, so that libraries have chosen their kernels and their memory.
+NUM_WARM_UPS = 3
+
+Features = dict[str, Tensor]
+
+
+class Forward:
+    """Gives the features at the taps of batch after batch, by tap name, on the CPU: of a GPU's, only once its stream is there.
+
+    On a GPU the pass is captured at the first of at least `MIN_BATCHES` batches. Batches of another shape, and stages that
+    cannot be captured, since what they do depends on values, run as they are.
+    """
+
+    def __init__(self, stages: nn.Sequential, taps: Sequence[Tap], precision: Precision, num_batches: int) -> None:
+        self._run = partial(run_stages, stages, taps, precision)
+        self._captures = num_batches >= MIN_BATCHES
+        self._graph: _Graph | None = None
+
+    def __call__(self, samples: Tensor) -> Features:
+        with torch.inference_mode():
+            if self._captures and samples.is_cuda:
+                self._captures, self._graph = False, _capture(self._run, samples)
+            run = self._graph.replay if self._graph and self._graph.takes(samples) else self._run
+            # On the stream of the passes: the next replay overwrites these only once they are copied.
+            return {name: tensor.to("cpu", non_blocking=True) for name, tensor in run(samples).items()}
+
+    def close(self) -> None:
+        """Frees the memory of the graph, once the device has come to the end of it."""
+        if self._graph:
+            torch.cuda.synchronize()
+            self._graph = None
+            torch.cuda.empty_cache()
+
+
+def run_stages(stages: nn.Sequential, taps: Sequence[Tap], precision: Precision, samples: Tensor) -> Features:
+    """The features at the taps by tap name, on the device of the samples. Stages after the last tap are not run."""
+    features, taken = samples, Features()
+    # No weights are kept cast: frozen ones never are, and a graph may not read what was cast outside of it.
+    with torch.inference_mode(), autocast(samples.device, precision, keeps_casts=False):
+        for number in range(max(tap.stage for tap in taps) + 1):
+            features = stages[number](features)
+            taken |= {tap.name: take(tap, features).contiguous() for tap in taps if tap.stage == number}
+    return taken
+
+
+def _capture(run: Callable[[Tensor], Features], samples: Tensor) -> _Graph | None:
+    """The pass as a graph; None where it cannot be captured."""
+    try:
+        return _Graph(run, samples)
+    except RuntimeError:
+        torch.cuda.synchronize(samples.device)
+        return None
+
+
+class _Graph:
+    """A captured pass, with the memory that it reads and writes at each replay."""
+
+    def __init__(self, run: Callable[[Tensor], Features], samples: Tensor) -> None:
+        with torch.cuda.device(samples.device):
+            current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            self._samples = torch.empty_like(samples)
+            side.wait_stream(current)
+            with torch.cuda.stream(side):
+                self._samples.copy_(samples)
+                for _ in range(NUM_WARM_UPS):
+                    run(self._samples)
+            current.wait_stream(side)
+            self._graph = torch.cuda.CUDAGraph()
+            # Threads that pin memory or write shards beside this may go on.
+            with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
+                self._features = run(self._samples)
+
+    def takes(self, samples: Tensor) -> bool:
+        """Whether the samples have the shape and kind of those that it was captured with."""
+        return (samples.shape, samples.dtype, samples.device) == (self._samples.shape, self._samples.dtype, self._samples.device)
+
+    def replay(self, samples: Tensor) -> Features:
+        """The features of the samples, until the next replay."""
+        self._samples.copy_(samples)
+        self._graph.replay()
+        return self._features
