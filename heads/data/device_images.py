@@ -37,7 +37,7 @@ class Group(NamedTuple):
     (each with its number, and the height and width that it is resized to), cut to windows, recoloured, and covered with noise.
     """
 
-    count: int
+    num_images: int
     largest: Size
     wanted: Size
     taps: int
@@ -141,7 +141,7 @@ def prepare_planned(content: Tensor, plan: Plan, preprocess: ImagePreprocess) ->
     """Images as network inputs (N, 3, S, S), on the device where the row of their bytes lies, with spare ones after the last."""
     numbers, place, prepared = plan.numbers.to(content.device, non_blocking=True), 0, []
     for group in plan.groups:
-        own = numbers[place : place + group.count * (14 if group.window_taps is None else 29)]
+        own = numbers[place : place + group.num_images * (14 if group.window_taps is None else 29)]
         prepared.append(normalise(_prepare(content, own, group, preprocess), preprocess))
         place += len(own)
     return prepared[0] if len(prepared) == 1 else torch.cat(prepared).index_select(0, numbers[place:])
@@ -149,7 +149,7 @@ def prepare_planned(content: Tensor, plan: Plan, preprocess: ImagePreprocess) ->
 
 def _prepare(content: Tensor, numbers: Tensor, group: Group, preprocess: ImagePreprocess) -> Tensor:
     """A group's images as the network sees them (N, 3, S, S), in float from 0 to 255."""
-    count, side, interpolation = group.count, preprocess.image_size_px, preprocess.interpolation
+    count, side, interpolation = group.num_images, preprocess.image_size_px, preprocess.interpolation
     starts, row_bytes = numbers[: 2 * count].view(2, count, 1).unbind()
     span = Span(*numbers[2 * count : 14 * count].view(6, count, 2).unbind())
     padded = _side_by_side(content, starts, row_bytes, group.largest)

@@ -76,7 +76,7 @@ class Slabs:
 
     def start_pass(self) -> None:
         """Takes all slabs back, also those of a pass that was given up; the processes must be done with them."""
-        if len(self._free) < len(self._slabs) and torch.cuda.is_initialized():
+        if len(self._free) < len(self._slabs) and torch.cuda.is_available():
             torch.cuda.synchronize()
         self._pass += 1
         self._free = deque((number, None) for number in range(len(self._slabs)))
@@ -112,7 +112,8 @@ class Slabs:
 
     def _give_back(self, number: int, of_pass: int) -> None:
         if of_pass == self._pass:
-            self._free.append((number, torch.cuda.current_stream().record_event() if torch.cuda.is_initialized() else None))
+            copied = torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
+            self._free.append((number, copied))
 
 
 def _replaced(read: Any, replace: Callable[[Any], Any]) -> Any:
@@ -136,7 +137,8 @@ def _as_tensor(slab: Tensor, piece: Tensor | _Piece) -> Tensor:
 
 def _register(slab: Tensor) -> None:
     """Pins the slab, so that a device copies it while the host goes on; where that fails, the host waits for each copy."""
-    if int(torch.cuda.cudart().cudaHostRegister(slab.data_ptr(), slab.nbytes, 0)):
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    if int(runtime.cudaHostRegister(slab.data_ptr(), slab.nbytes, 0)):
         # The error would else be raised by the next call.
         with suppress(RuntimeError):
             torch.zeros(1, device="cuda")
