@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -39,11 +39,8 @@ class _Asked(Sampler[tuple[int | None, Job]]):
     """The jobs of a pass, replaced for the next one while the processes live on."""
 
     def __init__(self, slabs: Slabs | None) -> None:
-        self.jobs: Sequence[Job] = ()
+        self.jobs: Iterable[Job] = ()
         self._slabs = slabs
-
-    def __len__(self) -> int:
-        return len(self.jobs)
 
     def __iter__(self) -> Iterator[tuple[int | None, Job]]:
         # Asked for the first job when the processes are done with those of the pass before.
@@ -53,7 +50,7 @@ class _Asked(Sampler[tuple[int | None, Job]]):
             yield self._slabs.take() if self._slabs else None, job
 
 
-def run_jobs(jobs: Sequence[Job], num_processes: int) -> Iterator[Read]:
+def run_jobs(jobs: Iterable[Job], num_processes: int) -> Iterator[Read]:
     """What each of the jobs gives, in order, tensors in pinned memory; with no processes they run here, when they are asked for.
 
     Jobs are sent to the processes, so they should be small. What one raises is raised here, and RuntimeError if a process is

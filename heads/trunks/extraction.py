@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, chain
 from time import monotonic
 from typing import Any, Self
 
@@ -74,55 +76,43 @@ def extract(
     """
     trunk_features, num_forwarded = store.trunk(trunk.id), 0
     # Places are numbered through all splits and views, so that few batches are filled up.
-    feeds = [request.dataset.feed(device) for request in requests]
+    feeds, keys_by_request = [request.dataset.feed(device) for request in requests], [request.keys for request in requests]
+    ends, keys = list(accumulate(map(len, keys_by_request))), list(chain.from_iterable(keys_by_request))
+
+    def reader(place: int) -> Job:
+        number = bisect_right(ends, place)
+        return feeds[number].reader(place - ends[number] + len(keys_by_request[number]), requests[number].view)
+
     while True:
-        lacking = _lacking(trunk_features, requests)
+        lacking = _lacking(trunk_features, requests, keys_by_request)
         # Every rank has looked before any writes, so that all share out the same samples.
         if not sum_over_ranks(torch.tensor([float(sum(map(len, lacking.values())))], device=device)).item():
             return num_forwarded
         for taps, places in sorted(lacking.items()):
             mine = places[rank() :: num_ranks()]
-            readers = [_reader(requests, feeds, place) for place in mine]
-            batches = _read(feeds[0], readers, trunk.preprocess.batch_size(_most_together(device)), device)
+            batches = _read(feeds[0], reader, mine, trunk.preprocess.batch_size(_most_together(device)), device)
             with _Writer(trunk_features, device, on_stored) as writer:
                 for part, shard in _run(build(), taps, batches, len(mine), precision) if mine else ():
-                    writer.write([_key(requests, place) for place in mine[part]], shard)
+                    writer.write([keys[place] for place in mine[part]], shard)
             num_forwarded += len(mine)
         sum_over_ranks(torch.zeros(1, device=device))
 
 
-def _lacking(trunk_features: TrunkFeatures, requests: Sequence[ExtractionRequest]) -> dict[tuple[Tap, ...], list[int]]:
+def _lacking(
+    trunk_features: TrunkFeatures, requests: Sequence[ExtractionRequest], keys_by_request: Sequence[Sequence[Key]]
+) -> dict[tuple[Tap, ...], list[int]]:
     """The places of samples by the taps that they lack; of equal samples in a dataset only the first."""
     lacking_by_taps: dict[tuple[Tap, ...], list[int]] = defaultdict(list)
     first = 0
-    for request in requests:
-        keys, lacking = request.keys, dict[Key, tuple[Tap, ...]]()
+    for request, keys in zip(requests, keys_by_request, strict=True):
+        lacking = dict[Key, tuple[Tap, ...]]()
         for tap in sorted(request.taps):
             lacking.update({key: (*lacking.get(key, ()), tap) for key in trunk_features.missing(keys, [tap.name])})
-        for place, key in enumerate(keys, start=first):
+        for place, key in enumerate(keys if lacking else (), start=first):
             if key in lacking:
                 lacking_by_taps[lacking.pop(key)].append(place)
         first += len(keys)
     return dict(lacking_by_taps)
-
-
-def _key(requests: Sequence[ExtractionRequest], place: int) -> Key:
-    number, index = _locate(requests, place)
-    return Key(requests[number].dataset.digests[index], requests[number].view)
-
-
-def _reader(requests: Sequence[ExtractionRequest], feeds: Sequence[Feed], place: int) -> Job:
-    number, index = _locate(requests, place)
-    return feeds[number].reader(index, requests[number].view)
-
-
-def _locate(requests: Sequence[ExtractionRequest], place: int) -> tuple[int, int]:
-    """The number of the request that a place lies in, and the sample's number there."""
-    for number, request in enumerate(requests):
-        if place < len(request.dataset):
-            return number, place
-        place -= len(request.dataset)
-    raise IndexError(place)
 
 
 def _most_together(device: torch.device) -> int:
@@ -169,10 +159,13 @@ class _Writer:
             self._on_stored(number)
 
 
-def _read(feed: Feed, readers: Sequence[Job], batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, int]]:
-    """Samples in batches on the device, and how many each holds before it is filled up."""
-    parts = [readers[start : start + batch_size] for start in range(0, len(readers), batch_size)]
-    jobs = [partial(_read_batch, feed.collate, batch_size, part) for part in parts]
+def _read(
+    feed: Feed, reader: Callable[[int], Job], places: Sequence[int], batch_size: int, device: torch.device
+) -> Iterator[tuple[Tensor, int]]:
+    """The samples of these places in batches on the device, and how many each holds before it is filled up."""
+    parts = (places[start : start + batch_size] for start in range(0, len(places), batch_size))
+    # Made one by one: those of a whole pass would keep the reading processes waiting.
+    jobs = (partial(_read_batch, feed.collate, batch_size, list(map(reader, part))) for part in parts)
     batches = run_jobs(jobs, num_loader_workers(device) if feed.is_costly else 0)
 
     def finish(read: Read) -> tuple[Inputs, dict[str, Tensor]]:

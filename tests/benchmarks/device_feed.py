@@ -123,7 +123,7 @@ def measure_extraction(backbone: str, files: Sequence[Path], sizes: Sizes, devic
 
     def read_all() -> None:
         feed = images.feed(device)
-        for _ in extraction._read(feed, [feed.reader(number, 0) for number in range(len(files))], batch_size, device):
+        for _ in extraction._read(feed, lambda number: feed.reader(number, 0), range(len(files)), batch_size, device):
             pass
 
     def extract(images: ImageDataset = images) -> None:
