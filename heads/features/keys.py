@@ -47,7 +47,7 @@ def pack(keys: Sequence[Key]) -> Packed:
         content = bytes.fromhex("".join(digests))
     except (TypeError, ValueError):
         content = b""
-    if len(content) != 16 * len(keys) or any(len(digest) != 32 for digest in digests):
+    if len(content) != 16 * len(keys) or not set(map(len, digests)) <= {32}:
         wrong = next(digest for digest in digests if not _is_digest(digest))
         raise HeadsError(f"{wrong!r} is no sample digest; it has 32 hex digits")
     if views and (min(views) < 0 or max(views) > MAX_VIEW):

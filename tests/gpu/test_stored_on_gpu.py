@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from heads.catalogue import Task
 from heads.features import FeatureStore, Key
@@ -17,6 +18,7 @@ from heads.spec import Variant
 from heads.training.metrics import MetricAccumulator
 from heads.training.state import TrainingOutcome
 from heads.trunks.extraction import ExtractionRequest, extract
+from heads.trunks.forward import MIN_BATCHES, Forward, run_stages
 from heads.trunks.stored import open_views
 from tests.gpu.nearness import assert_near
 from tests.heads.stored_training import (
@@ -140,6 +142,34 @@ def test_features_do_not_depend_on_what_else_is_in_their_batch(pictures: Path, t
         for tap, rows in found[0].items():
             gap = ((rows - other[tap]).abs().max() / rows.abs().max()).item()
             assert_near(f"features beside others, {tap}", gap, 1e-3)
+
+
+class Halved(nn.Module):
+    """Does as its values say, for which the host has to wait: it cannot be captured."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features / 2 if features.mean().item() > 0 else features
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("last", [nn.Identity(), Halved()])
+def test_a_captured_pass_gives_what_the_pass_gives(last: nn.Module, precision: Any) -> None:
+    variant = variant_of(KIND, backbone="mobilenet_v2")
+    backbone = build_backbone(variant, None).eval().requires_grad_(False)
+    stages = nn.Sequential(*backbone, last).to(GPU, memory_format=torch.channels_last)
+    taps = (Tap(3, "map"), Tap(len(stages) - 1, "pooled"))
+    forward = Forward(stages, taps, precision, MIN_BATCHES)
+    found = []
+    for number, size in enumerate((8, 8, 8, 5, 8)):
+        samples = torch.randn(size, 3, 64, 64, device=GPU).to(memory_format=torch.channels_last) + number
+        found.append((forward(samples), run_stages(stages, taps, precision, samples)))
+    torch.cuda.synchronize()
+    assert (forward._graph is None) == isinstance(last, Halved)
+    forward.close()
+    for features, expected in found:
+        for tap, rows in expected.items():
+            gap = ((features[tap].to(GPU) - rows).abs().max() / rows.abs().max()).item()
+            assert_near(f"captured, {precision}, {tap}", gap, 1e-2 if precision == "bf16" else 1e-3)
 
 
 @pytest.mark.parametrize("task", ["classification", "multilabel"])
