@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from heads.data.augmentation import Erased, Variation, erase, recolour, turn
-from heads.data.preprocess import ImagePreprocess, frame_of, normalise
+from heads.data.preprocess import ImagePreprocess, frame_of, normalise_in_place
 from heads.data.resampling import Span, max_taps, resize_sides, resize_sides_whole, weight_matrices, whole_matrices
 
 # Images are laid side by side in float, filled up to the largest: so many bytes at once.
@@ -142,7 +142,7 @@ def prepare_planned(content: Tensor, plan: Plan, preprocess: ImagePreprocess) ->
     numbers, place, prepared = plan.numbers.to(content.device, non_blocking=True), 0, []
     for group in plan.groups:
         own = numbers[place : place + group.num_images * (14 if group.window_taps is None else 29)]
-        prepared.append(normalise(_prepare(content, own, group, preprocess), preprocess))
+        prepared.append(normalise_in_place(_prepare(content, own, group, preprocess), preprocess))
         place += len(own)
     return prepared[0] if len(prepared) == 1 else torch.cat(prepared).index_select(0, numbers[place:])
 
@@ -172,5 +172,6 @@ def _side_by_side(content: Tensor, starts: Tensor, row_bytes: Tensor, largest: S
     """Images (N, 3, H, W) in float; beyond a smaller one are bytes of others, which no weight counts."""
     height, width = largest
     rows = (starts + row_bytes * torch.arange(height, device=content.device)).clamp_(max=len(content) - 3 * width)
-    within = torch.arange(3 * width, device=content.device).view(width, 3).t()
-    return content.take(rows[:, None, :, None] + within[:, None, :]).float()
+    # Every place that a row may begin at is a row of this view, so that one index a row is enough.
+    gathered = content.unfold(0, 3 * width, 1)[rows].view(-1, height, width, 3)
+    return gathered.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)

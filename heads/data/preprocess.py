@@ -97,5 +97,17 @@ def resized_size(height: int, width: int, preprocess: ImagePreprocess) -> tuple[
 def normalise(pixels: Tensor, preprocess: ImagePreprocess) -> Tensor:
     """Pixels (N, 3, H, W) of 0 to 255 as the float values a network takes."""
     # By channel and plain numbers: a constant tensor would tie an exported program to the device it was made on.
-    channels = zip((pixels * 1.0).unbind(dim=-3), preprocess.mean, preprocess.std, strict=True)
-    return torch.stack([(channel - 255 * mean) / (255 * std) for channel, mean, std in channels], dim=-3)
+    channels = zip((pixels * 1.0).unbind(dim=-3), _scales(preprocess), strict=True)
+    return torch.stack([(channel - mean) / std for channel, (mean, std) in channels], dim=-3)
+
+
+def normalise_in_place(pixels: Tensor, preprocess: ImagePreprocess) -> Tensor:
+    """The same values, written over those of float pixels."""
+    for channel, (mean, std) in zip(pixels.unbind(dim=-3), _scales(preprocess), strict=True):
+        channel.sub_(mean).div_(std)
+    return pixels
+
+
+def _scales(preprocess: ImagePreprocess) -> list[tuple[float, float]]:
+    """Each channel's mean and standard deviation, of pixels of 0 to 255."""
+    return [(255 * mean, 255 * std) for mean, std in zip(preprocess.mean, preprocess.std, strict=True)]

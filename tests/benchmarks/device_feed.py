@@ -1,7 +1,7 @@
 """Whether the device waits for images: rates of extraction and fine-tuning as shares of what the device can do by itself.
 
     python tests/benchmarks/device_feed.py [--only PART]
-    python tests/benchmarks/device_feed.py --device cuda [--pictures FOLDER]
+    python tests/benchmarks/device_feed.py --device cuda [--pictures FOLDER] [--backbone NAME] [--pictures-count N] [--pairs N]
 
 In one run: images a second of one core from a file's bytes to what the device is handed (at least 1,000), against preparing them
 on the CPU; how far images prepared on the device are from those; extraction of 8,192 pictures at 224 px against the same model on
@@ -20,7 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -38,6 +38,7 @@ from heads.phases import Tap, compile_policy
 from heads.spec import Fit, Head, Variant
 from heads.training import loop
 from heads.trunks import extraction
+from heads.trunks.forward import Forward
 from heads.trunks.trunk import trunk_of
 
 PETS = SHARED / "data" / "pets3" / "images"
@@ -117,9 +118,16 @@ def measure_extraction(backbone: str, files: Sequence[Path], sizes: Sizes, devic
     batch_size = images.preprocess.batch_size(extraction.BATCH_SIZES[device.type])
     batch = torch.randn(batch_size, 3, sizes.px, sizes.px, device=device).to(memory_format=torch.channels_last)
 
-    def forward_all() -> None:
-        for _ in range(-(-len(files) // batch_size)):
-            extraction._forward(stages, taps, batch, "auto")
+    num_batches = -(-len(files) // batch_size)
+
+    def forward_all(is_captured: bool = True) -> None:
+        forward = Forward(stages, taps, "auto", num_batches if is_captured else 0)
+        for _ in range(num_batches):
+            forward(batch)
+        forward.close()
+
+    def forward_uncaptured() -> None:
+        forward_all(is_captured=False)
 
     def read_all() -> None:
         feed = images.feed(device)
@@ -134,16 +142,26 @@ def measure_extraction(backbone: str, files: Sequence[Path], sizes: Sizes, devic
     extract()
     rates = {
         work.__name__: [len(files) / _seconds(work, device) for _ in range(sizes.repeats)]
-        for work in (forward_all, read_all, extract)
+        for work in (forward_all, forward_uncaptured, read_all, extract)
     }
     medians = {name: statistics.median(found) for name, found in rates.items()}
-    for name, told in (("forward_all", "synthetic input"), ("read_all", "read and prepared alone"), ("extract", "extraction")):
+    for name, told in (
+        ("forward_all", "synthetic input"),
+        ("forward_uncaptured", "synthetic input, not captured as a CUDA graph"),
+        ("read_all", "read and prepared alone"),
+        ("extract", "extraction"),
+    ):
         note(f"{backbone} {told}, images/s", medians[name])
-    bar = LEAST_OF_DEVICE[backbone] if device.type == "cuda" else None
-    note(f"{backbone} extraction, share of synthetic input", medians["extract"] / medians["forward_all"], bar)
+    bar, limit = (
+        LEAST_OF_DEVICE[backbone] if device.type == "cuda" else None,
+        max(medians["forward_all"], medians["forward_uncaptured"]),
+    )
+    note(f"{backbone} extraction, share of synthetic input", medians["extract"] / limit, bar)
+    if sizes.repeats < 2:
+        return
     many = open_images(list(files) * 4, backbone, sizes.px)
     rate = len(many) / _seconds(lambda: extract(many), device)
-    note(f"{backbone} extraction of {len(many):,}, share of synthetic input", rate / medians["forward_all"])
+    note(f"{backbone} extraction of {len(many):,}, share of synthetic input", rate / limit)
 
 
 class FedBareLoop(BareLoop):
@@ -246,17 +264,28 @@ def _copies(folder: Path, wanted: int, target: Path) -> list[Path]:
     return files
 
 
+def _sizes(usual: Sizes, asked: argparse.Namespace) -> Sizes:
+    """The usual sizes, but for those that are given."""
+    pictures, pairs = asked.pictures_count or usual.pictures, asked.pairs or usual.pairs
+    return replace(usual, pictures=pictures, pairs=pairs, repeats=usual.repeats if pictures >= usual.pictures else 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=SIZES, default="cpu")
     parser.add_argument("--pictures", type=Path, default=PETS)
+    parser.add_argument("--pictures-count", type=int, help="how many pictures a pass reads; fewer than usual also repeat less")
+    parser.add_argument("--pairs", type=int, help="how many pairs of epochs fine-tuning measures")
+    parser.add_argument(
+        "--backbone", choices=LEAST_OF_DEVICE, action="append", help="whose extraction is measured; all if none is"
+    )
     parser.add_argument("--only", choices=("core", "gap", "extraction", "training"), action="append")
     asked = parser.parse_args()
     if asked.device == "cuda" and not torch.cuda.is_available():
         say("skipped: torch finds no CUDA GPU on this machine")
         return
     sizes, device, parts = (
-        SIZES[asked.device],
+        _sizes(SIZES[asked.device], asked),
         torch.device(asked.device),
         asked.only or ("core", "gap", "extraction", "training"),
     )
@@ -270,7 +299,7 @@ def main() -> None:
         if "gap" in parts:
             measure_gap(files[:64], sizes.px, device)
         torch.set_num_threads(threads)
-        for backbone in LEAST_OF_DEVICE if "extraction" in parts else ():
+        for backbone in (asked.backbone or LEAST_OF_DEVICE) if "extraction" in parts else ():
             if device.type == "cuda" or backbone == "mobilenet_v2":
                 measure_extraction(backbone, files, sizes, device)
         if "training" in parts:

@@ -94,5 +94,5 @@ def test_an_error_comes_in_its_turn_and_a_killed_process_is_one_too() -> None:
     with pytest.raises(ImageError, match="no picture"):
         next(reads)
     assert all(is_right(read, 3000) for read in run_jobs([good] * 3, 1))
-    with pytest.raises(RuntimeError, match="killed|exited"):
+    with pytest.raises(RuntimeError, match=r"killed|exited"):
         list(run_jobs([good, killed, *[good] * 9], 1))
