@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from heads.model.precision import autocast
 from heads.phases import Tap
 from heads.spec import Precision
-from heads.trunks.trunk import take
 
 # A capture takes about as long as so many batches save.
 MIN_BATCHES = 12
@@ -61,6 +60,13 @@ def run_stages(stages: nn.Sequential, taps: Sequence[Tap], precision: Precision,
             features = stages[number](features)
             taken |= {tap.name: take(tap, features).contiguous() for tap in taps if tap.stage == number}
     return taken
+
+
+def take(tap: Tap, features: Tensor) -> Tensor:
+    """A stage's features (N, ...) in the form of the tap: whole or pooled."""
+    if tap.form == "map":
+        return features
+    return features[:, :1] if features.ndim == 3 else features.mean(dim=(2, 3), keepdim=True)
 
 
 def _capture(run: Callable[[Tensor], Features], samples: Tensor) -> _Graph | None:

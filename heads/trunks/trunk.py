@@ -124,13 +124,6 @@ def _taps(variant: Variant, num_frozen: int) -> tuple[Tap, ...]:
     return tuple(Tap(stage, form) for stage, form in sorted(forms.items()))
 
 
-def take(tap: Tap, features: Tensor) -> Tensor:
-    """A stage's features (N, ...) in the form of the tap: whole or pooled."""
-    if tap.form == "map":
-        return features
-    return features[:, :1] if features.ndim == 3 else features.mean(dim=(2, 3), keepdim=True)
-
-
 def inputs_of(features: Mapping[str, Tensor], taps: Sequence[Tap]) -> dict[int, Tensor]:
     """Stored features by tap name as a model's inputs, by stage."""
     return {tap.stage: features[tap.name] for tap in taps}
