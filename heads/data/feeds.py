@@ -26,6 +26,11 @@ class Feed(Protocol):
         """Whether reading a sample takes so long that other processes should do it, if there are cores to spare."""
         ...
 
+    @property
+    def sample_shape(self) -> tuple[int, ...] | None:
+        """The shape of every sample as it is finished, if that is known before one is read."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Any:
@@ -60,6 +65,7 @@ class SampleFeed:
     """Samples that are prepared one at a time where they are read, on the CPU."""
 
     is_costly = False
+    sample_shape = None
 
     def __init__(self, samples: _Samples) -> None:
         self._samples = samples

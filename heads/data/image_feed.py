@@ -120,6 +120,12 @@ class ImageFeed:
         # The height and width of each image that is kept. Shared memory: loader processes then leave it to the device.
         self._sizes = torch.zeros(len(images), 2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """(3, S, S)."""
+        side = self._images.preprocess.image_size_px
+        return 3, side, side
+
     def __len__(self) -> int:
         return len(self._images)
 

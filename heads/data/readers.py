@@ -54,16 +54,20 @@ def run_jobs(jobs: Iterable[Job], num_processes: int) -> Iterator[Read]:
     """What each of the jobs gives, in order, tensors in pinned memory; with no processes they run here, when they are asked for.
 
     Jobs are sent to the processes, so they should be small. What one raises is raised here, and RuntimeError if a process is
-    killed. One pass is made at a time. What jobs write to `heads.data.slabs` is not copied on its way here.
+    killed. The processes begin at once. One pass is made at a time. What jobs write to `heads.data.slabs` is not copied on its
+    way here.
     """
     if not num_processes:
-        yield from (Read(job(), _nothing) for job in jobs)
-        return
+        return (Read(job(), _nothing) for job in jobs)
     loader = _loader(num_processes)
     assert isinstance(loader.sampler, _Asked)
     assert isinstance(loader.dataset, _Jobs)
-    loader.sampler.jobs, slabs = jobs, loader.dataset.slabs
-    for number, read in loader:
+    loader.sampler.jobs = jobs
+    return _look_up(iter(loader), loader.dataset.slabs)
+
+
+def _look_up(reads: Iterator[tuple[int | None, Any]], slabs: Slabs | None) -> Iterator[Read]:
+    for number, read in reads:
         if number is None or not slabs:
             yield Read(read, _nothing)
         else:

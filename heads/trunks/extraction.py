@@ -75,6 +75,7 @@ def extract(
     any point loses a shard at most.
     """
     trunk_features, num_forwarded = store.trunk(trunk.id), 0
+    batch_size = trunk.preprocess.batch_size(_most_together(device))
     # Places are numbered through all splits and views, so that few batches are filled up.
     feeds, keys_by_request = [request.dataset.feed(device) for request in requests], [request.keys for request in requests]
     ends, keys = list(accumulate(map(len, keys_by_request))), list(chain.from_iterable(keys_by_request))
@@ -90,9 +91,13 @@ def extract(
             return num_forwarded
         for taps, places in sorted(lacking.items()):
             mine = places[rank() :: num_ranks()]
-            batches = _read(feeds[0], reader, mine, trunk.preprocess.batch_size(_most_together(device)), device)
+            if not mine:
+                continue
+            # Reading begins here, and goes on while the stages are built and captured.
+            batches = _read(feeds[0], reader, mine, batch_size, device)
+            forward = Forward(build(), taps, precision, len(mine) // batch_size, _example(feeds[0], batch_size, device))
             with _Writer(trunk_features, device, on_stored) as writer:
-                for part, shard in _run(build(), taps, batches, len(mine), precision) if mine else ():
+                for part, shard in _run(forward, batches, len(mine)):
                     writer.write([keys[place] for place in mine[part]], shard)
             num_forwarded += len(mine)
         sum_over_ranks(torch.zeros(1, device=device))
@@ -162,18 +167,23 @@ class _Writer:
 def _read(
     feed: Feed, reader: Callable[[int], Job], places: Sequence[int], batch_size: int, device: torch.device
 ) -> Iterator[tuple[Tensor, int]]:
-    """The samples of these places in batches on the device, and how many each holds before it is filled up."""
+    """The samples of these places in batches on the device, and how many each holds before it is filled up.
+
+    Other processes begin to read at once.
+    """
     parts = (places[start : start + batch_size] for start in range(0, len(places), batch_size))
     # Made one by one: those of a whole pass would keep the reading processes waiting.
     jobs = (partial(_read_batch, feed.collate, batch_size, list(map(reader, part))) for part in parts)
-    batches = run_jobs(jobs, num_loader_workers(device) if feed.is_costly else 0)
+    return _delivered(feed, run_jobs(jobs, num_loader_workers(device) if feed.is_costly else 0), device)
 
+
+def _delivered(feed: Feed, reads: Iterator[Read], device: torch.device) -> Iterator[tuple[Tensor, int]]:
     def finish(read: Read) -> tuple[Inputs, dict[str, Tensor]]:
         made = feed.finish(read.content[0])
         read.release()
         return made
 
-    for read, inputs, _ in deliver(batches, finish, device):
+    for read, inputs, _ in deliver(reads, finish, device):
         assert isinstance(inputs.features, Tensor)
         yield inputs.features, read.content[1]
 
@@ -184,15 +194,22 @@ def _read_batch(collate: Callable[[Sequence[Any]], Any], batch_size: int, reader
     return collate([*items, *[items[-1]] * (batch_size - len(items))]), len(items)
 
 
+def _example(feed: Feed, batch_size: int, device: torch.device) -> Tensor | None:
+    """A batch of the shape of all others, if that is known before the first one is read."""
+    if device.type != "cuda" or not feed.sample_shape:
+        return None
+    example = torch.zeros(batch_size, *feed.sample_shape, device=device)
+    return example.to(memory_format=torch.channels_last) if example.ndim == 4 else example
+
+
 def _run(
-    stages: nn.Sequential, taps: Sequence[Tap], batches: Iterator[tuple[Tensor, int]], num_samples: int, precision: Precision
+    forward: Forward, batches: Iterator[tuple[Tensor, int]], num_samples: int
 ) -> Iterator[tuple[slice, Callable[[], dict[str, Tensor]]]]:
     """Shards: the slice of the samples that each holds, and a function that gives their features by tap name, on the CPU."""
     parts: list[dict[str, Tensor]] = []
     first = num_bytes = end = 0
-    start, forward = monotonic(), None
+    start = monotonic()
     for batch, length in batches:
-        forward = forward or Forward(stages, taps, precision, num_samples // len(batch))
         limit = SHARD_BYTES.get(batch.device.type, SHARD_BYTES["cpu"])
         parts.append({name: tensor[:length] for name, tensor in forward(batch).items()})
         num_bytes += sum(tensor.nbytes for tensor in parts[-1].values())
@@ -201,8 +218,7 @@ def _run(
             ready = torch.cuda.current_stream(batch.device).record_event() if batch.is_cuda else None
             yield slice(first, end), partial(_joined, parts, ready)
             parts, first, num_bytes, start = [], end, 0, monotonic()
-    if forward:
-        forward.close()
+    forward.close()
 
 
 def _joined(parts: list[dict[str, Tensor]], ready: torch.cuda.Event | None) -> dict[str, Tensor]:

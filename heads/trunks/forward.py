@@ -18,7 +18,7 @@ from heads.spec import Precision
 # A capture takes about as long as so many batches save.
 MIN_BATCHES = 12
 # Before a capture, so that libraries have chosen their kernels and their memory.
-NUM_WARM_UPS = 3
+NUM_WARM_UPS = 2
 
 Features = dict[str, Tensor]
 
@@ -26,19 +26,34 @@ Features = dict[str, Tensor]
 class Forward:
     """Gives the features at the taps of batch after batch, by tap name, on the CPU: of a GPU's, only once its stream is there.
 
-    On a GPU the pass is captured at the first of at least `MIN_BATCHES` batches. Batches of another shape, and stages that
-    cannot be captured, since what they do depends on values, run as they are.
+    On a GPU the pass is captured if there are at least `MIN_BATCHES` batches: at once with samples as an `example`, else at the
+    first batch. Batches of another shape, and stages that cannot be captured, since what they do depends on values, run as they
+    are.
     """
 
-    def __init__(self, stages: nn.Sequential, taps: Sequence[Tap], precision: Precision, num_batches: int) -> None:
+    def __init__(
+        self,
+        stages: nn.Sequential,
+        taps: Sequence[Tap],
+        precision: Precision,
+        num_batches: int,
+        example: Tensor | None = None,
+    ) -> None:
         self._run = partial(run_stages, stages, taps, precision)
         self._captures = num_batches >= MIN_BATCHES
         self._graph: _Graph | None = None
+        if example is not None:
+            self._prepare(example)
+
+    def _prepare(self, samples: Tensor) -> None:
+        if self._captures and samples.is_cuda:
+            self._captures = False
+            with torch.inference_mode():
+                self._graph = _capture(self._run, samples)
 
     def __call__(self, samples: Tensor) -> Features:
+        self._prepare(samples)
         with torch.inference_mode():
-            if self._captures and samples.is_cuda:
-                self._captures, self._graph = False, _capture(self._run, samples)
             run = self._graph.replay if self._graph and self._graph.takes(samples) else self._run
             # On the stream of the passes: the next replay overwrites these only once they are copied.
             return {name: tensor.to("cpu", non_blocking=True) for name, tensor in run(samples).items()}
@@ -86,15 +101,21 @@ class _Graph:
             current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
             self._samples = torch.empty_like(samples)
             side.wait_stream(current)
+            self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.stream(side):
                 self._samples.copy_(samples)
                 for _ in range(NUM_WARM_UPS):
                     run(self._samples)
+                # A graph has memory of its own.
+                torch.cuda.synchronize()
+                torch.cuda.empty_cache()
+                # Threads that pin memory or write shards beside this may go on.
+                self._graph.capture_begin(capture_error_mode="thread_local")
+                try:
+                    self._features = run(self._samples)
+                finally:
+                    self._graph.capture_end()
             current.wait_stream(side)
-            self._graph = torch.cuda.CUDAGraph()
-            # Threads that pin memory or write shards beside this may go on.
-            with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
-                self._features = run(self._samples)
 
     def takes(self, samples: Tensor) -> bool:
         """Whether the samples have the shape and kind of those that it was captured with."""
