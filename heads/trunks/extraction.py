@@ -171,21 +171,40 @@ def _read(
 
     Other processes begin to read at once.
     """
-    parts = (places[start : start + batch_size] for start in range(0, len(places), batch_size))
+    num_processes = num_loader_workers(device) if feed.is_costly else 0
+    parts = cut_in_parts(len(places), batch_size, num_processes)
     # Made one by one: those of a whole pass would keep the reading processes waiting.
-    jobs = (partial(_read_batch, feed.collate, batch_size, list(map(reader, part))) for part in parts)
-    return _delivered(feed, run_jobs(jobs, num_loader_workers(device) if feed.is_costly else 0), device)
+    jobs = (partial(_read_batch, feed.collate, size, list(map(reader, places[start : start + size]))) for start, size in parts)
+    return _delivered(feed, run_jobs(jobs, num_processes), batch_size, device)
 
 
-def _delivered(feed: Feed, reads: Iterator[Read], device: torch.device) -> Iterator[tuple[Tensor, int]]:
+def cut_in_parts(num_samples: int, batch_size: int, num_processes: int) -> Iterator[tuple[int, int]]:
+    """Where each part that a process reads begins, and its size: a batch.
+
+    Of the first batches each process reads a quarter, then a half, so that a device gets the first one four times as early.
+    """
+    start = 0
+    for pieces in (4, 2) if batch_size % 4 == 0 else ():
+        size = batch_size // pieces
+        num_parts = min(num_processes, (num_samples - start) // size) // pieces * pieces
+        yield from ((start + number * size, size) for number in range(num_parts))
+        start += num_parts * size
+    yield from ((begin, batch_size) for begin in range(start, num_samples, batch_size))
+
+
+def _delivered(feed: Feed, reads: Iterator[Read], batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, int]]:
     def finish(read: Read) -> tuple[Inputs, dict[str, Tensor]]:
         made = feed.finish(read.content[0])
         read.release()
         return made
 
+    pieces: list[Tensor] = []
     for read, inputs, _ in deliver(reads, finish, device):
         assert isinstance(inputs.features, Tensor)
-        yield inputs.features, read.content[1]
+        pieces.append(inputs.features)
+        if sum(map(len, pieces)) == batch_size:
+            yield (pieces[0] if len(pieces) == 1 else torch.cat(pieces)), (read.content[1] if len(pieces) == 1 else batch_size)
+            pieces = []
 
 
 def _read_batch(collate: Callable[[Sequence[Any]], Any], batch_size: int, readers: Sequence[Job]) -> tuple[Any, int]:

@@ -205,7 +205,7 @@ def test_features_of_images_prepared_in_batches_are_those_of_single_ones(
     digests, found, taps = [f"{number:032x}" for number in range(len(files))], [], (Tap(4, "pooled"),)
     torch.manual_seed(0)
     stages = build_backbone(variant, None).eval()
-    for single, num_processes in ((True, 0), (False, 0), (False, 1)):
+    for single, num_processes in ((True, 0), (False, 0), (False, 1), (False, 4)):
         images = ImageDataset(files, {}, preprocess_for("resnet18", 64), "light", digests=digests)
         monkeypatch.setattr(extraction, "num_loader_workers", lambda device, num_processes=num_processes: num_processes)
         if not single:
@@ -216,8 +216,24 @@ def test_features_of_images_prepared_in_batches_are_those_of_single_ones(
         keys = [key for request in requests for key in request.keys]
         found.append(store.trunk(trunk.id).open(keys, ["4:pooled"])[torch.arange(len(keys))]["4:pooled"])
     torch.testing.assert_close(*found[:2], rtol=1e-3, atol=1e-3)
-    assert torch.equal(*found[1:]), "written to slabs by other processes, or here"
+    assert torch.equal(*found[1:3]), "written to slabs by another process, or here"
+    # Four processes read the first batch in parts.
+    torch.testing.assert_close(*found[2:], rtol=1e-3, atol=1e-3)
     assert not torch.equal(found[0][: len(files)], found[0][len(files) :])
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "num_processes"), [(8192, 16), (8192, 0), (700, 16), (257, 3), (95, 8), (128, 5), (3, 1)]
+)
+def test_the_first_batches_are_read_in_parts_that_make_whole_ones(num_samples: int, num_processes: int) -> None:
+    parts, batch_size = list(extraction.cut_in_parts(num_samples, 128, num_processes)), 128
+    assert [number for start, size in parts for number in range(start, start + size)][:num_samples] == list(range(num_samples))
+    assert parts[-1][0] < num_samples, "only the last is filled up"
+    ends = {start + size for start, size in parts}
+    assert set(range(batch_size, num_samples + 1, batch_size)) <= ends
+    sizes = [size for _, size in parts]
+    assert sizes == sorted(sizes)
+    assert (min(sizes) == 32) == (num_processes >= 4 and num_samples >= 128)
 
 
 def test_shards_written_beside_the_forward_pass_are_told_in_order_and_their_errors_raised() -> None:
