@@ -197,6 +197,7 @@ def test_reading_processes_keep_order_live_on_and_survive_a_bad_file() -> None:
     assert contents([_own_process], 0) == [os.getpid()]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 def test_features_of_images_prepared_in_batches_are_those_of_single_ones(
     files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
