@@ -6,6 +6,7 @@ A replay is one call, where the pass itself is hundreds, each of which takes a G
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -112,10 +113,19 @@ class _Graph:
                 # Threads that pin memory or write shards beside this may go on.
                 self._graph.capture_begin(capture_error_mode="thread_local")
                 try:
-                    self._features = run(self._samples)
-                finally:
-                    self._graph.capture_end()
+                    self._features = self._record(run)
+                except RuntimeError:
+                    # A capture that fails leaves the allocator in it, which then frees nothing that two streams used.
+                    with suppress(RuntimeError):
+                        torch._C._cuda_endAllocateToPool(samples.device.index, self._graph.pool())
+                    raise
             current.wait_stream(side)
+
+    def _record(self, run: Callable[[Tensor], Features]) -> Features:
+        try:
+            return run(self._samples)
+        finally:
+            self._graph.capture_end()
 
     def takes(self, samples: Tensor) -> bool:
         """Whether the samples have the shape and kind of those that it was captured with."""
