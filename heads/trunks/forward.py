@@ -91,7 +91,22 @@ def _capture(run: Callable[[Tensor], Features], samples: Tensor) -> _Graph | Non
         return _Graph(run, samples)
     except RuntimeError:
         torch.cuda.synchronize(samples.device)
+        _end_capturing(samples.device)
         return None
+
+
+def _end_capturing(device: torch.device) -> None:
+    """After a capture that failed: has the device's random generator draw again. Raises RuntimeError if it cannot.
+
+    Such a capture ends before the generator is told so, and dropout would fail from then on. One that succeeds tells it.
+    """
+    with suppress(RuntimeError):
+        torch.rand(1, device=device)
+        return
+    graph, one = torch.cuda.CUDAGraph(), torch.zeros(1, device=device)
+    with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        one.add_(1)
+    torch.rand(1, device=device)
 
 
 class _Graph:
