@@ -11,6 +11,7 @@ from flows.records import ModelVersion, Sample, Verdict, Weights
 from flows.stages.card_text import CardFacts, TargetStanding, write_version_card
 from flows.stages.session import RetrainingSession
 from flows.stages.values import Promotion, Scores, WorkPlan
+from heads.catalogue import TASK_FACTS
 
 
 def keep_card(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, promotion: Promotion) -> dict[str, bytes]:
@@ -54,7 +55,7 @@ def _standings(work_plan: WorkPlan, scores: Scores, verdict: Verdict) -> tuple[T
     found = []
     for target, task in table.tasks.items():
         measures = {name.rpartition("/")[2]: value for name, value in table.metrics.items() if name.rpartition("/")[0] == target}
-        rows = tuple(row for row in table.rows if row.target == target and not row.pixels and task != "segmentation")
+        rows = tuple(row for row in table.rows if row.target == target) if TASK_FACTS[task].tells != "pixels" else ()
         accuracies = standing.accuracies(table, target, groups)
         found.append(TargetStanding(target, measures, accuracies, standing.reliability(table, target), rows))
     return tuple(found)
