@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -126,3 +127,17 @@ def map_shards(function: Callable[..., Any], shards: Sequence[tuple[Any, ...]], 
 
     task = ray.remote(num_cpus=workers.cpus_per_worker, num_gpus=workers.gpus_per_worker, max_retries=MAX_FAILURES)(function)
     return list(ray.get([task.remote(*shard) for shard in shards]))
+
+
+def cores_of(workers: Workers) -> int:
+    """How many threads a single process may have in place of the group: the cores of all of it that this machine has."""
+    return max(1, min(int(workers.count * workers.cpus_per_worker), os.cpu_count() or 1))
+
+
+def run_alone(function: Callable[..., Any], *args: Any, workers: Workers) -> Any:
+    """The result of `function(*args)`: in this process, or, if the group has GPUs, in one Ray task that has a worker's."""
+    if not workers.gpus_per_worker:
+        return function(*args)
+    join(workers)
+    (result,) = map_shards(function, [args], workers=workers)
+    return result

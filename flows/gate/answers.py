@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flows.gate.evidence import Rows
 from flows.gate.measures import Answers
 from heads.catalogue import TASK_FACTS, Task
 from heads.tasks.rows import Scored
+
+Right = NDArray[np.bool_]
+
+
+def right(rows: Rows, keys: Sequence[tuple[str, str]]) -> Right:
+    """Which of these samples of classes are read rightly (N)."""
+    return np.array([rows[key].predicted == rows[key].truth for key in keys], dtype=np.bool_)
 
 
 def read_pair(task: Task, after: Rows, before: Rows) -> tuple[tuple[str, ...], Answers, Answers]:

@@ -137,8 +137,7 @@ class Case:
 
     def clusters_of(self, keys: Iterable[tuple[str, str]]) -> Clusters | None:
         """The clusters of samples that were taken together; None if none were, or if there are too few to judge by."""
-        found = clusters_of(keys, self.taken_together)
-        return found if found is not None and num_clusters(found) >= MIN_CLUSTERS else None
+        return _if_enough(clusters_of(keys, self.taken_together))
 
     @cached_property
     def evidence(self) -> Evidence | str:
@@ -147,16 +146,21 @@ class Case:
         Classes are tested by exact McNemar on accuracy, label sets and masks by the paired bootstrap of the policy's measure.
         Samples that were taken together count as one. Raises AskedWrongly if the measure is unknown or undefined on the samples.
         """
-        tables, clusters = (self.candidate, self.champion, self.after, self.before), self.clusters_of(self.after)
-        name = self.champion_name
+        tables, name = (self.candidate, self.champion, self.after, self.before), self.champion_name
+        grouped = clusters_of(self.after, self.taken_together)
+        clusters = _if_enough(grouped)
         found: Evidence | str
         if TASK_FACTS[self.task].tells == "class":
             constant = "" if self.champion else self.majority[self.target]
             found = compare_classes(*tables, self.policy, self.level, majority=constant, name=name, clusters=clusters)
         else:
             found = compare_resampled(*tables, self.policy, self.level, task=self.task, name=name, clusters=clusters)
-        too_few = clusters is None and clusters_of(self.after, self.taken_together) is not None
+        too_few = grouped is not None and clusters is None
         return replace(found, limits=(*found.limits, FEW_GROUPS)) if too_few and isinstance(found, Evidence) else found
+
+
+def _if_enough(clusters: Clusters | None) -> Clusters | None:
+    return clusters if clusters is not None and num_clusters(clusters) >= MIN_CLUSTERS else None
 
 
 def rows_of(table: ScoreTable | None, target: str) -> Rows:

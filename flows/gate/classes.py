@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm, t
 
 from flows.errors import AskedWrongly
+from flows.gate.answers import Right, right
 from flows.gate.clusters import (
     Clusters,
     count_touched,
@@ -26,8 +26,6 @@ from flows.gate.clusters import (
 )
 from flows.gate.evidence import LEVEL, Evidence, Level, Policy, Rows, describe_test, one_sided
 from flows.records import ScoreTable
-
-Right = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,9 +155,7 @@ def _measure(table: ScoreTable, metric: str) -> float:
 
 def _pairs(after: Rows, before: Mapping[tuple[str, str], str], clusters: Clusters | None) -> Pairs:
     keys = sorted(after)
-    right = [after[key].predicted == after[key].truth for key in keys]
-    right_before = [before[key] == after[key].truth for key in keys]
-    return Pairs(np.array(right), np.array(right_before), clusters)
+    return Pairs(right(after, keys), np.array([before[key] == after[key].truth for key in keys]), clusters)
 
 
 def _figures(pairs: Pairs, policy: Policy, level: Level, value: float, old: float | None) -> dict[str, float]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.gate.answers import Right
 from flows.gate.bootstrap import resample
-from flows.gate.classes import mcnemar, paired_interval
-from flows.gate.evidence import Rows, one_sided
+from flows.gate.classes import Pairs, mcnemar
+from flows.gate.evidence import one_sided
 from flows.gate.measures import Answers, is_ranked, measure_of, num_differing
 from flows.records import Finding
 from flows.words import counted
@@ -20,8 +21,6 @@ from heads.catalogue import Task
 ALPHA = 0.05
 # So many of the worst parts are named.
 MAX_NAMED = 3
-
-Right = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -53,18 +52,11 @@ class Part:
         )
 
 
-def right(rows: Rows, keys: Sequence[tuple[str, str]]) -> Right:
-    """Which of these samples of classes are read rightly (N)."""
-    return np.array([rows[key].predicted == rows[key].truth for key in keys], dtype=np.bool_)
-
-
 def compare_right(name: str, new: Right, old: Right) -> Part:
     """A part whose samples (N) each model reads rightly or not: exact McNemar, with Tango's interval."""
-    fixed, broken, n = int((new & ~old).sum()), int((old & ~new).sum()), len(new)
-    gain = (fixed - broken) / n
-    low, high = paired_interval(fixed, broken, n)
-    p_value = one_sided(mcnemar(fixed, broken), -gain)
-    return Part(name, n, float(new.mean()), float(old.mean()), low, high, p_value)
+    pairs = Pairs(new, old)
+    p_value = one_sided(mcnemar(pairs.num_fixed, pairs.num_broken), -pairs.gain)
+    return Part(name, pairs.num_samples, float(new.mean()), float(old.mean()), *pairs.gain_interval, p_value)
 
 
 def compare_answers(name: str, task: Task, measure: str, new: Answers, old: Answers, *, seed: int) -> Part | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from flows.gate.account import Values
-from flows.gate.answers import read_pair
+from flows.gate.answers import read_pair, right
 from flows.gate.evidence import Rows
 from flows.gate.measures import Measure, measure_of
 from heads.catalogue import TASK_FACTS, Task
@@ -36,14 +36,11 @@ def sample_values(challengers: Sequence[Rows], champion: Rows, task: Task, measu
 
 def _pair(challenger: Rows, champion: Rows, task: Task, measure: str) -> tuple[Values, Values]:
     if TASK_FACTS[task].tells == "class":
-        return _right(challenger), _right(champion)
+        keys = sorted(champion)
+        return right(challenger, keys).astype(np.float64), right(champion, keys).astype(np.float64)
     _, *answers = read_pair(task, challenger, champion)
     new, old = (contributions(measure_of(task, measure, each), len(champion)) for each in answers)
     return new, old
-
-
-def _right(rows: Rows) -> Values:
-    return np.array([rows[key].predicted == rows[key].truth for key in sorted(rows)], dtype=np.float64)
 
 
 def contributions(measure: Measure, num_samples: int) -> Values:

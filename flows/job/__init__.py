@@ -3,7 +3,7 @@
 The names below are for the flow that submits such a job; they load neither torch nor Ray.
 """
 
-from flows.job.job import Job, Screening, Tracking, begin
+from flows.job.job import Job, JobKind, Screening, Tracking, begin
 from flows.job.job_folder import JobFolder, JobOutcome, jobs_root
 from flows.job.scores import read_scores, scores_file
 from flows.job.trials import leaks_file, read_leaks, robustness_file
@@ -11,6 +11,7 @@ from flows.job.trials import leaks_file, read_leaks, robustness_file
 __all__ = [
     "Job",
     "JobFolder",
+    "JobKind",
     "JobOutcome",
     "Screening",
     "Tracking",

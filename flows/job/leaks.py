@@ -6,7 +6,6 @@ near in features too. The features of test samples are stored for this search al
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -38,13 +37,8 @@ Pair = tuple[Sample, Sample]
 
 def search(job: Job) -> JobOutcome:
     """Run the search on the features of the job's work; its file holds the leaks. Runs in the job's driver."""
-    group, uses_gpu = job.workers, job.workers.gpus_per_worker > 0
-    num_threads = max(1, min(int(group.count * group.cpus_per_worker), os.cpu_count() or 1))
-    if uses_gpu:
-        workers.join(group)
-        (pairs,) = workers.map_shards(find_candidates, [(str(job.folder.path), True, num_threads)], workers=group)
-    else:
-        pairs = find_candidates(str(job.folder.path), False, num_threads)
+    asked = str(job.folder.path), job.workers.gpus_per_worker > 0, workers.cores_of(job.workers)
+    pairs = workers.run_alone(find_candidates, *asked, workers=job.workers)
     write_leaks(leaks_file(job.storage, job.works[0].key), compare(job, pairs))
     return JobOutcome(scores={})
 

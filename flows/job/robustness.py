@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,18 +26,13 @@ def measure(job: Job) -> JobOutcome:
     """Measure each bundle that has no file yet, on the same samples. Runs in the job's driver; with GPUs, a worker reads."""
     pictures = choose(job)
     job.folder.write_to_store(len(pictures) * len(job.bundles))
-    group, uses_gpu = job.workers, job.workers.gpus_per_worker > 0
-    num_threads = max(1, min(int(group.count * group.cpus_per_worker), os.cpu_count() or 1))
     for number, path in enumerate(job.bundles):
         file = robustness_file(job.storage, bundles.digest(path), job.version.digest, job.target)
         if file.exists():
             continue
-        asked = (str(job.folder.path), str(path), number * len(pictures), uses_gpu, num_threads)
-        if uses_gpu:
-            workers.join(group)
-            (readings,) = workers.map_shards(read_pictures, [asked], workers=group)
-        else:
-            readings = read_pictures(*asked)
+        place = job.workers.gpus_per_worker > 0, workers.cores_of(job.workers)
+        asked = str(job.folder.path), str(path), number * len(pictures)
+        readings = workers.run_alone(read_pictures, *asked, *place, workers=job.workers)
         write_json(file, asdict(readings))
     return JobOutcome(scores={})
 

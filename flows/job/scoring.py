@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,8 +118,7 @@ def _read_holdout(job: Job, path: Path, bundle: Bundle) -> list[Scored]:
     num_shards = max(1, min(group.count, len(items) // MIN_SHARD_IMAGES))
     if num_shards == 1 and not uses_gpu:
         # In this process, with the cores of the whole group.
-        num_threads = max(1, min(int(group.count * group.cpus_per_worker), os.cpu_count() or 1))
-        rows = score_shard(str(path), items, uses_gpu, num_threads)
+        rows = score_shard(str(path), items, uses_gpu, workers.cores_of(group))
     else:
         num_threads = max(1, int(group.cpus_per_worker))
         workers.join(group)

@@ -9,6 +9,7 @@ from flows import job
 from flows.errors import HeadstartError
 from flows.gate.trials import Trials
 from flows.records import Leaks, Work
+from flows.stages.jobs import new_job
 from flows.workspace import locate
 from heads.errors import HeadsError
 
@@ -46,17 +47,5 @@ def _search(session: RetrainingSession, work_plan: WorkPlan, work: Work) -> Leak
     file = job.leaks_file(session.settings.storage, work.key)
     if not file.exists():
         session.say("Looking for near-duplicates of the holdout in train and val")
-        session.run_job(
-            job.Job(
-                kind="leaks",
-                key=work.key,
-                name=session.plan.name,
-                storage=session.settings.storage,
-                features=session.settings.features,
-                version=work_plan.version,
-                classes=work_plan.classes,
-                workers=session.plan.workers.group(),
-                works=(work,),
-            )
-        )
+        session.run_job(replace(new_job(session, work_plan, "leaks", work.key), works=(work,)))
     return job.read_leaks(file)

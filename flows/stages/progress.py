@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import threading
 from collections.abc import Iterator
 
 from flows import job
 from flows.stages.session import Event, RetrainingSession
 from flows.stages.values import WorkPlan
+from flows.stages.watching import watching
 from flows.work_folder import count_epochs
 
-LOG = logging.getLogger(__name__)
 EVERY_SECONDS = 1.0
 
 
@@ -22,8 +20,8 @@ def showing_progress(session: RetrainingSession, work_plan: WorkPlan, training_j
 
     A listener's error is logged and does not end the thread.
     """
-    stop = threading.Event()
     reported: list[str] = []
+    before: Event | None = None
 
     def report_losses() -> None:
         for line in training_job.folder.read_losses()[len(reported) :]:
@@ -31,24 +29,17 @@ def showing_progress(session: RetrainingSession, work_plan: WorkPlan, training_j
             session.say(line)
 
     def watch() -> None:
-        before: Event | None = None
-        while not stop.wait(EVERY_SECONDS):
-            try:
-                report_losses()
-                event = _progress(session, work_plan, training_job, before)
-                if event != before:
-                    before = event
-                    session.tell(event)
-            except Exception as error:
-                LOG.warning("progress is not shown now, the training goes on: %s", error)
+        nonlocal before
+        report_losses()
+        event = _progress(session, work_plan, training_job, before)
+        if event != before:
+            before = event
+            session.tell(event)
 
-    thread = threading.Thread(target=watch, name="progress", daemon=True)
-    thread.start()
     try:
-        yield
+        with watching(watch, EVERY_SECONDS):
+            yield
     finally:
-        stop.set()
-        thread.join(5)
         report_losses()
     session.tell(Event(share=1.0))
 

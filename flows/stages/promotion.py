@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 from flows import dataset
@@ -34,7 +35,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         majority=majority_classes(work_plan.version),
         withdrawn=any(is_withdrawn(version) for version in own),
         champion_name=f"champion {champion.version}" if champion else "",
-        account=_account(session, work_plan, scores, recipe),
+        account=_account(session, work_plan, scores, recipe, versions),
         recipe=recipe,
         anchor=scores.anchor_table,
         anchor_name=f"version {scores.anchor.version}, the last that was promoted as superior" if scores.anchor else "",
@@ -72,7 +73,9 @@ def _register(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -
     )
 
 
-def _account(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, recipe: str) -> Account:
+def _account(
+    session: RetrainingSession, work_plan: WorkPlan, scores: Scores, recipe: str, versions: Mapping[str, ModelVersion]
+) -> Account:
     """What was asked before about challengers of the champion, or, with a margin, of the version that losses are counted from."""
     from flows.stages.account import account_of
 
@@ -81,7 +84,7 @@ def _account(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, re
         return Account()
     return account_of(
         session.registry.history(name),
-        {version.version: version for version in session.registry.versions(name)},
+        versions,
         champion,
         session.settings.storage,
         metric=work_plan.metric,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +10,8 @@ from typing import TYPE_CHECKING
 from flows import job
 from flows.files import read_json, read_value
 from flows.gate.trials import Robustness, Trials
+from flows.stages.jobs import new_job
+from flows.stages.watching import watching
 from heads.catalogue import TASK_FACTS
 
 if TYPE_CHECKING:
@@ -42,37 +41,14 @@ def measure_robustness(session: RetrainingSession, work_plan: WorkPlan, scores: 
 
 
 def _run(session: RetrainingSession, work_plan: WorkPlan, target: str, bundles: list[Path], files: list[Path]) -> None:
-    asked = job.Job(
-        kind="robustness",
-        key=hashlib.sha256("".join(file.name for file in files).encode()).hexdigest()[:16],
-        name=session.plan.name,
-        storage=session.settings.storage,
-        version=work_plan.version,
-        classes=work_plan.classes,
-        workers=session.plan.workers.group(),
-        bundles=tuple(bundles),
-        target=target,
-    )
+    key = hashlib.sha256("".join(file.name for file in files).encode()).hexdigest()[:16]
+    made = new_job(session, work_plan, "robustness", key)
+    asked = replace(made, bundles=tuple(bundles), target=target)
     session.say("Reading corrupted and attacked images of the holdout")
-    with _saying_progress(session, asked):
-        session.run_job(asked)
-
-
-@contextlib.contextmanager
-def _saying_progress(session: RetrainingSession, asked: job.Job) -> Iterator[None]:
-    """Say in the block, from a thread, how many images are read, as long as that takes."""
-    stop = threading.Event()
 
     def watch() -> None:
-        while not stop.wait(SAY_EVERY_SECONDS):
-            with contextlib.suppress(OSError, ValueError):
-                done, total = asked.folder.num_stored()
-                session.say(f"{done} of {total} images are read, corrupted and attacked")
+        done, total = asked.folder.num_stored()
+        session.say(f"{done} of {total} images are read, corrupted and attacked")
 
-    thread = threading.Thread(target=watch, name="robustness", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(5)
+    with watching(watch, SAY_EVERY_SECONDS):
+        session.run_job(asked)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from flows import job
 from flows.records import ModelVersion, ScoreTable, TrainResult
 from flows.stages.account import anchor_of
+from flows.stages.jobs import new_job
 from flows.stages.session import RetrainingSession
 from flows.stages.values import Scores, WorkPlan
 from flows.work_folder import WorkFolder
@@ -63,17 +65,8 @@ def _score_bundles(session: RetrainingSession, work_plan: WorkPlan, bundles: lis
     missing = {file.name: bundle for bundle, file in zip(bundles, files, strict=True) if not file.exists()}
     if missing:
         key = hashlib.sha256("".join(missing).encode()).hexdigest()[:16]
-        scoring_job = job.Job(
-            kind="score",
-            key=key,
-            name=session.plan.name,
-            storage=session.settings.storage,
-            version=work_plan.version,
-            classes=work_plan.classes,
-            workers=session.plan.workers.group(),
-            bundles=tuple(missing.values()),
-        )
-        session.run_job(scoring_job)
+        made = new_job(session, work_plan, "score", key)
+        session.run_job(replace(made, bundles=tuple(missing.values())))
     return [job.read_scores(file) for file in files]
 
 

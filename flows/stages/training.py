@@ -9,6 +9,7 @@ from functools import partial
 from flows import cluster, dataset, job, tracking
 from flows.records import FailedVariant, TrainResult
 from flows.stages.feature_store import check_features, keep_in_bounds
+from flows.stages.jobs import new_job
 from flows.stages.planning import failures
 from flows.stages.progress import showing_progress
 from flows.stages.session import RetrainingSession
@@ -30,15 +31,8 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
     run_id = session.start_run(work_plan.key, origin)
     seconds, num_forwarded, flops_stored = 0.0, 0, 0
     if left:
-        training_job = job.Job(
-            kind="train",
-            key=work_plan.key,
-            name=session.plan.name,
-            storage=session.settings.storage,
-            features=session.settings.features,
-            version=work_plan.version,
-            classes=work_plan.classes,
-            workers=session.plan.workers.group(),
+        training_job = replace(
+            new_job(session, work_plan, "train", work_plan.key),
             works=work_plan.works,
             screening=None if session.plan.screening is None else job.Screening(session.plan.screening, work_plan.metric),
             tracking=job.Tracking(session.settings.tracking, session.settings.artifacts, session.plan.name, run_id, vars(origin)),

@@ -137,7 +137,9 @@ def test_the_trial_reads_the_same_samples_by_both_models_once(tmp_path: Path, mo
         jobs.append(asked)
         return job_room.measure(read(job.begin(asked)))
 
-    session: Any = SimpleNamespace(plan=plan, settings=SimpleNamespace(storage=tmp_path), say=said.append, run_job=run_job)
+    session: Any = SimpleNamespace(
+        plan=plan, settings=SimpleNamespace(storage=tmp_path, features=None), say=said.append, run_job=run_job
+    )
     candidate = TrainedVariant("w1", work.variant, False, {}, 1, 1, 1, 1.0, new)
     champion = ModelVersion("m", "3", ("champion",), {}, 0.0)
     scores = Scores(candidate, scored("new", 0), champion, scored("old", 0))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from flows.gate.answers import read_pair
+from flows.gate.answers import read_pair, right
 from flows.gate.case import Case
 from flows.gate.classes import wilson_interval
 from flows.gate.evidence import above_or_not
-from flows.gate.parts import right
 from flows.records import Finding
 from flows.words import counted
 from heads.catalogue import TASK_FACTS

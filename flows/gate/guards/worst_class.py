@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from flows.gate.answers import read_pair
+from flows.gate.answers import read_pair, right
 from flows.gate.case import Case
 from flows.gate.measures import Answers
-from flows.gate.parts import Part, compare_answers, compare_right, judge_parts, pool_small, right
+from flows.gate.parts import Part, compare_answers, compare_right, judge_parts, pool_small
 from flows.records import Finding
 from heads.catalogue import TASK_FACTS
 
