@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def test_progress_counts_features_first_and_then_epochs_and_no_listener_ends_it(
         for _ in range(500):
             if session.told and is_so(session.told[-1]):
                 return session.told[-1]
-            progress.threading.Event().wait(0.02)
+            time.sleep(0.02)
         raise AssertionError(session.told)
 
     with caplog.at_level(logging.WARNING), progress.showing_progress(session, work_plan, order):
