@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,19 @@ def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def undone_on_failure(path: Path) -> Iterator[None]:
+    """Put the file back as it was, there or not, if the block fails."""
+    before = path.read_bytes() if path.exists() else None
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        if before is not None:
+            path.write_bytes(before)
+        raise
 
 
 def write_json(path: Path, content: Any) -> None:

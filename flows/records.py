@@ -54,6 +54,14 @@ class Mask:
 
 
 @dataclass(frozen=True)
+class Remote:
+    """A DVC remote in an object store: `s3://bucket/prefix`, and the address of its server; None: as AWS tools are set."""
+
+    address: str
+    endpoint: str | None = None
+
+
+@dataclass(frozen=True)
 class DataVersion:
     """The content hash in `data.dvc`, the git revision that holds it, and the samples in it.
 

@@ -25,20 +25,23 @@ def split(address: str) -> tuple[str, str]:
     return parts.netloc, parts.path.strip("/")
 
 
-def connect(signature: str | None = None) -> Any:
-    """A boto3 client of S3 (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, AWS_PROFILE, ...); a signature of None is of AWS's choice."""
+def connect(signature: str | None = None, *, endpoint: str | None = None, num_connections: int = NUM_CONNECTIONS) -> Any:
+    """A boto3 client of S3 (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, AWS_PROFILE, ...), which threads may share.
+
+    A signature of None is of AWS's choice; an `endpoint` goes before that of the environment.
+    """
     import boto3
     from botocore.config import Config
 
     settings = Config(
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         retries={"max_attempts": 3, "mode": "standard"},
-        max_pool_connections=NUM_CONNECTIONS,
+        max_pool_connections=num_connections,
         # Servers other than Amazon's do not know the trailing checksums of new clients.
         request_checksum_calculation="when_required",
         signature_version=signature,
     )
-    return boto3.client("s3", config=settings)
+    return boto3.client("s3", config=settings, endpoint_url=endpoint)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from flows.cli import screen
-from flows.cli.options import AsJson, Workspace, settings_of
+from flows.cli.options import AsJson, Endpoint, Workspace, settings_of
+from flows.errors import AskedWrongly
 from flows.manifest import is_mask_target
 from flows.records import SPLITS, DataVersion
 from flows.words import counted
@@ -112,6 +113,45 @@ def checkout(
 
     version = dataset.checkout(settings_of(workspace).workspace, revision)
     screen.note(f"the working copy holds data version {screen.short(version.digest)}")
+
+
+@app.command()
+def remote(
+    address: Annotated[str | None, typer.Argument(help="s3://bucket/prefix, to set it; left out, it is shown.")] = None,
+    endpoint: Endpoint = None,
+    workspace: Workspace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show where data versions are pushed to, or set another place, to which those of the history are pushed first.
+
+    Workers on other machines read images from there. Credentials are never stored: they come from AWS_PROFILE,
+    AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, here as on the workers.
+    """
+    from flows import dataset
+
+    folder = dataset.open_workspace(settings_of(workspace).workspace)
+    if address is None:
+        if endpoint is not None:
+            raise AskedWrongly(
+                "--endpoint was given without an address; write `headstart data remote s3://bucket/prefix --endpoint URL`"
+            )
+        status = dataset.read_remote(folder)
+    else:
+        status = dataset.set_remote(folder, dataset.parse_remote(address, endpoint))
+    if as_json:
+        return screen.show_json(asdict(status))
+    screen.note(f"remote {status.name}: {status.address}" + (f" at {status.endpoint}" if status.endpoint else ""))
+    if status.pushed:
+        screen.note(
+            f"{counted(len(status.pushed), 'data version')} pushed, all of which Headstart finds there; plain `dvc` at a "
+            "commit of before still asks the remote that is written in that commit"
+        )
+    if status.behind:
+        screen.warn(
+            f"{counted(len(status.behind), 'data version')} of the history ({', '.join(map(screen.short, status.behind))}) "
+            "not whole in this machine's DVC cache, so not pushed: run this where they are, with the same address"
+        )
+    return None
 
 
 def _count_cells(version: DataVersion, target: str) -> tuple[str, Counter[tuple[str, str]]]:

@@ -11,6 +11,7 @@ from flows.cli import screen
 from flows.settings import Settings, enter
 
 Workspace = Annotated[Path | None, typer.Option("--workspace", "-w", help="Another workspace than the current folder.")]
+Endpoint = Annotated[str | None, typer.Option(help="The S3 server, if it is not that of AWS_ENDPOINT_URL_S3 or Amazon's.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 
 

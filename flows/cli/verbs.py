@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.cli import data, features, models, screen
-from flows.cli.options import AsJson, Workspace, settings_of
+from flows.cli.options import AsJson, Endpoint, Workspace, settings_of
 from flows.errors import AskedWrongly
 
 app = typer.Typer(
@@ -32,15 +32,19 @@ Source = Annotated[str | None, typer.Option(help="A folder or s3:// prefix to br
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="The folder to make; an existing git repository becomes a workspace.")],
+    remote: Annotated[str | None, typer.Option(help="s3://bucket/prefix for data, instead of .headstart/remote.")] = None,
+    endpoint: Endpoint = None,
 ) -> None:
-    """Make a workspace: a git repository with DVC in it, and a storage remote under .headstart/.
+    """Make a workspace: a git repository with DVC in it, and a remote for data, under .headstart/ or in an object store.
 
     Example: headstart init pets && cd pets && headstart data ingest ~/pictures/pets
     """
     from flows import dataset
 
+    if endpoint is not None and remote is None:
+        raise AskedWrongly("--endpoint was given without --remote; write --remote s3://bucket/prefix --endpoint URL")
     settings_of(folder)
-    dataset.init_workspace(folder)
+    dataset.init_workspace(folder, None if remote is None else dataset.parse_remote(remote, endpoint))
     screen.note(f"{folder} is a workspace. Next: cd {folder} && headstart data ingest FOLDER")
 
 

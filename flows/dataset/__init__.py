@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows.dataset.losses import refuse_losses
 from flows.dataset.pointer import parse_pointer
 from flows.dataset.readiness import check_names, check_ready, refuse_ignored
+from flows.dataset.remotes import RemoteStatus, parse_remote, read_remote, set_remote
 from flows.dataset.revisions import DATA_FILE, commit, committed_text, head_commit, holder, pointer_text, resolve, revisions
 from flows.dataset.setup import init_workspace
 from flows.dataset.store import Store, open_store
 from flows.errors import AskedWrongly, Busy, HeadstartError
-from flows.files import write_whole
+from flows.files import undone_on_failure, write_whole
 from flows.manifest import MASK_TABLE, NAME, class_counts, split_counts
 from flows.records import DataVersion, Sample
 from flows.workspace import DATA, md5_of, writing
 
 __all__ = [
+    "RemoteStatus",
     "Status",
     "VersionRecord",
     "check_names",
@@ -30,9 +31,12 @@ __all__ = [
     "history",
     "init_workspace",
     "open_workspace",
+    "parse_remote",
+    "read_remote",
     "read_version",
     "record_version",
     "restore",
+    "set_remote",
     "status",
 ]
 
@@ -84,7 +88,7 @@ def record_version(workspace: Path, message: str) -> DataVersion:
     with writing(workspace):
         ignored = ignore.read_bytes() if ignore.exists() else b""
         store = open_store(workspace)
-        with _undone_on_failure(workspace / DATA_FILE):
+        with undone_on_failure(workspace / DATA_FILE):
             if not (_is_committed(workspace) and store.is_settled()):
                 store.add()
                 _check_manifest(store)
@@ -152,7 +156,7 @@ def checkout(workspace: Path, revision: str) -> DataVersion:
         store = open_store(workspace)
         if (workspace / DATA).exists() and store.is_dirty():
             refuse_losses(store)
-        with _undone_on_failure(workspace / DATA_FILE):
+        with undone_on_failure(workspace / DATA_FILE):
             write_whole(workspace / DATA_FILE, text)
             store.bring()
     return read_version(workspace)
@@ -233,15 +237,3 @@ def _check_manifest(store: Store) -> None:
             f"were changed by hand or an ingest was cut short. Move those that were changed out of {store.workspace / DATA}, "
             "mend them at their source where they are to differ, and run `headstart data ingest SOURCE` again"
         )
-
-
-@contextmanager
-def _undone_on_failure(path: Path) -> Iterator[None]:
-    before = path.read_bytes() if path.exists() else None
-    try:
-        yield
-    except BaseException:
-        path.unlink(missing_ok=True)
-        if before is not None:
-            path.write_bytes(before)
-        raise

@@ -1,28 +1,20 @@
-"""The objects behind `data.dvc`, in DVC's cache and remote; DVC's output is silenced, and its errors become ours."""
+"""The objects behind `data.dvc`, in DVC's cache and remote."""
 
 from __future__ import annotations
 
-import io
-import logging
-import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from flows.dataset.dvc_calls import opened
 from flows.dataset.pointer import Pointer, json_listing, parse_pointer
-from flows.dataset.revisions import DATA_FILE, local_variables, pointer_text
+from flows.dataset.revisions import DATA_FILE, pointer_text
 from flows.errors import AskedWrongly, Busy, HeadstartError
 from flows.manifest import MASK_TABLE, NAME, parse, parse_masks
-from flows.records import Mask, Sample
-from flows.workspace import DATA, STORAGE, find, md5_of
+from flows.records import Mask, Remote, Sample
+from flows.workspace import DATA, find, md5_of
 
-if TYPE_CHECKING:
-    from dvc.repo import Repo
-
-_CORE = "[core]\n    analytics = false\n    autostage = false\n    check_update = false\n"
 # The files that `init_store` makes, and that a workspace commits.
 OWN_FILES = (".dvc/config", ".dvc/.gitignore", ".dvcignore")
 DVC_IGNORES = "a rule of DVC's own"
@@ -35,7 +27,8 @@ _QUICK_LOOK_BYTES = 2**28
 class Store:
     """A workspace's DVC: `cache` is the folder of files by md5, `remote` that of the remote (None if that is no folder).
 
-    `remote_name` is the default remote, None if there is none; `remotes` are all remotes of the configuration.
+    `remote_name` is the default remote, None if there is none, `bucket` where it lies if that is an object store; `remotes` are
+    all remotes of the configuration.
     """
 
     workspace: Path
@@ -43,6 +36,7 @@ class Store:
     remote: Path | None
     remote_name: str | None = None
     remotes: tuple[str, ...] = ()
+    bucket: Remote | None = None
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -56,7 +50,7 @@ class Store:
 
     def add(self) -> None:
         """Bring `data/` into the cache and write `data.dvc`."""
-        with _opened(self.workspace) as repo:
+        with opened(self.workspace) as repo:
             # By absolute path: DVC resolves a relative one against the process's folder.
             repo.add(str(self.workspace / DATA))
 
@@ -65,8 +59,25 @@ class Store:
         digest = self.pointer.digest
         if self.remote and not self._lacks(digest, (self.remote,)):
             return
-        with _opened(self.workspace) as repo:
+        with opened(self.workspace) as repo:
             repo.push(targets=[str(self.workspace / DATA_FILE)])
+
+    def push_versions(self, digests: Iterable[str]) -> tuple[str, ...]:
+        """Send whole versions to the remote; gives the digests of those that the cache has not whole, which stay behind."""
+        from dvc.output import HashInfo
+
+        digests = tuple(digests)
+        behind = tuple(digest for digest in digests if self._lacks(digest, (self.cache,)))
+        with opened(self.workspace) as repo:
+            remote, cache = repo.cloud.get_remote_odb(), repo.cache.local
+            versions = [HashInfo("md5", digest) for digest in digests if digest not in behind]
+            # With the files of each version, which goes last.
+            pushed = repo.cloud.transfer(cache, remote, versions, shallow=False, cache_odb=cache)
+        if pushed.failed:
+            raise HeadstartError(
+                f"{len(pushed.failed)} objects could not be pushed to the remote {self.remote_name}; run this again"
+            )
+        return behind
 
     def bring(self) -> None:
         """Check out the version of `data.dvc` into `data/`, fetching objects that the cache lacks.
@@ -74,7 +85,7 @@ class Store:
         Raises HeadstartError, with `data/` as it was, if they cannot be fetched.
         """
         digest, target = self.pointer.digest, str(self.workspace / DATA_FILE)
-        with _opened(self.workspace) as repo:
+        with opened(self.workspace) as repo:
             if self._lacks(digest, (self.cache,)):
                 from dvc.exceptions import DownloadError
 
@@ -90,7 +101,7 @@ class Store:
         """Raise AskedWrongly if DVC cannot use the remote, or another DVC file tracks a part of `data/` or a folder around it."""
         data = self.workspace / DATA
         try:
-            with _opened(self.workspace) as repo:
+            with opened(self.workspace) as repo:
                 repo.cloud.get_remote_odb()
                 taken = [out for out in repo.index.outs if _overlap(Path(out.fs_path), data)]
         except Busy:
@@ -107,7 +118,7 @@ class Store:
     def ignored(self, names: Iterable[str]) -> Mapping[str, str]:
         """The files among these, of `data/`, that DVC ignores, each with the pattern that does so and where it stands."""
         data = str(self.workspace / DATA)
-        with _opened(self.workspace) as repo:
+        with opened(self.workspace) as repo:
             left_out = [name for name in names if repo.dvcignore.is_ignored_file(f"{data}/{name}")]
             by_name = {name: repo.dvcignore.check_ignore(f"{data}/{name}").pattern_infos for name in left_out}
         return {name: str(patterns[-1]) if patterns else DVC_IGNORES for name, patterns in by_name.items()}
@@ -117,7 +128,7 @@ class Store:
         pointer, data = self.workspace / DATA_FILE, self.workspace / DATA
         if not (pointer.exists() and data.exists()):
             return pointer.exists() or data.exists()
-        with _opened(self.workspace) as repo:
+        with opened(self.workspace) as repo:
             return bool(repo.status(targets=[str(pointer)]))
 
     def is_settled(self) -> bool:
@@ -184,65 +195,12 @@ def open_store(workspace: Path) -> Store:
     name, remotes = config["core"].get("remote"), config["remote"]
     if name is not None and name not in remotes:
         raise AskedWrongly(f"the DVC configuration of {workspace} has the default remote {name!r}, which it does not describe")
-    url = str(remotes.get(name, {}).get("url", "://"))
+    described = remotes.get(name, {})
+    url = str(described.get("url", "://"))
     folder = None if "://" in url else Path(url) / _OBJECTS
-    return Store(workspace, cache / _OBJECTS, folder, name, tuple(remotes))
-
-
-def init_store(workspace: Path) -> None:
-    """Make `.dvc` in a git repository, with a remote that is a folder of the workspace."""
-    from dvc.repo import Repo
-
-    with _in_our_words(workspace):
-        Repo.init(str(workspace)).close()
-    core, remote = remote_text()
-    (workspace / ".dvc" / "config").write_bytes(_CORE.encode() + core + remote)
-
-
-def remote_text() -> tuple[bytes, bytes]:
-    """Two parts of a DVC configuration: the line under [core] for the default remote `storage`, and that remote's section."""
-    return b"    remote = storage\n", f"['remote \"storage\"']\n    url = ../{STORAGE}/remote\n".encode()
-
-
-@contextmanager
-def _opened(workspace: Path) -> Iterator[Repo]:
-    with _in_our_words(workspace):
-        from dvc.repo import Repo
-
-        with Repo(str(workspace)) as repo:
-            yield repo
+    bucket = Remote(url.rstrip("/"), described.get("endpointurl")) if url.startswith("s3://") else None
+    return Store(workspace, cache / _OBJECTS, folder, name, tuple(remotes), bucket)
 
 
 def _overlap(one: Path, other: Path) -> bool:
     return one.is_relative_to(other) or other.is_relative_to(one)
-
-
-@contextmanager
-def _own_repository() -> Iterator[None]:
-    """Hide git's variables about another repository from DVC for the block (`local_variables`)."""
-    hidden = {name: os.environ.pop(name) for name in local_variables() if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
-
-
-@contextmanager
-def _in_our_words(workspace: Path) -> Iterator[Any]:
-    """Keep DVC off standard output for the block, and turn its errors into ours."""
-    from dvc.lock import LockError
-
-    for name in ("dvc", "dvc_data", "dvc_objects"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        with _own_repository(), redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except LockError as error:
-        raise Busy(f"another DVC command is at work in {workspace}; wait until it ends, then run this again") from error
-    except HeadstartError:
-        raise
-    # Beside errors of its own, DVC lets through those of the disk, the network and the S3 client.
-    except Exception as error:
-        cause = f" ({error.__cause__})" if error.__cause__ else ""
-        raise HeadstartError(f"DVC failed in {workspace}: {error}{cause}. `data.dvc` is as it was; run this again") from error
