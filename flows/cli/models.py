@@ -107,7 +107,7 @@ def history(name: Name, as_of: AsOf = None, workspace: Workspace = None, as_json
         screen.note(_champion_then(name, time, made, champion.version if champion else None))
     elif moved := registry.moved_by_hand(name):
         screen.warn(moved.reasons[0])
-    rows = [[_when(e.time), e.version, _decision(e), "\n".join(e.reasons), _origin(e)] for e in entries]
+    rows = [[_when(e.time), e.version or "none", _decision(e), "\n".join(e.reasons), _origin(e)] for e in entries]
     return screen.show_table(f"Ledger of {name}", ["time", "version", "verdict", "reasons", "asked by, commit, level"], rows)
 
 

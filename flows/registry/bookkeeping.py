@@ -60,7 +60,7 @@ class Bookkeeping(Catalog):
 
     @asking
     def history(self, name: str) -> tuple[Entry, ...]:
-        """Every decision on a model, oldest first, from the versions' tags and the file together."""
+        """Every decision on a model, oldest first, from the tags in MLflow and the file together."""
         state = self._state(name)
         if not state.versions and not state.history:
             self.find(name, "champion")
@@ -68,7 +68,8 @@ class Bookkeeping(Catalog):
 
     def _state(self, name: str) -> State:
         versions = {version.version: version for version in self.versions(name)}
-        tags = (tag for version in versions.values() for tag in version.tags.items())
+        model = self._registered(name)
+        tags = [tag for tags in (model.tags if model else {}, *(v.tags for v in versions.values())) for tag in tags.items()]
         tagged = [Entry.from_text(value) for tag, value in tags if tag.startswith(LEDGER_TAG)]
         return State(versions, ledger.merge([*tagged, *ledger.read(self._ledger_file(name))]))
 
@@ -136,9 +137,12 @@ class Bookkeeping(Catalog):
         self._client.delete_registered_model_tag(name, UNDER_WAY_TAG)
 
     def _keep(self, entry: Entry) -> None:
-        tag = LEDGER_TAG + entry.id
-        if tag not in self.find(entry.name, entry.version).tags:
+        """Write an entry as a tag of its version, or else of the model if that is registered, and into the file."""
+        tag, model = LEDGER_TAG + entry.id, None if entry.version else self._registered(entry.name)
+        if entry.version and tag not in self.find(entry.name, entry.version).tags:
             self._client.set_model_version_tag(entry.name, entry.version, tag, entry.to_text(telling.TAG_CHARS))
+        elif model and tag not in model.tags:
+            self._client.set_registered_model_tag(entry.name, tag, entry.to_text(telling.TAG_CHARS))
         ledger.append(self._ledger_file(entry.name), entry)
 
     def _ledger_file(self, name: str) -> Path:

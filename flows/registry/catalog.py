@@ -18,6 +18,7 @@ from flows.records import ModelVersion
 from flows.registry.program import BUNDLE_FOLDER
 
 if TYPE_CHECKING:
+    from mlflow.entities.model_registry import RegisteredModel
     from mlflow.tracking import MlflowClient
 
 ALIASES = ("champion", "previous", "challenger")
@@ -54,13 +55,16 @@ class Catalog:
 
     def _aliases(self, name: str) -> dict[str, str]:
         """The versions by alias; read from the model, since MLflow's search of versions leaves the aliases out."""
+        model = self._registered(name)
+        return {alias: str(version) for alias, version in model.aliases.items()} if model else {}
+
+    def _registered(self, name: str) -> RegisteredModel | None:
         try:
-            aliases = self._client.get_registered_model(name).aliases
+            return self._client.get_registered_model(name)
         except Exception as error:
             if is_missing(error):
-                return {}
+                return None
             raise
-        return {alias: str(version) for alias, version in aliases.items()}
 
     @asking
     def models(self) -> list[ModelRow]:

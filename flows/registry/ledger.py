@@ -26,6 +26,7 @@ MOVED = "moved by another hand"
 class Entry:
     """A decision on a version, made at `time` (seconds since 1970), with the champion's version before and after it.
 
+    `version` is empty of a verdict on a work that could not be registered: its look at the holdout counts all the same.
     `asked_by` is who ran the command or the flow, `git_commit` the workspace's commit, `level_spent` the part of a verdict's
     alpha that its look at the holdout took; entries of earlier versions lack them. `superior` is false of one that was promoted
     as not worse by a margin, `waits` true of one that is proven and not approved yet. `after_move` is the id of the last move by

@@ -44,6 +44,24 @@ class Registry(Bookkeeping, Registering):
         return entry
 
     @asking
+    def record_unregistered(
+        self, name: str, verdict: Verdict, over: str | None, *, work_key: str, variant_id: str, data_version: str, git_commit: str
+    ) -> Entry:
+        """Write a verdict on a work that could not be registered into the ledger, once: what its look spent stays spent.
+
+        `over` is the champion that it was compared with, None for none.
+        """
+        tags = {
+            "headstart.work_key": work_key,
+            "headstart.variant_id": variant_id,
+            "headstart.data_version": data_version,
+            "headstart.git_commit": git_commit,
+        }
+        entry = self._entry("verdict", ModelVersion(name, "", (), tags, 0.0), verdict, over, over, self._state(name).history)
+        self._keep(entry)
+        return entry
+
+    @asking
     def promote(self, name: str, version: str, verdict: Verdict, over: str | None = ANY) -> ModelVersion:
         """Make the version the champion, and the champion before it `previous`; the verdict goes to the ledger first.
 

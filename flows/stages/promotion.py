@@ -50,8 +50,9 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
     session.say("Registering the candidate")
     try:
         version = _register(session, work_plan, scores)
-    except BundleError:
-        # What no consumer could load is no version, and the verdict says so already.
+    except BundleError as error:
+        # What no consumer could load is no version; the look that it took counts all the same.
+        _record_unregistered(session, work_plan, scores, verdict, str(error))
         if verdict.promoted:
             raise
         return Promotion(verdict, None)
@@ -65,12 +66,29 @@ def _register(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -
         session.plan.name,
         bundle=candidate.bundle,
         run_id=str(candidate.run_id),
-        work_key=candidate.key,
-        variant_id=candidate.variant.variant_id,
-        data_version=work_plan.version.digest,
-        git_commit=dataset.head_commit(session.settings.workspace),
         metrics=scores.table.metrics,
+        **_origin(session, work_plan, scores),
     )
+
+
+def _record_unregistered(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, verdict: Verdict, why: str) -> None:
+    words = f"not registered, since its bundle cannot be used where it is served: {why}"
+    session.registry.record_unregistered(
+        session.plan.name,
+        replace(verdict, promoted=False, reasons=(*verdict.reasons, words)),
+        scores.champion.version if scores.champion else None,
+        **_origin(session, work_plan, scores),
+    )
+
+
+def _origin(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> Mapping[str, str]:
+    """Where the candidate comes from, as the registry keeps it."""
+    return {
+        "work_key": scores.candidate.key,
+        "variant_id": scores.candidate.variant.variant_id,
+        "data_version": work_plan.version.digest,
+        "git_commit": dataset.head_commit(session.settings.workspace),
+    }
 
 
 def _account(

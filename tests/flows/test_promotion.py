@@ -10,18 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from flows import dataset, job
+from flows.cli import models
 from flows.gate import Case, Trials
 from flows.gate.guards.table import CHOSEN_GUARDS
 from flows.job.scores import write_scores
 from flows.plan import Plan
 from flows.records import DataVersion, Finding, ModelVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
-from flows.registry import BUNDLE_TAG, Registry
+from flows.registry import BUNDLE_TAG, Registry, ledger
 from flows.stages.promotion import promote
 from flows.stages.scoring import find_anchor
 from flows.stages.trials import COLLECTORS
 from flows.stages.values import Promotion, Scores, WorkPlan
+from heads.errors import BundleError
 from heads.spec import Fit, Head, Variant
 from heads.tasks.rows import Scored
 
@@ -198,3 +201,66 @@ def test_a_retraining_that_is_killed_comes_to_the_same_verdict_and_promotes_once
     aliases = {alias: version.version for alias, version in nights.registry.current("m").items()}
     assert aliases == ({"champion": "2", "previous": "1"} if gain else {"champion": "1", "challenger": "2"})
     assert len(nights.registry.versions("m")) == 2
+
+
+def damaged(*_: Any, **__: Any) -> None:
+    """In the place of `register`."""
+    raise BundleError("weights.safetensors is not what was written")
+
+
+@pytest.mark.parametrize("killed_in", ["_keep", "append", None])
+def test_the_look_at_a_candidate_that_cannot_be_registered_is_in_the_ledger_once_and_counts(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch, killed_in: str | None
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    nights.night(1)
+    nights.now += DAY
+    scores = nights.table("00000002", 0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(Versions, "register", damaged)
+        if killed_in:
+            with monkeypatch.context() as dying:
+                dying.setattr(Versions if killed_in == "_keep" else ledger, killed_in, killed)
+                with pytest.raises(KeyboardInterrupt):
+                    nights.judge("00000002", scores)
+        promotions = [nights.judge("00000002", scores) for _ in range(2)]
+    assert [promotion.model for promotion in promotions] == [None, None]
+    assert all("exact McNemar" in promotion.verdict.reasons[0] for promotion in promotions), "the same verdict again"
+    (nights.folder / "ledger" / "m.jsonl").unlink()
+    _, entry = nights.registry.history("m")
+    assert (entry.version, entry.work_key, entry.data_version, entry.git_commit) == ("", "00000002", "d1", "c0ffee")
+    assert entry.level_spent == pytest.approx(0.0445)
+    assert entry.reasons[-1].endswith("cannot be used where it is served: weights.safetensors is not what was written")
+    assert "look" not in nights.night(3).verdict.figures, "the first look was taken"
+    assert len(nights.registry.versions("m")) == 2
+    monkeypatch.setattr(models, "_registry", lambda _: nights.registry)
+    shown = CliRunner().invoke(models.app, ["history", "m"], env={"COLUMNS": "200"}).stdout
+    assert [line.split("│")[2].strip() for line in shown.splitlines() if "UTC" in line] == ["1", "none", "2"]
+
+
+def test_a_better_candidate_that_cannot_be_registered_fails_the_night_and_its_look_counts(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights.night(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Versions, "register", damaged)
+        with pytest.raises(BundleError):
+            nights.night(2, 0.09)
+    entry = nights.registry.history("m")[-1]
+    assert (entry.promoted, entry.champion_after, entry.version) == (False, "1", "")
+    assert "look" not in nights.night(3, 0.09).verdict.figures
+    assert nights.registry.current("m")["champion"].version == "1"
+
+
+def test_a_first_model_that_cannot_be_registered_is_in_the_ledger_of_a_model_without_versions(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Versions, "register", damaged)
+        with pytest.raises(BundleError):
+            nights.night(1)
+    assert [(entry.version, entry.promoted) for entry in nights.registry.history("m")] == [("", False)]
+    assert nights.night(2).verdict.promoted
+    assert [entry.version for entry in nights.registry.history("m")] == ["", "1"]

@@ -148,6 +148,12 @@ def test_a_better_model_that_cannot_be_served_is_not_promoted(
     assert words in finding.words
     assert finding.words in promotion.verdict.reasons
     assert (promotion.model is None) is (change is alter), "what no consumer can load is no version"
+    entry = place.registry.history(champion)[-1]
+    assert (entry.version, entry.findings, entry.champion_after) == (
+        "" if change is alter else "2",
+        promotion.verdict.findings,
+        "1",
+    )
     assert place.registry.current(champion)["champion"].version == "1"
 
 
