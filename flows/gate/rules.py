@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from flows.gate.case import Case
-from flows.gate.guards.table import ADMISSION, CHOSEN_GUARDS, GUARDS
+from flows.gate.guards.table import ADMISSION, GUARDS, SCORE_GUARDS, TRIAL_GUARDS, Guard
+from flows.gate.trials import Trials
 from flows.records import Finding, Verdict
 
 
@@ -23,16 +24,34 @@ def decide(case: Case) -> Verdict:
     for guard in ADMISSION.values():
         if (finding := guard(case)) and not finding.passed:
             return Verdict(False, (finding.words,), {}, (finding,), case.policy.metric, case.recipe)
-    findings = (*(finding for guard in GUARDS.values() if (finding := guard(case))), *_chosen(case))
-    notes = (note for finding in findings for note in finding.notes)
-    reasons = (*map(_words, findings), *notes)
-    promoted = all(finding.passed for finding in findings if finding.blocks)
+    findings = tuple(finding for guard in GUARDS.values() if (finding := guard(case)))
+    if case.is_decided:
+        findings += (*_called(SCORE_GUARDS, case), *_called(TRIAL_GUARDS, case))
+    promoted = _let_pass(findings)
     superior = not promoted or case.is_superior
-    return Verdict(promoted, reasons, findings[0].figures, findings, case.policy.metric, case.recipe, case.level_spent, superior)
+    figures, reasons = findings[0].figures, _reasons(findings)
+    return Verdict(promoted, reasons, figures, findings, case.policy.metric, case.recipe, case.level_spent, superior)
 
 
-def _chosen(case: Case) -> Iterator[Finding]:
-    for name, guard in CHOSEN_GUARDS.items() if case.is_decided else ():
+def decide_by_trials(verdict: Verdict, case: Case, trials: Trials) -> Verdict:
+    """The verdict on a case that was to promote, with what its trials tell: as `decide` gives it, at no second test."""
+    assert verdict.promoted, "trials are of a candidate that could be promoted"
+    findings = (*verdict.findings, *_called(TRIAL_GUARDS, replace(case, trials=trials)))
+    promoted = _let_pass(findings)
+    superior = not promoted or verdict.superior
+    return replace(verdict, promoted=promoted, reasons=_reasons(findings), findings=findings, superior=superior)
+
+
+def _let_pass(findings: Iterable[Finding]) -> bool:
+    return all(finding.passed for finding in findings if finding.blocks)
+
+
+def _reasons(findings: Sequence[Finding]) -> tuple[str, ...]:
+    return (*map(_words, findings), *(note for finding in findings for note in finding.notes))
+
+
+def _called(guards: Mapping[str, Guard], case: Case) -> Iterator[Finding]:
+    for name, guard in guards.items():
         severity = case.policy.guards.get(name, "off")
         if severity != "off" and (finding := guard(case)):
             yield replace(finding, blocks=severity == "block")

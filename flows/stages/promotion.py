@@ -44,7 +44,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
     )
     verdict = gate.decide(case)
     if verdict.promoted:
-        verdict = gate.decide(replace(case, trials=collect_trials(session, work_plan, scores)))
+        verdict = gate.decide_by_trials(verdict, case, collect_trials(session, work_plan, scores))
     if champion and scores.champion_table and scores.table.bundle_digest == scores.champion_table.bundle_digest:
         return Promotion(verdict, champion)
     session.say("Registering the candidate")

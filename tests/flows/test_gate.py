@@ -17,7 +17,7 @@ from statsmodels.stats.proportion import proportion_confint
 from flows.errors import AskedWrongly
 from flows.gate import Account, Case, Policy, choose, decide
 from flows.gate.classes import mcnemar, paired_interval, wilson_interval
-from flows.gate.guards.table import CHOSEN_GUARDS, GUARDS
+from flows.gate.guards.table import GUARDS, SCORE_GUARDS
 from flows.records import Finding, ScoreTable, TrainedVariant, Verdict
 from heads.spec import Fit, Head, Variant
 from heads.tasks.rows import Scored
@@ -313,7 +313,7 @@ def test_a_chosen_guard_blocks_warns_or_is_off(monkeypatch: pytest.MonkeyPatch) 
     def picky(case: Case) -> Finding:
         return Finding("picky", False, f"{case.groups['d0']} is not liked")
 
-    monkeypatch.setitem(CHOSEN_GUARDS, "picky", picky)  # type: ignore[arg-type]
+    monkeypatch.setitem(SCORE_GUARDS, "picky", picky)  # type: ignore[arg-type]
     said = {
         severity: gate(*pair(880, 80, 10, 30), Policy(METRIC, guards={"picky": severity}), groups={"d0": "north"})
         for severity in ("block", "warn", "off")

@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from flows.errors import AskedWrongly
-from flows.gate.guards.table import CHOSEN_GUARDS
+from flows.gate.guards.table import SCORE_GUARDS, TRIAL_GUARDS
 from flows.manifest import mask_files
 from flows.plan import (
     PRIMARY,
@@ -312,7 +312,7 @@ def test_guards_are_chosen_by_name_and_yaml_may_read_off_as_false(tmp_path: Path
 
 
 def test_a_plan_chooses_every_guard_of_the_gate_that_may_be_chosen() -> None:
-    assert set(CHOSEN_GUARDS) <= set(plan().promotion.guards.severities)
+    assert {*SCORE_GUARDS, *TRIAL_GUARDS} <= set(plan().promotion.guards.severities)
 
 
 def test_a_retraining_keeps_its_key_unless_a_guard_is_chosen_otherwise() -> None:

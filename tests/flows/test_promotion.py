@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from flows import dataset, job
 from flows.cli import models
 from flows.gate import Case, Trials
-from flows.gate.guards.table import CHOSEN_GUARDS
+from flows.gate.classes import compare_classes
+from flows.gate.guards.table import TRIAL_GUARDS
 from flows.job.scores import write_scores
 from flows.plan import Plan
 from flows.records import DataVersion, Finding, ModelVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
@@ -126,13 +127,20 @@ def test_trials_are_made_only_of_a_candidate_that_could_be_promoted(nights: Nigh
         failure = case.trials.load_failure
         return None if failure is None else Finding("loads", not failure, f"the bundle does not load: {failure}")
 
-    tried = list[str]()
+    def count_tests(*args: Any, **options: Any) -> Any:
+        tests.append(None)
+        return compare_classes(*args, **options)
+
+    tried, tests = list[str](), list[None]()
+    monkeypatch.setattr("flows.gate.case.compare_classes", count_tests)
     monkeypatch.setitem(COLLECTORS, "loads", collect)  # type: ignore[arg-type]
-    monkeypatch.setitem(CHOSEN_GUARDS, "loads", loads)  # type: ignore[arg-type]
+    monkeypatch.setitem(TRIAL_GUARDS, "loads", loads)  # type: ignore[arg-type]
     off, warn = ({"promotion": {"guards": {"loads": severity}}} for severity in ("off", "warn"))
     assert nights.night(1, **off).verdict.promoted
     assert not tried
+    tests.clear()
     blocked = nights.night(2, 0.09)
+    assert len(tests) == 1, "the trials are added to what was decided on the scores"
     assert not blocked.verdict.promoted
     assert "the bundle does not load: torch is too old" in blocked.verdict.reasons
     assert nights.registry.current("m")["champion"].version == "1"

@@ -219,6 +219,9 @@ def test_noise_is_no_delay_and_a_delay_blocks_if_the_plan_says_so() -> None:
     assert "9.0 MB against 5.0 MB" in verdict.reasons[-2]
     assert gate.decide(replace(slow, policy=replace(slow.policy, max_slowdown=2.0))).promoted
     assert gate.decide(case(old, old, "block")).promoted
+    for tried in (slow, case(old, old, "block")):
+        untried = gate.decide(replace(tried, trials=Trials()))
+        assert gate.decide_by_trials(untried, tried, tried.trials) == gate.decide(tried), "the same words, figures and level"
     assert latency(case(old, None)) is None
     assert gate.decide(replace(slow, trials=Trials())).promoted, "what was not measured is not judged"
 

@@ -35,11 +35,14 @@ ADMISSION: Mapping[str, Guard] = {"comparable": comparable, "not_withdrawn": not
 GUARDS: Mapping[str, Guard] = {"paired_test": paired_test, "non_inferior": non_inferior, "min_gain": min_gain}
 # Of these a plan says which may block a promotion, which only warn, and which are off. They are called once the test has decided:
 # before that a verdict tells nothing of how the holdout was read.
-CHOSEN_GUARDS: Mapping[str, Guard] = {
+SCORE_GUARDS: Mapping[str, Guard] = {
     "worst_class": worst_class,
     "worst_group": worst_group,
     "calibration": calibration,
     "negative_flips": negative_flips,
+}
+# As these, which read what is measured of a candidate that all of the others let pass.
+TRIAL_GUARDS: Mapping[str, Guard] = {
     "leaks": leaks,
     "latency": latency,
     "loads": loads,
