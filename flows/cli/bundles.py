@@ -18,7 +18,8 @@ def pull(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="NAME@ALIAS", help="NAME@champion or NAME@3; or where it is published: s3://bucket/prefix, ./folder."
+            metavar="NAME@ALIAS",
+            help="NAME@champion or NAME@3; or where it is published: s3://bucket/prefix, ./folder, ./file-of-signed-addresses.",
         ),
     ],
     folder: Annotated[
@@ -43,7 +44,7 @@ def pull(
         offer = origin.pull_if_new(folder, None)
         return screen.note(f"{folder} holds {offer.name} version {offer.version}")
     try:
-        return delivery.follow(origin, folder, watch, screen.note)
+        return delivery.follow(origin, folder, watch, screen.note_whole)
     except KeyboardInterrupt:
         return screen.note(f"stopped; {folder} stays as it is")
 
@@ -52,15 +53,19 @@ def publish(
     model: Model,
     address: Annotated[str, typer.Argument(metavar="s3://BUCKET/PREFIX", help="Where it is published; or a folder.")],
     expires: Annotated[
-        int | None, typer.Option(metavar="SECONDS", help="Also print addresses that anyone may read for so many seconds.")
+        int | None,
+        typer.Option(
+            metavar="SECONDS", help="Also print addresses by which anyone may pull it for so many seconds: keep them in a file."
+        ),
     ] = None,
     workspace: Workspace = None,
     as_json: AsJson = False,
 ) -> None:
     """Upload a version's bundle under its digest, then a pointer to it, for consumers that do not reach MLflow.
 
-    They pull it with: headstart models pull s3://BUCKET/PREFIX DEST. Run again, it does nothing; cut short, the version that
-    was published before stays so.
+    They pull it with: headstart models pull s3://BUCKET/PREFIX DEST. Those without credentials get a file of the lines that
+    --expires prints, and name its path: headstart models pull ./FILE DEST. Run again, it uploads nothing; cut short, the version
+    that was published before stays so.
     """
     from flows import publishing
     from flows.stages import delivery

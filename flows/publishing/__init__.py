@@ -16,10 +16,16 @@ from flows.publishing.pointer import FORMAT, POINTER, Pointer, Stored, read_poin
 
 __all__ = ["POINTER", "Pointer", "Published", "check_signing", "publish", "sign"]
 
+# Of which a pull from signed addresses knows that a newer one may take their place.
+MAX_EARLIER = 100
+
 
 @dataclass(frozen=True)
 class Published:
-    """What is published at an address: `s3://bucket/prefix`, or a folder. Raises AskedWrongly on an address that is neither."""
+    """What is published at an address: `s3://bucket/prefix`, a folder, or the path of a file of signed addresses.
+
+    Raises AskedWrongly on an address that is none of them.
+    """
 
     address: str
 
@@ -44,7 +50,7 @@ class Published:
         place = self._place
 
         def is_ours(digest: str) -> bool:
-            return place.read(f"{digest}/SHA256SUMS") is not None
+            return digest in pointer.earlier or place.read(f"{digest}/SHA256SUMS") is not None
 
         pulling.bring(_Files(place, pointer), dest, name=pointer.name, digest=pointer.digest, is_ours=is_ours)
 
@@ -85,7 +91,9 @@ def publish(bundle: Path, address: str, *, name: str, version: str) -> tuple[Poi
         place.put(f"{digest}/{file}", path)
     stored = {file: Stored(pulling.digest_of_file(path), path.stat().st_size) for file, path in files.items()}
     created = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
-    pointer = Pointer(FORMAT, name, version, digest, stored, created)
+    before = (earlier.digest, *earlier.earlier) if earlier else ()
+    others = tuple(dict.fromkeys(known for known in before if known != digest))[:MAX_EARLIER]
+    pointer = Pointer(FORMAT, name, version, digest, stored, created, others)
     place.write(POINTER, (json.dumps(asdict(pointer), indent=2) + "\n").encode())
     return pointer, True
 

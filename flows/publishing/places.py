@@ -1,4 +1,4 @@
-"""Where bundles are published: a prefix of a bucket in S3, or a folder."""
+"""Where bundles are published: a prefix of a bucket in S3, or a folder; signed addresses of a bucket's are read, too."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import Any, Protocol
 from flows import s3
 from flows.errors import AskedWrongly
 from flows.files import write_whole
-from flows.pulling import BLOCK_BYTES
+from flows.publishing.signed import Signed
+from flows.publishing.streams import append, small
 
-# A pointer has under 2 kB, a SHA256SUMS under 1 kB.
-MAX_SMALL_BYTES = 65536
 MAX_SIGNED_SECONDS = 7 * 86400
 
 
@@ -44,9 +43,9 @@ class Place(Protocol):
 
 
 def open_place(address: str) -> Place:
-    """The place of an address: `s3://bucket/prefix`, or a folder's path."""
+    """The place of an address: `s3://bucket/prefix`, a folder's path, or that of a file of signed addresses."""
     if "://" not in address:
-        return _Folder(Path(address))
+        return Signed(Path(address)) if Path(address).is_file() else _Folder(Path(address))
     return _Prefix(address.rstrip("/"), *s3.split(address))
 
 
@@ -57,7 +56,7 @@ class _Folder:
     def read(self, name: str) -> bytes | None:
         try:
             with (self.path / name).open("rb") as file:
-                return _small(file, f"{self.path / name}")
+                return small(file, f"{self.path / name}")
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -78,7 +77,7 @@ class _Folder:
         try:
             with (self.path / name).open("rb") as source, file.open("ab") as copy:
                 source.seek(copy.tell())
-                _append(source, copy, size)
+                append(source, copy, size)
         except FileNotFoundError:
             raise AskedWrongly(f"{self.path / name} is not there, though {self.path} points at it; publish again") from None
 
@@ -104,7 +103,7 @@ class _Prefix:
                 if s3.is_missing(error):
                     return None
                 raise
-            return _small(body, f"{self.address}/{name}")
+            return small(body, f"{self.address}/{name}")
 
     def write(self, name: str, content: bytes) -> None:
         with s3.in_our_words(f"{self.address}/{name}", doing="written"):
@@ -119,7 +118,7 @@ class _Prefix:
             if (start := copy.tell()) < size:
                 part = f"bytes={start}-{size - 1}"
                 body = self._client.get_object(Bucket=self.bucket, Key=self._key(name), Range=part)["Body"]
-                _append(body, copy, size)
+                append(body, copy, size)
 
     def sign(self, name: str, seconds: int) -> str:
         if not 1 <= seconds <= MAX_SIGNED_SECONDS:
@@ -130,16 +129,3 @@ class _Prefix:
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
-
-
-def _small(file: Any, where: str) -> bytes:
-    content: bytes = file.read(MAX_SMALL_BYTES + 1)
-    if len(content) > MAX_SMALL_BYTES:
-        raise AskedWrongly(f"{where} is longer than {MAX_SMALL_BYTES} bytes, and no file that Headstart wrote there")
-    return content
-
-
-def _append(source: Any, copy: Any, size: int) -> None:
-    """Copy until the copy has `size` bytes or the source ends."""
-    while (left := size - copy.tell()) > 0 and (block := source.read(min(BLOCK_BYTES, left))):
-        copy.write(block)

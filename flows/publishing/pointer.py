@@ -25,7 +25,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Pointer:
-    """The published version of a model: its bundle's digest, which names the folder of its files, and when it was published."""
+    """The published version of a model: its bundle's digest, which names the folder of its files, and when it was published.
+
+    `earlier` are the digests of the bundles that were published there before, the latest first; earlier Headstarts wrote none.
+    """
 
     format: int
     name: str
@@ -33,6 +36,7 @@ class Pointer:
     digest: str
     files: Mapping[str, Stored]
     created: str
+    earlier: tuple[str, ...] = ()
 
 
 def read_pointer(content: bytes, where: str) -> Pointer:
@@ -49,7 +53,8 @@ def read_pointer(content: bytes, where: str) -> Pointer:
         if set(files) != {*bundles.FILES, bundles.SUMS}:
             raise ValueError("its files are not those of a bundle")
         name, version, created = (str(stated[field])[:200] for field in ("name", "version", "created"))
-        return Pointer(FORMAT, name, version, _digest(stated["digest"]), files, created)
+        earlier = tuple(map(_digest, stated.get("earlier", ())))
+        return Pointer(FORMAT, name, version, _digest(stated["digest"]), files, created, earlier)
     except AskedWrongly:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

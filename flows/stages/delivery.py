@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from flows import owners, publishing
-from flows.errors import HeadstartError, Unreachable
+from flows.errors import AskedWrongly, HeadstartError, Unreachable
 from flows.publishing import Pointer, Published
 from flows.pulling import InTheWay
 from flows.settings import Settings
@@ -60,9 +60,17 @@ class _Published:
 
 
 def open_origin(settings: Settings, model: str) -> Origin:
-    """The origin that is written as NAME@WHICH (in the registry), `s3://bucket/prefix`, or the path of a folder."""
-    # A name has no slash; a folder that has an @ in its path has to be there, so that a mistyped name is called one.
-    if model.startswith("s3://") or model in (".", "..") or ("/" in model and ("@" not in model or Path(model).is_dir())):
+    """The origin that is written as NAME@WHICH (in the registry), `s3://bucket/prefix`, or a path with a slash.
+
+    The path is that of a folder, or of a file of signed addresses. Raises AskedWrongly on a web address.
+    """
+    if model.startswith(("http://", "https://")):
+        raise AskedWrongly(
+            "a web address is one file, and a bundle has several: keep all lines that `headstart models publish --expires` "
+            "prints in a file, and name its path, such as ./pets.signed"
+        )
+    # A name has no slash; a path that has an @ in it has to be there, so that a mistyped name is called one.
+    if model.startswith("s3://") or model in (".", "..") or ("/" in model and ("@" not in model or Path(model).exists())):
         return _Published(Published(model))
     name, _, which = model.partition("@")
     return _Registered(settings, name, which or "champion")
