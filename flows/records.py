@@ -91,11 +91,20 @@ class DataVersion:
 
 @dataclass(frozen=True)
 class Workers:
-    """The worker group: its number of workers, and the GPUs and CPUs of each."""
+    """The worker group: its number of workers, and the GPUs and CPUs of each.
+
+    With `least`, a group for which there is not enough room has fewer workers than `count`, but not fewer than these.
+    """
 
     count: int = 1
     gpus_per_worker: float = 0
     cpus_per_worker: float = 1
+    least: int | None = None
+
+    @property
+    def fewest(self) -> int:
+        """The fewest workers that train."""
+        return self.count if self.least is None else self.least
 
 
 @dataclass(frozen=True)

@@ -27,21 +27,23 @@ def check(address: str | None, storage: Path, workers: Workers) -> None:
         return
     cpus, gpus = max(MIN_CPUS, os.cpu_count() or 1), local_gpus(os.environ)
     # A worker that asks for less than a CPU still is a whole process.
-    if (asked := workers.count * max(1, workers.cpus_per_worker)) > cpus:
+    if (asked := workers.fewest * max(1, workers.cpus_per_worker)) > cpus:
         raise AskedWrongly(
-            f"workers: {workers.count} of {workers.cpus_per_worker:g} CPUs need {asked:g}, and a local Ray on this machine of "
+            f"workers: {workers.fewest} of {workers.cpus_per_worker:g} CPUs need {asked:g}, and a local Ray on this machine of "
             f"{os.cpu_count()} gives at most {cpus}: lower workers.count or workers.cpus_per_worker, {ELSEWHERE}"
         )
-    if gpus is not None and (asked := workers.count * workers.gpus_per_worker) > gpus:
+    if gpus is not None and (asked := workers.fewest * workers.gpus_per_worker) > gpus:
         raise AskedWrongly(
-            f"workers: {workers.count} of {workers.gpus_per_worker:g} GPUs need {asked:g}, and this machine has {gpus}: "
+            f"workers: {workers.fewest} of {workers.gpus_per_worker:g} GPUs need {asked:g}, and this machine has {gpus}: "
             f"lower workers.gpus_per_worker (0 trains on the CPU), {ELSEWHERE}"
         )
-    needed = MIN_MEMORY_BYTES + max(0, workers.count - 2) * WORKER_BYTES
+    # As many as Ray will start: all that it has CPUs for.
+    num_started = min(workers.count, int(cpus // workers.cpus_per_worker))
+    needed = MIN_MEMORY_BYTES + max(0, num_started - 2) * WORKER_BYTES
     available = processes.available_memory_bytes()
     if available < needed and find_cluster(None, storage) is None:
         raise AskedWrongly(
-            f"a local Ray with {workers.count} workers needs {needed / 2**30:.1f} GiB of free memory and this machine has "
+            f"a local Ray with {num_started} workers needs {needed / 2**30:.1f} GiB of free memory and this machine has "
             f"{available / 2**30:.1f} GiB: end other programs, lower workers.count, {ELSEWHERE}"
         )
 

@@ -227,6 +227,8 @@ def _environment(cluster: Cluster) -> dict[str, str]:
         "RAY_TRAIN_METRICS_ENABLED": "0",
         # A report waits until the controller polls: at Ray's interval of two seconds, short epochs would mostly wait.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        # A group is sized by what Ray last counted, and waits for that room, though a node may be lost since. Counted every 20 s.
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
     }
     # The one node of a local head is never drained, so the watcher, a process, need not be started.
     local = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"} if cluster.owned else {}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.cluster.interfaces import torch_config
 from flows.cluster.ray_patches import lean_trainer
 from flows.errors import AskedWrongly
 from flows.records import Workers
@@ -18,6 +19,8 @@ MAX_FAILURES = 3
 CHECKPOINTS_KEPT = 2
 # So long, since members that train works of their own wait for each other. A dead one breaks its connections at once.
 COLLECTIVE_TIMEOUT_SECONDS = 12 * 3600
+# A larger group begins again at the last checkpoint: no sooner after it began than this.
+GROW_SECONDS = 300.0
 
 WorkerLoop = Callable[[dict[str, Any]], None]
 
@@ -31,17 +34,19 @@ def join(workers: Workers) -> None:
         ray.init()
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for resource, amount in (("CPU", workers.cpus_per_worker), ("GPU", workers.gpus_per_worker)):
-        if workers.count * amount > total.get(resource, 0):
+        if workers.fewest * amount > total.get(resource, 0):
             raise AskedWrongly(
-                f"the plan's workers ask for {workers.count} x {amount:g} {resource} and the cluster has "
+                f"the plan's workers ask for {workers.fewest} x {amount:g} {resource} and the cluster has "
                 f"{total.get(resource, 0):g}: lower workers.count or workers.{resource.lower()}s_per_worker, or add a node"
             )
 
 
 def run_group(worker_loop: WorkerLoop, config: dict[str, Any], *, workers: Workers, name: str, storage: Path) -> None:
-    """Run `worker_loop` in every worker until all return; a group that lost a worker starts again, three times at most."""
+    """Run `worker_loop` in every worker until all return; a group that lost a worker starts again, three times at most.
+
+    If there is room for more or fewer workers than before, and `workers` allow it, the group starts again with so many.
+    """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig
 
     resources: dict[str, float] = {"CPU": workers.cpus_per_worker}
     if workers.gpus_per_worker:
@@ -49,9 +54,13 @@ def run_group(worker_loop: WorkerLoop, config: dict[str, Any], *, workers: Worke
     trainer = lean_trainer()(
         worker_loop,
         train_loop_config=config,
-        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
-        scaling_config=ScalingConfig(
-            num_workers=workers.count, use_gpu=workers.gpus_per_worker > 0, resources_per_worker=resources
+        torch_config=torch_config(COLLECTIVE_TIMEOUT_SECONDS),
+        # mypy reads Ray Train's older class of this name.
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
+            num_workers=workers.count if workers.least is None else (workers.least, workers.count),  # type: ignore[arg-type]
+            use_gpu=workers.gpus_per_worker > 0,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=GROW_SECONDS,
         ),
         run_config=RunConfig(
             name=name,

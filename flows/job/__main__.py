@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 
 from flows import owners
-from flows.cluster import workers
+from flows.cluster import nodes, workers
 from flows.job.job import Job, read
 from flows.job.job_folder import JobFolder, JobOutcome
 from flows.job.runs import following
@@ -45,7 +45,7 @@ def _run_group(job: Job) -> None:
     workers.join(job.workers)
     storage = job.storage / "ray" / "train"
     threading.Thread(target=_end_at_error, args=(job,), name="error", daemon=True).start()
-    with following(job):
+    with following(job), nodes.watching(job.workers, job.folder.add_node):
         workers.run_group(train_works, {"job_folder": str(job.folder.path)}, workers=job.workers, name=job.key, storage=storage)
     workers.forget_group(job.key, storage)
 

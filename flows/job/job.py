@@ -103,7 +103,8 @@ def begin(job: Job) -> JobFolder:
             "objects": [str(folder) for folder in job.version.objects],
         },
         "classes": {target: list(names) for target, names in job.classes.items()},
-        "workers": asdict(job.workers),
+        # `least` is new, and what was written before stays the same.
+        "workers": {name: value for name, value in asdict(job.workers).items() if value is not None},
         "works": [_work_fields(work) for work in job.works],
         "bundles": [str(path) for path in job.bundles],
         "screening": None if job.screening is None else asdict(job.screening),

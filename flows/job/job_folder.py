@@ -22,7 +22,7 @@ from flows.files import read_json, write_json
 CHECKPOINT_STATE, CHECKPOINT_NOTE = "state.pt", "work.json"
 JOB, SAMPLES, OUTCOME, ERROR = "job.json", "samples.json", "outcome.json", "error.json"
 TODO, SPAN, TO_STORE, SHARES = "todo.json", "span.json", "features.json", "shares.json"
-DRIVERS, GROUPS, LOSSES = "drivers.json", "groups.json", "losses.json"
+DRIVERS, GROUPS, LOSSES, NODES = "drivers.json", "groups.json", "losses.json", "nodes.json"
 STORED = "stored-*.json"
 MAX_MESSAGE_CHARS = 6000
 
@@ -54,10 +54,12 @@ class Span:
 
 @dataclass(frozen=True)
 class GroupStart:
-    """The start of a worker group: when, in seconds since 1970, and the job's number of drivers up to then."""
+    """The start of a worker group: when, in seconds since 1970, the job's number of drivers up to then, and its size."""
 
     at: float
     drivers: int
+    # Missing in the notes of earlier versions.
+    num_workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class JobFolder:
 
     def forget(self) -> None:
         """Remove the notes and the outcome of an earlier job of the same key, before a new one begins."""
-        names = (OUTCOME, ERROR, TODO, SPAN, TO_STORE, SHARES, DRIVERS, GROUPS, LOSSES)
+        names = (OUTCOME, ERROR, TODO, SPAN, TO_STORE, SHARES, DRIVERS, GROUPS, LOSSES, NODES)
         for stale in (*(self.path / name for name in names), *self.path.glob(STORED)):
             stale.unlink(missing_ok=True)
 
@@ -195,6 +197,14 @@ class JobFolder:
     def add_loss(self, line: str) -> None:
         """Add a line about what a killed worker or driver cost."""
         write_json(self.path / LOSSES, [*self.read_losses(), line])
+
+    def read_nodes(self) -> tuple[str, ...]:
+        """What the driver saw of the cluster's nodes, a line each, oldest first: who was lost or joined, what is waited for."""
+        return tuple(read_json(self.path / NODES, []))
+
+    def add_node(self, line: str) -> None:
+        """Add a line about the cluster's nodes. Only the driver does."""
+        write_json(self.path / NODES, [*self.read_nodes(), line])
 
 
 def jobs_root(storage: Path) -> Path:

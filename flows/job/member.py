@@ -6,7 +6,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ FINAL_ERRORS: tuple[type[Exception], ...] = (
 def train_works(config: Mapping[str, Any]) -> None:
     """Train the job's works one after another, from where the last group was. Runs in every member of the group."""
     job = read(JobFolder(Path(config["job_folder"])))
+    # As many as there was room for.
+    job = replace(job, workers=replace(job.workers, count=workers.count()))
     if job.folder.has_failed():
         return
     owners.sweep()

@@ -42,6 +42,8 @@ def _values(value: Any) -> Any:
 
 
 Listed = BeforeValidator(_listed)
+Member = Annotated[int, Field(ge=1, le=1024)]
+Members = Annotated[Member | tuple[Member, ...], Number]
 Ignored = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**16)], ...], BeforeValidator(_values), Number]
 
 # `enum` only makes the form offer a choice: the validators below refuse other values, in our own words.
@@ -70,13 +72,25 @@ class WorkersSpec(Value):
 
     model_config = ConfigDict(title="Workers")
 
-    count: Annotated[int, Field(ge=1, le=1024), Number] = Field(1, description="Number of workers.")
+    count: Members = Field(
+        1,
+        description="Number of workers; [least, most]: as many as there is room for, fewer after a node was lost, more once one "
+        "has joined.",
+    )
     gpus_per_worker: Annotated[float, Field(ge=0, le=64), Number] = Field(0, description="GPUs for each worker; 0: on the CPU.")
     cpus_per_worker: Annotated[float, Field(gt=0, le=1024), Number] = Field(1, description="CPU cores for each worker.")
 
+    @field_validator("count")
+    @classmethod
+    def _range_is_one(cls, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        if isinstance(value, tuple) and (len(value) != 2 or value[0] > value[1]):
+            raise ValueError(f"{list(value)} is no range of workers; give a number, or [least, most], such as [1, 4]")
+        return value
+
     def group(self) -> Workers:
         """The worker group as the value that travels to the cluster."""
-        return Workers(self.count, self.gpus_per_worker, self.cpus_per_worker)
+        least, most = self.count if isinstance(self.count, tuple) else (self.count, self.count)
+        return Workers(most, self.gpus_per_worker, self.cpus_per_worker, least if least < most else None)
 
 
 class Plan(WithRare):

@@ -64,7 +64,8 @@ class _Stack:
     def hold(self, cron: str, source: str | None) -> None:
         """Start all parts, and watch them until interrupted."""
         say, held = self._say, self._held
-        num_cpus = max((plan.workers.count * plan.workers.cpus_per_worker for plan in self._plans), default=0)
+        groups = [plan.workers.group() for plan in self._plans]
+        num_cpus = max((group.fewest * group.cpus_per_worker for group in groups), default=0)
         self._servers = [mlflow(self._settings)] if not self._settings.tracking_address else []
         self._servers += [prefect(self._settings)] if not self._settings.prefect_address else []
         logs = []

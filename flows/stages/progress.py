@@ -16,17 +16,18 @@ EVERY_SECONDS = 1.0
 
 @contextlib.contextmanager
 def showing_progress(session: RetrainingSession, work_plan: WorkPlan, training_job: job.Job) -> Iterator[None]:
-    """Report in the block, from a thread, the features and epochs on disk, and what lost workers cost.
+    """Report in the block, from a thread, the features and epochs on disk, lost nodes, and what lost workers cost.
 
     A listener's error is logged and does not end the thread.
     """
-    reported: list[str] = []
+    num_reported = [0, 0]
     before: Event | None = None
 
     def report_losses() -> None:
-        for line in training_job.folder.read_losses()[len(reported) :]:
-            reported.append(line)
-            session.say(line)
+        for number, lines in enumerate((training_job.folder.read_nodes(), training_job.folder.read_losses())):
+            for line in lines[num_reported[number] :]:
+                num_reported[number] += 1
+                session.say(line)
 
     def watch() -> None:
         nonlocal before

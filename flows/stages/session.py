@@ -89,7 +89,7 @@ class RetrainingSession:
         if self._cluster is None:
             group = self.plan.workers.group()
             opened = open_cluster(
-                self.settings.ray_address, self.settings.storage, num_cpus=group.count * group.cpus_per_worker, say=self.say
+                self.settings.ray_address, self.settings.storage, num_cpus=group.fewest * group.cpus_per_worker, say=self.say
             )
             self._cluster = self._held.enter_context(opened)
         return self._cluster
@@ -160,7 +160,7 @@ def warming(settings: Settings, plan: Plan) -> Iterator[None]:
 
         def warm() -> None:
             with contextlib.suppress(HeadstartError, OSError):  # the session meets the same error and raises it
-                held.enter_context(open_cluster(None, settings.storage, num_cpus=group.count * group.cpus_per_worker))
+                held.enter_context(open_cluster(None, settings.storage, num_cpus=group.fewest * group.cpus_per_worker))
 
         thread = threading.Thread(target=warm, name="warm")
         thread.start()

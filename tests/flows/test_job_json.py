@@ -30,6 +30,14 @@ def test_an_order_carries_its_samples_with_their_masks_and_classes(tmp_path: Pat
     assert (found.version.digest, found.version.data, found.version.objects) == (version.digest, version.data, version.objects)
 
 
+def test_an_order_says_the_fewest_workers_only_where_there_is_a_range(tmp_path: Path) -> None:
+    version = DataVersion("d" * 32, "r" * 40, (), tmp_path / "data", ())
+    for key, workers in (("fixed", Workers(3)), ("range", Workers(3, least=2))):
+        folder = job.begin(job.Job("train", key, "tiny", tmp_path, version, {"a": ("x", "y")}, workers))
+        assert read(folder).workers == workers
+        assert ('"least"' in folder.job_file.read_text()) == (key == "range"), "job files of before stay as they were"
+
+
 def test_an_order_of_before_says_by_another_word_who_is_screened(tmp_path: Path) -> None:
     version = DataVersion("d" * 32, "r" * 40, (), tmp_path / "data", ())
     works = [

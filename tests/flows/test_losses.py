@@ -54,6 +54,18 @@ def test_before_the_first_epoch_stored_features_are_what_is_kept(order: job.Job)
     assert told == "The driver of the training died before the first epoch; 40 of 100 samples' features are kept: 14 s lost"
 
 
+def test_a_group_of_another_size_tells_how_many_workers_go_on(order: job.Job) -> None:
+    order.folder.count_driver()
+    for count in (2, 1, 3, 3):
+        losses.begin_group(replace(order, workers=Workers(count)), [WORK], TITLES, None)
+    fewer, more, same = order.folder.read_losses()
+    assert fewer.startswith("A worker of the training died before the first epoch")
+    assert fewer.endswith("s lost; 1 worker instead of 2")
+    assert more.startswith("The worker group of the training was ended for a larger one before the first epoch")
+    assert more.endswith("s lost; 3 workers instead of 1")
+    assert same.endswith("s lost")
+
+
 def test_the_first_group_tells_nothing_and_each_later_one_a_line(order: job.Job) -> None:
     order.folder.count_driver()
     losses.begin_group(order, [WORK], TITLES, None)

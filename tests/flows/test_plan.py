@@ -34,9 +34,10 @@ from flows.plan import (
     work_key,
 )
 from flows.plan.classes import count_classes
+from flows.plan.expansion import recipe_key
 from flows.plan.fit import FitGrid
 from flows.plan.promotion import MEASURES_OF
-from flows.records import DataVersion, Mask, Sample, Weights, Work
+from flows.records import DataVersion, Mask, Sample, Weights, Work, Workers
 from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, Task
 from heads.spec import Fit
 from heads.tasks.table import TaskHead
@@ -191,6 +192,13 @@ def test_left_out_freezing_without_weights_is_none() -> None:
         ("name: a\nfit: {epochs: 1:30}", ["fit.epochs: should be a whole number, got 1:30", "base of 60"]),
         ("name: a\nfit: {learning_rate: 0:00.5}", ["fit.learning_rate: should be a number, got 0:00.5", "base of 60"]),
         ("name: a\nworkers: {count: 02}", ["workers.count: should be a whole number, got 02", "write 2"]),
+        ("name: a\nworkers: {count: 0}", ["workers.count: should be at least 1, got 0"]),
+        ("name: a\nworkers: {count: [0, 4]}", ["workers.count.0: should be at least 1, got 0"]),
+        ("name: a\nworkers: {count: [1, x]}", ["workers.count.1: should be a whole number, got 'x'"]),
+        ("name: a\nworkers: {count: [4, 2]}", ["workers.count: [4, 2] is no range of workers", "[least, most], such as [1, 4]"]),
+        ("name: a\nworkers: {count: [4]}", ["workers.count: [4] is no range of workers", "give a number"]),
+        ("name: a\nworkers: {count: [1, 2, 4]}", ["workers.count: [1, 2, 4] is no range of workers"]),
+        ("name: a\nworkers: {count: yes}", ["workers.count: should be a number, not true or false"]),
         ("name: a\nfit: {epochs: 0o17}", ["fit.epochs: should be a whole number, got '0o17'"]),
         ("name: a\nfit: {epochs: yes}", ["fit.epochs: should be a number, not true or false"]),
         ("name: a\nfit: {loss: off}", ["fit.loss: should be 'cross_entropy'", "got off"]),
@@ -253,6 +261,17 @@ def test_a_relative_weights_file_counts_from_the_current_directory_then_from_the
     assert read_plan(there / "plan.yaml").weights == str(there / "w.pth")
     (here / "w.pth").touch()
     assert read_plan(there / "plan.yaml").weights == str(here / "w.pth")
+
+
+def test_a_number_of_workers_may_be_a_range_which_changes_no_variant_and_no_recipe() -> None:
+    ranged, fixed = plan(workers={"count": [1, 4], "cpus_per_worker": 2}), plan(workers={"count": 4, "cpus_per_worker": 2})
+    assert (ranged.workers.group(), fixed.workers.group()) == (Workers(4, 0, 2, least=1), Workers(4, 0, 2))
+    assert (ranged.workers.group().fewest, fixed.workers.group().fewest) == (1, 4)
+    assert plan(workers={"count": [4, 4]}).workers.group() == Workers(4)
+    assert parse_plan(ranged.model_dump(mode="json")) == ranged, "it survives the form"
+    variants = expand(ranged, version())
+    assert variants == expand(fixed, version())
+    assert recipe_key(ranged, variants) == recipe_key(fixed, variants)
 
 
 def test_a_plan_survives_the_form() -> None:

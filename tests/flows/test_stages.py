@@ -205,11 +205,16 @@ def test_a_worker_group_that_this_machine_cannot_hold_is_refused(tmp_path: Path,
     monkeypatch.setattr(capacity, "local_gpus", lambda _: 1)
     monkeypatch.setattr(capacity.processes, "available_memory_bytes", lambda: 3 * 2**30)
     cluster.check(None, tmp_path, Workers(2, 0.5, 1))
+    # Of a range as many are started as there are CPUs for.
+    cluster.check(None, tmp_path, Workers(9, cpus_per_worker=2, least=2))
     for workers, words in (
         (Workers(9), "9 of 1 CPUs need 9"),
         (Workers(9, cpus_per_worker=0.1), "lower workers.count"),
         (Workers(2, cpus_per_worker=8), "need 16"),
         (Workers(2, gpus_per_worker=1), "this machine has 1"),
+        (Workers(12, least=9), "9 of 1 CPUs need 9"),
+        (Workers(12, gpus_per_worker=1, least=2), "2 of 1 GPUs need 2"),
+        (Workers(99, least=2), r"8 workers needs 3\.9 GiB"),
         (Workers(8), r"8 workers needs 3\.9 GiB of free memory and this machine has 3\.0 GiB"),
     ):
         with pytest.raises(AskedWrongly, match=words):

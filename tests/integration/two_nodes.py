@@ -73,8 +73,10 @@ def _start_ray(node: Node, token: str, environment: Mapping[str, str], *words: s
             "RAY_AUTH_TOKEN": token,
             "RAY_enable_worker_prestart": "0",
             "RAY_prestart_worker_first_driver": "0",
-            # Tests wait for the end of a node.
+            # A lost node is missed after ten seconds; by default after up to a minute.
             "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_timeout_ms": "3000",
+            "RAY_health_check_failure_threshold": "3",
         },
     )
 
