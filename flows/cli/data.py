@@ -13,7 +13,7 @@ from flows.cli.options import AsJson, Endpoint, Workspace, settings_of
 from flows.errors import AskedWrongly
 from flows.manifest import is_mask_target
 from flows.records import SPLITS, DataVersion
-from flows.words import counted
+from flows.words import counted, short
 from heads.tasks.names import split_labels
 
 app = typer.Typer(help="Bring images in and look at the data versions.", no_args_is_help=True)
@@ -56,7 +56,7 @@ def ingest(
     changes = ", ".join(f"{getattr(ingested, what)} {what}" for what in ("added", "updated", "removed", "unchanged"))
     screen.note(f"{source}: {changes}")
     samples = counted(ingested.samples, "sample")
-    return screen.note(f"data version {screen.short(ingested.data_version)} holds {samples} (git {ingested.revision[:8]})")
+    return screen.note(f"data version {short(ingested.data_version)} holds {samples} (git {ingested.revision[:8]})")
 
 
 @app.command()
@@ -80,7 +80,7 @@ def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
         rows = [[name, *[counts[name, split] for split in SPLITS]] for name in dict.fromkeys(name for name, _ in counts)]
         screen.show_table(target, [heading, *SPLITS], rows)
     splits = ", ".join(f"{count} {split}" for split, count in status.splits.items())
-    screen.note(f"data version {screen.short(status.version.digest)} (git {status.version.revision[:8]}): {splits}")
+    screen.note(f"data version {short(status.version.digest)} (git {status.version.revision[:8]}): {splits}")
     if status.dirty:
         screen.warn(
             "data/ differs from this version: `headstart data ingest SOURCE` or the next retraining makes a version of it, "
@@ -97,7 +97,7 @@ def history(workspace: Workspace = None, as_json: AsJson = False) -> None:
     versions = dataset.history(settings_of(workspace).workspace)
     if as_json:
         return screen.show_json({"versions": [asdict(version) for version in versions]})
-    rows = [[screen.short(v.digest), v.revision[:8], v.date, sum(v.splits.values()) or "not here", v.message] for v in versions]
+    rows = [[short(v.digest), v.revision[:8], v.date, sum(v.splits.values()) or "not here", v.message] for v in versions]
     return screen.show_table("Data versions", ["version", "git", "date", "samples", "message"], rows)
 
 
@@ -112,7 +112,7 @@ def checkout(
     from flows import dataset
 
     version = dataset.checkout(settings_of(workspace).workspace, revision)
-    screen.note(f"the working copy holds data version {screen.short(version.digest)}")
+    screen.note(f"the working copy holds data version {short(version.digest)}")
 
 
 @app.command()
@@ -148,7 +148,7 @@ def remote(
         )
     if status.behind:
         screen.warn(
-            f"{counted(len(status.behind), 'data version')} of the history ({', '.join(map(screen.short, status.behind))}) "
+            f"{counted(len(status.behind), 'data version')} of the history ({', '.join(map(short, status.behind))}) "
             "not whole in this machine's DVC cache, so not pushed: run this where they are, with the same address"
         )
     return None

@@ -11,6 +11,7 @@ import typer
 
 from flows.cli import bundles, screen
 from flows.cli.options import AsJson, Workspace, settings_of
+from flows.words import short
 
 if TYPE_CHECKING:
     from flows.registry import Entry, Registry
@@ -45,7 +46,7 @@ def _decision(entry: Entry) -> str:
 
 def _origin(entry: Entry) -> str:
     level = f"level spent {entry.level_spent:.2g}" if entry.level_spent else ""
-    return "\n".join(part for part in (entry.asked_by, screen.short(entry.git_commit), level) if part)
+    return "\n".join(part for part in (entry.asked_by, short(entry.git_commit), level) if part)
 
 
 @app.command("list")
@@ -79,7 +80,7 @@ def show(name: Name, workspace: Workspace = None, as_json: AsJson = False) -> No
             alias,
             v.version,
             v.variant_id,
-            screen.short(v.data_version),
+            short(v.data_version),
             "\n".join(describe_measures(v.metrics)),
         ]
         for alias in ("champion", "previous", "challenger")

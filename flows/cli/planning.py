@@ -9,7 +9,7 @@ from flows.cli import screen
 from flows.records import Severity
 from flows.stages.costs import Estimate, ImagePhase, TrunkUse
 from flows.stages.plan_preview import Preview
-from flows.words import counted
+from flows.words import counted, short
 
 TRUNK_COLUMNS = ["trunk", "px", "view", "variants", "samples", "stored", "to forward", "features", "GFLOPs", "time"]
 # More than so many reasons nobody reads.
@@ -49,7 +49,7 @@ def _show_variants(preview: Preview) -> None:
         ]
         for v in preview.variants
     ]
-    title = f"{preview.name} on data {screen.short(preview.data_version)}: {counted(preview.samples, 'sample')}"
+    title = f"{preview.name} on data {short(preview.data_version)}: {counted(preview.samples, 'sample')}"
     screen.show_table(title, ["variant", "backbone", "heads", "freeze", "fit", "state"], rows)
 
 

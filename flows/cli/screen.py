@@ -67,11 +67,6 @@ def progress_bars() -> Iterator[Progress]:
         yield bars
 
 
-def short(digest: str) -> str:
-    """The first twelve digits of a digest, enough for a person."""
-    return digest.removesuffix(".dir")[:12]
-
-
 def size(num_bytes: float) -> str:
     """Bytes as a person reads them, in decimal units."""
     for unit in ("B", "kB", "MB", "GB"):

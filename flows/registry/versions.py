@@ -77,6 +77,7 @@ class Registry(Bookkeeping, Registering):
             state = self._state(name)
             champion = state.champion
             if champion == judged.version:
+                self._settle(state)  # of a decision that was cut short, what came after the alias
                 return self.find(name, version)
             if over not in (ANY, champion):
                 raise Overtaken(name, judged.version, over, champion)

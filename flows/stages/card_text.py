@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from flows.gate.standing import Accuracy, Bin
 from flows.records import Sample, Verdict
-from flows.words import counted
+from flows.words import counted, short
 from heads.tasks.rows import Scored
 
 SPLITS = ("train", "val", "test")
@@ -94,7 +94,7 @@ def _verdict(verdict: Verdict) -> str:
 
 def _data(facts: CardFacts) -> str:
     counts = ", ".join(f"{split} {sum(s.split == split for s in facts.samples)}" for split in SPLITS)
-    lines = [f"- version `{facts.data_version}`, commit `{facts.git_commit}`", f"- samples: {counts}"]
+    lines = [f"- version `{short(facts.data_version)}`, commit `{facts.git_commit}`", f"- samples: {counts}"]
     if facts.champion is None:
         lines.append("- the first version: there was no champion")
     elif facts.before is None:

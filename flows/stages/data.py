@@ -10,7 +10,7 @@ from pathlib import Path
 from flows.records import DataVersion
 from flows.settings import Settings
 from flows.stages.session import RetrainingSession
-from flows.words import counted
+from flows.words import counted, short
 
 LOST = "the data version that data.dvc named could not be had here; the new one holds this source alone"
 
@@ -91,5 +91,5 @@ def version_data(session: RetrainingSession, source: str | None) -> DataVersion:
         ingested = ingest(session.settings, source)
         session.say(f"{source}: {ingested.added} added, {ingested.updated} updated, {len(ingested.quarantined)} set aside")
     version = dataset.read_version(session.settings.workspace)
-    session.say(f"Data version {version.digest[:12]}: {counted(len(version.samples), 'sample')}")
+    session.say(f"Data version {short(version.digest)}: {counted(len(version.samples), 'sample')}")
     return version

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -99,29 +98,3 @@ def test_a_rejected_version_waits_no_more_and_is_not_promoted_by_itself(tmp_path
     assert told(registry)[-1] == ("rejection", "2", "1", "1")
     with pytest.raises(AskedWrongly, match="waiting: none"):
         registry.approve("m", "2", "after all")
-
-
-@pytest.mark.parametrize(("step", "count"), [("_keep", 1), ("_move", 3)])
-def test_an_approval_whose_process_died_is_finished_by_the_next(
-    tmp_path: Path, step: str, count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    registry = make(tmp_path, 2)
-    registry.promote("m", "1", YES)
-    waits(registry, "2", "1")
-    real, calls = getattr(Versions, step), list[None]()
-
-    def killed(self: Versions, *args: Any) -> None:
-        real(self, *args)
-        calls.append(None)
-        if len(calls) == count:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Versions, step, killed)
-        with pytest.raises(KeyboardInterrupt):
-            registry.approve("m", None, "why")
-    if count == 1:
-        assert registry.approve("m", None, "why").version == "2"
-    assert registry.settle("m") is None or count == 3
-    assert aliases(registry) == {"champion": "2", "previous": "1"}
-    assert [kind for kind, *_ in told(registry)].count("approval") == 1

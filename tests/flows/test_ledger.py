@@ -14,7 +14,6 @@ from flows.cli import models
 from flows.errors import Overtaken
 from flows.records import ModelVersion, Verdict
 from flows.registry import Registry
-from flows.registry.bookkeeping import UNDER_WAY_TAG
 from flows.stages.promotion import carry_out
 from tests.flows.test_promotion import Versions
 
@@ -75,42 +74,6 @@ def test_a_champion_from_another_hand_is_told_once_written_down_and_stays(
     assert moves == [("1", "2"), ("2", "1"), ("1", "2"), ("2", "1"), ("1", None)]
     registry.promote("m", "1", YES)
     assert told(registry)[-1] == ("verdict", "1", None, "1"), "as once before, and yet another decision"
-
-
-@pytest.mark.parametrize("num_moves", [0, 1])
-def test_a_decision_whose_process_died_is_finished_unless_its_work_is_judged_again_or_another_hand_was_there(
-    tmp_path: Path, num_moves: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    registry = make(tmp_path, 3)
-    registry.promote("m", "1", YES)
-    calls, move = list[object](), Versions._move
-
-    def killed(self: Versions, name: str, moves: dict[str, str | None]) -> None:
-        if len(calls) == num_moves:
-            raise KeyboardInterrupt
-        calls.append(moves)
-        move(self, name, moves)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Versions, "_move", killed)
-        with pytest.raises(KeyboardInterrupt):
-            registry.promote("m", "2", YES)
-    assert aliases(registry)["champion"] == "1"
-    assert registry.moved_by_hand("m") is None
-    assert registry.settle("m", besides="w2") is None
-    assert aliases(registry)["champion"] == "1"
-    if num_moves:
-        by_hand(registry, "3")
-        assert registry.settle("m")
-        assert aliases(registry)["champion"] == "3"
-        return
-    settled = registry.settle("m")
-    assert settled
-    assert settled.version == "2"
-    assert aliases(registry) == {"champion": "2", "previous": "1"}
-    assert UNDER_WAY_TAG not in registry._client.get_registered_model("m").tags
-    by_hand(registry, "1")
-    assert registry.moved_by_hand("m"), "back by hand is no crash"
 
 
 def test_every_entry_says_who_asked_on_which_commit_and_what_level_it_took(

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -401,36 +400,6 @@ def test_only_a_verdict_to_promote_moves_the_champion(place: Place, first: Model
     assert place.registry().find(name, "1").tags["headstart.verdict"] == f"not promoted\n{NO.reasons[0]}"
 
 
-def cut_short(registry: Registry, step: str, count: int, decide: Callable[[], object]) -> None:
-    """Kill a decision right after the `count`-th call of one of its steps."""
-    done, calls = getattr(registry, step), list[None]()
-
-    def killed(*args: Any) -> None:
-        done(*args)
-        calls.append(None)
-        if len(calls) == count:
-            raise KeyboardInterrupt
-
-    registry.__dict__[step] = killed
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            decide()
-    finally:
-        del registry.__dict__[step]
-
-
-def test_a_promotion_cut_short_is_finished_by_the_next(place: Place, first: ModelVersion, name: str) -> None:
-    registry = place.registry()
-    for key in ("a", "b"):
-        add(place, first, name, key)
-    registry.promote(name, "1", YES)
-    cut_short(registry, "_move", 1, lambda: registry.promote(name, "2", YES))
-    assert aliases(place, name) == {"champion": "1", "previous": "1"}
-    registry.promote(name, "2", YES)
-    assert aliases(place, name) == {"champion": "2", "previous": "1"}
-    assert len(registry.history(name)) == 2
-
-
 def test_going_back_takes_the_previous_and_marks_the_one_withdrawn(place: Place, first: ModelVersion, name: str) -> None:
     registry = place.registry()
     for version, key in enumerate(("a", "b", "c"), start=1):
@@ -468,31 +437,6 @@ def test_a_rollback_to_an_earlier_champion_keeps_why(place: Place, first: ModelV
     assert aliases(place, name) == {"champion": "2"}, "whom it replaced was taken back"
 
 
-@pytest.mark.parametrize("num_moves", [0, 1, 2])
-def test_a_rollback_to_a_version_that_is_cut_short_goes_there_the_next_time(
-    place: Place, first: ModelVersion, name: str, num_moves: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    registry = place.registry()
-    for version, key in enumerate(("a", "b", "c"), start=1):
-        add(place, first, name, key)
-        registry.promote(name, str(version), YES)
-    move, moved = Registry._move, list[object]()
-
-    def killed(self: Registry, name: str, moves: dict[str, str | None]) -> None:
-        if len(moved) == num_moves:
-            raise KeyboardInterrupt
-        moved.append(moves)
-        move(self, name, moves)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Registry, "_move", killed)
-        with pytest.raises(KeyboardInterrupt):
-            registry.rollback(name, "1")
-    assert registry.rollback(name, "1").version == "1"
-    assert aliases(place, name) == {"champion": "1"}
-    assert [entry.kind for entry in registry.history(name)].count("rollback") == 1
-
-
 def test_the_ledger_tells_who_was_champion_at_a_time_and_why() -> None:
     decided = [
         entry("1", time=10.0, champion_before=None, champion_after="1"),
@@ -527,17 +471,6 @@ def test_the_command_tells_who_was_champion_at_a_time_and_how_to_go_back(
     assert run(["history", name, "--as-of", "yesterday"]).exit_code == 2
     assert run(["rollback", name, "--to", "1", "--reason", "worse at night"]).exit_code == 0
     assert "worse at night" in registry.history(name)[-1].reasons[0]
-
-
-def test_a_rollback_cut_short_is_finished_by_the_next_and_goes_back_once(place: Place, first: ModelVersion, name: str) -> None:
-    registry = place.registry()
-    for version, key in enumerate(("a", "b", "c"), start=1):
-        add(place, first, name, key)
-        registry.promote(name, str(version), YES)
-    cut_short(registry, "_move", 2, lambda: registry.rollback(name))
-    assert registry.rollback(name).version == "2"
-    assert aliases(place, name) == {"champion": "2", "previous": "1"}
-    assert "headstart.withdrawn" not in registry.find(name, "2").tags
 
 
 def test_the_ledger_keeps_every_verdict_once_and_survives_either_copy(place: Place, first: ModelVersion, name: str) -> None:
