@@ -67,7 +67,7 @@ class DataVersion:
 
     `masks` are the mask files by their name in the data folder, as the cells of mask targets name them. `objects` are the
     folders that hold files by md5 as `<2 hex>/<30 hex>` (the DVC cache first, then a remote that is a folder); `data` is the
-    working copy.
+    working copy, `remote` the DVC remote if it is in an object store, from which machines read that reach none of them.
     """
 
     digest: str
@@ -76,6 +76,7 @@ class DataVersion:
     data: Path
     objects: tuple[Path, ...]
     masks: Mapping[str, Mask] = field(default_factory=dict)
+    remote: Remote | None = None
 
     @property
     def targets(self) -> tuple[str, ...]:

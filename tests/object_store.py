@@ -26,6 +26,13 @@ class Bucket(BaseHTTPRequestHandler):
     asked: list[tuple[str, str, str]]
     page_length = 2
     refused = False
+    # How many of the next requests the server is too busy for.
+    busy = 0
+
+    @classmethod
+    def gets(cls) -> list[str]:
+        """The keys that were fetched, whole or in part."""
+        return [key for method, key, _ in cls.asked if method == "GET"]
 
     @classmethod
     def fetched(cls) -> list[str]:
@@ -92,7 +99,10 @@ class Bucket(BaseHTTPRequestHandler):
         return unquote(urlsplit(self.path).path).removeprefix("/pets").lstrip("/")
 
     def _is_refused(self) -> bool:
-        if self.refused:
+        if self.busy > 0:
+            type(self).busy -= 1
+            self._fail(503, "SlowDown")
+        elif self.refused:
             self._fail(403, "AccessDenied")
         elif not re.match(r"/pets(/|\?|$)", self.path):
             self._fail(404, "NoSuchBucket")

@@ -61,8 +61,11 @@ def ingest(
 
 @app.command()
 def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
-    """Show the present data version: its samples by target, class and split, and whether the working copy differs."""
-    from flows import dataset
+    """Show the present data version: its samples by target, class and split, and whether the working copy differs.
+
+    Below are the copies on this machine of samples that it read from a remote in an object store, if there are any.
+    """
+    from flows import dataset, objects
 
     status = dataset.status(settings_of(workspace).workspace)
     summary = {
@@ -72,6 +75,7 @@ def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
         "samples": len(status.version.samples),
         "splits": status.splits,
         "classes": status.classes,
+        "copies": asdict(copies := objects.cache_status()),
     }
     if as_json:
         return screen.show_json(summary)
@@ -81,6 +85,9 @@ def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
         screen.show_table(target, [heading, *SPLITS], rows)
     splits = ", ".join(f"{count} {split}" for split, count in status.splits.items())
     screen.note(f"data version {short(status.version.digest)} (git {status.version.revision[:8]}): {splits}")
+    if copies.files:
+        room = f"{screen.size(copies.bytes)} of at most {screen.size(copies.max_bytes)}"
+        screen.note(f"copies from remotes in {copies.folder}: {counted(copies.files, 'file')}, {room}")
     if status.dirty:
         screen.warn(
             "data/ differs from this version: `headstart data ingest SOURCE` or the next retraining makes a version of it, "

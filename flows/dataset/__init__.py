@@ -93,6 +93,7 @@ def record_version(workspace: Path, message: str) -> DataVersion:
                 store.add()
                 _check_manifest(store)
                 store.push()
+                store.pack()
             if not _is_committed(workspace):
                 # DVC adds `data/` to .gitignore if it is not there yet.
                 touched = ignore.exists() and ignore.read_bytes() != ignored
@@ -119,7 +120,7 @@ def read_version(workspace: Path) -> DataVersion:
             f"(`cd {shlex.quote(str(workspace))} && git add {DATA_FILE} && git commit -m Data {DATA_FILE}`), "
             "or go back to the last one that is (`headstart data checkout HEAD`)"
         )
-    return DataVersion(digest, revision, samples, workspace / DATA, store.folders, store.masks(digest))
+    return DataVersion(digest, revision, samples, workspace / DATA, store.folders, store.masks(digest), store.bucket)
 
 
 def read_samples(workspace: Path, digest: str) -> tuple[Sample, ...]:

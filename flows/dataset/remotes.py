@@ -80,7 +80,10 @@ def set_remote(workspace: Path, remote: Remote) -> RemoteStatus:
     with writing(workspace), undone_on_failure(workspace / _CONFIG):
         name = _write_remote(workspace, remote)
         digests = dict.fromkeys(parse_pointer(one.text, one.name).digest for one in revisions(workspace))
-        behind = open_store(workspace).push_versions(digests) if digests else ()
+        store = open_store(workspace)
+        behind = store.push_versions(digests) if digests else ()
+        if digests:
+            store.pack()
         commit(workspace, [_CONFIG], f"Data remote {remote.address}")
     pushed = tuple(digest for digest in digests if digest not in behind)
     return RemoteStatus(name, remote.address, remote.endpoint, pushed, behind)

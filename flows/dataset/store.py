@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows import objects
 from flows.dataset.dvc_calls import opened
 from flows.dataset.pointer import Pointer, json_listing, parse_pointer
 from flows.dataset.revisions import DATA_FILE, pointer_text
 from flows.errors import AskedWrongly, Busy, HeadstartError
 from flows.manifest import MASK_TABLE, NAME, parse, parse_masks
-from flows.records import Mask, Remote, Sample
+from flows.records import SPLITS, Mask, Remote, Sample
 from flows.workspace import DATA, find, md5_of
 
+LOG = logging.getLogger(__name__)
 # The files that `init_store` makes, and that a workspace commits.
 OWN_FILES = (".dvc/config", ".dvc/.gitignore", ".dvcignore")
 DVC_IGNORES = "a rule of DVC's own"
@@ -61,6 +64,22 @@ class Store:
             return
         with opened(self.workspace) as repo:
             repo.push(targets=[str(self.workspace / DATA_FILE)])
+
+    def pack(self) -> None:
+        """Pack the small files of `data.dvc` that are in no pack of an object store yet; what goes wrong is only told.
+
+        Readers on other machines get many at once so, and without packs one by one.
+        """
+        if self.bucket is None:
+            return
+        digest = self.pointer.digest
+        samples = sorted(self.samples(digest), key=lambda sample: SPLITS.index(sample.split))
+        digests = dict.fromkeys([*(s.digest for s in samples), *(mask.digest for mask in self.masks(digest).values())])
+        files = {digest: path for digest in digests if (path := find(digest, (self.cache,))) is not None}
+        try:
+            objects.write_packs(objects.Reader(self.bucket), objects.cache_folder() / "packs", files)
+        except (HeadstartError, OSError) as error:
+            LOG.warning("the new files are on the remote, and could not be packed there as well: %s", error)
 
     def push_versions(self, digests: Iterable[str]) -> tuple[str, ...]:
         """Send whole versions to the remote; gives the digests of those that the cache has not whole, which stay behind."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import overload
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from flows.job.job import SPLITS_OF, Job
 from flows.records import DataVersion, Sample
-from flows.workspace import locate, locate_mask
+from flows.workspace import expect, files_of, locate, locate_mask
 from heads.data.masks import MaskFile, Masks
 from heads.data.modalities import preparation_of, preprocess_of
 from heads.data.samples import DEFAULT_CACHE_BYTES, Samples
@@ -48,7 +49,7 @@ class Splits:
         """A new data set of the split for one variant, which keeps at most `cache_bytes` of samples in memory."""
         samples = self._of(split)
         labels, masks = read_labels(self.job, samples, variant.heads)
-        files, digests = _Files(self.job.version, samples), self.digests(split)
+        files, digests = _Files(self.job.version, samples, split), self.digests(split)
         preparation, varied = preparation_of(variant.backbone), split == "train"
         return preparation.open_samples(variant, files, labels, masks, digests, varied=varied, cache_bytes=cache_bytes)
 
@@ -65,25 +66,30 @@ class Splits:
         return self._samples[split]
 
 
-class _Files(Sequence[Path]):
-    """The files of samples, located one by one on access: locating one takes longer than reading its stored features.
+class _Files(Sequence[Path | bytes]):
+    """The files of samples, or their bytes, located one by one on access: that takes longer than reading stored features.
 
     Access raises AskedWrongly if the file is nowhere.
     """
 
-    def __init__(self, version: DataVersion, samples: Sequence[Sample]) -> None:
-        self._version, self._samples = version, samples
+    def __init__(self, version: DataVersion, samples: Sequence[Sample], split: str) -> None:
+        self._version, self._samples, self._split = version, samples, split
 
     def __len__(self) -> int:
         return len(self._samples)
 
-    @overload
-    def __getitem__(self, index: int) -> Path: ...
+    def expect(self, indices: Sequence[int]) -> None:
+        """Fetch the files of these samples ahead, with their masks, if they are on another machine."""
+        samples = [self._samples[index] for index in indices]
+        expect(self._version, files_of(self._version, samples), self._split)
 
     @overload
-    def __getitem__(self, index: slice) -> list[Path]: ...
+    def __getitem__(self, index: int) -> Path | bytes: ...
 
-    def __getitem__(self, index: int | slice) -> Path | list[Path]:
+    @overload
+    def __getitem__(self, index: slice) -> list[Path | bytes]: ...
+
+    def __getitem__(self, index: int | slice) -> Path | bytes | list[Path | bytes]:
         if isinstance(index, slice):
             return [locate(self._version, sample) for sample in self._samples[index]]
         return locate(self._version, self._samples[index])
@@ -95,7 +101,7 @@ def read_labels(job: Job, samples: Sequence[Sample], heads: Sequence[Head]) -> t
 
     def open_mask(cell: str) -> MaskFile:
         known = job.version.masks[cell]
-        return MaskFile(locate_mask(job.version, cell), known.pixels, known.as_stored)
+        return MaskFile(partial(locate_mask, job.version, cell), known.pixels, known.as_stored)
 
     for head in heads:
         cells = [sample.labels[head.target] for sample in samples]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from flows.errors import AskedWrongly
 from flows.job.job_folder import JobFolder, jobs_root
-from flows.records import SPLITS, DataVersion, Mask, Sample, Weights, Work, Workers
+from flows.records import SPLITS, DataVersion, Mask, Remote, Sample, Weights, Work, Workers
 from flows.words import counted
 from flows.work_folder import WorkFolder
 from heads.spec import Variant
@@ -101,6 +101,7 @@ def begin(job: Job) -> JobFolder:
             "revision": job.version.revision,
             "folder": str(job.version.data),
             "objects": [str(folder) for folder in job.version.objects],
+            "remote": None if job.version.remote is None else asdict(job.version.remote),
         },
         "classes": {target: list(names) for target, names in job.classes.items()},
         # `least` is new, and what was written before stays the same.
@@ -131,6 +132,8 @@ def read(folder: JobFolder) -> Job:
         data=Path(data["folder"]),
         objects=tuple(Path(folder) for folder in data["objects"]),
         # Job files of earlier versions have no recipes.
+        # Missing in job files of earlier versions.
+        remote=Remote(**data["remote"]) if data.get("remote") else None,
         masks={file: Mask(digest, dict(pixels), *recipe) for file, digest, pixels, *recipe in tables["masks"]},
     )
     tracking, screening = fields["tracking"], fields["screening"]

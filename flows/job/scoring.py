@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from flows.cluster import workers
 from flows.job.job import Job
 from flows.job.job_folder import JobOutcome
 from flows.job.scores import scores_file, write_scores
-from flows.records import ScoreTable
-from flows.workspace import locate, locate_mask
+from flows.records import DataVersion, Sample, ScoreTable
+from flows.workspace import expect, files_of, locate, locate_mask
 from heads import bundle as bundles
 from heads.bundle import Answer, Bundle
 from heads.catalogue import TASK_FACTS
@@ -29,20 +29,6 @@ MIN_SHARD_IMAGES = 1000
 BATCH_SIZE = 32
 
 
-@dataclass(frozen=True)
-class Item:
-    """A holdout image to predict: its digest and file, its cells in the manifest and the files of its masks, by target.
-
-    `as_stored` are the targets whose masks are drawn on the image as it is stored, and turned with it.
-    """
-
-    digest: str
-    file: str
-    truths: Mapping[str, str | None]
-    masks: Mapping[str, str]
-    as_stored: tuple[str, ...] = ()
-
-
 def score(job: Job) -> JobOutcome:
     """Run a scoring job; its outcome names the file of each bundle's score table. Runs in the job's driver.
 
@@ -54,7 +40,7 @@ def score(job: Job) -> JobOutcome:
         file = scores_file(job.storage, digest, job.version.digest)
         if not file.exists():
             bundle = bundles.load(path)
-            rows = _read_holdout(job, path, bundle)
+            rows = _read_holdout(job, path)
             tasks = {head.target: head.task for head in bundle.variant.heads}
             plain = {target for target, task in tasks.items() if TASK_FACTS[task].tells == "class"}
             # Verdicts on classes use the predicted class alone: the other probabilities would only fill the disk.
@@ -64,30 +50,28 @@ def score(job: Job) -> JobOutcome:
     return JobOutcome(scores=files)
 
 
-def score_shard(path: str, items: Sequence[Item], uses_gpu: bool, num_threads: int) -> list[Scored]:
-    """A score row for each label of these images, predicted by the bundle. Runs in a worker, or in the driver."""
+def score_shard(path: str, version: DataVersion, uses_gpu: bool, num_threads: int) -> list[Scored]:
+    """A score row for each label of the version's images, predicted by the bundle. Runs in a worker, or in the driver."""
     torch.set_num_threads(num_threads)
     bundle = bundles.load(Path(path), "cuda" if uses_gpu else "cpu")
     heads = {head.target: head for head in bundle.variant.heads}
     rows: list[Scored] = []
+    expect(version, files_of(version, version.samples))
     # In batches: the masks of all images, at full size, could fill the memory.
-    for batch in _batches(items):
-        for item, answers in zip(batch, bundle.predict([Path(item.file) for item in batch], BATCH_SIZE), strict=True):
-            known = ((target, truth) for target in answers if (truth := item.truths.get(target)) is not None)
-            rows += [_row(item, heads[target], truth, answers[target]) for target, truth in known]
+    for start in range(0, len(version.samples), BATCH_SIZE):
+        batch = version.samples[start : start + BATCH_SIZE]
+        files = [locate(version, sample) for sample in batch]
+        for sample, file, answers in zip(batch, files, bundle.predict(files, BATCH_SIZE), strict=True):
+            known = ((target, truth) for target in answers if (truth := sample.labels.get(target)) is not None)
+            rows += [_row(version, sample, file, heads[target], truth, answers[target]) for target, truth in known]
     return rows
 
 
-def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    return (items[start : start + BATCH_SIZE] for start in range(0, len(items), BATCH_SIZE))
-
-
-def _row(item: Item, head: Head, truth: str, answer: Answer) -> Scored:
+def _row(version: DataVersion, sample: Sample, file: Path | bytes, head: Head, truth: str, answer: Answer) -> Scored:
     def read_mask() -> np.ndarray[Any, Any]:
-        mask, as_stored = Path(item.masks[head.target]), head.target in item.as_stored
-        return decode_mask(mask, Path(item.file), as_stored=as_stored)
+        return decode_mask(locate_mask(version, truth), file, as_stored=version.masks[truth].as_stored)
 
-    return TASKS[head.task].judge(item.digest, answer, truth, head, read_mask)
+    return TASKS[head.task].judge(sample.digest, answer, truth, head, read_mask)
 
 
 def measure(rows: Sequence[Scored], bundle: Bundle) -> dict[str, float]:
@@ -106,22 +90,16 @@ def measure(rows: Sequence[Scored], bundle: Bundle) -> dict[str, float]:
     return metrics
 
 
-def _read_holdout(job: Job, path: Path, bundle: Bundle) -> list[Scored]:
-    masks = {head.target for head in bundle.variant.heads if TASK_FACTS[head.task].tells == "pixels"}
-    items = []
-    for sample in job.version.samples:
-        cells = {t: cell for t, cell in sample.labels.items() if t in masks and cell}
-        places = {t: str(locate_mask(job.version, cell)) for t, cell in cells.items()}
-        as_stored = tuple(t for t, cell in cells.items() if job.version.masks[cell].as_stored)
-        items.append(Item(sample.digest, str(locate(job.version, sample)), dict(sample.labels), places, as_stored))
-    group, uses_gpu = job.workers, job.workers.gpus_per_worker > 0
-    num_shards = max(1, min(group.count, len(items) // MIN_SHARD_IMAGES))
+def _read_holdout(job: Job, path: Path) -> list[Scored]:
+    group, uses_gpu, samples = job.workers, job.workers.gpus_per_worker > 0, job.version.samples
+    num_shards = max(1, min(group.count, len(samples) // MIN_SHARD_IMAGES))
     if num_shards == 1 and not uses_gpu:
         # In this process, with the cores of the whole group.
-        rows = score_shard(str(path), items, uses_gpu, workers.cores_of(group))
+        rows = score_shard(str(path), job.version, uses_gpu, workers.cores_of(group))
     else:
         num_threads = max(1, int(group.cpus_per_worker))
         workers.join(group)
-        shards = [(str(path), items[i::num_shards], uses_gpu, num_threads) for i in range(num_shards)]
+        parts = [replace(job.version, samples=samples[i::num_shards]) for i in range(num_shards)]
+        shards = [(str(path), part, uses_gpu, num_threads) for part in parts]
         rows = [row for shard in workers.map_shards(score_shard, shards, workers=group) for row in shard]
     return sorted(rows, key=lambda row: (row.digest, row.target, row.truth, row.predicted, row.probability))

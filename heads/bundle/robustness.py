@@ -38,9 +38,9 @@ EVEN = 0.5
 
 @dataclass(frozen=True)
 class Picture:
-    """An image's file and digest, and its cell: a class, or labels as `a|b`."""
+    """An image's file, or its bytes, and its digest, and its cell: a class, or labels as `a|b`."""
 
-    file: Path
+    file: Path | bytes
     digest: str
     truth: str
 

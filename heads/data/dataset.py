@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
+from heads.data.ahead import Ahead
 from heads.data.augmentation import Variation
 from heads.data.decoding import decode_mask
 from heads.data.feeds import Feed, SampleFeed
@@ -35,7 +36,7 @@ class ImageDataset(Dataset[Item]):
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[Path | bytes],
         labels: Mapping[str, Sequence[int] | Tensor],
         preprocess: ImagePreprocess,
         augment: Augment = "none",
@@ -76,6 +77,11 @@ class ImageDataset(Dataset[Item]):
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch whose augmentation the next items have."""
         self._epoch.fill_(epoch)
+
+    def expect(self, indices: Sequence[int]) -> None:
+        """Says that these images are read next, in this order, so that files of other machines are fetched ahead."""
+        if isinstance(self.paths, Ahead):
+            self.paths.expect([index for index in indices if index not in self._resized])
 
     def occurrences(self, target: str) -> tuple[Tensor, int]:
         """How often each class occurs (C, up to the last that does; for masks in pixels), and how many samples are labelled."""
@@ -182,7 +188,7 @@ class ImageDataset(Dataset[Item]):
         return tuple(self._read_mask(column, index, height, width) for column in self.masks.values())
 
     def _read_mask(self, column: Masks, index: int, height: int, width: int) -> Tensor:
-        path = column.paths[index]
+        path = column.source(index)
         if path is None:
             return torch.full((1, 1, height, width), MISSING_LABEL, dtype=torch.int16)
         values = decode_mask(path, self.paths[index], as_stored=bool(column.as_stored) and column.as_stored[index])

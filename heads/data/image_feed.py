@@ -98,7 +98,7 @@ def _collate(preprocess: ImagePreprocess, items: Sequence[Picture]) -> Pictures:
     return Pictures(content, planned, is_read, np.array(sizes), default_collate(labels), np.array(numbers))
 
 
-def _read_view(path: Path, draw: Draw, seed: tuple[int, ...], preprocess: ImagePreprocess) -> Picture:
+def _read_view(path: Path | bytes, draw: Draw, seed: tuple[int, ...], preprocess: ImagePreprocess) -> Picture:
     pixels = hand_over(decode_pixels(path), preprocess)
     size = pixels.shape[-2], pixels.shape[-1]
     return Picture(pixels, size, draw(*resized_size(*size, preprocess), np.random.default_rng(seed)), {}, NOT_KEPT)

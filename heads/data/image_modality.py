@@ -55,7 +55,7 @@ def prepare_seconds(size: int) -> float:
 
 def open_samples(
     variant: Variant,
-    files: Sequence[Path],
+    files: Sequence[Path | bytes],
     labels: Mapping[str, Sequence[int] | Tensor],
     masks: Mapping[str, Masks] | None = None,
     digests: Sequence[str] = (),

@@ -43,7 +43,7 @@ class Details:
     windows: Tensor = field(repr=False)
 
 
-def is_comparable(source: Path) -> bool:
+def is_comparable(source: Path | bytes) -> bool:
     """Whether the image in a file has enough pixels to be compared; reads no more than its header. Raises ImageError."""
     with opened(source, None) as image:
         return min(image.size) >= MIN_SIDE_PX

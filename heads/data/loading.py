@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from heads.data.ahead import expect
 from heads.data.feeds import deliver
 from heads.data.inputs import Inputs
 from heads.data.labels import has_label
@@ -187,6 +188,7 @@ class SampleLoader(Loader):
         )
 
     def _read(self) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
+        expect(self.dataset, [index for step in self.steps for index in step.here.tolist()])
         for _, inputs, labels in deliver(self._loader, self._feed.finish, self.device, channels_last=self._channels_last):
             yield inputs, labels
 

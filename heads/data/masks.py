@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# A file, its bytes, or a function that gives either when it is read.
+Source = Path | bytes | Callable[[], Path | bytes]
+
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask's file, the number of pixels of each value, and whether it is drawn on its image as stored, before any turn."""
+    """A mask's source, the number of pixels of each value, and whether it is drawn on its image as stored, before any turn."""
 
-    path: Path
+    path: Source
     pixels: Mapping[int, int]
     as_stored: bool
 
@@ -28,7 +31,12 @@ class Masks:
     of each mask whether it is drawn on its image as stored; left out, sizes decide.
     """
 
-    paths: Sequence[Path | None]
+    paths: Sequence[Source | None]
     numbers: Mapping[int, int]
     num_pixels: Sequence[int] = ()
     as_stored: Sequence[bool] = ()
+
+    def source(self, index: int) -> Path | bytes | None:
+        """The mask's file or bytes, None for a sample without one."""
+        path = self.paths[index]
+        return path() if callable(path) else path

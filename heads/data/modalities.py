@@ -56,7 +56,7 @@ class Preparation(Protocol):
     def open_samples(
         self,
         variant: Variant,
-        files: Sequence[Path],
+        files: Sequence[Path | bytes],
         labels: Mapping[str, Sequence[int] | Tensor],
         masks: Mapping[str, Masks] | None = None,
         digests: Sequence[str] = (),

@@ -41,7 +41,13 @@ def state_rates(backbone: str, size: int) -> Rates:
 
 
 def measure_rates(
-    variant: Variant, weights: Path | None, files: Sequence[Path], *, device: torch.device, num_threads: int, seconds: float
+    variant: Variant,
+    weights: Path | None,
+    files: Sequence[Path | bytes],
+    *,
+    device: torch.device,
+    num_threads: int,
+    seconds: float,
 ) -> Rates:
     """The rates of the variant's own backbone and image size, measured on these files in about `seconds`.
 

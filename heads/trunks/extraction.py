@@ -15,6 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from heads.data.ahead import expect_places
 from heads.data.feeds import Feed, deliver
 from heads.data.inputs import Inputs
 from heads.data.loading import num_loader_workers
@@ -93,6 +94,7 @@ def extract(
             mine = places[rank() :: num_ranks()]
             if not mine:
                 continue
+            expect_places([request.dataset for request in requests], ends, mine)
             # Reading begins here, and goes on while the stages are built and captured.
             batches = _read(feeds[0], reader, mine, batch_size, device)
             forward = Forward(build(), taps, precision, len(mine) // batch_size, _example(feeds[0], batch_size, device))

@@ -17,7 +17,7 @@ from scipy.stats import quantile_test
 from flows import dataset, gate
 from flows.gate.guards.latency import latency, median_ratio
 from flows.gate.trials import Serving, Trials
-from flows.job.scoring import Item, score_shard
+from flows.job.scoring import score_shard
 from flows.plan import Plan
 from flows.records import DataVersion, ModelVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
 from flows.registry import BUNDLE_TAG, Registry
@@ -66,9 +66,8 @@ class Place:
 
     def rows(self, bundle: Path) -> list[Scored]:
         """The bundle's answers as they are scored, all of them right."""
-        files = [self.folder / "data" / sample.file for sample in self.version.samples if sample.split == "test"]
-        items = [Item(md5_of(file), str(file), {"label": "ant"}, {}) for file in files]
-        return [replace(row, truth=row.predicted, probabilities={}) for row in score_shard(str(bundle), items, False, 1)]
+        told = score_shard(str(bundle), self.version.only(["test"]), False, 1)
+        return [replace(row, truth=row.predicted, probabilities={}) for row in told]
 
     def judge(self, name: str, bundle: Path, rows: list[Scored], digest: str, **guards: str) -> Promotion:
         """The stage's verdict on a bundle with these rows, against a champion that is wrong on some of them."""

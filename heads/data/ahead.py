@@ -1,0 +1,28 @@
+"""Samples that are told what is read of them next, so that those on other machines are fetched ahead of their readers."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Ahead(Protocol):
+    """Samples, or their files, that can be fetched ahead."""
+
+    def expect(self, indices: Sequence[int]) -> None:
+        """Says that the samples of these numbers are read next, in this order."""
+        ...
+
+
+def expect(samples: object, indices: Sequence[int]) -> None:
+    """Tells samples that can be fetched ahead what is read next."""
+    if isinstance(samples, Ahead):
+        samples.expect(indices)
+
+
+def expect_places(datasets: Sequence[object], ends: Sequence[int], places: Sequence[int]) -> None:
+    """The same of data sets whose samples are numbered on through all of them, each up to its end."""
+    for number, (dataset, first) in enumerate(zip(datasets, (0, *ends), strict=False)):
+        expect(dataset, [place - first for place in places if bisect_right(ends, place) == number])
