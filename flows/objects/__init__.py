@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
-from flows.objects.node import Damaged, Node, object_key
+from flows.objects.node import OBJECTS, Damaged, Node, object_key
 from flows.objects.node_cache import CacheStatus, NodeCache, cache_folder, cache_limit
 from flows.objects.packs import write_packs
 from flows.objects.reading import Missing, Reader
@@ -18,6 +19,7 @@ __all__ = [
     "Reader",
     "cache_folder",
     "cache_status",
+    "find_missing",
     "node_of",
     "object_key",
     "write_packs",
@@ -32,6 +34,12 @@ def node_of(remote: Remote) -> Node:
     if key not in _NODES:
         _NODES[key] = Node(remote, NodeCache(cache_folder(), cache_limit()))
     return _NODES[key]
+
+
+def find_missing(remote: Remote, digests: Iterable[str]) -> list[str]:
+    """Those of the digests that the remote lacks, by its listing. Raises as `flows.s3` does if it cannot be listed."""
+    held = {name.replace("/", "") for name in Reader(remote).names(OBJECTS)}
+    return [digest for digest in dict.fromkeys(digests) if digest not in held]
 
 
 def cache_status() -> CacheStatus:

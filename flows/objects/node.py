@@ -23,6 +23,8 @@ LOG = logging.getLogger(__name__)
 # Objects that are fetched ahead and wait in memory, where the node has no room to keep them.
 NUM_WAITING = 128
 TRIES = 3
+# Where a DVC remote has its objects.
+OBJECTS = "files/md5/"
 
 
 class Damaged(HeadstartError):
@@ -31,7 +33,7 @@ class Damaged(HeadstartError):
 
 def object_key(digest: str) -> str:
     """The key of an object below a DVC remote."""
-    return f"files/md5/{digest[:2]}/{digest[2:]}"
+    return f"{OBJECTS}{digest[:2]}/{digest[2:]}"
 
 
 class Node:

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from flows.errors import AskedWrongly
 from flows.records import DataVersion
 from flows.settings import Settings
 from flows.stages.session import RetrainingSession
 from flows.words import counted, short
 
+# More objects than these are not listed before a training: a reader that misses one says so then.
+MOST_LISTED = 200_000
 LOST = "the data version that data.dvc named could not be had here; the new one holds this source alone"
 
 
@@ -91,5 +94,26 @@ def version_data(session: RetrainingSession, source: str | None) -> DataVersion:
         ingested = ingest(session.settings, source)
         session.say(f"{source}: {ingested.added} added, {ingested.updated} updated, {len(ingested.quarantined)} set aside")
     version = dataset.read_version(session.settings.workspace)
+    if session.settings.ray_address:
+        check_remote_holds(version)
     session.say(f"Data version {short(version.digest)}: {counted(len(version.samples), 'sample')}")
     return version
+
+
+def check_remote_holds(version: DataVersion) -> None:
+    """Check by its listing that a remote in an object store has all files of the version, which workers may read from there.
+
+    Raises AskedWrongly if it lacks one, or cannot be listed. A version of more than MOST_LISTED files is not looked through.
+    """
+    from flows import objects
+    from flows.workspace import files_of
+
+    names = {digest: file for file, digest in files_of(version, version.samples)}
+    if version.remote is None or len(names) > MOST_LISTED:
+        return
+    if missing := objects.find_missing(version.remote, names):
+        raise AskedWrongly(
+            f"the data remote {version.remote.address} lacks {counted(len(missing), 'file')} of data version {version.digest}, "
+            f"e.g. {names[missing[0]]} (md5 {missing[0]}), and workers on other machines read from there: run `dvc push` in the "
+            "workspace, or `headstart data ingest SOURCE` with the source it came from"
+        )

@@ -13,16 +13,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
-from flows import objects
+from flows import job, objects
 from flows.errors import AskedWrongly, Unreachable
+from flows.job.datasets import Splits
+from flows.job.trunks import JobFeatures
+from flows.landing.digits import bitmap
 from flows.objects.node import Node
 from flows.objects.node_cache import NodeCache
 from flows.objects.packs import write_packs
 from flows.objects.plans import Part, plan
 from flows.objects.reading import Reader
-from flows.records import DataVersion, Mask, Remote, Sample
+from flows.records import DataVersion, Mask, Remote, Sample, Weights, Work, Workers
+from flows.stages.data import check_remote_holds
 from flows.workspace import expect, files_of, locate, locate_mask
+from heads.spec import Fit, Head, Variant
 from tests import object_store
 from tests.object_store import Bucket
 
@@ -122,6 +128,16 @@ def test_a_missing_object_is_named_with_its_sample_and_what_to_do(version: DataV
     del bucket.objects[key_of(sample.digest)]
     with pytest.raises(AskedWrongly, match=rf"image 3\.png .*files/md5/{sample.digest[:2]}/{sample.digest[2:]}; run `dvc push`"):
         locate(version, sample)
+
+
+def test_what_the_remote_lacks_is_found_by_its_listing_before_a_training(version: DataVersion, bucket: type[Bucket]) -> None:
+    bucket.page_length = 7
+    check_remote_holds(version)
+    lost = version.samples[3].digest
+    del bucket.objects[key_of(lost)]
+    with pytest.raises(AskedWrongly, match=rf"s3://pets/data lacks 1 file of .*3\.png \(md5 {lost}\).*`dvc push`"):
+        check_remote_holds(version)
+    assert bucket.gets() == []
 
 
 def test_bytes_that_are_not_those_of_their_name_are_never_kept(
@@ -308,3 +324,35 @@ def test_of_a_pack_that_is_mostly_unwanted_only_ranges_are_asked_for(bucket: typ
     whole = [part for part in plan([*(md5(bytes([n])) for n in range(64)), *digests], packs) if isinstance(part, Part)]
     assert sum(part.end - part.start for part in whole) == 400 * 100_000
     assert {row[0] for part in whole for row in part.objects} == set(digests)
+
+
+def test_a_node_whose_features_are_stored_fetches_no_image(
+    bucket: type[Bucket], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = [bitmap(bytes([number, *range(63)]), 8) for number in range(12)]
+    bucket.objects.update({key_of(md5(picture)): picture for picture in pictures})
+    samples = tuple(
+        Sample(md5(picture), f"{number}.bmp", "train" if number < 8 else "val", {"label": "ab"[number % 2]})
+        for number, picture in enumerate(pictures)
+    )
+    version = DataVersion("d" * 32 + ".dir", "r" * 40, samples, tmp_path / "gone", (tmp_path / "none",), remote=REMOTE)
+    fit = Fit(image_size_px=32, augment="none", epochs=1)
+    variant = Variant(backbone="squeezenet1_1", heads=(Head(target="label"),), freeze="all", fit=fit)
+    work = Work("w", variant, Weights("none"))
+    asked = job.Job("train", "k", "tiny", tmp_path, version, {"label": ("a", "b")}, Workers(), works=(work,))
+
+    def night() -> int:
+        """Fill what lacks, and read the features as a training does; how many objects were asked for."""
+        bucket.asked.clear()
+        features = JobFeatures(asked, Splits(asked), torch.device("cpu"))
+        features.fill(asked.works)
+        (loaders,) = features.loaders(work, *(features.splits.open(split, variant) for split in ("train", "val"))).values()
+        assert sum(int(batch.weights.sum()) for loader in loaders for batch in loader) == len(samples)
+        return len(bucket.gets())
+
+    assert night() == len(samples)
+    assert night() == 0
+    # Another node has no copy of an image, and needs none.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    objects._NODES.clear()
+    assert night() == 0
