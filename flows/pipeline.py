@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
@@ -167,19 +167,22 @@ def _slug(name: str) -> str:
 
 
 @flow(name="approve", flow_run_name="approve-{name}", persist_result=False, log_prints=False)
-def approve(name: str, reason: str, version: str | None = None) -> str:
-    """Make a version that is proven, and waits for a person, the champion; returns its number.
+def approve(name: str, reason: str, version: str | None = None, decision: Literal["approve", "reject"] = "approve") -> str:
+    """Make a version that is proven, and waits for a person, the champion, or let it wait no more; returns its number.
 
     Args:
         name: The registered model's name.
         reason: Why, in words that the ledger keeps.
         version: The version that waits; None: the latest.
+        decision: approve makes it the champion; reject lets it wait no more, and it is never promoted by itself.
     """
     settings = read_settings()
     prepare_process(settings)
-    approved = open_registry(settings, _asked_by()).approve(name, version, reason)
-    get_run_logger().info(f"{name}: version {approved.version} is the champion")
-    return approved.version
+    registry = open_registry(settings, _asked_by())
+    decide, words = (registry.approve, "the champion") if decision == "approve" else (registry.reject, "rejected")
+    decided = decide(name, version, reason)
+    get_run_logger().info(f"{name}: version {decided.version} is {words}")
+    return decided.version
 
 
 def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeployment, ...]:
@@ -203,7 +206,7 @@ def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeploy
     by_hand = named.to_deployment("on-demand", description=f"Retrain {plan.name} now; the form is the plan.", **shared)
     made = [nightly, by_hand]
     if plan.promotion.manual:
-        words = f"Make the version of {plan.name} that waits for approval the champion."
+        words = f"Make the version of {plan.name} that waits for approval the champion, or reject it."
         shared["parameters"] = {"name": plan.name}
         made.append(approve.with_options(name=plan.name).to_deployment("approve", description=words, **shared))
     served = tuple(each for each in made if isinstance(each, RunnerDeployment))

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from prefect.logging import disable_run_logger
 from typer.testing import CliRunner
 
 from flows.cli import models
@@ -98,3 +99,20 @@ def test_a_rejected_version_waits_no_more_and_is_not_promoted_by_itself(tmp_path
     assert told(registry)[-1] == ("rejection", "2", "1", "1")
     with pytest.raises(AskedWrongly, match="waiting: none"):
         registry.approve("m", "2", "after all")
+
+
+def test_the_deployments_flow_approves_or_rejects_as_its_form_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import pipeline
+
+    registry = make(tmp_path, 3)
+    monkeypatch.setattr(pipeline, "open_registry", lambda *_: registry)
+    monkeypatch.setattr(pipeline, "prepare_process", lambda _: None)
+    for version in ("2", "3"):
+        waits(registry, version, None)
+    with disable_run_logger():
+        assert pipeline.approve.fn("m", "looked at it", "2") == "2"
+        assert pipeline.approve.fn("m", "reads 3 as 8", decision="reject") == "3"
+        with pytest.raises(AskedWrongly, match="waiting: none"):
+            pipeline.approve.fn("m", "once more")
+    assert aliases(registry) == {"champion": "2"}
+    assert [kind for kind, *_ in told(registry)][-2:] == ["approval", "rejection"]

@@ -57,7 +57,9 @@ def test_a_plan_with_manual_promotion_has_a_deployment_that_approves() -> None:
     assert [each.name for each in served] == ["nightly", "on-demand", "approve"]
     assert (served[2].flow_name, served[2].parameters) == ("pets", {"name": "pets"})
     assert served[2].entrypoint == "flows.pipeline.approve"
-    assert "reason" in served[2]._parameter_openapi_schema.required
+    form = served[2]._parameter_openapi_schema
+    assert "reason" in form.required
+    assert form.properties["decision"]["enum"] == ["approve", "reject"]
     told = pipeline.how_to_start(
         [parse_plan({"name": "pets", "promotion": {"manual": True}}), parse_plan({"name": "cats"})], "http://127.0.0.1:4200"
     )
