@@ -96,10 +96,11 @@ def least_z(alpha: float) -> float:
 def look_at_mean(challengers: Values, champion: Values, clusters: Clusters | None = None) -> MeanLook:
     """The gain of the mean of challengers (k, n), the newest last, over the champion (n or k, n), from what samples add.
 
-    Its error is that of samples taken one by one, or in clusters (n), which then also count in place of samples that differ.
+    A sample on which an earlier challenger was not scored (NaN) counts with the mean of those that were. The error is that of
+    samples taken one by one, or in clusters (n), which then also count in place of samples that differ.
     """
     differences = challengers - champion
-    mean = differences.mean(axis=0)
+    mean = np.nanmean(differences, axis=0)
     spread = float(mean.std(ddof=1)) if mean.size > 1 else 0.0
     error = error_of_mean(mean, clusters) if spread > ROUNDING else 0.0
     num_differing = count_touched(np.abs(mean) > ROUNDING, clusters)

@@ -11,7 +11,7 @@ from flows.gate.bootstrap import seed_of
 from flows.gate.classes import compare_classes
 from flows.gate.clusters import FEW_GROUPS, MIN_CLUSTERS, Clusters, clusters_of, num_clusters
 from flows.gate.evidence import Evidence, Level, Policy, Rows
-from flows.gate.recipe import sample_values, shared_keys
+from flows.gate.recipe import judged_keys, sample_values
 from flows.gate.resampling import compare_resampled
 from flows.gate.trials import Trials
 from flows.records import ScoreTable
@@ -133,7 +133,7 @@ class Case:
         """
         challengers = [*(rows_of(table, self.target) for table in self.account.challengers), self.after]
         values = sample_values(challengers, self.before, self.task, self.measure)
-        return look_at_mean(*values, self.clusters_of(shared_keys(challengers, self.before)))
+        return look_at_mean(*values, self.clusters_of(judged_keys(self.after, self.before)))
 
     def clusters_of(self, keys: Iterable[tuple[str, str]]) -> Clusters | None:
         """The clusters of samples that were taken together; None if none were, or if there are too few to judge by."""

@@ -17,21 +17,27 @@ STEP = 1e-4
 COLUMNS = 256
 
 
-def shared_keys(challengers: Sequence[Rows], champion: Rows) -> list[tuple[str, str]]:
-    """The samples that all were scored on, so that a holdout may grow; sorted."""
-    return sorted(set(champion).intersection(*challengers))
+def judged_keys(newest: Rows, champion: Rows) -> list[tuple[str, str]]:
+    """The samples that the newest challenger is judged on, which are those of the champion; sorted."""
+    return sorted(newest.keys() & champion.keys())
 
 
 def sample_values(challengers: Sequence[Rows], champion: Rows, task: Task, measure: str) -> tuple[Values, Values]:
     """What each sample adds to the measure (k, n): of k challengers, the newest last, and of the champion beside each of them.
 
-    Samples are those of `shared_keys`. Of classes a sample adds 1 if it is read rightly, else 0; of other tasks its influence on
-    the measure.
+    Samples are those of the newest challenger. Both are NaN where an earlier one was not scored on a sample, which came, or got
+    its label, later. Of classes a sample adds 1 if it is read rightly, else 0; of other tasks its influence on the measure.
     """
-    keys = shared_keys(challengers, champion)
-    reference = {key: champion[key] for key in keys}
-    pairs = [_pair({key: rows[key] for key in keys}, reference, task, measure) for rows in challengers]
-    return np.stack([new for new, _ in pairs]), np.stack([old for _, old in pairs])
+    keys = judged_keys(challengers[-1], champion)
+    values = np.full((2, len(challengers), len(keys)), np.nan)
+    for number, rows in enumerate(challengers):
+        known = np.array([key in rows for key in keys], dtype=np.bool_)
+        shared = [key for key in keys if key in rows]
+        if shared:
+            values[:, number, known] = _pair(
+                {key: rows[key] for key in shared}, {key: champion[key] for key in shared}, task, measure
+            )
+    return values[0], values[1]
 
 
 def _pair(challenger: Rows, champion: Rows, task: Task, measure: str) -> tuple[Values, Values]:

@@ -107,9 +107,10 @@ def nightly_gate(year: Year, champion: Right, nights: Right, sizes: NDArray[np.i
         if look == "first":
             promoted = _wins(champion[:n], nights[night, :n], first_level(ALPHA, n, year.margin).value, year.margin)
         else:
-            # The oldest of the seven was scored on what the holdout held then.
-            n = sizes[night - 6]
             challengers, reference = nights[night - 6 : night + 1, :n].astype(np.float64), champion[:n].astype(np.float64)
+            # Earlier ones were scored on what the holdout held then.
+            for each, size in zip(challengers, sizes[night - 6 : night + 1], strict=True):
+                each[size:] = np.nan
             promoted = is_proven(look_at_mean(challengers, reference), ALPHA, year.margin)
         if promoted:
             return night

@@ -124,15 +124,46 @@ def test_a_newest_challenger_that_is_behind_the_champion_is_not_promoted_by_its_
     assert not decide(behind).promoted
 
 
-def test_nights_of_a_grown_holdout_are_compared_on_what_all_have() -> None:
+def test_nights_of_a_grown_holdout_are_compared_on_all_of_it_by_those_that_were_scored_there() -> None:
     champion, challengers = nights(0.03, n=600)
     grown = np.ones(200, dtype=bool)
     more = [replace(each, rows=each.rows + table(grown, "x", 600).rows) for each in (champion, *challengers[3:])]
-    rows = [rows_of(each, "label") for each in (*challengers[:3], *more[1:])]
-    values, before = sample_values(rows, rows_of(more[0], "label"), "classification", "accuracy")
-    assert case_of(more[0], [*challengers[:3], *more[1:]]).mean_look.num_samples == 600
-    assert values.shape == before.shape == (7, 600)
-    assert values[0].tolist() == [float(row.predicted == "cat") for row in sorted(challengers[0].rows, key=lambda r: r.digest)]
+    all_of_them = [*challengers[:3], *more[1:]]
+    values, before = sample_values(
+        [rows_of(each, "label") for each in all_of_them], rows_of(more[0], "label"), "classification", "accuracy"
+    )
+    assert values.shape == before.shape == (7, 800)
+    here = {row.digest: float(row.predicted == "cat") for row in challengers[0].rows}
+    expected = [here.get(digest, math.nan) for digest in sorted(row.digest for row in more[0].rows)]
+    assert np.array_equal(values[0], expected, equal_nan=True)
+    assert np.array_equal(np.isnan(values), np.isnan(before))
+    assert not np.isnan(values[3:]).any()
+    look = case_of(more[0], all_of_them).mean_look
+    right = {row.digest: row.predicted == "cat" for row in more[0].rows}
+    gains = [
+        np.mean([row.predicted == "cat" for each in all_of_them for row in each.rows if row.digest == digest]) - right[digest]
+        for digest in right
+    ]
+    assert (look.num_samples, look.gain) == (800, pytest.approx(np.mean(gains)))
+    assert look.z == pytest.approx(np.mean(gains) / np.std(gains, ddof=1) * math.sqrt(800))
+
+
+@pytest.mark.parametrize("task", bootstrap.TASKS)
+def test_other_measures_are_of_the_samples_that_each_challenger_was_scored_on(task: Task) -> None:
+    draw, metric = bootstrap.DRAWN[task], bootstrap.METRIC[task]
+    champion = draw(150, 0, 1.0, "old")
+    challengers = [draw(150, 0, 1.2, f"night{number}") for number in range(7)]
+    target = metric.rpartition("/")[0]
+    known = {row.digest for row in champion.rows if row.target == target and int(row.digest[1:]) % 3}
+    earlier = [replace(each, rows=tuple(row for row in each.rows if row.digest in known)) for each in challengers[:3]]
+    rows = [rows_of(each, target) for each in (*earlier, *challengers[3:])]
+    values, before = sample_values(rows, rows_of(champion, target), task, metric.rpartition("/")[2])
+    alone, beside = sample_values(
+        [rows[0]], {key: row for key, row in rows_of(champion, target).items() if key in rows[0]}, task, metric.rpartition("/")[2]
+    )
+    assert 0 < np.isnan(values[0]).sum() < values.shape[1]
+    assert np.array_equal(values[0][~np.isnan(values[0])], alone[0])
+    assert np.array_equal(before[0][~np.isnan(before[0])], beside[0])
 
 
 def test_the_look_is_the_paired_t_of_the_mean() -> None:
