@@ -27,7 +27,7 @@ class Case:
     candidate's. Each distinct image counts once. `groups` has, by digest, the group of a sample that is in one; `taken_together`
     the group that its split keeps whole, which counts as one. `trials` is what was measured besides the scores. `anchor` is the
     last model that was promoted as superior, if the champion is another: where the policy has a margin, the candidate must not
-    be worse than that one by as much.
+    be worse than that one by as much. `baseline` is a plain model that a first one must not be worse than.
     """
 
     candidate: ScoreTable
@@ -43,6 +43,8 @@ class Case:
     taken_together: Mapping[str, str] = field(default_factory=dict)
     anchor: ScoreTable | None = None
     anchor_name: str = ""
+    baseline: ScoreTable | None = None
+    baseline_name: str = ""
 
     @property
     def target(self) -> str:

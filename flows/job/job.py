@@ -51,7 +51,8 @@ class Job:
 
     `key` is equal for equal jobs: a running job of that key is joined, and a half-done one is resumed. `features` is the
     feature store's folder or address; None means `features/` under the storage root. Of the version a job keeps only the
-    splits of its kind: a training never holds a test sample, and a scoring holds no other.
+    splits of its kind: a training never holds a test sample, and a scoring holds no other. A training also fits a
+    probe of `target` on the frozen trunk of `baseline`, whose key is the probe's.
     """
 
     kind: JobKind
@@ -67,6 +68,7 @@ class Job:
     screening: Screening | None = None
     features: Path | str | None = None
     target: str = ""
+    baseline: Work | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "version", self.version.only(SPLITS_OF[self.kind]))
@@ -108,6 +110,7 @@ def begin(job: Job) -> JobFolder:
         "workers": {name: value for name, value in asdict(job.workers).items() if value is not None},
         "works": [_work_fields(work) for work in job.works],
         "bundles": [str(path) for path in job.bundles],
+        "baseline": None if job.baseline is None else _work_fields(job.baseline),
         "screening": None if job.screening is None else asdict(job.screening),
         "tracking": None if job.tracking is None else {**vars(job.tracking), "artifacts": str(job.tracking.artifacts)},
     }
@@ -136,7 +139,7 @@ def read(folder: JobFolder) -> Job:
         remote=Remote(**data["remote"]) if data.get("remote") else None,
         masks={file: Mask(digest, dict(pixels), *recipe) for file, digest, pixels, *recipe in tables["masks"]},
     )
-    tracking, screening = fields["tracking"], fields["screening"]
+    tracking, screening, baseline = fields["tracking"], fields["screening"], fields.get("baseline")
     return Job(
         kind=fields["kind"],
         key=fields["key"],
@@ -145,6 +148,7 @@ def read(folder: JobFolder) -> Job:
         # Missing in job files of earlier versions.
         features=fields.get("features"),
         target=fields.get("target", ""),
+        baseline=None if baseline is None else _read_work(baseline),
         version=version,
         classes=fields["classes"],
         workers=Workers(**fields["workers"]),

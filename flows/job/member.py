@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from flows import owners
+from flows.baselines import BaselineFolder
 from flows.cluster import workers
 from flows.errors import ASKED_WRONGLY
 from flows.job import losses, results, screening
+from flows.job.baseline import fit_baseline
 from flows.job.datasets import Splits
 from flows.job.job import Job, read
 from flows.job.job_folder import CHECKPOINT_NOTE, CHECKPOINT_STATE, CheckpointNote, JobFolder, read_note, write_note
@@ -77,13 +79,17 @@ class _Member:
         self.features = JobFeatures(self.job, self.splits, self.device)
 
     def run(self) -> None:
-        finished = self._agree_on_finished()
+        *finished, has_baseline = self._agree_on_finished()
         todo = [work for work, done in zip(self.job.works, finished, strict=True) if not done]
         if self.leads and todo:
             titles = {work.key: _title(work) for work in todo}
             losses.begin_group(self.job, todo, titles, _last_note())
             self.job.folder.mark_span(time.time())
-        self.features.fill(todo)
+        baseline = [] if self.job.baseline is None or has_baseline else [self.job.baseline]
+        self.features.fill([*todo, *baseline])
+        # The last member, since the first one has the most to do; a kill leaves nothing half, and the next group fits it again.
+        if baseline and workers.rank() == workers.count() - 1:
+            fit_baseline(self.features, baseline[0])
         probes = [work for work in todo if is_probe(work.variant)]
         self._train_probes(probes)
         out = self._screen([work for work in self.job.works if probes_first(self.job, work)], todo)
@@ -136,12 +142,15 @@ class _Member:
                     raise type(error)(f"{_title(work)}: {error}") from error
 
     def _agree_on_finished(self) -> list[bool]:
-        # Rank 0 looks for all: if a result appeared between two ranks' looks, they would train different works.
+        # Of each work, then of the baseline. Rank 0 looks for all: if a result appeared between two ranks' looks, they would
+        # train different works.
         import torch
         from torch import distributed
 
-        flags = torch.tensor([self.job.work_folder(work).is_finished() for work in self.job.works], dtype=torch.uint8)
-        flags = flags.to(self.device)
+        baseline = self.job.baseline
+        is_fitted = baseline is not None and BaselineFolder.of(self.job.storage, baseline.key).is_finished()
+        done = [*(self.job.work_folder(work).is_finished() for work in self.job.works), is_fitted]
+        flags = torch.tensor(done, dtype=torch.uint8, device=self.device)
         distributed.broadcast(flags, src=0)
         return [bool(flag) for flag in flags.tolist()]
 

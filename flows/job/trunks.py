@@ -153,7 +153,9 @@ class JobFeatures:
 
     def _cost_of(self, trunk_pass: TrunkPass) -> PassCost:
         num_samples, flops = map(sum, zip(*(self._work_of(trunk_pass, part) for part in trunk_pass.parts), strict=True))
-        return PassCost(num_samples, flops, tuple(work.key for work in trunk_pass.works))
+        # What the baseline reads is stored for others anyway.
+        others = tuple(work.key for work in trunk_pass.works if work != self.job.baseline)
+        return PassCost(num_samples, flops, others or tuple(work.key for work in trunk_pass.works))
 
     def _work_of(self, trunk_pass: TrunkPass, part: SplitView) -> tuple[int, int]:
         """How many samples lack a tap, and the multiply-adds of forwarding each up to the deepest tap that it lacks."""

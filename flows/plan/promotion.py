@@ -32,6 +32,7 @@ Chosen = Annotated[Severity, BeforeValidator(_severity)]
 class Guards(Value):
     """What each guard of the gate may do besides the test itself: block a promotion, only warn, or nothing."""
 
+    baseline: Chosen = Field("block", description="A first model that is worse than a logistic probe on frozen features.")
     worst_class: Chosen = Field("warn", description="A class or label that the candidate reads worse than the champion.")
     worst_group: Chosen = Field("warn", description="A group of samples that the candidate reads worse than the champion.")
     calibration: Chosen = Field("warn", description="Probabilities that are further from how often they are right.")

@@ -19,6 +19,7 @@ from flows.stages.planning import failures, make_work_plan
 from flows.stages.report import (
     Counts,
     Report,
+    ReportedBaseline,
     ReportedFailure,
     ReportedModel,
     ReportedVariant,
@@ -49,6 +50,8 @@ def close(
     rows = leaderboard(report)
     counts = {f"counts/{name}": float(value) for name, value in asdict(report.counts).items()}
     measures = {name: float(value) for name, value in report.holdout.items()} | counts
+    plain = report.baseline
+    measures |= {f"baseline/{name}": value for name, value in plain.metrics.items()} if plain else {}
     names = [str(row["variant"]) for row in rows]
     values = [float(value) if isinstance(value := row[work_plan.metric], int | float) else nan for row in rows]
     chosen = next(i for i, row in enumerate(rows) if str(row["state"]).startswith("candidate"))
@@ -56,7 +59,13 @@ def close(
     pictures |= flip_pictures(work_plan, scores, promotion.verdict)
     pictures |= keep_card(session, work_plan, scores, promotion)
     session.tracker.close_retraining(
-        trained.run_id, "FINISHED", leaderboard=rows, verdict=promotion.verdict, metrics=measures, pictures=pictures
+        trained.run_id,
+        "FINISHED",
+        leaderboard=rows,
+        verdict=promotion.verdict,
+        metrics=measures,
+        pictures=pictures,
+        baseline=plain.label if plain else "",
     )
     write_report(_file(session.settings, work_plan), report)
     return report
@@ -127,6 +136,7 @@ def make_report(
         failed=tuple(read_value(ReportedFailure, rows[one.variant.variant_id] | vars(one)) for one in trained.failed),
         candidate=scores.candidate.variant.variant_id,
         why=scores.why,
+        baseline=read_value(ReportedBaseline, vars(scores.baseline)) if scores.baseline else None,
         holdout=scores.table.metrics,
         verdict=promotion.verdict,
         model=ReportedModel(model.name, model.version, model.aliases) if model else None,

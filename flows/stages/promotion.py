@@ -40,6 +40,8 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         anchor=scores.anchor_table,
         anchor_name=f"version {scores.anchor.version}, the last that was promoted as superior" if scores.anchor else "",
         groups=plans.groups_of(session.plan, work_plan.version),
+        baseline=scores.baseline_table,
+        baseline_name=f"the {scores.baseline.label}" if scores.baseline else "",
         taken_together={s.digest: s.group for s in work_plan.version.samples if s.group and s.split == "test"},
     )
     verdict = gate.decide(case)

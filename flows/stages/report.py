@@ -47,6 +47,20 @@ class ReportedFailure(NamedVariant):
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportedBaseline:
+    """The plain model beside the variants: a logistic `probe`, or the `majority` answer; what it measures, and a note on it."""
+
+    kind: str
+    label: str
+    metrics: Mapping[str, float]
+    num_parameters: int = 0
+    num_samples: int = 0
+    penalty: float | None = None
+    seconds: float = 0.0
+    note: str = ""
+
+
 @dataclass(frozen=True)
 class ReportedModel:
     """The candidate's version in the registry, and its page in MLflow."""
@@ -102,6 +116,7 @@ class Report:
     run_id: str | None = None
     experiment_id: str | None = None
     page: str | None = None
+    baseline: ReportedBaseline | None = None
 
 
 def report_json(report: Report) -> Mapping[str, Any]:
@@ -114,7 +129,7 @@ def read_report(file: Path) -> Report | None:
     content = read_json(file)
     if content is None:
         return None
-    model, verdict = content["model"], content["verdict"]
+    model, verdict, baseline = content["model"], content["verdict"], content.get("baseline")
     typed = {
         "tasks": content.get("tasks", {}),
         "variants": tuple(read_value(ReportedVariant, variant) for variant in content["variants"]),
@@ -122,6 +137,7 @@ def read_report(file: Path) -> Report | None:
         "verdict": _read_verdict(verdict),
         "model": model and read_value(ReportedModel, model | {"aliases": tuple(model["aliases"])}),
         "counts": read_value(Counts, content["counts"]),
+        "baseline": baseline and read_value(ReportedBaseline, baseline),
     }
     return read_value(Report, content | typed)
 

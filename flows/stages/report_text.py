@@ -6,36 +6,58 @@ from collections.abc import Mapping
 from math import isfinite
 
 from flows import plan as plans
-from flows.stages.report import Report
+from flows.stages.report import Report, ReportedBaseline, ReportedVariant
 
 Cell = str | int | float | None
 
 
 def leaderboard(report: Report) -> list[dict[str, Cell]]:
-    """The variants, best on validation first, as rows with the same columns; the candidate is marked.
+    """The variants and the baseline, best on validation first, as rows with the same columns; the candidate is marked.
 
     The measure that ranks comes first, then the primary measures of the other targets, with four digits, None if missing.
     Rows link their run if MLflow has pages. The columns that people look for most stand left: Prefect cuts off the right.
     """
-    metric = report.metric
-    column = metric.rpartition("/")[0]
+    name = f"val/{report.metric}"
+    has_pages = any(variant.page for variant in report.variants)
+    rows = [(variant.metrics.get(name, -1.0), _row(report, variant, has_pages=has_pages)) for variant in report.variants]
+    if report.baseline:
+        rows.append((report.baseline.metrics.get(name, -1.0), _baseline_row(report, report.baseline, has_pages=has_pages)))
+    return [row for _, row in sorted(rows, key=lambda one: -one[0])]
+
+
+def _row(report: Report, variant: ReportedVariant, *, has_pages: bool) -> dict[str, Cell]:
+    return {
+        "variant": variant.label,
+        **_measures(report, variant.metrics),
+        "state": ("candidate, " if variant.variant_id == report.candidate else "")
+        + ("found done" if variant.reused else "trained"),
+        **({"run": variant.page} if has_pages else {}),
+        "trained parameters": variant.num_trained_parameters,
+        "images forwarded": variant.num_forwarded,
+        "features read": variant.num_features_read,
+        "seconds": round(variant.seconds, 1),
+    }
+
+
+def _baseline_row(report: Report, baseline: ReportedBaseline, *, has_pages: bool) -> dict[str, Cell]:
+    return {
+        "variant": f"baseline ({baseline.label})",
+        **_measures(report, baseline.metrics),
+        "state": "not ranked",
+        **({"run": None} if has_pages else {}),
+        "trained parameters": baseline.num_parameters,
+        "images forwarded": 0,
+        "features read": baseline.num_samples,
+        "seconds": round(baseline.seconds, 1),
+    }
+
+
+def _measures(report: Report, metrics: Mapping[str, float]) -> dict[str, Cell]:
+    """The measure that ranks, the primary ones of the other targets, and the loss."""
+    column = report.metric.rpartition("/")[0]
     primary = [f"{target}/{plans.PRIMARY[task]}" for target, task in report.tasks.items() if target != column]
-    ranked = sorted(report.variants, key=lambda variant: -variant.metrics.get(f"val/{metric}", -1.0))
-    return [
-        {
-            "variant": variant.label,
-            **{name: _rounded(variant.metrics.get(f"val/{name}")) for name in (metric, *primary)},
-            "loss": _rounded(variant.metrics.get(f"val/{column}/loss")),
-            "state": ("candidate, " if variant.variant_id == report.candidate else "")
-            + ("found done" if variant.reused else "trained"),
-            **({"run": variant.page} if variant.page else {}),
-            "trained parameters": variant.num_trained_parameters,
-            "images forwarded": variant.num_forwarded,
-            "features read": variant.num_features_read,
-            "seconds": round(variant.seconds, 1),
-        }
-        for variant in ranked
-    ]
+    measured = {name: _rounded(metrics.get(f"val/{name}")) for name in (report.metric, *primary)}
+    return {**measured, "loss": _rounded(metrics.get(f"val/{column}/loss"))}
 
 
 def _rounded(value: float | None) -> float | None:
@@ -47,6 +69,7 @@ def verdict_text(report: Report, *, links: bool = True) -> str:
     decided = "Promoted" if report.verdict.promoted else "Proven, waits" if report.verdict.waits else "Not promoted"
     lines = [f"**{decided}**: variant {report.candidate} of {report.name}", ""]
     lines += [f"Candidate: {report.why}", ""] if report.why else []
+    lines += [f"Baseline: {words}", ""] if (words := describe_baseline(report)) else []
     lines += [*(f"- {reason}" for reason in report.verdict.reasons), ""]
     if report.failed:
         lines += [*(f"Failed and left out: {one.label}: {one.reason}" for one in report.failed), ""]
@@ -58,6 +81,19 @@ def verdict_text(report: Report, *, links: bool = True) -> str:
     if links and (shown := pages(report)):
         lines += ["", "In MLflow: " + ", ".join(f"[{what}]({page})" for what, page in shown.items())]
     return "\n".join(lines)
+
+
+def describe_baseline(report: Report) -> str:
+    """What the baseline is and measures on validation, and whether the candidate is better there; '' if there is none."""
+    plain, name = report.baseline, f"val/{report.metric}"
+    metrics = next((one.metrics for one in report.variants if one.variant_id == report.candidate), {})
+    if plain is None or name not in plain.metrics or name not in metrics:
+        return ""
+    note = f"; {plain.note}" if plain.note else ""
+    told = f"{plain.label}, {name} {plain.metrics[name]:.4f}{note}"
+    if metrics[name] > plain.metrics[name]:
+        return told
+    return f"{told}. **The candidate is not better on validation**: {metrics[name]:.4f}"
 
 
 def pages(report: Report) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from flows import job
 from flows.records import ModelVersion, ScoreTable, TrainResult
 from flows.stages.account import anchor_of
+from flows.stages.baseline import find_baseline
 from flows.stages.jobs import new_job
 from flows.stages.session import RetrainingSession
 from flows.stages.values import Scores, WorkPlan
@@ -16,24 +17,34 @@ from flows.work_folder import WorkFolder
 
 
 def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult) -> Scores:
-    """Score the candidate, which validation chooses, and the champion on the holdout of this data version, sample by sample."""
+    """Score the candidate, which validation chooses, and the champion on the holdout of this data version, sample by sample.
+
+    Beside a first model the baseline's probe is scored, if there is one.
+    """
     from flows import gate
 
     target = work_plan.metric.rpartition("/")[0]
     num_labels = sum(s.split == "val" and s.labels[target] is not None for s in work_plan.version.samples)
     candidate, why = gate.choose(trained.variants, work_plan.metric, serving_costs(trained), num_labels)
     session.say(f"Candidate: {why}")
+    baseline = find_baseline(session.settings, work_plan)
     if settled := session.registry.settle(session.plan.name, besides=candidate.key):
         session.say(f"Ledger: {settled.reasons[0]}")
     champion = session.registry.current(session.plan.name).get("champion")
     if not any(s.split == "test" and s.labels[target] is not None for s in work_plan.version.samples):
         empty = ScoreTable("", work_plan.version.digest, (), {})
-        return Scores(candidate, empty, champion, None, why=why)
+        return Scores(candidate, empty, champion, None, why=why, baseline=baseline)
     anchor = find_anchor(session, work_plan.metric, champion)
     bundles = [candidate.bundle, *(bundle_of(session, version) for version in (champion, anchor) if version)]
-    session.say("Scoring the candidate" + (f" and champion {champion.version}" if champion else "") + " on the holdout")
-    tables = _score_bundles(session, work_plan, bundles)
-    return Scores(candidate, tables[0], champion, tables[1] if champion else None, anchor, tables[2] if anchor else None, why)
+    beside = f"champion {champion.version}" if champion else ""
+    if champion is None and baseline.bundle and session.plan.promotion.guards.baseline != "off":
+        bundles.append(baseline.bundle)
+        beside = f"the {baseline.label}"
+    session.say("Scoring the candidate" + (f" and {beside}" if beside else "") + " on the holdout")
+    table, *others = _score_bundles(session, work_plan, bundles)
+    champion_table, anchor_table = others[0] if champion else None, others[1] if anchor else None
+    baseline_table = others[0] if others and not champion else None
+    return Scores(candidate, table, champion, champion_table, anchor, anchor_table, why, baseline, baseline_table)
 
 
 def serving_costs(trained: TrainResult) -> dict[str, int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from flows import plan as plans
+from flows.baselines import Baseline
 from flows.plan import Plan
 from flows.records import DataVersion, ModelVersion, ScoreTable, TrainedVariant, Verdict, Work
 from flows.settings import Settings
@@ -44,7 +45,8 @@ class Scores:
     """The candidate's and the champion's scores on the same holdout; the champion's are None for a first model.
 
     `anchor` is the version from which losses are counted, None if the plan has no margin, or it is the champion.
-    `why` says in words why the candidate is this variant.
+    `why` says in words why the candidate is this variant. `baseline` is the plain model beside the variants; `baseline_table` has
+    the scores of one that a first model must not be worse than.
     """
 
     candidate: TrainedVariant
@@ -54,6 +56,8 @@ class Scores:
     anchor: ModelVersion | None = None
     anchor_table: ScoreTable | None = None
     why: str = ""
+    baseline: Baseline | None = None
+    baseline_table: ScoreTable | None = None
 
 
 @dataclass(frozen=True)

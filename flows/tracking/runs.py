@@ -182,14 +182,20 @@ class Tracker:
         verdict: Verdict | None = None,
         metrics: Mapping[str, float] | None = None,
         pictures: Mapping[str, bytes] | None = None,
+        baseline: str = "",
     ) -> None:
-        """End the parent run and its children that still run; log leaderboard, verdict, measures and pictures, and a note."""
+        """End the parent run and its children that still run; log leaderboard, verdict, measures and pictures, and a note.
+
+        `baseline` names the plain model whose measures are among them.
+        """
         files, note = summary(leaderboard, verdict)
         if files:
             self._log_files(parent, files, "")
             self._client.set_tag(parent, "mlflow.note.content", note[:5000])
         if verdict is not None:
             self._client.set_tag(parent, "headstart.promoted", str(verdict.promoted).lower())
+        if baseline:
+            self._client.set_tag(parent, "headstart.baseline", baseline)
         if pictures:
             self._log_files(parent, pictures, "pictures")
         self._log_metrics(parent, metrics_at(metrics or {}, 0))

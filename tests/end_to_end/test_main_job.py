@@ -67,6 +67,21 @@ def test_after_a_kill_the_next_retraining_finishes_what_is_left_and_promotes_one
     assert "champion" in resumed["model"]["aliases"]
 
 
+def test_the_baseline_of_a_plan_without_a_frozen_trunk_is_the_majority_in_report_and_mlflow(
+    digits: Workspace, resumed: dict[str, Any]
+) -> None:
+    plain = resumed["baseline"]
+    assert (plain["kind"], plain["note"]) == (
+        "majority",
+        "no variant stores the features of a frozen backbone, which a probe could read",
+    )
+    assert plain["metrics"]["val/label/accuracy"] < 0.2
+    query = f"select {{}} from {{}} where run_uuid = '{resumed['run_id']}' and key = '{{}}'"
+    ((value,),) = _rows(digits, query.format("value", "metrics", "baseline/val/label/accuracy"))
+    assert value == plain["metrics"]["val/label/accuracy"]
+    assert _rows(digits, query.format("value", "tags", "headstart.baseline")) == [("majority",)]
+
+
 def test_every_epoch_of_every_variant_is_in_mlflow_once_and_no_run_is_left_running(
     digits: Workspace, resumed: dict[str, Any]
 ) -> None:

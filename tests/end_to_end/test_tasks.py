@@ -153,7 +153,17 @@ def test_the_same_plan_again_finds_everything_done_and_says_how_every_head_does(
     (result,) = shapes.storage.glob("work/*/result.json")
     before = result.stat().st_mtime_ns
     screen = shapes.run("retrain", "plan.yaml")
-    for words in ("mask/miou", "tags/average_precision", "kind/accuracy", "- mask: miou", "--output"):
+    assert report["baseline"]["note"] == "masks have no probe"
+    assert 0 < report["baseline"]["metrics"]["val/mask/miou"] < 0.6
+    for words in (
+        "baseline (majority)",
+        "Baseline: majority, val/mask/miou",
+        "mask/miou",
+        "tags/average_precision",
+        "kind/accuracy",
+        "- mask: miou",
+        "--output",
+    ):
         assert words in screen
     assert result.stat().st_mtime_ns == before
     with sqlite3.connect(shapes.storage / "mlflow.db") as database:

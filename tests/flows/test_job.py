@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from flows import cluster, job
+from flows.baselines import BASELINE, Baseline, BaselineFolder
 from flows.cluster import processes
 from flows.errors import AskedWrongly
 from flows.job.scoring import MIN_SHARD_IMAGES
@@ -74,8 +75,9 @@ def _order(storage: Path, version: DataVersion, *backbones: str, probes: tuple[s
     for backbone, design, freeze in asked:
         variant = Variant(backbone=backbone, heads=(Head(target="label", design=design),), freeze=freeze, fit=settings)
         works.append(Work(f"work-{variant.variant_id}", variant, Weights("none")))
-    key = f"{storage.name}-{'-'.join(backbones)}"
-    return job.Job("train", key, "tiny", storage, version, CLASSES, Workers(count=2), works=tuple(works))
+    key, plain = f"{storage.name}-{'-'.join(backbones)}", replace(works[-1], key="plain") if probes else None
+    asked_for = {"works": tuple(works), "baseline": plain, "target": "label"}
+    return job.Job("train", key, "tiny", storage, version, CLASSES, Workers(count=2), **asked_for)  # type: ignore[arg-type]
 
 
 def _run(place: Place, order: job.Job, disturb: Callable[[list[str]], dict[str, Any]] | None = None) -> Run:
@@ -159,10 +161,12 @@ def _kill(place: Place, wanted: Callable[[psutil.Process], bool]) -> None:
 
 
 def _digests(run: Run) -> list[str]:
-    return [
-        hashlib.sha256((run.order.work_folder(w).bundle / "weights.safetensors").read_bytes()).hexdigest()
-        for w in run.order.works
-    ]
+    bundles = [*(run.order.work_folder(work).bundle for work in run.order.works), _baseline(run).bundle]
+    return [hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest() for folder in bundles]
+
+
+def _baseline(run: Run) -> BaselineFolder:
+    return BaselineFolder.of(run.order.storage, "plain")
 
 
 def _result(run: Run, number: int) -> WorkResult:
@@ -188,6 +192,15 @@ def test_one_job_trains_every_variant(undisturbed: Run) -> None:
         loaded = bundle.load(trained.bundle)
         assert loaded.variant == work.variant
         assert loaded.predict([order.version.data / "0.png"])[0]["label"].label in CLASSES["label"]
+
+
+@pytest.mark.slow
+def test_a_job_fits_its_baseline_beside_and_forwards_nothing_for_it(undisturbed: Run) -> None:
+    found = _baseline(undisturbed).read()
+    assert isinstance(found, Baseline)
+    assert (found.label, found.num_samples) == ("logistic probe on mobilenet_v3_small", 36)
+    assert found.metrics["val/label/accuracy"] >= 0.5
+    assert undisturbed.order.folder.read_shares().keys() == {work.key for work in undisturbed.order.works[2:]}
 
 
 @pytest.mark.slow
@@ -225,10 +238,12 @@ def grown(undisturbed: Run) -> Grown:
 
 @pytest.mark.slow
 def test_more_heads_and_a_new_sample_cost_that_sample_alone(place: Place, undisturbed: Run, grown: Grown) -> None:
-    works = tuple(grown.probes[:3])
+    works, plain = tuple(grown.probes[:3]), _baseline(undisturbed).path / BASELINE
+    before = plain.stat().st_mtime_ns
     run = _run(place, replace(undisturbed.order, key="grown", version=grown.version, works=works))
     assert run.outcome.trained == tuple(work.key for work in works)
     assert run.outcome.num_forwarded == 1
+    assert plain.stat().st_mtime_ns == before, "a baseline that is fitted is not fitted again"
 
 
 @pytest.mark.slow

@@ -22,11 +22,13 @@ def test_an_order_carries_its_samples_with_their_masks_and_classes(tmp_path: Pat
     masks = {f"masks/{i}.png": Mask(str(i) * 32, {0: 7, 255: i}) for i in (1, 3)}
     version = DataVersion("d" * 32, "r" * 40, samples, tmp_path / "data", (tmp_path / "cache",), masks)
     classes = {"breed": ["a", "b"], "mask": ["0", "255"]}
-    asked = job.Job("train", "k", "tiny", tmp_path, version, classes, Workers())
+    plain = Work("p", Variant(backbone="resnet18", heads=(Head(target="breed"),)), Weights("w", tmp_path / "w.pth"))
+    asked = job.Job("train", "k", "tiny", tmp_path, version, classes, Workers(), baseline=plain, target="breed")
     found = read(job.begin(asked))
     assert found.version.samples == samples[:2]
     assert found.version.masks == {"masks/1.png": masks["masks/1.png"]}
     assert found.classes == classes
+    assert (found.baseline, found.target) == (plain, "breed")
     assert (found.version.digest, found.version.data, found.version.objects) == (version.digest, version.data, version.objects)
 
 

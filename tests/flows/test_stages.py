@@ -121,7 +121,7 @@ def reported(work_plan: WorkPlan, seconds: dict[str, float]) -> Report:
 def test_what_is_printed_and_kept_of_a_report_has_these_names_in_this_order(work_plan: WorkPlan, tmp_path: Path) -> None:
     told = report.with_pages(reported(work_plan, {"total": 1.0}), "http://ml:5000")
     printed = report_json(told)
-    run = ["run_id", "experiment_id", "page"]
+    run = ["run_id", "experiment_id", "page", "baseline"]
     assert list(printed) == [
         *("name", "key", "metric", "tasks", "data_version", "variants", "failed", "candidate", "holdout", "verdict"),
         *("model", "champion", "counts", "seconds", "why", *run),
@@ -161,6 +161,40 @@ def test_a_leaderboard_has_four_digits_and_the_page_of_each_run(work_plan: WorkP
     assert [row["run"] for row in rows] == [f"http://ml:5000/#/experiments/7/runs/{run}{TRAINING}" for run in ("run1", "run2")]
     assert all(len(str(row["seconds"])) < 6 for row in rows)
     assert list(rows[0])[:5] == ["variant", "label/accuracy", "loss", "state", "run"], "Prefect's page cuts what stands behind"
+
+
+def with_baseline(told: Report, accuracy: float, note: str = "") -> Report:
+    metrics = {"val/label/accuracy": accuracy, "val/label/loss": 0.6}
+    plain = report.ReportedBaseline(
+        kind="probe", label="logistic probe on resnet18", metrics=metrics, num_parameters=1026, note=note
+    )
+    return replace(told, baseline=plain)
+
+
+def test_the_baseline_stands_in_the_leaderboard_where_it_belongs_and_is_no_candidate(work_plan: WorkPlan, tmp_path: Path) -> None:
+    told = with_baseline(reported(work_plan, {}), 0.5)
+    rows = leaderboard(report.with_pages(told, "http://ml:5000"))
+    assert [row["state"] for row in rows] == ["candidate, trained", "not ranked", "trained"]
+    assert rows[1]["variant"] == "baseline (logistic probe on resnet18)"
+    assert (rows[1]["label/accuracy"], rows[1]["loss"], rows[1]["run"]) == (0.5, 0.6, None)
+    assert len({tuple(row) for row in rows}) == 1, "all rows have the same columns"
+    finite = replace(told, variants=told.variants[:1])
+    report.write_report(tmp_path / "report.json", finite)
+    assert report.read_report(tmp_path / "report.json") == finite
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "note", "words"),
+    [
+        (0.5, "", "Baseline: logistic probe on resnet18, val/label/accuracy 0.5000\n"),
+        (0.5, "fitted on few", "Baseline: logistic probe on resnet18, val/label/accuracy 0.5000; fitted on few\n"),
+        (0.75, "", "val/label/accuracy 0.7500. **The candidate is not better on validation**: 0.7500\n"),
+    ],
+)
+def test_a_verdict_names_the_baseline_and_says_if_the_candidate_is_not_better(
+    work_plan: WorkPlan, accuracy: float, note: str, words: str
+) -> None:
+    assert words in verdict_text(with_baseline(reported(work_plan, {}), accuracy, note))
 
 
 def test_a_verdict_links_to_the_retraining_its_candidate_and_the_version_where_mlflow_has_pages(work_plan: WorkPlan) -> None:

@@ -335,11 +335,18 @@ def test_a_closed_retraining_tells_its_leaderboard_and_verdict(tracker: Tracker)
     verdict = Verdict(False, ("it is not better: 3 against 4 samples, p = 1.0",), {"p": 1.0})
     for _ in range(2):
         tracker.close_retraining(
-            parent, "FINISHED", leaderboard=rows, verdict=verdict, metrics={"label/accuracy": 0.9}, pictures={"board.png": b"png"}
+            parent,
+            "FINISHED",
+            leaderboard=rows,
+            verdict=verdict,
+            metrics={"label/accuracy": 0.9},
+            pictures={"board.png": b"png"},
+            baseline="majority",
         )
     run = tracker._client.get_run(parent)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["label/accuracy"] == 0.9
+    assert run.data.tags["headstart.baseline"] == "majority"
     assert "3 against 4" in run.data.tags["mlflow.note.content"]
     assert "a\\|b" in run.data.tags["mlflow.note.content"]
     files = {file.path for folder in ("", "pictures") for file in tracker._client.list_artifacts(parent, folder)}

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from flows.gate.case import Case
 from flows.gate.guards.admission import comparable, not_withdrawn, testable
+from flows.gate.guards.baseline import baseline
 from flows.gate.guards.calibration import calibration
 from flows.gate.guards.latency import latency
 from flows.gate.guards.leaks import leaks
@@ -36,6 +37,7 @@ GUARDS: Mapping[str, Guard] = {"paired_test": paired_test, "non_inferior": non_i
 # Of these a plan says which may block a promotion, which only warn, and which are off. They are called once the test has decided:
 # before that a verdict tells nothing of how the holdout was read.
 SCORE_GUARDS: Mapping[str, Guard] = {
+    "baseline": baseline,
     "worst_class": worst_class,
     "worst_group": worst_group,
     "calibration": calibration,

@@ -1,0 +1,90 @@
+"""The plain baseline of a retraining: which probe its training fits, and what it measures; else a constant answer's measures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+from flows import plan as plans
+from flows.baselines import Baseline, BaselineFolder, probe_of
+from flows.records import Work
+from flows.settings import Settings
+from heads.catalogue import TASK_FACTS, Task
+
+if TYPE_CHECKING:
+    from flows.stages.values import WorkPlan
+
+# Raised when a probe is fitted otherwise than before, so that older ones are fitted again.
+RECIPE = 1
+SPLITS = ("train", "val")
+
+
+def baseline_work(work_plan: WorkPlan) -> Work | None:
+    """The plan's first work whose frozen trunk's features a probe can read, under the probe's key.
+
+    None if the measure that ranks is of masks, or no variant stores the features of its whole backbone, frozen.
+    """
+    from heads.trunks.trunk import stored_taps
+
+    if TASK_FACTS[_task(work_plan)].tells == "pixels":
+        return None
+    for work in work_plan.works:
+        variant = work.variant
+        if any(phase.num_frozen_stages == variant.num_stages for phase in stored_taps(variant)):
+            # Its plain view is all that a probe reads.
+            plain = variant.model_copy(update={"fit": variant.fit.model_copy(update={"views": 1})})
+            return Work(_key(work_plan, work), plain, work.weights)
+    return None
+
+
+def _key(work_plan: WorkPlan, work: Work) -> str:
+    """The key of the probe on a work's trunk: the hash of what it is fitted on, and how."""
+    target = _target(work_plan)
+    probe = probe_of(work.variant, target, is_random=work.weights.path is None)
+    samples = work_plan.version.only(SPLITS).samples
+    labels = sorted((s.pixel_digest, s.split, cell) for s in samples if (cell := s.labels[target]) is not None)
+    parts = [RECIPE, probe.variant_id, work.variant.sees_whole, work.weights.digest, labels]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def find_baseline(settings: Settings, work_plan: WorkPlan) -> Baseline:
+    """The baseline of a work plan: its probe, if one was fitted, else the constant answer, with a note that says why."""
+    if TASK_FACTS[_task(work_plan)].tells == "pixels":
+        return majority(work_plan, "masks have no probe")
+    work = baseline_work(work_plan)
+    if work is None:
+        return majority(work_plan, "no variant stores the features of a frozen backbone, which a probe could read")
+    found = BaselineFolder.of(settings.storage, work.key).read()
+    if isinstance(found, Baseline):
+        return found
+    return majority(work_plan, found or f"a logistic probe on {work.variant.backbone} is fitted by the next training")
+
+
+def majority(work_plan: WorkPlan, note: str) -> Baseline:
+    """The constant answer: how often classes or labels occur in train as probabilities, of masks the most frequent value.
+
+    Its measures on validation are those of a variant that would answer so, but that masks are measured at their own size.
+    """
+    from heads.training.constant import measure_constant, measure_constant_mask
+
+    target, task, version = _target(work_plan), _task(work_plan), work_plan.version
+    (column,) = (each for each in plans.targets_of(work_plan.plan, version) if each.column == target)
+    train, val = (plans.count_classes(column, version, split) for split in ("train", "val"))
+    names, counts = list(train), list(train.values())
+    if TASK_FACTS[task].tells == "pixels":
+        measures = measure_constant_mask(task, counts, [val.get(name, 0) for name in names])
+    else:
+        samples = [s for s in version.samples if s.labels[target] is not None]
+        cells = [cell for s in samples if s.split == "val" and (cell := s.labels[target]) is not None]
+        measures = measure_constant(task, names, counts, sum(s.split == "train" for s in samples), cells)
+    metrics = {f"val/{target}/{name}": value for name, value in measures.items()}
+    return Baseline(kind="majority", label="majority", metrics=metrics, note=note)
+
+
+def _target(work_plan: WorkPlan) -> str:
+    return work_plan.metric.rpartition("/")[0]
+
+
+def _task(work_plan: WorkPlan) -> Task:
+    return next(head.task for head in work_plan.works[0].variant.heads if head.target == _target(work_plan))
