@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from flows.errors import AskedWrongly
 from flows.records import SPLITS, Mask, Sample
+from flows.shared_rows import SharedRows
 
 NAME = "manifest.csv"
 MASK_TABLE = "masks.csv"
@@ -23,6 +25,8 @@ MEND = (
 RECIPE = "headstart.recipe"
 OWN_COLUMNS = ("digest", "file", "split", "group", RECIPE)
 _RECIPES = {"": 1, "2": 2, "3": 3}
+# Lines as `io.StringIO(text, newline="")` gives them, which would hold the text again, at four bytes a letter.
+_LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
 def render(samples: Iterable[Sample]) -> str:
@@ -49,12 +53,13 @@ def render(samples: Iterable[Sample]) -> str:
 
 def parse(text: str) -> tuple[Sample, ...]:
     """The samples of a manifest's text. Raises AskedWrongly if it is not a manifest."""
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    reader = csv.DictReader(line[0] for line in _LINES.finditer(text))
     columns = reader.fieldnames or []
     if not {"digest", "file", "split"} <= set(columns):
         raise AskedWrongly(f"{NAME} has columns {list(columns)}; it needs digest, file, split. {MEND}")
     targets = [column for column in columns if column not in OWN_COLUMNS]
-    return tuple(_sample(row, targets) for row in reader)
+    rows = SharedRows()
+    return tuple(_sample(row, targets, rows) for row in reader)
 
 
 def render_masks(masks: Mapping[str, Mask]) -> str:
@@ -129,11 +134,11 @@ def _by_class(samples: Iterable[Sample], target: str) -> dict[str, dict[str, int
     return {label: {split: counts[label, split] for split in SPLITS} for label in sorted({label for label, _ in counts})}
 
 
-def _sample(row: Mapping[str, str], targets: Sequence[str]) -> Sample:
+def _sample(row: Mapping[str, str], targets: Sequence[str], rows: SharedRows) -> Sample:
     if row["split"] not in SPLITS:
         raise AskedWrongly(f"{NAME} gives {row['file']} the split {row['split']!r}; allowed: {', '.join(SPLITS)}. {MEND}")
     labels = {target: row[target] or None for target in targets}
     recipe = _RECIPES.get(row.get(RECIPE) or "")
     if recipe is None:
         raise AskedWrongly(f"{NAME} gives {row['file']} the recipe {row[RECIPE]!r}, which a newer Headstart knows; update it")
-    return Sample(row["digest"], row["file"], row["split"], labels, row.get("group") or None, recipe)
+    return rows.sample(row["digest"], row["file"], row["split"], labels, row.get("group") or None, recipe)

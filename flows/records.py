@@ -17,7 +17,7 @@ SPLITS = ("train", "val", "test")
 Severity = Literal["block", "warn", "off"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One image: md5 of its bytes, file relative to the data folder, split, and a label a target (None if missing).
 

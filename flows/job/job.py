@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from flows.errors import AskedWrongly
 from flows.job.job_folder import JobFolder, jobs_root
-from flows.records import SPLITS, DataVersion, Mask, Remote, Sample, Weights, Work, Workers
+from flows.records import SPLITS, DataVersion, Mask, Remote, Weights, Work, Workers
+from flows.shared_rows import SharedRows
 from flows.words import counted
 from flows.work_folder import WorkFolder
 from heads.spec import Variant
@@ -121,7 +122,8 @@ def begin(job: Job) -> JobFolder:
 def read(folder: JobFolder) -> Job:
     """The job that `begin` wrote into this folder. Raises AskedWrongly if it holds samples of a split that it may not see."""
     fields, tables = folder.read_job()
-    data, samples = fields["data"], tuple(Sample(*row) for row in tables["samples"])
+    rows = SharedRows()
+    data, samples = fields["data"], tuple(rows.sample(*row) for row in tables["samples"])
     if foreign := [sample for sample in samples if sample.split not in SPLITS_OF[fields["kind"]]]:
         raise AskedWrongly(
             f"{folder.job_file}: {counted(len(foreign), 'sample')} of the split {foreign[0].split!r} in a job of "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows.errors import AskedWrongly
 from flows.manifest import (
+    _LINES,
     class_counts,
     is_mask_target,
     mask_files,
@@ -96,3 +99,17 @@ def test_counts_name_every_split_and_leave_masks_out() -> None:
     assert mask_files(rows) == {"masks/1.png"}
     assert is_mask_target(rows, "mask")
     assert not is_mask_target(rows, "label")
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n", "a\rb\r\nc\n\n\r", 'x,"q\r\nr\n"\u2028s\x0b,y\nlast', "\n", "no end"])
+def test_a_manifest_is_split_into_lines_as_a_text_file_is(text: str) -> None:
+    assert [line[0] for line in _LINES.finditer(text)] == list(io.StringIO(text, newline=""))
+
+
+def test_equal_labels_splits_and_groups_of_a_manifest_are_held_once() -> None:
+    rows = [Sample(f"{n:032x}", f"images/{n}.jpg", "train", {"label": "ab"[n % 2]}, f"g{n // 4}") for n in range(8)]
+    read = parse(render(rows))
+    assert read == tuple(rows)
+    assert len({id(sample.labels) for sample in read}) == 2
+    assert len({id(sample.split) for sample in read}) == 1
+    assert len({id(sample.group) for sample in read}) == 2
