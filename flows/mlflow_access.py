@@ -36,6 +36,11 @@ def check_access(address: str) -> None:
     return None
 
 
+def probe_version(address: str) -> tuple[int, bytes]:
+    """The HTTP status and the answer of the server's page of its version."""
+    return _get(address, "/version")
+
+
 def _tell(address: str, code: int) -> None:
     if any(os.environ.get(name) for name in _MLFLOWS_OWN):
         return

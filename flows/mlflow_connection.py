@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from flows import addresses
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
-from flows.mlflow_access import LOG_IN, check_access
+from flows.mlflow_access import LOG_IN, check_access, probe_version
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -54,6 +54,12 @@ def check(address: str) -> None:
     elif (file := database_file(address)) and not _can_hold(file):
         advice = "Free its folder, or set HEADSTART_TRACKING_ADDRESS."
         raise Unreachable(f"MLflow's database {file} can not be made or written. {advice}")
+
+
+def server_version(address: str) -> str:
+    """The version that an MLflow server tells of itself, '' if it tells none."""
+    code, body = probe_version(address)
+    return body.decode(errors="replace").strip() if code == 200 else ""
 
 
 def _refuse_password(address: str) -> None:

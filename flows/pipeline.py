@@ -1,33 +1,22 @@
-"""The Prefect flow: a table of contents of a retraining, its artifacts, hooks and deployments."""
+"""The Prefect flows: a table of contents of a retraining, with its artifacts and hooks, and an approval."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import shlex
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
-from prefect.deployments.runner import RunnerDeployment
-from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.flows import Flow
-from prefect.runner import Runner
-from prefect.schedules import Cron
-from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.annotations import quote
-from tzlocal import get_localzone_name
 
-from flows.plan import Plan, form_values, left_empty
+from flows.plan import Plan, left_empty
 from flows.settings import prepare_process, read_settings
 from flows.stages.attendance import attending
 from flows.stages.closing import close, recall
@@ -41,8 +30,6 @@ from flows.stages.session import Event, listening, open_registry, open_session, 
 from flows.stages.training import train
 from flows.surroundings import user_name
 from flows.sweep import end_gone
-
-DEPLOYED = ("nightly", "on-demand", "approve")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -183,59 +170,3 @@ def approve(name: str, reason: str, version: str | None = None, decision: Litera
     decided = decide(name, version, reason)
     get_run_logger().info(f"{name}: version {decided.version} is {words}")
     return decided.version
-
-
-def deployments(plan: Plan, cron: str, source: str | None) -> tuple[RunnerDeployment, ...]:
-    """A plan's deployments: `nightly` on the cron, in local time, `on-demand`, and `approve` where promotions are manual.
-
-    Raises ValueError on a wrong cron.
-
-    They have no concurrency limit of Prefect's: a killed run would never give its slot back, and every later run would wait.
-    The session's lock, which dies with its holder, keeps to one retraining of a name at a time.
-    """
-    named = retrain.with_options(name=plan.name)
-    shared: dict[str, Any] = {
-        "parameters": {"plan": form_values(plan), "source": source},
-        "concurrency_limit": None,
-        "entrypoint_type": EntrypointType.MODULE_PATH,
-        "tags": ["headstart"],
-    }
-    # Without a time zone Prefect reads a cron in UTC.
-    schedule = Cron(cron, timezone=get_localzone_name())
-    nightly = named.to_deployment("nightly", schedule=schedule, description=f"Retrain {plan.name} every night.", **shared)
-    by_hand = named.to_deployment("on-demand", description=f"Retrain {plan.name} now; the form is the plan.", **shared)
-    made = [nightly, by_hand]
-    if plan.promotion.manual:
-        words = f"Make the version of {plan.name} that waits for approval the champion, or reject it."
-        shared["parameters"] = {"name": plan.name}
-        made.append(approve.with_options(name=plan.name).to_deployment("approve", description=words, **shared))
-    served = tuple(each for each in made if isinstance(each, RunnerDeployment))
-    assert len(served) == len(made), "called outside an event loop"
-    return served
-
-
-def serve_deployments(served: Sequence[RunnerDeployment], on_known: Callable[[], object]) -> None:
-    """Serve these deployments until the process is ended; calls `on_known` once Prefect knows them.
-
-    At most as many runs go on at once as there are deployments; others wait.
-    """
-    runner = Runner(limit=len(served), pause_on_shutdown=False)
-    for deployment in served:
-        runner.add_deployment(deployment)
-    on_known()
-    with contextlib.suppress(KeyboardInterrupt, TerminationSignal):
-        asyncio.run(runner.start())
-
-
-def how_to_start(plans: Sequence[Plan], api: str) -> str:
-    """Lines that list the deployments, and the whole command that starts one, with the address that Prefect's own hint lacks."""
-    served = ", ".join(f"{plan.name}/{which}" for plan in plans for which in DEPLOYED[: 2 + plan.promotion.manual])
-    command = shlex.join([str(Path(sys.executable).with_name("prefect")), "deployment", "run", f"{plans[0].name}/on-demand"])
-    return f"Serving {served}\nStart one in the browser, or by: PREFECT_API_URL={shlex.quote(api)} {command}"
-
-
-def pause(plans: Sequence[Plan]) -> None:
-    """Pause the plans' schedules in Prefect until they are served again."""
-    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
-        for plan in plans:
-            client.pause_deployment(client.read_deployment_by_name(f"{plan.name}/nightly").id)

@@ -41,6 +41,12 @@ def check(address: str) -> None:
         raise Unreachable(f"Prefect at {address} refuses the credentials that are set. {LOG_IN}")
 
 
+def version(address: str) -> str:
+    """The version that the server tells of itself, '' if it tells none."""
+    code, body = _get(address, "/admin/version", _headers(os.environ) or _prefects_own())
+    return body.decode(errors="replace").strip().strip('"') if code == 200 else ""
+
+
 @contextlib.contextmanager
 def of_its_own() -> Iterator[None]:
     """For a block in which Prefect may start a server for itself. Raises Unreachable if that does not answer in time."""

@@ -1,4 +1,4 @@
-"""The verbs without a group: init, plan, retrain, predict, up."""
+"""The verbs without a group: init, plan, retrain, predict, up, deploy, doctor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import data, features, models, screen
+from flows.cli import checking, data, deploying, features, models, screen
 from flows.cli.options import AsJson, Endpoint, Workspace, settings_of
 from flows.errors import AskedWrongly
 
@@ -23,6 +23,8 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.add_typer(features.app, name="features")
+app.command()(deploying.deploy)
+app.command()(checking.doctor)
 
 PLAN = typer.Argument(metavar="PLAN", help="A plan: a YAML file such as flows/plans/demo.yaml.")
 PlanFile = Annotated[Path, PLAN]

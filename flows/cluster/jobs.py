@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.error import HTTPError
 
+from flows import machine
 from flows.cluster import code
 from flows.cluster.api import Cluster, call, death, job_path
 from flows.errors import HeadstartError, Unreachable
@@ -231,5 +232,6 @@ def _environment(cluster: Cluster) -> dict[str, str]:
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
     }
     # The one node of a local head is never drained, so the watcher, a process, need not be started.
-    local = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"} if cluster.owned else {}
+    # Nor can it have other versions than this process, whose Python it runs.
+    local = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"} if cluster.owned else machine.expected()
     return common | KEEPING_MEMORY | local | worker_environment(os.environ)

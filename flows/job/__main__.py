@@ -12,7 +12,7 @@ import time
 import traceback
 from pathlib import Path
 
-from flows import owners
+from flows import machine, owners
 from flows.cluster import nodes, workers
 from flows.job.job import Job, read
 from flows.job.job_folder import JobFolder, JobOutcome
@@ -84,6 +84,7 @@ def main(job_file: Path) -> int:
     job = read(JobFolder(job_file.parent))
     owners.sweep()
     try:
+        machine.check_expected(os.environ)
         with owners.temporaries("work"):
             outcome = PROGRAMS[job.kind](job)
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flows import owners
+from flows import machine, owners
 from flows.baselines import BaselineFolder
 from flows.cluster import workers
 from flows.errors import ASKED_WRONGLY
@@ -52,6 +53,7 @@ def train_works(config: Mapping[str, Any]) -> None:
     try:
         # Ray kills a group's processes when one of them is lost: what they leave here, the next group sweeps away.
         with owners.temporaries("work"):
+            machine.check_expected(os.environ)
             _Member(job).run()
     except FINAL_ERRORS as error:
         job.folder.write_error(error)

@@ -88,6 +88,21 @@ class WorkersSpec(Value):
             raise ValueError(f"{list(value)} is no range of workers; give a number, or [least, most], such as [1, 4]")
         return value
 
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        gpus, most = self.gpus_per_worker, self.count if isinstance(self.count, int) else self.count[-1]
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(
+                f"gpus_per_worker {gpus:g} is neither whole nor below 1, and Ray gives no such share; write {int(gpus)}"
+            )
+        if most > 1 and 0 < gpus <= 0.5:
+            raise ValueError(
+                f"{most} workers of {gpus:g} GPUs could share a device, and NCCL refuses two processes of a group on one; "
+                f"write {{count: 1, gpus_per_worker: {gpus:g}}} for a share of a GPU, {{count: 1, gpus_per_worker: 1}} for "
+                f"all of it, or {{count: {most}, gpus_per_worker: 1}} for a GPU each"
+            )
+        return self
+
     def group(self) -> Workers:
         """The worker group as the value that travels to the cluster."""
         least, most = self.count if isinstance(self.count, tuple) else (self.count, self.count)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from flows import cluster, owners, processes
+from flows.cron import check_cron
 from flows.errors import AskedWrongly, HeadstartError
 from flows.files import write_json
 from flows.plan import Plan
@@ -20,9 +20,6 @@ from flows.stack.orphans import end_orphans
 from flows.stack.servers import Program, Server, mlflow, prefect
 from flows.stack.watch import Part, watch
 from flows.stages.preflight import preflight_check
-
-# Minute, hour, day, month, weekday.
-CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 
 Say = Callable[[str], None]
 
@@ -37,7 +34,7 @@ def run(settings: Settings, plans: Sequence[Plan], *, cron: str, source: str | N
         raise AskedWrongly(
             f"a stack of {settings.storage} runs already (pid {running['pid']}); end it with Ctrl-C, or name another --workspace"
         )
-    _check_cron(cron)
+    check_cron(cron)
     for plan in plans:
         preflight_check(settings, plan, prefect=settings.prefect_address)
     settings.storage.mkdir(parents=True, exist_ok=True)
@@ -120,11 +117,11 @@ class _Stack:
             self._say(f"Warning: what killed runs left behind is not ended now: {error}")
 
     def _end(self, served: Program) -> None:
-        from flows import pipeline
+        from flows import deployments
 
         answers = all(server.answers() for server in self._servers if server.setting == "prefect_address")
         if answers:
-            pipeline.pause(self._plans)
+            deployments.pause(self._plans)
         serving.stop(served, self._say)
         if answers:
             self._tidy(all_of_them=True)
@@ -179,14 +176,3 @@ def _log(server: Server, say: Say) -> Log:
     assert server.log is not None, "a server of ours has one"
     server.log.parent.mkdir(parents=True, exist_ok=True)
     return Log(server.name, server.log, say)
-
-
-def _check_cron(cron: str) -> None:
-    """Refuse a text that is clearly no cron; Prefect, which parses it later, has the last word."""
-    fields = cron.split()
-    numbers = [[int(number) for number in re.findall(r"\d+", field.partition("/")[0])] for field in fields]
-    within = all(low <= n <= high for found, (low, high) in zip(numbers, CRON_RANGES, strict=False) for n in found)
-    if len(fields) != len(CRON_RANGES) or not within or not re.fullmatch(r"[\w*/,#\- ]+", " ".join(fields)):
-        raise AskedWrongly(
-            f"--cron {cron!r} is no cron: five fields are expected (minute, hour, day, month, weekday), such as '0 2 * * *'"
-        )

@@ -38,17 +38,17 @@ def _end_with(parent: int) -> None:
 
 
 def _serve(request: dict[str, Any]) -> int:
-    from flows import pipeline
+    from flows import deployments
     from flows.plan import parse_plan
 
     plans = [parse_plan(plan) for plan in request["plans"]]
     try:
-        served = [each for plan in plans for each in pipeline.deployments(plan, request["cron"], request["source"])]
+        served = [each for plan in plans for each in deployments.of_plan(plan, request["cron"], request["source"])]
     except ValueError as error:
         sys.stderr.write(f"Prefect does not take --cron {request['cron']!r}: {error}\n")
         return ASKED_WRONGLY
-    words = pipeline.how_to_start(plans, os.environ["PREFECT_API_URL"])
-    pipeline.serve_deployments(served, lambda: sys.stderr.write(f"{words}\n"))
+    words = deployments.how_to_start(plans, os.environ["PREFECT_API_URL"])
+    deployments.serve(served, lambda: sys.stderr.write(f"{words}\n"))
     return 0
 
 

@@ -19,7 +19,7 @@ def preflight_check(settings: Settings, plan: Plan, *, prefect: str | None) -> N
     `prefect` is the address of a standing server. Raises AskedWrongly and WeightsError, each within seconds.
     """
     dataset.open_workspace(settings.workspace)
-    _check_storage(settings.storage)
+    check_storage(settings.storage)
     tracking.reach(settings.tracking, settings.artifacts)
     if prefect:
         prefect_server.check(prefect)
@@ -42,7 +42,8 @@ def dead_servers(settings: Settings) -> str:
     )
 
 
-def _check_storage(folder: Path) -> None:
+def check_storage(folder: Path) -> None:
+    """Check that the storage folder can be made and written. Raises AskedWrongly."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +37,25 @@ class Workspace:
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         """The command, started in a process group of its own; its output goes to a file."""
+        return self._begin([str(COMMAND), *words], self.env)
+
+    def start_module(self, name: str, *words: str, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """A module of this environment as a program, started as the command is, with more in its environment."""
+        return self._begin([sys.executable, "-m", name, *words], self.env | dict(env))
+
+    def _begin(self, program: list[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         with (self.folder.parent / "output.log").open("ab") as log:
-            return subprocess.Popen(
-                [str(COMMAND), *words], cwd=self.folder, env=self.env, stdout=log, stderr=log, start_new_session=True
-            )
+            return subprocess.Popen(program, cwd=self.folder, env=env, stdout=log, stderr=log, start_new_session=True)
 
     def run(self, *words: str, status: int = 0) -> str:
         """What the command prints on standard output; it must end with `status`."""
-        done = subprocess.run([str(COMMAND), *words], cwd=self.folder, env=self.env, capture_output=True, text=True, check=False)
+        done = self.try_to(*words)
         assert done.returncode == status, f"headstart {' '.join(words)} ended with {done.returncode}:\n{done.stderr[-4000:]}"
         return done.stdout
+
+    def try_to(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """The command, run to its end, however that is."""
+        return subprocess.run([str(COMMAND), *words], cwd=self.folder, env=self.env, capture_output=True, text=True, check=False)
 
     def json(self, *words: str) -> dict[str, Any]:
         """The one JSON object that the command prints."""

@@ -15,7 +15,11 @@ from typing import Any
 
 import psutil
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows import work_pool
+from flows.errors import AskedWrongly
+from flows.plan import form_values, parse_plan
 from tests.end_to_end.conftest import Workspace, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -29,6 +33,16 @@ freeze: [none]
 fit: {epochs: 2, batch_size: 64, learning_rate: 0.003, image_size_px: 32}
 workers: {count: 1}
 """
+# Of a work pool of Kubernetes, whose own template this build of Prefect does not know.
+TEMPLATE = {
+    "job_configuration": {"image": "{{ image }}"},
+    "variables": {"type": "object", "properties": {"image": {"type": "string"}}},
+}
+# What differs with each registration of a deployment, or with its name.
+OWN = {
+    *("id", "created", "updated", "created_by", "updated_by", "name", "flow_id", "labels"),
+    *("version", "version_id", "version_info", "branch"),
+}
 
 
 class Stack:
@@ -138,6 +152,133 @@ def test_a_cancelled_run_stops_its_ray_job_and_ends_its_mlflow_runs(stack: Stack
     wait_for("the cancellation", lambda: stack.state(run) == "Cancelled", 120)
     wait_for("the end of the MLflow runs", lambda: set(_statuses(stack.workspace, run)) == {"KILLED"}, 60)
     assert not [p for p in psutil.process_iter(["cmdline"]) if _is_a_job_below(p.info["cmdline"] or [], stack.workspace.folder)]
+
+
+def _deploy(stack: Stack, *words: str) -> dict[str, Any]:
+    return stack.workspace.json("deploy", "pooled.yaml", *words)
+
+
+def _known(stack: Stack, name: str) -> dict[str, Any]:
+    """What the server knows of a deployment, but for what differs with each registration or with its name."""
+    known = {key: value for key, value in stack.ask(f"/deployments/name/{name}").items() if key not in OWN}
+    known["schedules"] = [one["schedule"] | {"active": one["active"]} for one in known["schedules"]]
+    # A file gives the keys that a person writes, the command the whole form.
+    known["parameters"] = form_values(parse_plan(known["parameters"]["plan"])), known["parameters"].get("source")
+    return known
+
+
+def test_a_plan_is_deployed_to_a_pool_and_its_worker_runs_it(stack: Stack) -> None:
+    workspace = stack.workspace
+    (workspace.folder / "pooled.yaml").write_text(PLAN.replace("name: hand", "name: pooled\npromotion: {manual: true}"))
+    workspace.run("deploy", "pooled.yaml", status=2)  # no such pool yet
+    stack.ask("/work_pools/", {"name": "headstart", "type": "process"})
+    first = _deploy(stack, "--cron", "0 3 * * 1-5", "--timezone", "Europe/Berlin")
+    assert (first["pool_type"], first["num_workers_online"], first["removed"]) == ("process", 0, [])
+    assert [each["name"] for each in first["deployments"]] == ["pooled/nightly", "pooled/on-demand", "pooled/approve"]
+    assert (first["deployments"][0]["cron"], first["deployments"][0]["timezone"]) == ("0 3 * * 1-5", "Europe/Berlin")
+    # A person pauses the nights and edits the plan: neither a second registration nor a changed plan wakes them.
+    nightly = stack.ask("/deployments/name/pooled/nightly")
+    stack.ask(f"/deployments/{nightly['id']}/pause_deployment", {})
+    (workspace.folder / "pooled.yaml").write_text(PLAN.replace("name: hand", "name: pooled"))
+    again = _deploy(stack)
+    assert [each["id"] for each in again["deployments"]] == [each["id"] for each in first["deployments"][:2]]
+    assert [each["is_paused"] for each in again["deployments"]] == [True, False]
+    assert again["removed"] == ["pooled/approve"]
+    run = stack.ask(f"/deployments/{again['deployments'][1]['id']}/create_flow_run", {})["id"]
+    worker = workspace.start_module("prefect", "worker", "start", "--pool", "headstart", env={"PREFECT_API_URL": stack.api})
+    try:
+        wait_for("the run's end", lambda: stack.state(run) in ("Completed", "Failed", "Crashed"), 300)
+    finally:
+        worker.send_signal(signal.SIGINT)
+        worker.wait(60)
+    assert stack.state(run) == "Completed"
+    assert "pooled-verdict" in stack.artifacts(run)
+
+
+def test_the_file_of_deployments_registers_what_the_command_does(stack: Stack) -> None:
+    workspace, root = stack.workspace, Path(__file__).parents[2]
+    workspace.run("deploy", str(root / "flows/plans/demo.yaml"), "--timezone", "Etc/UTC")
+    file = str(root / "infra/prefect.yaml")
+    env = {"PREFECT_API_URL": stack.api, "HEADSTART_WORKSPACE": str(workspace.folder)}
+    told = workspace.start_module("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", file, env=env)
+    assert told.wait(120) == 0
+    for which in ("nightly", "on-demand"):
+        assert _known(stack, f"retrain/digits-{which}") == _known(stack, f"digits/{which}")
+
+
+def _register(stack: Stack, **changes: Any) -> work_pool.Registration:
+    asked: dict[str, Any] = {"pool": "headstart", "image": None, "cron": "0 2 * * *", "timezone": None, "source": None}
+    with temporary_settings({PREFECT_API_URL: stack.api}):
+        plan = parse_plan({"name": "refused", "weights": "none"})
+        return work_pool.register([plan], workspace=stack.workspace.folder, **asked | changes)
+
+
+def test_a_pool_of_another_type_and_an_image_out_of_place_are_refused(stack: Stack) -> None:
+    stack.ask("/work_pools/", {"name": "local", "type": "process"})
+    stack.ask("/work_pools/", {"name": "dock", "type": "docker"})
+    stack.ask("/work_pools/", {"name": "kube", "type": "kubernetes", "base_job_template": TEMPLATE})
+    refused: list[tuple[dict[str, str], str]] = [
+        ({"pool": "nowhere"}, r"no work pool 'nowhere' \(it has: dock, .*kube.*\); make it: prefect work-pool create nowhere"),
+        ({"pool": "dock"}, "of the type 'docker'; allowed: process, kubernetes"),
+        ({"pool": "kube"}, "names no image: give one with --image"),
+        ({"pool": "local", "image": "registry/headstart:1"}, "whose runs are processes: leave it out"),
+        ({"pool": "local", "timezone": "Mars/Base"}, "does not take --cron '0 2 .*' in the time zone Mars/Base"),
+    ]
+    for changes, words in refused:
+        with pytest.raises(AskedWrongly, match=words):
+            _register(stack, **changes)
+    found = stack.ask("/deployments/filter", {"flows": {"name": {"any_": ["refused"]}}})
+    assert found == []
+    kube = _register(stack, pool="kube", image="registry/headstart:1")
+    known = stack.ask(f"/deployments/{kube.deployments[0].id}")
+    assert (kube.pool_type, known["job_variables"]) == ("kubernetes", {"image": "registry/headstart:1"})
+
+
+@pytest.fixture
+def other_numpy(tmp_path: Path) -> Path:
+    """A folder that, first on Python's path, tells of another version of numpy than the one that is there."""
+    metadata = tmp_path / "numpy-1.2.3.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.2.3\n")
+    return tmp_path
+
+
+def _ray_of(stack: Stack) -> dict[str, str]:
+    """The variables that name the stack's Ray as a cluster of its own."""
+    folder = stack.workspace.storage / "ray"
+    token = folder / "token"
+    return {
+        "HEADSTART_RAY_ADDRESS": json.loads((folder / "cluster.json").read_text())["address"],
+        "RAY_AUTH_TOKEN_PATH": str(token),
+    }
+
+
+def test_the_doctor_asks_every_part_and_each_node_and_finds_another_version(
+    stack: Stack, other_numpy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = stack.workspace
+    env = workspace.env | _ray_of(stack)
+    monkeypatch.setattr(workspace, "env", env)
+    well = workspace.json("doctor", "--timeout-seconds", "150")
+    assert [part["name"] for part in well["parts"]][:7] == [
+        *("this machine", "workspace", "storage", "features", "MLflow", "Prefect", "Ray")
+    ]
+    assert {part["state"] for part in well["parts"]} == {"ok"}, well["parts"]
+    (node,) = well["nodes"]
+    assert (node["machine"]["versions"], node["fault"]) == (well["machine"]["versions"], "")
+    # The flow has another numpy than the cluster: told by the doctor, and refused before a retraining trains.
+    monkeypatch.setattr(workspace, "env", env | {"PYTHONPATH": str(other_numpy)})
+    told = json.loads(workspace.run("doctor", "--json", "--timeout-seconds", "150", status=1))
+    (bad,) = (part for part in told["parts"] if part["state"] == "wrong")
+    assert bad["name"].startswith("Ray node ")
+    assert "numpy 2." in bad["words"]
+    assert "where the flow has 1.2.3" in bad["words"]
+    assert "infra/Dockerfile" in bad["words"]
+    plan = PLAN.replace("name: hand", "name: elsewhere").replace("epochs: 2", "epochs: 3")
+    (workspace.folder / "elsewhere.yaml").write_text(plan)
+    done = workspace.try_to("retrain", "elsewhere.yaml")
+    assert done.returncode == 2
+    assert "has other versions than the flow (numpy 2." in done.stderr
 
 
 def test_ctrl_c_ends_what_the_stack_started(stack: Stack) -> None:

@@ -15,10 +15,10 @@ from flows.plan import parse_plan
 
 
 def test_the_nightly_cron_counts_in_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows import pipeline
+    from flows import deployments
 
     monkeypatch.setenv("TZ", "Europe/Berlin")
-    nightly, by_hand = pipeline.deployments(parse_plan({"name": "pets"}), "0 2 * * *", None)
+    nightly, by_hand = deployments.of_plan(parse_plan({"name": "pets"}), "0 2 * * *", None)
     assert [(s.schedule.cron, s.schedule.timezone) for s in nightly.schedules or []] == [("0 2 * * *", "Europe/Berlin")]
     assert not by_hand.schedules
 
@@ -41,26 +41,26 @@ class Serving:
 
 
 def test_how_to_start_a_deployment_is_told_once_prefect_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows import pipeline
+    from flows import deployments
 
     asked: list[str] = []
-    monkeypatch.setattr(pipeline, "Runner", Serving(asked))
-    served = pipeline.deployments(parse_plan({"name": "pets"}), "0 2 * * *", None)
-    pipeline.serve_deployments(served, lambda: asked.append("told"))
+    monkeypatch.setattr(deployments, "Runner", Serving(asked))
+    served = deployments.of_plan(parse_plan({"name": "pets"}), "0 2 * * *", None)
+    deployments.serve(served, lambda: asked.append("told"))
     assert asked == ["limit 2", "nightly", "on-demand", "told", "start"]
 
 
 def test_a_plan_with_manual_promotion_has_a_deployment_that_approves() -> None:
-    from flows import pipeline
+    from flows import deployments
 
-    served = pipeline.deployments(parse_plan({"name": "pets", "promotion": {"manual": True}}), "0 2 * * *", None)
+    served = deployments.of_plan(parse_plan({"name": "pets", "promotion": {"manual": True}}), "0 2 * * *", None)
     assert [each.name for each in served] == ["nightly", "on-demand", "approve"]
     assert (served[2].flow_name, served[2].parameters) == ("pets", {"name": "pets"})
     assert served[2].entrypoint == "flows.pipeline.approve"
     form = served[2]._parameter_openapi_schema
     assert "reason" in form.required
     assert form.properties["decision"]["enum"] == ["approve", "reject"]
-    told = pipeline.how_to_start(
+    told = deployments.how_to_start(
         [parse_plan({"name": "pets", "promotion": {"manual": True}}), parse_plan({"name": "cats"})], "http://127.0.0.1:4200"
     )
     assert told.startswith("Serving pets/nightly, pets/on-demand, pets/approve, cats/nightly, cats/on-demand\n")
