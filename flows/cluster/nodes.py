@@ -80,20 +80,28 @@ def watching(workers: Workers, tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def _watch(workers: Workers, tell: Callable[[str], None], stop: threading.Event) -> None:
-    try:
-        nodes, told_at = look(), time.monotonic()
-        while not stop.wait(LOOK_SECONDS):
+    nodes: Nodes | None = None
+    untold: list[str] = []
+    told_at, was_logged = time.monotonic(), False
+    while True:
+        try:
             now = look()
-            lines = changes(nodes, now, workers)
+            lines = [] if nodes is None else changes(nodes, now, workers)
             waits = sum(node.room(workers) for node in now.values()) < workers.fewest
             if not lines and waits and time.monotonic() - told_at > TOLD_AGAIN_SECONDS:
                 lines = [f"Still waiting: {means(now, workers)}"]
-            for line in lines:
-                tell(line)
+            nodes, untold = now, untold + lines
+            while untold:
+                tell(untold[0])
+                del untold[0]
                 told_at = time.monotonic()
-            nodes = now
-    except Exception as error:
-        LOG.warning("the nodes are no longer watched, the training goes on: %s", error)
+        except Exception as error:
+            # Ray is busy, or the job's place is out of reach for a while: what is untold is told later.
+            if not was_logged:
+                LOG.warning("the nodes cannot be watched now, the training goes on: %s", error)
+            was_logged = True
+        if stop.wait(LOOK_SECONDS):
+            return
 
 
 def _all(workers: Workers) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psutil
 import pytest
@@ -69,8 +69,13 @@ def test_a_node_that_joins_is_told_and_no_change_tells_nothing() -> None:
 def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Lets the nodes be looked at as often as there are looks, and gives what was told."""
 
-    def watch(*looks: dict[str, Node] | Exception, workers: Workers) -> list[str]:
-        left, told, seen_all = list(looks), [], threading.Event()
+    def watch(*looks: dict[str, Node] | Exception, workers: Workers, fails: Sequence[Exception] = ()) -> list[str]:
+        left, told, failures, seen_all = list(looks), [], list(fails), threading.Event()
+
+        def tell(line: str) -> None:
+            if failures:
+                raise failures.pop()
+            told.append(line)
 
         def look() -> dict[str, Node]:
             if len(left) == 1:
@@ -81,7 +86,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
             return found
 
         monkeypatch.setattr(nodes, "look", look)
-        with nodes.watching(workers, told.append):
+        with nodes.watching(workers, tell):
             assert seen_all.wait(10)
             time.sleep(0.05)
         return told
@@ -105,11 +110,13 @@ def test_a_training_that_goes_on_says_so_once(watched: Callable[..., list[str]],
     assert len(watched({"1": A, "2": B}, {"1": A}, workers=Workers(2, least=1))) == 1
 
 
-def test_a_ray_that_does_not_tell_its_nodes_leaves_the_training_alone(
+def test_what_cannot_be_seen_or_told_for_a_while_is_told_later(
     watched: Callable[..., list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert watched({"1": A}, ConnectionError("gone"), workers=Workers(2)) == []
-    assert "the nodes are no longer watched, the training goes on: gone" in caplog.text
+    busy = ConnectionError("busy")
+    told = watched({"1": A, "2": B}, busy, {"1": A}, busy, {"1": A}, {"1": A}, {"1": A}, workers=Workers(2), fails=[busy, busy])
+    assert [line[:20] for line in told] == ["Ray lost the node b "]
+    assert caplog.text.count("the nodes cannot be watched now, the training goes on: busy") == 1
 
 
 def test_workers_speak_over_the_interface_that_has_their_nodes_address() -> None:
