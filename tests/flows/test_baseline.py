@@ -1,4 +1,4 @@
-"""The baseline of a plan: a probe that a training fits on stored features, else a constant answer; and the guard that uses it."""
+"""The baseline of a plan: a probe that a training fits on stored features, else a constant answer."""
 
 from __future__ import annotations
 
@@ -15,21 +15,18 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score, j
 
 from flows import job
 from flows.baselines import Baseline, BaselineFolder, probe_of
-from flows.gate import Case, Policy, decide
 from flows.job import baseline as of_job
 from flows.job.baseline import fit_baseline
 from flows.job.datasets import Splits
 from flows.job.trunks import JobFeatures
-from flows.plan import Plan, parse_plan
-from flows.records import DataVersion, Mask, Sample, ScoreTable, Severity, Weights, Work, Workers
+from flows.plan import parse_plan
+from flows.records import DataVersion, Mask, Sample, Weights, Work, Workers
 from flows.settings import Settings
 from flows.stages.baseline import baseline_work, find_baseline
 from flows.stages.planning import make_work_plan
 from flows.stages.values import WorkPlan
 from heads import bundle
-from heads.catalogue import Task
 from heads.spec import Fit, Head, Variant
-from heads.tasks.rows import Scored
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 PHOTOS, SQUEEZENET = SHARED / "data" / "hymenoptera", SHARED / "weights" / "squeezenet1_1_from_fp16-aec6cba8.pth"
@@ -300,85 +297,3 @@ def test_measures_of_a_constant_answer_are_scikit_learns(tmp_path: Path, version
     found = find_baseline(settings, work_plan_of(version, "mask")).metrics
     assert found["val/mask/miou"] == pytest.approx(jaccard_score(truths, [0] * len(truths), average="macro"))
     assert found["val/mask/pixel_accuracy"] == pytest.approx(truths.count(0) / len(truths))
-
-
-def table_of(right: np.ndarray[Any, Any], name: str, task: Task = "classification") -> ScoreTable:
-    """A model that reads these samples rightly; of labels each sample has one of two, and the other one is told instead."""
-    truths = ["ab"[n % 2] for n in range(len(right))]
-    rows = []
-    for n, (truth, ok) in enumerate(zip(truths, right, strict=True)):
-        told = truth if ok else "ab"["ba".index(truth)]
-        chances = {label: 0.9 if label == told else 0.1 for label in "ab"}
-        rows.append(Scored(f"{n:032x}", "label", truth, told, 0.9, chances))
-    return ScoreTable(name, "v1", tuple(rows), {"label/accuracy": float(right.mean())}, {"label": task})
-
-
-def judge(right: np.ndarray[Any, Any], plain: np.ndarray[Any, Any], severity: Severity = "block", **more: Any) -> Any:
-    task = more.pop("task", "classification")
-    metric = "label/accuracy" if task == "classification" else "label/f1_macro"
-    policy = Policy(metric, guards={"baseline": severity})
-    case = Case(
-        table_of(right, "new", task),
-        more.pop("champion", None),
-        policy,
-        {"label": "a"},
-        baseline=table_of(plain, "probe", task),
-        baseline_name="the logistic probe on x",
-        **more,
-    )
-    return decide(case)
-
-
-@pytest.mark.parametrize("task", ["classification", "multilabel"])
-def test_a_first_model_that_is_proven_worse_than_the_probe_is_not_promoted(task: Task) -> None:
-    random = np.random.default_rng(0)
-    good = random.random(200) < 0.97
-    poor = good & (random.random(200) < 0.85)
-    worse, equal, better = judge(poor, good, task=task), judge(good, good, task=task), judge(good, poor, task=task)
-    assert [verdict.promoted for verdict in (worse, equal, better)] == [False, True, True]
-    found = worse.findings[-1]
-    assert (found.guard, found.passed, found.blocks) == ("baseline", False, True)
-    assert "of the logistic probe on x: -0." in found.words
-    assert "proven worse (p < 0.001, below alpha 0.05)" in found.words
-    assert "the frozen features alone tell more" in worse.reasons[-1]
-    assert equal.findings[-1].words.endswith("+0.000 to +0.000), not proven worse") or task == "classification"
-    assert worse.figures == worse.findings[0].figures, "the figures of a verdict stay those of its first test"
-    warned = judge(poor, good, "warn", task=task)
-    assert warned.promoted
-    assert any(reason.startswith("warning: holdout") for reason in warned.reasons)
-    assert len(judge(poor, good, "off", task=task).findings) == len(worse.findings) - 1
-
-
-def test_the_p_value_of_being_worse_is_mcnemars_of_the_exchanged_models() -> None:
-    from scipy.stats import binomtest
-
-    right, plain = np.ones(300, bool), np.ones(300, bool)
-    right[:14], plain[14:18] = False, False
-    found = judge(right, plain).findings[-1]
-    assert found.figures["p_worse"] == pytest.approx(binomtest(14, 18, alternative="greater").pvalue)
-    assert not found.passed
-    right[:6] = True
-    near = judge(right, plain).findings[-1]
-    assert near.figures["p_worse"] == pytest.approx(binomtest(8, 12, alternative="greater").pvalue)
-    assert near.passed, "so few are no proof"
-
-
-def test_where_a_candidate_is_practically_the_probe_it_can_be_promoted_and_a_constant_one_cannot() -> None:
-    right = np.random.default_rng(1).random(200) < 0.9
-    near = right.copy()
-    near[np.flatnonzero(right)[:2]] = False
-    assert judge(near, right).promoted
-    always_a = np.arange(200) % 2 == 0
-    nothing = judge(always_a, always_a)
-    assert [(one.guard, one.passed) for one in nothing.findings] == [("paired_test", False), ("baseline", True)]
-
-
-def test_beside_a_champion_the_probe_has_no_say() -> None:
-    right = np.random.default_rng(2).random(400) < 0.9
-    verdict = judge(right, np.ones(400, bool), champion=table_of(~right, "old"))
-    assert verdict.promoted
-    assert "baseline" not in {one.guard for one in verdict.findings}
-
-
-def test_a_plan_that_says_nothing_of_it_lets_the_baseline_block() -> None:
-    assert Plan(name="x").promotion.guards.severities["baseline"] == "block"
