@@ -7,11 +7,13 @@ frozen trunk, the target and the labels of train and val, so that it is fitted o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from flows.files import read_json, read_value, write_json
+from flows.files import read_value
+from flows.places import Place, Root, StoredFile, open_place
 from heads.catalogue import FIT_FIELDS_OF, MODALITY_OF
 from heads.spec import Fit, Head, Variant
 
@@ -25,7 +27,8 @@ class Baseline:
     """A plain model beside the variants of a plan, which is never a candidate: a logistic probe, or a constant answer.
 
     `label` names it in words. `metrics` are named `val/<target>/<measure>`. A probe was fitted on `num_samples` samples with
-    the penalty that validation chose, in `seconds`, and lies in `bundle`. `note` says what else there is to know, such as why
+    the penalty that validation chose, in `seconds`; `bundle` is the name of its
+    bundle's place under the storage root. `note` says what else there is to know, such as why
     it is no probe.
     """
 
@@ -37,43 +40,47 @@ class Baseline:
     penalty: float | None = None
     seconds: float = 0.0
     note: str = ""
-    bundle: Path | None = None
+    bundle: str | None = None
 
 
 @dataclass(frozen=True)
 class BaselineFolder:
     """The folder of a fitted probe, or of the reason why none could be fitted."""
 
-    path: Path
+    place: Place
+    key: str
 
     @classmethod
-    def of(cls, storage: Path, key: str) -> BaselineFolder:
+    def of(cls, storage: Root, key: str) -> BaselineFolder:
         """The folder of the baseline `key` under a storage root."""
-        return cls(storage / "baselines" / key)
+        return cls(open_place(storage).within(f"baselines/{key}"), key)
 
-    @property
-    def bundle(self) -> Path:
-        """The folder of the probe's bundle."""
-        return self.path / BUNDLE
+    def filling(self) -> AbstractContextManager[Path]:
+        """A folder of this machine for the block, with the same names as this one; all that is written into it is stored."""
+        return self.place.filling()
 
     def is_finished(self) -> bool:
         """Whether there is a probe, or a reason that another try would only repeat."""
-        return (self.path / BASELINE).is_file()
+        return self.place.exists(BASELINE)
 
     def read(self) -> Baseline | str | None:
         """The probe; or, in words, why there is none; None before either is known."""
-        content = read_json(self.path / BASELINE)
+        content = StoredFile(self.place, BASELINE).read_json()
         if content is None:
             return None
-        return str(content["failure"]) if "failure" in content else read_value(Baseline, content | {"bundle": self.bundle})
+        return (
+            str(content["failure"])
+            if "failure" in content
+            else read_value(Baseline, content | {"bundle": f"baselines/{self.key}/{BUNDLE}"})
+        )
 
     def write(self, baseline: Baseline) -> None:
         """Write a probe whose bundle is there: the mark that it is fitted."""
-        write_json(self.path / BASELINE, {name: value for name, value in asdict(baseline).items() if name != "bundle"})
+        StoredFile(self.place, BASELINE).write_json({name: value for name, value in asdict(baseline).items() if name != "bundle"})
 
     def write_failure(self, reason: str) -> None:
         """Write why no probe can be fitted."""
-        write_json(self.path / BASELINE, {"failure": reason})
+        StoredFile(self.place, BASELINE).write_json({"failure": reason})
 
 
 def probe_of(variant: Variant, target: str, *, is_random: bool) -> Variant:

@@ -131,7 +131,7 @@ class Work:
 
 @dataclass(frozen=True)
 class TrainedVariant:
-    """A finished variant: measures named `<split>/<target>/<measure>` and the folder of its bundle.
+    """A finished variant: measures named `<split>/<target>/<measure>`.
 
     `num_forwarded` counts images, `num_features_read` stored samples; `seconds` include its share of filling the feature
     store. `flops` are multiply-adds of its backbone, `flops_alone` those of the same epochs without a feature store.
@@ -145,7 +145,6 @@ class TrainedVariant:
     num_trained_parameters: int
     num_forwarded: int
     seconds: float
-    bundle: Path
     run_id: str | None = None
     num_features_read: int = 0
     gpu_seconds: float = 0.0

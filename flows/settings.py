@@ -19,7 +19,7 @@ OWNER = "HEADSTART_OWNER"
 # What each setting takes, for the message when something else was given.
 TAKES = {
     "workspace": "a folder of this machine, such as /srv/pets",
-    "storage_root": "a folder of this machine, or one that it mounts, such as /mnt/shared/pets",
+    "storage_root": "a folder of this machine, or one that it mounts, such as /mnt/shared/pets, or s3://bucket/prefix",
     "tracking_address": "MLflow's address: http(s)://host:5000, or a database such as sqlite:////srv/mlflow.db or "
     "postgresql+psycopg2://host/name; its credentials go in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
     "ray_address": "the address of a cluster's Jobs API, which is its dashboard's, such as http://host:8265; its token goes in "
@@ -48,7 +48,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="HEADSTART_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     workspace: Path = Path(".")
-    storage_root: Path | None = None
+    # A folder, or s3://bucket/prefix.
+    storage_root: addresses.Root | None = None
     tracking_address: str | None = None
     ray_address: str | None = None
     prefect_address: str | None = None
@@ -57,9 +58,16 @@ class Settings(BaseSettings):
     # A folder, or s3://bucket/prefix.
     features_root: str | None = None
 
-    @field_validator("workspace", "storage_root", mode="before")
+    @field_validator("workspace", mode="before")
     @classmethod
-    def _check_folder(cls, value: str | Path | None) -> Path | None:
+    def _check_folder(cls, value: str | Path) -> Path:
+        return addresses.folder(value)
+
+    @field_validator("storage_root", mode="before")
+    @classmethod
+    def _check_storage_root(cls, value: addresses.Root | None) -> addresses.Root | None:
+        if isinstance(value, str) and value.startswith("s3:"):
+            return addresses.as_root(addresses.folder_or_bucket(value))
         return None if value is None else addresses.folder(value)
 
     @field_validator("features_root")
@@ -79,14 +87,20 @@ class Settings(BaseSettings):
 
     @property
     def storage(self) -> Path:
-        """The folder of finished work, scores, checkpoints and the embedded servers' files."""
-        return (self.storage_root or self.workspace / ".headstart").resolve()
+        """The folder of this machine with the embedded servers' files, and, unless that is in a bucket, with all below `root`."""
+        folder = self.storage_root if isinstance(self.storage_root, Path) else self.workspace / ".headstart"
+        return folder.resolve()
+
+    @property
+    def root(self) -> addresses.Root:
+        """The folder, or the address in a bucket, of finished work, checkpoints, scores, jobs and the ledger."""
+        return self.storage_root if isinstance(self.storage_root, str) else self.storage
 
     @property
     def features(self) -> Path | str:
         """The feature store's folder, or its address in an object store."""
         if self.features_root is None:
-            return self.storage / "features"
+            return f"{self.root}/features" if isinstance(self.root, str) else self.root / "features"
         return self.features_root.rstrip("/") if "://" in self.features_root else Path(self.features_root).resolve()
 
     @property
@@ -158,7 +172,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
     env = dict(QUIET)
     env[OWNER] = processes.mark()
     env["HEADSTART_WORKSPACE"] = str(settings.workspace)
-    env["HEADSTART_STORAGE_ROOT"] = str(settings.storage)
+    env["HEADSTART_STORAGE_ROOT"] = str(settings.root)
     if settings.features_root:
         env["HEADSTART_FEATURES_ROOT"] = str(settings.features)
     if settings.tracking_address:

@@ -8,15 +8,19 @@ phase.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from flows.errors import AskedWrongly
-from flows.files import read_json, read_value, write_json
+from flows.files import read_value
+from flows.places import Place, Root, StoredFile, open_place
+from flows.pulling import keep_here
 from flows.records import TrainedVariant, Work
 
 EXAMPLES = "examples"
+BUNDLE, CHECKPOINT, PROBE_CHECKPOINT = "bundle", "training.pt", "probe.pt"
 PROGRESS, RESULT, FAILURE, PROBE = "progress.json", "result.json", "failure.json", "probe.json"
 
 
@@ -97,54 +101,65 @@ class WorkFailure:
 class WorkFolder:
     """The folder of one work. Its JSON files appear whole, and only this class reads and writes them."""
 
-    path: Path
+    place: Place
 
     @classmethod
-    def of(cls, storage: Path, key: str) -> WorkFolder:
+    def of(cls, storage: Root, key: str) -> WorkFolder:
         """The folder of the work `key` under a storage root."""
-        return cls(works_root(storage) / key)
+        return cls(works_root(storage).within(key))
 
-    @property
-    def bundle(self) -> Path:
-        """The folder of the trained model's bundle."""
-        return self.path / "bundle"
+    def _file(self, name: str) -> StoredFile:
+        return StoredFile(self.place, name)
 
-    @property
-    def checkpoint(self) -> Path:
-        """The checkpoint from which a work that trains side by side with others goes on."""
-        return self.path / "training.pt"
+    def fetch_bundle(self) -> Path | None:
+        """The trained model's bundle as a folder of this machine, None if there is none."""
+        return keep_here(self.place.within(BUNDLE))
 
-    @property
-    def probe_checkpoint(self) -> Path:
-        """The checkpoint at the end of its probe phase."""
-        return self.path / "probe.pt"
+    def filling(self) -> AbstractContextManager[Path]:
+        """A folder of this machine for the block, with the same names as the work's; all that is written into it is stored."""
+        return self.place.filling()
+
+    def fetch_checkpoint(self) -> Path | None:
+        """The checkpoint from which a work that trains side by side with others goes on, None if there is none."""
+        return self.place.fetch(CHECKPOINT)
+
+    def checkpoint_written_at(self) -> float | None:
+        """When that checkpoint was written, in seconds since 1970, None if there is none."""
+        fact = self.place.facts().get(CHECKPOINT)
+        return fact.written_at if fact else None
+
+    def fetch_probe_checkpoint(self) -> Path | None:
+        """The checkpoint at the end of its probe phase, None if there is none."""
+        return self.place.fetch(PROBE_CHECKPOINT)
 
     def is_finished(self) -> bool:
         """Whether there is a result, or a failure that another try would only repeat; that file is written last."""
-        return any((self.path / name).is_file() for name in (RESULT, FAILURE))
+        return not self.place.facts().keys().isdisjoint((RESULT, FAILURE))
 
-    def changed_at_ns(self) -> int:
-        """When its progress, result or failure last changed, in nanoseconds since 1970; 0 if the work has not begun."""
-        return max(_changed_at_ns(self.path / name) for name in (PROGRESS, RESULT, FAILURE))
+    def stamp(self) -> str:
+        """A text that differs whenever its progress, result or failure does; '' if the work has not begun."""
+        facts = self.place.facts()
+        return " ".join(f"{name} {facts[name].stamp}" for name in (PROGRESS, RESULT, FAILURE) if name in facts)
 
     def finished_at(self) -> float:
         """When its result was written, in seconds since 1970; 0 if there is none."""
-        return _changed_at_ns(self.path / RESULT) / 1e9
+        fact = self.place.facts().get(RESULT)
+        return fact.written_at if fact else 0.0
 
     def read_progress(self) -> tuple[EpochRecord, ...]:
         """The epochs so far, the first one first."""
-        return _epochs(read_json(self.path / PROGRESS, {"epochs": []})["epochs"])
+        return _epochs(self._file(PROGRESS).read_json({"epochs": []})["epochs"])
 
     def add_progress(self, work_key: str, epochs: Sequence[EpochRecord]) -> None:
         """Add the epochs that are not in the file yet."""
         before = self.read_progress()
         # An epoch repeated after a crash gives the same record, so readers of the file never see it shrink.
         if new := [epoch for epoch in epochs if epoch.epoch >= len(before)]:
-            write_json(self.path / PROGRESS, {"work_key": work_key, "epochs": [_written(epoch) for epoch in (*before, *new)]})
+            self._file(PROGRESS).write_json({"work_key": work_key, "epochs": [_written(epoch) for epoch in (*before, *new)]})
 
     def read_result(self) -> WorkResult | None:
         """The result, None if there is none."""
-        content = read_json(self.path / RESULT)
+        content = self._file(RESULT).read_json()
         if content is None:
             return None
         examples = content.get("examples")
@@ -156,53 +171,49 @@ class WorkFolder:
 
     def write_result(self, result: WorkResult) -> None:
         """Write the result: the mark that the work is finished."""
-        write_json(self.path / RESULT, result_json(result))
+        self._file(RESULT).write_json(result_json(result))
 
     def read_failure(self) -> WorkFailure | None:
         """Why the work failed for good, None if it did not."""
-        content = read_json(self.path / FAILURE)
+        content = self._file(FAILURE).read_json()
         return content and read_value(WorkFailure, content | {"epochs": _epochs(content["epochs"])})
 
     def write_failure(self, failure: WorkFailure) -> None:
         """Write why the work failed for good: the mark that no other try is made."""
         content = asdict(failure) | {"epochs": [_written(epoch) for epoch in failure.epochs]}
-        write_json(self.path / FAILURE, content)
+        self._file(FAILURE).write_json(content)
 
     def read_probe(self) -> Mapping[str, float] | None:
         """The measures of the best epoch of its probe phase, None if the phase is not over."""
-        content = read_json(self.path / PROBE)
+        content = self._file(PROBE).read_json()
         metrics: Mapping[str, float] | None = content and content["metrics"]
         return metrics
 
     def write_probe(self, metrics: Mapping[str, float]) -> None:
         """Write the measures of the best epoch of the probe phase: the mark that the phase is over."""
-        write_json(self.path / PROBE, {"metrics": metrics})
+        self._file(PROBE).write_json({"metrics": metrics})
 
     def drop_checkpoint(self) -> None:
         """Remove the checkpoint, and half-written ones that a kill left."""
-        for file in (self.checkpoint, *self.path.glob(f".{self.checkpoint.name}.*")):
-            file.unlink(missing_ok=True)
+        half_written = [name for name in self.place.facts() if name.startswith(f".{CHECKPOINT}.")]
+        self.place.remove(CHECKPOINT, *half_written)
 
     def drop_probe_checkpoint(self) -> None:
         """Remove the checkpoint of the probe phase; `probe.json` stays, since rivals are ranked by it."""
-        self.probe_checkpoint.unlink(missing_ok=True)
+        self.place.remove(PROBE_CHECKPOINT)
 
 
-def works_root(storage: Path) -> Path:
-    """The folder of all works under a storage root."""
-    return storage / "work"
+def works_root(storage: Root) -> Place:
+    """The place of all works under a storage root."""
+    return open_place(storage).within("work")
 
 
-def count_epochs(storage: Path, works: Sequence[Work]) -> dict[str, int]:
-    """How many epochs of each work are trained, by work key; all of them once it is finished."""
-    folders = {work.key: WorkFolder.of(storage, work.key) for work in works}
-    return {
-        work.key: work.variant.fit.epochs if (folder := folders[work.key]).is_finished() else len(folder.read_progress())
-        for work in works
-    }
+def bundle_name(key: str) -> str:
+    """The name under a storage root of the place of a work's bundle."""
+    return f"work/{key}/{BUNDLE}"
 
 
-def read_trained(storage: Path, work: Work, *, reused: bool) -> TrainedVariant:
+def read_trained(storage: Root, work: Work, *, reused: bool) -> TrainedVariant:
     """A finished work as a value.
 
     Raises FileNotFoundError if it has no result, AskedWrongly if that has measures of the holdout: variants would be ranked
@@ -211,13 +222,13 @@ def read_trained(storage: Path, work: Work, *, reused: bool) -> TrainedVariant:
     folder = WorkFolder.of(storage, work.key)
     result = folder.read_result()
     if result is None:
-        raise FileNotFoundError(f"the work {work.key} has no result in {folder.path}")
+        raise FileNotFoundError(f"the work {work.key} has no result in {folder.place.address}")
     if seen := sorted(name for name in result.metrics if name.startswith("test/")):
         raise AskedWrongly(
-            f"{folder.path / RESULT}: a training has measures of the holdout ({', '.join(seen)}), and may have only those of "
-            f"train/ and val/; remove {folder.path}, so that the next retraining trains it again"
+            f"{folder.place.address}/{RESULT}: a training has measures of the holdout ({', '.join(seen)}), and may have only "
+            f"those of train/ and val/; remove {folder.place.address}, so that the next retraining trains it again"
         )
-    own = {"key": work.key, "variant": work.variant, "reused": reused, "bundle": folder.bundle}
+    own = {"key": work.key, "variant": work.variant, "reused": reused}
     return read_value(TrainedVariant, {name: value for name, value in vars(result).items() if value is not None} | own)
 
 
@@ -233,10 +244,3 @@ def _epochs(rows: Sequence[Mapping[str, Any]]) -> tuple[EpochRecord, ...]:
 def _written(value: EpochRecord | WorkResult) -> dict[str, object]:
     """The fields of a value that are not None."""
     return {name: content for name, content in asdict(value).items() if content is not None}
-
-
-def _changed_at_ns(file: Path) -> int:
-    try:
-        return file.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +30,13 @@ class Bucket(BaseHTTPRequestHandler):
     # How many of the next requests the server is too busy for.
     busy = 0
 
+    # A status and a code with which every request fails.
+    failure: tuple[int, str] | None = None
+    # Whether it knows `If-None-Match: *`; one that does not ignores it.
+    knows_conditions = True
+    parts: dict[str, bytes]
+    lock: threading.Lock
+
     @classmethod
     def gets(cls) -> list[str]:
         """The keys that were fetched, whole or in part."""
@@ -49,14 +57,42 @@ class Bucket(BaseHTTPRequestHandler):
         return None
 
     def do_HEAD(self) -> None:
-        self._give()
+        if not self._is_refused():
+            self._give()
 
     def do_PUT(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))
         if not self._is_refused():
+            query = parse_qs(urlsplit(self.path).query)
+            if "uploadId" in query:
+                self.parts[f"{query['uploadId'][0]}/{int(query['partNumber'][0]):05}"] = content
+                return self._answer(200, b"", etag=_etag(content))
             self.asked.append(("PUT", self._key(), ""))
-            self.objects[self._key()], self.written_at[self._key()] = content, time.time()
+            with self.lock:
+                if self.headers.get("If-None-Match") == "*" and self.knows_conditions and self._key() in self.objects:
+                    return self._fail(412, "PreconditionFailed")
+                self._keep(content)
             self._answer(200, b"", etag=_etag(content))
+        return None
+
+    def do_POST(self) -> None:
+        """The beginning and the end of an upload in parts."""
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self._is_refused():
+            return None
+        query = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+        if "uploads" in query:
+            number = secrets.token_hex(8)
+            return self._answer(
+                200, f"<InitiateMultipartUploadResult><UploadId>{number}</UploadId></InitiateMultipartUploadResult>".encode()
+            )
+        self.asked.append(("PUT", self._key(), ""))
+        content = b"".join(self.parts.pop(name) for name in sorted(self.parts) if name.startswith(query["uploadId"][0]))
+        self._keep(content)
+        return self._answer(200, b"<CompleteMultipartUploadResult></CompleteMultipartUploadResult>", etag=_etag(content))
+
+    def _keep(self, content: bytes) -> None:
+        self.objects[self._key()], self.written_at[self._key()] = content, time.time()
 
     def do_DELETE(self) -> None:
         if not self._is_refused():
@@ -102,6 +138,8 @@ class Bucket(BaseHTTPRequestHandler):
         if self.busy > 0:
             type(self).busy -= 1
             self._fail(503, "SlowDown")
+        elif self.failure:
+            self._fail(*self.failure)
         elif self.refused:
             self._fail(403, "AccessDenied")
         elif not re.match(r"/pets(/|\?|$)", self.path):
@@ -130,7 +168,7 @@ class Bucket(BaseHTTPRequestHandler):
 @contextmanager
 def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Bucket]]:
     """An empty bucket behind an address that AWS's tools find in the environment."""
-    handler = type("OneBucket", (Bucket,), {"objects": {}, "written_at": {}, "asked": []})
+    handler = type("OneBucket", (Bucket,), {"objects": {}, "written_at": {}, "asked": [], "parts": {}, "lock": threading.Lock()})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()

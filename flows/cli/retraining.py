@@ -9,6 +9,7 @@ from rich.progress import Progress, TaskID
 
 from flows import owners, prefect_server
 from flows.cli import screen
+from flows.places.check import check_root
 from flows.plan import Plan
 from flows.settings import Settings
 from flows.stack.orphans import end_orphans
@@ -25,6 +26,7 @@ FEATURES = "features"
 
 def run(settings: Settings, plan: Plan, source: str | None) -> Report:
     """The report of a retraining: the kept one if nothing is left to do, else that of a flow run in this process."""
+    check_root(settings.root)
     # With a source, it is not known yet whether anything is left to do.
     known = look_up(settings, plan) if source is None else None
     if known and known.report:

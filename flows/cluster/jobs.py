@@ -8,7 +8,6 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.error import HTTPError
 
@@ -45,12 +44,12 @@ class JobFiles(Protocol[JobEnd]):
     """The files of a job as this room needs them; the program `flows.job` knows their names and their content."""
 
     @property
-    def path(self) -> Path:
-        """The folder of the job; equal for equal jobs."""
+    def address(self) -> str:
+        """The path or the address of the job's folder; equal for equal jobs."""
 
     @property
-    def job_file(self) -> Path:
-        """The file that the program is started with."""
+    def job_file(self) -> str:
+        """The path or the address of the file that the program is started with."""
 
     def forget(self) -> None:
         """Remove the files that an earlier job in the same folder left."""
@@ -61,11 +60,11 @@ class JobFiles(Protocol[JobEnd]):
 
 @dataclass(frozen=True)
 class Submission:
-    """A job as Ray knows it; `folder` is the job's folder."""
+    """A job as Ray knows it; `folder` is the path or the address of the job's folder."""
 
     submission_id: str
     status: str
-    folder: Path
+    folder: str
     message: str = ""
 
     @property
@@ -89,8 +88,8 @@ def run_job(
     goes on from its files. `on_start` gets each submission id, `say` gets messages for people. Raises the job's own error, and
     HeadstartError if it was stopped.
     """
-    metadata = {"job_key": key, "name": name, "flow_run_id": flow_run_id, "folder": str(files.path.absolute())}
-    submission = find(cluster, files.path)
+    metadata = {"job_key": key, "name": name, "flow_run_id": flow_run_id, "folder": files.address}
+    submission = find(cluster, files.address)
     if submission is None:
         files.forget()
     for attempt in range(RESUBMISSIONS + 1):
@@ -109,20 +108,20 @@ def run_job(
     raise HeadstartError(f"the Ray job's driver died {RESUBMISSIONS + 1} times; the last: {ended.message[-3000:]}")
 
 
-def submit(cluster: Cluster, job_file: Path, *, metadata: Mapping[str, str]) -> Submission:
+def submit(cluster: Cluster, job_file: str, *, metadata: Mapping[str, str]) -> Submission:
     """Submit the program `flows.job` on this job file, with `flows` and `heads` as its code."""
     submission_id = f"{metadata['job_key']}-{secrets.token_hex(4)}"
     body = {
         "submission_id": submission_id,
         # exec: without it a kill would hit the shell, and not the driver below it.
-        "entrypoint": f"exec {cluster.python} -m flows.job {shlex.quote(str(job_file.absolute()))}",
+        "entrypoint": f"exec {cluster.python} -m flows.job {shlex.quote(job_file)}",
         "metadata": dict(metadata),
         "runtime_env": {"working_dir": code.upload(cluster), "env_vars": _environment(cluster)},
     }
     answer = call(cluster, "POST", "/api/jobs/", body)
     if answer is None:
         raise Unreachable(f"{cluster.address} has no Jobs API: Ray there needs the `ray[default]` installation")
-    return Submission(submission_id, "PENDING", job_file.absolute().parent)
+    return Submission(submission_id, "PENDING", metadata["folder"])
 
 
 def watch(cluster: Cluster, submission_id: str, say: Text | None = None) -> Submission:
@@ -185,9 +184,9 @@ def stop(cluster: Cluster, submission_id: str) -> Submission:
     return submission
 
 
-def find(cluster: Cluster, folder: Path) -> Submission | None:
+def find(cluster: Cluster, folder: str) -> Submission | None:
     """The running submission of the job in this folder, None if there is none."""
-    return next(iter(_running(cluster, "folder", str(folder.absolute()))), None)
+    return next(iter(_running(cluster, "folder", folder)), None)
 
 
 def find_by_flow_run(cluster: Cluster, flow_run_id: str) -> tuple[Submission, ...]:
@@ -195,13 +194,13 @@ def find_by_flow_run(cluster: Cluster, flow_run_id: str) -> tuple[Submission, ..
     return _running(cluster, "flow_run_id", flow_run_id)
 
 
-def find_orphans(cluster: Cluster, name: str, root: Path, *, besides: Path | None = None) -> tuple[Submission, ...]:
+def find_orphans(cluster: Cluster, name: str, root: str, *, besides: str = "") -> tuple[Submission, ...]:
     """The running submissions for this model name, of jobs directly in the folder `root`, but for that in `besides`.
 
     A caller that holds the name's lock knows that nobody waits for them. Jobs of other storages on the cluster are left alone.
     """
-    mine = besides and besides.absolute()
-    return tuple(s for s in _running(cluster, "name", name) if s.folder.parent == root.absolute() and s.folder != mine)
+    named = _running(cluster, "name", name)
+    return tuple(s for s in named if s.folder.rpartition("/")[0] == root and s.folder != besides)
 
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -217,7 +216,7 @@ def _running(cluster: Cluster, name: str, value: str) -> tuple[Submission, ...]:
 
 
 def _submission(job: Mapping[str, Any]) -> Submission:
-    folder = Path((job.get("metadata") or {}).get("folder", "."))
+    folder = str((job.get("metadata") or {}).get("folder", ""))
     return Submission(job["submission_id"], job["status"], folder, job.get("message") or "")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,9 +40,10 @@ def join(workers: Workers) -> None:
             )
 
 
-def run_group(worker_loop: WorkerLoop, config: dict[str, Any], *, workers: Workers, name: str, storage: Path) -> None:
+def run_group(worker_loop: WorkerLoop, config: dict[str, Any], *, workers: Workers, name: str, storage: str) -> None:
     """Run `worker_loop` in every worker until all return; a group that lost a worker starts again, three times at most.
 
+    `storage` is the folder, or the address in a bucket, of Ray's own files, checkpoints of the whole group among them.
     If there is room for more or fewer workers than before, and `workers` allow it, the group starts again with so many.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -64,7 +64,8 @@ def run_group(worker_loop: WorkerLoop, config: dict[str, Any], *, workers: Worke
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(storage),
+            storage_path=storage.removeprefix("s3://"),
+            storage_filesystem=_bucket_files() if storage.startswith("s3://") else None,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
         ),
@@ -72,9 +73,15 @@ def run_group(worker_loop: WorkerLoop, config: dict[str, Any], *, workers: Worke
     trainer.fit()
 
 
-def forget_group(name: str, storage: Path) -> None:
-    """Delete the files of a finished group, so that a later group of this name starts anew instead of resuming it."""
-    shutil.rmtree(storage / name, ignore_errors=True)
+def _bucket_files() -> Any:
+    """S3 as Ray takes it: through botocore, which finds endpoint and credentials as the rest of this program does.
+
+    Arrow's own client knows no profiles, and sends checksums that other servers than Amazon's refuse.
+    """
+    import fsspec
+    from pyarrow import fs
+
+    return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem("s3", use_listings_cache=False)))
 
 
 def report(save: Callable[[Path], None] | None, metrics: dict[str, float]) -> None:

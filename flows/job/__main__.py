@@ -10,10 +10,11 @@ import sys
 import threading
 import time
 import traceback
-from pathlib import Path
+from contextlib import suppress
 
 from flows import machine, owners
 from flows.cluster import nodes, workers
+from flows.errors import Unreachable
 from flows.job.job import Job, read
 from flows.job.job_folder import JobFolder, JobOutcome
 from flows.job.runs import following
@@ -26,7 +27,11 @@ def _train(job: Job) -> JobOutcome:
     if todo is None:
         todo = tuple(key for key, work_folder in folders.items() if not work_folder.is_finished())
         folder.write_todo(todo)
-    if not all(work_folder.is_finished() for work_folder in folders.values()):
+    finished = {key for key, work_folder in folders.items() if work_folder.is_finished()}
+    for work in job.works:
+        if work.key in finished:
+            folder.note_epochs(work.key, work.variant.fit.epochs, ended=True)
+    if len(finished) < len(folders):
         _run_group(job)
     span, results = folder.read_span(), [folders[key].read_result() for key in todo]
     return JobOutcome(
@@ -43,18 +48,23 @@ def _run_group(job: Job) -> None:
 
     job.folder.count_driver()
     workers.join(job.workers)
-    storage = job.storage / "ray" / "train"
+    # Ray's own files; cleared at the end, so that a later group of this name starts anew instead of resuming it.
+    storage = job.place.within("ray/train")
     threading.Thread(target=_end_at_error, args=(job,), name="error", daemon=True).start()
     with following(job), nodes.watching(job.workers, job.folder.add_node):
-        workers.run_group(train_works, {"job_folder": str(job.folder.path)}, workers=job.workers, name=job.key, storage=storage)
-    workers.forget_group(job.key, storage)
+        workers.run_group(
+            train_works, {"job_folder": job.folder.address}, workers=job.workers, name=job.key, storage=storage.address
+        )
+    storage.within(job.key).clear()
 
 
 def _end_at_error(job: Job) -> None:
     # Ray would start a group that failed for good again, only to see it return at once. The end of its driver ends it.
-    while not job.folder.has_failed():
-        time.sleep(0.5)
-    os._exit(1)
+    while True:
+        with suppress(Unreachable):
+            if job.folder.has_failed():
+                os._exit(1)
+        time.sleep(job.place.look_seconds)
 
 
 def _score(job: Job) -> JobOutcome:
@@ -79,9 +89,12 @@ def _measure_robustness(job: Job) -> JobOutcome:
 PROGRAMS = {"train": _train, "score": _score, "leaks": _find_leaks, "robustness": _measure_robustness}
 
 
-def main(job_file: Path) -> int:
-    """Do the job of a file; the exit status is 0 if the outcome was written, 1 if an error was."""
-    job = read(JobFolder(job_file.parent))
+def main(job_file: str) -> int:
+    """Do the job of a file, by its path or address; the exit status is 0 if the outcome was written, 1 if an error was.
+
+    A storage that is away for long is no error of the job: it ends with 1 and without a word there, and is submitted again.
+    """
+    job = read(JobFolder.at(job_file.rpartition("/")[0]))
     owners.sweep()
     try:
         machine.check_expected(os.environ)
@@ -89,11 +102,12 @@ def main(job_file: Path) -> int:
             outcome = PROGRAMS[job.kind](job)
     except Exception as error:
         traceback.print_exc()
-        job.folder.write_error(error)
+        if not isinstance(error, Unreachable):
+            job.folder.write_error(error)
         return 1
     job.folder.write_outcome(outcome)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(sys.argv[1]))

@@ -9,7 +9,7 @@ from time import monotonic
 import torch
 from torch import Tensor
 
-from flows.baselines import Baseline, BaselineFolder, probe_of
+from flows.baselines import BUNDLE, Baseline, BaselineFolder, probe_of
 from flows.job.job import Job
 from flows.job.trunks import JobFeatures
 from flows.records import Work
@@ -101,14 +101,15 @@ def _save(folder: BaselineFolder, job: Job, work: Work, variant: Variant, model:
         "data_revision": job.version.revision,
         "metrics": probe.metrics,
     }
-    bundle.save(
-        folder.bundle,
-        model=model,
-        variant=variant,
-        classes={job.target: list(job.classes[job.target])},
-        # As the trunk saw samples: whole, where the plan has masks besides.
-        preprocess=preprocess_of(work.variant),
-        facts=facts,
-        thresholds=probe.thresholds,
-        temperatures=probe.temperatures,
-    )
+    with folder.filling() as local:
+        bundle.save(
+            local / BUNDLE,
+            model=model,
+            variant=variant,
+            classes={job.target: list(job.classes[job.target])},
+            # As the trunk saw samples: whole, where the plan has masks besides.
+            preprocess=preprocess_of(work.variant),
+            facts=facts,
+            thresholds=probe.thresholds,
+            temperatures=probe.temperatures,
+        )

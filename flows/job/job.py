@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from flows.errors import AskedWrongly
 from flows.job.job_folder import JobFolder, jobs_root
+from flows.job.weights import fetch_weights, store_weights
+from flows.places import Place, Root, as_root, open_place
+from flows.pulling import keep_here
 from flows.records import SPLITS, DataVersion, Mask, Remote, Weights, Work, Workers
 from flows.shared_rows import SharedRows
 from flows.words import counted
@@ -53,21 +56,22 @@ class Job:
     `key` is equal for equal jobs: a running job of that key is joined, and a half-done one is resumed. `features` is the
     feature store's folder or address; None means `features/` under the storage root. Of the version a job keeps only the
     splits of its kind: a training never holds a test sample, and a scoring holds no other. A training also fits a
-    probe of `target` on the frozen trunk of `baseline`, whose key is the probe's.
+    probe of `target` on the frozen trunk of `baseline`, whose key is the probe's. `storage` is a folder or an
+    address in a bucket, and `bundles` are names of places below it.
     """
 
     kind: JobKind
     key: str
     name: str
-    storage: Path
+    storage: Root
     version: DataVersion
     classes: Mapping[str, Sequence[str]]
     workers: Workers
     works: tuple[Work, ...] = ()
-    bundles: tuple[Path, ...] = ()
+    bundles: tuple[str, ...] = ()
     tracking: Tracking | None = None
     screening: Screening | None = None
-    features: Path | str | None = None
+    features: Root | None = None
     target: str = ""
     baseline: Work | None = None
 
@@ -75,18 +79,30 @@ class Job:
         object.__setattr__(self, "version", self.version.only(SPLITS_OF[self.kind]))
 
     @property
-    def features_root(self) -> Path | str:
+    def place(self) -> Place:
+        """The place of the storage root."""
+        return open_place(self.storage)
+
+    @property
+    def features_root(self) -> Root:
         """The feature store's folder or address."""
-        return self.features or self.storage / "features"
+        return self.features or as_root(self.place.within("features").address)
 
     @property
     def folder(self) -> JobFolder:
         """The job's folder, with the job and, at its end, the outcome."""
-        return JobFolder(jobs_root(self.storage) / f"{self.kind}-{self.key}")
+        return JobFolder(jobs_root(self.storage).within(f"{self.kind}-{self.key}"))
 
     def work_folder(self, work: Work) -> WorkFolder:
         """The folder of one of its works."""
         return WorkFolder.of(self.storage, work.key)
+
+    def fetch_bundle(self, name: str) -> Path:
+        """The bundle of that name below the storage root, as a folder of this machine. Raises AskedWrongly if it is gone."""
+        found = keep_here(self.place.within(name))
+        if found is None:
+            raise AskedWrongly(f"{self.place.address}/{name} holds no bundle: it was removed meanwhile; retrain again")
+        return found
 
 
 def begin(job: Job) -> JobFolder:
@@ -110,11 +126,12 @@ def begin(job: Job) -> JobFolder:
         # `least` is new, and what was written before stays the same.
         "workers": {name: value for name, value in asdict(job.workers).items() if value is not None},
         "works": [_work_fields(work) for work in job.works],
-        "bundles": [str(path) for path in job.bundles],
+        "bundles": list(job.bundles),
         "baseline": None if job.baseline is None else _work_fields(job.baseline),
         "screening": None if job.screening is None else asdict(job.screening),
         "tracking": None if job.tracking is None else {**vars(job.tracking), "artifacts": str(job.tracking.artifacts)},
     }
+    store_weights(job.place, [work.weights for work in job.works])
     job.folder.write_job(fields, tables)
     return job.folder
 
@@ -128,7 +145,7 @@ def read(folder: JobFolder) -> Job:
         raise AskedWrongly(
             f"{folder.job_file}: {counted(len(foreign), 'sample')} of the split {foreign[0].split!r} in a job of "
             f"the kind {fields['kind']}, e.g. {foreign[0].file}; allowed: {', '.join(SPLITS_OF[fields['kind']])}. Remove "
-            f"{folder.path} and start the retraining again"
+            f"{folder.address} and start the retraining again"
         )
     version = DataVersion(
         digest=data["digest"],
@@ -142,20 +159,21 @@ def read(folder: JobFolder) -> Job:
         masks={file: Mask(digest, dict(pixels), *recipe) for file, digest, pixels, *recipe in tables["masks"]},
     )
     tracking, screening, baseline = fields["tracking"], fields["screening"], fields.get("baseline")
+    place = open_place(as_root(fields["storage"]))
     return Job(
         kind=fields["kind"],
         key=fields["key"],
         name=fields["name"],
-        storage=Path(fields["storage"]),
+        storage=as_root(fields["storage"]),
         # Missing in job files of earlier versions.
         features=fields.get("features"),
         target=fields.get("target", ""),
-        baseline=None if baseline is None else _read_work(baseline),
+        baseline=None if baseline is None else _read_work(baseline, place),
         version=version,
         classes=fields["classes"],
         workers=Workers(**fields["workers"]),
-        works=tuple(_read_work(work) for work in fields["works"]),
-        bundles=tuple(Path(path) for path in fields["bundles"]),
+        works=tuple(_read_work(work, place) for work in fields["works"]),
+        bundles=tuple(fields["bundles"]),
         screening=None if screening is None else Screening(**screening),
         tracking=None if tracking is None else Tracking(**{**tracking, "artifacts": Path(tracking["artifacts"])}),
     )
@@ -168,9 +186,9 @@ def _work_fields(work: Work) -> dict[str, object]:
     return {"key": work.key, "variant": spec, "weights": weights, "is_screened": work.is_screened}
 
 
-def _read_work(fields: Mapping[str, Any]) -> Work:
+def _read_work(fields: Mapping[str, Any], storage: Place) -> Work:
     path = fields["weights"]["path"]
-    weights = Weights(fields["weights"]["digest"], None if path is None else Path(path))
+    weights = fetch_weights(storage, Weights(fields["weights"]["digest"], None if path is None else Path(path)))
     # Job files of earlier versions have another key.
     is_screened = fields["is_screened"] if "is_screened" in fields else fields["in_contest"]
     return Work(fields["key"], Variant.model_validate(fields["variant"]), weights, is_screened)

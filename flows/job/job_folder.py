@@ -6,24 +6,22 @@ worker group make on the way, and at the end `outcome.json` or `error.json`.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
+import re
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from flows.errors import ASKED_WRONGLY, AskedWrongly, HeadstartError
-from flows.files import read_json, write_json
+from flows.places import Fact, Place, Root, StoredFile, open_place
 
-# The files in a checkpoint of the whole worker group, which is a folder that Ray keeps.
-CHECKPOINT_STATE, CHECKPOINT_NOTE = "state.pt", "work.json"
 JOB, SAMPLES, OUTCOME, ERROR = "job.json", "samples.json", "outcome.json", "error.json"
 TODO, SPAN, TO_STORE, SHARES = "todo.json", "span.json", "features.json", "shares.json"
 DRIVERS, GROUPS, LOSSES, NODES = "drivers.json", "groups.json", "losses.json", "nodes.json"
-STORED = "stored-*.json"
+STORED = re.compile(r"stored-.*\.json")
+EPOCHS = "epochs"
 MAX_MESSAGE_CHARS = 6000
 
 
@@ -63,97 +61,106 @@ class GroupStart:
 
 
 @dataclass(frozen=True)
-class CheckpointNote:
-    """The note in a checkpoint of the whole group: the work it is of, that work's last epoch, and when it was made."""
-
-    work_key: str
-    # Missing in checkpoints of earlier versions.
-    epoch: int | None = None
-    at: float | None = None
-
-
-@dataclass(frozen=True)
 class JobFolder:
     """The folder of one job. All of its files appear whole, and each is read and written here alone."""
 
-    path: Path
+    place: Place
+
+    @classmethod
+    def at(cls, root: Root) -> JobFolder:
+        """The job's folder that is a folder of this machine, or that an address names."""
+        return cls(open_place(root))
 
     @property
-    def job_file(self) -> Path:
+    def address(self) -> str:
+        """The path or the address of the folder, equal for equal jobs."""
+        return self.place.address
+
+    @property
+    def job_file(self) -> str:
         """The file that the program is started with; written after the samples, so that it stands for the whole job."""
-        return self.path / JOB
+        return self._file(JOB).address
+
+    def _file(self, name: str) -> StoredFile:
+        return StoredFile(self.place, name)
 
     def read_job(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """The job as JSON, and the tables of its samples and masks; `flows.job.job` gives them their meaning."""
-        return json.loads(self.job_file.read_text()), json.loads((self.path / SAMPLES).read_text())
+        """The job as JSON, and the tables of its samples and masks; `flows.job.job` gives them their meaning.
+
+        Raises AskedWrongly if there is no job.
+        """
+        fields, tables = (self._file(name).read_json() for name in (JOB, SAMPLES))
+        if fields is None or tables is None:
+            raise AskedWrongly(f"{self.address} holds no job: it was removed meanwhile; start the retraining again")
+        return fields, tables
 
     def write_job(self, fields: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
         """Write what `read_job` reads."""
-        write_json(self.path / SAMPLES, tables)
-        write_json(self.job_file, fields)
+        self._file(SAMPLES).write_json(tables)
+        self._file(JOB).write_json(fields)
 
     def forget(self) -> None:
         """Remove the notes and the outcome of an earlier job of the same key, before a new one begins."""
         names = (OUTCOME, ERROR, TODO, SPAN, TO_STORE, SHARES, DRIVERS, GROUPS, LOSSES, NODES)
-        for stale in (*(self.path / name for name in names), *self.path.glob(STORED)):
-            stale.unlink(missing_ok=True)
+        self.place.remove(*(name for name in self.place.facts() if name in names or STORED.fullmatch(name)))
+        self.place.within(EPOCHS).clear()
 
     def read_end(self) -> JobOutcome | None:
         """The outcome of the job, None before its end. If it failed, raises AskedWrongly or HeadstartError with its message."""
-        if (outcome := read_json(self.path / OUTCOME)) is not None:
+        if (outcome := self._file(OUTCOME).read_json()) is not None:
             return _outcome(outcome, self.flops_stored())
-        if (error := read_json(self.path / ERROR)) is not None:
+        if (error := self._file(ERROR).read_json()) is not None:
             raise (AskedWrongly if error["asked_wrongly"] else HeadstartError)(error["message"])
         return None
 
     def write_outcome(self, outcome: JobOutcome) -> None:
         """Write the outcome of the job."""
         names = ("trained", "reused", "num_forwarded", "seconds") if outcome.scores is None else ("scores",)
-        write_json(self.path / OUTCOME, {name: getattr(outcome, name) for name in names})
+        self._file(OUTCOME).write_json({name: getattr(outcome, name) for name in names})
 
     def has_failed(self) -> bool:
         """Whether the job failed for good."""
-        return (self.path / ERROR).exists()
+        return self._file(ERROR).exists()
 
     def write_error(self, error: Exception) -> None:
         """Write an error's message for people, and whether the request was at fault; the first error stands."""
         asked_wrongly = isinstance(error, ASKED_WRONGLY)
         message = str(error) if asked_wrongly else "".join(traceback.format_exception(error))[-MAX_MESSAGE_CHARS:]
         if not self.has_failed():
-            write_json(self.path / ERROR, {"asked_wrongly": asked_wrongly, "message": message})
+            self._file(ERROR).write_json({"asked_wrongly": asked_wrongly, "message": message})
 
     def read_todo(self) -> tuple[str, ...] | None:
         """The keys of the works that were left when the job began, None before it began."""
-        keys = read_json(self.path / TODO)
+        keys = self._file(TODO).read_json()
         return None if keys is None else tuple(keys)
 
     def write_todo(self, keys: Sequence[str]) -> None:
         """Write the keys of the works that are left as the job begins."""
-        write_json(self.path / TODO, list(keys))
+        self._file(TODO).write_json(list(keys))
 
     def read_span(self) -> Span | None:
         """The time from the first batch to the latest, None before the first."""
-        content = read_json(self.path / SPAN)
+        content = self._file(SPAN).read_json()
         return content and Span(**content)
 
     def mark_span(self, now: float) -> None:
         """Note that a batch begins or ended now; written again and again, so that it outlives any process."""
         before = self.read_span()
-        write_json(self.path / SPAN, asdict(Span(before.first if before else now, now)))
+        self._file(SPAN).write_json(asdict(Span(before.first if before else now, now)))
 
     def write_to_store(self, total: int) -> None:
         """Write the number of samples that the job brings into the feature store in all."""
-        write_json(self.path / TO_STORE, {"total": total})
+        self._file(TO_STORE).write_json({"total": total})
 
     def write_stored(self, num_samples: int, flops: float) -> None:
         """Write the number of samples that this process has stored in the feature store, and their multiply-adds."""
-        name = STORED.replace("*", f"{platform.node()}-{os.getpid()}")
-        write_json(self.path / name, {"num_samples": num_samples, "flops": flops})
+        name = f"stored-{platform.node()}-{os.getpid()}.json"
+        self._file(name).write_json({"num_samples": num_samples, "flops": flops})
 
     def num_stored(self) -> tuple[int, int]:
         """How many samples the job's members have stored in the feature store, and how many there are to store in all."""
         done: int = sum(self._stored("num_samples"))
-        total: int = read_json(self.path / TO_STORE, {"total": 0})["total"]
+        total: int = self._file(TO_STORE).read_json({"total": 0})["total"]
         return done, max(done, total)
 
     def flops_stored(self) -> int:
@@ -162,65 +169,62 @@ class JobFolder:
         return round(flops)
 
     def _stored(self, name: str) -> list[Any]:
-        return [read_json(file, {name: 0})[name] for file in self.path.glob(STORED)]
+        return [self._file(file).read_json({name: 0})[name] for file in sorted(self.place.facts()) if STORED.fullmatch(file)]
+
+    def note_epochs(self, work_key: str, num_epochs: int, *, ended: bool = False) -> None:
+        """Note how many epochs of a work are done, by a file of one byte an epoch: one listing then tells all works'."""
+        self.place.within(EPOCHS).write(work_key, (b"!" if ended else b".") * num_epochs)
+
+    def epochs(self) -> Mapping[str, Fact]:
+        """What was noted of the works' epochs, by work key: `num_bytes` is their number."""
+        return self.place.within(EPOCHS).facts()
 
     def read_shares(self) -> dict[str, float]:
         """Each work's share of the seconds of filling the feature store, by work key."""
-        shares: dict[str, float] = read_json(self.path / SHARES, {})
+        shares: dict[str, float] = self._file(SHARES).read_json({})
         return shares
 
     def write_shares(self, shares: Mapping[str, float]) -> None:
         """Write each work's share of the seconds of filling the feature store."""
-        write_json(self.path / SHARES, shares)
+        self._file(SHARES).write_json(shares)
 
     def num_drivers(self) -> int | None:
         """How many drivers the job has had, None before the first."""
-        count: int | None = read_json(self.path / DRIVERS)
+        count: int | None = self._file(DRIVERS).read_json()
         return count
 
     def count_driver(self) -> None:
         """Count one more driver."""
-        write_json(self.path / DRIVERS, (self.num_drivers() or 0) + 1)
+        self._file(DRIVERS).write_json((self.num_drivers() or 0) + 1)
 
     def read_groups(self) -> tuple[GroupStart, ...]:
         """The starts of the job's worker groups, in order."""
-        return tuple(GroupStart(**row) for row in read_json(self.path / GROUPS, []))
+        return tuple(GroupStart(**row) for row in self._file(GROUPS).read_json([]))
 
     def add_group(self, group: GroupStart) -> None:
         """Note that another worker group begins."""
-        write_json(self.path / GROUPS, [asdict(start) for start in (*self.read_groups(), group)])
+        self._file(GROUPS).write_json([asdict(start) for start in (*self.read_groups(), group)])
 
     def read_losses(self) -> tuple[str, ...]:
         """What killed workers and drivers cost, a line each, oldest first."""
-        return tuple(read_json(self.path / LOSSES, []))
+        return tuple(self._file(LOSSES).read_json([]))
 
     def add_loss(self, line: str) -> None:
         """Add a line about what a killed worker or driver cost."""
-        write_json(self.path / LOSSES, [*self.read_losses(), line])
+        self._file(LOSSES).write_json([*self.read_losses(), line])
 
     def read_nodes(self) -> tuple[str, ...]:
         """What the driver saw of the cluster's nodes, a line each, oldest first: who was lost or joined, what is waited for."""
-        return tuple(read_json(self.path / NODES, []))
+        return tuple(self._file(NODES).read_json([]))
 
     def add_node(self, line: str) -> None:
         """Add a line about the cluster's nodes. Only the driver does."""
-        write_json(self.path / NODES, [*self.read_nodes(), line])
+        self._file(NODES).write_json([*self.read_nodes(), line])
 
 
-def jobs_root(storage: Path) -> Path:
-    """The folder of all jobs under a storage root."""
-    return storage / "jobs"
-
-
-def read_note(file: Path) -> CheckpointNote | None:
-    """The note of a checkpoint from its file, None if there is no such file."""
-    content = read_json(file)
-    return content and CheckpointNote(**content)
-
-
-def write_note(folder: Path, note: CheckpointNote) -> None:
-    """Write the note of a checkpoint into its folder."""
-    write_json(folder / CHECKPOINT_NOTE, asdict(note))
+def jobs_root(storage: Root) -> Place:
+    """The place of all jobs under a storage root."""
+    return open_place(storage).within("jobs")
 
 
 def _outcome(content: Mapping[str, Any], flops_stored: int) -> JobOutcome:

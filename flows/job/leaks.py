@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 
@@ -37,7 +36,7 @@ Pair = tuple[Sample, Sample]
 
 def search(job: Job) -> JobOutcome:
     """Run the search on the features of the job's work; its file holds the leaks. Runs in the job's driver."""
-    asked = str(job.folder.path), job.workers.gpus_per_worker > 0, workers.cores_of(job.workers)
+    asked = job.folder.address, job.workers.gpus_per_worker > 0, workers.cores_of(job.workers)
     pairs = workers.run_alone(find_candidates, *asked, workers=job.workers)
     write_leaks(leaks_file(job.storage, job.works[0].key), compare(job, pairs))
     return JobOutcome(scores={})
@@ -49,7 +48,7 @@ def find_candidates(folder: str, uses_gpu: bool, num_threads: int) -> list[Pair]
     Runs in a worker, or in the driver.
     """
     torch.set_num_threads(num_threads)
-    job = read(JobFolder(Path(folder)))
+    job = read(JobFolder.at(folder))
     (work,), device = job.works, torch.device("cuda" if uses_gpu else "cpu")
     splits = Splits(job)
     features = JobFeatures(job, splits, device)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from flows.job.checkpoint_note import CheckpointNote
 from flows.job.job import Job
-from flows.job.job_folder import CheckpointNote, GroupStart
+from flows.job.job_folder import GroupStart
 from flows.records import Work
 from flows.words import counted
 
@@ -52,7 +53,6 @@ def describe(
     death = f"{who} {did} in epoch {epochs + 1} of {titles[work.key]}"
     if checkpoint and checkpoint.work_key == work.key and checkpoint.epoch is not None and checkpoint.at is not None:
         return f"{death}; goes on from epoch {checkpoint.epoch + 1}'s checkpoint: {now - checkpoint.at:.0f} s lost"
-    file = job.work_folder(work).checkpoint
-    if file.is_file():
-        return f"{death}; goes on from its last checkpoint: {now - file.stat().st_mtime:.0f} s lost"
+    if written_at := job.work_folder(work).checkpoint_written_at():
+        return f"{death}; goes on from its last checkpoint: {now - written_at:.0f} s lost"
     return f"{death}, before its first checkpoint; it begins again: {now - begun:.0f} s lost"

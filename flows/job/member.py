@@ -14,12 +14,13 @@ from typing import Any
 from flows import machine, owners
 from flows.baselines import BaselineFolder
 from flows.cluster import workers
-from flows.errors import ASKED_WRONGLY
+from flows.errors import ASKED_WRONGLY, Unreachable
 from flows.job import losses, results, screening
 from flows.job.baseline import fit_baseline
+from flows.job.checkpoint_note import CHECKPOINT_NOTE, CHECKPOINT_STATE, CheckpointNote, read_note, write_note
 from flows.job.datasets import Splits
 from flows.job.job import Job, read
-from flows.job.job_folder import CHECKPOINT_NOTE, CHECKPOINT_STATE, CheckpointNote, JobFolder, read_note, write_note
+from flows.job.job_folder import JobFolder
 from flows.job.screening import probes_first
 from flows.job.together import train_first_phases, train_probes
 from flows.job.trunks import JobFeatures, is_probe
@@ -44,7 +45,7 @@ FINAL_ERRORS: tuple[type[Exception], ...] = (
 
 def train_works(config: Mapping[str, Any]) -> None:
     """Train the job's works one after another, from where the last group was. Runs in every member of the group."""
-    job = read(JobFolder(Path(config["job_folder"])))
+    job = read(JobFolder.at(config["job_folder"]))
     # As many as there was room for.
     job = replace(job, workers=replace(job.workers, count=workers.count()))
     if job.folder.has_failed():
@@ -55,6 +56,9 @@ def train_works(config: Mapping[str, Any]) -> None:
         with owners.temporaries("work"):
             machine.check_expected(os.environ)
             _Member(job).run()
+    except Unreachable:
+        # A storage that is away: the next group goes on.
+        raise
     except FINAL_ERRORS as error:
         job.folder.write_error(error)
         # The other members wait for this one in a collective: only an end of the whole group frees them.
@@ -186,8 +190,7 @@ class _Member:
 
     def _probed(self, work: Work) -> Path | None:
         """The checkpoint after its probe phase that a work chosen by the screening goes on from; None for other works."""
-        file = self.job.work_folder(work).probe_checkpoint
-        return file if probes_first(self.job, work) and file.is_file() else None
+        return self.job.work_folder(work).fetch_probe_checkpoint() if probes_first(self.job, work) else None
 
     def _wait(self) -> None:
         from torch import distributed

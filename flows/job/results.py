@@ -9,7 +9,7 @@ from flows.job.costs import costs_of
 from flows.job.examples import save_examples
 from flows.job.job import Job
 from flows.records import Work
-from flows.work_folder import EpochRecord, WorkFailure, WorkResult
+from flows.work_folder import BUNDLE, EpochRecord, WorkFailure, WorkResult
 from heads import bundle
 from heads.data.modalities import preprocess_of
 from heads.errors import TrainingDiverged
@@ -34,10 +34,11 @@ def epoch_record(epoch: Epoch) -> EpochRecord:
 def write_progress(job: Job, work: Work, epochs: Sequence[Epoch]) -> None:
     """Add epochs to the progress of a work."""
     job.work_folder(work).add_progress(work.key, [epoch_record(epoch) for epoch in epochs])
+    job.folder.note_epochs(work.key, epochs[-1].index + 1 if epochs else 0)
 
 
 def write_result(job: Job, work: Work, model: Model, outcome: TrainingOutcome) -> None:
-    """Write the work's bundle and then its result, which marks the work as finished."""
+    """Store the work's bundle and then its result, which marks the work as finished."""
     folder, variant = job.work_folder(work), work.variant
     num_parameters, num_trained = count_parameters(model)
     classes = {head.target: list(job.classes[head.target]) for head in variant.heads}
@@ -50,16 +51,18 @@ def write_result(job: Job, work: Work, model: Model, outcome: TrainingOutcome) -
         "data_revision": job.version.revision,
         "metrics": outcome.metrics,
     }
-    bundle.save(
-        folder.bundle,
-        model=model,
-        variant=variant,
-        classes=classes,
-        preprocess=preprocess_of(variant),
-        facts=facts,
-        thresholds=outcome.thresholds,
-        temperatures=outcome.temperatures,
-    )
+    with folder.filling() as local:
+        bundle.save(
+            local / BUNDLE,
+            model=model,
+            variant=variant,
+            classes=classes,
+            preprocess=preprocess_of(variant),
+            facts=facts,
+            thresholds=outcome.thresholds,
+            temperatures=outcome.temperatures,
+        )
+        examples = tuple(save_examples(local, local / BUNDLE, job.version, variant.heads))
     result = WorkResult(
         work_key=work.key,
         variant=variant.model_dump(mode="json"),
@@ -72,9 +75,10 @@ def write_result(job: Job, work: Work, model: Model, outcome: TrainingOutcome) -
         epochs=tuple(epoch_record(epoch) for epoch in outcome.epochs),
         confusion=outcome.confusion,
         classes=classes,
-        examples=tuple(save_examples(folder.path, folder.bundle, job.version, variant.heads)),
+        examples=examples,
     )
     folder.write_result(result)
+    job.folder.note_epochs(work.key, variant.fit.epochs, ended=True)
     folder.drop_probe_checkpoint()
     folder.drop_checkpoint()
 
@@ -83,6 +87,7 @@ def write_failure(job: Job, work: Work, error: TrainingDiverged) -> None:
     """Write why the work failed for good, with the epochs that it had."""
     folder = job.work_folder(work)
     folder.write_failure(WorkFailure(work.key, str(error), folder.read_progress()))
+    job.folder.note_epochs(work.key, work.variant.fit.epochs, ended=True)
     folder.drop_checkpoint()
 
 

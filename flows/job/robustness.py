@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
 from flows.cluster import workers
-from flows.files import write_json
 from flows.job.job import Job, read
 from flows.job.job_folder import JobFolder, JobOutcome
 from flows.job.trials import robustness_file
@@ -26,23 +24,23 @@ def measure(job: Job) -> JobOutcome:
     """Measure each bundle that has no file yet, on the same samples. Runs in the job's driver; with GPUs, a worker reads."""
     pictures = choose(job)
     job.folder.write_to_store(len(pictures) * len(job.bundles))
-    for number, path in enumerate(job.bundles):
-        file = robustness_file(job.storage, bundles.digest(path), job.version.digest, job.target)
+    for number, name in enumerate(job.bundles):
+        file = robustness_file(job.storage, bundles.digest(job.fetch_bundle(name)), job.version.digest, job.target)
         if file.exists():
             continue
         place = job.workers.gpus_per_worker > 0, workers.cores_of(job.workers)
-        asked = str(job.folder.path), str(path), number * len(pictures)
+        asked = job.folder.address, name, number * len(pictures)
         readings = workers.run_alone(read_pictures, *asked, *place, workers=job.workers)
-        write_json(file, asdict(readings))
+        file.write_json(asdict(readings))
     return JobOutcome(scores={})
 
 
 def read_pictures(folder: str, bundle: str, num_before: int, uses_gpu: bool, num_threads: int) -> Readings:
     """One bundle's readings; notes in the job's folder how many are done. Runs in a worker, or in the driver."""
     torch.set_num_threads(num_threads)
-    job = read(JobFolder(Path(folder)))
+    job = read(JobFolder.at(folder))
     return robustness.measure(
-        bundles.load(Path(bundle), "cuda" if uses_gpu else "cpu"),
+        bundles.load(job.fetch_bundle(bundle), "cuda" if uses_gpu else "cpu"),
         job.target,
         choose(job),
         num_attacked=MAX_ATTACKED,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from flows.job.job import Job
+from flows.places import as_root
 from flows.work_folder import works_root
 
 LOG = logging.getLogger(__name__)
@@ -39,7 +40,14 @@ def _follow(job: Job, stop: threading.Event, trained: threading.Event) -> None:
 
         runs = job.tracking
         tracker = tracking.Tracker(runs.address, runs.artifacts, runs.name)
-        origin, draw = tracking.Origin(**runs.origin), partial(draw_variant, work_root=works_root(job.storage))
-        tracking.follow(tracker, runs.parent, job.works, works_root(job.storage), origin, draw, stop, trained)
+        origin, draw = tracking.Origin(**runs.origin), partial(draw_variant, works=works_root(job.storage))
+        root = as_root(works_root(job.storage).address)
+        every_seconds = max(1.0, job.place.look_seconds)
+        look = partial(_stamps, job)
+        tracking.follow(tracker, runs.parent, job.works, root, origin, draw, stop, trained, every_seconds, look)
     except Exception as error:
         LOG.warning("the runs are not followed, the training goes on: %s", error)
+
+
+def _stamps(job: Job) -> dict[str, str]:
+    return {key: fact.stamp for key, fact in job.folder.epochs().items()}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import astuple
-from pathlib import Path
 from typing import Any
 
-from flows.files import write_json
+from flows.errors import AskedWrongly
+from flows.places import Root, StoredFile, open_place
 from flows.records import ScoreTable
 from heads.tasks.rows import Scored
 
@@ -16,19 +15,21 @@ from heads.tasks.rows import Scored
 SCORES_FORMAT = 3
 
 
-def scores_file(storage: Path, bundle_digest: str, data_version: str) -> Path:
+def scores_file(storage: Root, bundle_digest: str, data_version: str) -> StoredFile:
     """The file of a bundle's score table on a data version's holdout."""
-    return storage / "scores" / f"{bundle_digest[:16]}-{data_version}-{SCORES_FORMAT}.json"
+    return StoredFile(open_place(storage).within("scores"), f"{bundle_digest[:16]}-{data_version}-{SCORES_FORMAT}.json")
 
 
-def read_scores(file: Path) -> ScoreTable:
-    """The score table that a job wrote."""
-    table = json.loads(file.read_text())
+def read_scores(file: StoredFile) -> ScoreTable:
+    """The score table that a job wrote. Raises AskedWrongly if it is gone."""
+    table = file.read_json()
+    if table is None:
+        raise AskedWrongly(f"the score table {file.address} is gone: retrain again")
     rows = tuple(_read_row(row) for row in table["rows"])
     return ScoreTable(table["bundle_digest"], table["data_version"], rows, table["metrics"], table["tasks"])
 
 
-def write_scores(file: Path, table: ScoreTable) -> None:
+def write_scores(file: StoredFile, table: ScoreTable) -> None:
     """Write a score table."""
     content = {
         "bundle_digest": table.bundle_digest,
@@ -37,7 +38,7 @@ def write_scores(file: Path, table: ScoreTable) -> None:
         "rows": [astuple(row) for row in table.rows],
         "metrics": table.metrics,
     }
-    write_json(file, content)
+    file.write_json(content)
 
 
 def _read_row(row: Sequence[Any]) -> Scored:

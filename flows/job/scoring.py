@@ -14,6 +14,8 @@ from flows.cluster import workers
 from flows.job.job import Job
 from flows.job.job_folder import JobOutcome
 from flows.job.scores import scores_file, write_scores
+from flows.places import open_place
+from flows.pulling import keep_here
 from flows.records import DataVersion, Sample, ScoreTable
 from flows.workspace import expect, files_of, locate, locate_mask
 from heads import bundle as bundles
@@ -35,25 +37,28 @@ def score(job: Job) -> JobOutcome:
     A table has no rows of a target that no holdout sample has a label for. Raises BundleError on a damaged bundle.
     """
     files = {}
-    for path in job.bundles:
+    for name in job.bundles:
+        path = job.fetch_bundle(name)
         digest = bundles.digest(path)
         file = scores_file(job.storage, digest, job.version.digest)
         if not file.exists():
             bundle = bundles.load(path)
-            rows = _read_holdout(job, path)
+            rows = _read_holdout(job, name)
             tasks = {head.target: head.task for head in bundle.variant.heads}
             plain = {target for target, task in tasks.items() if TASK_FACTS[task].tells == "class"}
             # Verdicts on classes use the predicted class alone: the other probabilities would only fill the disk.
             kept = (replace(row, probabilities={}, pixels=()) if row.target in plain else row for row in rows)
             write_scores(file, ScoreTable(digest, job.version.digest, tuple(kept), measure(rows, bundle), tasks))
-        files[str(path)] = str(file)
+        files[name] = file.address
     return JobOutcome(scores=files)
 
 
-def score_shard(path: str, version: DataVersion, uses_gpu: bool, num_threads: int) -> list[Scored]:
-    """A score row for each label of the version's images, predicted by the bundle. Runs in a worker, or in the driver."""
+def score_shard(address: str, version: DataVersion, uses_gpu: bool, num_threads: int) -> list[Scored]:
+    """A score row for each label of the version's images, predicted by the bundle at the address. In a worker, or the driver."""
     torch.set_num_threads(num_threads)
-    bundle = bundles.load(Path(path), "cuda" if uses_gpu else "cpu")
+    path = keep_here(open_place(address))
+    assert path is not None, "the driver has read it"
+    bundle = bundles.load(path, "cuda" if uses_gpu else "cpu")
     heads = {head.target: head for head in bundle.variant.heads}
     rows: list[Scored] = []
     expect(version, files_of(version, version.samples))
@@ -90,16 +95,17 @@ def measure(rows: Sequence[Scored], bundle: Bundle) -> dict[str, float]:
     return metrics
 
 
-def _read_holdout(job: Job, path: Path) -> list[Scored]:
+def _read_holdout(job: Job, name: str) -> list[Scored]:
+    address = job.place.within(name).address
     group, uses_gpu, samples = job.workers, job.workers.gpus_per_worker > 0, job.version.samples
     num_shards = max(1, min(group.count, len(samples) // MIN_SHARD_IMAGES))
     if num_shards == 1 and not uses_gpu:
         # In this process, with the cores of the whole group.
-        rows = score_shard(str(path), job.version, uses_gpu, workers.cores_of(group))
+        rows = score_shard(address, job.version, uses_gpu, workers.cores_of(group))
     else:
         num_threads = max(1, int(group.cpus_per_worker))
         workers.join(group)
         parts = [replace(job.version, samples=samples[i::num_shards]) for i in range(num_shards)]
-        shards = [(str(path), part, uses_gpu, num_threads) for part in parts]
+        shards = [(address, part, uses_gpu, num_threads) for part in parts]
         rows = [row for shard in workers.map_shards(score_shard, shards, workers=group) for row in shard]
     return sorted(rows, key=lambda row: (row.digest, row.target, row.truth, row.predicted, row.probability))

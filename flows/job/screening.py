@@ -41,7 +41,9 @@ def screen_out(job: Job, features: JobFeatures, work: Work, place: int, num_riva
     loaders = features.loaders(work, *sets)[compile_policy(work.variant)[0]]
     model = build_model(work.variant, job.classes, work.weights.path)
     ended = _reason(screening, place, num_rivals, value)
-    outcome = loop.conclude(model, work.variant, loaders, job.work_folder(work).probe_checkpoint, ended)
+    checkpoint = job.work_folder(work).fetch_probe_checkpoint()
+    assert checkpoint is not None, "its measures are written after it"
+    outcome = loop.conclude(model, work.variant, loaders, checkpoint, ended)
     results.write_result(job, work, model, outcome)
 
 

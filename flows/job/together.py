@@ -13,6 +13,7 @@ from flows.job import results
 from flows.job.job import Job
 from flows.job.trunks import JobFeatures
 from flows.records import Work
+from flows.work_folder import CHECKPOINT, PROBE_CHECKPOINT
 from heads.data.loading import Loaders
 from heads.errors import CheckpointError, TrainingDiverged
 from heads.fused.training import TrainingRequest, train_together
@@ -22,7 +23,7 @@ from heads.training import checkpoint
 from heads.training.state import Epoch, TrainingOutcome
 
 LOG = logging.getLogger(__name__)
-# An epoch on features takes milliseconds, and so does writing a file to disk.
+# An epoch on features takes milliseconds, and so does writing a file to disk; longer if all works' take a twentieth of it.
 PROGRESS_SECONDS = 2.0
 # How much training a kill may cost, beside an epoch; longer if a checkpoint takes more than a twentieth of it.
 CHECKPOINT_SECONDS = 30.0
@@ -30,34 +31,36 @@ SAVE_FACTOR = 20
 
 
 class WorkCheckpointer:
-    """Writes one work's progress and its checkpoints, each when it is due."""
+    """Writes one work's progress and its checkpoints, each when it is due; `num_works` train side by side."""
 
-    def __init__(self, job: Job, work: Work) -> None:
-        self._job, self._work = job, work
+    def __init__(self, job: Job, work: Work, num_works: int = 1) -> None:
+        self._job, self._work, self._num_works = job, work, num_works
         self._epochs: list[Epoch] = []
-        self._written_at, self._saves_at = 0.0, monotonic() + CHECKPOINT_SECONDS
+        self._writes_at, self._saves_at = 0.0, monotonic() + CHECKPOINT_SECONDS
 
     @property
     def last(self) -> Path | None:
         """The file of the last checkpoint, if there is one."""
-        file = self._job.work_folder(self._work).checkpoint
-        return file if file.is_file() else None
+        return self._job.work_folder(self._work).fetch_checkpoint()
 
     def note(self, epoch: Epoch, save: Callable[[Path], None]) -> None:
         """Take in an epoch; write the progress and a checkpoint if they are due."""
         self._epochs.append(epoch)
         saves = monotonic() >= self._saves_at
-        if saves or monotonic() - self._written_at >= PROGRESS_SECONDS:
+        if saves or monotonic() >= self._writes_at:
             self.write()
         if saves:
             start = monotonic()
-            save(self._job.work_folder(self._work).checkpoint)
+            with self._job.work_folder(self._work).filling() as local:
+                save(local / CHECKPOINT)
             self._saves_at = monotonic() + max(CHECKPOINT_SECONDS, SAVE_FACTOR * (monotonic() - start))
 
     def write(self) -> None:
         """Write the epochs so far, for MLflow and the flow's progress."""
+        start = monotonic()
         results.write_progress(self._job, self._work, self._epochs)
-        self._written_at = monotonic()
+        taken = monotonic() - start
+        self._writes_at = monotonic() + max(PROGRESS_SECONDS, SAVE_FACTOR * self._num_works * taken)
 
     def give_up(self, error: TrainingDiverged) -> None:
         """Write the epochs so far, and why there are no more."""
@@ -84,7 +87,10 @@ def _loaders(features: JobFeatures, work: Work) -> dict[Phase, Loaders]:
 
 
 def _train(
-    features: JobFeatures, works: Sequence[Work], request: Callable[[Job, Work, nn.Sequential], TrainingRequest], loaders: Loaders
+    features: JobFeatures,
+    works: Sequence[Work],
+    request: Callable[[Job, Work, nn.Sequential, int], TrainingRequest],
+    loaders: Loaders,
 ) -> None:
     """Train the works side by side, each from its last checkpoint, or from the start if that cannot be read."""
     job, backbone = features.job, features.backbone(works[0])
@@ -92,7 +98,7 @@ def _train(
         file = WorkCheckpointer(job, work).last
         if file and not _can_be_resumed(file, work):
             job.work_folder(work).drop_checkpoint()
-    train_together([request(job, work, backbone) for work in works], loaders)
+    train_together([request(job, work, backbone, len(works)) for work in works], loaders)
 
 
 def _can_be_resumed(file: Path, work: Work) -> bool:
@@ -109,13 +115,16 @@ def _can_be_resumed(file: Path, work: Work) -> bool:
 def _has_probed(job: Job, work: Work) -> bool:
     """Whether the work's probe phase is done, with a checkpoint that the work can go on from."""
     folder = job.work_folder(work)
-    return folder.read_probe() is not None and _can_be_resumed(folder.probe_checkpoint, work)
+    if folder.read_probe() is None:
+        return False
+    file = folder.fetch_probe_checkpoint()
+    return file is not None and _can_be_resumed(file, work)
 
 
-def _whole(job: Job, work: Work, backbone: nn.Sequential) -> TrainingRequest:
+def _whole(job: Job, work: Work, backbone: nn.Sequential, num_works: int) -> TrainingRequest:
     """The request for a training to its end."""
     model = build_model(work.variant, job.classes, work.weights.path, backbone=backbone)
-    checkpointer = WorkCheckpointer(job, work)
+    checkpointer = WorkCheckpointer(job, work, num_works)
 
     def on_end(outcome: TrainingOutcome | TrainingDiverged) -> None:
         if isinstance(outcome, TrainingDiverged):
@@ -126,13 +135,14 @@ def _whole(job: Job, work: Work, backbone: nn.Sequential) -> TrainingRequest:
     return TrainingRequest(model, work.variant, checkpointer.note, on_end, resume=checkpointer.last)
 
 
-def _pausing(job: Job, work: Work, backbone: nn.Sequential) -> TrainingRequest:
+def _pausing(job: Job, work: Work, backbone: nn.Sequential, num_works: int) -> TrainingRequest:
     """The request for a training that pauses after its probe phase, and writes the measures that it had there."""
     model = build_model(work.variant, job.classes, work.weights.path, backbone=backbone)
-    checkpointer, folder = WorkCheckpointer(job, work), job.work_folder(work)
+    checkpointer, folder = WorkCheckpointer(job, work, num_works), job.work_folder(work)
 
     def on_pause(epochs: Sequence[Epoch], save: Callable[[Path], None]) -> None:
-        save(folder.probe_checkpoint)
+        with folder.filling() as local:
+            save(local / PROBE_CHECKPOINT)
         checkpointer.write()
         best = max(epochs, key=lambda one: one.score)
         folder.write_probe(best.metrics)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
-from pathlib import Path
 
-from flows.files import read_json, write_json
+from flows.places import Root, StoredFile, open_place
 from flows.records import Leak, Leaks
 
 # Incremented when another search would find other pairs.
@@ -15,23 +14,24 @@ LEAKS_FORMAT = 1
 ROBUSTNESS_FORMAT = 1
 
 
-def leaks_file(storage: Path, work_key: str) -> Path:
+def leaks_file(storage: Root, work_key: str) -> StoredFile:
     """The file of what a search on a work's stored features found; the work's key names the data version too."""
-    return storage / "leaks" / f"{work_key}-{LEAKS_FORMAT}.json"
+    return StoredFile(open_place(storage).within("leaks"), f"{work_key}-{LEAKS_FORMAT}.json")
 
 
-def robustness_file(storage: Path, bundle_digest: str, data_version: str, target: str) -> Path:
+def robustness_file(storage: Root, bundle_digest: str, data_version: str, target: str) -> StoredFile:
     """The file of a bundle's readings of a target's corrupted and attacked images: `Readings` of `heads.bundle.robustness`."""
     named = hashlib.sha256(target.encode()).hexdigest()[:8]
-    return storage / "robustness" / f"{bundle_digest[:16]}-{data_version}-{named}-{ROBUSTNESS_FORMAT}.json"
+    name = f"{bundle_digest[:16]}-{data_version}-{named}-{ROBUSTNESS_FORMAT}.json"
+    return StoredFile(open_place(storage).within("robustness"), name)
 
 
-def read_leaks(file: Path) -> Leaks | None:
+def read_leaks(file: StoredFile) -> Leaks | None:
     """What a search found, None if there was none."""
-    content = read_json(file)
+    content = file.read_json()
     return content and Leaks(content["num_samples"], content["num_small"], tuple(Leak(**leak) for leak in content["found"]))
 
 
-def write_leaks(file: Path, leaks: Leaks) -> None:
+def write_leaks(file: StoredFile, leaks: Leaks) -> None:
     """Write what a search found."""
-    write_json(file, asdict(leaks))
+    file.write_json(asdict(leaks))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from flows.pictures.bars import iou_bars, leaderboard
 from flows.pictures.confusions import confusion_matrix
 from flows.pictures.curves import freeze_map, learning_curves
-from flows.pictures.examples import KINDS, mask_examples
+from flows.pictures.examples import mask_examples, read_images
 from flows.pictures.reliability import reliability_diagram
 from flows.pictures.samples import sample_images
+from flows.places import Place
 from flows.work_folder import WorkResult
 from heads.catalogue import BACKBONE_STAGES, TASK_FACTS
 
@@ -28,10 +28,10 @@ __all__ = [
 ]
 
 
-def draw_variant(result: WorkResult, work_root: Path | None = None) -> dict[str, bytes]:
+def draw_variant(result: WorkResult, works: Place | None = None) -> dict[str, bytes]:
     """The pictures of a finished work by file name: learning curves, a freeze map, a confusion matrix a target.
 
-    Masks also have the IoU of each class, and, if `work_root` is given, the examples in the work's folder under it.
+    Masks also have the IoU of each class, and, if the place of all `works` is given, the examples in the work's folder.
     """
     variant = result.variant or {}
     tasks = {head["target"]: head.get("task", "classification") for head in variant.get("heads", [])}
@@ -45,11 +45,10 @@ def draw_variant(result: WorkResult, work_root: Path | None = None) -> dict[str,
         pictures[picture_file("confusion", target)] = confusion_matrix(matrix, names, target, of_pixels=is_mask)
         if is_mask:
             pictures[picture_file("iou", target)] = iou_bars(matrix, names, target)
-    folder = work_root / result.work_key if work_root else None
     for target in tasks:
         examples = [example for example in result.examples or () if example.target == target]
-        if examples and folder and all((folder / getattr(one, kind)).is_file() for one in examples for kind in KINDS):
-            pictures[picture_file("examples", target)] = mask_examples(folder, examples, target)
+        if examples and works and (images := read_images(works.within(result.work_key), examples)):
+            pictures[picture_file("examples", target)] = mask_examples(images, examples, target)
     return pictures
 
 

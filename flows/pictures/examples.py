@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flows.pictures.canvas import INK, QUIET, new_figure, plain, to_png
+from flows.places import Place
 from flows.work_folder import MaskExample
 
 KINDS = ("image", "truth", "told")
@@ -17,14 +19,21 @@ SHARE_OF_COLOUR = 0.55
 NUM_COLOURS_TOLD = 12
 
 
-def mask_examples(folder: Path, examples: Sequence[MaskExample], title: str) -> bytes:
-    """A row an image: the image, the true mask on it, the predicted one.
+Pixels = NDArray[np.uint8]
 
-    Raises OSError if a file of the examples is not in `folder`.
-    """
+
+def read_images(folder: Place, examples: Sequence[MaskExample]) -> list[list[Pixels]]:
+    """The pixels of each example's image, true mask and predicted mask; nothing at all if a file is gone."""
+    files = [[folder.read(getattr(example, kind)) for kind in KINDS] for example in examples]
+    if any(content is None for row in files for content in row):
+        return []
+    return [[np.asarray(Image.open(BytesIO(content or b"")).convert("RGB")) for content in row] for row in files]
+
+
+def mask_examples(rows: Sequence[Sequence[Pixels]], examples: Sequence[MaskExample], title: str) -> bytes:
+    """A row an image: the image, the true mask on it, the predicted one."""
     from matplotlib.patches import Patch
 
-    rows = [[np.asarray(Image.open(folder / getattr(example, kind)).convert("RGB")) for kind in KINDS] for example in examples]
     heights = [2.6 * min(1.6, image.shape[0] / image.shape[1]) for image, _, _ in rows]
     figure = new_figure(9.4, 0.7 + sum(height + 0.35 for height in heights))
     figure.suptitle(plain(title, 90), x=0.02, ha="left", fontsize=10, color=INK, fontweight="bold")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from flows.errors import HeadstartError
 from flows.mlflow_connection import asking
+from flows.places import Root, StoredFile, open_place
+from flows.places.locks import locks_of
 from flows.records import ModelVersion, Verdict
 from flows.registry import ledger, telling
 from flows.registry.catalog import WITHDRAWN_TAG, Catalog, is_withdrawn
@@ -41,21 +41,19 @@ class State:
 
 
 class Bookkeeping(Catalog):
-    """A catalog with a ledger; `ledger_folder` keeps a copy of each model's as a file, `asked_by` enters every new entry."""
+    """A catalog with a ledger; the place `ledgers` keeps a copy of each model's as a file, `asked_by` enters every new entry."""
 
-    def __init__(self, address: str, ledger_folder: Path, asked_by: str = "") -> None:
+    def __init__(self, address: str, ledgers: Root, asked_by: str = "") -> None:
         super().__init__(address)
-        self.ledger_folder, self.asked_by = ledger_folder, asked_by
+        self.ledgers, self.asked_by = open_place(ledgers), asked_by
 
     @contextlib.contextmanager
     def alone(self, name: str) -> Iterator[None]:
         """Hold for the block the lock under which a model's aliases move; it dies with its process.
 
-        It holds among the processes that share the ledger's folder: MLflow has no lock, nor a compare-and-set of aliases.
+        It holds among the processes that share the ledgers' place: MLflow has no lock, nor a compare-and-set of aliases.
         """
-        self.ledger_folder.mkdir(parents=True, exist_ok=True)
-        with (self.ledger_folder / f"{name}.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locks_of(self.ledgers).hold(f"{name}.lock"):
             yield
 
     @asking
@@ -145,8 +143,8 @@ class Bookkeeping(Catalog):
             self._client.set_registered_model_tag(entry.name, tag, entry.to_text(telling.TAG_CHARS))
         ledger.append(self._ledger_file(entry.name), entry)
 
-    def _ledger_file(self, name: str) -> Path:
-        return self.ledger_folder / f"{name}.jsonl"
+    def _ledger_file(self, name: str) -> StoredFile:
+        return StoredFile(self.ledgers, f"{name}.jsonl")
 
     def _describe(self, name: str, champion: str) -> None:
         """Make the champion's description the model's, unless a person wrote that."""

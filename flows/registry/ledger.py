@@ -1,4 +1,4 @@
-"""The ledger: every decision on a model's versions, as lines of a file that only grows. Touches only the disk."""
+"""The ledger: every decision on a model's versions, as lines of a file that only grows."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from flows.places import Folder, StoredFile
 from flows.records import Finding
 
 # The fields that are left out, one after another, of an entry that is too long for a tag.
@@ -111,24 +111,37 @@ def _as_yaml(fields: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(fields), sort_keys=False, allow_unicode=True, width=10**6)
 
 
-def append(file: Path, entry: Entry) -> None:
-    """Add the entry at the file's end, unless the file has it; a line cut short by a crash stays there and is never read."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a+b") as ledger:
+def append(file: StoredFile, entry: Entry) -> None:
+    """Add the entry at the file's end, unless the file has it; a line cut short by a crash stays there and is never read.
+
+    In a bucket the object is written anew: only a holder of the model's lock may.
+    """
+    if not isinstance(file.place, Folder):
+        content = file.read() or b""
+        if added := _added(content, entry):
+            file.write(content + added)
+        return
+    file.place.path.mkdir(parents=True, exist_ok=True)
+    with (file.place.path / file.name).open("a+b") as ledger:
         fcntl.flock(ledger, fcntl.LOCK_EX)
         ledger.seek(0)
-        content = ledger.read()
-        if any(known.id == entry.id for known in _entries(content)):
-            return
-        torn = bool(content) and not content.endswith(b"\n")
-        ledger.write(b"\n" * torn + entry.to_json().encode() + b"\n")
-        ledger.flush()
-        os.fsync(ledger.fileno())
+        if added := _added(ledger.read(), entry):
+            ledger.write(added)
+            ledger.flush()
+            os.fsync(ledger.fileno())
 
 
-def read(file: Path) -> tuple[Entry, ...]:
+def _added(content: bytes, entry: Entry) -> bytes:
+    """What is to be added to the content of a ledger's file for an entry; nothing if that is in it."""
+    if any(known.id == entry.id for known in _entries(content)):
+        return b""
+    torn = bool(content) and not content.endswith(b"\n")
+    return b"\n" * torn + entry.to_json().encode() + b"\n"
+
+
+def read(file: StoredFile) -> tuple[Entry, ...]:
     """The file's entries in the order they were written; none if there is no file."""
-    return tuple(_entries(file.read_bytes())) if file.is_file() else ()
+    return tuple(_entries(file.read() or b""))
 
 
 def merge(entries: Iterable[Entry]) -> tuple[Entry, ...]:

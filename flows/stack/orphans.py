@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import psutil
 
@@ -35,12 +36,17 @@ def _find(settings: Settings) -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             env = process.environ()
-            ours = env.get("HEADSTART_STORAGE_ROOT") == str(settings.storage) and _is_of_a_stack(process.cmdline())
-            if ours and not processes.lives(env[OWNER]):
+            if _is_ours(env, settings) and _is_of_a_stack(process.cmdline()) and not processes.lives(env[OWNER]):
                 orphans.append(process)
         except (psutil.Error, KeyError, OSError):
             continue
     return orphans
+
+
+def _is_ours(env: Mapping[str, str], settings: Settings) -> bool:
+    # Servers keep their files in the workspace if the storage is in a bucket, which several workspaces may share.
+    same_folder = isinstance(settings.root, Path) or env.get("HEADSTART_WORKSPACE") == str(settings.workspace)
+    return same_folder and env.get("HEADSTART_STORAGE_ROOT") == str(settings.root)
 
 
 def _is_of_a_stack(words: list[str]) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from flows import job
 from flows.gate.account import WINDOW, Account
+from flows.places import Root, StoredFile
 from flows.records import ModelVersion
 from flows.registry import BUNDLE_TAG, Entry, is_withdrawn
 
@@ -19,7 +19,7 @@ def account_of(
     history: Sequence[Entry],
     versions: Mapping[str, ModelVersion],
     champion: ModelVersion,
-    storage: Path,
+    storage: Root,
     *,
     metric: str,
     recipe: str,
@@ -47,7 +47,7 @@ def account_of(
     looks = [entry for entry in judged if _is_look(entry)]
     days = (time.time() - max(entry.time for entry in looks)) / SECONDS_A_DAY if looks else math.inf
     files = [_scores_of(entry, versions, storage) for entry in judged if entry.recipe == recipe]
-    kept = [file for file in files if file and file.is_file()][-(WINDOW - 1) :]
+    kept = [file for file in files if file and file.exists()][-(WINDOW - 1) :]
     return Account(len(looks), days, tuple(job.read_scores(file) for file in kept))
 
 
@@ -74,6 +74,6 @@ def _is_look(entry: Entry) -> bool:
     return "look" in entry.figures or "p_value" in entry.figures
 
 
-def _scores_of(entry: Entry, versions: Mapping[str, ModelVersion], storage: Path) -> Path | None:
+def _scores_of(entry: Entry, versions: Mapping[str, ModelVersion], storage: Root) -> StoredFile | None:
     digest = versions[entry.version].tags.get(BUNDLE_TAG) if entry.version in versions else None
     return job.scores_file(storage, digest, entry.data_version) if digest else None

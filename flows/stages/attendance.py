@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from flows import cluster, job, processes, tracking
 from flows.settings import Settings
+from flows.stages.session import session_locks
 from flows.words import counted
 
 
@@ -59,22 +59,15 @@ def end_crashed(settings: Settings) -> list[str]:
     nobody holds means a crash. Raises Unreachable if Ray or MLflow does not answer.
     """
     lines = []
-    for file in sorted((settings.storage / "locks").glob("*")):
-        with file.open("r+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue
-            if lock.read().strip():
-                lines += _end(settings, file.name)
-                os.ftruncate(lock.fileno(), 0)
+    for name in session_locks(settings).take_abandoned():
+        lines += _end(settings, name)
     return lines
 
 
 def _end(settings: Settings, name: str) -> list[str]:
     jobs = 0
     if (ray := cluster.find_cluster(settings.ray_address, settings.storage)) is not None:
-        for submission in cluster.find_orphans(ray, name, job.jobs_root(settings.storage)):
+        for submission in cluster.find_orphans(ray, name, job.jobs_root(settings.root).address):
             cluster.stop(ray, submission.submission_id)
             jobs += 1
     runs = len(tracking.Tracker(settings.tracking, settings.artifacts, name).repair())

@@ -55,7 +55,7 @@ def find_baseline(settings: Settings, work_plan: WorkPlan) -> Baseline:
     work = baseline_work(work_plan)
     if work is None:
         return majority(work_plan, "no variant stores the features of a frozen backbone, which a probe could read")
-    found = BaselineFolder.of(settings.storage, work.key).read()
+    found = BaselineFolder.of(settings.root, work.key).read()
     if isinstance(found, Baseline):
         return found
     return majority(work_plan, found or f"a logistic probe on {work.variant.backbone} is fitted by the next training")

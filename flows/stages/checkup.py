@@ -15,6 +15,7 @@ from flows import addresses, cluster, dataset, machine, mlflow_connection, prefe
 from flows.cluster import Node
 from flows.errors import ASKED_WRONGLY, HeadstartError
 from flows.machine import Machine
+from flows.places.check import check_root
 from flows.records import Workers
 from flows.settings import Settings
 from flows.stages.feature_store import check_features
@@ -123,6 +124,9 @@ def _workspace(settings: Settings) -> Part:
 
 def _storage(settings: Settings) -> Part:
     folder = settings.storage
+    if isinstance(settings.root, str):
+        check_root(settings.root)
+        return Part("storage", "ok", f"{settings.root} can be written")
     if folder.exists():
         check_storage(folder)
         return Part("storage", "ok", f"{folder} can be written")

@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import nan
-from pathlib import Path
 
 from flows import plan as plans
 from flows import tracking
 from flows.files import read_value
+from flows.places import StoredFile, open_place
 from flows.plan import Plan
 from flows.records import TrainResult
 from flows.settings import Settings
@@ -115,8 +115,8 @@ def recall(settings: Settings, work_plan: WorkPlan) -> Report | None:
     return with_pages(report, settings.tracking)
 
 
-def _file(settings: Settings, work_plan: WorkPlan) -> Path:
-    return settings.storage / "retrainings" / f"{work_plan.key}.json"
+def _file(settings: Settings, work_plan: WorkPlan) -> StoredFile:
+    return StoredFile(open_place(settings.root).within("retrainings"), f"{work_plan.key}.json")
 
 
 def make_report(

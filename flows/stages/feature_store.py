@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from flows import dataset
 from flows.errors import Busy
 from flows.settings import Settings
-from flows.stages.session import RetrainingSession
+from flows.stages.session import RetrainingSession, session_locks
 
 # The share of its disk, less what others use, that the store may fill if no size is set.
 SHARE_OF_DISK = 0.5
@@ -173,11 +172,5 @@ def _max_bytes(settings: Settings, num_bytes: int) -> int | None:
 
 def _at_work(settings: Settings, *, besides: str | None) -> str | None:
     """The name and process of a retraining that runs on this storage root, other than of model `besides`; None if none."""
-    for lock_file in sorted((settings.storage / "locks").glob("*")):
-        if lock_file.name != besides:
-            with lock_file.open("r+") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except OSError:
-                    return f"{lock_file.name}, {lock.read().strip() or 'unknown'}"
-    return None
+    holders = session_locks(settings).holders()
+    return next((f"{name}, {holder}" for name, holder in holders.items() if name != besides), None)

@@ -15,4 +15,4 @@ def new_job(session: RetrainingSession, work_plan: WorkPlan, kind: job.JobKind, 
     """A job of the plan's name and worker group on the data version, without works or bundles yet."""
     settings, workers = session.settings, session.plan.workers.group()
     name, version, classes = session.plan.name, work_plan.version, work_plan.classes
-    return job.Job(kind, key, name, settings.storage, version, classes, workers, features=settings.features)
+    return job.Job(kind, key, name, settings.root, version, classes, workers, features=settings.features)

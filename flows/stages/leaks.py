@@ -44,7 +44,7 @@ def find_leaks(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, 
 
 
 def _search(session: RetrainingSession, work_plan: WorkPlan, work: Work) -> Leaks | None:
-    file = job.leaks_file(session.settings.storage, work.key)
+    file = job.leaks_file(session.settings.root, work.key)
     if not file.exists():
         session.say("Looking for near-duplicates of the holdout in train and val")
         session.run_job(replace(new_job(session, work_plan, "leaks", work.key), works=(work,)))

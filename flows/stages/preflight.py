@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from flows import cluster, dataset, prefect_server, tracking
+from flows.addresses import without_password
 from flows.errors import AskedWrongly
 from flows.plan import Plan
 from flows.processes import lives
 from flows.settings import Settings, read_stack, stack_words
 from flows.stages.planning import find_weights
+from flows.surroundings import THIS_MACHINE
 
 
 def preflight_check(settings: Settings, plan: Plan, *, prefect: str | None) -> None:
@@ -20,12 +23,24 @@ def preflight_check(settings: Settings, plan: Plan, *, prefect: str | None) -> N
     """
     dataset.open_workspace(settings.workspace)
     check_storage(settings.storage)
+    _check_shared(settings)
     tracking.reach(settings.tracking, settings.artifacts)
     if prefect:
         prefect_server.check(prefect)
     cluster.check(settings.ray_address, settings.storage, plan.workers.group())
     for backbone in dict.fromkeys(plan.backbones):
-        find_weights(plan.weights_of(backbone), backbone)
+        find_weights(plan.weights, backbone)
+
+
+def _check_shared(settings: Settings) -> None:
+    """Check that workers on other machines reach what they write to, if they share no folder with this one."""
+    elsewhere = settings.ray_address and urlsplit(settings.ray_address).hostname not in THIS_MACHINE
+    if elsewhere and isinstance(settings.root, str) and not settings.tracking.startswith("http"):
+        raise AskedWrongly(
+            f"Ray is on another machine ({settings.ray_address}) and MLflow is {without_password(settings.tracking)}, with its "
+            "artifacts in a folder of this machine, which the job there does not reach: start an MLflow server "
+            "(`headstart up`, or infra/README.md) and set HEADSTART_TRACKING_ADDRESS=http://host:5000"
+        )
 
 
 def dead_servers(settings: Settings) -> str:
@@ -43,7 +58,7 @@ def dead_servers(settings: Settings) -> str:
 
 
 def check_storage(folder: Path) -> None:
-    """Check that the storage folder can be made and written. Raises AskedWrongly."""
+    """Check that the storage folder of this machine can be made and written. Raises AskedWrongly."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -66,7 +66,7 @@ def _register(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -
     candidate = scores.candidate
     return session.registry.register(
         session.plan.name,
-        bundle=candidate.bundle,
+        bundle=scores.bundle,
         run_id=str(candidate.run_id),
         metrics=scores.table.metrics,
         **_origin(session, work_plan, scores),
@@ -106,7 +106,7 @@ def _account(
         session.registry.history(name),
         versions,
         champion,
-        session.settings.storage,
+        session.settings.root,
         metric=work_plan.metric,
         recipe=recipe,
         work_key=scores.candidate.key,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from flows import tracking
-from flows.files import read_json, read_value, write_json
+from flows.files import read_value
+from flows.places import StoredFile
 from flows.records import Finding, Verdict
 from heads.catalogue import Task
 
@@ -124,9 +124,9 @@ def report_json(report: Report) -> Mapping[str, Any]:
     return asdict(report)
 
 
-def read_report(file: Path) -> Report | None:
+def read_report(file: StoredFile) -> Report | None:
     """The report that a file holds, None if there is none."""
-    content = read_json(file)
+    content = file.read_json()
     if content is None:
         return None
     model, verdict, baseline = content["model"], content["verdict"], content.get("baseline")
@@ -148,9 +148,9 @@ def _read_verdict(content: Mapping[str, Any]) -> Verdict:
     return read_value(Verdict, {**content, **read})
 
 
-def write_report(file: Path, report: Report) -> None:
+def write_report(file: StoredFile, report: Report) -> None:
     """Write a report where `read_report` finds it."""
-    write_json(file, report_json(report))
+    file.write_json(report_json(report))
 
 
 def with_pages(report: Report, address: str) -> Report:

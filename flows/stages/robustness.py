@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import job
-from flows.files import read_json, read_value
+from flows.files import read_value
 from flows.gate.trials import Robustness, Trials
+from flows.places import StoredFile
 from flows.stages.jobs import new_job
 from flows.stages.watching import watching
 from heads.catalogue import TASK_FACTS
@@ -23,24 +23,24 @@ SAY_EVERY_SECONDS = 30.0
 
 def measure_robustness(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, trials: Trials) -> Trials:
     """The trials with both models' readings; without them of masks, of which an attack has no single loss."""
-    from flows.stages.scoring import bundle_of
+    from flows.stages.scoring import bundle_of, of_candidate
     from heads.bundle import digest
 
     target = work_plan.metric.rpartition("/")[0]
     if TASK_FACTS[scores.table.tasks[target]].tells == "pixels":
         session.say(f"Robustness is not measured: {target!r} is a target of masks, and it is defined for classes and label sets")
         return trials
-    storage, version = session.settings.storage, work_plan.version.digest
-    bundles = [scores.candidate.bundle, *([bundle_of(session, scores.champion)] if scores.champion else [])]
-    files = {bundle: job.robustness_file(storage, digest(bundle), version, target) for bundle in bundles}
-    missing = [bundle for bundle in bundles if not files[bundle].exists()]
+    root, version = session.settings.root, work_plan.version.digest
+    bundles = [of_candidate(scores), *([bundle_of(session, scores.champion)] if scores.champion else [])]
+    files = [job.robustness_file(root, digest(bundle.path), version, target) for bundle in bundles]
+    missing = {file: bundle.name for bundle, file in zip(bundles, files, strict=True) if not file.exists()}
     if missing:
-        _run(session, work_plan, target, missing, [files[bundle] for bundle in missing])
-    found = [read_value(Robustness, read_json(files[bundle])) for bundle in bundles]
+        _run(session, work_plan, target, list(missing.values()), list(missing))
+    found = [read_value(Robustness, file.read_json()) for file in files]
     return replace(trials, robustness=(found[0], found[1] if scores.champion else None))
 
 
-def _run(session: RetrainingSession, work_plan: WorkPlan, target: str, bundles: list[Path], files: list[Path]) -> None:
+def _run(session: RetrainingSession, work_plan: WorkPlan, target: str, bundles: list[str], files: list[StoredFile]) -> None:
     key = hashlib.sha256("".join(file.name for file in files).encode()).hexdigest()[:16]
     made = new_job(session, work_plan, "robustness", key)
     asked = replace(made, bundles=tuple(bundles), target=target)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flows import job
+from flows.errors import AskedWrongly
+from flows.places import open_place
+from flows.pulling import keep_here
 from flows.records import ModelVersion, ScoreTable, TrainResult
 from flows.stages.account import anchor_of
 from flows.stages.baseline import find_baseline
 from flows.stages.jobs import new_job
 from flows.stages.session import RetrainingSession
 from flows.stages.values import Scores, WorkPlan
-from flows.work_folder import WorkFolder
+from flows.work_folder import bundle_name
 
 
 def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult) -> Scores:
@@ -31,20 +34,22 @@ def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult)
     if settled := session.registry.settle(session.plan.name, besides=candidate.key):
         session.say(f"Ledger: {settled.reasons[0]}")
     champion = session.registry.current(session.plan.name).get("champion")
+    bundle = _fetch_bundle(session, bundle_name(candidate.key)).path
     if not any(s.split == "test" and s.labels[target] is not None for s in work_plan.version.samples):
         empty = ScoreTable("", work_plan.version.digest, (), {})
-        return Scores(candidate, empty, champion, None, why=why, baseline=baseline)
+        return Scores(candidate, empty, champion, None, why=why, baseline=baseline, bundle=bundle)
     anchor = find_anchor(session, work_plan.metric, champion)
-    bundles = [candidate.bundle, *(bundle_of(session, version) for version in (champion, anchor) if version)]
+    bundles = [StoredBundle(bundle_name(candidate.key), bundle)]
+    bundles += [bundle_of(session, version) for version in (champion, anchor) if version]
     beside = f"champion {champion.version}" if champion else ""
     if champion is None and baseline.bundle and session.plan.promotion.guards.baseline != "off":
-        bundles.append(baseline.bundle)
+        bundles.append(_fetch_bundle(session, baseline.bundle))
         beside = f"the {baseline.label}"
     session.say("Scoring the candidate" + (f" and {beside}" if beside else "") + " on the holdout")
     table, *others = _score_bundles(session, work_plan, bundles)
     champion_table, anchor_table = others[0] if champion else None, others[1] if anchor else None
     baseline_table = others[0] if others and not champion else None
-    return Scores(candidate, table, champion, champion_table, anchor, anchor_table, why, baseline, baseline_table)
+    return Scores(candidate, table, champion, champion_table, anchor, anchor_table, why, baseline, baseline_table, bundle)
 
 
 def serving_costs(trained: TrainResult) -> dict[str, int]:
@@ -69,11 +74,32 @@ def find_anchor(session: RetrainingSession, metric: str, champion: ModelVersion 
     return anchor if anchor.version != champion.version else None
 
 
-def _score_bundles(session: RetrainingSession, work_plan: WorkPlan, bundles: list[Path]) -> list[ScoreTable]:
+@dataclass(frozen=True)
+class StoredBundle:
+    """A bundle by its name below the storage root, for jobs, and by its folder on this machine."""
+
+    name: str
+    path: Path
+
+
+def of_candidate(scores: Scores) -> StoredBundle:
+    """The candidate's bundle."""
+    return StoredBundle(bundle_name(scores.candidate.key), scores.bundle)
+
+
+def _fetch_bundle(session: RetrainingSession, name: str) -> StoredBundle:
+    place = open_place(session.settings.root).within(name)
+    bundle = keep_here(place)
+    if bundle is None:
+        raise AskedWrongly(f"{place.address} is gone: remove what lies beside it, so that the next retraining makes it again")
+    return StoredBundle(name, bundle)
+
+
+def _score_bundles(session: RetrainingSession, work_plan: WorkPlan, bundles: list[StoredBundle]) -> list[ScoreTable]:
     from heads.bundle import digest
 
-    files = [job.scores_file(session.settings.storage, digest(bundle), work_plan.version.digest) for bundle in bundles]
-    missing = {file.name: bundle for bundle, file in zip(bundles, files, strict=True) if not file.exists()}
+    files = [job.scores_file(session.settings.root, digest(bundle.path), work_plan.version.digest) for bundle in bundles]
+    missing = {file.name: bundle.name for bundle, file in zip(bundles, files, strict=True) if not file.exists()}
     if missing:
         key = hashlib.sha256("".join(missing).encode()).hexdigest()[:16]
         made = new_job(session, work_plan, "score", key)
@@ -81,12 +107,15 @@ def _score_bundles(session: RetrainingSession, work_plan: WorkPlan, bundles: lis
     return [job.read_scores(file) for file in files]
 
 
-def bundle_of(session: RetrainingSession, version: ModelVersion) -> Path:
+def bundle_of(session: RetrainingSession, version: ModelVersion) -> StoredBundle:
     """The bundle of a registered version: in its work's folder, else pulled once from the registry."""
-    trained = WorkFolder.of(session.settings.storage, version.tags.get("headstart.work_key", "-")).bundle
-    if trained.is_dir():
-        return trained
-    pulled = session.settings.storage / "pulled" / f"{version.name}-{version.version}"
-    if not pulled.is_dir():
-        session.registry.pull(version.name, version.version, pulled)
-    return pulled
+    storage = open_place(session.settings.root)
+    trained, pulled = bundle_name(version.tags.get("headstart.work_key", "-")), f"pulled/{version.name}-{version.version}"
+    for name in (trained, pulled):
+        if found := keep_here(storage.within(name)):
+            return StoredBundle(name, found)
+    with storage.filling() as folder:
+        session.registry.pull(version.name, version.version, folder / pulled)
+    found = keep_here(storage.within(pulled))
+    assert found is not None, "it was stored just now"
+    return StoredBundle(pulled, found)

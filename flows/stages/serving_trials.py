@@ -60,7 +60,7 @@ def collect_latency(session: RetrainingSession, work_plan: WorkPlan, scores: Sco
     if scores.champion is None:
         return trials
     session.say("Timing the candidate beside the champion")
-    bundles = [scores.candidate.bundle, bundle_of(session, scores.champion)]
+    bundles = [scores.bundle, bundle_of(session, scores.champion).path]
     images = holdout_images(work_plan.version, {row.digest: row for row in scores.table.rows})
     try:
         seconds = run(TIME, list(images.values()), bundles=[str(bundle) for bundle in bundles], seconds=MEASURED_SECONDS)
@@ -79,7 +79,7 @@ def _load_failure(work_plan: WorkPlan, scores: Scores) -> str:
     from heads import bundle as bundles
     from heads.errors import BundleError
 
-    folder = scores.candidate.bundle
+    folder = scores.bundle
     rows: dict[str, list[Scored]] = {}
     for row in scores.table.rows:
         rows.setdefault(row.digest, []).append(row)

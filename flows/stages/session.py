@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -15,6 +13,9 @@ from functools import partial
 from flows import cluster, dataset, job, tracking
 from flows.cluster import Cluster, open_cluster
 from flows.errors import Busy, HeadstartError
+from flows.places import as_root, open_place
+from flows.places.check import check_root
+from flows.places.locks import Held, Lock, Locks, locks_of
 from flows.plan import Plan
 from flows.registry import Registry
 from flows.settings import Settings
@@ -68,6 +69,7 @@ class RetrainingSession:
         self.registry = open_registry(settings, asked_by)
         self._held, self._runs, self._listeners = held, runs, _LISTENERS.get()
         self._cluster: Cluster | None = None
+        self.lock: Lock | None = None
 
     def tell(self, event: Event) -> None:
         """Hand an event to those who listened when the session was opened."""
@@ -101,7 +103,10 @@ class RetrainingSession:
         holds the name's lock: they are stopped.
         """
         ray = self.cluster()
-        for orphan in cluster.find_orphans(ray, self.plan.name, job.jobs_root(requested.storage), besides=requested.folder.path):
+        if self.lock:
+            self.lock.check()
+        jobs, mine = job.jobs_root(requested.storage).address, requested.folder.address
+        for orphan in cluster.find_orphans(ray, self.plan.name, jobs, besides=mine):
             self.say(f"Stopping {orphan.submission_id}, which a crash left behind")
             cluster.stop(ray, orphan.submission_id)
         submitted: list[str] = []
@@ -134,10 +139,11 @@ def open_session(
     A block that fails leaves no MLflow run that says RUNNING. Raises Unreachable if MLflow does not answer, Busy if the
     first session is not over after `wait_seconds`.
     """
+    check_root(settings.root)
     tracking.reach(settings.tracking, settings.artifacts)
     with contextlib.ExitStack() as held, contextlib.ExitStack() as runs:
         session = RetrainingSession(settings, plan, flow_run_id, asked_by, held, runs)
-        held.enter_context(_alone(session, wait_seconds))
+        session.lock = held.enter_context(_alone(session, wait_seconds))
         yield session
 
 
@@ -178,39 +184,30 @@ def open_registry(settings: Settings, asked_by: str = "") -> Registry:
     tracking.reach(settings.tracking, settings.artifacts)
     if settings.tracking_address is None and settings.storage_root is None:
         dataset.open_workspace(settings.workspace)
-    return Registry(settings.tracking, settings.storage / "ledger", asked_by or user_name())
+    ledgers = as_root(open_place(settings.root).within("ledger").address)
+    return Registry(settings.tracking, ledgers, asked_by or user_name())
+
+
+def session_locks(settings: Settings) -> Locks:
+    """The locks of the model names: a retraining holds its own, with its process in words."""
+    return locks_of(open_place(settings.root).within("locks"))
 
 
 @contextlib.contextmanager
-def _alone(session: RetrainingSession, wait_seconds: float) -> Iterator[None]:
-    """Hold the lock of the model name for the block; the lock dies with its process."""
-    name = session.plan.name
-    file = session.settings.storage / "locks" / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + wait_seconds
-    with file.open("a+") as lock:
-        waiting = False
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                lock.seek(0)
-                holder = lock.read().strip() or "unknown"
-            if time.monotonic() >= deadline:
-                raise Busy(f"another retraining of {name!r} is at work ({holder}); wait until it ends, then run this again")
-            if not waiting:
-                session.say(f"Waiting for another retraining of {name!r} ({holder})")
-            waiting = True
-            time.sleep(1)
-        lock.truncate(0)
-        lock.write(f"pid {os.getpid()}")
-        lock.flush()
-        try:
-            yield
-        finally:
-            # A killed holder leaves its pid here: `flows.stages.attendance` knows the crash by it.
-            lock.truncate(0)
+def _alone(session: RetrainingSession, wait_seconds: float) -> Iterator[Lock]:
+    """Hold the lock of the model name for the block; it dies with its process, which `flows.stages.attendance` knows by it."""
+    name, locks = session.plan.name, session_locks(session.settings)
+
+    def on_wait(holder: str) -> None:
+        session.say(f"Waiting for another retraining of {name!r} ({holder})")
+
+    try:
+        with locks.hold(name, f"pid {os.getpid()}", wait_seconds=wait_seconds, every_seconds=1.0, on_wait=on_wait) as lock:
+            yield lock
+    except Held as held:
+        raise Busy(
+            f"another retraining of {name!r} is at work ({held.holder}); wait until it ends, then run this again"
+        ) from None
 
 
 def stop_retraining(settings: Settings, flow_run_id: str) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from flows import cluster, dataset, job, tracking
+from flows.places import as_root
 from flows.records import FailedVariant, TrainResult
 from flows.stages.baseline import baseline_work
 from flows.stages.feature_store import check_features, keep_in_bounds
@@ -46,14 +47,14 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
         keep_in_bounds(session)
     from flows.pictures import draw_variant
 
-    work_root = works_root(session.settings.storage)
-    draw = partial(draw_variant, work_root=work_root)
-    runs = tracking.fill_in(session.tracker, run_id, work_plan.works, work_root, origin, draw)
+    root = session.settings.root
+    works = works_root(root)
+    draw = partial(draw_variant, works=works)
+    runs = tracking.fill_in(session.tracker, run_id, work_plan.works, as_root(works.address), origin, draw)
     failed = _failed(session, work_plan, runs)
     failed_keys = {variant.key for variant in failed}
-    storage = session.settings.storage
     finished = [work for work in work_plan.works if work.key not in failed_keys]
-    trained = [read_trained(storage, work, reused=work.key not in left) for work in finished]
+    trained = [read_trained(root, work, reused=work.key not in left) for work in finished]
     variants = tuple(replace(variant, run_id=runs.get(variant.key)) for variant in trained)
     return TrainResult(variants, num_forwarded, seconds, failed, flops_stored, run_id=run_id)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from flows import plan as plans
 from flows.baselines import Baseline
@@ -32,7 +33,7 @@ class WorkPlan:
 
     def is_done(self, settings: Settings, work: Work) -> bool:
         """Whether the work has its result, or a failure that another try would only repeat."""
-        return WorkFolder.of(settings.storage, work.key).is_finished()
+        return WorkFolder.of(settings.root, work.key).is_finished()
 
     @cached_property
     def classes(self) -> dict[str, tuple[str, ...]]:
@@ -43,6 +44,8 @@ class WorkPlan:
 @dataclass(frozen=True)
 class Scores:
     """The candidate's and the champion's scores on the same holdout; the champion's are None for a first model.
+
+    `bundle` is the candidate's, as a folder of this machine.
 
     `anchor` is the version from which losses are counted, None if the plan has no margin, or it is the champion.
     `why` says in words why the candidate is this variant. `baseline` is the plain model beside the variants; `baseline_table` has
@@ -58,6 +61,7 @@ class Scores:
     why: str = ""
     baseline: Baseline | None = None
     baseline_table: ScoreTable | None = None
+    bundle: Path = Path()
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def keep_card(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, p
         champion=scores.champion.version if scores.champion else None,
         standings=standings,
         licence=_licence(work.variant.backbone, work.weights),
-        bundle_card=(scores.candidate.bundle / "card.md").read_text(encoding="utf-8"),
+        bundle_card=(scores.bundle / "card.md").read_text(encoding="utf-8"),
         run_id=version.tags.get("headstart.run_id", ""),
         files={sample.digest: sample.file for sample in work_plan.version.samples if sample.split == "test"},
         pictures=session.registry.pictures(version),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from time import thread_time
 
+from flows.errors import HeadstartError
 from flows.mlflow_connection import check
+from flows.places import Root, open_place
 from flows.records import Work
 from flows.tracking.origin import Origin
 from flows.tracking.runs import Tracker
@@ -20,40 +21,47 @@ LONGEST_PAUSE_SECONDS = 60.0
 RESTS = 9.0
 
 Draw = Callable[[WorkResult], Mapping[str, bytes]]
+Look = Callable[[], Mapping[str, str]]
 
 
 def follow(
     tracker: Tracker,
     parent: str,
     works: Sequence[Work],
-    work_root: Path,
+    work_root: Root,
     origin: Origin,
     draw: Draw,
     stop: threading.Event,
     trained: threading.Event,
     every_seconds: float = 1.0,
+    look: Look | None = None,
 ) -> None:
     """Log the works' runs to MLflow as they begin, finish epochs and end, until `stop` is set or every work is logged.
 
     Meant for a thread beside the training, to which it leaves most of the processor until `trained` is set. Only `trained`
     ends a rest, so set both to stop at once. Errors of MLflow are logged and tried again, never raised. `draw` turns a result
-    into pictures, by file name.
+    into pictures, by file name. `look` gives a stamp of each work that has begun, by its key, which changes whenever there is
+    more of it; by default their folders are asked, one by one.
     """
-    seen: dict[str, int] = {}
+    place, seen = open_place(work_root), dict[str, str]()
+    look = look or (lambda: {work.key: WorkFolder(place.within(work.key)).stamp() for work in works if work.key not in done})
     done: set[str] = set()
     failures = 0
     while len(done) < len(works) and not stop.is_set():
         try:
             # At once, before the training begins: the first use of MLflow takes seconds of processor time.
             tracker.connect()
-            for work in _changed(works, work_root, seen, done):
+            stamps = look()
+            for work in works:
+                stamp = stamps.get(work.key, "")
+                if work.key in done or stamp == seen.get(work.key, ""):
+                    continue
                 if stop.is_set():
                     return
-                folder = WorkFolder(work_root / work.key)
-                start, change = thread_time(), folder.changed_at_ns()
-                if _record(tracker, parent, work, folder, origin, draw)[1]:
+                start = thread_time()
+                if _record(tracker, parent, work, WorkFolder(place.within(work.key)), origin, draw)[1]:
                     done.add(work.key)
-                seen[work.key] = change
+                seen[work.key] = stamp
                 trained.wait(min(RESTS * (thread_time() - start), LONGEST_PAUSE_SECONDS))
             failures = 0
         except Exception as error:  # the training beside this thread must go on, whatever MLflow does
@@ -62,7 +70,7 @@ def follow(
         stop.wait(min(every_seconds * 2**failures, LONGEST_PAUSE_SECONDS))
 
 
-def fill_in(tracker: Tracker, parent: str, works: Sequence[Work], work_root: Path, origin: Origin, draw: Draw) -> dict[str, str]:
+def fill_in(tracker: Tracker, parent: str, works: Sequence[Work], work_root: Root, origin: Origin, draw: Draw) -> dict[str, str]:
     """Log to MLflow what it lacks of the works' files on disk; the run ids of the works that have begun, by work key.
 
     Raises Unreachable if MLflow does not answer, HeadstartError if it fails.
@@ -70,8 +78,8 @@ def fill_in(tracker: Tracker, parent: str, works: Sequence[Work], work_root: Pat
     check(tracker.address)
     runs: dict[str, str] = {}
     for work in works:
-        folder = WorkFolder(work_root / work.key)
-        if folder.changed_at_ns():
+        folder = WorkFolder(open_place(work_root).within(work.key))
+        if folder.stamp():
             runs[work.key] = _record(tracker, parent, work, folder, origin, draw)[0]
     return runs
 
@@ -90,11 +98,8 @@ def _record(tracker: Tracker, parent: str, work: Work, folder: WorkFolder, origi
         tracker.log_epochs(run_id, folder.read_progress())
         return run_id, False
     tracker.log_epochs(run_id, result.epochs)
-    tracker.finish_variant(run_id, result, folder.bundle, draw(result))
+    bundle = folder.fetch_bundle()
+    if bundle is None:
+        raise HeadstartError(f"{folder.place.address} has a result and no bundle: remove it, and retrain")
+    tracker.finish_variant(run_id, result, bundle, draw(result))
     return run_id, True
-
-
-def _changed(works: Sequence[Work], work_root: Path, seen: Mapping[str, int], done: set[str]) -> Iterator[Work]:
-    for work in works:
-        if work.key not in done and WorkFolder(work_root / work.key).changed_at_ns() > seen.get(work.key, 0):
-            yield work

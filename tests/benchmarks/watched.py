@@ -22,6 +22,7 @@ from workspaces import Workspace
 
 from flows.cluster import processes
 from flows.files import read_json
+from flows.places import Folder
 from flows.work_folder import WorkFolder
 
 VICTIMS = ("worker", "driver", "command")
@@ -183,7 +184,7 @@ class Run:
             return f"extraction, {self.store.num_keys} of {num_samples} stored"
         folders = list((self.place.storage / "work").glob("*"))
         epochs = sum(len(read_json(folder / "progress.json", {"epochs": []})["epochs"]) for folder in folders)
-        done = sum(WorkFolder(folder).is_finished() for folder in folders)
+        done = sum(WorkFolder(Folder(folder)).is_finished() for folder in folders)
         return f"training, {done} variants done, {epochs} epochs told"
 
     def disturb(self, chance: random.Random, latest_seconds: float, num_samples: int) -> None:

@@ -145,7 +145,7 @@ def test_the_root_reaches_children_and_jobs(tmp_path: Path, monkeypatch: pytest.
         asked = job.Job("train", "k", "tiny", settings.storage, version, {}, Workers(), features=settings.features)
         folder = job.begin(asked)
         assert str(read(folder).features_root) == expected
-    older = json.loads(folder.job_file.read_text())
+    older = json.loads(folder.place.read("job.json"))
     del older["features"]
-    folder.job_file.write_text(json.dumps(older))
+    folder.place.write("job.json", json.dumps(older))
     assert read(folder).features_root == tmp_path / ".headstart" / "features"

@@ -112,7 +112,7 @@ def test_a_probe_reads_what_its_work_stores_and_its_bundle_answers_as_it_was_mea
     assert found.bundle
     assert found.num_parameters == (512 + 1) * 2
     truths = {s.file: cell for s in version.samples if s.split == "val" and (cell := s.labels[first.target]) is not None}
-    answers = bundle.load(found.bundle).predict([version.data / file for file in truths])
+    answers = bundle.load(asked.fetch_bundle(found.bundle)).predict([version.data / file for file in truths])
     told = [dict(answer[first.target].probabilities) for answer in answers]
     if first.task == "classification":
         right = accuracy_score(list(truths.values()), [max(one, key=one.__getitem__) for one in told])
@@ -145,7 +145,9 @@ def test_a_fit_that_is_killed_leaves_nothing_that_counts_and_the_next_one_ends_a
     assert isinstance(expected, Baseline)
     assert isinstance(again, Baseline)
     assert replace(again, seconds=0, bundle=None) == replace(expected, seconds=0, bundle=None)
-    one, other = (BaselineFolder.of(asked.storage, "probe").bundle / "weights.safetensors" for asked in (whole, half))
+    one, other = (
+        BaselineFolder.of(asked.storage, "probe").place.path / "bundle" / "weights.safetensors" for asked in (whole, half)
+    )
     assert one.read_bytes() == other.read_bytes()
 
 
@@ -271,7 +273,7 @@ def test_a_fitted_probe_is_found_and_one_that_could_not_be_fitted_says_why(tmp_p
     assert find_baseline(settings, work_plan).note == "features are not finite"
     folder.write(Baseline(kind="probe", label="logistic probe on x", metrics={"val/kind/accuracy": 0.75}, penalty=0.1))
     found = find_baseline(settings, work_plan)
-    assert (found.kind, found.metrics, found.bundle) == ("probe", {"val/kind/accuracy": 0.75}, folder.bundle)
+    assert (found.kind, found.metrics, found.bundle) == ("probe", {"val/kind/accuracy": 0.75}, f"baselines/{work.key}/bundle")
 
 
 def test_measures_of_a_constant_answer_are_scikit_learns(tmp_path: Path, version: DataVersion) -> None:

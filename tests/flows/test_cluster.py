@@ -112,7 +112,7 @@ def test_a_second_command_shares_the_head_and_leaves_it_running(local: Head) -> 
 def test_the_address_of_the_storages_own_head_needs_no_token_of_the_person(local: Head) -> None:
     with cluster.open_cluster(local.cluster.address, local.storage) as opened:
         assert not opened.owned
-        assert jobs.find(opened, local.storage / "nothing") is None
+        assert jobs.find(opened, str(local.storage / "nothing")) is None
     assert api.answers(local.cluster)
 
 
@@ -133,7 +133,7 @@ def test_a_job_runs_our_two_packages_and_gives_its_outcome(local: Head) -> None:
 
 
 def test_a_job_that_cannot_succeed_says_why_and_is_not_tried_again(local: Head) -> None:
-    order = replace(_order(local.storage, "k2"), bundles=(local.storage / "no-bundle",))
+    order = replace(_order(local.storage, "k2"), bundles=("work/no-bundle",))
     started: list[str] = []
     with pytest.raises(HeadstartError, match="no-bundle"):
         cluster.run_job(local.cluster, job.begin(order), key=order.key, name="tiny", on_start=started.append)
@@ -142,12 +142,12 @@ def test_a_job_that_cannot_succeed_says_why_and_is_not_tried_again(local: Head) 
 
 def test_a_stopped_job_is_found_before_and_confirmed_as_stopped_after(local: Head) -> None:
     order = _order(local.storage, "k3")
-    metadata = {"job_key": "k3", "name": "tiny", "flow_run_id": "f3", "folder": str(order.folder.path)}
+    metadata = {"job_key": "k3", "name": "tiny", "flow_run_id": "f3", "folder": order.folder.address}
     submission = jobs.submit(local.cluster, job.begin(order).job_file, metadata=metadata)
-    assert jobs.find(local.cluster, order.folder.path).submission_id == submission.submission_id  # type: ignore[union-attr]
+    assert jobs.find(local.cluster, order.folder.address).submission_id == submission.submission_id  # type: ignore[union-attr]
     assert [s.submission_id for s in cluster.find_by_flow_run(local.cluster, "f3")] == [submission.submission_id]
     assert cluster.stop(local.cluster, submission.submission_id).status == "STOPPED"
-    assert jobs.find(local.cluster, order.folder.path) is None
+    assert jobs.find(local.cluster, order.folder.address) is None
     assert cluster.find_by_flow_run(local.cluster, "f3") == ()
 
 
@@ -161,8 +161,8 @@ def test_jobs_of_another_storage_on_a_shared_cluster_are_neither_joined_nor_stop
     ]
     monkeypatch.setattr(jobs, "call", lambda *_: listed)
     shared = cluster.Cluster("http://shared:8265", owned=False)
-    assert jobs.find(shared, mine) == jobs.Submission(mine.as_posix(), "RUNNING", mine)
-    assert [s.folder for s in jobs.find_orphans(shared, "tiny", mine.parent, besides=mine)] == [old]
+    assert jobs.find(shared, str(mine)) == jobs.Submission(mine.as_posix(), "RUNNING", str(mine))
+    assert [s.folder for s in jobs.find_orphans(shared, "tiny", str(mine.parent), besides=str(mine))] == [str(old)]
 
 
 def test_credentials_never_enter_a_jobs_environment() -> None:
@@ -302,7 +302,7 @@ def test_a_dead_local_head_is_told_within_seconds_and_opened_anew(tmp_path: Path
     order = _order(tmp_path, "k4")
     with cluster.open_cluster(None, tmp_path) as opened:
         assert cluster.death(opened) is None
-        metadata = {"job_key": "k4", "name": "tiny", "flow_run_id": "f4", "folder": str(order.folder.path)}
+        metadata = {"job_key": "k4", "name": "tiny", "flow_run_id": "f4", "folder": order.folder.address}
         submission = jobs.submit(opened, job.begin(order).job_file, metadata=metadata)
         (gcs,) = (p for p in processes.members(_record(tmp_path)["home"]) if p.name() == "gcs_server")
         gcs.kill()

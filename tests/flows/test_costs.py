@@ -23,7 +23,6 @@ from flows.stages.report import Counts
 from flows.stages.report_text import leaderboard
 from flows.stages.session import Event
 from flows.stages.values import Promotion, Scores, WorkPlan
-from flows.work_folder import EpochRecord, WorkFolder
 from heads.spec import Fit, Head, Variant
 from heads.training.state import Epoch, TrainingOutcome
 from heads.trunks.pricing import epoch_multiply_adds
@@ -108,7 +107,7 @@ def work_plan(version: DataVersion) -> WorkPlan:
 def trained(each: Work, *, reused: bool, forwarded: int, read: int, flops: int, alone: int) -> TrainedVariant:
     metrics = {"val/label/accuracy": 0.75, "val/label/loss": 0.5}
     counts = {"num_features_read": read, "gpu_seconds": 3.0, "flops": flops, "flops_alone": alone}
-    return TrainedVariant(each.key, each.variant, reused, metrics, 1, 1, forwarded, 1.5, Path(), **counts)  # type: ignore[arg-type]
+    return TrainedVariant(each.key, each.variant, reused, metrics, 1, 1, forwarded, 1.5, **counts)  # type: ignore[arg-type]
 
 
 def test_a_report_counts_what_was_done_now_and_saved_by_it(work_plan: WorkPlan) -> None:
@@ -164,11 +163,11 @@ def test_progress_counts_features_first_and_then_epochs_and_no_listener_ends_it(
     with caplog.at_level(logging.WARNING), progress.showing_progress(session, work_plan, order):
         assert wait_for(lambda event: event.epochs != {}).features is None
         order.folder.write_to_store(8)
-        write_json(order.folder.path / "stored-here-1.json", {"num_samples": 2, "flops": 1})
+        write_json(order.folder.place.path / "stored-here-1.json", {"num_samples": 2, "flops": 1})
         assert wait_for(lambda event: event.features == (2, 8)).share == 0.125
-        write_json(order.folder.path / "stored-here-2.json", {"num_samples": 6, "flops": 1})
+        write_json(order.folder.place.path / "stored-here-2.json", {"num_samples": 6, "flops": 1})
         assert wait_for(lambda event: event.features == (8, 8)).share == 0.5
-        WorkFolder.of(settings.storage, first.key).add_progress(first.key, [EpochRecord(i, 0, {}, 0.5) for i in range(4)])
+        order.folder.note_epochs(first.key, 4)
         last = wait_for(lambda event: event.share == 0.75)
         assert last.epochs[work_plan.label(first)] == (4, 4)
     assert "the server hiccups" in caplog.text

@@ -12,6 +12,7 @@ from PIL import Image
 
 from flows.job.examples import IGNORED, save_examples
 from flows.pictures import draw_variant
+from flows.places import open_place
 from flows.records import DataVersion, Mask, Sample
 from flows.work_folder import WorkResult
 from flows.workspace import md5_of
@@ -74,7 +75,7 @@ def test_examples_are_masked_validation_images_and_tell_what_the_bundle_tells(fo
     counts = {"num_parameters": 1, "num_trained_parameters": 1, "num_forwarded": 1, "seconds": 1.0}
     about: Any = {"work_key": "w1", "variant": VARIANT.model_dump(mode="json"), "metrics": {}, **counts}
     result = WorkResult(**about, epochs=(), confusion={}, classes={}, examples=tuple(rows))
-    assert "examples_a_b.png" in draw_variant(result, folder.parent)
+    assert "examples_a_b.png" in draw_variant(result, open_place(folder.parent))
 
 
 def test_without_masks_there_are_no_examples(folder: Path, version: DataVersion) -> None:

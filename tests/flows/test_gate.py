@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,7 +36,6 @@ def trained(accuracy: float | None, *, seed: int = 0, parameters: int = 10, trai
         num_trained_parameters=trained_parameters,
         num_forwarded=1,
         seconds=1.0,
-        bundle=Path("bundle"),
     )
 
 

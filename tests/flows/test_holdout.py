@@ -72,8 +72,8 @@ def train(asked: job.Job) -> dict[str, bytes]:
     found = {}
     for work in asked.works:
         folder = asked.work_folder(work)
-        found |= {f"{work.key}/{file.name}": file.read_bytes() for file in folder.bundle.iterdir()}
-        metrics = json.loads((folder.path / "result.json").read_text())["metrics"]
+        found |= {f"{work.key}/{file.name}": file.read_bytes() for file in (folder.fetch_bundle() or Path()).iterdir()}
+        metrics = json.loads((folder.place.path / "result.json").read_text())["metrics"]
         found[f"{work.key}/metrics"] = json.dumps(metrics, sort_keys=True).encode()
     return found
 
@@ -93,7 +93,10 @@ def test_a_training_gives_the_same_bytes_whatever_the_holdout_is(tmp_path: Path,
 def test_a_training_holds_no_test_sample_whatever_it_is_given(tmp_path: Path, version: DataVersion) -> None:
     asked = training(tmp_path, version)
     assert {sample.split for sample in asked.version.samples} == {"train", "val"}
-    assert {row[2] for row in json.loads((job.begin(asked).path / "samples.json").read_text())["samples"]} == {"train", "val"}
+    assert {row[2] for row in json.loads((job.begin(asked).place.path / "samples.json").read_text())["samples"]} == {
+        "train",
+        "val",
+    }
     scoring = replace(asked, kind="score", version=version)
     assert {sample.split for sample in scoring.version.samples} == {"test"}
 
@@ -107,9 +110,9 @@ def test_a_training_that_asks_for_the_holdout_is_refused(tmp_path: Path, version
 
 def test_a_test_sample_written_into_a_jobs_file_is_refused(tmp_path: Path, version: DataVersion) -> None:
     folder = job.begin(training(tmp_path, version))
-    tables = json.loads((folder.path / "samples.json").read_text())
+    tables = json.loads((folder.place.path / "samples.json").read_text())
     tables["samples"].append(["0" * 32, "images/leak.png", "test", {"label": "a", "marks": "x"}, None, 1])
-    (folder.path / "samples.json").write_text(json.dumps(tables))
+    (folder.place.path / "samples.json").write_text(json.dumps(tables))
     with pytest.raises(AskedWrongly, match=r"1 sample of the split 'test' in a job of the kind train, e.g. images/leak.png"):
         read(folder)
 
@@ -128,7 +131,7 @@ def test_ranking_by_a_measure_of_the_holdout_is_refused(tmp_path: Path, version:
     features = JobFeatures(asked, Splits(asked), torch.device("cpu"))
     features.fill(asked.works[:1])
     together.train_probes(features, asked.works[:1])
-    file = asked.work_folder(asked.works[0]).path / "result.json"
+    file = Path(asked.work_folder(asked.works[0]).place.address) / "result.json"
     assert read_trained(tmp_path, asked.works[0], reused=True)
     result = json.loads(file.read_text())
     file.write_text(json.dumps(result | {"metrics": result["metrics"] | {"test/label/accuracy": 1.0}}))

@@ -24,7 +24,7 @@ from flows.cluster import processes
 from flows.errors import AskedWrongly
 from flows.job.scoring import MIN_SHARD_IMAGES
 from flows.records import DataVersion, Sample, Weights, Work, Workers
-from flows.work_folder import EpochRecord, WorkResult, count_epochs, read_trained
+from flows.work_folder import EpochRecord, WorkResult, bundle_name, read_trained
 from heads import bundle
 from heads.spec import Fit, Head, Variant
 
@@ -161,8 +161,8 @@ def _kill(place: Place, wanted: Callable[[psutil.Process], bool]) -> None:
 
 
 def _digests(run: Run) -> list[str]:
-    bundles = [*(run.order.work_folder(work).bundle for work in run.order.works), _baseline(run).bundle]
-    return [hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest() for folder in bundles]
+    places = [*(run.order.work_folder(work).place for work in run.order.works), _baseline(run).place]
+    return [hashlib.sha256(place.read("bundle/weights.safetensors") or b"").hexdigest() for place in places]
 
 
 def _baseline(run: Run) -> BaselineFolder:
@@ -184,12 +184,12 @@ def test_one_job_trains_every_variant(undisturbed: Run) -> None:
     assert outcome.num_forwarded == (2 * EPOCHS + 1) * (36 + 10)
     assert 0 < outcome.seconds < 300
     assert len(undisturbed.submissions) == 1
-    assert count_epochs(order.storage, order.works) == {work.key: EPOCHS for work in order.works}
+    assert {key: fact.num_bytes for key, fact in order.folder.epochs().items()} == {work.key: EPOCHS for work in order.works}
     for work in order.works:
         trained = read_trained(order.storage, work, reused=False)
         assert trained.metrics["val/label/accuracy"] >= 0.5
         assert (trained.num_parameters == trained.num_trained_parameters) == (work.variant.freeze == "none")
-        loaded = bundle.load(trained.bundle)
+        loaded = bundle.load(order.work_folder(work).fetch_bundle())
         assert loaded.variant == work.variant
         assert loaded.predict([order.version.data / "0.png"])[0]["label"].label in CLASSES["label"]
 
@@ -211,10 +211,10 @@ def test_a_finished_job_leaves_no_checkpoints_to_resume_from(undisturbed: Run) -
 @pytest.mark.slow
 def test_the_same_job_again_trains_nothing(place: Place, undisturbed: Run) -> None:
     order = undisturbed.order
-    before = [order.work_folder(work).changed_at_ns() for work in order.works]
+    before = [order.work_folder(work).stamp() for work in order.works]
     again = _run(place, order)
     assert again.outcome == job.JobOutcome(reused=tuple(work.key for work in order.works))
-    assert [order.work_folder(work).changed_at_ns() for work in order.works] == before
+    assert [order.work_folder(work).stamp() for work in order.works] == before
 
 
 @dataclass(frozen=True)
@@ -296,12 +296,14 @@ def test_a_holdout_is_scored_sample_by_sample_bundle_after_bundle(
     train = undisturbed.order
     holdout = [sample for sample in version.samples if sample.split == "test"]
     version = replace(version, digest=f"{least:032}", samples=tuple(holdout) * -(-least // len(holdout)))
-    paths = tuple(train.work_folder(work).bundle for work in train.works[:2])
-    order = replace(train, kind="score", key=f"s{least}", works=(), version=version, bundles=paths)
+    names = tuple(bundle_name(work.key) for work in train.works[:2])
+    order = replace(train, kind="score", key=f"s{least}", works=(), version=version, bundles=names)
     outcome = cluster.run_job(place.cluster, job.begin(order), key=order.key, name="tiny")
     assert outcome.scores is not None
-    for path in paths:
-        table = job.read_scores(Path(outcome.scores[str(path)]))
+    for name in names:
+        path = train.fetch_bundle(name)
+        table = job.read_scores(job.scores_file(train.storage, bundle.digest(path), version.digest))
+        assert outcome.scores[name] == str(train.storage / "scores" / f"{bundle.digest(path)[:16]}-{version.digest}-3.json")
         assert table.bundle_digest == bundle.digest(path)
         assert len(table.rows) == len(version.samples)
         told = bundle.load(path).predict([train.version.data / sample.file for sample in holdout])

@@ -7,6 +7,7 @@ from pathlib import Path
 from flows import job
 from flows.files import write_json
 from flows.job.job import read
+from flows.places import Folder, StoredFile
 from flows.records import DataVersion, Mask, Sample, ScoreTable, Weights, Work, Workers
 from heads.spec import Head, Variant
 from heads.tasks.rows import Scored
@@ -37,7 +38,7 @@ def test_an_order_says_the_fewest_workers_only_where_there_is_a_range(tmp_path: 
     for key, workers in (("fixed", Workers(3)), ("range", Workers(3, least=2))):
         folder = job.begin(job.Job("train", key, "tiny", tmp_path, version, {"a": ("x", "y")}, workers))
         assert read(folder).workers == workers
-        assert ('"least"' in folder.job_file.read_text()) == (key == "range"), "job files of before stay as they were"
+        assert ('"least"' in Path(folder.job_file).read_text()) == (key == "range"), "job files of before stay as they were"
 
 
 def test_an_order_of_before_says_by_another_word_who_is_screened(tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_an_order_of_before_says_by_another_word_who_is_screened(tmp_path: Path)
         Work(key, Variant(backbone="resnet18", heads=(Head(target="a"),)), Weights("none"), key == "w1") for key in ("w1", "w2")
     ]
     folder = job.begin(job.Job("train", "k", "tiny", tmp_path, version, {"a": ("x", "y")}, Workers(), works=tuple(works)))
-    folder.job_file.write_text(folder.job_file.read_text().replace("is_screened", "in_contest"))
+    folder.place.write("job.json", Path(folder.job_file).read_text().replace("is_screened", "in_contest"))
     assert [work.is_screened for work in read(folder).works] == [True, False]
 
 
@@ -58,7 +59,7 @@ def test_a_score_table_is_read_with_its_tasks_probabilities_and_pixels(tmp_path:
     tasks = {"breed": "classification", "mask": "segmentation"}
     table = {"bundle_digest": "b", "data_version": "d", "rows": rows, "metrics": {"breed/accuracy": 0.0}, "tasks": tasks}
     write_json(tmp_path / "scores.json", table)
-    assert job.read_scores(tmp_path / "scores.json") == ScoreTable(
+    assert job.read_scores(StoredFile(Folder(tmp_path), "scores.json")) == ScoreTable(
         "b",
         "d",
         (

@@ -164,7 +164,7 @@ class Session:
     """A session whose jobs run in this process."""
 
     def __init__(self, storage: Path, plan: Plan) -> None:
-        self.settings, self.plan = SimpleNamespace(storage=storage, features=storage / "features"), plan
+        self.settings, self.plan = SimpleNamespace(root=storage, features=storage / "features"), plan
         self.said: list[str] = []
         self.num_jobs = 0
 
@@ -178,8 +178,10 @@ class Session:
 
 def collect(storage: Path, work_plan: WorkPlan) -> tuple[Trials, Any]:
     session: Any = Session(storage, work_plan.plan)
-    candidate = TrainedVariant("w1", work_plan.works[0].variant, False, {}, 1, 1, 1, 1.0, storage / "bundle")
-    return collect_trials(session, work_plan, Scores(candidate, table(work_plan.version, "new", 0), None, None)), session
+    candidate = TrainedVariant("w1", work_plan.works[0].variant, False, {}, 1, 1, 1, 1.0)
+    return collect_trials(
+        session, work_plan, Scores(candidate, table(work_plan.version, "new", 0), None, None, bundle=storage / "bundle")
+    ), session
 
 
 @real

@@ -9,7 +9,7 @@ import pytest
 
 from flows import job
 from flows.job import losses
-from flows.job.job_folder import CheckpointNote
+from flows.job.checkpoint_note import CheckpointNote
 from flows.records import DataVersion, Weights, Work, Workers
 from flows.work_folder import EpochRecord
 from heads.spec import Fit, Head, Variant

@@ -16,6 +16,7 @@ from PIL import Image
 
 from flows import pictures
 from flows.pictures import confusions, curves
+from flows.places import Folder
 from flows.work_folder import EpochRecord, MaskExample, WorkResult
 
 
@@ -174,11 +175,11 @@ def test_examples_of_masks_are_drawn_where_their_pictures_lie(tmp_path: Path) ->
     result = _result(**MASKED, epochs=_three_tasks(2), examples=tuple(rows))
     plain = {"learning_curves.png", "confusion_kind.png", "confusion_mask.png", "iou_mask.png"}
     assert set(pictures.draw_variant(result)) == plain
-    drawn = pictures.draw_variant(result, tmp_path)
+    drawn = pictures.draw_variant(result, Folder(tmp_path))
     assert set(drawn) == plain | {"examples_mask.png"}
     assert 800 < _size(drawn["examples_mask.png"])[0] < 1300
     (tmp_path / "w1" / "1-told.png").unlink()
-    assert set(pictures.draw_variant(result, tmp_path)) == plain
+    assert set(pictures.draw_variant(result, Folder(tmp_path))) == plain
 
 
 def test_drawing_needs_no_screen_and_no_global_figures() -> None:

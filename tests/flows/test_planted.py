@@ -131,7 +131,7 @@ def test_the_surest_flips_are_shown_where_the_verdict_tells_of_them(tmp_path: Pa
         for guess in ("cat", "dog")
     )
     variant = Variant(backbone="resnet18", heads=(Head(target="label"),))
-    candidate = TrainedVariant("k", variant, False, {}, 1, 1, 1, 1.0, tmp_path)
+    candidate = TrainedVariant("k", variant, False, {}, 1, 1, 1, 1.0)
     champion = ModelVersion("m", "1", (), {}, 0.0)
     work_plan = WorkPlan(Plan(name="m"), version, (), METRIC, "k")
     shown: list[tuple[str, Image.Image]] = []

@@ -58,7 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, version: DataVersion) -> d
     features.fill(asked.works)
     for work in asked.works:
         together.train_probes(features, [work])
-    return {name: asked.work_folder(work).bundle for name, work in works.items()}
+    return {name: asked.work_folder(work).fetch_bundle() or Path() for name, work in works.items()}
 
 
 def altered(source: Path, dest: Path, alter: Callable[[torch.nn.Module], None], temperature: float | None = None) -> Path:
@@ -105,9 +105,12 @@ def test_altered_bundles_get_their_verdicts_on_photographs(
 ) -> None:
     monkeypatch.setattr(test_promotion, "SAMPLES", version.samples)
     bundles = [altered(trained[of], tmp_path / name, alter, heat) for name, (of, alter, heat, _) in PLANTED.items()]
-    asked = job.Job("score", "s", "m", tmp_path, version, {"label": CLASSES}, Workers(), bundles=(trained["poor"], *bundles))
-    files = scoring.score(asked).scores
-    champion, *tables = (job.read_scores(Path(files[str(path)])) for path in asked.bundles)
+    asked = job.Job(
+        "score", "s", "m", tmp_path, version, {"label": CLASSES}, Workers(), bundles=tuple(map(str, (trained["poor"], *bundles)))
+    )
+    scoring.score(asked)
+    files = (job.scores_file(tmp_path, bundle.digest(asked.fetch_bundle(name)), version.digest) for name in asked.bundles)
+    champion, *tables = map(job.read_scores, files)
 
     def judge(nights: Nights, key: str, table: ScoreTable, **guards: str) -> Promotion:
         named = replace(table, bundle_digest=key * 8)

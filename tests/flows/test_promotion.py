@@ -78,12 +78,12 @@ class Nights:
         version = DataVersion("d1", "r" * 40, SAMPLES, self.folder / "data", ())
         champion = self.registry.current("m").get("champion") if self.registry.models() else None
         table = job.read_scores(job.scores_file(self.folder, champion.tags[BUNDLE_TAG], "d1")) if champion else None
-        candidate = TrainedVariant(key, variant, False, {}, 1, 1, 1, 1.0, self.folder / "bundle", run_id="run")
-        settings = SimpleNamespace(storage=self.folder, workspace=self.folder)
+        candidate = TrainedVariant(key, variant, False, {}, 1, 1, 1, 1.0, run_id="run")
+        settings = SimpleNamespace(root=self.folder, storage=self.folder, workspace=self.folder)
         session: Any = SimpleNamespace(plan=plan, registry=self.registry, settings=settings, say=lambda _: None)
         anchor = find_anchor(session, METRIC, champion)
         of_anchor = job.read_scores(job.scores_file(self.folder, anchor.tags[BUNDLE_TAG], "d1")) if anchor else None
-        judged = Scores(candidate, scores, champion, table, anchor, of_anchor)
+        judged = Scores(candidate, scores, champion, table, anchor, of_anchor, bundle=self.folder / "bundle")
         return promote(session, WorkPlan(plan, version, works, METRIC, "k"), judged)
 
     def night(self, number: int, gain: float = 0.0, **changes: Any) -> Promotion:

@@ -71,8 +71,8 @@ class Ray:
 
 @pytest.fixture
 def ray(tmp_path: Path) -> Iterator[Ray]:
-    told = Ray(JobFolder(tmp_path / "jobs" / "train-k"))
-    told.files.path.mkdir(parents=True)
+    told = Ray(JobFolder.at(tmp_path / "jobs" / "train-k"))
+    (tmp_path / "jobs" / "train-k").mkdir(parents=True)
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
@@ -121,7 +121,7 @@ def test_what_the_first_driver_noted_is_there_for_the_second_and_what_an_earlier
     seen: list[set[str]] = []
 
     def look() -> None:
-        seen.append({file.name for file in ray.files.path.iterdir()})
+        seen.append({file.name for file in ray.files.place.path.iterdir()})
 
     def note_and_die() -> None:
         look()
@@ -132,7 +132,7 @@ def test_what_the_first_driver_noted_is_there_for_the_second_and_what_an_earlier
         ray.files.write_outcome(JobOutcome())
 
     for name in ("error.json", "outcome.json", "todo.json", "stored-here-1.json", "job.json"):
-        (ray.files.path / name).write_text("{}")
+        (ray.files.place.path / name).write_text("{}")
     ray.ends = [note_and_die, end]
     run(ray)
     assert seen == [{"job.json"}, {"job.json", "todo.json"}]

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from flows.cli import models
 from flows.errors import AskedWrongly, HeadstartError
+from flows.places import Folder, StoredFile
 from flows.pulling import placing
 from flows.records import Finding, ModelVersion, Verdict, Weights, Work
 from flows.registry import Registry, ledger, program, read_holdout, telling
@@ -520,12 +521,13 @@ def entry(version: str, **changes: Any) -> Entry:
 
 def test_a_line_cut_short_by_a_crash_costs_no_other_line(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "m.jsonl"
-    ledger.append(file, entry("1"))
+    stored = StoredFile(Folder(file.parent), file.name)
+    ledger.append(stored, entry("1"))
     with file.open("a") as torn:
         torn.write('{"kind": "verd')
-    ledger.append(file, entry("2"))
-    ledger.append(file, entry("2", time=9.0))
-    assert [e.version for e in ledger.read(file)] == ["1", "2"]
+    ledger.append(stored, entry("2"))
+    ledger.append(stored, entry("2", time=9.0))
+    assert [e.version for e in ledger.read(stored)] == ["1", "2"]
 
 
 def test_an_entry_too_long_for_a_tag_loses_findings_figures_and_last_reasons_in_turn() -> None:

@@ -129,7 +129,7 @@ def test_the_trial_reads_the_same_samples_by_both_models_once(tmp_path: Path, mo
         split = "train" if number == 0 else "test"
         samples.append(Sample(hashlib.md5(file.read_bytes()).hexdigest(), file.name, split, {"label": "ab"[number % 2]}))
     version = DataVersion("d" * 32, "r" * 40, tuple(samples), tmp_path, ())
-    new, old = write_bundle(tmp_path / "new", 0), write_bundle(tmp_path / "pulled" / "m-3", 1)
+    new, old = write_bundle(tmp_path / "work" / "w1" / "bundle", 0), write_bundle(tmp_path / "pulled" / "m-3", 1)
     work = Work("w1", bundles.load(new).variant, Weights("none"))
     plan, said, jobs = Plan.model_validate({"name": "m"}), list[str](), list[job.Job]()
 
@@ -138,11 +138,11 @@ def test_the_trial_reads_the_same_samples_by_both_models_once(tmp_path: Path, mo
         return job_room.measure(read(job.begin(asked)))
 
     session: Any = SimpleNamespace(
-        plan=plan, settings=SimpleNamespace(storage=tmp_path, features=None), say=said.append, run_job=run_job
+        plan=plan, settings=SimpleNamespace(root=tmp_path, features=None), say=said.append, run_job=run_job
     )
-    candidate = TrainedVariant("w1", work.variant, False, {}, 1, 1, 1, 1.0, new)
+    candidate = TrainedVariant("w1", work.variant, False, {}, 1, 1, 1, 1.0)
     champion = ModelVersion("m", "3", ("champion",), {}, 0.0)
-    scores = Scores(candidate, scored("new", 0), champion, scored("old", 0))
+    scores = Scores(candidate, scored("new", 0), champion, scored("old", 0), bundle=new)
     found = measure_robustness(session, WorkPlan(plan, version, (work,), METRIC, "k"), scores, Trials()).robustness
     assert found is not None
     assert found[1] is not None
@@ -156,14 +156,12 @@ def test_the_trial_reads_the_same_samples_by_both_models_once(tmp_path: Path, mo
     assert {sample.split for sample in jobs[0].version.samples} == {"test"}
     assert [line for line in said if "of 12 images are read, corrupted and attacked" in line]
     # The champion's readings are kept: another candidate's night reads only its own; and a rerun reads nothing.
-    later = replace(candidate, bundle=write_bundle(tmp_path / "later", 2))
-    again = measure_robustness(
-        session, WorkPlan(plan, version, (work,), METRIC, "k"), replace(scores, candidate=later), Trials()
-    ).robustness
+    later = replace(scores, candidate=replace(candidate, key="w2"), bundle=write_bundle(tmp_path / "work" / "w2" / "bundle", 2))
+    again = measure_robustness(session, WorkPlan(plan, version, (work,), METRIC, "k"), later, Trials()).robustness
     assert [len(asked.bundles) for asked in jobs] == [2, 1]
     assert again is not None
     assert again[1] == found[1]
-    assert job.robustness_file(tmp_path, bundles.digest(old), version.digest, "label").is_file()
+    assert job.robustness_file(tmp_path, bundles.digest(old), version.digest, "label").exists()
     masks = replace(scores, table=replace(scores.table, tasks={"label": "segmentation"}))
     assert measure_robustness(session, WorkPlan(plan, version, (work,), METRIC, "k"), masks, Trials()) == Trials()
     assert said[-1].startswith("Robustness is not measured: 'label' is a target of masks")

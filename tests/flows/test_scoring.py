@@ -1,7 +1,5 @@
 """What a scoring job makes of rows: the measures of validation, whatever classes either side knows."""
 
-from pathlib import Path
-
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score
 
@@ -68,7 +66,7 @@ def test_masks_are_measured_over_all_pixels_together_and_class_by_class() -> Non
 
 def test_variants_cost_what_a_sample_costs_on_its_way_through_their_backbone() -> None:
     made = [
-        TrainedVariant(name, Variant(backbone=name, heads=(Head(target="kind"),)), False, {}, 1, 1, 1, 1.0, Path("bundle"))
+        TrainedVariant(name, Variant(backbone=name, heads=(Head(target="kind"),)), False, {}, 1, 1, 1, 1.0)
         for name in ("resnet18", "mobilenet_v2")
     ]
     costs = serving_costs(TrainResult(tuple(made), 0, 0.0, run_id="run"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import shutil
@@ -134,7 +135,7 @@ def train(order: job.Job, max_reports: float = math.inf) -> Group:
             found[name] = getattr(group, name)
         for name, function in found.items():
             patch.setattr(workers, name, function)
-        member.train_works({"job_folder": str(order.folder.path)})
+        member.train_works({"job_folder": order.folder.address})
     return group
 
 
@@ -155,14 +156,14 @@ def whole(version: DataVersion, weights: Path, tmp_path_factory: pytest.TempPath
 
 def result(order: job.Job, work: Work) -> dict[str, Any]:
     """Its result, without what is never the same twice."""
-    told: dict[str, Any] = read_json(order.work_folder(work).path / "result.json")
+    told: dict[str, Any] = json.loads(order.work_folder(work).place.read("result.json") or b"")
     for row in (told, *told["epochs"]):
         del row["seconds"]
     return {name: value for name, value in told.items() if name not in ("work_key", "shared_seconds", "gpu_seconds")}
 
 
 def weights_of(order: job.Job, work: Work) -> bytes:
-    return (order.work_folder(work).bundle / "weights.safetensors").read_bytes()
+    return order.work_folder(work).place.read("bundle/weights.safetensors") or b""
 
 
 def ranked(whole: job.Job) -> list[tuple[int, float]]:
@@ -194,7 +195,7 @@ def test_the_others_stop_at_their_rung_with_the_reason_and_the_best_of_it(screen
             f"screened out after the probe phase: number {number} of 4 by val/{METRIC} ({value:.4f}), and the best 2 go on"
         )
         assert told["metrics"] == told["epochs"][told["best_epoch"]]["metrics"]
-        loaded = bundle.load(screened.work_folder(work).bundle)
+        loaded = bundle.load(screened.work_folder(work).fetch_bundle() or Path())
         val = [sample for sample in screened.version.samples if sample.split == "val"]
         answers = [each["label"].label for each in loaded.predict([screened.version.data / sample.file for sample in val])]
         hits = sum(answer == sample.labels["label"] for answer, sample in zip(answers, val, strict=True))
@@ -212,14 +213,14 @@ def test_whoever_is_not_screened_trains_to_the_end_beside_it(screened: job.Job, 
 
 def test_what_a_screening_leaves_is_its_standing_and_nothing_to_go_on_from(screened: job.Job) -> None:
     for work in screened.works:
-        names = {path.name for path in screened.work_folder(work).path.iterdir()}
+        names = {path.name for path in Path(screened.work_folder(work).place.address).iterdir()}
         assert ("probe.json" in names) == work.is_screened
         assert {"result.json", "bundle"} <= names
         assert names.isdisjoint({"probe.pt", "training.pt", "failure.json"})
 
 
 def files(order: job.Job) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in works_root(order.storage).rglob("*") if path.is_file()}
+    return {path: path.stat().st_mtime_ns for path in Path(works_root(order.storage).address).rglob("*") if path.is_file()}
 
 
 def test_a_rerun_trains_nothing_again(screened: job.Job) -> None:
@@ -283,7 +284,7 @@ def test_probes_whose_checkpoints_are_damaged_are_left_aside_with_a_word_and_tra
         train(order)
     rivals = [work for work in order.works if work.is_screened]
     for work in rivals:
-        order.work_folder(work).probe_checkpoint.write_bytes(b"damaged")
+        order.work_folder(work).place.write("probe.pt", b"damaged")
     with caplog.at_level(logging.WARNING):
         train(order)
     assert len([record for record in caplog.records if "left aside" in record.getMessage()]) == len(rivals)

@@ -73,17 +73,17 @@ class Place:
         """The stage's verdict on a bundle with these rows, against a champion that is wrong on some of them."""
         plan = Plan.model_validate({"name": name, "promotion": {"guards": {"leaks": "off"} | guards}})
         variant = Variant(backbone="resnet18", heads=(Head(target="label"),))
-        candidate = TrainedVariant(name, variant, False, {}, 1, 1, 1, 1.0, bundle, run_id="run")
+        candidate = TrainedVariant(name, variant, False, {}, 1, 1, 1, 1.0, run_id="run")
         champion = self.registry.current(name).get("champion")
         worse = [replace(row, predicted="?") if number < NUM_GAINED else row for number, row in enumerate(rows)]
         tables = [
             ScoreTable(named, "d1", tuple(of), {METRIC: np.mean([row.truth == row.predicted for row in of]).item()}, TASKS)
             for named, of in ((digest, rows), (champion.tags[BUNDLE_TAG] if champion else "", worse))
         ]
-        settings = SimpleNamespace(storage=self.folder, workspace=self.folder)
+        settings = SimpleNamespace(root=self.folder, storage=self.folder, workspace=self.folder)
         session: Any = SimpleNamespace(plan=plan, registry=self.registry, settings=settings, say=lambda _: None)
         work_plan = WorkPlan(plan, self.version, (Work(name, variant, Weights("none")),), METRIC, "k")
-        return promote(session, work_plan, Scores(candidate, tables[0], champion, tables[1] if champion else None))
+        return promote(session, work_plan, Scores(candidate, tables[0], champion, tables[1] if champion else None, bundle=bundle))
 
 
 TASKS: Any = {"label": "classification"}

@@ -12,6 +12,7 @@ from flows import cluster
 from flows.cluster import capacity
 from flows.errors import AskedWrongly
 from flows.files import write_json
+from flows.places import Folder, StoredFile
 from flows.plan import parse_plan
 from flows.records import (
     DataVersion,
@@ -68,7 +69,7 @@ def give_up(settings: Settings, work: Work) -> None:
 
 def trained(work: Work) -> TrainedVariant:
     metrics = {"val/label/accuracy": 0.75, "val/label/loss": 0.5}
-    return TrainedVariant(work.key, work.variant, False, metrics, 1, 1, 6, 0.1, Path())
+    return TrainedVariant(work.key, work.variant, False, metrics, 1, 1, 6, 0.1)
 
 
 def test_a_failed_variant_is_done_and_named_in_a_warning(settings: Settings, work_plan: WorkPlan) -> None:
@@ -133,9 +134,9 @@ def test_what_is_printed_and_kept_of_a_report_has_these_names_in_this_order(work
     assert list(printed["verdict"]) == verdict
     assert list(printed["model"]) == ["name", "version", "aliases", "page"]
     finite = replace(told, variants=told.variants[:1])
-    report.write_report(tmp_path / "report.json", finite)
-    assert report.read_report(tmp_path / "report.json") == finite
-    assert report.read_report(tmp_path / "nothing.json") is None
+    report.write_report(StoredFile(Folder(tmp_path), "report.json"), finite)
+    assert report.read_report(StoredFile(Folder(tmp_path), "report.json")) == finite
+    assert report.read_report(StoredFile(Folder(tmp_path), "nothing.json")) is None
 
 
 def test_a_kept_report_of_before_there_were_tasks_pages_and_counts_is_read(work_plan: WorkPlan, tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_a_kept_report_of_before_there_were_tasks_pages_and_counts_is_read(work_
         for name in ("num_forwarded", "num_features_read", "gpu_seconds", "page"):
             del variant[name]
     write_json(tmp_path / "old.json", old)
-    found = report.read_report(tmp_path / "old.json")
+    found = report.read_report(StoredFile(Folder(tmp_path), "old.json"))
     assert found is not None
     assert (found.tasks, found.run_id, found.counts.flops_done, found.model) == ({}, None, 0, None)
     assert len(leaderboard(report.with_pages(found, "http://ml:5000"))) == 2

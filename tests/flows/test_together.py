@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -16,9 +17,11 @@ from flows import job
 from flows.job import together
 from flows.job.datasets import Splits
 from flows.job.trunks import JobFeatures
+from flows.places import Root
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from heads.spec import Fit, Head, Variant
 from heads.training.state import Epoch
+from tests import object_store
 
 EPOCHS = 5
 
@@ -34,7 +37,7 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> DataVersion:
     return DataVersion("d" * 32, "r" * 40, tuple(samples), folder, ())
 
 
-def order_of(storage: Path, version: DataVersion) -> job.Job:
+def order_of(storage: Root, version: DataVersion) -> job.Job:
     works = []
     for design, rate in (("linear", 0.01), ("linear", 0.001), ("mlp", 0.01)):
         fit = Fit(epochs=EPOCHS, batch_size=6, image_size_px=32, learning_rate=rate, augment="none")
@@ -52,17 +55,32 @@ def train(order: job.Job) -> None:
 
 def bundles(order: job.Job) -> list[bytes]:
     files = ("weights.safetensors", "variant.json")
-    return [(order.work_folder(work).bundle / file).read_bytes() for work in order.works for file in files]
+    return [order.work_folder(work).place.read(f"bundle/{file}") or b"" for work in order.works for file in files]
 
 
 class Killed(Exception):
     """Stands for a kill between two epochs."""
 
 
+@pytest.fixture(params=["folder", "bucket"])
+def storage(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Root]:
+    """A storage root: a folder, or a prefix of a bucket."""
+    if request.param == "folder":
+        yield tmp_path / "half"
+        return
+    with pytest.MonkeyPatch.context() as environment, object_store.serving(environment) as served:
+        environment.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        served.page_length = 1000
+        # A file system of an earlier test has that one's address.
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        yield "s3://pets/half"
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
 @pytest.fixture
-def half_done(tmp_path: Path, version: DataVersion, monkeypatch: pytest.MonkeyPatch) -> job.Job:
+def half_done(storage: Root, version: DataVersion, monkeypatch: pytest.MonkeyPatch) -> job.Job:
     """A job that was ended in its third epoch, with a checkpoint an epoch of each work."""
-    order, note = order_of(tmp_path / "half", version), together.WorkCheckpointer.note
+    order, note = order_of(storage, version), together.WorkCheckpointer.note
 
     def dying(self: together.WorkCheckpointer, epoch: Epoch, save: Callable[[Path], None]) -> None:
         if epoch.index == 2:
@@ -83,13 +101,14 @@ def test_probes_go_on_from_their_last_checkpoint_and_end_as_if_nothing_had_happe
 ) -> None:
     whole = order_of(tmp_path / "whole", version)
     train(whole)
-    assert all(half_done.work_folder(work).checkpoint.is_file() for work in half_done.works)
+    assert all(half_done.work_folder(work).fetch_checkpoint() for work in half_done.works)
     trained: list[int] = []
     monkeypatch.setattr(together.WorkCheckpointer, "note", lambda self, epoch, save: trained.append(epoch.index))
     train(half_done)
     assert sorted(trained) == sorted([2, 3, 4] * 3), "two epochs were kept"
     assert bundles(half_done) == bundles(whole)
-    assert not any(half_done.work_folder(work).checkpoint.exists() for work in half_done.works)
+    assert all(bundles(whole)), "they are there"
+    assert not any(half_done.work_folder(work).fetch_checkpoint() for work in half_done.works)
     for work in whole.works:
         result = half_done.work_folder(work).read_result()
         assert result is not None
@@ -107,7 +126,7 @@ def test_a_damaged_checkpoint_is_left_aside_with_a_word(
     train(whole)
     trained: list[int] = []
     monkeypatch.setattr(together.WorkCheckpointer, "note", lambda self, epoch, save: trained.append(epoch.index))
-    half_done.work_folder(half_done.works[1]).checkpoint.write_bytes(b"damaged")
+    half_done.work_folder(half_done.works[1]).place.write("training.pt", b"damaged")
     with caplog.at_level(logging.WARNING):
         train(half_done)
     assert "left aside" in caplog.text

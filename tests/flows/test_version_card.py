@@ -142,14 +142,17 @@ def kept(registry: Registry, monkeypatch: pytest.MonkeyPatch, figures: dict[str,
     variant = Variant(backbone="resnet18", heads=(Head(target="kind"),))
     plan = Plan.model_validate({"name": "pets"})
     work_plan = WorkPlan(plan, version, (Work("w1", variant, weights),), METRIC, "k")
-    bundle = registry.ledger_folder.parent / "bundle"
-    candidate = TrainedVariant("w1", variant, False, {}, 1, 1, 1, 1.0, bundle, run_id="run")
+    bundle = Path(registry.ledgers.address).parent / "bundle"
+    candidate = TrainedVariant("w1", variant, False, {}, 1, 1, 1, 1.0, run_id="run")
     findings = (Finding("paired_test", True, "it is better", figures), Finding("latency", False, "it is slow", {}, (), False))
     verdict = Verdict(True, ("it is better",), figures, findings)
     session: Any = SimpleNamespace(registry=registry, settings=SimpleNamespace(workspace=Path("workspace")))
     champion = registry.find("pets", "1")
     return keep_card(
-        session, work_plan, Scores(candidate, table(scored), champion, None), Promotion(verdict, registry.find("pets", "2"))
+        session,
+        work_plan,
+        Scores(candidate, table(scored), champion, None, bundle=bundle),
+        Promotion(verdict, registry.find("pets", "2")),
     )
 
 

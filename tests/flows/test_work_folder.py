@@ -9,7 +9,8 @@ import pytest
 
 from flows import job
 from flows.errors import AskedWrongly, HeadstartError
-from flows.job.job_folder import CheckpointNote, GroupStart, read_note, write_note
+from flows.job.checkpoint_note import CheckpointNote, read_note, write_note
+from flows.job.job_folder import GroupStart
 from flows.records import Weights, Work
 from flows.work_folder import EpochRecord, MaskExample, WorkFailure, WorkFolder, WorkResult, read_trained
 from heads.spec import Head, Variant
@@ -61,7 +62,7 @@ def folder(tmp_path: Path) -> WorkFolder:
 
 def test_a_results_bytes_are_these_and_are_read_as_the_same_value(folder: WorkFolder) -> None:
     folder.write_result(RESULT)
-    assert (folder.path / "result.json").read_text() == RESULT_WRITTEN
+    assert (folder.place.path / "result.json").read_text() == RESULT_WRITTEN
     assert folder.read_result() == RESULT
     assert folder.is_finished()
 
@@ -70,11 +71,11 @@ def test_a_failures_and_a_progress_bytes_are_these_and_are_read_as_the_same_valu
     folder.add_progress("w1", EPOCHS[:1])
     assert not folder.is_finished()
     folder.add_progress("w1", EPOCHS)
-    assert (folder.path / "progress.json").read_text() == f'{{"work_key": "w1", "epochs": {EPOCHS_WRITTEN}}}'
+    assert (folder.place.path / "progress.json").read_text() == f'{{"work_key": "w1", "epochs": {EPOCHS_WRITTEN}}}'
     assert folder.read_progress() == EPOCHS
     folder.write_failure(WorkFailure("w1", "it diverged", EPOCHS))
     written = f'{{"work_key": "w1", "reason": "it diverged", "epochs": {EPOCHS_WRITTEN}}}'
-    assert (folder.path / "failure.json").read_text() == written
+    assert (folder.place.path / "failure.json").read_text() == written
     assert folder.read_failure() == WorkFailure("w1", "it diverged", EPOCHS)
     assert folder.is_finished()
 
@@ -83,14 +84,14 @@ def test_an_older_result_and_one_of_a_later_version_are_read(folder: WorkFolder,
     known = ("metrics", "num_parameters", "num_trained_parameters", "num_forwarded", "seconds", "confusion", "classes")
     old = {name: json.loads(RESULT_WRITTEN)[name] for name in ("work_key", *known)}
     epoch = {"epoch": 0, "phase": 0, "metrics": {}, "seconds": 0.5}
-    folder.path.mkdir(parents=True)
-    (folder.path / "result.json").write_text(json.dumps(old | {"epochs": [epoch], "of a later version": 1}))
+    folder.place.path.mkdir(parents=True)
+    (folder.place.path / "result.json").write_text(json.dumps(old | {"epochs": [epoch], "of a later version": 1}))
     found = folder.read_result()
     assert found is not None
     assert (found.epochs, found.flops, found.examples) == ((EpochRecord(0, 0, {}, 0.5),), None, None)
     work = Work("w1", Variant(backbone="resnet18", heads=(Head(target="a"),)), Weights("none"))
     trained = read_trained(tmp_path, work, reused=True)
-    assert (trained.seconds, trained.flops, trained.gpu_seconds, trained.bundle) == (3.5, 0, 0, folder.bundle)
+    assert (trained.seconds, trained.flops, trained.gpu_seconds) == (3.5, 0, 0)
 
 
 def test_a_work_without_a_result_is_no_trained_variant(tmp_path: Path) -> None:
@@ -100,21 +101,21 @@ def test_a_work_without_a_result_is_no_trained_variant(tmp_path: Path) -> None:
 
 
 def test_a_jobs_outcome_comes_home_with_what_its_members_stored(tmp_path: Path) -> None:
-    trained, scored = job.JobFolder(tmp_path / "train-k"), job.JobFolder(tmp_path / "score-k")
+    trained, scored = job.JobFolder.at(tmp_path / "train-k"), job.JobFolder.at(tmp_path / "score-k")
     assert trained.read_end() is None
     trained.write_stored(40, 2.5e9)
     trained.write_outcome(job.JobOutcome(("w1",), ("w2",), 55, 1.5))
     written = '{"trained": ["w1"], "reused": ["w2"], "num_forwarded": 55, "seconds": 1.5}'
-    assert (trained.path / "outcome.json").read_text() == written
+    assert (trained.place.path / "outcome.json").read_text() == written
     assert trained.read_end() == job.JobOutcome(("w1",), ("w2",), 55, 1.5, 2_500_000_000)
     scored.write_outcome(job.JobOutcome(scores={"bundle": "scores.json"}))
-    assert (scored.path / "outcome.json").read_text() == '{"scores": {"bundle": "scores.json"}}'
+    assert (scored.place.path / "outcome.json").read_text() == '{"scores": {"bundle": "scores.json"}}'
     assert scored.read_end() == job.JobOutcome(scores={"bundle": "scores.json"})
 
 
 @pytest.mark.parametrize(("error", "raised"), [(AskedWrongly("no such head"), AskedWrongly), (OSError("gone"), HeadstartError)])
 def test_the_first_error_of_a_job_is_the_one_that_is_raised(tmp_path: Path, error: Exception, raised: type[Exception]) -> None:
-    folder = job.JobFolder(tmp_path)
+    folder = job.JobFolder.at(tmp_path)
     folder.write_error(error)
     folder.write_error(ValueError("another"))
     assert folder.has_failed()
@@ -123,9 +124,9 @@ def test_the_first_error_of_a_job_is_the_one_that_is_raised(tmp_path: Path, erro
 
 
 def test_a_new_job_of_the_same_key_finds_nothing_but_what_is_asked(tmp_path: Path) -> None:
-    folder = job.JobFolder(tmp_path / "train-k")
+    folder = job.JobFolder.at(tmp_path / "train-k")
     folder.write_job({}, {})
-    asked = sorted(file.name for file in folder.path.iterdir())
+    asked = sorted(file.name for file in folder.place.path.iterdir())
     folder.write_outcome(job.JobOutcome())
     folder.write_error(ValueError())
     folder.write_todo(["w1"])
@@ -136,9 +137,9 @@ def test_a_new_job_of_the_same_key_finds_nothing_but_what_is_asked(tmp_path: Pat
     folder.count_driver()
     folder.add_group(GroupStart(1, 1))
     folder.add_loss("a line")
-    assert len(list(folder.path.iterdir())) == len(asked) + 10
+    assert len(list(folder.place.path.iterdir())) == len(asked) + 10
     folder.forget()
-    assert sorted(file.name for file in folder.path.iterdir()) == asked == ["job.json", "samples.json"]
+    assert sorted(file.name for file in folder.place.path.iterdir()) == asked == ["job.json", "samples.json"]
 
 
 def test_a_checkpoint_of_before_it_told_its_epoch_is_understood(tmp_path: Path) -> None:

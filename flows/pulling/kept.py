@@ -1,0 +1,127 @@
+"""Bundles and weights that lie in a bucket, on this machine: copies by digest, shared by its processes, in bounded room."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.errors import AskedWrongly, Busy
+from flows.places import Folder, Place
+from flows.pulling.bringing import bring, digest_of_file
+
+# The share of the disk's free room that copies may take; one that was used within the last hour stays, however scarce room is.
+SHARE_OF_DISK = 0.1
+IN_USE_SECONDS = 3600.0
+WAIT_SECONDS = 600.0
+
+
+def keep_here(place: Place) -> Path | None:
+    """The bundle of a place as a folder of this machine: the folder itself, or a whole copy; None if there is no bundle.
+
+    Raises BundleError if what is stored does not fit its digests.
+    """
+    from heads import bundle as bundles
+
+    if isinstance(place, Folder):
+        return place.path if place.path.is_dir() else None
+    sums = place.read(bundles.SUMS)
+    if sums is None:
+        return None
+    digest = hashlib.sha256(sums).hexdigest()
+    copy = _root("bundles") / digest
+    if not _is_whole(copy):
+        _make_room(copy.parent)
+        _bring(place, copy, digest)
+    os.utime(copy)
+    return copy
+
+
+def keep_file(place: Place, name: str, digest: str) -> Path:
+    """A copy of a stored file whose sha256 begins with `digest`, on this machine.
+
+    Raises AskedWrongly if it is gone, or is another file than that.
+    """
+    copy = _root("weights") / name
+    if not copy.is_file():
+        _make_room(copy.parent)
+        partial = copy.with_name(f".{name}.{os.getpid()}.new")
+        try:
+            is_there = place.copy(name, partial)
+            if not is_there or not digest_of_file(partial).startswith(digest):
+                problem = "is not the file that it was" if is_there else "is gone"
+                raise AskedWrongly(f"{place.address}/{name} {problem}: remove it, and start the retraining again")
+            partial.replace(copy)
+        finally:
+            partial.unlink(missing_ok=True)
+    os.utime(copy)
+    return copy
+
+
+def _bring(place: Place, copy: Path, digest: str) -> None:
+    give_up_at = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            bring(_Stored(place), copy, name=place.address, digest=digest, is_ours=lambda _: True)
+            return
+        except Busy:
+            # Another process of this machine fetches the same one.
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.2)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    place: Place
+
+    def fetch(self, name: str, file: Path) -> None:
+        if not self.place.copy(name, file):
+            raise AskedWrongly(f"{self.place.address}/{name} is not there, though its bundle is: remove {self.place.address}")
+
+
+def _root(kind: str) -> Path:
+    """The folder of this person's copies of a kind: `headstart/<kind>` in XDG_CACHE_HOME, else in `~/.cache`."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    folder = (Path(home) if home else Path.home() / ".cache") / "headstart" / kind
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AskedWrongly(
+            f"there is no place for copies of {kind} at {folder} ({error.strerror}): name a folder in XDG_CACHE_HOME"
+        ) from None
+    return folder
+
+
+def _is_whole(copy: Path) -> bool:
+    from heads import bundle as bundles
+    from heads.errors import BundleError
+
+    if not copy.is_dir():
+        return False
+    try:
+        bundles.verify(copy)
+    except BundleError:
+        shutil.rmtree(copy)
+        return False
+    return True
+
+
+def _make_room(root: Path) -> None:
+    """Remove the copies that were used least recently, as long as all of them take more than their share."""
+    sizes = []
+    for copy in root.glob("[0-9a-f]*"):
+        with suppress(FileNotFoundError):
+            files = copy.iterdir() if copy.is_dir() else [copy]
+            sizes.append((copy.stat().st_mtime, sum(file.stat().st_size for file in files), copy))
+    total = sum(size for _, size, _ in sizes)
+    most = SHARE_OF_DISK * (shutil.disk_usage(root).free + total)
+    for used_at, size, copy in sorted(sizes):
+        if total <= most or time.time() - used_at < IN_USE_SECONDS:
+            break
+        shutil.rmtree(copy, ignore_errors=True) if copy.is_dir() else copy.unlink(missing_ok=True)
+        total -= size
