@@ -25,7 +25,8 @@ from heads.spec import Fit, Head, Variant
 from tests import object_store
 
 VARIANT = Variant(backbone="squeezenet1_1", heads=(Head(target="kind"),), fit=Fit(image_size_px=32))
-PLACE = Bucket("s3://pets/root/work/w1/bundle")
+WORKS = Bucket("s3://pets/root/works")
+PLACE = WORKS.within("w1/bundle")
 CLASSES = {"kind": ["ant", "bee"]}
 
 
@@ -52,7 +53,7 @@ def stored(bucket: type[object_store.Bucket], tmp_path: Path) -> Path:
 
 def test_a_bundle_is_fetched_once_and_read_from_its_copy(bucket: type[object_store.Bucket], stored: Path) -> None:
     assert keep_here(Folder(stored)) == stored, "one in a folder is read where it lies"
-    assert keep_here(Bucket("s3://pets/root/work/w2/bundle")) is None
+    assert keep_here(WORKS.within("w2/bundle")) is None
     copies = list[Path | None]()
     threads = [threading.Thread(target=lambda: copies.append(keep_here(PLACE))) for _ in range(3)]
     for thread in threads:
@@ -67,7 +68,7 @@ def test_a_bundle_is_fetched_once_and_read_from_its_copy(bucket: type[object_sto
     assert bundles.load(copy).variant == VARIANT
     before = len(bucket.asked)
     assert keep_here(PLACE) == copy
-    assert [key for _, key, _ in bucket.asked[before:]] == ["root/work/w1/bundle/SHA256SUMS"]
+    assert [key for _, key, _ in bucket.asked[before:]] == ["root/works/w1/bundle/SHA256SUMS"]
 
 
 def test_a_damaged_copy_is_fetched_again_and_a_damaged_object_is_refused(bucket: type[object_store.Bucket], stored: Path) -> None:
@@ -76,7 +77,7 @@ def test_a_damaged_copy_is_fetched_again_and_a_damaged_object_is_refused(bucket:
     (copy / "card.md").write_text("another card")
     assert keep_here(PLACE) == copy
     assert (copy / "card.md").read_bytes() == (stored / "card.md").read_bytes()
-    bucket.objects["root/work/w1/bundle/card.md"] = b"another card"
+    bucket.objects["root/works/w1/bundle/card.md"] = b"another card"
     assert keep_here(PLACE) == copy, "what is whole here is not asked for"
     (copy / "card.md").unlink()
     with pytest.raises(BundleError, match=r"card\.md is not what was written"):
