@@ -32,9 +32,10 @@ class Way:
         thread.start()
         try:
             server = self._run(asyncio.start_server(self._accept, address, 0))
-            yield f"http://{address}:{server.sockets[0].getsockname()[1]}"
-            server.close()
-            self._run(self._cut())
+            try:
+                yield f"http://{address}:{server.sockets[0].getsockname()[1]}"
+            finally:
+                self._run(self._close(server))
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             thread.join()
@@ -64,6 +65,12 @@ class Way:
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    async def _close(self, server: asyncio.Server) -> None:
+        server.close()
+        await self._cut()
+        # Let the transports that were closed just now go.
+        await asyncio.sleep(0.1)
 
     async def _cut(self) -> None:
         connections = list(self._connections)

@@ -35,8 +35,8 @@ ip link set lo up
 for folder in {hidden}; do mount -t tmpfs -o size=64k,mode=755 hidden "$folder"; done
 mount -t tmpfs -o size={disk_bytes},mode=755 disk {disk}
 mount -t tmpfs -o size={shared_memory_bytes},mode=1777 shm /dev/shm
-mkdir -p {disk}/tmp {disk}/home {disk}/cache
-if [ {cache_bytes} -gt 0 ]; then mount -t tmpfs -o size={cache_bytes} cache {disk}/cache; fi
+mkdir -p {disk}/tmp {disk}/home {disk}/cache/headstart/data
+if [ {cache_bytes} -gt 0 ]; then mount -t tmpfs -o size={cache_bytes} cache {disk}/cache/headstart/data; fi
 echo ready
 sleep infinity & wait
 """
@@ -113,7 +113,7 @@ class Network:
         return str(self.addresses[1])
 
     def add(self, name: str, *, hidden: Sequence[Path], cache_bytes: int = 0) -> Node:
-        """A new node, to which the `hidden` folders are empty; `cache_bytes`, if given, bounds its cache folder alone."""
+        """A new node, to which the `hidden` folders are empty; `cache_bytes`, if given, bounds its cache of data alone."""
         disk = self.folder / DISK
         disk.mkdir(exist_ok=True)
         first = FIRST_PROCESS.format(

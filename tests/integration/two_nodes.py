@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.cluster.ray_patches import LEAN_START
 from tests.integration import nodes
 from tests.integration.nodes import Network, Node
 
@@ -16,15 +16,15 @@ ROOT = Path(__file__).parents[2]
 # The code of a job travels with it: what this repository holds of it must not be needed on a node.
 CODE = (ROOT / "flows", ROOT / "heads")
 OBJECT_STORE_BYTES = 128 * 2**20
+ATTEMPTS = 3
 # A group of two workers of a CPU each has to use both nodes.
 CPUS_PER_NODE = 1
 
 
 @dataclass(frozen=True)
 class TwoNodes:
-    """A running cluster: its network, its two nodes, the address of its Jobs API and its token."""
+    """A running cluster: its two nodes and its token."""
 
-    network: Network
     head: Node
     worker: Node
     token: str
@@ -39,46 +39,61 @@ class TwoNodes:
         _start_ray(node, self.token, environment, f"--address={self.head.address}:6379")
 
 
-@contextmanager
-def running(
-    network: Network, *, hidden: Sequence[Path], environment: Mapping[str, str], worker_cache_bytes: int = 0
-) -> Iterator[TwoNodes]:
-    """Two nodes in a network, and Ray on both; to both, the `hidden` folders and the code of this repository are empty.
+def make_nodes(network: Network, *, hidden: Sequence[Path], worker_cache_bytes: int = 0) -> tuple[Node, Node]:
+    """Two nodes in a network, without Ray yet, to which the `hidden` folders and the code of this repository are empty.
 
-    `environment` is what whoever runs the nodes gives them, such as their keys of an object store; `worker_cache_bytes`, if
-    given, is the size of the disk for the cache of the second node.
+    `worker_cache_bytes`, if given, is the size of the disk for the cache of the second one.
     """
     folders = (*hidden, *CODE)
-    head = network.add("head", hidden=folders)
-    worker = network.add("worker", hidden=folders, cache_bytes=worker_cache_bytes)
-    cluster = TwoNodes(network, head, worker, secrets.token_hex(32))
+    return network.add("head", hidden=folders), network.add("worker", hidden=folders, cache_bytes=worker_cache_bytes)
+
+
+def start(head: Node, worker: Node, environment: Mapping[str, str]) -> TwoNodes:
+    """Start Ray on both nodes; it ends with them.
+
+    `environment` is what whoever runs the nodes gives them, such as their keys of an object store.
+    """
+    cluster = TwoNodes(head, worker, secrets.token_hex(32))
     _start_ray(head, cluster.token, environment, "--head", "--port=6379", f"--dashboard-host={head.address}")
     cluster.join(worker, environment)
-    yield cluster
+    return cluster
 
 
 def _start_ray(node: Node, token: str, environment: Mapping[str, str], *words: str) -> None:
     """Start Ray on a node, as its people would: by `ray start`, with a token."""
-    node.run(
-        *(sys.executable, "-m", "ray.scripts.scripts", "start"),
+    ray = (sys.executable, "-c", LEAN_START)
+    start = (
+        *ray,
+        "start",
         *words,
         f"--node-ip-address={node.address}",
         f"--num-cpus={CPUS_PER_NODE}",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
         f"--temp-dir={node.disk}/ray",
         "--disable-usage-stats",
-        environment={
-            **environment,
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": token,
-            "RAY_enable_worker_prestart": "0",
-            "RAY_prestart_worker_first_driver": "0",
-            # A lost node is missed after ten seconds; by default after up to a minute.
-            "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_timeout_ms": "3000",
-            "RAY_health_check_failure_threshold": "3",
-        },
     )
+    environment = {
+        **environment,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "RAY_enable_worker_prestart": "0",
+        "RAY_prestart_worker_first_driver": "0",
+        # A lost node is missed after ten seconds; by default after up to a minute.
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_timeout_ms": "3000",
+        "RAY_health_check_failure_threshold": "3",
+    }
+    for _ in range(ATTEMPTS - 1):
+        try:
+            node.run(*start, environment=environment)
+        except AssertionError as error:
+            # It waits for its own processes for 30 seconds, which a machine with much to do may take.
+            if "timed out during startup" not in str(error):
+                raise
+            node.run(*ray, "stop", "--force", environment=environment)
+        else:
+            return
+    node.run(*start, environment=environment)
 
 
 def missing() -> str | None:
