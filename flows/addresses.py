@@ -17,8 +17,6 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 PROBE_SECONDS = 5.0
 # 401: the server asks for credentials; 403: it refuses those that it got.
 REFUSALS = (401, 403)
-# A folder, or an address such as `s3://bucket/prefix`.
-Root = Path | str
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
@@ -45,12 +43,6 @@ def folder_or_bucket(named: str) -> str:
     if named.startswith("s3:"):
         raise ValueError("an address without a bucket")
     return str(folder(named))
-
-
-def as_root(named: Root) -> Root:
-    """A root as a setting or a job file names it: an address without a closing slash, or the absolute path of a folder."""
-    text = str(named)
-    return text.rstrip("/") if text.startswith("s3://") else Path(text).absolute()
 
 
 def server(named: str) -> str:

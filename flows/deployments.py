@@ -18,7 +18,6 @@ from prefect.schedules import Cron
 from prefect.types.entrypoint import EntrypointType
 from tzlocal import get_localzone_name
 
-from flows.pipeline import approve, retrain
 from flows.plan import Plan, form_values
 
 DEPLOYED = ("nightly", "on-demand", "approve")
@@ -37,6 +36,8 @@ def of_plan(plan: Plan, cron: str, source: str | None, timezone: str | None = No
     They have no concurrency limit of Prefect's: a killed run would never give its slot back, and every later run would wait.
     The session's lock, which dies with its holder, keeps to one retraining of a name at a time.
     """
+    from flows.pipeline import approve, retrain
+
     named = retrain.with_options(name=plan.name)
     shared: dict[str, Any] = {
         "parameters": {"plan": form_values(plan), "source": source},

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flows import addresses, processes, surroundings
 from flows.errors import AskedWrongly
+from flows.roots import Root, as_root
 
 # The variable with the mark of a process's owner: if that was killed, the next command ends it (`flows.stack.orphans`).
 OWNER = "HEADSTART_OWNER"
@@ -49,7 +50,7 @@ class Settings(BaseSettings):
 
     workspace: Path = Path(".")
     # A folder, or s3://bucket/prefix.
-    storage_root: addresses.Root | None = None
+    storage_root: Root | None = None
     tracking_address: str | None = None
     ray_address: str | None = None
     prefect_address: str | None = None
@@ -65,9 +66,9 @@ class Settings(BaseSettings):
 
     @field_validator("storage_root", mode="before")
     @classmethod
-    def _check_storage_root(cls, value: addresses.Root | None) -> addresses.Root | None:
+    def _check_storage_root(cls, value: Root | None) -> Root | None:
         if isinstance(value, str) and value.startswith("s3:"):
-            return addresses.as_root(addresses.folder_or_bucket(value))
+            return as_root(addresses.folder_or_bucket(value))
         return None if value is None else addresses.folder(value)
 
     @field_validator("features_root")
@@ -92,7 +93,7 @@ class Settings(BaseSettings):
         return folder.resolve()
 
     @property
-    def root(self) -> addresses.Root:
+    def root(self) -> Root:
         """The folder, or the address in a bucket, of finished work, checkpoints, scores, jobs and the ledger."""
         return self.storage_root if isinstance(self.storage_root, str) else self.storage
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from flows.errors import AskedWrongly
 from flows.files import read_value
+from flows.kept import keep_here
 from flows.places import Place, Root, StoredFile, open_place
-from flows.pulling import keep_here
 from flows.records import TrainedVariant, Work
 
 EXAMPLES = "examples"

@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows import objects
 from flows.dataset.dvc_calls import opened
 from flows.dataset.pointer import Pointer, json_listing, parse_pointer
 from flows.dataset.revisions import DATA_FILE, pointer_text
@@ -72,6 +71,8 @@ class Store:
         """
         if self.bucket is None:
             return
+        from flows import objects
+
         digest = self.pointer.digest
         samples = sorted(self.samples(digest), key=lambda sample: SPLITS.index(sample.split))
         digests = dict.fromkeys([*(s.digest for s in samples), *(mask.digest for mask in self.masks(digest).values())])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flows.job.job import SPLITS_OF, Job
 from flows.records import DataVersion, Sample
-from flows.workspace import expect, files_of, locate, locate_mask
+from flows.sample_files import expect, files_of, locate, locate_mask
 from heads.data.masks import MaskFile, Masks
 from heads.data.modalities import preparation_of, preprocess_of
 from heads.data.samples import DEFAULT_CACHE_BYTES, Samples

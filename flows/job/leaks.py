@@ -18,7 +18,7 @@ from flows.job.job_folder import JobFolder, JobOutcome
 from flows.job.trials import leaks_file, write_leaks
 from flows.job.trunks import JobFeatures, name_trunk
 from flows.records import Leak, Leaks, Sample
-from flows.workspace import locate
+from flows.sample_files import locate
 from heads.data.decoding import decode
 from heads.data.likeness import SAME_PICTURE, Details, details_of, likeness
 from heads.features import Key

@@ -11,7 +11,7 @@ from flows.cluster import workers
 from flows.job.job import Job, read
 from flows.job.job_folder import JobFolder, JobOutcome
 from flows.job.trials import robustness_file
-from flows.workspace import expect, locate
+from flows.sample_files import expect, locate
 from heads import bundle as bundles
 from heads.bundle import robustness
 from heads.bundle.robustness import Picture, Readings

@@ -14,10 +14,10 @@ from flows.cluster import workers
 from flows.job.job import Job
 from flows.job.job_folder import JobOutcome
 from flows.job.scores import scores_file, write_scores
+from flows.kept import keep_here
 from flows.places import open_place
-from flows.pulling import keep_here
 from flows.records import DataVersion, Sample, ScoreTable
-from flows.workspace import expect, files_of, locate, locate_mask
+from flows.sample_files import expect, files_of, locate, locate_mask
 from heads import bundle as bundles
 from heads.bundle import Answer, Bundle
 from heads.catalogue import TASK_FACTS

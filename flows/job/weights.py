@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from flows.kept import keep_file
 from flows.places import Folder, Place
-from flows.pulling import keep_file
 from flows.records import Weights
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from flows.objects.node import OBJECTS, Damaged, Node, object_key
 from flows.objects.node_cache import CacheStatus, NodeCache, cache_folder, cache_limit
-from flows.objects.packs import write_packs
+from flows.objects.packing import write_packs
 from flows.objects.reading import Missing, Reader
 from flows.records import Remote
 

@@ -14,7 +14,8 @@ from threading import Lock, Semaphore, Thread
 
 from flows.errors import HeadstartError
 from flows.objects.node_cache import NodeCache
-from flows.objects.packs import FOLDER, PACK, Packs, read_packs
+from flows.objects.packing import read_packs
+from flows.objects.packs import FOLDER, PACK, Packs
 from flows.objects.plans import Part, Request, plan
 from flows.objects.reading import NUM_THREADS, Reader
 from flows.records import Remote

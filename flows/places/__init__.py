@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.addresses import Root, as_root
 from flows.places.bucket import Bucket
 from flows.places.folder import Folder
 from flows.places.place import Fact, Place, StoredFile
+from flows.roots import Root, as_root
 
 __all__ = ["Bucket", "Fact", "Folder", "Place", "Root", "StoredFile", "as_root", "open_place"]
 

@@ -6,8 +6,8 @@ import secrets
 from pathlib import Path
 
 from flows import s3
-from flows.addresses import Root
 from flows.errors import AskedWrongly
+from flows.roots import Root
 
 
 def check_root(root: Root) -> None:

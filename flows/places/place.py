@@ -12,8 +12,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Fact:
-    """What a listing says of a file: a stamp that differs whenever its content does, and its time in
-    seconds since 1970."""
+    """What a listing says of a file: a stamp that differs whenever its content does, and its time in seconds since 1970."""
 
     stamp: str
     written_at: float

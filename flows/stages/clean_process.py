@@ -12,7 +12,7 @@ from typing import Any
 
 from flows.errors import AskedWrongly
 from flows.records import DataVersion
-from flows.workspace import locate
+from flows.sample_files import locate
 
 TIMEOUT_SECONDS = 600
 NUM_IMAGES = 8

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from flows import plan as plans
 from flows.plan import TrunkGroup, VariantPhases
 from flows.records import Work
+from flows.sample_files import locate
 from flows.settings import Settings
 from flows.stages.costs import Costs, Estimate, ImagePhase, TrunkUse
 from flows.stages.values import WorkPlan
-from flows.workspace import locate
 from heads.phases import Phase, Tap
 
 if TYPE_CHECKING:

@@ -106,7 +106,7 @@ def check_remote_holds(version: DataVersion) -> None:
     Raises AskedWrongly if it lacks one, or cannot be listed. A version of more than MOST_LISTED files is not looked through.
     """
     from flows import objects
-    from flows.workspace import files_of
+    from flows.sample_files import files_of
 
     names = {digest: file for file, digest in files_of(version, version.samples)}
     if version.remote is None or len(names) > MOST_LISTED:

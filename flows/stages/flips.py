@@ -17,7 +17,7 @@ def flip_pictures(work_plan: WorkPlan, scores: Scores, verdict: Verdict) -> dict
     """
     from flows import gate
     from flows.pictures import sample_images
-    from flows.workspace import locate
+    from flows.sample_files import locate
     from heads.data.decoding import decode
     from heads.errors import ImageError
 

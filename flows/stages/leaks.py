@@ -9,8 +9,8 @@ from flows import job
 from flows.errors import HeadstartError
 from flows.gate.trials import Trials
 from flows.records import Leaks, Work
+from flows.sample_files import locate
 from flows.stages.jobs import new_job
-from flows.workspace import locate
 from heads.errors import HeadsError
 
 if TYPE_CHECKING:

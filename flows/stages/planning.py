@@ -11,12 +11,12 @@ from flows import plan as plans
 from flows.errors import AskedWrongly
 from flows.plan import Plan
 from flows.records import DataVersion, Weights, Work
+from flows.sample_files import check_turned
 from flows.settings import Settings
 from flows.stages.session import RetrainingSession
 from flows.stages.values import WorkPlan
 from flows.words import counted
 from flows.work_folder import WorkFolder
-from flows.workspace import check_turned
 
 _PLANNED: ContextVar[WorkPlan | None] = ContextVar("planned", default=None)
 

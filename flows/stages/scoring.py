@@ -8,8 +8,8 @@ from pathlib import Path
 
 from flows import job
 from flows.errors import AskedWrongly
+from flows.kept import keep_here
 from flows.places import open_place
-from flows.pulling import keep_here
 from flows.records import ModelVersion, ScoreTable, TrainResult
 from flows.stages.account import anchor_of
 from flows.stages.baseline import find_baseline

@@ -11,10 +11,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from flows.records import Verdict
-from flows.work_folder import WorkResult
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
+
+    from flows.work_folder import WorkResult
 
 COUNTS = (
     *("num_parameters", "num_trained_parameters", "best_epoch", "num_forwarded", "num_features_read"),

@@ -20,7 +20,7 @@ from flows.errors import AskedWrongly, Busy, HeadstartError
 from flows.landing import ingest
 from flows.landing.digits import bitmap
 from flows.manifest import split_counts
-from flows.workspace import locate, locate_mask
+from flows.sample_files import locate, locate_mask
 
 ROOT = Path(__file__).parents[2]
 

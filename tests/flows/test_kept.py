@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from flows import job
+from flows import job, kept
 from flows.errors import AskedWrongly
 from flows.job.job import read
+from flows.kept import keep_here
 from flows.places import Bucket, Folder
-from flows.pulling import keep_here, kept
 from flows.records import DataVersion, Weights, Work, Workers
 from heads import bundle as bundles
 from heads.data.modalities import preprocess_of

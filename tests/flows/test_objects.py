@@ -22,12 +22,12 @@ from flows.job.trunks import JobFeatures
 from flows.landing.digits import bitmap
 from flows.objects.node import Node
 from flows.objects.node_cache import NodeCache
-from flows.objects.packs import write_packs
+from flows.objects.packing import write_packs
 from flows.objects.plans import Part, plan
 from flows.objects.reading import Reader
 from flows.records import DataVersion, Mask, Remote, Sample, Weights, Work, Workers
+from flows.sample_files import expect, files_of, locate, locate_mask
 from flows.stages.data import check_remote_holds
-from flows.workspace import expect, files_of, locate, locate_mask
 from heads.spec import Fit, Head, Variant
 from tests import object_store
 from tests.object_store import Bucket
@@ -314,7 +314,7 @@ def test_a_part_with_other_bytes_than_its_index_says_is_left_for_the_objects_the
 def test_of_a_pack_that_is_mostly_unwanted_only_ranges_are_asked_for(bucket: type[Bucket], tmp_path: Path) -> None:
     digests = fill(bucket, 400, 100_000)
     pack(bucket, digests, tmp_path / "files")
-    from flows.objects.packs import read_packs
+    from flows.objects.packing import read_packs
 
     packs = read_packs(Reader(REMOTE), tmp_path / "indexes")
     wanted = digests[::10]

@@ -15,7 +15,7 @@ from flows.errors import AskedWrongly
 from flows.landing import ingest
 from flows.manifest import RECIPE, parse, parse_masks, render, render_masks
 from flows.records import DataVersion, Mask, Sample
-from flows.workspace import check_turned, locate, locate_mask
+from flows.sample_files import check_turned, locate, locate_mask
 from heads.data.decoding import decode, decode_mask
 from tests.flows.test_landing import draw, masks, pairs, samples, tree
 from tests.heads.test_recipes import encoded, png
