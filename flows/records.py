@@ -193,26 +193,6 @@ class ScoreTable:
 
 
 @dataclass(frozen=True)
-class Leak:
-    """A test image, by its digest and file, and the file of `train` or `val` that shows the same picture."""
-
-    digest: str
-    file: str
-    twin: str
-    split: str
-    likeness: float
-
-
-@dataclass(frozen=True)
-class Leaks:
-    """The leaks of a holdout of `num_samples` images, closest first; `num_small` images were too small to be compared."""
-
-    num_samples: int
-    num_small: int
-    found: tuple[Leak, ...]
-
-
-@dataclass(frozen=True)
 class Finding:
     """The finding of one guard of the gate on a candidate: whether it passed, in words, with the figures behind them.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flows.records import Leaks
+from flows.leak_records import Leaks
 
 
 @dataclass(frozen=True)

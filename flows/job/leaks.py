@@ -17,7 +17,8 @@ from flows.job.job import Job, read
 from flows.job.job_folder import JobFolder, JobOutcome
 from flows.job.trials import leaks_file, write_leaks
 from flows.job.trunks import JobFeatures, name_trunk
-from flows.records import Leak, Leaks, Sample
+from flows.leak_records import Leak, Leaks
+from flows.records import Sample
 from flows.sample_files import locate
 from heads.data.decoding import decode
 from heads.data.likeness import SAME_PICTURE, Details, details_of, likeness

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict
 
+from flows.leak_records import Leak, Leaks
 from flows.places import Root, StoredFile, open_place
-from flows.records import Leak, Leaks
 
 # Incremented when another search would find other pairs.
 LEAKS_FORMAT = 1

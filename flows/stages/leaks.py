@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from flows import job
 from flows.errors import HeadstartError
 from flows.gate.trials import Trials
-from flows.records import Leaks, Work
+from flows.leak_records import Leaks
+from flows.records import Work
 from flows.sample_files import locate
 from flows.stages.jobs import new_job
 from heads.errors import HeadsError

@@ -30,8 +30,7 @@ from heads.trunks.trunk import Trunk
 
 # Images of up to 224 px a batch, by the kind of device; the preprocessing says how many of other samples. Every batch is filled
 # up, since kernels for fewer images add up in another order. A sample's features are then the same but for rounding, whichever
-# samples share its batch after a kill or on a new night: to the bit if kernels treat all places in a batch alike, as oneDNN's do
-# on some processors.
+# samples share its batch after a kill or on a new night: to the bit if kernels treat all places in a batch alike.
 BATCH_SIZES = {"cpu": 16, "cuda": 128}
 # The most that a kill can lose: a shard is written when it has this many bytes, or its first sample is this old. Writing takes
 # twice as much memory. On a GPU it goes on beside the forward passes, but for the last shard, which is the smaller.

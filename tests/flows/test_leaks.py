@@ -21,8 +21,9 @@ from flows.errors import HeadstartError
 from flows.gate import Case, Policy, Trials, decide
 from flows.job import leaks as search_job
 from flows.job.job import read
+from flows.leak_records import Leak, Leaks
 from flows.plan import Plan
-from flows.records import DataVersion, Leak, Leaks, Sample, ScoreTable, Severity, TrainedVariant, Weights, Work
+from flows.records import DataVersion, Sample, ScoreTable, Severity, TrainedVariant, Weights, Work
 from flows.stages.trials import collect_trials
 from flows.stages.values import Scores, WorkPlan
 from heads.data.decoding import decode
