@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -88,6 +89,12 @@ class DataVersion:
         samples = tuple(sample for sample in self.samples if sample.split in splits)
         named = {cell for sample in samples for cell in sample.labels.values() if cell is not None}
         return replace(self, samples=samples, masks={file: self.masks[file] for file in sorted(named & self.masks.keys())})
+
+    def part(self, samples: Sequence[Sample]) -> DataVersion:
+        """Some of its samples, as a version whose digest also names these samples and their labels."""
+        told = sorted(json.dumps([sample.pixel_digest, sorted(sample.labels.items())]) for sample in samples)
+        key = hashlib.sha256("".join(told).encode()).hexdigest()[:12]
+        return replace(self, digest=f"{self.digest}-{key}", samples=tuple(samples))
 
 
 @dataclass(frozen=True)
@@ -182,7 +189,8 @@ class TrainResult:
 class ScoreTable:
     """A model's predictions on the holdout of one data version, and its measures there named `<target>/<measure>`.
 
-    `tasks` are the tasks of the targets; a target that it does not name is a classification.
+    `tasks` are the tasks of the targets; a target that it does not name is a classification. `data_version` may be the digest of
+    a part of one, and then the samples are those of the part.
     """
 
     bundle_digest: str
@@ -213,7 +221,8 @@ class Verdict:
     """The gate's decision by a measure on a recipe's model: findings, their reasons in words, the paired test's figures.
 
     `level_spent` is the part of alpha that its look at the holdout took, 0 if it took none. A promotion that is not `superior`
-    only ruled out a loss by the policy's margin. One that `waits` is proven, and a person has not approved it yet.
+    only ruled out a loss by the policy's margin. One that `waits` is proven, and a person has not approved it yet. `fresh` is
+    the digest of the new samples that were bet on (`DataVersion.part`), empty if the holdout was asked.
     """
 
     promoted: bool
@@ -225,6 +234,7 @@ class Verdict:
     level_spent: float = 0.0
     superior: bool = True
     waits: bool = False
+    fresh: str = ""
 
 
 @dataclass(frozen=True)

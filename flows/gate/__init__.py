@@ -3,9 +3,10 @@
 from flows.gate.account import Account
 from flows.gate.case import Case
 from flows.gate.evidence import Policy
+from flows.gate.fresh import FreshAccount
 from flows.gate.guards.negative_flips import flipped
 from flows.gate.ranking import choose
 from flows.gate.rules import decide, decide_by_trials
 from flows.gate.trials import Serving, Trials
 
-__all__ = ["Account", "Case", "Policy", "Serving", "Trials", "choose", "decide", "decide_by_trials", "flipped"]
+__all__ = ["Account", "Case", "FreshAccount", "Policy", "Serving", "Trials", "choose", "decide", "decide_by_trials", "flipped"]

@@ -11,10 +11,11 @@ from flows.gate.bootstrap import seed_of
 from flows.gate.classes import compare_classes
 from flows.gate.clusters import FEW_GROUPS, MIN_CLUSTERS, Clusters, clusters_of, num_clusters
 from flows.gate.evidence import Evidence, Level, Policy, Rows
+from flows.gate.fresh import FreshAccount
 from flows.gate.recipe import judged_keys, sample_values
 from flows.gate.resampling import compare_resampled
 from flows.gate.trials import Trials
-from flows.records import ScoreTable
+from flows.records import Finding, ScoreTable
 from heads.catalogue import TASK_FACTS, Task
 
 
@@ -28,6 +29,10 @@ class Case:
     the group that its split keeps whole, which counts as one. `trials` is what was measured besides the scores. `anchor` is the
     last model that was promoted as superior, if the champion is another: where the policy has a margin, the candidate must not
     be worse than that one by as much. `baseline` is a plain model that a first one must not be worse than.
+
+    With a `fresh` account the holdout is not asked which is better: both are scored on new samples, which no model was made
+    from, and bets on them decide. Once they have, the case is of the holdout again, for the other guards, and `proof` is what
+    they found.
     """
 
     candidate: ScoreTable
@@ -45,6 +50,8 @@ class Case:
     anchor_name: str = ""
     baseline: ScoreTable | None = None
     baseline_name: str = ""
+    fresh: FreshAccount | None = None
+    proof: Finding | None = None
 
     @property
     def target(self) -> str:
@@ -69,11 +76,15 @@ class Case:
     @property
     def look(self) -> Kind:
         """What may be asked of the holdout: of a first model all, of a champion's challenger what its account allows."""
+        if self.fresh:
+            return "none"
         return self.account.next_look if self.champion else "first"
 
     @property
     def is_decided(self) -> bool:
-        """Whether the paired test may say how well the holdout was read: at a first look, and once a recipe is proven better."""
+        """Whether the guards may say how well the holdout was read: at a first look, and once it is proven that one is better."""
+        if self.fresh:
+            return self.proof is not None
         return self.look == "first" or (self.look == "weekly" and self._is_proven(self.margin))
 
     def _is_proven(self, margin: float | None) -> bool:
@@ -124,7 +135,9 @@ class Case:
 
     @property
     def level_spent(self) -> float:
-        """The part of alpha that the look takes; 0 if it is none."""
+        """The part of alpha that the look takes; 0 if it is none. The first bet of a reign takes all of it, later ones none."""
+        if self.fresh:
+            return 0.0 if self.fresh.has_begun else self.policy.alpha
         return {"first": self.level.value, "weekly": self.policy.alpha * WEEKLY_SHARE, "none": 0.0}[self.look]
 
     @cached_property

@@ -86,7 +86,7 @@ def _measure_robustness(job: Job) -> JobOutcome:
 
 
 # Functions, not modules: a training loads nothing of the scoring, and the other way round.
-PROGRAMS = {"train": _train, "score": _score, "leaks": _find_leaks, "robustness": _measure_robustness}
+PROGRAMS = {"train": _train, "score": _score, "fresh": _score, "leaks": _find_leaks, "robustness": _measure_robustness}
 
 
 def main(job_file: str) -> int:

@@ -18,11 +18,12 @@ from flows.words import counted
 from flows.work_folder import WorkFolder
 from heads.spec import Variant
 
-JobKind = Literal["train", "score", "leaks", "robustness"]
+JobKind = Literal["train", "score", "fresh", "leaks", "robustness"]
 # All that a job of this kind ever holds: what is not there can leak into nothing, whatever a training does.
 SPLITS_OF: Mapping[JobKind, tuple[str, ...]] = {
     "train": ("train", "val"),
     "score": ("test",),
+    "fresh": SPLITS,
     "leaks": SPLITS,
     "robustness": ("test",),
 }
@@ -49,13 +50,13 @@ class Screening:
 
 @dataclass(frozen=True)
 class Job:
-    """A job on the cluster: train `works` (all of a plan's; finished ones are skipped), score `bundles` on the holdout, look for
-    the holdout's pictures in train and val on the features that a work stores, or measure the robustness of `bundles` in reading
-    `target`.
+    """A job on the cluster: train `works` (all of a plan's; finished ones are skipped), score `bundles` on the holdout,
+    or on `fresh` samples of any split that they were not made from, look for the holdout's pictures in train and val on the
+    features that a work stores, or measure the robustness of `bundles` in reading `target`.
 
     `key` is equal for equal jobs: a running job of that key is joined, and a half-done one is resumed. `features` is the
     feature store's folder or address; None means `features/` under the storage root. Of the version a job keeps only the
-    splits of its kind: a training never holds a test sample, and a scoring holds no other. A training also fits a
+    splits of its kind: a training never holds a test sample, and a scoring of the holdout no other. A training also fits a
     probe of `target` on the frozen trunk of `baseline`, whose key is the probe's. `storage` is a folder or an
     address in a bucket, and `bundles` are names of places below it.
     """

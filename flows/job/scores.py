@@ -16,7 +16,7 @@ SCORES_FORMAT = 3
 
 
 def scores_file(storage: Root, bundle_digest: str, data_version: str) -> StoredFile:
-    """The file of a bundle's score table on a data version's holdout."""
+    """The file of a bundle's score table on a data version's holdout, or, by the digest of a part of a version, on that."""
     return StoredFile(open_place(storage).within("scores"), f"{bundle_digest[:16]}-{data_version}-{SCORES_FORMAT}.json")
 
 

@@ -1,4 +1,4 @@
-"""A scoring job: the predictions of bundles on the holdout, sample by sample, and their measures."""
+"""A scoring job: the predictions of bundles on the holdout or on fresh samples, one by one, and their measures."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from heads.bundle import Answer, Bundle
 from heads.catalogue import TASK_FACTS
 from heads.data.decoding import decode_mask
 from heads.spec import Head
+from heads.tasks.measures import TOP
 from heads.tasks.rows import Scored
 from heads.tasks.table import TASKS
 
@@ -47,10 +48,21 @@ def score(job: Job) -> JobOutcome:
             tasks = {head.target: head.task for head in bundle.variant.heads}
             plain = {target for target, task in tasks.items() if TASK_FACTS[task].tells == "class"}
             # Verdicts on classes use the predicted class alone: the other probabilities would only fill the disk.
-            kept = (replace(row, probabilities={}, pixels=()) if row.target in plain else row for row in rows)
+            told = _likeliest if job.kind == "fresh" else _none
+            kept = (replace(row, probabilities=told(row), pixels=()) if row.target in plain else row for row in rows)
             write_scores(file, ScoreTable(digest, job.version.digest, tuple(kept), measure(rows, bundle), tasks))
         files[name] = file.address
     return JobOutcome(scores=files)
+
+
+def _none(_: Scored) -> dict[str, float]:
+    return {}
+
+
+def _likeliest(row: Scored) -> dict[str, float]:
+    """The likeliest classes of a row, as many as `top5` counts; of equal ones the later goes first, as in that measure."""
+    rising = sorted(row.probabilities.items(), key=lambda told: told[1])
+    return dict(rising[::-1][:TOP])
 
 
 def score_shard(address: str, version: DataVersion, uses_gpu: bool, num_threads: int) -> list[Scored]:

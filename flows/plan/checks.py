@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from flows.errors import AskedWrongly
 from flows.plan.classes import count_classes
 from flows.plan.form import Plan, Target
+from flows.plan.promotion import refuse_unfit
 from flows.plan.targets import groups_of, primary_metric, targets_of, tells_pixels
 from flows.records import SPLITS, DataVersion
 from flows.words import counted
@@ -39,7 +40,13 @@ def check_data(plan: Plan, version: DataVersion) -> None:
             f"fit.loss: {plan.fit.loss} is of masks, and the plan has no target of segmentation ({listed}); "
             "allowed: cross_entropy, focal"
         )
-    column, _, measure = primary_metric(plan, version).rpartition("/")
+    metric = primary_metric(plan, version)
+    if plan.promotion.evidence == "fresh":
+        try:
+            refuse_unfit(metric)
+        except ValueError as error:
+            raise AskedWrongly(str(error)) from None
+    column, _, measure = metric.rpartition("/")
     if measure == "top5":
         num_classes = len(count_classes(next(t for t in targets if t.column == column), version, "train"))
         if num_classes <= TOP:

@@ -18,6 +18,8 @@ MEASURES_OF: Mapping[Task, tuple[str, ...]] = {task: facts.promotable for task, 
 MEASURES = tuple(dict.fromkeys(measure for measures in MEASURES_OF.values() for measure in measures))
 # The measure that ranks and promotes if the plan names none.
 PRIMARY: Mapping[Task, str] = {task: facts.primary for task, facts in TASK_FACTS.items()}
+# The measures that new samples may decide: means over samples of values from 0 to 1.
+FRESH_MEASURES = ("accuracy", "top5")
 LOWER_IS_BETTER = ("loss", "ece", "brier")
 
 
@@ -71,6 +73,11 @@ class Promotion(Value):
     margin: Annotated[float | None, Field(gt=0, lt=1), Number] = Field(
         None, description="With mode non_inferior: the loss in the measure that would be too much, such as 0.005."
     )
+    evidence: Literal["holdout", "fresh"] = Field(
+        "holdout",
+        description="holdout: candidate and champion are tested on the test split; fresh: an earlier candidate and the champion "
+        "on labels that arrived after both were made, for streams of a hundred labels a night and more.",
+    )
     manual: bool = Field(
         False,
         description="Let a candidate that is proven wait for a person: headstart models approve, or the deployment approve.",
@@ -96,6 +103,14 @@ class Promotion(Value):
         return value
 
     @model_validator(mode="after")
+    def _evidence_fits(self) -> Self:
+        if self.evidence == "fresh":
+            if self.mode != "superior":
+                raise ValueError(f"evidence fresh only shows that a model is better; with mode {self.mode} use evidence holdout")
+            refuse_unfit(self.metric)
+        return self
+
+    @model_validator(mode="after")
     def _margin_fits(self) -> Self:
         if self.mode == "non_inferior" and self.margin is None:
             raise ValueError("mode non_inferior needs a margin: the loss that would be too much, such as margin: 0.005")
@@ -104,3 +119,12 @@ class Promotion(Value):
         if self.mode == "superior" and self.margin is not None:
             raise ValueError(f"margin {self.margin:g} means nothing with mode superior; leave it out, or use mode non_inferior")
         return self
+
+
+def refuse_unfit(metric: str | None) -> None:
+    """Raise ValueError on a measure that new samples cannot decide."""
+    if metric is not None and metric.rpartition("/")[2] not in FRESH_MEASURES:
+        raise ValueError(
+            f"evidence fresh needs a measure that is a mean over samples, and {metric} is none; allowed for promotion.metric: "
+            f"<column>/{' or <column>/'.join(FRESH_MEASURES)}; or use evidence holdout"
+        )

@@ -204,5 +204,6 @@ class Bookkeeping(Catalog):
             level_spent=verdict.level_spent,
             superior=verdict.superior,
             waits=verdict.waits,
+            fresh=verdict.fresh,
             after_move=moves[-1] if moves else "",
         )

@@ -30,7 +30,7 @@ class Entry:
     `asked_by` is who ran the command or the flow, `git_commit` the workspace's commit, `level_spent` the part of a verdict's
     alpha that its look at the holdout took; entries of earlier versions lack them. `superior` is false of one that was promoted
     as not worse by a margin, `waits` true of one that is proven and not approved yet. `after_move` is the id of the last move by
-    another hand before it.
+    another hand before it, `fresh` the digest of the new samples that were bet on, empty if the holdout was asked.
     """
 
     kind: str
@@ -54,6 +54,7 @@ class Entry:
     after_move: str = ""
     superior: bool = True
     waits: bool = False
+    fresh: str = ""
 
     @property
     def id(self) -> str:
@@ -68,6 +69,7 @@ class Entry:
             self.champion_after,
         ]
         said += [self.after_move] if self.after_move else []
+        said += [self.fresh] if self.fresh else []
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
 
     def to_json(self) -> str:

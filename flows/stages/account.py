@@ -33,18 +33,19 @@ def account_of(
 
     `history` is the model's, oldest first, and `versions` are all that it has by their numbers. Verdicts on the candidate's own
     work do not count: a retraining that was killed after its verdict comes to the same one again. A challenger whose scores are
-    gone is left out.
+    gone is left out; bets on new samples are of another account (`flows.stages.fresh`).
     """
     since = max((entry.time for entry in history if _anchors(entry, anchor)), default=-math.inf)
     judged = [
         entry
         for entry in history
         if entry.kind == "verdict"
+        and not entry.fresh
         and (entry.champion_before == champion.version if anchor is None else entry.time > since)
         and entry.metric in ("", metric)
         and entry.work_key != work_key
     ]
-    looks = [entry for entry in judged if _is_look(entry)]
+    looks = [entry for entry in judged if is_look(entry)]
     days = (time.time() - max(entry.time for entry in looks)) / SECONDS_A_DAY if looks else math.inf
     files = [_scores_of(entry, versions, storage) for entry in judged if entry.recipe == recipe]
     kept = [file for file in files if file and file.exists()][-(WINDOW - 1) :]
@@ -69,7 +70,8 @@ def _anchors(entry: Entry, version: str | None) -> bool:
     return entry.promoted and entry.superior and entry.version == version
 
 
-def _is_look(entry: Entry) -> bool:
+def is_look(entry: Entry) -> bool:
+    """Whether a verdict asked the holdout how well a challenger reads it."""
     # Verdicts of before there was an account were looks, each of them.
     return "look" in entry.figures or "p_value" in entry.figures
 

@@ -66,6 +66,13 @@ def write_version_card(facts: CardFacts) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
+def with_verdict(card: str, verdict: Verdict) -> str:
+    """A card with another verdict in place of its own; one that tells none gets it after its first heading."""
+    sections = card.split("\n\n## ")
+    kept = [section for section in sections[1:] if not section.startswith("Verdict: ")]
+    return "\n\n## ".join([sections[0], _verdict(verdict).removeprefix("## "), *kept])
+
+
 def describe_change(before: Sequence[Sample], after: Sequence[Sample]) -> list[str]:
     """What changed between two data versions, a line each: samples added and removed by split, moved, labelled otherwise."""
     old, new = ({sample.digest: sample for sample in samples} for samples in (before, after))

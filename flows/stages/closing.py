@@ -56,7 +56,7 @@ def close(
     values = [float(value) if isinstance(value := row[work_plan.metric], int | float) else nan for row in rows]
     chosen = next(i for i, row in enumerate(rows) if str(row["state"]).startswith("candidate"))
     pictures = {"leaderboard.png": draw_leaderboard(names, values, work_plan.metric, chosen)}
-    pictures |= flip_pictures(work_plan, scores, promotion.verdict)
+    pictures |= flip_pictures(work_plan, promotion.judged or scores, promotion.verdict)
     pictures |= keep_card(session, work_plan, scores, promotion)
     session.tracker.close_retraining(
         trained.run_id,
@@ -123,8 +123,9 @@ def make_report(
     work_plan: WorkPlan, trained: TrainResult, scores: Scores, promotion: Promotion, seconds: Mapping[str, float]
 ) -> Report:
     """The report of a retraining without its MLflow run and pages; `seconds` are the stages' wall seconds."""
-    model = promotion.model
-    champion = model if model and "champion" in model.aliases else scores.champion
+    model, judged = promotion.model, promotion.judged
+    known = [*([model] if model else []), *([judged.version] if judged else [])]
+    champion = next((version for version in known if "champion" in version.aliases), scores.champion)
     rows = {row.variant_id: vars(row) for row in plans.describe([work.variant for work in work_plan.works])}
     return Report(
         name=work_plan.plan.name,
@@ -139,6 +140,7 @@ def make_report(
         baseline=read_value(ReportedBaseline, vars(scores.baseline)) if scores.baseline else None,
         holdout=scores.table.metrics,
         verdict=promotion.verdict,
+        judged=judged.version.version if judged else None,
         model=ReportedModel(model.name, model.version, model.aliases) if model else None,
         champion=champion.version if champion else None,
         counts=_count(work_plan, trained),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from flows.errors import HeadstartError
 from flows.records import Verdict
-from flows.stages.values import Scores, WorkPlan
+from flows.stages.values import Contest, WorkPlan
 
 MAX_IMAGES = 8
 MAX_PX = 256
 
 
-def flip_pictures(work_plan: WorkPlan, scores: Scores, verdict: Verdict) -> dict[str, bytes]:
+def flip_pictures(work_plan: WorkPlan, scores: Contest, verdict: Verdict) -> dict[str, bytes]:
     """A picture of the negative flips that the candidate is surest of; none where the verdict does not tell of any.
 
     Images that cannot be read any more are left out.

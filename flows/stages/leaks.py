@@ -16,10 +16,10 @@ from heads.errors import HeadsError
 
 if TYPE_CHECKING:
     from flows.stages.session import RetrainingSession
-    from flows.stages.values import Scores, WorkPlan
+    from flows.stages.values import Contest, WorkPlan
 
 
-def find_leaks(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, trials: Trials) -> Trials:
+def find_leaks(session: RetrainingSession, work_plan: WorkPlan, scores: Contest, trials: Trials) -> Trials:
     """The trials with the leaks of the holdout; without them if no variant of the plan stores features.
 
     A search that fails is told and left out, since a warning is worth no night; where leaks block, its error is raised.
@@ -27,7 +27,7 @@ def find_leaks(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, 
     from heads.data.likeness import is_comparable
     from heads.trunks.trunk import stored_taps
 
-    candidates = sorted(work_plan.works, key=lambda work: work.key != scores.candidate.key)
+    candidates = sorted(work_plan.works, key=lambda work: work.key != scores.key)
     storing = next((work for work in candidates if stored_taps(work.variant)), None)
     if storing is None:
         session.say("Near-duplicates of the holdout are not looked for: no variant of the plan stores features")

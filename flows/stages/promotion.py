@@ -9,12 +9,13 @@ from dataclasses import replace
 from flows import dataset
 from flows import plan as plans
 from flows.errors import Overtaken
-from flows.gate import Account
+from flows.gate import Account, Policy
+from flows.gate.guards.admission import WITHDRAWN
 from flows.records import DataVersion, Finding, ModelVersion, Verdict
 from flows.registry import Registry, is_withdrawn
 from flows.stages.session import RetrainingSession
 from flows.stages.trials import collect_trials
-from flows.stages.values import Promotion, Scores, WorkPlan
+from flows.stages.values import FreshScores, Promotion, Scores, WorkPlan
 from heads.catalogue import TASK_FACTS
 from heads.errors import BundleError
 
@@ -24,14 +25,17 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
     from flows import gate
 
     name, candidate, champion = session.plan.name, scores.candidate, scores.champion
-    versions = {version.version: version for version in session.registry.versions(name)}
-    own = [version for version in versions.values() if version.tags.get("headstart.work_key") == candidate.key]
     recipe = plans.recipe_key(session.plan, [work.variant for work in work_plan.works])
     rules = session.plan.promotion
+    policy = gate.Policy(work_plan.metric, rules.min_gain, rules.alpha, rules.guards.severities, rules.margin, rules.max_slowdown)
+    if scores.fresh and champion:
+        return _promote_challenger(session, work_plan, scores, scores.fresh, policy, recipe)
+    versions = {version.version: version for version in session.registry.versions(name)}
+    own = [version for version in versions.values() if version.tags.get("headstart.work_key") == candidate.key]
     case = gate.Case(
         scores.table,
         scores.champion_table,
-        gate.Policy(work_plan.metric, rules.min_gain, rules.alpha, rules.guards.severities, rules.margin, rules.max_slowdown),
+        policy,
         majority=majority_classes(work_plan.version),
         withdrawn=any(is_withdrawn(version) for version in own),
         champion_name=f"champion {champion.version}" if champion else "",
@@ -60,6 +64,40 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         return Promotion(verdict, None)
     over = champion.version if champion else None
     return carry_out(session.registry, version, verdict, over, manual=rules.manual)
+
+
+def _promote_challenger(
+    session: RetrainingSession, work_plan: WorkPlan, scores: Scores, fresh: FreshScores, policy: Policy, recipe: str
+) -> Promotion:
+    """Judge the last challenger, make it champion if the verdict says so, and the candidate the challenger to be judged next.
+
+    The candidate is registered before the verdict is kept: what the verdict bet on is never new to a later challenger.
+    """
+    from flows.stages.fresh_verdict import judge_challenger
+
+    registry, champion = session.registry, scores.champion
+    assert champion is not None
+    verdict, judged = judge_challenger(session, work_plan, fresh, policy, recipe)
+    named: ModelVersion | None = champion
+    if scores.table.bundle_digest != registry.bundle_digest(champion):
+        session.say("Registering the candidate")
+        try:
+            named = _register(session, work_plan, scores)
+        except BundleError as error:
+            session.say(f"The candidate is no challenger: no consumer could load it: {error}")
+            named = None
+    if judged:
+        manual = session.plan.promotion.manual
+        verdict, version = keep_verdict(registry, judged.version, verdict, champion.version, manual=manual)
+        judged = replace(judged, version=version)
+    if named is None or named == champion:
+        return Promotion(verdict, named, judged)
+    words = WITHDRAWN if is_withdrawn(named) else "the challenger from now on: what arrives after its data version judges it"
+    told = Verdict(False, (words,), {}, (Finding("fresh_labels", False, words),), policy.metric, recipe)
+    registry.record(named.name, named.version, told)
+    waiting = registry.waiting(named.name)
+    registry.set_challenger(named.name, (waiting or named).version)
+    return Promotion(verdict, registry.find(named.name, named.version), judged, told)
 
 
 def _register(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> ModelVersion:
@@ -117,11 +155,27 @@ def _account(
 def carry_out(
     registry: Registry, version: ModelVersion, verdict: Verdict, over: str | None, *, manual: bool = False
 ) -> Promotion:
-    """Make the version champion or challenger as the verdict says, which compared it with the champion `over`.
+    """Keep the verdict as `keep_verdict` does; a version that is not promoted becomes the challenger.
 
-    If promotions are `manual`, a version that is proven waits for a person, as the challenger; none takes its place but one that
-    is proven, too. If the champion is another one by now, the version has lost, whatever the verdict: it becomes the challenger,
-    and nothing of the new champion's account is spent.
+    None takes the place of a version that waits for approval but one that is proven, too.
+    """
+    name, number = version.name, version.version
+    waiting = registry.waiting(name)
+    verdict, version = keep_verdict(registry, version, verdict, over, manual=manual)
+    if verdict.promoted:
+        return Promotion(verdict, version)
+    if waiting and waiting.version != number and not verdict.waits and registry.waiting(name):
+        return Promotion(verdict, registry.find(name, number))
+    return Promotion(verdict, registry.set_challenger(name, number))
+
+
+def keep_verdict(
+    registry: Registry, version: ModelVersion, verdict: Verdict, over: str | None, *, manual: bool = False
+) -> tuple[Verdict, ModelVersion]:
+    """Enter a verdict, which compared the version with the champion `over`, into the ledger; if it says so, promote the version.
+
+    If promotions are `manual`, a version that is proven waits for a person. If the champion is another one by now, the version
+    has lost, whatever the verdict, and nothing of the new champion's account is spent.
     """
     name, number = version.name, version.version
     waiting = registry.waiting(name)
@@ -133,7 +187,7 @@ def carry_out(
         verdict = replace(verdict, reasons=(*verdict.reasons, words))
     try:
         if verdict.promoted:
-            return Promotion(verdict, registry.promote(name, number, verdict, over))
+            return verdict, registry.promote(name, number, verdict, over)
         registry.record(name, number, verdict, over)
     except Overtaken as error:
         words = str(error)
@@ -146,11 +200,10 @@ def carry_out(
             figures={},
             findings=findings,
             level_spent=0.0,
+            fresh="",
         )
         registry.record(name, number, verdict)
-    if waiting and waiting.version != number and not verdict.waits and registry.waiting(name):
-        return Promotion(verdict, registry.find(name, number))
-    return Promotion(verdict, registry.set_challenger(name, number))
+    return verdict, version
 
 
 def majority_classes(version: DataVersion) -> dict[str, str]:

@@ -92,8 +92,9 @@ class Report:
     """A retraining from its data version to its verdict.
 
     `key` is the hash of plan and data version; `metric` ranks the variants, `tasks` has the task of each target. `candidate`
-    is a variant id, `why` says why it is this one, `holdout` has its measures on the holdout; `champion` is the version that is
-    champion now. `seconds` are by stage. `page`, also of variants and model, is an address in MLflow, None if there is no server.
+    is a variant id, `why` says why it is this one, `holdout` has its measures on the holdout; the verdict is on it, or on the
+    version `judged`, an earlier candidate. `champion` is the version that is champion now. `seconds` are by stage. `page`, also
+    of variants and model, is an address in MLflow, None if there is no server.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Report:
     experiment_id: str | None = None
     page: str | None = None
     baseline: ReportedBaseline | None = None
+    judged: str | None = None
 
 
 def report_json(report: Report) -> Mapping[str, Any]:

@@ -67,7 +67,8 @@ def _rounded(value: float | None) -> float | None:
 def verdict_text(report: Report, *, links: bool = True) -> str:
     """The verdict in words (Markdown): what was decided, every reason, who is champion now, and links to MLflow's pages."""
     decided = "Promoted" if report.verdict.promoted else "Proven, waits" if report.verdict.waits else "Not promoted"
-    lines = [f"**{decided}**: variant {report.candidate} of {report.name}", ""]
+    judged = f"challenger {report.judged}" if report.judged else f"variant {report.candidate}"
+    lines = [f"**{decided}**: {judged} of {report.name}", ""]
     lines += [f"Candidate: {report.why}", ""] if report.why else []
     lines += [f"Baseline: {words}", ""] if (words := describe_baseline(report)) else []
     lines += [*(f"- {reason}" for reason in report.verdict.reasons), ""]

@@ -16,14 +16,14 @@ from heads.catalogue import TASK_FACTS
 
 if TYPE_CHECKING:
     from flows.stages.session import RetrainingSession
-    from flows.stages.values import Scores, WorkPlan
+    from flows.stages.values import Contest, WorkPlan
 
 SAY_EVERY_SECONDS = 30.0
 
 
-def measure_robustness(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, trials: Trials) -> Trials:
+def measure_robustness(session: RetrainingSession, work_plan: WorkPlan, scores: Contest, trials: Trials) -> Trials:
     """The trials with both models' readings; without them of masks, of which an attack has no single loss."""
-    from flows.stages.scoring import bundle_of, of_candidate
+    from flows.stages.scoring import bundle_of
     from heads.bundle import digest
 
     target = work_plan.metric.rpartition("/")[0]
@@ -31,7 +31,7 @@ def measure_robustness(session: RetrainingSession, work_plan: WorkPlan, scores: 
         session.say(f"Robustness is not measured: {target!r} is a target of masks, and it is defined for classes and label sets")
         return trials
     root, version = session.settings.root, work_plan.version.digest
-    bundles = [of_candidate(scores), *([bundle_of(session, scores.champion)] if scores.champion else [])]
+    bundles = [scores.stored, *([bundle_of(session, scores.champion)] if scores.champion else [])]
     files = [job.robustness_file(root, digest(bundle.path), version, target) for bundle in bundles]
     missing = {file: bundle.name for bundle, file in zip(bundles, files, strict=True) if not file.exists()}
     if missing:

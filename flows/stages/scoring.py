@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from flows import job
-from flows.errors import AskedWrongly
+from flows.errors import AskedWrongly, HeadstartError
 from flows.kept import keep_here
 from flows.places import open_place
-from flows.records import ModelVersion, ScoreTable, TrainResult
+from flows.records import DataVersion, ModelVersion, ScoreTable, TrainResult
 from flows.stages.account import anchor_of
 from flows.stages.baseline import find_baseline
+from flows.stages.fresh import bets_before, find_arrived, find_challenger, fresh_account_of
 from flows.stages.jobs import new_job
 from flows.stages.session import RetrainingSession
-from flows.stages.values import Scores, WorkPlan
+from flows.stages.values import Challenge, FreshScores, Scores, StoredBundle, WorkPlan
 from flows.work_folder import bundle_name
+from heads.errors import HeadsError
 
 
 def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult) -> Scores:
@@ -38,15 +39,20 @@ def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult)
     if not any(s.split == "test" and s.labels[target] is not None for s in work_plan.version.samples):
         empty = ScoreTable("", work_plan.version.digest, (), {})
         return Scores(candidate, empty, champion, None, why=why, baseline=baseline, bundle=bundle)
+    stored = StoredBundle(bundle_name(candidate.key), bundle)
+    if champion and session.plan.promotion.evidence == "fresh":
+        session.say("Scoring the candidate on the holdout")
+        (table,) = score_bundles(session, work_plan, [stored])
+        fresh = score_fresh(session, work_plan, champion, candidate.key)
+        return Scores(candidate, table, champion, None, why=why, baseline=baseline, bundle=bundle, fresh=fresh)
     anchor = find_anchor(session, work_plan.metric, champion)
-    bundles = [StoredBundle(bundle_name(candidate.key), bundle)]
-    bundles += [bundle_of(session, version) for version in (champion, anchor) if version]
+    bundles = [stored, *(bundle_of(session, version) for version in (champion, anchor) if version)]
     beside = f"champion {champion.version}" if champion else ""
     if champion is None and baseline.bundle and session.plan.promotion.guards.baseline != "off":
         bundles.append(_fetch_bundle(session, baseline.bundle))
         beside = f"the {baseline.label}"
     session.say("Scoring the candidate" + (f" and {beside}" if beside else "") + " on the holdout")
-    table, *others = _score_bundles(session, work_plan, bundles)
+    table, *others = score_bundles(session, work_plan, bundles)
     champion_table, anchor_table = others[0] if champion else None, others[1] if anchor else None
     baseline_table = others[0] if others and not champion else None
     return Scores(candidate, table, champion, champion_table, anchor, anchor_table, why, baseline, baseline_table, bundle)
@@ -74,19 +80,6 @@ def find_anchor(session: RetrainingSession, metric: str, champion: ModelVersion 
     return anchor if anchor.version != champion.version else None
 
 
-@dataclass(frozen=True)
-class StoredBundle:
-    """A bundle by its name below the storage root, for jobs, and by its folder on this machine."""
-
-    name: str
-    path: Path
-
-
-def of_candidate(scores: Scores) -> StoredBundle:
-    """The candidate's bundle."""
-    return StoredBundle(bundle_name(scores.candidate.key), scores.bundle)
-
-
 def _fetch_bundle(session: RetrainingSession, name: str) -> StoredBundle:
     place = open_place(session.settings.root).within(name)
     bundle = keep_here(place)
@@ -95,16 +88,56 @@ def _fetch_bundle(session: RetrainingSession, name: str) -> StoredBundle:
     return StoredBundle(name, bundle)
 
 
-def _score_bundles(session: RetrainingSession, work_plan: WorkPlan, bundles: list[StoredBundle]) -> list[ScoreTable]:
+def score_fresh(session: RetrainingSession, work_plan: WorkPlan, champion: ModelVersion, work_key: str) -> FreshScores:
+    """The scores of the last challenger and of the champion on samples that arrived after both were made; none of those bet on.
+
+    Samples of all splits count, since neither was trained on any of them. What cannot be read is told, and not judged tonight:
+    the candidate of this `work_key` is the next challenger all the same.
+    """
+    registry, name = session.registry, session.plan.name
+    versions = {version.version: version for version in registry.versions(name)}
+    challenger = find_challenger(versions.values(), champion, work_key)
+    if challenger is None:
+        return FreshScores(words=f"champion {champion.version} has no challenger yet: the first is this candidate")
+    history = registry.history(name)
+    bets = bets_before(history, champion, challenger, work_plan.version.digest)
+    try:
+        arrived = find_arrived(session.settings, work_plan, (challenger, champion), bets, versions)
+        bundles = [checked_bundle(session, version) for version in (challenger, champion)]
+    except (HeadstartError, HeadsError) as error:
+        return FreshScores(words=f"nothing is judged tonight: {error}")
+    if not arrived.samples:
+        return FreshScores(words=arrived.words)
+    session.say(f"Scoring challenger {challenger.version} and champion {champion.version} on what arrived since")
+    tables = score_bundles(session, work_plan, bundles, work_plan.version.part(arrived.samples))
+    account = fresh_account_of(history, versions, champion, session.settings.root, bets, metric=work_plan.metric)
+    return FreshScores(Challenge(challenger, bundles[0], tables[0], champion, tables[1]), account)
+
+
+def score_bundles(
+    session: RetrainingSession, work_plan: WorkPlan, bundles: list[StoredBundle], part: DataVersion | None = None
+) -> list[ScoreTable]:
+    """The bundles' score tables on the holdout, or on all samples of a `part` of the data version; kept ones are read."""
     from heads.bundle import digest
 
-    files = [job.scores_file(session.settings.root, digest(bundle.path), work_plan.version.digest) for bundle in bundles]
+    version = part or work_plan.version
+    files = [job.scores_file(session.settings.root, digest(bundle.path), version.digest) for bundle in bundles]
     missing = {file.name: bundle.name for bundle, file in zip(bundles, files, strict=True) if not file.exists()}
     if missing:
         key = hashlib.sha256("".join(missing).encode()).hexdigest()[:16]
-        made = new_job(session, work_plan, "score", key)
-        session.run_job(replace(made, bundles=tuple(missing.values())))
+        made = new_job(session, work_plan, "fresh" if part else "score", key)
+        # The samples that a kind of job may see are chosen when it is made.
+        session.run_job(replace(made, version=version, bundles=tuple(missing.values())))
     return [job.read_scores(file) for file in files]
+
+
+def checked_bundle(session: RetrainingSession, version: ModelVersion) -> StoredBundle:
+    """The bundle of a registered version, verified. Raises BundleError or HeadstartError if it cannot be had."""
+    from heads.bundle import verify
+
+    bundle = bundle_of(session, version)
+    verify(bundle.path)
+    return bundle
 
 
 def bundle_of(session: RetrainingSession, version: ModelVersion) -> StoredBundle:

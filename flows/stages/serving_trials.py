@@ -13,7 +13,7 @@ from heads.tasks.rows import Scored
 
 if TYPE_CHECKING:
     from flows.stages.session import RetrainingSession
-    from flows.stages.values import Scores, WorkPlan
+    from flows.stages.values import Contest, WorkPlan
 
 # Other processors and GPUs round otherwise; a changed model is off by more.
 TOLERANCE = 0.01
@@ -47,13 +47,13 @@ print(json.dumps(list(zip(*measured))))
 """
 
 
-def collect_loads(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, trials: Trials, /) -> Trials:
+def collect_loads(session: RetrainingSession, work_plan: WorkPlan, scores: Contest, trials: Trials, /) -> Trials:
     """Load the candidate's bundle in a process of a consumer's, and compare its answers on holdout samples with those scored."""
     session.say("Trying the candidate's bundle in a consumer's process")
     return replace(trials, load_failure=_load_failure(work_plan, scores))
 
 
-def collect_latency(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, trials: Trials, /) -> Trials:
+def collect_latency(session: RetrainingSession, work_plan: WorkPlan, scores: Contest, trials: Trials, /) -> Trials:
     """Time the candidate and the champion in one process, sample by sample and in turns; nothing without a champion."""
     from flows.stages.scoring import bundle_of
 
@@ -74,7 +74,7 @@ def _num_bytes(bundle: Path) -> int:
     return sum(file.stat().st_size for file in bundle.iterdir())
 
 
-def _load_failure(work_plan: WorkPlan, scores: Scores) -> str:
+def _load_failure(work_plan: WorkPlan, scores: Contest) -> str:
     """Why the bundle cannot be served, in words; '' if it can."""
     from heads import bundle as bundles
     from heads.errors import BundleError

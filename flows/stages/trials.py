@@ -10,13 +10,13 @@ from flows.stages.leaks import find_leaks
 from flows.stages.robustness import measure_robustness
 from flows.stages.serving_trials import collect_latency, collect_loads
 from flows.stages.session import RetrainingSession
-from flows.stages.values import Scores, WorkPlan
+from flows.stages.values import Contest, WorkPlan
 
 
 class Collector(Protocol):
     """A measurement of the candidate, and of the champion, if there is one."""
 
-    def __call__(self, session: RetrainingSession, work_plan: WorkPlan, scores: Scores, trials: Trials, /) -> Trials:
+    def __call__(self, session: RetrainingSession, work_plan: WorkPlan, scores: Contest, trials: Trials, /) -> Trials:
         """The trials with this measurement added."""
         ...
 
@@ -30,7 +30,7 @@ COLLECTORS: Mapping[str, Collector] = {
 }
 
 
-def collect_trials(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> Trials:
+def collect_trials(session: RetrainingSession, work_plan: WorkPlan, scores: Contest) -> Trials:
     """The measurements that the plan's guards need; those of guards that are off are left out."""
     trials, chosen = Trials(), session.plan.promotion.guards.severities
     for guard, collect in COLLECTORS.items():

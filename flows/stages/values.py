@@ -8,13 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from flows import plan as plans
 from flows.baselines import Baseline
 from flows.plan import Plan
 from flows.records import DataVersion, ModelVersion, ScoreTable, TrainedVariant, Verdict, Work
 from flows.settings import Settings
-from flows.work_folder import WorkFolder
+from flows.work_folder import WorkFolder, bundle_name
+
+if TYPE_CHECKING:
+    from flows.gate.fresh import FreshAccount
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,71 @@ class WorkPlan:
 
 
 @dataclass(frozen=True)
+class StoredBundle:
+    """A bundle by its name below the storage root, for jobs, and by its folder on this machine."""
+
+    name: str
+    path: Path
+
+
+class Contest(Protocol):
+    """A model, by its work's key, and the champion, if there is one, scored on the same samples."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def bundle(self) -> Path: ...
+    @property
+    def stored(self) -> StoredBundle: ...
+    @property
+    def table(self) -> ScoreTable: ...
+    @property
+    def champion(self) -> ModelVersion | None: ...
+    @property
+    def champion_table(self) -> ScoreTable | None: ...
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """An earlier candidate and the champion, scored on the same samples: on new ones, or on the holdout."""
+
+    version: ModelVersion
+    stored: StoredBundle
+    table: ScoreTable
+    champion: ModelVersion
+    champion_table: ScoreTable
+
+    @property
+    def key(self) -> str:
+        """The key of the challenger's work."""
+        return self.version.tags.get("headstart.work_key", "")
+
+    @property
+    def bundle(self) -> Path:
+        """The challenger's bundle, as a folder of this machine."""
+        return self.stored.path
+
+
+@dataclass(frozen=True)
+class FreshScores:
+    """The scores on samples that arrived since challenger and champion were made, and what was bet on before in the reign.
+
+    Both are None if there is nothing to judge tonight, and `words` then say why.
+    """
+
+    challenge: Challenge | None = None
+    account: FreshAccount | None = None
+    words: str = ""
+
+
+@dataclass(frozen=True)
 class Scores:
     """The candidate's and the champion's scores on the same holdout; the champion's are None for a first model.
 
-    `bundle` is the candidate's, as a folder of this machine.
-
-    `anchor` is the version from which losses are counted, None if the plan has no margin, or it is the champion.
-    `why` says in words why the candidate is this variant. `baseline` is the plain model beside the variants; `baseline_table` has
-    the scores of one that a first model must not be worse than.
+    `bundle` is the candidate's, as a folder of this machine. Where new samples decide, `fresh` has the scores on them, and the
+    champion is not scored on the holdout. `anchor` is the version from which losses are counted, None if the plan has no margin,
+    or it is the champion. `why` says in words why the candidate is this variant. `baseline` is the plain model beside the
+    variants; `baseline_table` has the scores of one that a first model must not be worse than.
     """
 
     candidate: TrainedVariant
@@ -62,11 +123,28 @@ class Scores:
     baseline: Baseline | None = None
     baseline_table: ScoreTable | None = None
     bundle: Path = Path()
+    fresh: FreshScores | None = None
+
+    @property
+    def key(self) -> str:
+        """The key of the candidate's work."""
+        return self.candidate.key
+
+    @property
+    def stored(self) -> StoredBundle:
+        """The candidate's bundle."""
+        return StoredBundle(bundle_name(self.key), self.bundle)
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """The verdict, and the registered version that it judged, None if nothing was registered."""
+    """The verdict, and the candidate's version in the registry, None if it was not registered.
+
+    Where new samples decide, the verdict is on the `judged` challenger, None if there was nothing to judge, and `named` is what
+    the ledger says of the candidate, the challenger from now on.
+    """
 
     verdict: Verdict
     model: ModelVersion | None
+    judged: Challenge | None = None
+    named: Verdict | None = None

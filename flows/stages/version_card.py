@@ -8,7 +8,7 @@ from flows import dataset
 from flows import plan as plans
 from flows.errors import HeadstartError
 from flows.records import ModelVersion, Sample, Verdict, Weights
-from flows.stages.card_text import CardFacts, TargetStanding, write_version_card
+from flows.stages.card_text import CardFacts, TargetStanding, with_verdict, write_version_card
 from flows.stages.session import RetrainingSession
 from flows.stages.values import Promotion, Scores, WorkPlan
 from heads.catalogue import TASK_FACTS
@@ -17,17 +17,20 @@ from heads.catalogue import TASK_FACTS
 def keep_card(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, promotion: Promotion) -> dict[str, bytes]:
     """Write the card of the version that was judged, and give its reliability diagrams by file name.
 
-    Nothing is written if no version was registered for the candidate.
+    Nothing is written if no version was registered for the candidate. Where an earlier one was judged, that one's card gets the
+    verdict, and the candidate's says that it is the challenger.
     """
-    version = promotion.model
+    if promotion.judged:
+        _tell_verdict(session, promotion.judged.version, promotion.verdict)
+    version, verdict = promotion.model, promotion.named or promotion.verdict
     if version is None or version.tags.get("headstart.work_key") != scores.candidate.key:
         return {}
-    standings = _standings(work_plan, scores, promotion.verdict)
+    standings = _standings(work_plan, scores, verdict)
     work = next(work for work in work_plan.works if work.key == scores.candidate.key)
     facts = CardFacts(
         name=version.name,
         version=version.version,
-        verdict=promotion.verdict,
+        verdict=verdict,
         data_version=work_plan.version.digest,
         git_commit=version.tags.get("headstart.git_commit", "unknown"),
         samples=work_plan.version.samples,
@@ -42,6 +45,14 @@ def keep_card(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, p
     )
     session.registry.describe(version, write_version_card(facts))
     return _diagrams(standings)
+
+
+def _tell_verdict(session: RetrainingSession, judged: ModelVersion, verdict: Verdict) -> None:
+    try:
+        card = session.registry.card(judged.name, judged.version)
+        session.registry.describe(judged, with_verdict(card, verdict))
+    except (HeadstartError, OSError) as error:  # its run may be gone
+        session.say(f"The card of version {judged.version} does not tell its verdict: {error}")
 
 
 def _standings(work_plan: WorkPlan, scores: Scores, verdict: Verdict) -> tuple[TargetStanding, ...]:

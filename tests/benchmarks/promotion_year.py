@@ -8,6 +8,7 @@ and how, are the gate's own functions (`flows.gate.account`, `flows.gate.classes
     tests/benchmarks/promotion_year.py                                # false promotions, 2,000 labels
     tests/benchmarks/promotion_year.py --gain 0.01 --labels 4000      # a recipe that is a point better
     tests/benchmarks/promotion_year.py --mode non_inferior --margin 0.01 --gain -0.01    # as much worse as is too much
+    tests/benchmarks/promotion_year.py --evidence fresh --new-labels-a-night 100         # bets on labels that arrive each night
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from scipy.stats import norm
 from flows.gate.account import Account, first_level, is_proven, look_at_mean
 from flows.gate.classes import mcnemar, paired_score
 from flows.gate.evidence import one_sided
+from flows.gate.fresh import is_proven as is_won
+from flows.gate.fresh import log_wealths
 from flows.records import ScoreTable
 
 NIGHTS, ALPHA = 365, 0.05
@@ -51,6 +54,7 @@ class Year:
     change_every: int
     disagreement: float
     margin: float | None = None
+    is_fresh: bool = False
 
     @property
     def is_null(self) -> bool:
@@ -76,10 +80,7 @@ def draw_nights(year: Year, random: np.random.Generator) -> tuple[Right, Right, 
     count = int(sizes[-1])
     chances = draw_chances(year, count, random).astype(np.float32)
     champion = random.random(count, dtype=np.float32) < chances
-    # What another model misreads of the samples that the champion reads rightly, and of the others: 3 and 7 % of all.
-    misread = np.where(champion, year.disagreement / 2, MISREAD - year.disagreement / 2)
-    learnt = (max(0.0, year.gain) / 2 / misread).astype(np.float32)
-    lost = np.float32(max(0.0, -year.gain) / (1 - MISREAD))
+    learnt, lost = skill(year, champion)
     nights = np.empty((NIGHTS, count), dtype=bool)
     luck, more_luck = random.random((2, count), dtype=np.float32)
     for night in range(NIGHTS):
@@ -91,6 +92,28 @@ def draw_nights(year: Year, random: np.random.Generator) -> tuple[Right, Right, 
         if night >= year.from_night and year.gain:
             nights[night] = (nights[night] | (more_luck < learnt)) & (more_luck >= lost)
     return champion, nights, sizes
+
+
+def skill(year: Year, champion: Right) -> tuple[NDArray[np.float32], np.float32]:
+    """With what chance the better recipe turns each misread sample right, and a worse one each right sample wrong."""
+    # What another model misreads of the samples that the champion reads rightly, and of the others: 3 and 7 % of all.
+    misread = np.where(champion, year.disagreement / 2, MISREAD - year.disagreement / 2)
+    return (max(0.0, year.gain) / 2 / misread).astype(np.float32), np.float32(max(0.0, -year.gain) / (1 - MISREAD))
+
+
+def fresh_gate(year: Year, random: np.random.Generator) -> int | None:
+    """The first night whose bets promote: each night's new labels are read by the champion and by the challenger before.
+
+    How much that one resembles its predecessors does not matter, since none of them reads these labels.
+    """
+    chances = draw_chances(year, NIGHTS * year.new_labels, random).reshape(NIGHTS, year.new_labels)
+    champion, challengers = random.random((2, *chances.shape)) < chances
+    learnt, lost = skill(year, champion)
+    luck, better = random.random(chances.shape), np.arange(NIGHTS)[:, None] > year.from_night
+    challengers = np.where(better & bool(year.gain), (challengers | (luck < learnt)) & (luck >= lost), challengers)
+    nights = challengers.astype(np.float64) - champion
+    won = (is_won(wealth, night, ALPHA) for wealth, night in zip(log_wealths(nights), nights, strict=True))
+    return next((night for night, is_over in enumerate(won) if is_over), None)
 
 
 def nightly_gate(year: Year, champion: Right, nights: Right, sizes: NDArray[np.int64]) -> int | None:
@@ -149,6 +172,9 @@ def run_years(year: Year, seeds: range) -> dict[str, list[int | None]]:
     """By rule the night of the first promotion of each year."""
     found: dict[str, list[int | None]] = {name: [] for name in RULES}
     for seed in seeds:
+        if year.is_fresh:
+            found["the gate"].append(fresh_gate(year, np.random.default_rng((seed, 20261127))))
+            continue
         drawn = draw_nights(year, np.random.default_rng((seed, 20261127)))
         for name, rule in RULES.items():
             # Of a better recipe it is asked only how soon the gate finds it.
@@ -167,6 +193,7 @@ def main() -> None:
     parser.add_argument("--disagreement", type=float, default=DISAGREEMENT)
     parser.add_argument("--correlation", type=float, default=0.0)
     parser.add_argument("--new-labels-a-night", type=int, default=0)
+    parser.add_argument("--evidence", choices=("holdout", "fresh"), default="holdout")
     parser.add_argument("--gain", type=float, default=0.0)
     parser.add_argument("--mode", choices=("superior", "non_inferior"), default="superior")
     parser.add_argument("--margin", type=float, default=0.01, help="of mode non_inferior: the loss that is too much")
@@ -184,7 +211,10 @@ def main() -> None:
         asked.change_every,
         asked.disagreement,
         asked.margin if asked.mode == "non_inferior" else None,
+        asked.evidence == "fresh",
     )
+    if year.is_fresh and (year.margin or not year.new_labels):
+        parser.error("--evidence fresh needs --new-labels-a-night, and has no mode but superior")
     start, step = perf_counter(), 25
     parts = [range(first, min(first + step, asked.years)) for first in range(0, asked.years, step)]
     nights: dict[str, list[int | None]] = {name: [] for name in RULES}
@@ -193,7 +223,7 @@ def main() -> None:
             for name, found in part.items():
                 nights[name] += found
     say(f"{year}: {asked.years} years in {perf_counter() - start:.0f} s")
-    for name in RULES if not (year.gain or year.margin) else ("the gate",):
+    for name in RULES if not (year.gain or year.margin or year.is_fresh) else ("the gate",):
         _tell(name, nights[name], year)
     if year.is_null and sum(night is not None for night in nights["the gate"]) > ALPHA * asked.years:
         raise SystemExit(f"more than {ALPHA:.0%} of years")

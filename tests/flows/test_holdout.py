@@ -16,7 +16,7 @@ from PIL import Image
 
 from flows import job
 from flows.errors import AskedWrongly
-from flows.job import results, together
+from flows.job import results, scoring, together
 from flows.job.datasets import Splits
 from flows.job.job import read
 from flows.job.trunks import JobFeatures
@@ -25,7 +25,8 @@ from flows.manifest import parse
 from flows.plan import Plan, check_data, class_names, targets_of
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from flows.stages.promotion import majority_classes
-from flows.work_folder import read_trained
+from flows.work_folder import bundle_name, read_trained
+from heads import bundle
 from heads.features import FeatureStore
 from heads.model.model import build_model
 from heads.spec import Fit, Head, Variant
@@ -99,6 +100,9 @@ def test_a_training_holds_no_test_sample_whatever_it_is_given(tmp_path: Path, ve
     }
     scoring = replace(asked, kind="score", version=version)
     assert {sample.split for sample in scoring.version.samples} == {"test"}
+    fresh = replace(asked, kind="fresh", version=version.part(version.samples[-9:]))
+    assert len(read(job.begin(fresh)).version.samples) == 9, "new samples of any split"
+    assert fresh.version.digest.startswith(f"{version.digest}-")
 
 
 @pytest.mark.parametrize("asks", [Splits.open, Splits.read, lambda splits, split, _: splits.digests(split)])
@@ -137,6 +141,27 @@ def test_ranking_by_a_measure_of_the_holdout_is_refused(tmp_path: Path, version:
     file.write_text(json.dumps(result | {"metrics": result["metrics"] | {"test/label/accuracy": 1.0}}))
     with pytest.raises(AskedWrongly, match=r"measures of the holdout \(test/label/accuracy\).*only those of train/ and val/"):
         read_trained(tmp_path, asked.works[0], reused=True)
+
+
+def test_new_samples_of_any_split_are_scored_apart_from_the_holdout(tmp_path: Path, version: DataVersion) -> None:
+    asked = training(tmp_path, version)
+    features = JobFeatures(asked, Splits(asked), torch.device("cpu"))
+    features.fill(asked.works[:1])
+    together.train_probes(features, asked.works[:1])
+    name = bundle_name(asked.works[0].key)
+    part = version.part(version.samples[8:16])
+    fresh = replace(asked, kind="fresh", version=part, works=(), bundles=(name,))
+    assert (scoring.score(fresh).scores or {}).keys() == {name}
+    table = job.read_scores(job.scores_file(tmp_path, bundle.digest(asked.fetch_bundle(name)), part.digest))
+    assert table.data_version == part.digest
+    wanted = {(s.digest, target, cell) for s in part.samples for target, cell in s.labels.items()}
+    assert {(row.digest, row.target, row.truth) for row in table.rows} == wanted
+    for row in table.rows:
+        assert row.probabilities.keys() == set(CLASSES[row.target]), "for classes the likeliest are kept"
+    assert not job.scores_file(tmp_path, table.bundle_digest, version.digest).exists()
+    assert part.digest != version.part(version.samples[8:15]).digest
+    relabelled = [replace(version.samples[8], labels={"label": "b", "marks": "x"}), *version.samples[9:16]]
+    assert part.digest != version.part(relabelled).digest
 
 
 def test_class_names_and_majorities_are_those_of_train(version: DataVersion) -> None:

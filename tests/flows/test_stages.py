@@ -33,7 +33,7 @@ from flows.stages.planning import make_work_plan, plan_work, planned
 from flows.stages.report import Report, report_json
 from flows.stages.report_text import leaderboard, verdict_text
 from flows.stages.session import Event
-from flows.stages.values import Promotion, Scores, WorkPlan
+from flows.stages.values import Challenge, FreshScores, Promotion, Scores, StoredBundle, WorkPlan
 from flows.work_folder import WorkFailure, WorkFolder
 
 TRAINING = "?workflowType=machine_learning"
@@ -125,12 +125,12 @@ def test_what_is_printed_and_kept_of_a_report_has_these_names_in_this_order(work
     run = ["run_id", "experiment_id", "page", "baseline"]
     assert list(printed) == [
         *("name", "key", "metric", "tasks", "data_version", "variants", "failed", "candidate", "holdout", "verdict"),
-        *("model", "champion", "counts", "seconds", "why", *run),
+        *("model", "champion", "counts", "seconds", "why", *run, "judged"),
     ]
     named = ["variant_id", "label", "backbone", "heads", "freeze", "run_id"]
     measured = ["reused", "metrics", "num_trained_parameters", "num_forwarded", "num_features_read", "seconds", "gpu_seconds"]
     assert list(printed["variants"][0]) == [*named, *measured, "page"]
-    verdict = ["promoted", "reasons", "figures", "findings", "metric", "recipe", "level_spent", "superior", "waits"]
+    verdict = ["promoted", "reasons", "figures", "findings", "metric", "recipe", "level_spent", "superior", "waits", "fresh"]
     assert list(printed["verdict"]) == verdict
     assert list(printed["model"]) == ["name", "version", "aliases", "page"]
     finite = replace(told, variants=told.variants[:1])
@@ -180,8 +180,8 @@ def test_the_baseline_stands_in_the_leaderboard_where_it_belongs_and_is_no_candi
     assert (rows[1]["label/accuracy"], rows[1]["loss"], rows[1]["run"]) == (0.5, 0.6, None)
     assert len({tuple(row) for row in rows}) == 1, "all rows have the same columns"
     finite = replace(told, variants=told.variants[:1])
-    report.write_report(tmp_path / "report.json", finite)
-    assert report.read_report(tmp_path / "report.json") == finite
+    report.write_report(StoredFile(Folder(tmp_path), "report.json"), finite)
+    assert report.read_report(StoredFile(Folder(tmp_path), "report.json")) == finite
 
 
 @pytest.mark.parametrize(
@@ -210,6 +210,21 @@ def test_a_verdict_links_to_the_retraining_its_candidate_and_the_version_where_m
     assert all("run" not in row for row in leaderboard(without))
     of_before = replace(told, run_id=None, experiment_id=None)
     assert "this retraining" not in verdict_text(report.with_pages(of_before, "http://ml:5000"))
+
+
+def test_a_verdict_on_an_earlier_candidate_names_that_one_and_its_promotion_changes_the_champion(work_plan: WorkPlan) -> None:
+    result = TrainResult((replace(trained(work_plan.works[0]), run_id="run1"),), 6, 2.5, run_id="parent")
+    empty = ScoreTable("", "d" * 32, (), {})
+    old, new, candidate = (ModelVersion("x", number, (), {}, 0.0) for number in "345")
+    promoted = replace(new, aliases=("champion",))
+    judged = Challenge(promoted, StoredBundle("", Path()), empty, old, empty)
+    verdict, named = Verdict(True, ("proven",)), Verdict(False, ("the challenger from now on",))
+    scores = Scores(result.variants[0], empty, old, None, fresh=FreshScores(judged))
+    told = closing.make_report(work_plan, result, scores, Promotion(verdict, candidate, judged, named), {})
+    assert (told.judged, told.champion, told.model and told.model.version) == ("4", "4", "5")
+    words = verdict_text(told)
+    assert words.startswith("**Promoted**: challenger 4 of x\n")
+    assert words.endswith("Champion of x: version 4 (this candidate is version 5)")
 
 
 def test_the_seconds_of_the_stages_and_of_what_is_around_the_batches_add_up(work_plan: WorkPlan) -> None:

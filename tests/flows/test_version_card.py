@@ -18,8 +18,8 @@ from flows.pictures import reliability_diagram
 from flows.plan import Plan
 from flows.records import DataVersion, Finding, Sample, ScoreTable, TrainedVariant, Verdict, Weights, Work
 from flows.registry import Registry
-from flows.stages.card_text import describe_change
-from flows.stages.values import Promotion, Scores, WorkPlan
+from flows.stages.card_text import describe_change, with_verdict
+from flows.stages.values import Challenge, Promotion, Scores, StoredBundle, WorkPlan
 from flows.stages.version_card import keep_card
 from flows.tracking import Origin, Tracker
 from heads.backbones import BACKBONES
@@ -196,6 +196,31 @@ def test_while_evidence_is_gathered_a_card_says_nothing_of_the_holdout(
     assert "## Holdout" not in card
     assert "accuracy" not in card
     assert "random weights: none of others are in it" in card
+
+
+def test_a_challenger_that_is_judged_later_has_its_verdict_in_its_card(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept(registry, monkeypatch, {"gain": 0.1}, Weights("none"))
+    before = registry.card("pets", "2")
+    verdict = Verdict(False, ("not yet",), {}, (Finding("fresh_labels", False, "not proven better yet"),))
+    scored, version = table(rows()), registry.find("pets", "2")
+    judged = Challenge(version, StoredBundle("", Path()), scored, registry.find("pets", "1"), scored)
+    session: Any = SimpleNamespace(registry=registry)
+    unused: Any = None
+    assert keep_card(session, unused, unused, Promotion(verdict, None, judged)) == {}
+    after = registry.card("pets", "2")
+    assert after == before.replace(
+        "promoted\n\n- `paired_test`, passed: it is better\n- `latency`, warning: it is slow",
+        "not promoted\n\n- `fresh_labels`, **not passed**: not proven better yet",
+    )
+    assert before != after
+    assert "## Verdict: not promoted" in str(registry._client.get_model_version("pets", "2").description)
+    assert with_verdict("# The bundle's own card\n\n## Data\n\nnone\n", verdict).split("\n\n")[:3] == [
+        "# The bundle's own card",
+        "## Verdict: not promoted",
+        "- `fresh_labels`, **not passed**: not proven better yet",
+    ]
 
 
 def test_a_version_of_which_no_card_was_written_has_its_bundles(registry: Registry) -> None:

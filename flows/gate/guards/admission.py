@@ -30,6 +30,8 @@ def testable(case: Case) -> Finding | None:
     if not case.after:
         words = f"the holdout has no sample labelled for {case.target!r}: nothing can be shown; add test samples"
         return Finding("testable", False, words)
+    if case.fresh:
+        return None  # bets are made on any sample
     return Finding("testable", False, case.evidence) if isinstance(case.evidence, str) else None
 
 

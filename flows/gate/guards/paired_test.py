@@ -19,9 +19,9 @@ def paired_test(case: Case) -> Finding | None:
     """The test of a first model against a constant answer; of a champion's first challenger; weekly of the recipe's last seven.
 
     Between two looks, and where a weekly one does not decide, nothing is said of how well the holdout was read: who cannot see
-    it cannot fit recipes to it. None where the policy has a margin.
+    it cannot fit recipes to it. None where the policy has a margin, or new samples decide.
     """
-    if case.margin is not None:
+    if case.margin is not None or case.fresh:
         return None
     match case.look:
         case "first":

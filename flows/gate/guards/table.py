@@ -9,6 +9,7 @@ from flows.gate.case import Case
 from flows.gate.guards.admission import comparable, not_withdrawn, testable
 from flows.gate.guards.baseline import baseline
 from flows.gate.guards.calibration import calibration
+from flows.gate.guards.fresh_labels import fresh_labels
 from flows.gate.guards.latency import latency
 from flows.gate.guards.leaks import leaks
 from flows.gate.guards.loads import loads
@@ -33,7 +34,12 @@ class Guard(Protocol):
 # If one of these does not pass, the others are not called.
 ADMISSION: Mapping[str, Guard] = {"comparable": comparable, "not_withdrawn": not_withdrawn, "testable": testable}
 # All of these have to pass.
-GUARDS: Mapping[str, Guard] = {"paired_test": paired_test, "non_inferior": non_inferior, "min_gain": min_gain}
+GUARDS: Mapping[str, Guard] = {
+    "paired_test": paired_test,
+    "non_inferior": non_inferior,
+    "fresh_labels": fresh_labels,
+    "min_gain": min_gain,
+}
 # Of these a plan says which may block a promotion, which only warn, and which are off. They are called once the test has decided:
 # before that a verdict tells nothing of how the holdout was read.
 SCORE_GUARDS: Mapping[str, Guard] = {
