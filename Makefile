@@ -3,7 +3,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lock
+.PHONY: help demo test nodes check lock
 
 help: ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -12,8 +12,11 @@ demo: $(READY) ## The main job on handwritten digits, from nothing to a promoted
 	@$(BIN)/headstart data ingest digits
 	@$(BIN)/headstart retrain flows/plans/demo.yaml
 
-test: $(READY) ## Every test, failures caused on purpose included
+test: $(READY) ## The tests, failures caused on purpose included
 	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+nodes: $(READY) ## Two nights on two machines without a common folder, one of which loses power; needs root and radosgw
+	@$(BIN)/python -m pytest -m nodes tests/integration
 
 check: $(READY) ## Style, types, walls and documents
 	@$(BIN)/ruff check .

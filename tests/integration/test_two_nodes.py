@@ -19,7 +19,7 @@ from tests.integration import two_nodes
 from tests.integration.bed import Bed
 from tests.integration.radosgw import Radosgw
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.nodes, pytest.mark.timeout(3600)]
 
 NUM_IMAGES, NUM_NEW = 72, 6
 BUSY_SECONDS, SILENT_SECONDS = 5.0, 5.0
