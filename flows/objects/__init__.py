@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from flows.objects.node import OBJECTS, Damaged, Node, object_key
+from flows.objects.node import Damaged, Node
 from flows.objects.node_cache import CacheStatus, NodeCache, cache_folder, cache_limit
 from flows.objects.packing import write_packs
-from flows.objects.reading import Missing, Reader
+from flows.objects.reading import OBJECTS, Missing, Reader, object_key
 from flows.records import Remote
 
 __all__ = [

@@ -17,24 +17,17 @@ from flows.objects.node_cache import NodeCache
 from flows.objects.packing import read_packs
 from flows.objects.packs import FOLDER, PACK, Packs
 from flows.objects.plans import Part, Request, plan
-from flows.objects.reading import NUM_THREADS, Reader
+from flows.objects.reading import NUM_THREADS, Reader, object_key
 from flows.records import Remote
 
 LOG = logging.getLogger(__name__)
 # Objects that are fetched ahead and wait in memory, where the node has no room to keep them.
 NUM_WAITING = 128
 TRIES = 3
-# Where a DVC remote has its objects.
-OBJECTS = "files/md5/"
 
 
 class Damaged(HeadstartError):
     """An object of the remote whose bytes are not those of its name."""
-
-
-def object_key(digest: str) -> str:
-    """The key of an object below a DVC remote."""
-    return f"{OBJECTS}{digest[:2]}/{digest[2:]}"
 
 
 class Node:

@@ -23,7 +23,14 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 15.0
 SIGNED_SECONDS = 900
 MISSING, TOO_MANY, SERVER_ERROR = 404, 429, 500
 _NO_BUCKET = "NoSuchBucket"
+# Where a DVC remote has its objects.
+OBJECTS = "files/md5/"
 _GONE = Event()
+
+
+def object_key(digest: str) -> str:
+    """The key of an object below a DVC remote."""
+    return f"{OBJECTS}{digest[:2]}/{digest[2:]}"
 
 
 class Missing(HeadstartError):
