@@ -21,7 +21,7 @@ from tests.cli.conftest import Ask
 
 COMMAND = Path(sys.executable).with_name("headstart")
 GIVEN = [
-    ("STORAGE_ROOT", "s3://bucket/root", "folder of this machine"),
+    ("STORAGE_ROOT", "s3:///root", "an address without a bucket"),
     ("STORAGE_ROOT", "gs://bucket/root", "folder of this machine"),
     ("STORAGE_ROOT", "file:///srv/root", "folder of this machine"),
     ("STORAGE_ROOT", "https://host/root", "folder of this machine"),
