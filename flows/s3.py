@@ -55,7 +55,7 @@ def connect(
 
     A signature of None is of AWS's choice; an `endpoint` goes before that of the environment.
     """
-    import boto3
+    import boto3.session
     from botocore.config import Config
 
     settings = Config(
@@ -66,7 +66,8 @@ def connect(
         request_checksum_calculation="when_required",
         signature_version=signature,
     )
-    return boto3.client("s3", config=settings, endpoint_url=endpoint)
+    # boto3's default session would keep the first credentials of this process.
+    return boto3.session.Session().client("s3", config=settings, endpoint_url=endpoint)
 
 
 def shared() -> Any:

@@ -238,7 +238,7 @@ def grown(undisturbed: Run) -> Grown:
 
 @pytest.mark.slow
 def test_more_heads_and_a_new_sample_cost_that_sample_alone(place: Place, undisturbed: Run, grown: Grown) -> None:
-    works, plain = tuple(grown.probes[:3]), _baseline(undisturbed).path / BASELINE
+    works, plain = tuple(grown.probes[:3]), Path(_baseline(undisturbed).place.address) / BASELINE
     before = plain.stat().st_mtime_ns
     run = _run(place, replace(undisturbed.order, key="grown", version=grown.version, works=works))
     assert run.outcome.trained == tuple(work.key for work in works)

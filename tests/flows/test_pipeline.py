@@ -5,19 +5,31 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tzlocal
 from prefect.deployments.runner import RunnerDeployment
 
 from flows import prefect_server
 from flows.plan import parse_plan
 
 
-def test_the_nightly_cron_counts_in_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "Europe/Berlin")
+        # It is asked for once a process.
+        tzlocal.reload_localzone()
+        yield
+    tzlocal.reload_localzone()
+
+
+@pytest.mark.usefixtures("in_berlin")
+def test_the_nightly_cron_counts_in_local_time() -> None:
     from flows import deployments
 
-    monkeypatch.setenv("TZ", "Europe/Berlin")
     nightly, by_hand = deployments.of_plan(parse_plan({"name": "pets"}), "0 2 * * *", None)
     assert [(s.schedule.cron, s.schedule.timezone) for s in nightly.schedules or []] == [("0 2 * * *", "Europe/Berlin")]
     assert not by_hand.schedules

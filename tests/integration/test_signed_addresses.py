@@ -26,7 +26,7 @@ def test_a_consumer_without_credentials_pulls_until_the_addresses_expire(
     with monkeypatch.context() as patched:
         for name, value in radosgw.environment().items():
             patched.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="published")
+        boto3.session.Session().client("s3").create_bucket(Bucket="published")
         pointer, _ = publishing.publish(versions[0], ADDRESS, name="digits", version="1")
         signed, begun = publishing.sign(ADDRESS, pointer, SECONDS), time.monotonic()
     file = tmp_path / "digits.signed"
