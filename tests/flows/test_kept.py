@@ -25,7 +25,7 @@ from heads.spec import Fit, Head, Variant
 from tests import object_store
 
 VARIANT = Variant(backbone="squeezenet1_1", heads=(Head(target="kind"),), fit=Fit(image_size_px=32))
-WORKS = Bucket("s3://pets/root/works")
+WORKS = Bucket("s3://pets/nights/works")
 PLACE = WORKS.within("w1/bundle")
 CLASSES = {"kind": ["ant", "bee"]}
 
@@ -68,7 +68,7 @@ def test_a_bundle_is_fetched_once_and_read_from_its_copy(bucket: type[object_sto
     assert bundles.load(copy).variant == VARIANT
     before = len(bucket.asked)
     assert keep_here(PLACE) == copy
-    assert [key for _, key, _ in bucket.asked[before:]] == ["root/works/w1/bundle/SHA256SUMS"]
+    assert [key for _, key, _ in bucket.asked[before:]] == ["nights/works/w1/bundle/SHA256SUMS"]
 
 
 def test_a_damaged_copy_is_fetched_again_and_a_damaged_object_is_refused(bucket: type[object_store.Bucket], stored: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_damaged_copy_is_fetched_again_and_a_damaged_object_is_refused(bucket:
     (copy / "card.md").write_text("another card")
     assert keep_here(PLACE) == copy
     assert (copy / "card.md").read_bytes() == (stored / "card.md").read_bytes()
-    bucket.objects["root/works/w1/bundle/card.md"] = b"another card"
+    bucket.objects["nights/works/w1/bundle/card.md"] = b"another card"
     assert keep_here(PLACE) == copy, "what is whole here is not asked for"
     (copy / "card.md").unlink()
     with pytest.raises(BundleError, match=r"card\.md is not what was written"):
@@ -105,10 +105,10 @@ def test_first_weights_travel_with_a_job_whose_storage_is_in_a_bucket(bucket: ty
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     works = tuple(Work(f"w{number}", VARIANT, Weights(digest, file)) for number in range(2))
     version = DataVersion("d" * 32, "r" * 40, (), tmp_path, ())
-    asked = job.Job("train", "k", "m", "s3://pets/root", version, CLASSES, Workers(), works=works)
+    asked = job.Job("train", "k", "m", "s3://pets/nights", version, CLASSES, Workers(), works=works)
     folder = job.begin(asked)
     job.begin(asked)
-    assert [key for method, key, _ in bucket.asked if method == "PUT" and "weights" in key] == [f"root/weights/{digest}.pth"]
+    assert [key for method, key, _ in bucket.asked if method == "PUT" and "weights" in key] == [f"nights/weights/{digest}.pth"]
     content = file.read_bytes()
     file.unlink()
     there = [work.weights for work in read(folder).works]
@@ -116,9 +116,9 @@ def test_first_weights_travel_with_a_job_whose_storage_is_in_a_bucket(bucket: ty
     assert {weights.path.read_bytes() for weights in there if weights.path} == {content}
     assert there[0].path is not None
     there[0].path.unlink()
-    bucket.objects[f"root/weights/{digest}.pth"] = b"others"
+    bucket.objects[f"nights/weights/{digest}.pth"] = b"others"
     with pytest.raises(AskedWrongly, match="is not the file that it was"):
         read(folder)
-    del bucket.objects[f"root/weights/{digest}.pth"]
+    del bucket.objects[f"nights/weights/{digest}.pth"]
     with pytest.raises(AskedWrongly, match="is gone: remove it, and start the retraining again"):
         read(folder)

@@ -34,7 +34,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[object_store.Bucket
 
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path, bucket: type[object_store.Bucket]) -> Place:
-    return open_place(tmp_path / "root" if request.param == "folder" else "s3://pets/team/root/")
+    return open_place(tmp_path / "root" if request.param == "folder" else "s3://pets/team/nights/")
 
 
 def test_a_file_is_written_read_listed_and_removed(place: Place) -> None:
