@@ -17,13 +17,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate, repeat
 from pathlib import Path
 
 from flows import processes
 from flows.errors import HeadstartError
 from flows.files import read_value
 from flows.places.bucket import Bucket
-from flows.places.place import Held, Lock, Place
+from flows.places.place import Lock, Place, acquire
 
 LEASE_SECONDS = 60.0
 RENEW_SECONDS = 15.0
@@ -107,16 +108,13 @@ class Leases:
         every_seconds: float = 0.1,
         on_wait: Callable[[str], None] | None = None,
     ) -> Iterator[Lock]:
-        deadline, waiting, pause = time.monotonic() + wait_seconds, False, every_seconds
-        while isinstance(lease := self._try(name, holder), Holder):
-            if time.monotonic() >= deadline:
-                raise Held(_words(lease))
-            if not waiting and on_wait:
-                on_wait(_words(lease))
-            waiting = True
-            time.sleep(pause)
-            # Each look is three requests.
-            pause = min(2 * pause, self._place.look_seconds)
+        def attempt() -> Lease | str:
+            lease = self._try(name, holder)
+            return _words(lease) if isinstance(lease, Holder) else lease
+
+        # Longer and longer, since each look is three requests.
+        pauses = accumulate(repeat(every_seconds), lambda pause, _: min(2 * pause, self._place.look_seconds))
+        lease = acquire(attempt, wait_seconds, pauses, on_wait)
         try:
             yield lease
         finally:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import fcntl
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import IO, Protocol
 
 from flows.places.folder import Folder
 from flows.places.leases import Leases
-from flows.places.place import Held, Lock, Place
+from flows.places.place import Held, Lock, Place, acquire
 
 __all__ = ["FolderLocks", "Held", "Lock", "Locks", "locks_of"]
 
@@ -75,12 +76,12 @@ class FolderLocks:
     ) -> Iterator[Lock]:
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / name).open("a+") as file:
-            _acquire(file, wait_seconds, every_seconds, on_wait)
+            lock = acquire(partial(_try, file), wait_seconds, repeat(every_seconds), on_wait)
             file.truncate(0)
             file.write(holder)
             file.flush()
             try:
-                yield SystemLock()
+                yield lock
             finally:
                 file.truncate(0)
 
@@ -103,18 +104,11 @@ class FolderLocks:
                     os.ftruncate(file.fileno(), 0)
 
 
-def _acquire(file: IO[str], wait_seconds: float, every_seconds: float, on_wait: OnWait | None) -> None:
-    deadline, waiting = time.monotonic() + wait_seconds, False
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-        if time.monotonic() >= deadline:
-            raise Held(holder)
-        if not waiting and on_wait:
-            on_wait(holder)
-        waiting = True
-        time.sleep(every_seconds)
+def _try(file: IO[str]) -> SystemLock | str:
+    """The file's lock, or the words of who holds it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return SystemLock()
+    except OSError:
+        file.seek(0)
+        return file.read().strip() or "unknown"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+Taken = TypeVar("Taken")
 
 
 @dataclass(frozen=True)
@@ -120,3 +123,22 @@ class Lock(Protocol):
 
     def check(self) -> None:
         """Raises HeadstartError if the lock was lost: another process may hold it by now."""
+
+
+def acquire(
+    attempt: Callable[[], Taken | str], wait_seconds: float, pauses: Iterable[float], on_wait: Callable[[str], None] | None
+) -> Taken:
+    """What an attempt takes; one that gives words, of who holds it, is made again after the next of endless pauses (seconds).
+
+    `on_wait` gets the first such words. Raises Held, of the last ones, after `wait_seconds`.
+    """
+    deadline = time.monotonic() + wait_seconds
+    for number, pause in enumerate(pauses):
+        if not isinstance(taken := attempt(), str):
+            return taken
+        if time.monotonic() >= deadline:
+            raise Held(taken)
+        if number == 0 and on_wait:
+            on_wait(taken)
+        time.sleep(pause)
+    raise AssertionError("the pauses ended")

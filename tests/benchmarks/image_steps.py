@@ -37,7 +37,7 @@ class Stage:
         self.root, self.folder, self.user = root, "/", ""
         self.environment = {
             "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
-            "HOME": "/tmp",
+            "HOME": "/root",
             "PIP_BREAK_SYSTEM_PACKAGES": "1",
         }
 
