@@ -28,6 +28,7 @@ from heads.spec import Fit, Head, Variant
 from heads.tasks.rows import Scored
 from tests.flows.test_ledger import aliases
 from tests.flows.test_promotion import DAY, METRIC, Versions
+from tests.kills import killed_after
 
 SPLITS = ("train", "train", "val", "test")
 FRESH = {"promotion": {"evidence": "fresh"}}
@@ -298,19 +299,8 @@ def test_a_night_that_is_killed_ends_as_it_would_have_and_uses_no_label_twice(
     begun(stream, gain)
     stream.arrive(600)
     stream.now += DAY
-    real, calls = getattr(Versions, killed_in), list[None]()
-
-    def killed(self: Versions, *args: Any, **options: Any) -> Any:
-        done = real(self, *args, **options)
-        calls.append(None)
-        if len(calls) == call:
-            raise KeyboardInterrupt
-        return done
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Versions, killed_in, killed)
-        with pytest.raises(KeyboardInterrupt):
-            stream.judge(3)
+    with killed_after(monkeypatch, Versions, killed_in, call):
+        stream.judge(3)
     stream.now += DAY / 24
     stream.judge(3)
     history = stream.registry.history("m")

@@ -28,6 +28,7 @@ from flows.stages.values import Promotion, Scores, WorkPlan
 from heads.errors import BundleError
 from heads.spec import Fit, Head, Variant
 from heads.tasks.rows import Scored
+from tests.kills import killed_after
 
 NUM_SAMPLES, DAY = 1000, 86_400.0
 METRIC = "label/accuracy"
@@ -184,19 +185,9 @@ def test_a_retraining_that_is_killed_comes_to_the_same_verdict_and_promotes_once
 ) -> None:
     nights.night(1)
     nights.now += DAY
-    scores, real, calls = nights.table("00000002", gain), getattr(Versions, killed_in), list[None]()
-
-    def killed(self: Versions, *args: Any, **options: Any) -> Any:
-        done = real(self, *args, **options)
-        calls.append(None)
-        if len(calls) == call:
-            raise KeyboardInterrupt
-        return done
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Versions, killed_in, killed)
-        with pytest.raises(KeyboardInterrupt):
-            nights.judge("00000002", scores)
+    scores = nights.table("00000002", gain)
+    with killed_after(monkeypatch, Versions, killed_in, call):
+        nights.judge("00000002", scores)
     nights.now += DAY / 24
     is_champion = nights.registry.current("m")["champion"].version == "2"
     again = nights.judge("00000002", scores).verdict
