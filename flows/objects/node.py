@@ -67,15 +67,22 @@ class Node:
         Raises Missing if the remote lacks it, Damaged if its bytes are others, and as `Reader` does.
         """
         while True:
-            for one in tuple(self._passes.values()):
-                if (content := one.take(digest)) is not None:
-                    return content
-            if (path := self.cache.find(digest)) is not None:
-                return path
-            fetching = self._running.get(digest)
-            if fetching is None:
-                return self._fetch(digest)
-            fetching.exception()
+            if (content := self._at_hand(digest)) is not None:
+                return content
+            with self._fetching([digest]) as mine:
+                if mine:
+                    # What another thread fetched until now is at hand.
+                    content = self._at_hand(digest)
+                    return self._fetch(digest) if content is None else content
+                fetching = self._running.get(digest)
+            if fetching:
+                fetching.exception()
+
+    def _at_hand(self, digest: str) -> Path | bytes | None:
+        for one in tuple(self._passes.values()):
+            if (content := one.take(digest)) is not None:
+                return content
+        return self.cache.find(digest)
 
     def expect(self, reader: Hashable, digests: Sequence[str]) -> None:
         """Fetch these objects ahead, in the order in which this reader will ask; ends what was fetched for it before."""
@@ -103,32 +110,31 @@ class Node:
                     request = next(requests, None)
                 if request is None:
                     return
-                content: Path | bytes | None = None
                 try:
-                    content = self._serve(request, begun)
+                    self._serve(request, begun)
                 except HeadstartError as error:
                     # Raised again where the object is read.
                     LOG.info("fetching ahead: %s", error)
-                finally:
-                    begun.settle(request, content)
 
         for _ in range(self._num_threads):
             Thread(target=work, daemon=True, name="ahead").start()
 
-    def _serve(self, request: Request, begun: _Pass) -> Path | bytes | None:
-        """Fetch what a request is for; gives the object if it is one."""
+    def _serve(self, request: Request, begun: _Pass) -> None:
         if isinstance(request, Part):
             with self._alone(request) if request.shared else nullcontext():
                 self._serve_part(request, begun)
-            return None
+            return
         with self._fetching([request]) as mine:
-            return self._fetch(request) if mine and self.cache.find(request) is None else None
+            content: Path | bytes | None = None
+            try:
+                content = self._fetch(request) if mine and self.cache.find(request) is None else None
+            finally:
+                begun.settle(request, content)
 
     def _serve_part(self, part: Part, begun: _Pass) -> None:
-        asked = (row for row in part.objects if row[0] in self._wanted or row[0] in begun.wanted)
-        wanted = [row for row in asked if self.cache.find(row[0]) is None]
+        wanted = [row for row in part.objects if row[0] in self._wanted or row[0] in begun.wanted]
         with self._fetching([digest for digest, _, _ in wanted]) as mine:
-            rows = [row for row in wanted if row[0] in mine]
+            rows = [row for row in wanted if row[0] in mine and self.cache.find(row[0]) is None]
             if not rows:
                 return
             start, end = rows[0][1], rows[-1][2]
@@ -213,16 +219,16 @@ class _Pass:
                 self._slots.add(digest)
                 yield digest
 
-    def settle(self, request: Request, content: Path | bytes | None) -> None:
-        """Note what a request brought: bytes wait for their reader, as many as there are slots for."""
-        holds = request in self._slots
-        if isinstance(content, bytes) and isinstance(request, str):
+    def settle(self, digest: str, content: Path | bytes | None) -> None:
+        """Note what the request for an object brought: bytes wait for their reader, as many as there are slots for."""
+        holds = digest in self._slots
+        if isinstance(content, bytes):
             self.has_room = False
             if holds and not self.ended:
-                self._held[request] = content
+                self._held[digest] = content
                 return
-        if holds and isinstance(request, str):
-            self._slots.discard(request)
+        if holds:
+            self._slots.discard(digest)
             self._room.release()
 
     def take(self, digest: str) -> bytes | None:

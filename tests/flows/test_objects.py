@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,18 @@ def test_samples_and_masks_come_from_the_remote_once_a_node(version: DataVersion
     expect(version, files_of(version, version.samples))
     assert [locate(version, sample) for sample in version.samples] == found
     assert bucket.asked == []
+
+
+def test_readers_and_what_is_fetched_ahead_of_them_never_ask_for_an_object_twice(bucket: type[Bucket], tmp_path: Path) -> None:
+    digests, reader = fill(bucket, 12), Reader(REMOTE)
+    for number in range(12):
+        bucket.asked.clear()
+        one = Node(REMOTE, NodeCache(tmp_path / str(number), None), reader)
+        one.expect("reader", digests)
+        with ThreadPoolExecutor(3) as readers:
+            found = list(readers.map(one.take, digests * 2))
+        assert [md5(read(content)) for content in found] == digests * 2
+        assert len(bucket.gets()) == len(digests)
 
 
 def test_a_reachable_workspace_is_read_as_it_is_and_nothing_is_copied(
