@@ -17,6 +17,7 @@ from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, Task
 from heads.spec import FREEZE_POLICIES, Value, check_image_size, frozen_through
 
 WEIGHTS = "imagenet, none, or a weights file (.pth or .pt)"
+EACH_WEIGHTS = "as in {mobilenet_v2: imagenet, resnet18: ./r18.pth}"
 # Every policy that some backbone understands: what the form offers.
 POLICIES = (
     *(policy for policy in FREEZE_POLICIES if ":" not in policy),
@@ -120,7 +121,10 @@ class Plan(WithRare):
         None, description="Columns to predict; empty: the data set's one target."
     )
     backbones: Backbones = Field(("mobilenet_v2",), description="Feature extractors to try.")
-    weights: str = Field("imagenet", description=f"The backbone's first weights: {WEIGHTS}.")
+    weights: str | dict[str, str] = Field(
+        "imagenet",
+        description=f"The backbone's first weights: {WEIGHTS}; or such for each backbone, {EACH_WEIGHTS}.",
+    )
     heads: Designs = Field(("linear", "lraspp"), description="Head designs to try: each target tries those of its task.")
     freeze: Policies = Field(
         ("all",),
@@ -135,8 +139,11 @@ class Plan(WithRare):
     @model_validator(mode="before")
     @classmethod
     def _thawed_without_weights(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and data.get("weights") == "none" and "freeze" not in data:
-            return {**data, "freeze": ["none"]}
+        if isinstance(data, Mapping) and "freeze" not in data:
+            weights = data.get("weights")
+            named = list(weights.values()) if isinstance(weights, Mapping) else [weights]
+            if named and all(one == "none" for one in named):
+                return {**data, "freeze": ["none"]}
         return data
 
     @field_validator("targets")
@@ -159,12 +166,26 @@ class Plan(WithRare):
 
     @field_validator("weights")
     @classmethod
-    def _known_weights(cls, value: str) -> str:
-        if value == "champion" or "://" in value:
-            raise ValueError(f"weights {value!r} cannot be used yet; allowed: {WEIGHTS}")
-        if value not in ("imagenet", "none") and not Path(value).suffix and "/" not in value:
-            raise ValueError(f"weights {value!r} are unknown; {suggestion(value, ('imagenet', 'none'))}allowed: {WEIGHTS}")
+    def _known_weights(cls, value: str | dict[str, str]) -> str | dict[str, str]:
+        for named in (value,) if isinstance(value, str) else value.values():
+            if named == "champion" or "://" in named:
+                raise ValueError(f"weights {named!r} cannot be used yet; allowed: {WEIGHTS}")
+            if named not in ("imagenet", "none") and not Path(named).suffix and "/" not in named:
+                raise ValueError(f"weights {named!r} are unknown; {suggestion(named, ('imagenet', 'none'))}allowed: {WEIGHTS}")
         return value
+
+    @model_validator(mode="after")
+    def _weights_name_backbones(self) -> Self:
+        if isinstance(self.weights, dict) and self.weights.keys() != set(self.backbones):
+            raise ValueError(
+                f"weights are of {', '.join(self.weights) or 'no backbone'}, and backbones lists {', '.join(self.backbones)}; "
+                f"give each its weights, {EACH_WEIGHTS}, or one word for all"
+            )
+        return self
+
+    def weights_of(self, backbone: str) -> str:
+        """The first weights of one of its backbones, as the plan names them."""
+        return self.weights if isinstance(self.weights, str) else self.weights[backbone]
 
     @model_validator(mode="after")
     def _screening_fits(self) -> Self:
@@ -195,14 +216,15 @@ class Plan(WithRare):
         for policy in self.freeze:
             for backbone in self.backbones:
                 frozen_through(policy, backbone)
-            if self.weights == "none" and (policy == "all" or policy.startswith("upto:")):
+            random = any(self.weights_of(backbone) == "none" for backbone in self.backbones)
+            if random and (policy == "all" or policy.startswith("upto:")):
                 raise ValueError(
                     f"freeze {policy!r} with weights 'none' would keep random features for ever; "
                     "use freeze none, gradual, lp_ft or adaptive, or give weights"
                 )
-        if self.weights not in ("imagenet", "none") and len(set(self.backbones)) > 1:
+        if isinstance(self.weights, str) and self.weights not in ("imagenet", "none") and len(set(self.backbones)) > 1:
             raise ValueError(
                 f"weights {self.weights!r} is one file and fits one backbone, but the plan lists {', '.join(self.backbones)}; "
-                "write a plan for each, or use weights imagenet"
+                f"give each its own, {EACH_WEIGHTS}, or use weights imagenet"
             )
         return self

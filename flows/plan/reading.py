@@ -64,7 +64,7 @@ def read_plan(path: Path) -> Plan:
         raise AskedWrongly(f"plan {str(path)!r} cannot be read: {error}; give the path of a YAML file ({_EXAMPLE})") from None
     document = _load(text, path)
     plan = parse_plan(document.content, source=f"plan {str(path)!r}", document=document)
-    return plan.model_copy(update={"weights": _located(plan.weights, path.parent)})
+    return plan.model_copy(update={"weights": _all_located(plan.weights, path.parent)})
 
 
 def parse_plan(mapping: object, *, source: str = "the plan", document: Document | None = None) -> Plan:
@@ -93,6 +93,12 @@ def _load(text: str, path: Path) -> Document:
         raise AskedWrongly(f"plan {str(path)!r} is not valid YAML: {error}") from None
 
 
+def _all_located(weights: str | dict[str, str], folder: Path) -> str | dict[str, str]:
+    if isinstance(weights, str):
+        return _located(weights, folder)
+    return {backbone: _located(named, folder) for backbone, named in weights.items()}
+
+
 def _located(weights: str, folder: Path) -> str:
     if weights in ("imagenet", "none"):
         return weights
@@ -110,6 +116,9 @@ def _complaints(error: ValidationError, data: Mapping[Any, Any], document: Docum
         keys, arms, value = _walk(one["loc"], data, missing=one["type"] == "missing")
         # Pydantic reports a value that may be a number or a list as wrong for both: keep the error for the kind given.
         if any(arm.startswith("tuple[") != isinstance(value, list | tuple) for arm in arms[:1]):
+            continue
+        # Likewise of weights, which are a word or a mapping.
+        if any((arm == "str" or arm.startswith("dict[")) and (arm == "str") == isinstance(value, Mapping) for arm in arms[:1]):
             continue
         # Pydantic also reports a list whose items are wrong as too short.
         if one["type"] == "too_short" and value:

@@ -29,7 +29,7 @@ def make_work_plan(plan: Plan, version: DataVersion) -> WorkPlan:
     plans.check_data(plan, version)
     check_turned(version)
     variants = plans.expand(plan, version)
-    weights = {name: find_weights(plan.weights, name) for name in dict.fromkeys(v.backbone for v in variants)}
+    weights = {name: find_weights(plan.weights_of(name), name) for name in dict.fromkeys(v.backbone for v in variants)}
     screenings = plans.screenings(plan, version, variants)
     works = tuple(
         Work(

@@ -29,7 +29,7 @@ def preflight_check(settings: Settings, plan: Plan, *, prefect: str | None) -> N
         prefect_server.check(prefect)
     cluster.check(settings.ray_address, settings.storage, plan.workers.group())
     for backbone in dict.fromkeys(plan.backbones):
-        find_weights(plan.weights, backbone)
+        find_weights(plan.weights_of(backbone), backbone)
 
 
 def _check_shared(settings: Settings) -> None:

@@ -149,6 +149,11 @@ def test_left_out_freezing_without_weights_is_none() -> None:
         ("name: a\nweights: champion", ["'champion' cannot be used yet", "allowed: imagenet, none"]),
         ("name: a\nweights: s3://b/c.pth", ["cannot be used yet", "allowed: imagenet, none"]),
         ("name: a\nweights: w.pth\nbackbones: [resnet18, resnet34]", ["'w.pth' is one file", "resnet18, resnet34"]),
+        ("name: a\nweights: {resnet18: imagenet}\nbackbones: [resnet18, resnet34]", ["weights are of resnet18", "give each its"]),
+        ("name: a\nweights: {resnet18: imagnet}\nbackbones: resnet18", ["'imagnet' are unknown", "did you mean 'imagenet'?"]),
+        ("name: a\nweights: {resnet18: none}\nbackbones: resnet18\nfreeze: all", ["freeze 'all' with weights 'none'"]),
+        ("name: a\nweights: {resnet18: 5}\nbackbones: resnet18", ["weights: should be text, got 5"]),
+        ("name: a\nweights: 5", ["weights: should be text, got 5"]),
         ("name: a\nfit: {epochs: -1}", ["fit.epochs: should be greater than 0, got -1"]),
         ("name: a\nfit: {epochs: [3, 0]}", ["fit.epochs.1: should be greater than 0, got 0"]),
         ("name: a\nfit: {epochs: 2.5}", ["fit.epochs: should be a whole number, got 2.5"]),
@@ -245,6 +250,16 @@ def test_a_missing_plan_and_a_folder_are_refused(tmp_path: Path) -> None:
         read_plan(tmp_path / "nosuch.yaml")
     with pytest.raises(AskedWrongly, match="cannot be read"):
         read_plan(tmp_path)
+
+
+def test_each_backbone_may_have_weights_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "r18.pth").touch()
+    (tmp_path / "plan.yaml").write_text(
+        "name: a\nbackbones: [mobilenet_v2, resnet18]\nweights: {mobilenet_v2: imagenet, resnet18: r18.pth}\nfreeze: none"
+    )
+    asked = read_plan(tmp_path / "plan.yaml")
+    assert [asked.weights_of(name) for name in asked.backbones] == ["imagenet", str(tmp_path / "r18.pth")]
+    assert plan(weights={"mobilenet_v2": "none"}, backbones=["mobilenet_v2"]).freeze == ("none",)
 
 
 def test_a_relative_weights_file_counts_from_the_current_directory_then_from_the_plans_folder(
