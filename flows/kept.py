@@ -1,16 +1,20 @@
-"""Bundles and weights that lie in a bucket, on this machine: copies by digest, shared by its processes, in bounded room."""
+"""Bundles and weights that lie elsewhere, on this machine: copies by digest, shared by its processes, in bounded room."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows.errors import AskedWrongly, Busy
+from flows.files import write_whole
 from flows.places import Folder, Place
 from flows.pulling.bringing import bring, digest_of_file
 
@@ -18,6 +22,8 @@ from flows.pulling.bringing import bring, digest_of_file
 SHARE_OF_DISK = 0.1
 IN_USE_SECONDS = 3600.0
 WAIT_SECONDS = 600.0
+DIGEST_CHARS = 16
+WEIGHTS = "weights"
 
 
 def keep_here(place: Place) -> Path | None:
@@ -35,8 +41,8 @@ def keep_here(place: Place) -> Path | None:
     digest = hashlib.sha256(sums).hexdigest()
     copy = _root("bundles") / digest
     if not _is_whole(copy):
-        _make_room(copy.parent)
-        _bring(place, copy, digest)
+        with _room(copy.parent):
+            _bring(place, copy, digest)
     os.utime(copy)
     return copy
 
@@ -46,20 +52,87 @@ def keep_file(place: Place, name: str, digest: str) -> Path:
 
     Raises AskedWrongly if it is gone, or is another file than that.
     """
-    copy = _root("weights") / name
+    copy = _root(WEIGHTS) / name
     if not copy.is_file():
-        _make_room(copy.parent)
-        partial = copy.with_name(f".{name}.{os.getpid()}.new")
-        try:
-            is_there = place.copy(name, partial)
-            if not is_there or not digest_of_file(partial).startswith(digest):
-                problem = "is not the file that it was" if is_there else "is gone"
-                raise AskedWrongly(f"{place.address}/{name} {problem}: remove it, and start the retraining again")
-            partial.replace(copy)
-        finally:
-            partial.unlink(missing_ok=True)
+        with _arriving(copy.parent) as partial:
+            if not copy.is_file():
+                is_there = place.copy(name, partial)
+                if not is_there or not digest_of_file(partial).startswith(digest):
+                    problem = "is not the file that it was" if is_there else "is gone"
+                    raise AskedWrongly(f"{place.address}/{name} {problem}: remove it, and start the retraining again")
+                partial.replace(copy)
     os.utime(copy)
     return copy
+
+
+def keep_made(source: str, make: Callable[[Path], None], suffix: str) -> Path:
+    """The file of weights that `make` writes, on this machine, named by its digest; made once, as long as the copy is here.
+
+    `source` is what it is made from, and differs whenever the file would.
+    """
+    root = _root(WEIGHTS)
+    note = root / f".{hashlib.sha256(source.encode()).hexdigest()}"
+    copy = _noted(note, suffix)
+    if copy is None:
+        with _arriving(root) as partial:
+            copy = _noted(note, suffix)
+            if copy is None:
+                make(partial)
+                digest = digest_of_file(partial)[:DIGEST_CHARS]
+                copy = root / f"{digest}{suffix}"
+                partial.replace(copy)
+                # After the copy, whose name is in it.
+                write_whole(note, digest)
+    os.utime(copy)
+    return copy
+
+
+def _noted(note: Path, suffix: str) -> Path | None:
+    """The copy whose digest a note holds, None if it is not here or damaged."""
+    try:
+        copy = note.with_name(f"{note.read_text()}{suffix}")
+        return copy if digest_of_file(copy).startswith(copy.stem) else None
+    except FileNotFoundError:
+        return None
+
+
+def is_copy(path: Path) -> bool:
+    """Whether a file of weights is a copy that this machine keeps, where others do not look for it."""
+    return path.parent == _root(WEIGHTS)
+
+
+@contextmanager
+def _arriving(root: Path) -> Iterator[Path]:
+    """A path in the folder of weights for one that arrives, which one process of the machine has at a time."""
+    lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # What a kill left.
+        for left in root.glob(".*.new"):
+            left.unlink(missing_ok=True)
+        partial = root / ".arriving.new"
+        try:
+            with _room(root):
+                yield partial
+        finally:
+            partial.unlink(missing_ok=True)
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def _room(root: Path) -> Iterator[None]:
+    """Make room in a folder of copies, for the block. Raises AskedWrongly if the block finds none all the same."""
+    _make_room(root)
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise AskedWrongly(
+            f"there is no room for a copy of {root.name} at {root} ({error.strerror}): free some, or name a folder of another "
+            "disk in XDG_CACHE_HOME"
+        ) from None
 
 
 def _bring(place: Place, copy: Path, digest: str) -> None:

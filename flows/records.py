@@ -117,10 +117,14 @@ class Workers:
 
 @dataclass(frozen=True)
 class Weights:
-    """A backbone's first weights: a file and its digest; random ones have the path None and the digest 'none'."""
+    """A backbone's first weights: a file and its digest; random ones have the path None and the digest 'none'.
+
+    `origin` says in words where they come from, if that is neither a file nor torchvision.
+    """
 
     digest: str
     path: Path | None = None
+    origin: str = ""
 
 
 @dataclass(frozen=True)

@@ -94,18 +94,19 @@ def main(job_file: str) -> int:
 
     A storage that is away for long is no error of the job: it ends with 1 and without a word there, and is submitted again.
     """
-    job = read(JobFolder.at(job_file.rpartition("/")[0]))
+    folder = JobFolder.at(job_file.rpartition("/")[0])
     owners.sweep()
     try:
+        job = read(folder)
         machine.check_expected(os.environ)
         with owners.temporaries("work"):
             outcome = PROGRAMS[job.kind](job)
     except Exception as error:
         traceback.print_exc()
         if not isinstance(error, Unreachable):
-            job.folder.write_error(error)
+            folder.write_error(error)
         return 1
-    job.folder.write_outcome(outcome)
+    folder.write_outcome(outcome)
     return 0
 
 

@@ -45,13 +45,14 @@ FINAL_ERRORS: tuple[type[Exception], ...] = (
 
 def train_works(config: Mapping[str, Any]) -> None:
     """Train the job's works one after another, from where the last group was. Runs in every member of the group."""
-    job = read(JobFolder.at(config["job_folder"]))
-    # As many as there was room for.
-    job = replace(job, workers=replace(job.workers, count=workers.count()))
-    if job.folder.has_failed():
+    folder = JobFolder.at(config["job_folder"])
+    if folder.has_failed():
         return
     owners.sweep()
     try:
+        job = read(folder)
+        # As many as there was room for.
+        job = replace(job, workers=replace(job.workers, count=workers.count()))
         # Ray kills a group's processes when one of them is lost: what they leave here, the next group sweeps away.
         with owners.temporaries("work"):
             machine.check_expected(os.environ)
@@ -60,7 +61,7 @@ def train_works(config: Mapping[str, Any]) -> None:
         # A storage that is away: the next group goes on.
         raise
     except FINAL_ERRORS as error:
-        job.folder.write_error(error)
+        folder.write_error(error)
         # The other members wait for this one in a collective: only an end of the whole group frees them.
         raise
 

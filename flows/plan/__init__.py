@@ -2,7 +2,7 @@
 
 from flows.plan.checks import check_data
 from flows.plan.classes import class_names, count_classes
-from flows.plan.expansion import VariantRow, describe, expand, label, recipe_key, retraining_key, screenings, work_key
+from flows.plan.expansion import VariantRow, describe, expand, label, recipe_key, retraining_key, screenings, start_key, work_key
 from flows.plan.form import Plan
 from flows.plan.promotion import PRIMARY
 from flows.plan.rare import form_values, left_empty
@@ -33,6 +33,7 @@ __all__ = [
     "recipe_key",
     "retraining_key",
     "screenings",
+    "start_key",
     "targets_of",
     "work_key",
 ]

@@ -86,6 +86,11 @@ def recipe_key(plan: Plan, variants: Sequence[Variant]) -> str:
     return _digest([sorted(unseeded), plan.weights, plan.screening])
 
 
+def start_key(plan: Plan, version: DataVersion, variants: Sequence[Variant]) -> str:
+    """Sixteen hex digits that name a model's recipe on a data version, which starts from one champion, however often begun."""
+    return _digest([plan.name, version.digest, recipe_key(plan, variants)])
+
+
 def label(variant: Variant, among: Sequence[Variant]) -> str:
     """A variant in words, such as 'mobilenet_v2 · linear · all', followed by the fit values in which `among` differ."""
     designs = {head.design for head in variant.heads}

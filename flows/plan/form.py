@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from flows.addresses import without_password
 from flows.plan.allowed import known, suggestion
 from flows.plan.fit import FitGrid, Number, Some
 from flows.plan.promotion import Promotion
@@ -16,7 +18,10 @@ from flows.records import Workers
 from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, Task
 from heads.spec import FREEZE_POLICIES, Value, check_image_size, frozen_through
 
-WEIGHTS = "imagenet, none, or a weights file (.pth or .pt)"
+WEIGHTS = "imagenet, none, champion, a weights file (.pth or .pt), or the address s3://bucket/key of one"
+WORDS = ("imagenet", "none", "champion")
+# Without credentials or options: plans are kept and shown.
+IN_BUCKET = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]*/[^?#\n]*[^\s?#/]")
 EACH_WEIGHTS = "as in {mobilenet_v2: imagenet, resnet18: ./r18.pth}"
 # Every policy that some backbone understands: what the form offers.
 POLICIES = (
@@ -168,10 +173,10 @@ class Plan(WithRare):
     @classmethod
     def _known_weights(cls, value: str | dict[str, str]) -> str | dict[str, str]:
         for named in (value,) if isinstance(value, str) else value.values():
-            if named == "champion" or "://" in named:
-                raise ValueError(f"weights {named!r} cannot be used yet; allowed: {WEIGHTS}")
-            if named not in ("imagenet", "none") and not Path(named).suffix and "/" not in named:
-                raise ValueError(f"weights {named!r} are unknown; {suggestion(named, ('imagenet', 'none'))}allowed: {WEIGHTS}")
+            if "://" in named and not IN_BUCKET.fullmatch(named):
+                raise ValueError(f"weights {without_password(named)!r} are no plain s3://bucket/key; allowed: {WEIGHTS}")
+            if named not in WORDS and not Path(named).suffix and "/" not in named:
+                raise ValueError(f"weights {named!r} are unknown; {suggestion(named, WORDS)}allowed: {WEIGHTS}")
         return value
 
     @model_validator(mode="after")
@@ -186,6 +191,11 @@ class Plan(WithRare):
     def weights_of(self, backbone: str) -> str:
         """The first weights of one of its backbones, as the plan names them."""
         return self.weights if isinstance(self.weights, str) else self.weights[backbone]
+
+    @property
+    def starts_from_champion(self) -> bool:
+        """Whether any of its backbones starts from the champion's."""
+        return "champion" in (self.weights_of(backbone) for backbone in self.backbones)
 
     @model_validator(mode="after")
     def _screening_fits(self) -> Self:
@@ -223,8 +233,9 @@ class Plan(WithRare):
                     "use freeze none, gradual, lp_ft or adaptive, or give weights"
                 )
         if isinstance(self.weights, str) and self.weights not in ("imagenet", "none") and len(set(self.backbones)) > 1:
+            what = "one model" if self.weights == "champion" else "one file"
             raise ValueError(
-                f"weights {self.weights!r} is one file and fits one backbone, but the plan lists {', '.join(self.backbones)}; "
+                f"weights {self.weights!r} is {what} and fits one backbone, but the plan lists {', '.join(self.backbones)}; "
                 f"give each its own, {EACH_WEIGHTS}, or use weights imagenet"
             )
         return self

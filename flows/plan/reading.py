@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from flows.errors import AskedWrongly
 from flows.plan.allowed import suggestion
 from flows.plan.fit import FitGrid
-from flows.plan.form import WEIGHTS, Plan, Target, WorkersSpec
+from flows.plan.form import WEIGHTS, WORDS, Plan, Target, WorkersSpec
 from flows.plan.promotion import Guards, Promotion
 from flows.plan.rare import Rare
 from flows.plan.written import Document, Unclear, read_yaml
@@ -100,7 +100,7 @@ def _all_located(weights: str | dict[str, str], folder: Path) -> str | dict[str,
 
 
 def _located(weights: str, folder: Path) -> str:
-    if weights in ("imagenet", "none"):
+    if weights in WORDS or "://" in weights:
         return weights
     path = Path(weights).expanduser()
     places = [place.absolute() for place in dict.fromkeys((path, folder / path))]

@@ -88,7 +88,7 @@ def look_up(settings: Settings, plan: Plan) -> Known:
 
     started = time.monotonic()
     tracking.reach(settings.tracking, settings.artifacts)
-    work_plan = make_work_plan(plan, dataset.read_version(settings.workspace))
+    work_plan = make_work_plan(plan, dataset.read_version(settings.workspace), settings)
     failures(settings, work_plan)
     report = recall(settings, work_plan)
     return Known(work_plan, report and replace(report, seconds={"total": round(time.monotonic() - started, 2)}))

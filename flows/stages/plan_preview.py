@@ -47,7 +47,7 @@ def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Previe
     from flows import dataset
 
     version = dataset.read_version(settings.workspace)
-    work_plan = make_work_plan(plan, version)
+    work_plan = make_work_plan(plan, version, settings)
     rows = zip(work_plan.works, plans.describe([work.variant for work in work_plan.works]), strict=True)
     variants = tuple(
         PlannedVariant(

@@ -10,10 +10,11 @@ from pathlib import Path
 from flows import plan as plans
 from flows.errors import AskedWrongly
 from flows.plan import Plan
-from flows.records import DataVersion, Weights, Work
+from flows.records import DataVersion, Work
 from flows.sample_files import check_turned
 from flows.settings import Settings
-from flows.stages.session import RetrainingSession
+from flows.stages.first_weights import Start, find_start, find_weights, note_start
+from flows.stages.session import RetrainingSession, open_registry
 from flows.stages.values import WorkPlan
 from flows.words import counted
 from flows.work_folder import WorkFolder
@@ -21,15 +22,17 @@ from flows.work_folder import WorkFolder
 _PLANNED: ContextVar[WorkPlan | None] = ContextVar("planned", default=None)
 
 
-def make_work_plan(plan: Plan, version: DataVersion) -> WorkPlan:
+def make_work_plan(plan: Plan, version: DataVersion, settings: Settings | None = None) -> WorkPlan:
     """The works of a plan on a data version, with the weights found and checked.
 
-    Raises AskedWrongly if the data lacks what the plan needs, WeightsError if a weights file does not fit its backbone.
+    The settings say where the champion is, for a plan that starts from it. Raises AskedWrongly if the data lacks what the plan
+    needs, and what `find_weights` raises.
     """
     plans.check_data(plan, version)
     check_turned(version)
     variants = plans.expand(plan, version)
-    weights = {name: find_weights(plan.weights_of(name), name) for name in dict.fromkeys(v.backbone for v in variants)}
+    start = find_champion(settings, plan, plans.start_key(plan, version, variants))
+    weights = {name: find_weights(plan, name, start) for name in dict.fromkeys(v.backbone for v in variants)}
     screenings = plans.screenings(plan, version, variants)
     works = tuple(
         Work(
@@ -44,6 +47,14 @@ def make_work_plan(plan: Plan, version: DataVersion) -> WorkPlan:
     return WorkPlan(plan, version, works, plans.primary_metric(plan, version), key)
 
 
+def find_champion(settings: Settings | None, plan: Plan, key: str = "") -> Start | None:
+    """The version that a plan starts from which says champion, as the retraining of this key did before; None of other plans."""
+    if not plan.starts_from_champion:
+        return None
+    assert settings, "they say where the registry is"
+    return find_start(open_registry(settings), settings.root, plan.name, key)
+
+
 @contextlib.contextmanager
 def planned(work_plan: WorkPlan | None) -> Iterator[None]:
     """Let a retraining in this block reuse this work plan, if it is for the same plan and data version."""
@@ -55,10 +66,21 @@ def planned(work_plan: WorkPlan | None) -> Iterator[None]:
 
 
 def plan_work(session: RetrainingSession, version: DataVersion) -> WorkPlan:
-    """The works of the session's plan; says how many are left."""
+    """The works of the session's plan; says how many are left, and where first weights come from.
+
+    From which version a plan starts that says champion is noted here, so that it stays the same until the data changes.
+    """
     work_plan = _PLANNED.get()
+    key = plans.start_key(session.plan, version, plans.expand(session.plan, version))
+    if start := find_champion(session.settings, session.plan, key):
+        note_start(start, key)
+        # Whoever waited for another retraining may have planned with an earlier champion.
+        work_plan = None
     if work_plan is None or work_plan.plan != session.plan or _identity(work_plan.version) != _identity(version):
-        work_plan = make_work_plan(session.plan, version)
+        work_plan = make_work_plan(session.plan, version, session.settings)
+    for backbone, origin in dict.fromkeys((work.variant.backbone, work.weights.origin) for work in work_plan.works):
+        if origin:
+            session.say(f"{backbone} starts from {origin}")
     left = sum(not work_plan.is_done(session.settings, work) for work in work_plan.works)
     session.say(f"{counted(len(work_plan.works), 'variant')}, {left} left to train")
     return work_plan
@@ -66,16 +88,6 @@ def plan_work(session: RetrainingSession, version: DataVersion) -> WorkPlan:
 
 def _identity(version: DataVersion) -> tuple[str, str, Path]:
     return version.digest, version.revision, version.data
-
-
-def find_weights(named: str, backbone: str) -> Weights:
-    """The first weights of a backbone: none, torchvision's ImageNet ones (downloaded once), or a file that fits it."""
-    if named == "none":
-        return Weights("none")
-    from heads import backbones
-
-    path = backbones.imagenet_weights(backbone) if named == "imagenet" else Path(named).absolute()
-    return Weights(backbones.check_weights(backbone, path), path)
 
 
 def why_failed(settings: Settings, work: Work) -> str | None:

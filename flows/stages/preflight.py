@@ -12,7 +12,8 @@ from flows.errors import AskedWrongly
 from flows.plan import Plan
 from flows.processes import lives
 from flows.settings import Settings, read_stack, stack_words
-from flows.stages.planning import find_weights
+from flows.stages.first_weights import find_weights
+from flows.stages.planning import find_champion
 from flows.surroundings import THIS_MACHINE
 
 
@@ -28,8 +29,9 @@ def preflight_check(settings: Settings, plan: Plan, *, prefect: str | None) -> N
     if prefect:
         prefect_server.check(prefect)
     cluster.check(settings.ray_address, settings.storage, plan.workers.group())
+    start = find_champion(settings, plan)
     for backbone in dict.fromkeys(plan.backbones):
-        find_weights(plan.weights_of(backbone), backbone)
+        find_weights(plan, backbone, start)
 
 
 def _check_shared(settings: Settings) -> None:

@@ -89,6 +89,8 @@ def _licence(backbone: str, weights: Weights) -> str:
         return "It was trained from random weights: none of others are in it."
     if source and weights.digest.startswith(source.digest):
         return LICENCE.format(backbone=backbone, weights=source.name)
+    if weights.origin:
+        return f"Its first weights are those of {weights.origin} (sha256 {weights.digest}): their licence is told there."
     return (
         f"Its first weights are those of a file that the plan names (sha256 {weights.digest}): their licence is that of the file."
     )

@@ -53,6 +53,16 @@ def build_stages(name: str, weights: Path | None) -> nn.Sequential:
     return nn.Sequential(OrderedDict(zip(BACKBONE_STAGES[name], backbone.split(model), strict=True)))
 
 
+def state_of(name: str, stages: nn.Sequential) -> dict[str, Tensor]:
+    """The state dict of torchvision's model, without its classifier, from which `build_stages` makes these stages again."""
+    model = build_skeleton(name)
+    names = {id(tensor): key for key, tensor in model.state_dict(keep_vars=True).items()}
+    state = stages.state_dict()
+    # torchvision's modules are the stages', so that a tensor is known by itself in both.
+    alike = nn.Sequential(OrderedDict(zip(BACKBONE_STAGES[name], BACKBONES[name].split(model), strict=True)))
+    return {names[id(tensor)]: state[key] for key, tensor in alike.state_dict(keep_vars=True).items()}
+
+
 def _follow_statistics(model: nn.Module) -> None:
     # MobileNetV3 asks for a momentum of 0.01, meant for hundreds of epochs: from random weights its statistics lag so far
     # behind that digits were read at 0.10 after 176 steps, and at 0.90 with this.
@@ -103,6 +113,11 @@ def weights_digest(path: Path) -> str:
     """The first 16 hex digits of the sha256 of a weights file. Raises WeightsError if there is none."""
     with _existing(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def backbone_of(path: Path) -> str | None:
+    """The name of the backbone that a weights file fits, None if there is none. Raises WeightsError if it cannot be read."""
+    return _architecture_of(_read_state(path))
 
 
 def _existing(path: Path) -> Path:
