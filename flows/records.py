@@ -117,10 +117,7 @@ class Workers:
 
 @dataclass(frozen=True)
 class Weights:
-    """A backbone's first weights: a file and its digest; random ones have the path None and the digest 'none'.
-
-    `origin` says in words where they come from, if that is neither a file nor torchvision.
-    """
+    """A backbone's first weights: a file, its digest, and its origin in words; random ones have no file and the digest 'none'."""
 
     digest: str
     path: Path | None = None
@@ -178,7 +175,7 @@ class TrainResult:
     """The result of the train stage: the plan's variants, finished or failed; `seconds` from the first batch to the last.
 
     `num_forwarded` counts the images of training and of filling the feature store, `flops_stored` the multiply-adds of the
-    latter. `run_id` is the retraining's own MLflow run, the parent of the variants' runs.
+    latter, `num_fetched` samples and masks from the data remote. `run_id` is its own MLflow run, the parent of the variants'.
     """
 
     variants: tuple[TrainedVariant, ...]
@@ -186,6 +183,7 @@ class TrainResult:
     seconds: float
     failed: tuple[FailedVariant, ...] = ()
     flops_stored: int = 0
+    num_fetched: int = 0
     run_id: str = field(kw_only=True)
 
 

@@ -101,6 +101,8 @@ def _cell(value: object) -> object:
 def _describe_work(counts: Counts) -> str:
     """The number of images forwarded through trunks, and of stored features read instead, in words."""
     words = f"{counted(counts.trunk_forwards, 'image')} forwarded, {counted(counts.features_read, 'feature')} read; "
+    if counts.samples_fetched:
+        words += f"{counts.samples_fetched} fetched from the data remote; "
     if counts.features_read and counts.flops_done:
         words += f"{(counts.flops_done + counts.flops_saved) / counts.flops_done:.1f} x the arithmetic saved; "
     return words

@@ -20,7 +20,7 @@ from flows.places import Fact, Place, Root, StoredFile, open_place
 JOB, SAMPLES, OUTCOME, ERROR = "job.json", "samples.json", "outcome.json", "error.json"
 TODO, SPAN, TO_STORE, SHARES = "todo.json", "span.json", "features.json", "shares.json"
 DRIVERS, GROUPS, LOSSES, NODES = "drivers.json", "groups.json", "losses.json", "nodes.json"
-STORED = re.compile(r"stored-.*\.json")
+NOTED = re.compile(r"(stored|fetched)-.*\.json")
 EPOCHS = "epochs"
 MAX_MESSAGE_CHARS = 6000
 
@@ -30,8 +30,8 @@ class JobOutcome:
     """The outcome of a job.
 
     A training has the keys of the works that it trained and of those found done, the number of images forwarded through
-    variants and trunks, the seconds from its first batch to its last, and the multiply-adds of filling the feature store. A
-    scoring has the file of each bundle's score table, by the bundle's path.
+    variants and trunks, the seconds from its first batch to its last, the multiply-adds of filling the feature store, and the
+    number of samples and masks that its members fetched. A scoring has the file of each bundle's score table, by its path.
     """
 
     trained: tuple[str, ...] = ()
@@ -39,6 +39,7 @@ class JobOutcome:
     num_forwarded: int = 0
     seconds: float = 0.0
     flops_stored: int = 0
+    num_fetched: int = 0
     scores: Mapping[str, str] | None = None
 
 
@@ -102,13 +103,13 @@ class JobFolder:
     def forget(self) -> None:
         """Remove the notes and the outcome of an earlier job of the same key, before a new one begins."""
         names = (OUTCOME, ERROR, TODO, SPAN, TO_STORE, SHARES, DRIVERS, GROUPS, LOSSES, NODES)
-        self.place.remove(*(name for name in self.place.facts() if name in names or STORED.fullmatch(name)))
+        self.place.remove(*(name for name in self.place.facts() if name in names or NOTED.fullmatch(name)))
         self.place.within(EPOCHS).clear()
 
     def read_end(self) -> JobOutcome | None:
         """The outcome of the job, None before its end. If it failed, raises AskedWrongly or HeadstartError with its message."""
         if (outcome := self._file(OUTCOME).read_json()) is not None:
-            return _outcome(outcome, self.flops_stored())
+            return _outcome(outcome, self.flops_stored(), self.num_fetched())
         if (error := self._file(ERROR).read_json()) is not None:
             raise (AskedWrongly if error["asked_wrongly"] else HeadstartError)(error["message"])
         return None
@@ -159,17 +160,27 @@ class JobFolder:
 
     def num_stored(self) -> tuple[int, int]:
         """How many samples the job's members have stored in the feature store, and how many there are to store in all."""
-        done: int = sum(self._stored("num_samples"))
+        done: int = sum(self._noted("stored", "num_samples"))
         total: int = self._file(TO_STORE).read_json({"total": 0})["total"]
         return done, max(done, total)
 
     def flops_stored(self) -> int:
         """The multiply-adds that the job's members spent on filling the feature store."""
-        flops: float = sum(self._stored("flops"))
+        flops: float = sum(self._noted("stored", "flops"))
         return round(flops)
 
-    def _stored(self, name: str) -> list[Any]:
-        return [self._file(file).read_json({name: 0})[name] for file in sorted(self.place.facts()) if STORED.fullmatch(file)]
+    def write_fetched(self, num_objects: int) -> None:
+        """Write the number of samples and masks that this process and its readers have fetched from the data remote."""
+        self._file(f"fetched-{platform.node()}-{os.getpid()}.json").write_json({"num_objects": num_objects})
+
+    def num_fetched(self) -> int:
+        """How many samples and masks the job's members have fetched from the data remote."""
+        fetched: int = sum(self._noted("fetched", "num_objects"))
+        return fetched
+
+    def _noted(self, kind: str, name: str) -> list[Any]:
+        files = [file for file in sorted(self.place.facts()) if (found := NOTED.fullmatch(file)) and found[1] == kind]
+        return [self._file(file).read_json({name: 0})[name] for file in files]
 
     def note_epochs(self, work_key: str, num_epochs: int, *, ended: bool = False) -> None:
         """Note how many epochs of a work are done, by a file of one byte an epoch: one listing then tells all works'."""
@@ -227,8 +238,8 @@ def jobs_root(storage: Root) -> Place:
     return open_place(storage).within("jobs")
 
 
-def _outcome(content: Mapping[str, Any], flops_stored: int) -> JobOutcome:
+def _outcome(content: Mapping[str, Any], flops_stored: int, num_fetched: int) -> JobOutcome:
     if "scores" in content:
         return JobOutcome(scores=content["scores"])
     trained, reused = tuple(content["trained"]), tuple(content["reused"])
-    return JobOutcome(trained, reused, content["num_forwarded"], content["seconds"], flops_stored)
+    return JobOutcome(trained, reused, content["num_forwarded"], content["seconds"], flops_stored, num_fetched)

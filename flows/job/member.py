@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flows import machine, owners
+from flows import machine, objects, owners
 from flows.baselines import BaselineFolder
 from flows.cluster import workers
 from flows.errors import ASKED_WRONGLY, Unreachable
@@ -54,7 +54,7 @@ def train_works(config: Mapping[str, Any]) -> None:
         # As many as there was room for.
         job = replace(job, workers=replace(job.workers, count=workers.count()))
         # Ray kills a group's processes when one of them is lost: what they leave here, the next group sweeps away.
-        with owners.temporaries("work"):
+        with owners.temporaries("work") as scratch, objects.counting(scratch):
             machine.check_expected(os.environ)
             _Member(job).run()
     except Unreachable:
@@ -75,6 +75,7 @@ class _Member:
     device: Any = field(init=False)
     splits: Splits = field(init=False)
     features: JobFeatures = field(init=False)
+    num_noted: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         import torch
@@ -94,6 +95,7 @@ class _Member:
             self.job.folder.mark_span(time.time())
         baseline = [] if self.job.baseline is None or has_baseline else [self.job.baseline]
         self.features.fill([*todo, *baseline])
+        self._note_fetched()
         # The last member, since the first one has the most to do; a kill leaves nothing half, and the next group fits it again.
         if baseline and workers.rank() == workers.count() - 1:
             fit_baseline(self.features, baseline[0])
@@ -102,6 +104,7 @@ class _Member:
         out = self._screen([work for work in self.job.works if probes_first(self.job, work)], todo)
         self.features.forget_backbone()
         self._train_one_by_one([work for work in todo if work not in probes and work.key not in out])
+        self._note_fetched()
 
     def _screen(self, rivals: Sequence[Work], todo: Sequence[Work]) -> set[str]:
         """Run the screening; the keys of the works that go no further: screened out, or failed in their probe phase."""
@@ -193,6 +196,11 @@ class _Member:
         """The checkpoint after its probe phase that a work chosen by the screening goes on from; None for other works."""
         return self.job.work_folder(work).fetch_probe_checkpoint() if probes_first(self.job, work) else None
 
+    def _note_fetched(self) -> None:
+        if (number := objects.num_fetched()) != self.num_noted:
+            self.job.folder.write_fetched(number)
+            self.num_noted = number
+
     def _wait(self) -> None:
         from torch import distributed
 
@@ -205,6 +213,7 @@ class _Member:
                 write_note(folder, CheckpointNote(work.key, epoch.index, time.time()))
 
             workers.report(save_folder if self.leads else None, {"epoch": float(epoch.index)})
+            self._note_fetched()
             if self.leads:
                 results.write_progress(self.job, work, [epoch])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from flows.objects.fetched import counting, num_fetched
 from flows.objects.node import Damaged, Node
 from flows.objects.node_cache import CacheStatus, NodeCache, cache_folder, cache_limit
 from flows.objects.packing import write_packs
@@ -19,8 +20,10 @@ __all__ = [
     "Reader",
     "cache_folder",
     "cache_status",
+    "counting",
     "find_missing",
     "node_of",
+    "num_fetched",
     "object_key",
     "write_packs",
 ]

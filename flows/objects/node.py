@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Lock, Semaphore, Thread
 
 from flows.errors import HeadstartError
+from flows.objects import fetched
 from flows.objects.node_cache import NodeCache
 from flows.objects.packing import read_packs
 from flows.objects.packs import FOLDER, PACK, Packs
@@ -47,11 +48,6 @@ class Node:
     def reader(self) -> Reader:
         """The reader of the remote."""
         return self._given or Reader(self.remote, self._num_threads)
-
-    @property
-    def num_fetched(self) -> int:
-        """How many requests this process made for objects."""
-        return self.reader.num_requests if self._given or "reader" in self.__dict__ else 0
 
     def pin(self, name: Hashable, digests: Sequence[str]) -> None:
         """Say once, by a name, which objects this process may read: they stay while it lives, and parts bring all of them."""
@@ -139,6 +135,7 @@ class Node:
                 return
             start, end = rows[0][1], rows[-1][2]
             content = memoryview(self.reader.read(f"{FOLDER}{part.pack}{PACK}", start, end))
+            fetched.count(len(rows))
             for digest, first, last in rows:
                 piece = bytes(content[first - start : last - start])
                 if _is(piece, digest) and isinstance(self._keep(digest, piece), bytes):
@@ -150,6 +147,7 @@ class Node:
         for _ in range(TRIES):
             content = self.reader.read(object_key(digest))
             if _is(content, digest):
+                fetched.count(1)
                 return self._keep(digest, content)
         raise Damaged(f"{self.remote.address}/{object_key(digest)} does not have the md5 of its name")
 

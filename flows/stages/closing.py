@@ -169,4 +169,5 @@ def _count(work_plan: WorkPlan, trained: TrainResult) -> Counts:
         flops_saved=sum(variant.flops_alone for variant in new) - done,
         variants_trained=len(new),
         variants_reused=len(trained.variants) - len(new),
+        samples_fetched=trained.num_fetched,
     )

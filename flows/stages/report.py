@@ -75,7 +75,8 @@ class ReportedModel:
 class Counts:
     """What a retraining did, in numbers; FLOPs are multiply-adds of backbones.
 
-    `flops_saved` compares with one job a variant without stored features.
+    `samples_fetched` counts samples and masks that the training read from the data remote. `flops_saved` compares with one job a
+    variant without stored features.
     """
 
     samples: int = 0
@@ -85,6 +86,8 @@ class Counts:
     flops_saved: int = 0
     variants_trained: int = 0
     variants_reused: int = 0
+    # Missing in reports of earlier versions.
+    samples_fetched: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

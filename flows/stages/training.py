@@ -31,7 +31,7 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
     session.tracker.repair()
     origin = _origin(session, work_plan)
     run_id = session.start_run(work_plan.key, origin)
-    seconds, num_forwarded, flops_stored = 0.0, 0, 0
+    outcome = job.JobOutcome()
     if left:
         training_job = replace(
             new_job(session, work_plan, "train", work_plan.key),
@@ -43,7 +43,6 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
         )
         with showing_progress(session, work_plan, training_job):
             outcome = session.run_job(training_job)
-        seconds, num_forwarded, flops_stored = outcome.seconds, outcome.num_forwarded, outcome.flops_stored
         keep_in_bounds(session)
     from flows.pictures import draw_variant
 
@@ -56,7 +55,9 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
     finished = [work for work in work_plan.works if work.key not in failed_keys]
     trained = [read_trained(root, work, reused=work.key not in left) for work in finished]
     variants = tuple(replace(variant, run_id=runs.get(variant.key)) for variant in trained)
-    return TrainResult(variants, num_forwarded, seconds, failed, flops_stored, run_id=run_id)
+    return TrainResult(
+        variants, outcome.num_forwarded, outcome.seconds, failed, outcome.flops_stored, outcome.num_fetched, run_id=run_id
+    )
 
 
 def _failed(session: RetrainingSession, work_plan: WorkPlan, runs: Mapping[str, str]) -> tuple[FailedVariant, ...]:

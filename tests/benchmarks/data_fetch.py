@@ -63,7 +63,7 @@ def read_all(digests: Sequence[str], folder: Path) -> int:
     node.expect("benchmark", digests)
     for digest in digests:
         node.take(digest)
-    return node.num_fetched
+    return node.reader.num_requests
 
 
 def timed_fetch(name: str, digests: Sequence[str], folder: Path, num_processes: int) -> float:

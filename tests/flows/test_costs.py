@@ -70,6 +70,10 @@ def test_the_time_of_filling_the_store_is_shared_and_outlives_a_kill(
     costs.begin(own)
     costs.note(2)
     assert (order.folder.num_stored(), order.folder.flops_stored()) == ((6, 6), 500)
+    assert order.folder.num_fetched() == 0
+    order.folder.write_fetched(3)
+    order.folder.write_fetched(5)
+    assert order.folder.num_fetched() == 5, "the process's own number, written anew"
     shares = order.folder.read_shares()
     # Two looks at the clock for the pass that both share, one for the other's own: four seconds each.
     assert shares == {"all": 10 + 8 / 2 + 4, "lp_ft": 8 / 2}
@@ -78,6 +82,8 @@ def test_the_time_of_filling_the_store_is_shared_and_outlives_a_kill(
     # A probe held one worker for its own epochs and both for what was shared.
     assert probe.gpu_seconds == pytest.approx(0.5 * (4 + 2 * shares["all"]), abs=1e-3)
     assert tuned.shared_seconds == pytest.approx(shares["lp_ft"], abs=1e-3)
+    order.folder.forget()
+    assert (order.folder.num_fetched(), order.folder.flops_stored()) == (0, 0)
 
 
 def test_a_member_that_does_not_lead_leaves_the_shares_to_the_leader(tmp_path: Path, version: DataVersion) -> None:
@@ -116,7 +122,7 @@ def test_a_report_counts_what_was_done_now_and_saved_by_it(work_plan: WorkPlan) 
         trained(first, reused=True, forwarded=99, read=99, flops=99, alone=99),
         trained(second, reused=False, forwarded=8, read=24, flops=30, alone=100),
     )
-    result = TrainResult(variants, 20, 0.1, (), flops_stored=10, run_id="parent")
+    result = TrainResult(variants, 20, 0.1, (), flops_stored=10, num_fetched=7, run_id="parent")
     scores = Scores(variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
     told = closing.make_report(work_plan, result, scores, Promotion(Verdict(False, ("too few",)), None), {})
     assert told.counts == Counts(
@@ -127,6 +133,7 @@ def test_a_report_counts_what_was_done_now_and_saved_by_it(work_plan: WorkPlan) 
         flops_saved=60,
         variants_trained=1,
         variants_reused=1,
+        samples_fetched=7,
     )
     assert [(one.seconds, one.gpu_seconds) for one in told.variants] == [(1.5, 3.0)] * 2
     assert [(row["images forwarded"], row["features read"]) for row in leaderboard(told)] == [(99, 99), (8, 24)]

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,29 @@ def test_readers_and_what_is_fetched_ahead_of_them_never_ask_for_an_object_twice
             found = list(readers.map(one.take, digests * 2))
         assert [md5(read(content)) for content in found] == digests * 2
         assert len(bucket.gets()) == len(digests)
+
+
+def _read_half(digests: list[str], folder: Path) -> None:
+    one = node(folder)
+    for digest in digests:
+        one.take(digest)
+
+
+def test_what_a_process_and_its_readers_fetch_is_counted_by_object_and_what_is_kept_is_not(
+    bucket: type[Bucket], tmp_path: Path
+) -> None:
+    digests = fill(bucket, 100)
+    assert objects.num_fetched() == 0
+    with objects.counting(tmp_path):
+        readers = [get_context("fork").Process(target=_read_half, args=(digests[n::2], tmp_path / "node")) for n in range(2)]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(60)
+        assert objects.num_fetched() == len(digests) == len(bucket.gets())
+        _read_half(digests, tmp_path / "node")
+        assert objects.num_fetched() == len(digests)
+    assert objects.num_fetched() == 0, "nobody counts"
 
 
 def test_a_reachable_workspace_is_read_as_it_is_and_nothing_is_copied(
@@ -303,8 +327,10 @@ def test_packed_objects_come_by_parts_and_each_night_adds_a_pack_of_its_own(buck
     assert pack(bucket, few, tmp_path / "files") == 0
     bucket.asked.clear()
     reader = node(tmp_path / "node")
-    reader.expect("reader", digests)
-    wait_for(lambda: copies(tmp_path / "node").keys() == set(digests))
+    with objects.counting(tmp_path):
+        reader.expect("reader", digests)
+        wait_for(lambda: copies(tmp_path / "node").keys() == set(digests))
+        assert objects.num_fetched() == len(digests)
     assert [md5(read(reader.take(digest))) for digest in digests] == digests
     packed = [key for key in bucket.gets() if key.endswith(".pack")]
     assert len(packed) <= 2

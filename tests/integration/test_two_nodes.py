@@ -160,6 +160,7 @@ def test_a_night_trains_frozen_and_whole_variants_on_both_nodes_though_the_store
     for variant in variants:
         assert {"val/kind/accuracy", "val/mask/miou"} <= set(variant["metrics"])
     assert bed.way.hits > 1, "requests met the disturbances"
+    assert first.report["counts"]["samples_fetched"] > 0
     (groups,) = _jobs(bed, "groups.json")
     assert [group["num_workers"] for group in groups] == [2], "a node has room for one worker, and none was lost"
     assert first.report["verdict"]["findings"]
