@@ -15,7 +15,7 @@ demo: $(READY) ## The main job on handwritten digits, from nothing to a promoted
 test: $(READY) ## The tests, failures caused on purpose included
 	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-nodes: $(READY) ## Two nights on two machines without a common folder, one of which loses power; needs root and radosgw
+nodes: $(READY) ## Nights on two machines without a common folder, and with a storage in a bucket; needs root and radosgw
 	@$(BIN)/python -m pytest -m nodes tests/integration
 
 check: $(READY) ## Style, types, walls and documents
