@@ -13,6 +13,9 @@ from flows.errors import AskedWrongly, Unreachable
 
 NUM_CONNECTIONS = 8
 CONNECT_TIMEOUT_SECONDS = 5
+READ_TIMEOUT_SECONDS = 60
+# A check is made again once, so that one of a silent server is over within ten seconds.
+BRIEF_RETRIES, BRIEF_TIMEOUT_SECONDS = 1, 4
 # With pauses that double each time, a server may be away for half a minute.
 PATIENT_ATTEMPTS = 8
 MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
@@ -50,6 +53,7 @@ def connect(
     endpoint: str | None = None,
     num_connections: int = NUM_CONNECTIONS,
     num_attempts: int = 3,
+    read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
 ) -> Any:
     """A boto3 client of S3 (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, AWS_PROFILE, ...), which threads may share.
 
@@ -60,6 +64,7 @@ def connect(
 
     settings = Config(
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        read_timeout=read_timeout_seconds,
         retries={"max_attempts": num_attempts, "mode": "standard"},
         max_pool_connections=num_connections,
         # Servers other than Amazon's do not know the trailing checksums of new clients.
@@ -68,6 +73,11 @@ def connect(
     )
     # boto3's default session would keep the first credentials of this process.
     return boto3.session.Session().client("s3", config=settings, endpoint_url=endpoint)
+
+
+def connect_briefly(endpoint: str | None = None) -> Any:
+    """A client for a check before anything is started: a server that is silent is known within seconds."""
+    return connect(endpoint=endpoint, num_attempts=BRIEF_RETRIES, read_timeout_seconds=BRIEF_TIMEOUT_SECONDS)
 
 
 def shared() -> Any:

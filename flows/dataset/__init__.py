@@ -10,7 +10,7 @@ from pathlib import Path
 from flows.dataset.losses import refuse_losses
 from flows.dataset.pointer import parse_pointer
 from flows.dataset.readiness import check_names, check_ready, refuse_ignored
-from flows.dataset.remotes import RemoteStatus, parse_remote, read_remote, set_remote
+from flows.dataset.remotes import RemoteStatus, check_remote, parse_remote, read_remote, set_remote
 from flows.dataset.revisions import DATA_FILE, commit, committed_text, head_commit, holder, pointer_text, resolve, revisions
 from flows.dataset.setup import init_workspace
 from flows.dataset.store import Store, open_store
@@ -26,6 +26,7 @@ __all__ = [
     "VersionRecord",
     "check_names",
     "check_ready",
+    "check_remote",
     "checkout",
     "head_commit",
     "history",

@@ -58,7 +58,7 @@ def check_remote(remote: Remote) -> None:
     """Raise AskedWrongly if the remote's server does not answer, or does not let its prefix be listed."""
     bucket, prefix = s3.split(remote.address)
     with s3.in_our_words(f"the data remote {remote.address}"):
-        s3.connect(endpoint=remote.endpoint).list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/".lstrip("/"), MaxKeys=1)
+        s3.connect_briefly(remote.endpoint).list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/".lstrip("/"), MaxKeys=1)
 
 
 def read_remote(workspace: Path) -> RemoteStatus:

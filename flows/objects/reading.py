@@ -16,7 +16,6 @@ from flows.records import Remote
 
 LOG = logging.getLogger(__name__)
 NUM_THREADS = 16
-READ_TIMEOUT_SECONDS = 60
 # A server that is restarted, or overloaded at the start of a night, is back by then.
 PATIENCE_SECONDS = 180.0
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 15.0
@@ -135,7 +134,7 @@ def _session(endpoint: str, num_connections: int) -> Any:
     return URLLib3Session(
         verify=verify,
         proxies=get_environ_proxies(endpoint),
-        timeout=(s3.CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS),
+        timeout=(s3.CONNECT_TIMEOUT_SECONDS, s3.READ_TIMEOUT_SECONDS),
         max_pool_connections=num_connections,
     )
 

@@ -20,7 +20,7 @@ def check_root(root: Root) -> None:
     bucket, prefix = s3.split(root)
     named = {"Bucket": bucket, "Key": "/".join(filter(None, (prefix, f"check-{secrets.token_hex(8)}")))}
     with s3.in_our_words(f"the storage {root}", doing="used"):
-        client = s3.connect(num_attempts=2)
+        client = s3.connect_briefly()
         first, second = (s3.put_if_absent(client, named, content) for content in (b"first", b"second"))
         kept = client.get_object(**named)["Body"].read()
         listed = client.list_objects_v2(Bucket=bucket, Prefix=named["Key"]).get("Contents", ())

@@ -105,11 +105,14 @@ def check_remote_holds(version: DataVersion) -> None:
 
     Raises AskedWrongly if it lacks one, or cannot be listed. A version of more than MOST_LISTED files is not looked through.
     """
-    from flows import objects
+    from flows import dataset, objects
     from flows.sample_files import files_of
 
     names = {digest: file for file, digest in files_of(version, version.samples)}
-    if version.remote is None or len(names) > MOST_LISTED:
+    if version.remote is None:
+        return
+    dataset.check_remote(version.remote)
+    if len(names) > MOST_LISTED:
         return
     if missing := objects.find_missing(version.remote, names):
         raise AskedWrongly(

@@ -16,9 +16,6 @@ from flows.registry import Registry
 from flows.work_folder import bundle_name
 from heads.errors import WeightsError
 
-# One that does not answer is known within seconds.
-NUM_ATTEMPTS = 2
-
 
 @dataclass(frozen=True)
 class Start:
@@ -103,7 +100,7 @@ def _of_bucket(address: str, backbone: str) -> Weights:
     named = dict(zip(("Bucket", "Key"), s3.split(address), strict=True))
     with s3.in_our_words(f"weights {address!r}"):
         try:
-            told = s3.connect(num_attempts=NUM_ATTEMPTS).head_object(**named)
+            told = s3.connect_briefly().head_object(**named)
         except Exception as error:
             if not s3.is_missing(error):
                 raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -126,6 +127,17 @@ def test_a_server_without_conditional_puts_is_refused(bucket: type[object_store.
     bucket.knows_conditions = False
     with pytest.raises(AskedWrongly, match=r"knows no conditional puts .*wrote one object twice"):
         check_root("s3://pets/x")
+
+
+def test_a_server_that_takes_requests_and_is_silent_is_unreachable_within_seconds(
+    bucket: type[object_store.Bucket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        begun = time.monotonic()
+        with pytest.raises(Unreachable, match="does not answer"):
+            check_root("s3://pets/x")
+        assert time.monotonic() - begun < 15
 
 
 def test_a_server_that_is_away_is_unreachable_within_seconds(
