@@ -17,6 +17,7 @@ LOG = logging.getLogger(__name__)
 LOOK_SECONDS = 2.0
 # A training that waits for a node says so again and again.
 TOLD_AGAIN_SECONDS = 600.0
+KUBERAY_COMMAND = "KUBERAY_GEN_RAY_START_CMD"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,14 @@ def look() -> dict[str, Node]:
     }
 
 
+def may_grow(environ: Mapping[str, str]) -> bool:
+    """Whether an autoscaler adds nodes to the cluster when they are asked for, by the environment of a job's driver on its head.
+
+    KubeRay starts the head without Ray's own monitor where its autoscaler is on, and, like `ray up`, names the second version.
+    """
+    return environ.get("RAY_enable_autoscaler_v2") in ("1", "true") or "--no-monitor" in environ.get(KUBERAY_COMMAND, "")
+
+
 def changes(before: Nodes, now: Nodes, workers: Workers) -> list[str]:
     """What happened to the nodes between two looks, a line each, with what it means for a training by these workers."""
     lost = [f"Ray lost the node {before[name].name}" for name in before.keys() - now.keys()]
@@ -63,13 +72,13 @@ def means(now: Nodes, workers: Workers) -> str:
     fits = f"there is room for {room} of {counted(workers.count, 'worker')}"
     if room >= workers.fewest:
         return f"{fits}: the training goes on with {room}"
-    remedy = "" if workers.least else f" (or cancel, and write workers: {{count: [1, {workers.count}]}})"
+    remedy = "" if workers.least or workers.count == 1 else f" (or cancel, and write workers: {{count: [1, {workers.count}]}})"
     return f"{fits}: the training waits for a node with room for {workers.fewest - room} more{remedy}"
 
 
 @contextmanager
 def watching(workers: Workers, tell: Callable[[str], None]) -> Iterator[None]:
-    """Tell in the block, from a thread, when a node is lost or joins, and again and again while a training waits for one."""
+    """Tell in the block, from a thread, when a node is lost or joins, and at once and again while a training waits for one."""
     stop = threading.Event()
     thread = threading.Thread(target=_watch, args=(workers, tell, stop), name="nodes", daemon=True)
     thread.start()
@@ -88,7 +97,9 @@ def _watch(workers: Workers, tell: Callable[[str], None], stop: threading.Event)
             now = look()
             lines = [] if nodes is None else changes(nodes, now, workers)
             waits = sum(node.room(workers) for node in now.values()) < workers.fewest
-            if not lines and waits and time.monotonic() - told_at > TOLD_AGAIN_SECONDS:
+            if nodes is None and waits:
+                lines = [f"On this cluster {means(now, workers)}"]
+            elif not lines and waits and time.monotonic() - told_at > TOLD_AGAIN_SECONDS:
                 lines = [f"Still waiting: {means(now, workers)}"]
             nodes, untold = now, untold + lines
             while untold:

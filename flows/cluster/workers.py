@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flows.cluster.interfaces import torch_config
+from flows.cluster.nodes import may_grow
 from flows.cluster.ray_patches import lean_trainer
 from flows.errors import AskedWrongly
 from flows.records import Workers
@@ -25,13 +26,18 @@ WorkerLoop = Callable[[dict[str, Any]], None]
 
 
 def join(workers: Workers) -> None:
-    """Join this job's cluster. Raises AskedWrongly if it is too small for these workers."""
+    """Join this job's cluster. Raises AskedWrongly if it is too small for these workers, and no autoscaler makes it larger."""
     import ray
 
     # Joined already if the same job scores another bundle.
     if not ray.is_initialized():
         ray.init()
-    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    if not may_grow(os.environ):
+        check_size(ray.cluster_resources(), workers)  # type: ignore[no-untyped-call]
+
+
+def check_size(total: Mapping[str, float], workers: Workers) -> None:
+    """Check that a cluster with these resources in all, by Ray's names, has room for the workers; AskedWrongly if not."""
     for resource, amount in (("CPU", workers.cpus_per_worker), ("GPU", workers.gpus_per_worker)):
         if workers.fewest * amount > total.get(resource, 0):
             raise AskedWrongly(

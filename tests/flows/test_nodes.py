@@ -12,6 +12,8 @@ import pytest
 
 from flows.cluster import interfaces, nodes
 from flows.cluster.nodes import Node
+from flows.cluster.workers import check_size
+from flows.errors import AskedWrongly
 from flows.records import Workers
 
 A = Node("a (10.0.0.1)", {"CPU": 1.0, "memory": 5.0})
@@ -103,6 +105,29 @@ def test_a_training_that_waits_says_so_again_and_again(
     assert first.startswith("Ray lost the node b")
     assert again
     assert all(line.startswith("Still waiting: there is room for 1 of 2 workers") for line in again)
+
+
+def test_a_training_for_which_there_is_no_room_yet_says_at_once_what_it_waits_for(watched: Callable[..., list[str]]) -> None:
+    told = watched({}, {"2": C}, workers=Workers(1, gpus_per_worker=1))
+    assert told == [
+        "On this cluster there is room for 0 of 1 worker: the training waits for a node with room for 1 more",
+        "The node c (10.0.0.3) joined; there is room for the one worker",
+    ]
+
+
+def test_a_cluster_that_an_autoscaler_makes_larger_is_told_from_one_that_stays() -> None:
+    kuberay = "ulimit -n 65536; ray start --head --no-monitor --num-cpus=0"
+    assert nodes.may_grow({"KUBERAY_GEN_RAY_START_CMD": kuberay})
+    assert nodes.may_grow({"RAY_enable_autoscaler_v2": "1"})
+    assert not nodes.may_grow({"KUBERAY_GEN_RAY_START_CMD": kuberay.replace("--no-monitor ", "")})
+    assert not nodes.may_grow({"RAY_enable_autoscaler_v2": "0"})
+
+
+def test_a_cluster_that_stays_too_small_is_refused_with_what_to_lower() -> None:
+    check_size({"CPU": 4.0, "GPU": 1.0}, Workers(2, gpus_per_worker=0.5, cpus_per_worker=2))
+    check_size({"CPU": 4.0}, Workers(9, cpus_per_worker=2, least=2))
+    with pytest.raises(AskedWrongly, match=r"2 x 1 GPU and the cluster has 0: lower workers.count or workers.gpus_per"):
+        check_size({"CPU": 4.0}, Workers(2, gpus_per_worker=1))
 
 
 def test_a_training_that_goes_on_says_so_once(watched: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
