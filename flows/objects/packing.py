@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ PACK_BYTES = 64 * 2**20
 SMALL_BYTES = 256 * 2**10
 # With fewer new ones a pack is not worth its request: they wait for the next night's.
 MIN_OBJECTS = 64
+# A pack's index follows it within minutes, or never.
+LEFT_SECONDS = 86400.0
 
 
 def read_packs(reader: Reader, copies: Path) -> Packs:
@@ -49,8 +52,9 @@ def _read_index(reader: Reader, name: str, copy: Path) -> NDArray[Any]:
 def write_packs(reader: Reader, copies: Path, files: Mapping[str, Path]) -> int:
     """Pack those of the files by digest that are small and in no pack yet, in this order; gives how many packs were written.
 
-    A kill leaves at most a pack without its index, which nobody reads.
+    A kill leaves at most a pack without its index, which nobody reads, and which a later call removes.
     """
+    _remove_left(reader)
     known = read_packs(reader, copies).find(list(files))
     new = [(digest, path) for (digest, path), slot in zip(files.items(), known, strict=True) if slot is None]
     small = [(digest, path) for digest, path in new if path.stat().st_size < SMALL_BYTES]
@@ -63,6 +67,15 @@ def write_packs(reader: Reader, copies: Path, files: Mapping[str, Path]) -> int:
         reader.write(f"{FOLDER}{name}{INDEX}", encode(rows))
         number += 1
     return number
+
+
+def _remove_left(reader: Reader) -> None:
+    """Remove the packs without an index, but for those of which another writer may write it yet."""
+    listed = dict(reader.listed(FOLDER))
+    for name, written_at in listed.items():
+        is_left = name.endswith(PACK) and f"{name.removesuffix(PACK)}{INDEX}" not in listed
+        if is_left and time.time() - written_at > LEFT_SECONDS:
+            reader.remove(f"{FOLDER}{name}")
 
 
 def _filled(files: Iterable[tuple[str, Path]]) -> Iterator[tuple[list[tuple[str, int, int]], bytes]]:

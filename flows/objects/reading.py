@@ -75,16 +75,26 @@ class Reader:
 
     def names(self, prefix: str) -> Iterator[str]:
         """The names of the objects below a prefix of the remote's, without it."""
+        yield from (name for name, _ in self.listed(prefix))
+
+    def listed(self, prefix: str) -> Iterator[tuple[str, float]]:
+        """The same names, each with when its object was written, in seconds since 1970."""
         whole = self._at(prefix)
         with s3.in_our_words(f"the data remote {self.remote.address}"):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=whole)
             for page in pages:
-                yield from (entry["Key"].removeprefix(whole) for entry in page.get("Contents", ()))
+                for entry in page.get("Contents", ()):
+                    yield entry["Key"].removeprefix(whole), entry["LastModified"].timestamp()
 
     def write(self, key: str, content: bytes) -> None:
         """Put an object, whole."""
         with s3.in_our_words(f"the data remote {self.remote.address}", doing="written"):
             self._client.put_object(Bucket=self.bucket, Key=self._at(key), Body=content)
+
+    def remove(self, key: str) -> None:
+        """Remove an object."""
+        with s3.in_our_words(f"the data remote {self.remote.address}", doing="written"):
+            self._client.delete_object(Bucket=self.bucket, Key=self._at(key))
 
     def _at(self, key: str) -> str:
         return f"{self._prefix}/{key}" if self._prefix else key

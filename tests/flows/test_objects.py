@@ -22,6 +22,7 @@ from flows.errors import AskedWrongly, Unreachable
 from flows.job.datasets import Splits
 from flows.job.trunks import JobFeatures
 from flows.landing.digits import bitmap
+from flows.objects import packing
 from flows.objects.node import Node
 from flows.objects.node_cache import NodeCache
 from flows.objects.packing import write_packs
@@ -335,6 +336,21 @@ def test_packed_objects_come_by_parts_and_each_night_adds_a_pack_of_its_own(buck
     packed = [key for key in bucket.gets() if key.endswith(".pack")]
     assert len(packed) <= 2
     assert len(bucket.gets()) < 300
+
+
+def test_a_pack_whose_index_a_kill_left_unwritten_is_removed_once_nobody_can_write_it_any_more(
+    bucket: type[Bucket], tmp_path: Path
+) -> None:
+    digests = fill(bucket, 100)
+    pack(bucket, digests, tmp_path / "files")
+    whole = {key for key in bucket.objects if "/packs/" in key}
+    bucket.objects |= {f"data/packs/{name}.pack": b"half" for name in ("old", "new")}
+    for key in bucket.objects:
+        bucket.written_at[key] = time.time() - (60.0 if "new" in key else 2 * packing.LEFT_SECONDS)
+    assert pack(bucket, digests, tmp_path / "files") == 0
+    left = {key for key in bucket.objects if "/packs/" in key}
+    assert {key.rpartition("/")[2] for key in left - whole} == {"new.pack"}
+    assert whole <= left
 
 
 def test_a_part_with_other_bytes_than_its_index_says_is_left_for_the_objects_themselves(
