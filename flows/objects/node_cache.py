@@ -85,15 +85,21 @@ class NodeCache:
         if not self._has_room(len(content)):
             return None
         goal, partial = self._at(digest), self._partial / secrets.token_hex(8)
-        for folder in (goal.parent, self._partial):
-            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._write(content, partial, goal)
+        except FileNotFoundError:
+            for folder in (goal.parent, self._partial):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._write(content, partial, goal)
+        return goal
+
+    def _write(self, content: bytes, partial: Path, goal: Path) -> None:
         try:
             partial.write_bytes(content)
             partial.replace(goal)
         except OSError:
             partial.unlink(missing_ok=True)
             raise
-        return goal
 
     def pin(self, digests: Sequence[str]) -> None:
         """Keep the copies of these digests, there or to come, as long as this process lives."""

@@ -57,9 +57,11 @@ def make(folder: Path, count: int, num_bytes: int) -> list[str]:
     return digests
 
 
-def read_all(digests: Sequence[str], folder: Path) -> int:
-    """Read every object, as one process of a node; the number of requests for it."""
+def read_all(digests: Sequence[str], every: Sequence[str], folder: Path) -> int:
+    """Read these objects, as one process of a node whose processes read every one; the number of requests for it."""
     node = Node(REMOTE, NodeCache(folder))
+    # As a job's members do, of all samples of their data version.
+    node.pin("benchmark", every)
     node.expect("benchmark", digests)
     for digest in digests:
         node.take(digest)
@@ -71,7 +73,7 @@ def timed_fetch(name: str, digests: Sequence[str], folder: Path, num_processes: 
     start = time.perf_counter()
     with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
         shares = [digests[number::num_processes] for number in range(num_processes)]
-        requests = sum(pool.map(partial(read_all, folder=folder), shares))
+        requests = sum(pool.map(partial(read_all, every=digests, folder=folder), shares))
     seconds = time.perf_counter() - start
     wrong = [p for p in folder.glob("objects/??/*") if hashlib.md5(p.read_bytes()).hexdigest() != p.parent.name + p.name]
     assert not wrong
