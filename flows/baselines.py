@@ -14,12 +14,12 @@ from typing import Literal
 
 from flows.files import read_value
 from flows.places import Place, Root, StoredFile, open_place
-from heads.catalogue import FIT_FIELDS_OF, MODALITY_OF
+from heads.catalogue import FIT_FIELDS_OF
 from heads.spec import Fit, Head, Variant
 
 BASELINE, BUNDLE = "baseline.json", "bundle"
 # Settings that vary training samples: a probe sees them plain.
-VARYING = frozenset(("augment", "flip", "mixup", "cutmix"))
+VARYING = frozenset(("augment", "flip", "mixup", "cutmix", "word_dropout", "token_masking"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,6 @@ def probe_of(variant: Variant, target: str, *, is_random: bool) -> Variant:
     """The variant of a probe of one target on the frozen trunk of another variant: a linear head, and no more of its fit than
     changes features. Random weights also depend on the seed."""
     (task,) = (head.task for head in variant.heads if head.target == target)
-    names = (FIT_FIELDS_OF[MODALITY_OF[variant.backbone]] - VARYING) | {"precision"} | ({"seed"} if is_random else set())
+    names = (FIT_FIELDS_OF[variant.modality] - VARYING) | {"precision"} | ({"seed"} if is_random else set())
     fit = Fit.model_validate({name: getattr(variant.fit, name) for name in sorted(names)})
     return Variant(backbone=variant.backbone, heads=(Head(target=target, task=task, design="linear"),), freeze="all", fit=fit)

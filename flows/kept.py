@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -65,6 +66,38 @@ def keep_file(place: Place, name: str, digest: str) -> Path:
     return copy
 
 
+def keep_folder(place: Place, digest: str) -> Path:
+    """A copy of a stored folder of weights with this digest, on this machine.
+
+    Raises AskedWrongly if it is gone, or holds other weights than those.
+    """
+    root = _root(WEIGHTS)
+    copy = root / digest
+    if not copy.is_dir():
+        with _arriving(root), tempfile.TemporaryDirectory(prefix=".folder-", dir=root) as made:
+            if not copy.is_dir():
+                partial = Path(made) / "files"
+                partial.mkdir()
+                _bring_weights(place, partial, digest)
+                partial.rename(copy)
+    os.utime(copy)
+    return copy
+
+
+def _bring_weights(place: Place, folder: Path, digest: str) -> None:
+    from heads.backbones import weights_digest
+    from heads.errors import WeightsError
+
+    for name in place.facts():
+        place.copy(name, folder / name)
+    try:
+        found = weights_digest(folder)
+    except WeightsError as error:
+        found = str(error)
+    if found != digest:
+        raise AskedWrongly(f"{place.address} does not hold the weights that it held: remove it, and start the retraining again")
+
+
 def keep_made(source: str, make: Callable[[Path], None], suffix: str) -> Path:
     """The file of weights that `make` writes, on this machine, named by its digest; made once, as long as the copy is here.
 
@@ -110,6 +143,8 @@ def _arriving(root: Path) -> Iterator[Path]:
         # What a kill left.
         for left in root.glob(".*.new"):
             left.unlink(missing_ok=True)
+        for left in root.glob(".folder-*"):
+            shutil.rmtree(left, ignore_errors=True)
         partial = root / ".arriving.new"
         try:
             with _room(root):

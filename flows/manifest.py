@@ -11,11 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from flows.errors import AskedWrongly
 from flows.records import SPLITS, Mask, Sample
 from flows.shared_rows import SharedRows
+from heads.catalogue import Modality
 
 NAME = "manifest.csv"
 MASK_TABLE = "masks.csv"
 QUARANTINE = "quarantine.csv"
 IMAGES = "images/"
+TEXTS = "texts/"
+# Where samples of each modality lie in a data folder; a folder holds those of one.
+FOLDER_OF: Mapping[Modality, str] = {"image": IMAGES, "text": TEXTS}
 MASKS = "masks/"
 MEND = (
     "Where this file is yours, move it out of the data folder; where it was an ingest's, move it away too, then run "
@@ -82,6 +86,11 @@ def parse_masks(text: str) -> dict[str, Mask]:
         return {row["file"]: Mask(row["digest"], _pixels(row["pixels"]), _RECIPES[row.get("recipe") or ""]) for row in rows}
     except (KeyError, ValueError, AttributeError, csv.Error) as error:
         raise AskedWrongly(f"{MASK_TABLE} is damaged ({error}); it needs file, digest, pixels. {MEND}") from None
+
+
+def modality_in(files: Iterable[str]) -> Modality:
+    """The modality of samples by the names of their files: text if they lie where texts do."""
+    return "text" if any(file.startswith(TEXTS) for file in files) else "image"
 
 
 def mask_files(samples: Iterable[Sample]) -> frozenset[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from heads.catalogue import Task
+from heads.catalogue import Modality, Task
 from heads.spec import Variant
 from heads.tasks.rows import Scored
 
@@ -20,7 +20,7 @@ Severity = Literal["block", "warn", "off"]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image: md5 of its bytes, file relative to the data folder, split, and a label a target (None if missing).
+    """One image or text: md5 of its bytes, file relative to the data folder, split, and a label a target (None if missing).
 
     `recipe` is the number of the recipe by which its pixels are read: `heads.data.recipes` lists them.
     """
@@ -83,6 +83,11 @@ class DataVersion:
     def targets(self) -> tuple[str, ...]:
         """The target columns, in the manifest's order."""
         return tuple(self.samples[0].labels) if self.samples else ()
+
+    @property
+    def modality(self) -> Modality:
+        """What kind of sample it holds, by where these lie in the data folder."""
+        return "text" if self.samples and self.samples[0].file.startswith("texts/") else "image"
 
     def only(self, splits: Sequence[str]) -> DataVersion:
         """The same version, of the same digest, with the samples of these splits alone and the masks that they name."""

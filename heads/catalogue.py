@@ -10,19 +10,20 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 # What kind of sample a backbone reads; `heads.data.modalities` holds what differs between them.
-Modality = Literal["image"]
+Modality = Literal["image", "text"]
 # How pixels between pixels are found when an image is resized, as a backbone's published weights saw it.
 Interpolation = Literal["bilinear", "bicubic"]
 # Fit fields that mean something to samples of one modality alone; variants of others leave them at their defaults.
 FIT_FIELDS_OF: Mapping[Modality, frozenset[str]] = {
     "image": frozenset(("image_size_px", "augment", "flip", "channels_last", "mixup", "cutmix")),
+    "text": frozenset(("max_tokens", "pooling", "word_dropout", "token_masking")),
 }
 
 # Stage names of each backbone, front to back; `heads.backbones` builds exactly these.
 STEM_AND_4 = ("stem", "stage1", "stage2", "stage3", "stage4")
 STEM_7_TOP = ("stem", "stage1", "stage2", "stage3", "stage4", "stage5", "stage6", "stage7", "top")
 RESNET = ("stem", "layer1", "layer2", "layer3", "layer4")
-BACKBONE_STAGES: Mapping[str, tuple[str, ...]] = {
+BACKBONE_STAGES: dict[str, tuple[str, ...]] = {
     "resnet18": RESNET,
     "resnet34": RESNET,
     "resnet50": RESNET,
@@ -56,8 +57,20 @@ BACKBONE_STAGES: Mapping[str, tuple[str, ...]] = {
     "swin_v2_t": STEM_AND_4,
     "maxvit_t": STEM_AND_4,
 }
+IMAGE_BACKBONES = tuple(BACKBONE_STAGES)
+TEXT_BACKBONES = ("bert", "transformer", "textcnn", "lstm", "gru", "rnn")
+# A plan says `bert`; variants say of what size, which their weights decide (`heads.bert_size`).
+MAX_BERT_LAYERS = 48
+BACKBONE_STAGES |= {
+    "bert": ("embeddings", *(f"layer{number}" for number in range(1, MAX_BERT_LAYERS + 1))),
+    "transformer": ("embeddings", "layer1", "layer2"),
+    "textcnn": ("embeddings", "layer1"),
+    "lstm": ("embeddings", "layer1"),
+    "gru": ("embeddings", "layer1"),
+    "rnn": ("embeddings", "layer1"),
+}
 
-MODALITY_OF: Mapping[str, Modality] = dict.fromkeys(BACKBONE_STAGES, "image")
+MODALITY_OF: dict[str, Modality] = {name: "text" if name in TEXT_BACKBONES else "image" for name in BACKBONE_STAGES}
 
 
 class ImageSizes(NamedTuple):
@@ -70,7 +83,7 @@ class ImageSizes(NamedTuple):
 
 # Under its least size a network has no features left. Vision transformers cut images into whole patches; MaxViT's windows and
 # grids, and so its weights, are made for one size.
-IMAGE_SIZES: Mapping[str, ImageSizes] = {name: ImageSizes() for name in BACKBONE_STAGES} | {
+IMAGE_SIZES: Mapping[str, ImageSizes] = {name: ImageSizes() for name in IMAGE_BACKBONES} | {
     "alexnet": ImageSizes(least=63),
     "inception_v3": ImageSizes(least=75),
     "vit_b_16": ImageSizes(step=16),
@@ -115,7 +128,7 @@ TASK_FACTS: Mapping[Task, TaskFacts] = {
         primary="accuracy",
         promotable=("accuracy", "top5", *COUNTED, *RANKED),
         drawn=("accuracy", "f1_macro"),
-        purpose="tells what class an image is of",
+        purpose="tells what class {sample} is of",
         answer="a `Prediction`: `label`, its `probability`, and every class's in `probabilities`",
         limit="answers with one of its classes whatever it is shown",
     ),
@@ -125,7 +138,7 @@ TASK_FACTS: Mapping[Task, TaskFacts] = {
         primary="average_precision",
         promotable=("accuracy", *COUNTED, *RANKED),
         drawn=("average_precision", "f1_macro"),
-        purpose="tells which labels an image has",
+        purpose="tells which labels {sample} has",
         answer="`Labels`: `labels`, those whose probability reaches their threshold, and every label's in `probabilities`",
         limit="answers with any number of its labels, none included",
     ),

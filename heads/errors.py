@@ -21,5 +21,9 @@ class ImageError(HeadsError):
     """An image that does not decode."""
 
 
+class TextError(HeadsError):
+    """A text that cannot be read: no UTF-8, empty, or much too long."""
+
+
 class BundleError(HeadsError):
     """A bundle that is incomplete, damaged or of an unknown format."""

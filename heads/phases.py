@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from heads.catalogue import BACKBONE_STAGES
 from heads.spec import Variant, frozen_through
 
 # Fine-tuning after the heads have settled moves the backbone gently, or it loses what it was taken for
@@ -24,11 +23,14 @@ class Phase:
     backbone_rate_factor: float = 1.0
 
 
-Form = Literal["pooled", "map"]
+Form = Literal["pooled", "map", "class"]
 
 
 class Tap(NamedTuple):
-    """The features after a stage: whole (`map`), or `pooled` to a map's mean (C, 1, 1) or the class token (1, C)."""
+    """The features after a stage: whole (`map`), or `pooled` to a map's mean (C, 1, 1) or the class token (1, C).
+
+    Of texts, `pooled` is the mean of the tokens (1, C), and `class` the first one (1, C).
+    """
 
     stage: int
     form: Form
@@ -49,7 +51,7 @@ class PhaseInputs:
 
 def compile_policy(variant: Variant) -> tuple[Phase, ...]:
     """The phases of a variant's freeze policy, in order; together they cover its epochs."""
-    epochs, stages = variant.fit.epochs, BACKBONE_STAGES[variant.backbone]
+    epochs, stages = variant.fit.epochs, variant.stages
     match variant.freeze:
         # `adaptive` begins with all stages thawed; `heads.training.adaptive` decides on the way.
         case "none" | "adaptive":

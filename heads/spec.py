@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictBool, field_validator, model_validator
 
-from heads.catalogue import BACKBONE_STAGES, FIT_FIELDS_OF, HEAD_DESIGNS, IMAGE_SIZES, MODALITY_OF, TASK_FACTS, Task
+from heads.bert_size import is_backbone, modality_of, parse_bert_size, stages_of
+from heads.catalogue import BACKBONE_STAGES, FIT_FIELDS_OF, HEAD_DESIGNS, IMAGE_SIZES, TASK_FACTS, Modality, Task
 
 Augment = Literal["none", "light", "medium", "strong"]
 Optimizer = Literal["adamw", "sgd"]
@@ -19,6 +20,7 @@ Loss = Literal["cross_entropy", "focal", "dice", "cross_entropy_dice"]
 Activation = Literal["gelu", "relu", "silu"]
 ClassWeights = Literal["none", "balanced"]
 HeadWeights = Literal["equal", "uncertainty"]
+Pooling = Literal["mean", "class"]
 
 # What Fit held at first. A later field enters a variant's hash only where it differs from its default, so that finished work
 # keeps its id: such a default means what was done before the field came, and never changes.
@@ -108,6 +110,13 @@ class Fit(Value):
     mlp_width: Annotated[int, Field(ge=1, le=16384)] = 256
     mlp_activation: Activation = "gelu"
     mlp_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    # A longer text is cut to so many tokens, its start and end mark included.
+    max_tokens: Annotated[int, Field(ge=8, le=8192)] = 128
+    # What `linear`, `mlp` and `cosine` read of a text's tokens: their mean, or the first one, which marks the start.
+    pooling: Pooling = "mean"
+    # Shares of a training text's tokens that are left out, or hidden behind the mask token, anew each time.
+    word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    token_masking: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
     def _varied_views(self) -> Fit:
@@ -127,7 +136,7 @@ class Variant(Value):
     @field_validator("backbone")
     @classmethod
     def _known_backbone(cls, value: str) -> str:
-        if value not in BACKBONE_STAGES:
+        if not is_backbone(value):
             raise ValueError(f"backbone {value!r} is unknown; allowed: {', '.join(BACKBONE_STAGES)}")
         return value
 
@@ -141,7 +150,7 @@ class Variant(Value):
 
     @model_validator(mode="after")
     def _own_fields(self) -> Variant:
-        own = MODALITY_OF[self.backbone]
+        own = self.modality
         foreign = {name: other for other, names in FIT_FIELDS_OF.items() if other != own for name in names}
         if wrong := sorted(foreign.keys() & self.fit.model_dump(exclude_defaults=True).keys()):
             allowed = ", ".join(name for name in Fit.model_fields if name not in foreign)
@@ -155,12 +164,40 @@ class Variant(Value):
     def _fitting_size(self) -> Variant:
         if self.backbone in IMAGE_SIZES:
             check_image_size(self.backbone, self.fit.image_size_px)
+        size = parse_bert_size(self.backbone)
+        if size and self.fit.max_tokens > size.num_positions:
+            raise ValueError(
+                f"max_tokens {self.fit.max_tokens} does not fit {self.backbone}, which knows {size.num_positions} places; "
+                f"allowed: 8 to {size.num_positions}"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _varied_texts(self) -> Variant:
+        fit = self.fit
+        if self.modality == "text" and fit.views > 1 and not (fit.word_dropout or fit.token_masking):
+            raise ValueError(f"views {fit.views} of texts that nothing varies would all be one; use views 1, or word_dropout")
+        return self
+
+    @property
+    def modality(self) -> Modality:
+        """What kind of sample it reads."""
+        return modality_of(self.backbone)
+
+    @property
+    def sample_size(self) -> int:
+        """The size of samples as its network sees them, on which costs depend: an image's side in pixels, a text's tokens."""
+        return self.fit.image_size_px if self.modality == "image" else self.fit.max_tokens
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of its backbone's stages, front to back."""
+        return stages_of(self.backbone)
 
     @property
     def num_stages(self) -> int:
         """How many stages its backbone has."""
-        return len(BACKBONE_STAGES[self.backbone])
+        return len(self.stages)
 
     @property
     def sees_whole(self) -> bool:
@@ -193,7 +230,7 @@ def frozen_through(freeze: str, backbone: str) -> str | None:
         if freeze not in plain:
             raise ValueError(f"freeze policy {freeze!r} is unknown; allowed: {', '.join(FREEZE_POLICIES)}")
         return None
-    stages = BACKBONE_STAGES[backbone]
+    stages = stages_of(backbone)
     if stage not in stages:
         raise ValueError(f"freeze 'upto:{stage}': {backbone} has no stage {stage!r}; allowed: {', '.join(stages)}")
     return stage

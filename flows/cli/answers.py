@@ -33,7 +33,7 @@ def show(readings: Readings, model: str, *, as_json: bool) -> None:
         screen.show_json({"predictions": predictions} | ({"unread": unread} if unread else {}))
     else:
         targets = list(rows[0].answers) if rows else []
-        title = f"{counted(len(rows), 'image')} read by {model}"
+        title = f"{counted(len(rows), 'sample')} read by {model}"
         screen.show_table(title, ["file", *targets], [[r.file, *[_words(r.answers[t]) for t in targets]] for r in rows])
 
 

@@ -76,7 +76,7 @@ def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
         "splits": status.splits,
         "classes": status.classes,
         "copies": asdict(copies := objects.cache_status()),
-    }
+    } | _text_lengths(status.version)
     if as_json:
         return screen.show_json(summary)
     for target in status.version.targets:
@@ -93,6 +93,8 @@ def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
             "data/ differs from this version: `headstart data ingest SOURCE` or the next retraining makes a version of it, "
             "`headstart data checkout HEAD` goes back, and both tell what is in their way"
         )
+    for lengths in _text_lengths(status.version).values():
+        screen.note("texts: {least} to {most} bytes long, half of them up to {median}".format(**lengths))
     return None
 
 
@@ -159,6 +161,16 @@ def remote(
             "not whole in this machine's DVC cache, so not pushed: run this where they are, with the same address"
         )
     return None
+
+
+def _text_lengths(version: DataVersion) -> dict[str, dict[str, int]]:
+    """The least, median and greatest length of texts in bytes, of those in the working copy; nothing of other samples."""
+    if version.modality != "text":
+        return {}
+    lengths = sorted(file.stat().st_size for s in version.samples if (file := version.data / s.file).is_file())
+    if not lengths:
+        return {}
+    return {"text_bytes": {"least": lengths[0], "median": lengths[len(lengths) // 2], "most": lengths[-1]}}
 
 
 def _count_cells(version: DataVersion, target: str) -> tuple[str, Counter[tuple[str, str]]]:

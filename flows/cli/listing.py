@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flows.cli import screen
-from heads.catalogue import IMAGE_SIZES
+from heads.catalogue import IMAGE_BACKBONES, IMAGE_SIZES, TEXT_BACKBONES
 
 if TYPE_CHECKING:
     from heads.backbones import Backbone
@@ -21,15 +21,16 @@ def show(as_json: bool) -> None:
     screen.show_table("Backbones", COLUMNS, [_row(backbone) for backbone in backbones])
     return screen.note(
         "Parameters and GFLOPs (multiply-adds) are those of the stages, without ImageNet's classifier, for one image of the "
-        "default size (px). Vision transformers and MaxViT take some sizes only; --json tells which, and the cost of each stage."
+        "default size (px). Vision transformers and MaxViT take some sizes only; --json tells which, and the cost of each stage. "
+        f"Of texts: {', '.join(TEXT_BACKBONES)}; bert has the size of its weights' folder."
     )
 
 
 def describe_backbones() -> list[dict[str, Any]]:
-    """Every backbone in the table's order, with its sizes, stages, costs, weights and preprocessing as JSON values."""
+    """Every backbone of images in the table's order, with its sizes, stages, costs, weights and preprocessing as JSON values."""
     from heads.backbones import BACKBONES
 
-    return [_describe(name, backbone) for name, backbone in BACKBONES.items()]
+    return [_describe(name, BACKBONES[name]) for name in IMAGE_BACKBONES]
 
 
 def _describe(name: str, backbone: Backbone) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from flows.errors import AskedWrongly
 
 app = typer.Typer(
     name="headstart",
-    help="Retrain vision models every night; promote a new one only when it is provably better.",
+    help="Retrain models of images and texts every night; promote a new one only when it is provably better.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -115,25 +115,35 @@ def predict(
     model: Annotated[
         str, typer.Argument(metavar="BUNDLE_OR_MODEL", help="A pulled bundle's folder, or NAME@champion, or NAME@3.")
     ],
-    files: Annotated[list[Path], typer.Argument(help="Images, folders of images, or CSV files with a column of paths.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Images or texts, folders of them, or CSV files with a column of paths, or of texts."),
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="A text itself, for a model of texts; may be given several times.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "--masks", help="The folder that masks are written to, as PNG of the images' size.")
     ] = None,
     column: Annotated[
         str | None,
-        typer.Option(help="The column of a CSV with paths, relative to the CSV; left out: `file`, or the only one."),
+        typer.Option(
+            help="The column of a CSV with paths, relative to the CSV, or with texts; left out: `file`, `text`, or the only one."
+        ),
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="A CSV file to write the answers to.")] = None,
     workspace: Workspace = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read images with a bundle or a registered model.
+    """Read images or texts with a bundle or a registered model.
 
-    Images of a folder or a CSV that do not decode are left out with a warning, and the exit status is then 1.
+    Those of a folder or a CSV that do not decode are left out with a warning, and the exit status is then 1.
 
     Example: headstart predict digits@champion picture.png
 
     Example: headstart predict camvid@champion street/ --output masks/
+
+    Example: headstart predict banking77@champion --text "My card has not arrived."
     """
     from flows.cli import answers
     from flows.stages import prediction
@@ -141,12 +151,13 @@ def predict(
     if csv is not None:
         answers.refuse_existing(csv)
     with screen.progress_bars() as bars:
-        bar = bars.add_task("images", total=None, state="")
+        bar = bars.add_task("samples", total=None, state="")
         readings = prediction.predict(
             settings_of(workspace),
             model,
-            files,
+            files or [],
             output,
+            texts=text or [],
             column=column,
             progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from flows.records import Severity
 from heads.tasks.rows import Scored
+
+if TYPE_CHECKING:
+    from flows.records import Severity
 
 LEVEL = 0.95
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from flows.baselines import BUNDLE, Baseline, BaselineFolder, probe_of
-from flows.job.job import Job
 from flows.job.trunks import JobFeatures
 from flows.records import Work
 from heads import bundle
@@ -39,7 +38,8 @@ def fit_baseline(features: JobFeatures, work: Work) -> None:
     job, since = features.job, monotonic()
     folder = BaselineFolder.of(job.storage, work.key)
     variant = probe_of(work.variant, job.target, is_random=work.weights.path is None)
-    train, val = (features.splits.read(split, variant, cache_bytes=0).labels[job.target] for split in ("train", "val"))
+    sets = (features.splits.read(split, variant, work.weights.path, cache_bytes=0) for split in ("train", "val"))
+    train, val = (one.labels[job.target] for one in sets)
     places = choose(features.splits.digests("train"), train), has_label(val).nonzero()[:, 0]
     model = build_model(variant, job.classes, work.weights.path, backbone=features.backbone(work))
     model.heads.to(features.device)
@@ -53,7 +53,7 @@ def fit_baseline(features: JobFeatures, work: Work) -> None:
         # The works need no baseline; the next training tries again.
         LOG.warning("no baseline was fitted: %s", error)
         return
-    _save(folder, job, work, variant, model, probe)
+    _save(folder, features, work, variant, model, probe)
     num_labelled = int(has_label(train).sum())
     some = f"fitted on {probe.num_samples:,} of {num_labelled:,} labelled training samples"
     folder.write(
@@ -91,8 +91,9 @@ def _blocks(features: JobFeatures, work: Work, split: str, labels: Tensor, place
         yield Block(rows, labels[places[part]])
 
 
-def _save(folder: BaselineFolder, job: Job, work: Work, variant: Variant, model: Model, probe: FittedProbe) -> None:
+def _save(folder: BaselineFolder, features: JobFeatures, work: Work, variant: Variant, model: Model, probe: FittedProbe) -> None:
     """Write the probe's bundle, by which the holdout is read as by any other model."""
+    job = features.job
     facts = {
         "name": job.name,
         "baseline": work.key,
@@ -112,4 +113,5 @@ def _save(folder: BaselineFolder, job: Job, work: Work, variant: Variant, model:
             facts=facts,
             thresholds=probe.thresholds,
             temperatures=probe.temperatures,
+            vocabulary=features.splits.vocabulary(work.variant, work.weights.path),
         )

@@ -15,6 +15,7 @@ from flows.sample_files import expect, files_of, locate, locate_mask
 from heads.data.masks import MaskFile, Masks
 from heads.data.modalities import preparation_of, preprocess_of
 from heads.data.samples import DEFAULT_CACHE_BYTES, Samples
+from heads.data.wordpiece import Vocabulary
 from heads.spec import Head, Variant
 from heads.tasks.table import TASKS
 
@@ -27,31 +28,53 @@ class Splits:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self._vocabularies: dict[Hashable, Vocabulary | None] = {}
         self._open: dict[str, tuple[Hashable, Samples]] = {}
         self._samples: dict[str, list[Sample]] = {split: [] for split in SPLITS_OF[job.kind]}
         for sample in job.version.samples:
             self._samples[sample.split].append(sample)
 
-    def open(self, split: str, variant: Variant) -> Samples:
+    def open(self, split: str, variant: Variant, weights: Path | None = None) -> Samples:
         """The split as the variant sees it; of each split, only the data set last asked for stays open."""
         preparation, heads = (
             preparation_of(variant.backbone),
             tuple((head.target, head.task, head.ignore) for head in variant.heads),
         )
         view = preparation.varied_view(variant.fit) if split == "train" else preparation.PLAIN_VIEW
-        key = preprocess_of(variant), view, variant.fit.seed, heads
+        key = preprocess_of(variant), view, variant.fit.seed, heads, self._words(variant, weights)
         if split not in self._open or self._open[split][0] != key:
             self._open.pop(split, None)
-            self._open[split] = key, self.read(split, variant)
+            self._open[split] = key, self.read(split, variant, weights)
         return self._open[split][1]
 
-    def read(self, split: str, variant: Variant, cache_bytes: int = DEFAULT_CACHE_BYTES) -> Samples:
+    def read(self, split: str, variant: Variant, weights: Path | None = None, cache_bytes: int = DEFAULT_CACHE_BYTES) -> Samples:
         """A new data set of the split for one variant, which keeps at most `cache_bytes` of samples in memory."""
         samples = self._of(split)
         labels, masks = read_labels(self.job, samples, variant.heads)
         files, digests = _Files(self.job.version, samples, split), self.digests(split)
         preparation, varied = preparation_of(variant.backbone), split == "train"
-        return preparation.open_samples(variant, files, labels, masks, digests, varied=varied, cache_bytes=cache_bytes)
+        return preparation.open_samples(
+            variant,
+            files,
+            labels,
+            masks,
+            digests,
+            varied=varied,
+            cache_bytes=cache_bytes,
+            vocabulary=self.vocabulary(variant, weights),
+        )
+
+    def vocabulary(self, variant: Variant, weights: Path | None) -> Vocabulary | None:
+        """The words that a variant of texts tells apart: those of its weights' folder, or of the training texts alone."""
+        key = self._words(variant, weights)
+        if key not in self._vocabularies:
+            train = _Files(self.job.version, self._of("train"), "train")
+            self._vocabularies[key] = preparation_of(variant.backbone).vocabulary_of(variant, weights, train)
+        return self._vocabularies[key]
+
+    def _words(self, variant: Variant, weights: Path | None) -> Hashable:
+        """What decides a variant's vocabulary."""
+        return variant.modality, weights, preprocess_of(variant).to_json().get("lowercase")
 
     def digests(self, split: str) -> list[str]:
         """The keys of the split's samples in the feature store, in order (`Sample.pixel_digest`)."""

@@ -189,7 +189,9 @@ def _work_fields(work: Work) -> dict[str, object]:
 
 def _read_work(fields: Mapping[str, Any], storage: Place) -> Work:
     path = fields["weights"]["path"]
-    weights = fetch_weights(storage, Weights(fields["weights"]["digest"], None if path is None else Path(path)))
+    variant = Variant.model_validate(fields["variant"])
+    weights = Weights(fields["weights"]["digest"], None if path is None else Path(path))
+    weights = fetch_weights(storage, weights, in_folder=variant.modality == "text")
     # Job files of earlier versions have another key.
     is_screened = fields["is_screened"] if "is_screened" in fields else fields["in_contest"]
-    return Work(fields["key"], Variant.model_validate(fields["variant"]), weights, is_screened)
+    return Work(fields["key"], variant, weights, is_screened)

@@ -58,7 +58,10 @@ def find_candidates(folder: str, uses_gpu: bool, num_threads: int) -> list[Pair]
     extract(
         lambda: features.backbone(work),
         trunk,
-        [ExtractionRequest(splits.read(split, work.variant, cache_bytes=0), 0, (tap,)) for split in ("test", "train", "val")],
+        [
+            ExtractionRequest(splits.read(split, work.variant, work.weights.path, cache_bytes=0), 0, (tap,))
+            for split in ("test", "train", "val")
+        ],
         features.store,
         device=device,
         precision=work.variant.fit.precision,

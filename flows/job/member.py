@@ -178,7 +178,7 @@ class _Member:
             results.write_result(self.job, work, model, outcome)
 
     def _fit(self, work: Work, resume: Path | None) -> tuple[Model, TrainingOutcome]:
-        train_set, val_set = (self.splits.open(split, work.variant) for split in ("train", "val"))
+        train_set, val_set = (self.splits.open(split, work.variant, work.weights.path) for split in ("train", "val"))
         stored = self.features.loaders(work, train_set, val_set)
         model = build_model(work.variant, self.job.classes, work.weights.path)
         return model, loop.train(

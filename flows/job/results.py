@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from flows.job.costs import costs_of
+from flows.job.datasets import Splits
 from flows.job.examples import save_examples
 from flows.job.job import Job
 from flows.records import Work
@@ -61,6 +62,7 @@ def write_result(job: Job, work: Work, model: Model, outcome: TrainingOutcome) -
             facts=facts,
             thresholds=outcome.thresholds,
             temperatures=outcome.temperatures,
+            vocabulary=Splits(job).vocabulary(variant, work.weights.path),
         )
         examples = tuple(save_examples(local, local / BUNDLE, job.version, variant.heads))
     result = WorkResult(

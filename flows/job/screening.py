@@ -37,7 +37,7 @@ def screen_out(job: Job, features: JobFeatures, work: Work, place: int, num_riva
     """Write a work's result as its probe phase left it, with the reason why it goes no further."""
     screening = job.screening
     assert screening is not None
-    sets = [features.splits.open(split, work.variant) for split in ("train", "val")]
+    sets = [features.splits.open(split, work.variant, work.weights.path) for split in ("train", "val")]
     loaders = features.loaders(work, *sets)[compile_policy(work.variant)[0]]
     model = build_model(work.variant, job.classes, work.weights.path)
     ended = _reason(screening, place, num_rivals, value)

@@ -83,7 +83,7 @@ def train_first_phases(features: JobFeatures, works: Sequence[Work]) -> None:
 
 
 def _loaders(features: JobFeatures, work: Work) -> dict[Phase, Loaders]:
-    return features.loaders(work, *(features.splits.open(split, work.variant) for split in ("train", "val")))
+    return features.loaders(work, *(features.splits.open(split, work.variant, work.weights.path) for split in ("train", "val")))
 
 
 def _train(

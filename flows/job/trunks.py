@@ -74,7 +74,7 @@ class JobFeatures:
             name_trunk(self.store, trunk_pass.trunk)
             self.costs.begin(pass_cost)
             first, names = trunk_pass.works[0], {part.split for part in trunk_pass.parts}
-            sets = {name: self.splits.read(name, first.variant, cache_bytes=0) for name in names}
+            sets = {name: self.splits.read(name, first.variant, first.weights.path, cache_bytes=0) for name in names}
             extract(
                 partial(self.backbone, first),
                 trunk_pass.trunk,

@@ -12,12 +12,12 @@ from flows.errors import AskedWrongly
 from flows.landing.arrivals import Arrival, Known, Progress, receive
 from flows.landing.bucket import fetch
 from flows.landing.digits import digits
-from flows.landing.entries import Listing
+from flows.landing.entries import Entry, Listing
 from flows.landing.layouts import UNDERSTOOD, scan
 from flows.landing.merge import merge, refuse_removing, tally
 from flows.landing.placing import Move, quarantine_text, quarantined, read_earlier, settle
 from flows.landing.turns import settle_recipes
-from flows.manifest import IMAGES, MASK_TABLE, NAME, class_counts, mask_files
+from flows.manifest import IMAGES, MASK_TABLE, NAME, TEXTS, class_counts, mask_files, modality_in
 from flows.records import Mask, Sample
 from flows.workspace import writing
 
@@ -64,6 +64,7 @@ def ingest(
         try:
             listing = _list(source, storage, (data, storage, *own))
             earlier = read_earlier(data, storage)
+            _refuse_other_modality(earlier.samples, listing.entries)
             known = Known({sample.file: sample for sample in earlier.samples}, earlier.masks)
             arrivals = receive(listing.entries, data, incoming, known, on_progress)
             _refuse_bad(arrivals, max_bad_share)
@@ -92,7 +93,7 @@ def ingest(
 def _report(
     earlier: Sequence[Sample], samples: Sequence[Sample], arrivals: Sequence[Arrival], warnings: tuple[str, ...]
 ) -> IngestReport:
-    bad = tuple((_printable(a.entry.image.file.removeprefix(IMAGES)), a.fault) for a in arrivals if a.fault)
+    bad = tuple((_printable(_plain(a.entry)), a.fault) for a in arrivals if a.fault)
     return IngestReport(**tally(earlier, samples, arrivals), quarantined=bad, warnings=warnings, num_samples=len(samples))
 
 
@@ -119,13 +120,22 @@ def _list_bucket(source: str, storage: Path) -> Listing:
     return Listing(listing.entries, (*fetched.warnings, *listing.warnings), listing.empty)
 
 
+def _refuse_other_modality(earlier: Sequence[Sample], entries: Sequence[Entry]) -> None:
+    before, now = (modality_in(files) for files in ([s.file for s in earlier], [entry.image.file for entry in entries]))
+    if earlier and entries and before != now:
+        raise AskedWrongly(
+            f"the source holds {now}s, and the workspace's data {before}s: a data set is of one kind. Make another workspace "
+            "for them with `headstart init DIR`. Nothing was changed"
+        )
+
+
 def _refuse_bad(arrivals: Sequence[Arrival], max_bad_share: float) -> None:
     bad = [arrival for arrival in arrivals if arrival.fault]
     if len(bad) > max_bad_share * len(arrivals):
-        shown = "; ".join(f"{_printable(arrival.entry.image.file.removeprefix(IMAGES))}: {arrival.fault}" for arrival in bad[:5])
+        shown = "; ".join(f"{_printable(_plain(arrival.entry))}: {arrival.fault}" for arrival in bad[:5])
         raise AskedWrongly(
-            f"{len(bad)} of {len(arrivals)} images are bad ({len(bad) / len(arrivals):.1%}), more than the {max_bad_share:.0%} "
-            f"allowed; nothing was changed. {shown}{'; ...' if len(bad) > 5 else ''}"
+            f"{len(bad)} of {len(arrivals)} {modality_in([bad[0].entry.image.file])}s are bad ({len(bad) / len(arrivals):.1%}), "
+            f"more than the {max_bad_share:.0%} allowed; nothing was changed. {shown}{'; ...' if len(bad) > 5 else ''}"
         )
 
 
@@ -142,6 +152,10 @@ def _refuse_one_class(arrivals: Sequence[Arrival], samples: Sequence[Sample]) ->
     if all(len(names) < 2 and len(known.get(target, ())) < 2 for target, names in classes.items()):
         held = "; ".join(f"{target}: {', '.join(sorted(names)) or 'no label'}" for target, names in sorted(classes.items()))
         raise AskedWrongly(f"the source holds one class only ({held}); at least two are needed to learn from. {UNDERSTOOD}")
+
+
+def _plain(entry: Entry) -> str:
+    return entry.image.file.removeprefix(IMAGES).removeprefix(TEXTS)
 
 
 def _printable(name: str) -> str:

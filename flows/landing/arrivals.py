@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from flows.landing.entries import MASK, Entry
 from flows.manifest import mask_files
 from flows.records import Mask, Sample
-from heads.data.decoding import decode, decode_mask
+from heads.data.decoding import decode_mask
 from heads.data.mask_values import is_shaded
-from heads.data.recipes import FIRST, drawn_on, image_recipe, mask_recipe
-from heads.errors import ImageError
+from heads.data.recipes import FIRST, drawn_on, mask_recipe
+from heads.errors import ImageError, TextError
 
 Progress = Callable[[int, int], None]
 
@@ -82,9 +82,7 @@ def _receive(entry: Entry, data: Path, incoming: Path, known: Known, digests: fr
             raise ImageError("its name or label holds a line break")
         image = entry.image.read()
         digest = _md5(image)
-        if digest not in digests:
-            # By the same function as in training, so that what passes here does not fail there.
-            decode(image, "image")
+        recipe = entry.image.recipe(image) if digest in digests else entry.image.decode(image)
         before = known.samples.get(entry.image.file)
         new = before is None or before.digest != digest
         mask_of = {target: mask for target, mask in entry.masks.items() if mask}
@@ -108,7 +106,7 @@ def _receive(entry: Entry, data: Path, incoming: Path, known: Known, digests: fr
         digest,
         new or bool(stale),
         masks={file: read.mask for file, read in masks.items()},
-        recipe=image_recipe(image),
+        recipe=recipe,
         drawn={name: how for name, how in drawn.items() if how},
         shaded=frozenset(file for file, read in masks.items() if read.is_shaded),
     )
@@ -120,6 +118,8 @@ def _reason(error: Exception) -> str:
         return "its name is not valid UTF-8"
     if isinstance(error, ImageError):
         return str(error).removeprefix("image: ")
+    if isinstance(error, TextError):
+        return str(error).removeprefix("text: ")
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from heads.data.decoding import decode
+from heads.data.recipes import FIRST, image_recipe
+from heads.data.text_preprocess import decode_text
+
 LABEL = "label"
 MASK = "mask"
 
@@ -23,10 +27,39 @@ class ImageFile:
             raise OSError("it is no regular file")
         return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
 
+    def decode(self, content: bytes) -> int:
+        """The recipe by which the content is read, which is decoded. Raises ImageError if it does not decode."""
+        # By the same function as in training, so that what passes here does not fail there.
+        decode(content, "image")
+        return self.recipe(content)
+
+    def recipe(self, content: bytes) -> int:
+        """The recipe by which the content is read."""
+        return image_recipe(content)
+
+
+@dataclass(frozen=True)
+class TextFile(ImageFile):
+    """A text: its name in the data folder, and its letters or its path in the source."""
+
+    def read(self) -> bytes:
+        """The text as it is kept: in UTF-8, composed, with plain newlines. Raises OSError or TextError if it cannot be read."""
+        if isinstance(self.content, bytes):
+            return self.content
+        return decode_text(super().read(), "text").encode()
+
+    def decode(self, content: bytes) -> int:
+        """The first recipe: a text has no other."""
+        return FIRST
+
+    def recipe(self, content: bytes) -> int:
+        """The first recipe: a text has no other."""
+        return FIRST
+
 
 @dataclass(frozen=True)
 class Entry:
-    """An image of a source, with what the source says of it; `fault` says why it cannot be used, None if it can."""
+    """An image or a text of a source, with what the source says of it; `fault` says why it cannot be used, None if it can."""
 
     image: ImageFile
     labels: Mapping[str, str | None]

@@ -14,13 +14,15 @@ from flows.landing.listed import read_listed
 from flows.landing.names import split_of, splits_among
 from flows.landing.pairs import Masks
 from flows.landing.tables import TABLES, composed
+from flows.landing.texts import folder_entries
 from flows.manifest import IMAGES, MASKS
 from flows.words import counted
 
 UNDERSTOOD = (
     "Layouts understood: class folders <class>/*.jpg or {train,val,test}/<class>/*.jpg; a table labels.csv or "
     "labels.parquet (columns file, targets, split, group) beside images/; image and mask pairs of the same stem (or x.jpg "
-    "and x_mask.png) in images/ + masks/ or train/ + trainannot/ (or train_masks/)."
+    "and x_mask.png) in images/ + masks/ or train/ + trainannot/ (or train_masks/). Texts: such a table with a "
+    "column text in place of file, or class folders of .txt."
 )
 # Texts about a data set and its origin: that they are left out needs no warning.
 _PAPERS = ("readme", "license", "licence", "copying", "citation", "changelog", "data.dvc")
@@ -41,6 +43,8 @@ def scan(root: Path, own: Collection[Path] = ()) -> Listing:
             _once(listing.entries), (*listing.warnings, *_left_out(root, source, listing.entries, table)), _vanished(source)
         )
     images = source.images
+    if not images and (texts := folder_entries(root, source.files)):
+        return Listing(_once(texts), _left_out(root, source, texts), _vanished(source))
     if not images:
         seen = describe_left_out(source.files, source.passed)
         raise AskedWrongly(

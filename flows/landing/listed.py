@@ -12,6 +12,7 @@ from flows.landing.entries import MASK, Entry, ImageFile, Listing, image_file
 from flows.landing.names import SPLIT_NAMES
 from flows.landing.pairs import Masks
 from flows.landing.tables import composed, read_table
+from flows.landing.texts import table_entries
 from flows.manifest import IMAGES, MASKS
 
 _MASK_FOLDERS = ("masks", "mask", "annotations", "annot", "labels")
@@ -21,6 +22,8 @@ _Known = Mapping[PurePosixPath, PurePosixPath]
 def read_listed(root: Path, path: Path, source: Contents) -> Listing:
     """An entry for every line of the table at `path`, whose files lie in `root`; these need not end as images do."""
     table = read_table(path)
+    if table.of_texts:
+        return Listing(table_entries(table, lambda value: _split_value(value, path)), table.warnings)
     known = {**{_composed(file): file for file in source.files}, **{file: file for file in source.files}}
     masks = Masks(source.images)
     mask_columns = [c for c in table.targets if _is_mask_column(root, [row.cells[c] for row in table.rows], known)]

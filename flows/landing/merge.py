@@ -11,7 +11,7 @@ from flows.errors import AskedWrongly
 from flows.landing.arrivals import Arrival
 from flows.landing.splits import ClassName, Unsettled, settle
 from flows.landing.tables import composed
-from flows.manifest import IMAGES, MASKS, is_mask_target
+from flows.manifest import FOLDER_OF, MASKS, is_mask_target
 from flows.records import SPLITS, Sample
 from flows.words import counted
 from heads.tasks.names import split_labels
@@ -92,8 +92,8 @@ def _seen(earlier: Sequence[Sample], samples: Sequence[Sample]) -> tuple[str, ..
     if not num:
         return ()
     return (
-        f"{counted(num, 'image was', 'images were')} in train and {'is' if num == 1 else 'are'} in test from now on: a champion "
-        "that was trained before has seen them, and looks better on the holdout than it is",
+        f"{counted(num, 'sample was', 'samples were')} in train and {'is' if num == 1 else 'are'} in test from now on: a "
+        "champion that was trained before has seen them, and looks better on the holdout than it is",
     )
 
 
@@ -105,7 +105,7 @@ def _contradictions(samples: Sequence[Sample]) -> tuple[str, ...]:
             first = seen.setdefault((target, sample.digest), sample)
             if label and first.labels[target] and label != first.labels[target] and not label.startswith(MASKS):
                 contradictions.append(f"{first.file} ({first.labels[target]}) and {sample.file} ({label})")
-    have = counted(len(contradictions), "image has", "images have")
+    have = counted(len(contradictions), "sample has", "samples have")
     return (f"{have} the bytes of another one but a different label, e.g. {contradictions[0]}",) if contradictions else ()
 
 
@@ -134,7 +134,8 @@ def refuse_removing(earlier: Sequence[Sample], samples: Sequence[Sample], empty:
     gone = [sample.file for sample in earlier if sample.file not in kept]
     allow = "If they are meant to go, run this again with --max-removed-share 1. Nothing was changed"
     for folder in empty:
-        under = [file for file in gone if file.startswith(f"{IMAGES}{folder.as_posix().removeprefix(IMAGES)}/")]
+        places = tuple(f"{kept_in}{folder.as_posix().removeprefix(kept_in)}/" for kept_in in FOLDER_OF.values())
+        under = [file for file in gone if file.startswith(places)]
         if under:
             raise AskedWrongly(
                 f"nothing lies at {str(folder)!r} in the source any more, as where a disk is not mounted, and "

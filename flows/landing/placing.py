@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
 from flows.landing.merge import composed_labels
-from flows.manifest import IMAGES, MASK_TABLE, MEND, NAME, QUARANTINE, parse, parse_masks, render, render_masks, table_text
+from flows.manifest import FOLDER_OF, MASK_TABLE, MEND, NAME, QUARANTINE, parse, parse_masks, render, render_masks, table_text
 from flows.records import Mask, Sample
 from flows.workspace import md5_of
 
@@ -37,7 +37,7 @@ def read_earlier(data: Path, storage: Path) -> Earlier:
     _refuse_no_folder(data)
     text = _read(data / NAME)
     samples = composed_labels(parse(text)) if text is not None else ()
-    odd = next((s for s in samples if not _MD5.fullmatch(s.digest) or not s.file.startswith(IMAGES)), None)
+    odd = next((s for s in samples if not _MD5.fullmatch(s.digest) or not s.file.startswith((*FOLDER_OF.values(),))), None)
     if odd is not None:
         raise _no_table(data / NAME, f"it names {odd.file!r} with the digest {odd.digest!r}, which no ingest wrote")
     table = _read(data / MASK_TABLE)

@@ -83,7 +83,7 @@ def _overruled(rows: Sequence[Unsettled], splits: Sequence[str | None], lacking:
     if not moved:
         return []
     return [
-        f"{counted(moved, 'image is', 'images are')} not in the split that the source gives them, because the same bytes are "
+        f"{counted(moved, 'sample is', 'samples are')} not in the split that the source gives them, because the same bytes are "
         "held out elsewhere or were before: the most protected split wins (test, then val)"
     ]
 

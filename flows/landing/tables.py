@@ -13,8 +13,9 @@ from pathlib import Path
 from flows.errors import AskedWrongly
 from flows.landing.cells import texts_of
 
+TEXT = "text"
 TABLES = ("labels.csv", "labels.parquet")
-_SPECIAL = frozenset({"file", "split", "group"})
+_SPECIAL = frozenset({"file", "text", "split", "group"})
 # The columns that pandas adds if a frame's index is written with it.
 _INDEX = re.compile(r"__index_level_\d+__|Unnamed: \d+")
 # Other separators that a header of one column may have.
@@ -23,13 +24,17 @@ _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 @dataclass(frozen=True)
 class Row:
-    """A line: the image that it names, its target cells (None if empty), and what is wrong with it, if anything."""
+    """A line: the image that it names, its target cells (None if empty), and what is wrong with it, if anything.
+
+    In a table of texts `file` is the text itself, and `number` the line's.
+    """
 
     file: str
     cells: Mapping[str, str | None]
     split: str | None
     group: str | None
     fault: str | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Table:
     targets: tuple[str, ...]
     rows: tuple[Row, ...]
     warnings: tuple[str, ...] = ()
+    of_texts: bool = False
 
 
 Line = tuple[int, Sequence[str]]
@@ -59,7 +65,9 @@ def read_table(path: Path) -> Table:
     warnings = ["the column 'digest' of the table is left out: it is the manifest's own"] if "digest" in columns else []
     if index:
         warnings.append(f"left out of the table, since they number its rows: {', '.join(sorted(index))}")
-    return Table(targets, _rows(columns, lines, targets, path), tuple(warnings))
+    of_texts = TEXT in columns
+    rows = _text_rows(columns, lines, targets, path) if of_texts else _rows(columns, lines, targets, path)
+    return Table(targets, rows, tuple(warnings), of_texts)
 
 
 def composed(text: str) -> str:
@@ -71,12 +79,16 @@ def _check_columns(columns: Sequence[str], path: Path) -> None:
     faults = [f"has the column {name!r}, which holds {odd}" for name in columns if (odd := odd_letter(name))]
     columns = [composed(name.strip()) for name in columns]
     faults += [f"has the column {name!r} twice" for name, count in Counter(columns).items() if count > 1]
-    if "file" not in columns:
+    if "file" in columns and TEXT in columns:
+        faults += ["has both a column 'file' and a column 'text', and a sample is one or the other"]
+    if "file" not in columns and TEXT not in columns:
         other = next((word for mark, word in _SEPARATORS.items() if len(columns) == 1 and mark in columns[0]), None)
-        faults += [f"is parted by {other}, not by commas"] if other else ["has no column 'file'"]
+        faults += [f"is parted by {other}, not by commas"] if other else ["has no column 'file' or 'text'"]
     faults += ["has a column without a name"] if "" in columns else []
     if faults:
-        raise AskedWrongly(f"{path.name} {faults[0]}; its columns are {columns}. It needs `file` and one column a target.")
+        raise AskedWrongly(
+            f"{path.name} {faults[0]}; its columns are {columns}. It needs `file`, or `text` for texts, and one column a target."
+        )
 
 
 def odd_letter(text: str) -> str | None:
@@ -88,17 +100,31 @@ def odd_letter(text: str) -> str | None:
     return "an invisible byte order mark" if "\ufeff" in text else None
 
 
+def _text_rows(columns: Sequence[str], lines: Iterable[Line], targets: Sequence[str], path: Path) -> tuple[Row, ...]:
+    rows = []
+    for number, line in lines:
+        cell = _cells(columns, number, line, path)
+        labels = {t: composed(label) if (label := cell.get(t)) else None for t in targets}
+        group = cell.get("group")
+        rows.append(Row(cell.get(TEXT) or "", labels, cell.get("split"), composed(group) if group else None, None, number))
+    return tuple(rows)
+
+
+def _cells(columns: Sequence[str], number: int, line: Sequence[str], path: Path) -> dict[str, str | None]:
+    """A line's cells by column, None if empty. Raises AskedWrongly on a wrong number of cells, or a letter that none may have."""
+    if len(line) < len(columns) or any(text.strip() for text in line[len(columns) :]):
+        raise AskedWrongly(f"{path.name} row {number} has {len(line)} cells for {len(columns)} columns: {','.join(line)[:200]!r}")
+    for name, text in zip(columns, line, strict=False):
+        # A text may well have more than one line; what else is wrong with it costs that one text.
+        if name != TEXT and (odd := odd_letter(text)):
+            raise AskedWrongly(f"{path.name} row {number} holds {odd} in the column {name!r}: {text[:200]!r}")
+    return {name: text.strip() or None for name, text in zip(columns, line, strict=False)}
+
+
 def _rows(columns: Sequence[str], lines: Iterable[Line], targets: Sequence[str], path: Path) -> tuple[Row, ...]:
     by_file: dict[str, Row] = {}
     for number, line in lines:
-        if len(line) < len(columns) or any(text.strip() for text in line[len(columns) :]):
-            raise AskedWrongly(
-                f"{path.name} row {number} has {len(line)} cells for {len(columns)} columns: {','.join(line)[:200]!r}"
-            )
-        for name, text in zip(columns, line, strict=False):
-            if odd := odd_letter(text):
-                raise AskedWrongly(f"{path.name} row {number} holds {odd} in the column {name!r}: {text[:200]!r}")
-        cell = {name: text.strip() or None for name, text in zip(columns, line, strict=False)}
+        cell = _cells(columns, number, line, path)
         file = cell.get("file")
         if file is None:
             raise AskedWrongly(f"{path.name} row {number} names no file")
@@ -127,7 +153,12 @@ def read_csv(path: Path) -> tuple[list[str], list[Line]]:
     except UnicodeDecodeError as error:
         row = content.count(b"\n", 0, error.start) + 1
         raise AskedWrongly(f"{path.name} is not a CSV file in UTF-8: {error}, in line {row}; save it as 'CSV UTF-8'") from None
-    lines = [(number, row) for number, row in _records(text, path) if any(cell.strip() for cell in row)]
+    # A text may be longer than the csv module lets a cell be by default.
+    limit = csv.field_size_limit(max(len(text), 1))
+    try:
+        lines = [(number, row) for number, row in _records(text, path) if any(cell.strip() for cell in row)]
+    finally:
+        csv.field_size_limit(limit)
     if len(lines) < 2:
         raise AskedWrongly(f"{path.name} has no lines under its header")
     return list(lines[0][1]), lines[1:]

@@ -12,7 +12,8 @@ from flows.pictures.reliability import reliability_diagram
 from flows.pictures.samples import sample_images
 from flows.places import Place
 from flows.work_folder import WorkResult
-from heads.catalogue import BACKBONE_STAGES, TASK_FACTS
+from heads.bert_size import stages_of
+from heads.catalogue import TASK_FACTS
 
 __all__ = [
     "confusion_matrix",
@@ -39,7 +40,7 @@ def draw_variant(result: WorkResult, works: Place | None = None) -> dict[str, by
     frozen = [epoch.num_frozen_stages for epoch in result.epochs if epoch.num_frozen_stages is not None]
     # Results of earlier versions do not say which stages were frozen.
     if variant and len(frozen) == len(result.epochs):
-        pictures["freeze_map.png"] = freeze_map(frozen, BACKBONE_STAGES[variant["backbone"]], variant["freeze"])
+        pictures["freeze_map.png"] = freeze_map(frozen, stages_of(variant["backbone"]), variant["freeze"])
     for target, matrix in result.confusion.items():
         names, is_mask = result.classes[target], TASK_FACTS[tasks.get(target, "classification")].tells == "pixels"
         pictures[picture_file("confusion", target)] = confusion_matrix(matrix, names, target, of_pixels=is_mask)

@@ -12,6 +12,8 @@ from flows.plan.promotion import refuse_unfit
 from flows.plan.targets import groups_of, primary_metric, targets_of, tells_pixels
 from flows.records import SPLITS, DataVersion
 from flows.words import counted
+from heads.bert_size import modality_of
+from heads.catalogue import BACKBONE_STAGES
 
 # More values than these are shades of an image, not classes.
 MAX_MASK_VALUES = 256
@@ -27,6 +29,7 @@ def check_data(plan: Plan, version: DataVersion) -> None:
     Raises AskedWrongly on a missing target, class, split, measure or column of groups, on masks whose pixels were not counted or
     are shades, and on an image of the holdout that is also trained on.
     """
+    _check_modality(plan, version)
     targets = targets_of(plan, version)
     groups_of(plan, version)
     _check_sealed(version)
@@ -55,14 +58,25 @@ def check_data(plan: Plan, version: DataVersion) -> None:
             )
 
 
+def _check_modality(plan: Plan, version: DataVersion) -> None:
+    wrong = [name for name in plan.backbones if modality_of(name) != version.modality]
+    if wrong and version.samples:
+        allowed = ", ".join(name for name in BACKBONE_STAGES if modality_of(name) == version.modality)
+        raise AskedWrongly(
+            f"backbones: {wrong[0]} reads {modality_of(wrong[0])}s, and the data set holds {version.modality}s; "
+            f"allowed: {allowed}"
+        )
+
+
 def _check_sealed(version: DataVersion) -> None:
     """Refuse images of the holdout whose bytes also lie in train or val; an ingest never leaves them so."""
     held_out = {sample.digest: sample.file for sample in version.samples if sample.split == "test"}
     if leaks := [sample for sample in version.samples if sample.split != "test" and sample.digest in held_out]:
         first = leaks[0]
+        kind, have = version.modality, "has" if len(leaks) == 1 else "have"
         raise AskedWrongly(
-            f"{counted(len(leaks), 'image')} of the splits train and val {'has' if len(leaks) == 1 else 'have'} the bytes of a "
-            f"test image, e.g. {first.file} ({first.split}) and {held_out[first.digest]} (test): a model that has seen the "
+            f"{counted(len(leaks), kind)} of the splits train and val {have} the bytes of a "
+            f"test {kind}, e.g. {first.file} ({first.split}) and {held_out[first.digest]} (test): a model that has seen the "
             "holdout cannot be judged on it. Run `headstart data ingest SOURCE` again, which puts both into test, or remove one"
         )
 

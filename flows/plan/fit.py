@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, StrictBool
 from pydantic.json_schema import JsonSchemaValue
 
-from heads.spec import Activation, Augment, ClassWeights, Fit, HeadWeights, Loss, Optimizer, Precision, Schedule, Value
+from heads.spec import Activation, Augment, ClassWeights, Fit, HeadWeights, Loss, Optimizer, Pooling, Precision, Schedule, Value
 
 
 def _not_bool(value: Any) -> Any:
@@ -40,6 +40,8 @@ Depth = Annotated[int, Field(ge=1, le=8)]
 Width = Annotated[int, Field(ge=1, le=16384)]
 Alphas = Annotated[Alpha | Annotated[tuple[Alpha, ...], Some], Number]
 Depths = Annotated[Depth | Annotated[tuple[Depth, ...], Some], Number]
+Token = Annotated[int, Field(ge=8, le=8192)]
+Tokens = Annotated[Token | Annotated[tuple[Token, ...], Some], Number]
 Widths = Annotated[Width | Annotated[tuple[Width, ...], Some], Number]
 
 
@@ -100,6 +102,12 @@ class RareFit(Value):
     mlp_width: Widths = Field(256, description="Channels of each hidden layer of mlp heads.")
     mlp_activation: Activation = Field("gelu", description="What stands between the layers of mlp heads.")
     mlp_dropout: Decays = Field(0.2, description="Share of channels that mlp heads drop while they train.")
+    max_tokens: Tokens = Field(128, description="Tokens of a text that are read, of longer ones the first.")
+    pooling: Pooling = Field(
+        "mean", description="What heads but attention read of a text: its tokens' mean, or the first, class."
+    )
+    word_dropout: Decays = Field(0.0, description="Share of a training text's tokens that are left out, anew each time.")
+    token_masking: Decays = Field(0.0, description="Share of a training text's tokens that are hidden, anew each time.")
 
 
 class FitGrid(RareFit, CommonFit):

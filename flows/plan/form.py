@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from flows.addresses import without_password
-from flows.plan.allowed import known, suggestion
+from flows.plan.allowed import known
 from flows.plan.fit import FitGrid, Number, Some
+from flows.plan.named_weights import EACH_WEIGHTS, WEIGHTS, check_weights, check_weights_of_texts
 from flows.plan.promotion import Promotion
 from flows.plan.rare import Screening, WithRare
 from flows.records import Workers
-from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, Task
+from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, IMAGE_SIZES, TEXT_BACKBONES, Task
 from heads.spec import FREEZE_POLICIES, Value, check_image_size, frozen_through
 
-WEIGHTS = "imagenet, none, champion, a weights file (.pth or .pt), or the address s3://bucket/key of one"
-WORDS = ("imagenet", "none", "champion")
-# Without credentials or options: plans are kept and shown.
-IN_BUCKET = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]*/[^?#\n]*[^\s?#/]")
-EACH_WEIGHTS = "as in {mobilenet_v2: imagenet, resnet18: ./r18.pth}"
 # Every policy that some backbone understands: what the form offers.
 POLICIES = (
     *(policy for policy in FREEZE_POLICIES if ":" not in policy),
@@ -144,6 +137,11 @@ class Plan(WithRare):
     @model_validator(mode="before")
     @classmethod
     def _thawed_without_weights(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "weights" not in data and "backbones" in data:
+            named = _listed(data["backbones"])
+            # No weights of networks of texts are published.
+            if isinstance(named, list | tuple) and named and all(name in TEXT_BACKBONES for name in named):
+                data = {**data, "weights": "none"}
         if isinstance(data, Mapping) and "freeze" not in data:
             weights = data.get("weights")
             named = list(weights.values()) if isinstance(weights, Mapping) else [weights]
@@ -173,10 +171,7 @@ class Plan(WithRare):
     @classmethod
     def _known_weights(cls, value: str | dict[str, str]) -> str | dict[str, str]:
         for named in (value,) if isinstance(value, str) else value.values():
-            if "://" in named and not IN_BUCKET.fullmatch(named):
-                raise ValueError(f"weights {without_password(named)!r} are no plain s3://bucket/key; allowed: {WEIGHTS}")
-            if named not in WORDS and not Path(named).suffix and "/" not in named:
-                raise ValueError(f"weights {named!r} are unknown; {suggestion(named, WORDS)}allowed: {WEIGHTS}")
+            check_weights(named)
         return value
 
     @model_validator(mode="after")
@@ -208,7 +203,7 @@ class Plan(WithRare):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        for backbone in self.backbones:
+        for backbone in (name for name in self.backbones if name in IMAGE_SIZES):
             for size in self.fit.grid()["image_size_px"]:
                 check_image_size(backbone, size)
         return self
@@ -219,6 +214,12 @@ class Plan(WithRare):
             raise ValueError(
                 "fit.precision fp16 needs GPUs, but workers.gpus_per_worker is 0; use precision auto, fp32 or bf16, or give GPUs"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _words_known(self) -> Self:
+        for backbone in dict.fromkeys(name for name in self.backbones if name in TEXT_BACKBONES):
+            check_weights_of_texts(backbone, self.weights_of(backbone))
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 from flows.errors import AskedWrongly
 from flows.plan.allowed import suggestion
 from flows.plan.fit import FitGrid
-from flows.plan.form import WEIGHTS, WORDS, Plan, Target, WorkersSpec
+from flows.plan.form import Plan, Target, WorkersSpec
+from flows.plan.named_weights import WEIGHTS, WORDS
 from flows.plan.promotion import Guards, Promotion
 from flows.plan.rare import Rare
 from flows.plan.written import Document, Unclear, read_yaml
@@ -104,9 +105,11 @@ def _located(weights: str, folder: Path) -> str:
         return weights
     path = Path(weights).expanduser()
     places = [place.absolute() for place in dict.fromkeys((path, folder / path))]
-    file = next((place for place in places if place.is_file()), None)
+    file = next((place for place in places if place.is_file() or (place / "config.json").is_file()), None)
     if file is None:
-        looked = " and ".join(dict.fromkeys(f"{place} ({'a folder' if place.is_dir() else 'not there'})" for place in places))
+        looked = " and ".join(
+            dict.fromkeys(f"{place} ({'a folder without config.json' if place.is_dir() else 'not there'})" for place in places)
+        )
         raise AskedWrongly(f"weights: there is no file {weights!r}: {looked}; allowed: {WEIGHTS}")
     return str(file)
 

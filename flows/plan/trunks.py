@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from heads.catalogue import BACKBONE_STAGES
+from heads.bert_size import stages_of
 from heads.phases import Phase, PhaseInputs, Tap
 from heads.spec import Variant
 
@@ -50,7 +50,7 @@ class TrunkGroup:
     @property
     def through(self) -> str:
         """The name of the trunk's last stage."""
-        return BACKBONE_STAGES[self.backbone][max(tap.stage for tap in self.taps)]
+        return stages_of(self.backbone)[max(tap.stage for tap in self.taps)]
 
     @property
     def num_stages(self) -> int:
@@ -70,7 +70,7 @@ def _group(trunk_id: str, sharing: Sequence[VariantPhases]) -> TrunkGroup:
     return TrunkGroup(
         trunk_id=trunk_id,
         backbone=first.backbone,
-        image_size_px=first.fit.image_size_px,
+        image_size_px=first.sample_size,
         whole=first.sees_whole,
         views=tuple(sorted(_views(trunk_id, left or sharing))),
         variants=tuple(one.variant.variant_id for one in sharing),

@@ -86,7 +86,7 @@ def publish(bundle: Path, address: str, *, name: str, version: str) -> tuple[Poi
     if earlier and (earlier.digest, earlier.version) == (digest, version):
         return earlier, False
     place = published._place
-    files = {file: bundle / file for file in (*bundles.FILES, bundles.SUMS)}
+    files = {file: bundle / file for file in bundles.names_of(bundle)}
     for file, path in files.items():
         place.put(f"{digest}/{file}", path)
     stored = {file: Stored(pulling.digest_of_file(path), path.stat().st_size) for file, path in files.items()}

@@ -50,7 +50,7 @@ def read_pointer(content: bytes, where: str) -> Pointer:
                 f"{where} has format {stated['format']!r:.50}, and this version of Headstart reads {FORMAT}; update it"
             )
         files = {name: Stored(_digest(file["sha256"]), _size(file["size"])) for name, file in stated["files"].items()}
-        if set(files) != {*bundles.FILES, bundles.SUMS}:
+        if bundles.SUMS not in files or not bundles.are_files(files.keys() - {bundles.SUMS}):
             raise ValueError("its files are not those of a bundle")
         name, version, created = (str(stated[field])[:200] for field in ("name", "version", "created"))
         earlier = tuple(map(_digest, stated.get("earlier", ())))

@@ -30,7 +30,9 @@ def held_bundle(dest: Path, name: str) -> str | None:
         raise in_the_way(dest, name, "it is a link" if dest.is_symlink() else "it is no folder")
     if not any(dest.iterdir()):
         return None
-    if own := sorted(entry.name for entry in dest.iterdir() if entry.name not in {*bundles.FILES, bundles.SUMS}):
+    if own := sorted(
+        entry.name for entry in dest.iterdir() if entry.name not in {*bundles.FILES, bundles.VOCABULARY, bundles.SUMS}
+    ):
         more = f" and {len(own) - 3} more" if len(own) > 3 else ""
         raise in_the_way(dest, name, f"it holds {', '.join(own[:3])}{more}, which no bundle has")
     try:

@@ -5,32 +5,67 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.errors import HeadstartError
+from heads.catalogue import Modality
 
 if TYPE_CHECKING:
     from torch import nn
 
 BUNDLE_FOLDER = "bundle"
-# More than one image, since the exporter takes a size of one as fixed; square, since else it fixes the aspect ratio.
-EXAMPLE_SHAPE = (2, 32, 32, 3)
-# Few, since each image runs through the backbone at its full size, twice.
-TRIAL_SHAPES = ((1, 48, 30, 3), (3, 36, 36, 3))
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What an exported program takes: numbers of `dtype` below `most`, in arrays of a `shape` in which -1 is any length.
+
+    It is exported with an example, filled with one number, and then tried on others.
+    """
+
+    dtype: str
+    fill: int
+    most: int
+    shape: tuple[int, ...]
+    example: tuple[int, ...]
+    trials: tuple[tuple[int, ...], ...]
+
+
+SIGNATURES: Mapping[Modality, Signature] = {
+    # An example is of more than one image, since the exporter takes a size of one as fixed; square, since else it fixes the
+    # aspect ratio. Few are tried, since each image runs through the backbone at its full size, twice.
+    "image": Signature("uint8", 0, 256, (-1, -1, -1, 3), (2, 32, 32, 3), ((1, 48, 30, 3), (3, 36, 36, 3))),
+    # Token ids, of which the first few are of every vocabulary.
+    "text": Signature("int64", 1, 5, (-1, -1), (2, 16), ((1, 7), (3, 40))),
+}
 
 
 def write_model(dest: Path, bundle: Path, *, run_id: str, model_id: str, facts: Mapping[str, Any]) -> None:
-    """Make the folder `dest`: MLmodel, data/model.pt2 (uint8 images N,H,W,3 to probabilities N,C) and `bundle/`, no pickle."""
+    """Make the folder `dest`: MLmodel, data/model.pt2 and `bundle/`, no pickle.
+
+    The program takes uint8 images (N, H, W, 3), or token ids (N, L) of int64, to probabilities (N, C).
+    """
     from heads import bundle as bundles
     from heads.bundle.program import export_program
 
-    write_program(dest, export_program(bundles.load(bundle)), run_id=run_id, model_id=model_id, facts=facts)
+    loaded = bundles.load(bundle)
+    signature = SIGNATURES[loaded.variant.modality]
+    write_program(dest, export_program(loaded), run_id=run_id, model_id=model_id, facts=facts, signature=signature)
     shutil.copytree(bundle, dest / BUNDLE_FOLDER)
 
 
-def write_program(dest: Path, program: nn.Module, *, run_id: str, model_id: str, facts: Mapping[str, Any]) -> None:
+def write_program(
+    dest: Path,
+    program: nn.Module,
+    *,
+    run_id: str,
+    model_id: str,
+    facts: Mapping[str, Any],
+    signature: Signature = SIGNATURES["image"],
+) -> None:
     """Make the folder `dest` with the program alone, as MLflow keeps exported programs."""
     import mlflow.pytorch
     import numpy as np
@@ -38,19 +73,19 @@ def write_program(dest: Path, program: nn.Module, *, run_id: str, model_id: str,
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    example = np.zeros(EXAMPLE_SHAPE, np.uint8)
+    example = np.full(signature.example, signature.fill, signature.dtype)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # of the exporter, about its own insides
         num_classes = int(program(torch.from_numpy(example)).shape[1])
         # Unnamed: MLflow hands a named input over in a dict, which its own PyTorch flavour then refuses.
-        images = TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3))
+        samples = TensorSpec(np.dtype(signature.dtype), signature.shape)
         probabilities = TensorSpec(np.dtype("float32"), (-1, num_classes))
         model = Model(run_id=run_id, model_id=model_id)
         mlflow.pytorch.save_model(
             program,
             dest,
             mlflow_model=model,
-            signature=ModelSignature(Schema([images]), Schema([probabilities])),
+            signature=ModelSignature(Schema([samples]), Schema([probabilities])),
             input_example=example,
             serialization_format="pt2",
             pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "torch", "numpy")],
@@ -59,11 +94,11 @@ def write_program(dest: Path, program: nn.Module, *, run_id: str, model_id: str,
     # The program was exported on the CPU and can not move: left alone, MLflow would want it on a GPU where there is one.
     model.flavors["python_function"]["config"] = {"device": "cpu"}
     model.save(dest / "MLmodel")
-    _try_out(dest, program)
+    _try_out(dest, program, signature)
 
 
-def _try_out(folder: Path, program: nn.Module) -> None:
-    """Load the model as a consumer does. Raises HeadstartError if on some image size it does not answer as the program does."""
+def _try_out(folder: Path, program: nn.Module, signature: Signature) -> None:
+    """Load the model as a consumer does. Raises HeadstartError if on some size it does not answer as the program does."""
     import mlflow.pyfunc
     import numpy as np
     import torch
@@ -71,11 +106,11 @@ def _try_out(folder: Path, program: nn.Module) -> None:
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         loaded = mlflow.pyfunc.load_model(str(folder))
-        for shape in TRIAL_SHAPES:
-            images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-            wanted = program(torch.from_numpy(images)).numpy()
+        for shape in signature.trials:
+            samples = np.random.default_rng(0).integers(signature.fill, signature.most, shape, dtype=signature.dtype)
+            wanted = program(torch.from_numpy(samples)).numpy()
             try:
-                distance = float(np.abs(loaded.predict(images) - wanted).max())
+                distance = float(np.abs(loaded.predict(samples) - wanted).max())
             except Exception as error:
                 raise HeadstartError(f"the exported model does not take a batch of {shape}: {error}") from error
             if not distance < 1e-4:

@@ -71,7 +71,7 @@ def _of_csv(file: Path, column: str | None) -> tuple[list[Path], list[Unread]]:
 
     columns, lines = read_csv(file)
     names = [name.strip() for name in columns]
-    place = _column(file, names, column)
+    place = column_of(file, names, column, "the paths")
     images: list[Path] = []
     unread: list[Unread] = []
     for number, line in lines:
@@ -85,11 +85,12 @@ def _of_csv(file: Path, column: str | None) -> tuple[list[Path], list[Unread]]:
     return images, unread
 
 
-def _column(file: Path, names: Sequence[str], asked: str | None) -> int:
+def column_of(file: Path, names: Sequence[str], asked: str | None, what: str) -> int:
+    """The place of the column that is asked for, else of `file` or the only one. Raises AskedWrongly if it is not there once."""
     wanted = asked or (names[0] if len(names) == 1 else FILE_COLUMN)
     if names.count(wanted) != 1:
         count = "twice" if wanted in names else "not"
-        raise AskedWrongly(f"{file} has the column {wanted!r} {count}; name that of the paths with --column: {', '.join(names)}")
+        raise AskedWrongly(f"{file} has the column {wanted!r} {count}; name that of {what} with --column: {', '.join(names)}")
     return names.index(wanted)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from flows.errors import AskedWrongly
 from flows.records import DataVersion
 from flows.sample_files import locate
+from heads.catalogue import Modality
 
 TIMEOUT_SECONDS = 600
 NUM_IMAGES = 8
@@ -37,15 +38,20 @@ from pathlib import Path
 import heads.bundle
 from heads.data.images import decode
 from PIL import Image
-images = [decode(Path(file)) for file in asked["images"]] or [Image.new("RGB", (256, 256), "grey")]
+images = {samples}
 """
+# The samples as a consumer hands them over; one of any kind if none lies here.
+SAMPLES: Mapping[Modality, str] = {
+    "image": '[decode(Path(file)) for file in asked["images"]] or [Image.new("RGB", (256, 256), "grey")]',
+    "text": '[Path(file) for file in asked["images"]] or ["A text."]',
+}
 
 
 class ProcessFailed(Exception):
     """A program that did not end well: the message is the last line that it wrote, or how it ended."""
 
 
-def run(program: str, images: Sequence[Path], **asked: object) -> Any:
+def run(program: str, images: Sequence[Path], modality: Modality = "image", **asked: object) -> Any:
     """The JSON value that a program prints, run by `python -I` after START, which gives it `asked`, `images` and `heads.bundle`.
 
     Raises ProcessFailed if it fails, prints nothing, or takes more than TIMEOUT_SECONDS.
@@ -54,7 +60,7 @@ def run(program: str, images: Sequence[Path], **asked: object) -> Any:
 
     root = Path(str(heads.__file__)).parents[1]
     given = {"absent": NOT_THE_CONSUMERS, "root": str(root), "images": [str(image) for image in images]} | asked
-    command = [sys.executable, "-I", "-W", "ignore", "-c", START + program]
+    command = [sys.executable, "-I", "-W", "ignore", "-c", START.replace("{samples}", SAMPLES[modality]) + program]
     # Without GPUs: it is a CPU's time that is measured, and they may be full.
     env = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     try:

@@ -202,7 +202,7 @@ class _CostEstimator:
         from heads.trunks.pricing import BYTES_PER_SECOND, epoch_multiply_adds, price
 
         variant = work.variant
-        network = variant.backbone, variant.fit.image_size_px
+        network = variant.backbone, variant.sample_size
         samples, rates = sum(self.num_samples), self.rates[network]
         flops = epoch_multiply_adds(variant, phase.num_frozen_stages, *self.num_samples, stored=bool(taps))
         if taps:
@@ -219,7 +219,7 @@ class _CostEstimator:
     def _find_rates(self, *, calibrate: bool) -> dict[Network, Rates]:
         from heads.trunks.calibration import measure_rates, state_rates
 
-        works = {(work.variant.backbone, work.variant.fit.image_size_px): work for work in self.work_plan.works}
+        works = {(work.variant.backbone, work.variant.sample_size): work for work in self.work_plan.works}
         if not calibrate or not self.left:
             return {network: state_rates(*network) for network in works}
         # A few of the files: finding one may mean reading it.

@@ -91,7 +91,7 @@ def find_weights(plan: Plan, backbone: str, start: Start | None = None) -> Weigh
     from heads import backbones
 
     path = backbones.imagenet_weights(backbone) if named == "imagenet" else Path(named).absolute()
-    return Weights(backbones.check_weights(backbone, path), path)
+    return Weights(backbones.check_weights(backbones.sized(backbone, path), path), path)
 
 
 def _of_bucket(address: str, backbone: str) -> Weights:

@@ -11,7 +11,7 @@ MAX_PX = 256
 
 
 def flip_pictures(work_plan: WorkPlan, scores: Contest, verdict: Verdict) -> dict[str, bytes]:
-    """A picture of the negative flips that the candidate is surest of; none where the verdict does not tell of any.
+    """A picture of the negative flips that the candidate is surest of; none where the verdict does not tell of any, or of texts.
 
     Images that cannot be read any more are left out.
     """
@@ -21,7 +21,9 @@ def flip_pictures(work_plan: WorkPlan, scores: Contest, verdict: Verdict) -> dic
     from heads.data.decoding import decode
     from heads.errors import ImageError
 
-    if not any(finding.guard == "negative_flips" and finding.figures["num_flips"] for finding in verdict.findings):
+    if work_plan.version.modality != "image" or not any(
+        finding.guard == "negative_flips" and finding.figures["num_flips"] for finding in verdict.findings
+    ):
         return {}
     case = gate.Case(scores.table, scores.champion_table, gate.Policy(work_plan.metric))
     by_digest = {sample.digest: sample for sample in work_plan.version.samples if sample.split == "test"}

@@ -27,6 +27,11 @@ def find_leaks(session: RetrainingSession, work_plan: WorkPlan, scores: Contest,
     from heads.data.likeness import is_comparable
     from heads.trunks.trunk import stored_taps
 
+    if work_plan.version.modality != "image":
+        session.say(
+            f"Near-duplicates of the holdout are looked for among images alone, and these are {work_plan.version.modality}s"
+        )
+        return trials
     candidates = sorted(work_plan.works, key=lambda work: work.key != scores.key)
     storing = next((work for work in candidates if stored_taps(work.variant)), None)
     if storing is None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from flows import plan as plans
 from flows.errors import AskedWrongly
 from flows.plan import Plan
@@ -18,6 +20,7 @@ from flows.stages.session import RetrainingSession, open_registry
 from flows.stages.values import WorkPlan
 from flows.words import counted
 from flows.work_folder import WorkFolder
+from heads.spec import Variant
 
 _PLANNED: ContextVar[WorkPlan | None] = ContextVar("planned", default=None)
 
@@ -30,9 +33,11 @@ def make_work_plan(plan: Plan, version: DataVersion, settings: Settings | None =
     """
     plans.check_data(plan, version)
     check_turned(version)
-    variants = plans.expand(plan, version)
-    start = find_champion(settings, plan, plans.start_key(plan, version, variants))
-    weights = {name: find_weights(plan, name, start) for name in dict.fromkeys(v.backbone for v in variants)}
+    asked = plans.expand(plan, version)
+    start = find_champion(settings, plan, plans.start_key(plan, version, asked))
+    found = {name: find_weights(plan, name, start) for name in dict.fromkeys(v.backbone for v in asked)}
+    variants = tuple(_sized(variant, found[variant.backbone].path) for variant in asked)
+    weights = {variant.backbone: found[one.backbone] for variant, one in zip(variants, asked, strict=True)}
     screenings = plans.screenings(plan, version, variants)
     works = tuple(
         Work(
@@ -88,6 +93,19 @@ def plan_work(session: RetrainingSession, version: DataVersion) -> WorkPlan:
 
 def _identity(version: DataVersion) -> tuple[str, str, Path]:
     return version.digest, version.revision, version.data
+
+
+def _sized(variant: Variant, weights: Path | None) -> Variant:
+    """The variant with the size of its weights, if these decide it. Raises AskedWrongly if its settings do not fit that size."""
+    if variant.backbone != "bert":
+        return variant
+    from heads import backbones
+
+    name = backbones.sized(variant.backbone, weights)
+    try:
+        return Variant.model_validate(variant.model_dump() | {"backbone": name})
+    except ValidationError as error:
+        raise AskedWrongly(f"bert: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
 def why_failed(settings: Settings, work: Work) -> str | None:

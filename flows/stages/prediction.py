@@ -1,4 +1,4 @@
-"""Predictions of a bundle on images, with masks written to files."""
+"""Predictions of a bundle on images, with masks written to files, or on texts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from flows import owners
 from flows.errors import AskedWrongly
 from flows.settings import Settings
 from flows.stages.asked_images import Unread, find_images
+from flows.stages.asked_texts import AskedTexts, find_texts
 from flows.stages.mask_files import already_there, mask_files, refuse_taken
 from flows.stages.session import open_registry
+from flows.words import counted
 from heads.catalogue import TASK_FACTS
 
 BATCH_SIZE = 32
@@ -55,7 +57,7 @@ Answered = ClassAnswer | LabelsAnswer | MaskAnswer
 
 @dataclass(frozen=True)
 class Reading:
-    """The predictions for one image, by target."""
+    """The predictions for one sample, by target; `file` is its file, its line of a CSV, or a text itself."""
 
     file: str
     answers: Mapping[str, Answered]
@@ -76,19 +78,29 @@ def predict(
     files: Sequence[Path],
     output: Path | None = None,
     *,
+    texts: Sequence[str] = (),
     column: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Readings:
-    """Predictions of a bundle's folder, or of a registered `NAME@WHICH`, on images.
+    """Predictions of a bundle's folder, or of a registered `NAME@WHICH`, on images or, if it reads them, on texts.
 
-    A folder stands for the images in it, a CSV file for those that its `column` names (left out: `file`, or the only one).
+    `texts` are texts as they are; files of texts are read as `find_texts` says. Of images, a folder stands for the images in it,
+    a CSV file for those that its `column` names (left out: `file`, or the only one).
     Masks become PNG files under `output`, one for each image, named after it. An image of a folder or a CSV that does not decode
     is listed as unread. `progress` is told how many of how many images are done. Raises AskedWrongly if there is no such model,
-    image or column, no output folder for masks, or a mask file already exists; ImageError if an image that was named itself does
+    file or column, no output folder for masks, or a mask file already exists; ImageError if an image that was named itself does
     not decode. Then nothing is written.
     """
-    asked = find_images(files, output, column)
+    if not files and not texts:
+        raise AskedWrongly("nothing is asked for: name files, or give a text with --text")
+    if missing := [file for file in files if not file.exists()]:
+        raise AskedWrongly(f"{missing[0]} does not exist: name files, folders of them, or CSV files")
     bundle = _load(settings, model)
+    if bundle.variant.modality == "text":
+        return _read_texts(bundle, find_texts(texts, files, column), progress)
+    if texts:
+        raise AskedWrongly(f"{model} reads images, and was given {counted(len(texts), 'text')} with --text; name files of images")
+    asked = find_images(files, output, column)
     masks = [head.target for head in bundle.variant.heads if TASK_FACTS[head.task].tells == "pixels"]
     if masks and output is None:
         raise AskedWrongly(f"{model} reads masks ({', '.join(masks)}): name the folder that they are written to with --output")
@@ -105,6 +117,33 @@ def predict(
         else:
             rows.append(row)
         progress(done, len(images))
+    return Readings(tuple(rows), tuple(unread), asked.warnings)
+
+
+def _read_texts(bundle: Bundle, asked: AskedTexts, progress: Callable[[int, int], None]) -> Readings:
+    """The predictions for texts. Raises TextError if one cannot be read that was named itself."""
+    from heads.data.text_preprocess import compose, decode_text
+    from heads.errors import TextError
+
+    opened: list[tuple[str, str]] = []
+    unread = list(asked.unread)
+    for text in asked.texts:
+        try:
+            content, name = text.content, text.name if isinstance(text.content, Path) or not text.is_named else "the text"
+            opened.append((text.name, compose(content, name) if isinstance(content, str) else decode_text(content)))
+        except TextError as error:
+            if text.is_named:
+                raise
+            unread.append(Unread(text.name, str(error).removeprefix(f"{text.name}: ")))
+    rows: list[Reading] = []
+    for start in range(0, len(opened), BATCH_SIZE):
+        progress(start, len(opened))
+        batch = opened[start : start + BATCH_SIZE]
+        answers = bundle.predict([text for _, text in batch], BATCH_SIZE)
+        rows += [
+            Reading(name, {t: _keep(a, None) for t, a in told.items()}) for (name, _), told in zip(batch, answers, strict=True)
+        ]
+    progress(len(opened), len(opened))
     return Readings(tuple(rows), tuple(unread), asked.warnings)
 
 

@@ -27,6 +27,9 @@ def measure_robustness(session: RetrainingSession, work_plan: WorkPlan, scores: 
     from heads.bundle import digest
 
     target = work_plan.metric.rpartition("/")[0]
+    if work_plan.version.modality != "image":
+        session.say(f"Robustness is not measured: it is defined for images, and the data set holds {work_plan.version.modality}s")
+        return trials
     if TASK_FACTS[scores.table.tasks[target]].tells == "pixels":
         session.say(f"Robustness is not measured: {target!r} is a target of masks, and it is defined for classes and label sets")
         return trials

@@ -63,7 +63,13 @@ def collect_latency(session: RetrainingSession, work_plan: WorkPlan, scores: Con
     bundles = [scores.bundle, bundle_of(session, scores.champion).path]
     images = holdout_images(work_plan.version, {row.digest: row for row in scores.table.rows})
     try:
-        seconds = run(TIME, list(images.values()), bundles=[str(bundle) for bundle in bundles], seconds=MEASURED_SECONDS)
+        seconds = run(
+            TIME,
+            list(images.values()),
+            work_plan.version.modality,
+            bundles=[str(bundle) for bundle in bundles],
+            seconds=MEASURED_SECONDS,
+        )
     except ProcessFailed:  # the guard of loading says why
         return trials
     new, old = (Serving(tuple(taken), _num_bytes(path)) for taken, path in zip(seconds, bundles, strict=True))
@@ -88,7 +94,7 @@ def _load_failure(work_plan: WorkPlan, scores: Contest) -> str:
         if bundles.digest(folder) != scores.table.bundle_digest:
             return "it was changed since it was scored"
         bundles.verify(folder)
-        answers = run(ANSWER, list(images.values()), bundle=str(folder))
+        answers = run(ANSWER, list(images.values()), work_plan.version.modality, bundle=str(folder))
     except (BundleError, ProcessFailed) as error:
         return str(error)
     compared = ((row, answer[row.target]) for digest, answer in zip(images, answers, strict=False) for row in rows[digest])

@@ -81,10 +81,10 @@ def _before(session: RetrainingSession, champion: ModelVersion | None) -> Sequen
 
 
 def _licence(backbone: str, weights: Weights) -> str:
-    from heads.backbones import BACKBONES
+    from heads.backbones import row_of
     from heads.backbones.source import LICENCE
 
-    source = BACKBONES[backbone].source
+    source = row_of(backbone).source
     if weights.path is None:
         return "It was trained from random weights: none of others are in it."
     if source and weights.digest.startswith(source.digest):

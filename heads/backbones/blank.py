@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from heads.backbones.table import BACKBONES
-from heads.catalogue import BACKBONE_STAGES
+from heads.backbones.table import row_of
+from heads.bert_size import stages_of
 
 # The functions that fill parameters at random. A call of nn.init is intercepted whole, so what it calls is not seen.
 DRAWS = (
@@ -29,13 +29,13 @@ def build_skeleton(name: str) -> nn.Module:
 
 def skeleton_stages(name: str) -> nn.Sequential:
     """The stages of a backbone, named as in `BACKBONE_STAGES`, as `build_skeleton` makes them."""
-    return nn.Sequential(OrderedDict(zip(BACKBONE_STAGES[name], BACKBONES[name].split(build_skeleton(name)), strict=True)))
+    return nn.Sequential(OrderedDict(zip(stages_of(name), row_of(name).split(build_skeleton(name)), strict=True)))
 
 
 def build_blank(name: str) -> nn.Module:
     """torchvision's model with zeros where it would draw at random, to be filled: made in a fraction of the time."""
     with _NothingDrawn():
-        return BACKBONES[name].build()
+        return row_of(name).build()
 
 
 class _NothingDrawn(TorchFunctionMode):

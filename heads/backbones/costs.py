@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from heads.backbones.blank import build_skeleton
-from heads.backbones.table import BACKBONES
-from heads.catalogue import BACKBONE_STAGES
+from heads.backbones.table import row_of
+from heads.bert_size import stages_of
 
 # These multiply no matrices and keep shapes, yet on the meta device each takes as long as a convolution or longer.
 ELEMENTWISE = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.GELU, nn.Dropout)
@@ -33,12 +33,12 @@ def count_costs(name: str, size: int) -> tuple[StageCost, ...]:
 
     Multiply-adds are those of convolutions and matrix products, half of what is often called FLOPs.
     """
-    backbone, costs = BACKBONES[name], list[StageCost]()
+    backbone, costs = row_of(name), list[StageCost]()
     stages = nn.ModuleList(backbone.split(build_skeleton(name).to("meta").eval()))
     num_parameters = [sum(parameter.numel() for parameter in stage.parameters()) for stage in stages]
     _leave_out(stages, ELEMENTWISE)
     features = backbone.example(size)
-    for stage_name, stage, parameters in zip(BACKBONE_STAGES[name], stages, num_parameters, strict=True):
+    for stage_name, stage, parameters in zip(stages_of(name), stages, num_parameters, strict=True):
         features, multiply_adds = _run(stage, features)
         costs.append(StageCost(stage_name, parameters, multiply_adds, tuple(features.shape[1:])))
     return tuple(costs)

@@ -15,9 +15,11 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
+from heads.backbones import text_weights
 from heads.backbones.blank import build_blank, build_skeleton
-from heads.backbones.table import BACKBONES, Backbone
-from heads.catalogue import BACKBONE_STAGES
+from heads.backbones.table import BACKBONES, Backbone, row_of
+from heads.bert_size import modality_of, stages_of
+from heads.catalogue import IMAGE_BACKBONES
 from heads.errors import WeightsError
 
 NUM_KEYS_SHOWN = 6
@@ -37,20 +39,20 @@ def build_stages(name: str, weights: Path | None) -> nn.Sequential:
     `weights` is a state dict of torchvision's model, with or without its classifier and auxiliary heads; None leaves
     random weights. Raises WeightsError if the file cannot be read or is of another model.
     """
-    backbone = BACKBONES[name]
+    backbone = row_of(name)
     if weights is None:
         model = backbone.build()
         _follow_statistics(model)
     else:
         model = build_blank(name)
-        state = _features_only(_read_state(weights), backbone)
+        state = _features_only(_read_state(name, weights), backbone)
         _check_fit(name, state, _features_only(model.state_dict(), backbone), weights)
         # Into the model's own state, which has what may be missing above (the classifier, BatchNorm counters of old files) and
         # the version of its layout, without which MNASNet loads nothing.
         filled = model.state_dict()
         filled.update(state)
         model.load_state_dict(filled)
-    return nn.Sequential(OrderedDict(zip(BACKBONE_STAGES[name], backbone.split(model), strict=True)))
+    return nn.Sequential(OrderedDict(zip(stages_of(name), backbone.split(model), strict=True)))
 
 
 def state_of(name: str, stages: nn.Sequential) -> dict[str, Tensor]:
@@ -59,7 +61,7 @@ def state_of(name: str, stages: nn.Sequential) -> dict[str, Tensor]:
     names = {id(tensor): key for key, tensor in model.state_dict(keep_vars=True).items()}
     state = stages.state_dict()
     # torchvision's modules are the stages', so that a tensor is known by itself in both.
-    alike = nn.Sequential(OrderedDict(zip(BACKBONE_STAGES[name], BACKBONES[name].split(model), strict=True)))
+    alike = nn.Sequential(OrderedDict(zip(stages_of(name), row_of(name).split(model), strict=True)))
     return {names[id(tensor)]: state[key] for key, tensor in alike.state_dict(keep_vars=True).items()}
 
 
@@ -76,7 +78,7 @@ def imagenet_weights(name: str) -> Path:
 
     Raises WeightsError if none are published or the download fails.
     """
-    source = BACKBONES[name].source
+    source = row_of(name).source
     if source is None:
         raise WeightsError(f"no weights of {name} are published; give a weights file by its path, or use weights: none")
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(source.url).path).name
@@ -99,25 +101,41 @@ def check_weights(name: str, path: Path) -> str:
 
     No network is built, and an unchanged file is not read again. Raises WeightsError if the file does not fit.
     """
+    if modality_of(name) == "text":
+        return _checked_digest(name, path, *text_weights.folder_state(path))
     facts = _existing(path).stat()
     return _checked_digest(name, path, facts.st_mtime_ns, facts.st_size)
 
 
+def sized(name: str, weights: Path | None) -> str:
+    """The backbone's name with the size that its weights have, for one of any size (`bert`); else the name as it is.
+
+    Raises WeightsError if the size cannot be read, or if a backbone is given weights that learns its words from training texts.
+    """
+    if modality_of(name) != "text" or weights is None:
+        return name
+    if row_of(name).learns_words:
+        raise WeightsError(f"{name} learns its words from the training texts, and was given weights {weights}; use weights: none")
+    return text_weights.read_size(weights).name if name == "bert" else name
+
+
 @cache
 def _checked_digest(name: str, path: Path, *_: int) -> str:
-    _check_fit(name, _features_only(_read_state(path), BACKBONES[name]), _shapes(name), path)
+    _check_fit(name, _features_only(_read_state(name, path), row_of(name)), _shapes(name), path)
     return weights_digest(path)
 
 
 def weights_digest(path: Path) -> str:
-    """The first 16 hex digits of the sha256 of a weights file. Raises WeightsError if there is none."""
+    """The first 16 hex digits of the sha256 of a weights file, or of a folder's files. Raises WeightsError if there is none."""
+    if (path / text_weights.CONFIG).is_file():
+        return text_weights.folder_digest(path)
     with _existing(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def backbone_of(path: Path) -> str | None:
     """The name of the backbone that a weights file fits, None if there is none. Raises WeightsError if it cannot be read."""
-    return _architecture_of(_read_state(path))
+    return _architecture_of(_read_file(path))
 
 
 def _existing(path: Path) -> Path:
@@ -127,7 +145,13 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _read_state(name: str, path: Path) -> dict[str, Tensor]:
+    if modality_of(name) == "text":
+        return text_weights.read_state(path)
+    return _read_file(path)
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
     _existing(path)
     try:
         with warnings.catch_warnings():
@@ -187,6 +211,8 @@ def _check_fit(name: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tens
         for title, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
         if keys
     ]
+    if modality_of(name) == "text":
+        raise WeightsError(f"weights folder {path} does not hold what its config.json says, {name}; {'; '.join(lines)}")
     other = _architecture_of(given)
     hint = f"its keys are those of {other}: use backbones: [{other}]" if other else f"give the weights of torchvision's {name}"
     raise WeightsError(f"weights file {path} is not of {name}; {'; '.join(lines)}; {hint}")
@@ -212,7 +238,7 @@ def _listed(keys: list[str]) -> str:
 def _architecture_of(given: Mapping[str, Tensor]) -> str | None:
     """The name of the backbone that these weights fit, if any."""
     for name, backbone in BACKBONES.items():
-        if not any(_differences(_features_only(given, backbone), _shapes(name))):
+        if name in IMAGE_BACKBONES and not any(_differences(_features_only(given, backbone), _shapes(name))):
             return name
     return None
 
@@ -220,4 +246,4 @@ def _architecture_of(given: Mapping[str, Tensor]) -> str | None:
 @cache
 def _shapes(name: str) -> dict[str, Tensor]:
     """The state of a backbone as tensors without storage, quick to make."""
-    return _features_only(build_skeleton(name).state_dict(), BACKBONES[name])
+    return _features_only(build_skeleton(name).state_dict(), row_of(name))

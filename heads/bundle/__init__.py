@@ -6,28 +6,24 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
 from heads.bundle.card import write_card
-from heads.bundle.contents import FILES, SUMS, TEXTS, Contents, digest_of, opened, parse_json
+from heads.bundle.contents import FILES, SUMS, TEXTS, VOCABULARY, Contents, are_files, digest_of, opened, parse_json
+from heads.bundle.sample_inputs import READERS, SampleInput, batches
 from heads.bundle.weights import read_model
-from heads.data.decoding import decode
-from heads.data.image_feed import prepare_plain
-from heads.data.images import ImagePreprocess
-from heads.data.pixels import decode_pixels, pixels_of
+from heads.data.modalities import preparation_of
 from heads.data.samples import Preprocess
-from heads.errors import BundleError, HeadsError, ImageError
+from heads.data.wordpiece import Vocabulary, parse_vocabulary
+from heads.errors import BundleError, HeadsError
 from heads.model.model import Model
 from heads.model.precision import place_model
 from heads.spec import Variant
@@ -38,13 +34,16 @@ from heads.tasks.temperature import read_temperatures, tempered
 __all__ = [
     "FILES",
     "SUMS",
+    "VOCABULARY",
     "Answer",
     "Bundle",
     "Labels",
     "MaskPrediction",
     "Prediction",
+    "are_files",
     "digest",
     "load",
+    "names_of",
     "save",
     "verify",
 ]
@@ -53,54 +52,55 @@ FORMAT = 1
 # How much of a parser's complaint is passed on: it may quote what it was given.
 MAX_QUOTED_CHARS = 500
 
-ImageInput = Path | str | bytes | Image.Image | np.ndarray[Any, Any]
-
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
     """A verified model with all it takes to predict; `facts` say where it comes from.
 
     `thresholds` are, by target of label sets, the probabilities from which on each label is predicted; `temperatures` are, by
-    target, what its logits are divided by before they become probabilities, 1 if it is not there.
+    target, what its logits are divided by before they become probabilities, 1 if it is not there. `vocabulary` are the words
+    that a model of texts knows.
     """
 
     model: Model = field(repr=False)
     variant: Variant
     classes: Mapping[str, tuple[str, ...]]
-    preprocess: ImagePreprocess
+    preprocess: Preprocess
     facts: Mapping[str, Any]
     thresholds: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
     temperatures: Mapping[str, float] = field(default_factory=dict, repr=False)
+    vocabulary: Vocabulary | None = None
 
-    def predict(self, images: Sequence[ImageInput], batch_size: int = 32) -> list[dict[str, Answer]]:
-        """For each image, in order, an answer by target: a Prediction, Labels, or a MaskPrediction of the image's own size.
+    def predict(self, samples: Sequence[SampleInput], batch_size: int = 32) -> list[dict[str, Answer]]:
+        """For each sample, in order, an answer by target: a Prediction, Labels, or a MaskPrediction of an image's own size.
 
-        An image is a file's path, a file's bytes, a Pillow image, or an array of uint8 (H, W, 3) in RGB. Raises
-        ImageError, naming the image, if one does not decode; nothing is predicted then.
+        An image is a file's path, a file's bytes, a Pillow image, or an array of uint8 (H, W, 3) in RGB. A text is a string, the
+        path of a file as a Path, or a file's bytes. Raises ImageError or TextError, naming the sample, if one cannot be read;
+        nothing is predicted then.
         """
-        if isinstance(images, str | bytes | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim != 4):
-            raise HeadsError(f"predict takes a list of images and was given one {type(images).__name__}; put it in [ ]")
+        reader = READERS[self.variant.modality]
+        if reader.is_one(samples):
+            raise HeadsError(f"predict takes a list of {reader.PLURAL} and was given one {type(samples).__name__}; put it in [ ]")
         if batch_size < 1:
             raise HeadsError(f"batch_size is {batch_size}; it must be 1 or more")
-        named = ((image, f"images[{index}]") for index, image in enumerate(images))
-        return [answers for batch in _batches(named, batch_size) for answers in self._predict_batch(batch)]
+        named = ((sample, f"{reader.PLURAL}[{index}]") for index, sample in enumerate(samples))
+        return [answers for batch in batches(named, batch_size) for answers in self._predict_batch(batch)]
 
-    def _predict_batch(self, batch: list[tuple[ImageInput, str]]) -> list[dict[str, Answer]]:
-        device = next(self.model.parameters()).device
+    def _predict_batch(self, batch: list[tuple[SampleInput, str]]) -> list[dict[str, Answer]]:
+        device, reader = next(self.model.parameters()).device, READERS[self.variant.modality]
         self.model.eval()
         with torch.inference_mode():
-            images = [_open(image, name) for image, name in batch]
-            pixels = prepare_plain(images, self.preprocess, device)
-            logits = self.model(pixels.to(memory_format=torch.channels_last))
-            rows = [{target: outputs[row] for target, outputs in logits.items()} for row in range(len(images))]
-            return [self._read(image, row) for image, row in zip(images, rows, strict=True)]
+            opened = [reader.open(sample, name) for sample, name in batch]
+            logits = self.model(reader.collate(opened, self.preprocess, self.vocabulary, device))
+            rows = [{target: outputs[row] for target, outputs in logits.items()} for row in range(len(opened))]
+            return [self._read(reader.size_of(sample), row) for sample, row in zip(opened, rows, strict=True)]
 
-    def _read(self, image: Tensor, logits: Mapping[str, Tensor]) -> dict[str, Answer]:
+    def _read(self, size: tuple[int, int], logits: Mapping[str, Tensor]) -> dict[str, Answer]:
         return {
             head.target: TASKS[head.task].answer(
                 self.classes[head.target],
                 tempered(logits[head.target], self.temperatures.get(head.target)),
-                (image.shape[-1], image.shape[-2]),
+                size,
                 self.thresholds.get(head.target),
             )
             for head in self.variant.heads
@@ -117,6 +117,7 @@ def save(
     facts: Mapping[str, Any],
     thresholds: Mapping[str, Sequence[float]] | None = None,
     temperatures: Mapping[str, float] | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> Path:
     """Writes a bundle to the folder `dest`, which appears whole by rename, in place of one that was there; gives `dest`.
 
@@ -137,7 +138,9 @@ def save(
         "preprocess.json": _json_bytes(preprocess.to_json()),
         "card.md": write_card(variant, classes, preprocess, facts, thresholds, temperatures).encode(),
     }
-    sums = "".join(f"{hashlib.sha256(contents[name]).hexdigest()}  {name}\n" for name in sorted(FILES))
+    if vocabulary:
+        contents[VOCABULARY] = vocabulary.text().encode()
+    sums = "".join(f"{hashlib.sha256(contents[name]).hexdigest()}  {name}\n" for name in sorted(contents))
     _write_folder(dest, {**contents, SUMS: sums.encode()})
     return dest
 
@@ -150,8 +153,14 @@ def digest(path: Path) -> str:
 def verify(path: Path) -> None:
     """Raises BundleError, naming the file, if one of the bundle's files is missing, changed, a link or too many."""
     with opened(Path(path)) as contents:
-        for name in FILES:
+        for name in contents.sums:
             contents.check(name)
+
+
+def names_of(path: Path) -> tuple[str, ...]:
+    """The names of all files of a bundle. Raises BundleError if it is none."""
+    with opened(path) as contents:
+        return (*contents.sums, SUMS)
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
@@ -181,14 +190,20 @@ def _load(contents: Contents, device: torch.device) -> Bundle:
     variant = Variant.model_validate(description["variant"])
     classes = _read_classes(parse_json(texts["classes.json"], "classes.json"))
     stated: Any = parse_json(texts["preprocess.json"], "preprocess.json")
-    preprocess = ImagePreprocess.from_json(stated)
+    preprocess = preparation_of(variant.backbone).read_preprocess(stated)
     thresholds = {
         target: tuple(float(found[name]) for name in classes[target])
         for target, found in description.get("thresholds", {}).items()
     }
     temperatures = read_temperatures(description.get("temperatures", {}), classes)
+    vocabulary = _read_vocabulary(contents, stated) if VOCABULARY in contents.sums else None
     placed = place_model(read_model(contents, variant, classes), device).eval()
-    return Bundle(placed, variant, classes, preprocess, description["facts"], thresholds, temperatures)
+    READERS[variant.modality].check(placed, vocabulary)
+    return Bundle(placed, variant, classes, preprocess, description["facts"], thresholds, temperatures, vocabulary)
+
+
+def _read_vocabulary(contents: Contents, preprocess: Any) -> Vocabulary:
+    return parse_vocabulary(contents.read(VOCABULARY).decode(), lowercase=bool(preprocess.get("lowercase")))
 
 
 def _read_classes(listed: Any) -> dict[str, tuple[str, ...]]:
@@ -196,25 +211,6 @@ def _read_classes(listed: Any) -> dict[str, tuple[str, ...]]:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
             raise ValueError(f"the classes of {target!r} are no list of distinct names")
     return {target: tuple(names) for target, names in listed.items()}
-
-
-def _open(image: ImageInput, name: str) -> Tensor:
-    """An image's pixels (1, 3, H, W) in uint8."""
-    if isinstance(image, Path | str):
-        return decode_pixels(Path(image))
-    if isinstance(image, bytes):
-        return decode_pixels(image, name)
-    if isinstance(image, Image.Image):
-        return pixels_of(decode(image, name))
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
-        return pixels_of(decode(Image.fromarray(image), name))
-    given = f"array of {image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise ImageError(f"{name} is a {given}; give a path, a file's bytes, a Pillow image or an array of uint8 (H, W, 3)")
-
-
-def _batches(named: Iterator[tuple[ImageInput, str]], size: int) -> Iterator[list[tuple[ImageInput, str]]]:
-    while batch := list(islice(named, size)):
-        yield batch
 
 
 def _json_bytes(value: object) -> bytes:

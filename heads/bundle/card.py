@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from heads.catalogue import TASK_FACTS
+from heads.catalogue import TASK_FACTS, Modality
 from heads.data.samples import Preprocess
 from heads.spec import Variant
 from heads.tasks.table import TASKS
@@ -14,6 +14,10 @@ CALIBRATED = (
     "Measures of validation are those of temperature 1: the temperatures that make probabilities hold are fitted on validation "
     "after it was measured, and would flatter them. Measures of the holdout have them."
 )
+
+A_SAMPLE: Mapping[Modality, str] = {"image": "an image", "text": "a text"}
+EXAMPLE: Mapping[Modality, str] = {"image": '"picture.jpg"', "text": '"The words of a text."'}
+LIKE: Mapping[Modality, str] = {"image": "pictures", "text": "texts"}
 
 
 def write_card(
@@ -31,10 +35,12 @@ def write_card(
     """
     metrics = facts.get("metrics")
     heads = {head.target: head for head in variant.heads}
-    purposes = list(dict.fromkeys(TASK_FACTS[head.task].purpose for head in variant.heads))
+    purposes = list(
+        dict.fromkeys(TASK_FACTS[head.task].purpose.format(sample=A_SAMPLE[variant.modality]) for head in variant.heads)
+    )
     sections = [
         f"# {variant.backbone}: {', '.join(classes)}",
-        f"A model of images made by Headstart. It {_joined(purposes)}: a "
+        f"A model of {variant.modality}s made by Headstart. It {_joined(purposes)}: a "
         f"{variant.backbone} backbone with {_joined([f'a {head.design} head for `{head.target}`' for head in variant.heads])}, "
         f"freeze policy `{variant.freeze}`. Variant `{variant.variant_id}`.",
         "## What it tells apart",
@@ -72,7 +78,7 @@ def _usage(variant: Variant, preprocess: Preprocess) -> str:
     return (
         "```python\nimport heads.bundle\n\n"
         'bundle = heads.bundle.load("this-folder")\n'
-        'answers = bundle.predict(["picture.jpg"])[0]\n'
+        f"answers = bundle.predict([{EXAMPLE[variant.modality]}])[0]\n"
         f"print(answers[{variant.heads[0].target!r}])\n```\n\n"
         + "\n".join(f"- `answers[{head.target!r}]` is {TASK_FACTS[head.task].answer}" for head in variant.heads)
         + f"\n\nPreprocessing is part of it: {preprocess.describe()}."
@@ -81,5 +87,5 @@ def _usage(variant: Variant, preprocess: Preprocess) -> str:
 
 def _limits(variant: Variant) -> str:
     limits = [f"for `{head.target}` it {TASK_FACTS[head.task].limit}" for head in variant.heads]
-    text = f"{'; '.join(limits)}. What it says holds for pictures like those it was trained on."
+    text = f"{'; '.join(limits)}. What it says holds for {LIKE[variant.modality]} like those it was trained on."
     return text[0].upper() + text[1:]

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ SUMS = "SHA256SUMS"
 WEIGHTS = "weights.safetensors"
 FILES = (WEIGHTS, "variant.json", "classes.json", "preprocess.json", "card.md")
 TEXTS = FILES[1:]
+# Beside them in a bundle that reads texts.
+VOCABULARY = "vocab.txt"
 
 MAX_SUMS_BYTES = 4096
 # Names and measures of a hundred thousand classes take a tenth of it.
@@ -76,7 +78,9 @@ def opened(path: Path) -> Iterator[Contents]:
     with ExitStack() as held:
         files = _open_all(path, held)
         sums = _read_sums(path, files[SUMS])
-        if extra := sorted(set(os.listdir(path)) - {*FILES, SUMS}):
+        if missing := sorted(sums.keys() - files.keys()):
+            raise BundleError(f"{path} is no whole bundle: it lacks {', '.join(missing)}; pull it again")
+        if extra := sorted(set(os.listdir(path)) - {*sums, SUMS}):
             raise BundleError(
                 f"{path} holds {', '.join(extra)}, which the bundle does not list; remove it or pull the bundle again"
             )
@@ -93,10 +97,15 @@ def parse_sums(content: bytes, path: Path) -> dict[str, str]:
     """The digests by file that the content of a SHA256SUMS states. Raises BundleError if they are not those of a bundle."""
     lines = [_LINE.fullmatch(line) for line in content.decode(errors="replace").splitlines()]
     sums = {line[2]: line[1] for line in lines if line}
-    if len(sums) != len(lines) or set(sums) != set(FILES):
+    if len(sums) != len(lines) or not are_files(sums):
         listed = ", ".join(f"{name!r}" for name in sorted(sums)) or "nothing"
         raise BundleError(f"{path}: {SUMS} lists {listed}; a bundle has {', '.join(sorted(FILES))}, a line each")
     return sums
+
+
+def are_files(names: Collection[str]) -> bool:
+    """Whether these are the names of a bundle's files, but for its SHA256SUMS."""
+    return set(names) - {VOCABULARY} == set(FILES)
 
 
 def parse_json(content: bytes, name: str) -> object:
@@ -114,6 +123,8 @@ def _open_all(path: Path, held: ExitStack) -> dict[str, BinaryIO]:
             before = _identity(path)
             try:
                 files = {name: _open(path, name, tried) for name in (SUMS, *FILES)}
+                if os.path.lexists(path / VOCABULARY):
+                    files[VOCABULARY] = _open(path, VOCABULARY, tried)
             except BundleError:
                 if _identity(path) == before:
                     raise

@@ -1,14 +1,17 @@
-"""A bundle as a module for torch.export: uint8 images to probabilities, preprocessing included."""
+"""A bundle as a module for torch.export: uint8 images to probabilities, preprocessing included, or token ids to probabilities."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from heads.bundle import Bundle
-from heads.data.images import crop_centre, normalise, resize
+from heads.catalogue import Modality
+from heads.data.images import ImagePreprocess, crop_centre, normalise, resize
+from heads.data.inputs import Inputs
 from heads.model.model import upsample
 from heads.tasks.table import TASKS
 from heads.tasks.temperature import tempered
@@ -22,6 +25,7 @@ class Program(nn.Module):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
+        assert isinstance(bundle.preprocess, ImagePreprocess)
         # A copy in plain layout: torch.export.save stores weights that are channels last, but warns of them.
         self.model = copy.deepcopy(bundle.model).to(memory_format=torch.contiguous_format)
         self.preprocess, self.targets, self.temperatures = bundle.preprocess, tuple(bundle.classes), bundle.temperatures
@@ -45,9 +49,30 @@ class Program(nn.Module):
         return torch.cat(parts, dim=1)
 
 
-def export_program(bundle: Bundle) -> nn.Module:
-    """A module for torch.export whose batch, height and width may all be dynamic; it gives what `Bundle.predict` gives.
+class TextProgram(nn.Module):
+    """Token ids (N, L) of int64, 0 where a text has ended, to probabilities (N, C), as those of `Program`.
 
-    Export it with an example of two images or more, 8 px or more a side: torch.export fixes dimensions of 0 and 1.
+    The ids are those of the bundle's vocab.txt by WordPiece, BERT's tokenizer, from [CLS] to [SEP].
     """
-    return Program(bundle).eval()
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(bundle.model)
+        self.targets, self.temperatures = tuple(bundle.classes), bundle.temperatures
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits = self.model(Inputs(ids))
+        tasks = ((target, TASKS[self.model.tasks[target]]) for target in self.targets)
+        return torch.cat([task.activate(tempered(logits[t], self.temperatures.get(t))) for t, task in tasks], dim=1)
+
+
+PROGRAMS: Mapping[Modality, type[nn.Module]] = {"image": Program, "text": TextProgram}
+
+
+def export_program(bundle: Bundle) -> nn.Module:
+    """A module for torch.export whose dimensions may all be dynamic but for colours; it gives what `Bundle.predict` gives.
+
+    Export it with an example of two samples or more, images of 8 px or more a side, texts of two tokens or more: torch.export
+    fixes dimensions of 0 and 1.
+    """
+    return PROGRAMS[bundle.variant.modality](bundle).eval()

@@ -19,7 +19,7 @@ from heads.data.decoding import decode
 from heads.data.images import crop_centre, resize
 from heads.data.masks import MaskFile
 from heads.data.pixels import pixels_of
-from heads.data.preprocess import normalise
+from heads.data.preprocess import ImagePreprocess, normalise
 from heads.errors import HeadsError
 from heads.spec import Head
 from heads.tasks.table import TASKS
@@ -77,6 +77,8 @@ def measure(
     attack has no single loss.
     """
     head = next(head for head in bundle.variant.heads if head.target == target)
+    if bundle.variant.modality != "image":
+        raise HeadsError(f"robustness is of images, and {bundle.variant.backbone} reads {bundle.variant.modality}s")
     if TASK_FACTS[head.task].tells == "pixels":
         raise HeadsError(f"robustness of {target!r} is not defined: it is {head.task}; allowed: classes and label sets")
     reader, readings = _Reader(bundle, head), Readings()
@@ -131,11 +133,13 @@ class _Reader:
         self._bundle, self._head, self._names = bundle, head, bundle.classes[head.target]
         bundle.model.eval().requires_grad_(False)
         self.device = next(bundle.model.parameters()).device
-        self.side_px = bundle.preprocess.image_size_px
+        assert isinstance(bundle.preprocess, ImagePreprocess)
+        self.preprocess = bundle.preprocess
+        self.side_px = self.preprocess.image_size_px
 
     def inputs(self, images: Sequence[Image.Image]) -> Tensor:
         """Images as the network takes them, before they are normalised: (N, 3, S, S), from 0 to 1."""
-        preprocess = self._bundle.preprocess
+        preprocess = self.preprocess
         squares = [crop_centre(resize(pixels_of(image), preprocess), preprocess) for image in images]
         return (torch.cat(squares) / 255).to(self.device)
 
@@ -161,7 +165,7 @@ class _Reader:
         return (told == (truths > 0)).all(dim=1).float().tolist()
 
     def _logits(self, inputs: Tensor) -> Tensor:
-        seen = normalise(inputs * 255, self._bundle.preprocess).contiguous(memory_format=torch.channels_last)
+        seen = normalise(inputs * 255, self.preprocess).contiguous(memory_format=torch.channels_last)
         logits: Tensor = self._bundle.model(seen)[self._head.target]
         return logits.float()
 

@@ -126,6 +126,10 @@ class ImageDataset(Dataset[Item]):
         labels = {target: column[index] for target, column in self.labels.items()}
         return labels | dict(zip(self.masks, masks, strict=True))
 
+    def length(self, index: int) -> int:
+        """0: all images cost the same."""
+        return 0
+
     def feed(self, device: torch.device) -> Feed:
         """What brings the images to a device: on a GPU they are prepared there, elsewhere one at a time as they are read."""
         return ImageFeed(self, device) if device.type == "cuda" else SampleFeed(self)

@@ -37,6 +37,10 @@ class Feed(Protocol):
         """A sample with its labels, varied as its epoch says."""
         ...
 
+    def length(self, index: int) -> int:
+        """How long a sample is, where a batch costs as much as its longest one; the same for all where it does not."""
+        ...
+
     def reader(self, index: int, number: int) -> Callable[[], Any]:
         """A function that reads a sample without labels, in the view of this number; small, if `is_costly`."""
         ...
@@ -58,6 +62,8 @@ class _Samples(Protocol):
 
     def view(self, index: int, number: int) -> Tensor: ...
 
+    def length(self, index: int) -> int: ...
+
     def collate(self, samples: Sequence[Tensor]) -> Inputs: ...
 
 
@@ -75,6 +81,10 @@ class SampleFeed:
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor], int]:
         return self._samples[index]
+
+    def length(self, index: int) -> int:
+        """A sample's length."""
+        return self._samples.length(index)
 
     def reader(self, index: int, number: int) -> Callable[[], tuple[Tensor, dict[str, Tensor], int]]:
         """A function that reads the sample in a view, with no labels."""

@@ -134,6 +134,10 @@ class ImageFeed:
         variation = self._images.variation(index, *resized)
         return Picture(pixels, size, variation, self._images.labels_of(index, variation, *resized), index)
 
+    def length(self, index: int) -> int:
+        """0: all images cost the same."""
+        return 0
+
     def reader(self, index: int, number: int) -> Callable[[], Picture]:
         """A function that reads an image in a view."""
         images = self._images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from heads.data.dataset import ImageDataset
 from heads.data.images import ImagePreprocess, preprocess_for
 from heads.data.masks import Masks
 from heads.data.samples import DEFAULT_CACHE_BYTES
+from heads.data.wordpiece import Vocabulary
 from heads.spec import Augment, Fit, Variant
 
 LIBRARIES = ("torch", "torchvision", "pillow")
@@ -38,6 +40,11 @@ def preprocess_of(variant: Variant) -> ImagePreprocess:
     return preprocess_for(variant.backbone, variant.fit.image_size_px, whole=variant.sees_whole)
 
 
+def read_preprocess(value: Mapping[str, Any]) -> ImagePreprocess:
+    """The preprocessing that `ImagePreprocess.to_json` wrote."""
+    return ImagePreprocess.from_json(value)
+
+
 def prepared_on(device: torch.device) -> str:
     """`cuda` on a GPU, where one value in ten thousand is rounded otherwise than on the CPU."""
     return device.type if device.type == "cuda" else ""
@@ -53,6 +60,10 @@ def prepare_seconds(size: int) -> float:
     return size**2 * PREPARE_SECONDS_PER_PIXEL
 
 
+def vocabulary_of(variant: Variant, weights: Path | None, train: Sequence[Path | bytes]) -> None:
+    """Nothing: images hold no words."""
+
+
 def open_samples(
     variant: Variant,
     files: Sequence[Path | bytes],
@@ -62,6 +73,7 @@ def open_samples(
     *,
     varied: bool,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
+    vocabulary: Vocabulary | None = None,
 ) -> ImageDataset:
     """The images as the variant sees them: augmented and mirrored as its fit says if `varied`, else plain."""
     augment, flip = (variant.fit.augment, variant.fit.flip) if varied else PLAIN_VIEW

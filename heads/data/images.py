@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from heads.backbones.table import BACKBONES
+from heads.backbones.image_table import IMAGE_ROWS
 from heads.data.augmentation import (
     STRENGTHS,
     Geometry,
@@ -58,12 +58,12 @@ def preprocess_for(backbone: str, image_size_px: int, *, whole: bool = False) ->
 
     `whole` images, for masks, keep their rims and lose their aspect.
     """
-    source = BACKBONES[backbone].source
+    source = IMAGE_ROWS[backbone].source
     assert source, "a backbone of images has published weights"
     seen = source.images
     scaled = round(image_size_px * seen.resize_px / seen.image_size_px)
     resize_px = image_size_px if whole or image_size_px <= MAX_TIGHT_SIZE_PX else scaled
-    return ImagePreprocess(image_size_px, resize_px, seen.mean, seen.std, BACKBONES[backbone].interpolation, whole)
+    return ImagePreprocess(image_size_px, resize_px, seen.mean, seen.std, IMAGE_ROWS[backbone].interpolation, whole)
 
 
 def resize(pixels: Tensor, preprocess: ImagePreprocess) -> Tensor:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from heads.catalogue import MODALITY_OF, Modality
-from heads.data import image_modality
+from heads.bert_size import modality_of
+from heads.catalogue import Modality
+from heads.data import image_modality, text_modality
 from heads.data.masks import Masks
 from heads.data.samples import Preprocess, Samples
+from heads.data.wordpiece import Vocabulary
 from heads.spec import Fit, Variant
 
 
@@ -41,6 +43,10 @@ class Preparation(Protocol):
         """How the variant's samples are prepared."""
         ...
 
+    def read_preprocess(self, value: Mapping[str, Any]) -> Preprocess:
+        """What `to_json` wrote, read back. Raises KeyError, TypeError, OverflowError or ValueError on anything else."""
+        ...
+
     def prepared_on(self, device: torch.device) -> str:
         """The kind of device that samples for this one are prepared on, if that changes a value of theirs; empty for the CPU."""
         ...
@@ -53,6 +59,10 @@ class Preparation(Protocol):
         """Seconds that a sample of this size takes from memory to a network's input, stated rather than measured."""
         ...
 
+    def vocabulary_of(self, variant: Variant, weights: Path | None, train: Sequence[Path | bytes]) -> Vocabulary | None:
+        """The words that the variant tells apart, of its weights or of its training samples; None if samples hold no words."""
+        ...
+
     def open_samples(
         self,
         variant: Variant,
@@ -63,17 +73,18 @@ class Preparation(Protocol):
         *,
         varied: bool,
         cache_bytes: int,
+        vocabulary: Vocabulary | None = None,
     ) -> Samples:
         """The files' samples as the variant sees them, varied from epoch to epoch if `varied`."""
         ...
 
 
-MODALITIES: Mapping[Modality, Preparation] = {"image": image_modality}
+MODALITIES: Mapping[Modality, Preparation] = {"image": image_modality, "text": text_modality}
 
 
 def preparation_of(backbone: str) -> Preparation:
     """The preparation of the modality that a backbone reads."""
-    return MODALITIES[MODALITY_OF[backbone]]
+    return MODALITIES[modality_of(backbone)]
 
 
 def preprocess_of(variant: Variant) -> Preprocess:

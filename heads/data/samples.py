@@ -79,6 +79,10 @@ class Samples(Protocol):
         """How often each class occurs (C), and how many samples are labelled."""
         ...
 
+    def length(self, index: int) -> int:
+        """How long a sample is, where a batch costs as much as its longest one; 0 where all cost the same."""
+        ...
+
     def collate(self, samples: Sequence[Tensor]) -> Inputs:
         """Samples as one batch."""
         ...

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.backbones import BACKBONES, build_stages, skeleton_stages
+from heads.backbones.blank import skeleton_stages
+from heads.backbones.table import row_of
 from heads.backbones.tokens import tokens_to_map
+from heads.backbones.weights import build_stages
 from heads.catalogue import TASK_FACTS, Task
 from heads.data.inputs import Inputs, of_images
 from heads.spec import Variant
@@ -98,7 +100,7 @@ def build_model(
     train it may share a `backbone`, as `build_backbone` gives it. Raises WeightsError if `weights` is no file of torchvision's
     weights for the backbone.
     """
-    row = BACKBONES[variant.backbone]
+    row = row_of(variant.backbone)
     backbone = build_backbone(variant, weights) if backbone is None else backbone
     heads, taps = {}, {}
     for head in variant.heads:

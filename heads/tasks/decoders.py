@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.backbones.table import Backbone
+from heads.backbones.row import Backbone
 from heads.backbones.tokens import tokens_to_map
 
 ASPP_CHANNELS = 256

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.backbones.table import Backbone
+from heads.backbones.row import Backbone
 from heads.data.labels import MISSING_LABEL
 from heads.data.masks import Masks, OpenMask
 from heads.spec import Fit, Head

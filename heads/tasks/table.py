@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from heads.backbones.table import Backbone
+from heads.backbones.row import Backbone
 from heads.catalogue import Task
 from heads.data.masks import Masks, OpenMask
 from heads.spec import Fit, Head

@@ -9,7 +9,6 @@ from time import perf_counter
 import torch
 from torch import nn
 
-from heads.catalogue import BACKBONE_STAGES
 from heads.data.loading import Batch, Loaders
 from heads.distributed import average_statistics, rank, synchronise_gradients, synchronising
 from heads.errors import CheckpointError
@@ -72,10 +71,10 @@ class Training:
             fixed={head.target: head.weight for head in variant.heads},
         ).to(self.device)
         self.scaler = build_scaler(variant.fit, self.device)
-        self.adaptive = AdaptiveFreezing(BACKBONE_STAGES[variant.backbone]) if variant.freeze == "adaptive" else None
+        self.adaptive = AdaptiveFreezing(variant.stages) if variant.freeze == "adaptive" else None
         # Stages that no phase thaws never change: they are neither copied nor saved.
         num_fixed = 0 if self.adaptive else min(phase.num_frozen_stages for phase in self.policy)
-        self._fixed = tuple(f"backbone.{name}." for name in BACKBONE_STAGES[variant.backbone][:num_fixed])
+        self._fixed = tuple(f"backbone.{name}." for name in variant.stages[:num_fixed])
         self.average = EMA(self.model, variant.fit.ema) if variant.fit.ema else None
         self.history = History(variant.fit, self.policy[-1])
         self.optimizer: torch.optim.Optimizer

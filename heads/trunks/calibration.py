@@ -55,7 +55,9 @@ def measure_rates(
     """
     preparation = preparation_of(variant.backbone)
     size = preparation.size_of(variant.fit)
-    feed = preparation.open_samples(variant, files, {}, varied=True, cache_bytes=DEFAULT_CACHE_BYTES).feed(device)
+    vocabulary = preparation.vocabulary_of(variant, weights, files)
+    samples = preparation.open_samples(variant, files, {}, varied=True, cache_bytes=DEFAULT_CACHE_BYTES, vocabulary=vocabulary)
+    feed = samples.feed(device)
     stages = build_backbone(variant, weights).eval().to(device).to(memory_format=torch.channels_last)
 
     def forward() -> None:

@@ -80,9 +80,17 @@ def extract(
     feeds, keys_by_request = [request.dataset.feed(device) for request in requests], [request.keys for request in requests]
     ends, keys = list(accumulate(map(len, keys_by_request))), list(chain.from_iterable(keys_by_request))
 
-    def reader(place: int) -> Job:
+    def find(place: int) -> tuple[int, int]:
         number = bisect_right(ends, place)
-        return feeds[number].reader(place - ends[number] + len(keys_by_request[number]), requests[number].view)
+        return number, place - ends[number] + len(keys_by_request[number])
+
+    def reader(place: int) -> Job:
+        number, index = find(place)
+        return feeds[number].reader(index, requests[number].view)
+
+    def length(place: int) -> int:
+        number, index = find(place)
+        return feeds[number].length(index)
 
     while True:
         lacking = _lacking(trunk_features, requests, keys_by_request)
@@ -90,6 +98,10 @@ def extract(
         if not sum_over_ranks(torch.tensor([float(sum(map(len, lacking.values())))], device=device)).item():
             return num_forwarded
         for taps, places in sorted(lacking.items()):
+            if length(places[0]):
+                # Samples of like length share a batch, which costs as much as its longest one; all images are alike.
+                expect_places([request.dataset for request in requests], ends, places)
+                places = sorted(places, key=length)
             mine = places[rank() :: num_ranks()]
             if not mine:
                 continue

@@ -79,9 +79,11 @@ def run_stages(stages: nn.Sequential, taps: Sequence[Tap], precision: Precision,
 
 
 def take(tap: Tap, features: Tensor) -> Tensor:
-    """A stage's features (N, ...) in the form of the tap: whole or pooled."""
+    """A stage's features (N, ...) in the form of the tap: whole, pooled, or a text's first token."""
     if tap.form == "map":
         return features
+    if tap.form == "class":
+        return features[:, 1:2]
     return features[:, :1] if features.ndim == 3 else features.mean(dim=(2, 3), keepdim=True)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from heads.backbones import count_costs
+from heads.backbones.costs import count_costs
 from heads.data.modalities import preparation_of
 from heads.phases import Form, Tap
 from heads.spec import Variant
@@ -45,7 +45,7 @@ class Price:
 
 
 def price(backbone: str, size: int, taps: Collection[Tap], value_bytes: int = 4) -> Price:
-    """The price of the features at some taps, of `value_bytes` a number, for samples of this size: an image's side in pixels."""
+    """The price of the features at some taps, of `value_bytes` a number, for samples of this size (`Variant.sample_size`)."""
     costs = count_costs(backbone, size)
     multiply_adds = forward_multiply_adds(backbone, size, max(stage for stage, _ in taps) + 1)
     num_bytes = value_bytes * sum(_num_values(costs[stage].shape, form) for stage, form in taps)
@@ -64,7 +64,7 @@ def _num_values(shape: tuple[int, ...], form: Form) -> int:
     whole = 1
     for length in shape:
         whole *= length
-    return pooled if form == "pooled" else whole
+    return whole if form == "map" else pooled
 
 
 def epoch_multiply_adds(variant: Variant, num_frozen_stages: int, num_train: int, num_val: int, *, stored: bool = False) -> int:

@@ -10,8 +10,8 @@ from importlib.metadata import version
 import torch
 from torch import Tensor
 
-from heads.backbones import BACKBONES
-from heads.catalogue import BACKBONE_STAGES
+from heads.backbones.table import row_of
+from heads.bert_size import stages_of
 from heads.data.modalities import preparation_of, preprocess_of
 from heads.data.samples import Preprocess
 from heads.features import trunk_id
@@ -46,7 +46,7 @@ class Trunk:
         return trunk_id(
             {
                 "backbone": self.backbone,
-                "stages": BACKBONE_STAGES[self.backbone],
+                "stages": stages_of(self.backbone),
                 "weights": self.weights,
                 "preprocess": self.preprocess.to_json(),
                 "dtype": self.dtype,
@@ -88,8 +88,8 @@ def choose_taps(variant: Variant) -> dict[Phase, PhaseInputs]:
     those that `adaptive` freezes after they moved), and if storing them is cheaper than computing them, by the rates of
     `heads.trunks.pricing`. Mixup and CutMix blend images, and so need them.
     """
-    fit, names = variant.fit, BACKBONE_STAGES[variant.backbone]
-    chosen, untouched = {}, len(names)
+    fit, row = variant.fit, row_of(variant.backbone)
+    chosen, untouched = {}, variant.num_stages
     for phase in compile_policy(variant):
         untouched = min(untouched, phase.num_frozen_stages)
         if variant.freeze == "adaptive":
@@ -98,6 +98,8 @@ def choose_taps(variant: Variant) -> dict[Phase, PhaseInputs]:
             chosen[phase] = PhaseInputs((), "the whole backbone is trained")
         elif phase.num_frozen_stages > untouched:
             chosen[phase] = PhaseInputs((), "stages are frozen after they moved")
+        elif row.learns_words:
+            chosen[phase] = PhaseInputs((), "its words are learned from this data version alone")
         elif fit.mixup or fit.cutmix:
             chosen[phase] = PhaseInputs((), f"{'mixup' if fit.mixup else 'cutmix'} blends images")
         else:
@@ -107,20 +109,23 @@ def choose_taps(variant: Variant) -> dict[Phase, PhaseInputs]:
 
 def _weigh(variant: Variant, num_frozen: int) -> PhaseInputs:
     taps, value_bytes = _taps(variant, num_frozen), 2 if variant.fit.precision in ("bf16", "fp16") else 4
+    if variant.modality == "text" and any(tap.form == "map" for tap in taps):
+        return PhaseInputs((), "features of a text's tokens are not stored, whose numbers differ")
     cost = price(variant.backbone, preparation_of(variant.backbone).size_of(variant.fit), taps, value_bytes)
-    frozen = f"frozen through {BACKBONE_STAGES[variant.backbone][num_frozen - 1]}"
+    frozen = f"frozen through {variant.stages[num_frozen - 1]}"
     return PhaseInputs(taps if cost.pays else (), f"{frozen}: {cost}")
 
 
 def _taps(variant: Variant, num_frozen: int) -> tuple[Tap, ...]:
     """The taps that heads read of the first `num_frozen` stages, and the last of these if thawed stages go on from it."""
-    row = BACKBONES[variant.backbone]
+    row = row_of(variant.backbone)
+    pooled: Form = "class" if variant.modality == "text" and variant.fit.pooling == "class" else "pooled"
     forms: dict[int, Form] = {} if num_frozen == len(row.channels) else {num_frozen - 1: "map"}
     for head in variant.heads:
         for stage in TASKS[head.task].taps(head.design, row):
             if stage < num_frozen:
-                pools = head.design in POOLING_DESIGNS and forms.get(stage, "pooled") == "pooled"
-                forms[stage] = "pooled" if pools else "map"
+                pools = head.design in POOLING_DESIGNS and forms.get(stage, pooled) == pooled
+                forms[stage] = pooled if pools else "map"
     return tuple(Tap(stage, form) for stage, form in sorted(forms.items()))
 
 

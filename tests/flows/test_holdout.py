@@ -188,13 +188,13 @@ def test_a_source_with_an_image_in_train_and_test_has_it_in_test_and_is_told(tmp
     picture(source / "train" / "a" / "copy.png", 2)
     report = ingest(source, data)
     assert splits(data)["train/a/copy.png"] == splits(data)["test/a/2.png"] == "test"
-    assert any("1 image is not in the split that the source gives them" in warning for warning in report.warnings)
+    assert any("1 sample is not in the split that the source gives them" in warning for warning in report.warnings)
     # What was trained on is held out from now on: the champion of before has seen it.
     shutil.move(source / "train" / "a" / "0.png", source / "test" / "a" / "0.png")
     assert splits(data)["train/a/0.png"] == "train"
     report = ingest(source, data)
     assert splits(data)["train/a/0.png"] == splits(data)["test/a/0.png"] == "test"
-    assert [w for w in report.warnings if w.startswith("1 image was in train and is in test from now on: a champion that was")]
+    assert [w for w in report.warnings if w.startswith("1 sample was in train and is in test from now on: a champion that was")]
     assert not [warning for warning in ingest(source, data).warnings if "from now on" in warning]
     # A manifest that another hand leaked into is mended by the next ingest, whichever of the two comes last.
     for leaked in ("train/a/copy.png", "test/a/2.png"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -18,11 +19,13 @@ from flows.kept import keep_here
 from flows.places import Bucket, Folder
 from flows.records import DataVersion, Weights, Work, Workers
 from heads import bundle as bundles
+from heads.backbones import check_weights, sized
 from heads.data.modalities import preprocess_of
 from heads.errors import BundleError
 from heads.model.model import build_model
 from heads.spec import Fit, Head, Variant
 from tests import object_store
+from tests.heads.encoders import write_encoder
 
 VARIANT = Variant(backbone="squeezenet1_1", heads=(Head(target="kind"),), fit=Fit(image_size_px=32))
 WORKS = Bucket("s3://pets/nights/works")
@@ -122,3 +125,23 @@ def test_first_weights_travel_with_a_job_whose_storage_is_in_a_bucket(bucket: ty
     del bucket.objects[f"nights/weights/{digest}.pth"]
     with pytest.raises(AskedWrongly, match="is gone: remove it, and start the retraining again"):
         read(folder)
+
+
+def test_so_does_an_encoder_of_texts_which_is_a_folder(bucket: type[object_store.Bucket], tmp_path: Path) -> None:
+    folder = write_encoder(tmp_path / "flow" / "encoder")
+    digest = check_weights(sized("bert", folder), folder)
+    variant = Variant(backbone=sized("bert", folder), heads=(Head(target="kind"),), fit=Fit(max_tokens=16))
+    version = DataVersion("d" * 32, "r" * 40, (), tmp_path, ())
+    works = (Work("w", variant, Weights(digest, folder)),)
+    begun = job.begin(job.Job("train", "k", "m", "s3://pets/nights", version, CLASSES, Workers(), works=works))
+    content = {file.name: file.read_bytes() for file in folder.iterdir()}
+    shutil.rmtree(folder)
+    (there,) = read(begun).works
+    assert there.weights.path is not None
+    assert {file.name: file.read_bytes() for file in there.weights.path.iterdir()} == content
+    assert check_weights(variant.backbone, there.weights.path) == digest
+    shutil.rmtree(there.weights.path)
+    for change in (lambda objects, name: objects.update({name: b"{}"}), dict.pop):
+        change(bucket.objects, f"nights/weights/{digest}/vocab.txt")
+        with pytest.raises(AskedWrongly, match="does not hold the weights that it held"):
+            read(begun)

@@ -7,13 +7,14 @@ import sys
 import pytest
 
 from flows.cli import listing
-from heads.catalogue import BACKBONE_STAGES
+from heads.catalogue import BACKBONE_STAGES, IMAGE_BACKBONES
 
 
 def test_every_backbone_is_listed_with_its_stages_costs_sizes_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
     listing.show(as_json=True)
     found = {backbone["name"]: backbone for backbone in json.loads(capsys.readouterr().out)["backbones"]}
-    assert {name: tuple(stage["name"] for stage in b["stages"]) for name, b in found.items()} == dict(BACKBONE_STAGES)
+    stages = {name: tuple(stage["name"] for stage in backbone["stages"]) for name, backbone in found.items()}
+    assert stages == {name: BACKBONE_STAGES[name] for name in IMAGE_BACKBONES}
     resnet = found["resnet18"]
     assert (resnet["parameters"], resnet["image_size_px"], resnet["features"]) == (11_176_512, 224, "map")
     assert round(resnet["multiply_adds"] / 1e9, 2) == 1.81
@@ -31,7 +32,7 @@ def test_every_backbone_is_listed_with_its_stages_costs_sizes_and_weights(capsys
 def test_the_table_has_a_line_a_backbone(capsys: pytest.CaptureFixture[str]) -> None:
     listing.show(as_json=False)
     lines = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
-    assert lines == list(BACKBONE_STAGES)
+    assert lines == list(IMAGE_BACKBONES)
 
 
 def test_neither_a_plan_nor_the_list_is_a_wrong_request() -> None:

@@ -628,17 +628,17 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("shift", "told"), [(0.1, r"0\.0\d+"), (float("nan"), "nan")])
 def test_an_export_that_reads_otherwise_than_the_model_is_refused(colours: Path, shift: float, told: str) -> None:
-    program._try_out(colours, Colours())
+    program._try_out(colours, Colours(), program.SIGNATURES["image"])
     with pytest.raises(
         HeadstartError, match=rf"the exported model is off by {told} on a batch of \(1, 48, 30, 3\); at most 0\.0001"
     ):
-        program._try_out(colours, Colours(shift))
+        program._try_out(colours, Colours(shift), program.SIGNATURES["image"])
 
 
 def test_an_export_for_images_of_one_size_is_refused_and_nothing_is_registered(
     place: Place, first: ModelVersion, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("heads.bundle.program.export_program", lambda _: Colours(side=program.EXAMPLE_SHAPE[1]))
+    monkeypatch.setattr("heads.bundle.program.export_program", lambda _: Colours(side=program.SIGNATURES["image"].example[1]))
     with pytest.raises(HeadstartError, match=r"the exported model does not take a batch of \(1, 48, 30, 3\): "):
         place.register(name, "work2")
     assert place.registry().versions(name) == []

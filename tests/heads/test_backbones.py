@@ -24,7 +24,7 @@ from heads.backbones import (
     weights_digest,
 )
 from heads.backbones.blank import build_blank, build_skeleton
-from heads.catalogue import BACKBONE_STAGES, IMAGE_SIZES
+from heads.catalogue import BACKBONE_STAGES, IMAGE_BACKBONES, IMAGE_SIZES
 from heads.errors import WeightsError
 from heads.spec import check_image_size
 
@@ -81,7 +81,7 @@ class Cut:
     stages: list[nn.Module]
 
 
-@pytest.fixture(scope="module", params=list(BACKBONES))
+@pytest.fixture(scope="module", params=list(IMAGE_BACKBONES))
 def cut(request: pytest.FixtureRequest) -> Cut:
     model = torchvision_model(request.param)
     return Cut(request.param, model, dict(model.named_parameters()), BACKBONES[request.param].split(model))
@@ -111,7 +111,7 @@ def test_every_feature_parameter_is_in_one_stage(cut: Cut) -> None:
     assert sorted(id(p) for stage in cut.stages for p in stage.parameters()) == sorted(wanted)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", IMAGE_BACKBONES)
 def test_costs_are_those_that_torchvision_publishes_and_shapes_those_of_the_table(name: str) -> None:
     backbone, weights = BACKBONES[name], torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
     assert backbone.source
@@ -233,7 +233,7 @@ def test_stages_of_a_group_have_one_resolution_and_depth() -> None:
     assert shapes == [(32, 112), (16, 112), (24, 56), (32, 28), (64, 14), (96, 14), (160, 7), (320, 7), (1280, 7)]
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", IMAGE_BACKBONES)
 def test_nothing_is_drawn_for_parameters_that_a_file_fills(name: str) -> None:
     # Some initialisers draw until all values fit: on what was left in memory they would never end.
     before = torch.get_rng_state()
@@ -375,9 +375,9 @@ def test_a_check_builds_no_network_and_refuses_and_takes_what_a_build_does(
 
 
 def test_a_file_is_checked_again_only_where_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, read = tmp_path / "squeeze.pth", weights._read_state
+    file, read = tmp_path / "squeeze.pth", weights._read_file
     looks: list[Path] = []
-    monkeypatch.setattr(weights, "_read_state", lambda path: looks.append(path) or read(path))
+    monkeypatch.setattr(weights, "_read_file", lambda path: looks.append(path) or read(path))
     state = models.squeezenet1_1().state_dict()
     torch.save(state, file)
     first = check_weights("squeezenet1_1", file)
@@ -414,7 +414,7 @@ def test_imagenet_weights_out_of_reach_say_where_to_put_the_file(tmp_path: Path,
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", IMAGE_BACKBONES)
 def test_preprocessing_is_that_of_the_imagenet_weights(name: str) -> None:
     backbone, own = BACKBONES[name], torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].transforms()
     assert backbone.source
@@ -427,7 +427,7 @@ def test_preprocessing_is_that_of_the_imagenet_weights(name: str) -> None:
     assert backbone.interpolation == ("bilinear" if name == "efficientnet_b0" else own.interpolation.value)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", IMAGE_BACKBONES)
 def test_the_default_size_and_the_least_are_allowed_and_less_is_refused_in_words(name: str) -> None:
     least, most, step = IMAGE_SIZES[name]
     source = BACKBONES[name].source
@@ -442,5 +442,5 @@ def test_the_default_size_and_the_least_are_allowed_and_less_is_refused_in_words
 
 
 def test_the_architecture_of_every_file_is_recognised() -> None:
-    for name in BACKBONES:
+    for name in IMAGE_BACKBONES:
         assert weights._architecture_of(weights._shapes(name)) == name

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from heads.catalogue import BACKBONE_STAGES
+from heads.catalogue import IMAGE_BACKBONES
 from heads.data.dataset import ImageDataset
 from heads.data.images import ImagePreprocess, preprocess_for
 from heads.data.masks import Masks
@@ -102,7 +102,7 @@ def test_whole_images_keep_their_rims_and_cut_ones_do_not(tmp_path: Path) -> Non
     assert dataset([pair], WHOLE)[0][1]["mask"].unique().tolist() == [0, 1, 2]
     assert dataset([pair], CUT)[0][1]["mask"].unique().tolist() == [0]
     assert preprocess_for("mobilenet_v2", 224, whole=True).resize_px == 224
-    for backbone in BACKBONE_STAGES:
+    for backbone in IMAGE_BACKBONES:
         made = preprocess_for(backbone, 224, whole=True)
         assert made.whole
         assert ImagePreprocess.from_json(made.to_json()) == made

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from heads.catalogue import BACKBONE_STAGES
+from heads.catalogue import IMAGE_BACKBONES
 from heads.data import decoding
 from heads.data.augmentation import STRENGTHS, Geometry, apply_geometry, draw_geometry
 from heads.data.dataset import ImageDataset
@@ -183,7 +183,7 @@ def test_preprocessing_keeps_the_weights_own_ratio_and_small_pictures_whole() ->
     assert preprocess_for("mobilenet_v2", 64).resize_px == 64
     assert preprocess_for("inception_v3", 299).resize_px == 342
     assert preprocess_for("efficientnet_v2_s", 384).resize_px == 384
-    for backbone in BACKBONE_STAGES:
+    for backbone in IMAGE_BACKBONES:
         made = preprocess_for(backbone, 96)
         assert ImagePreprocess.from_json(made.to_json()) == made
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, IMAGE_SIZES
+from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, IMAGE_BACKBONES, IMAGE_SIZES
 from heads.model.freezing import apply_phase, parameter_groups
 from heads.model.model import Model, build_model, count_parameters
 from heads.phases import Phase, compile_policy
@@ -52,7 +52,7 @@ def images_of(height: int, width: int, count: int = 2) -> Tensor:
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(scope="module", params=list(BACKBONE_STAGES))
+@pytest.fixture(scope="module", params=list(IMAGE_BACKBONES))
 def backbone(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

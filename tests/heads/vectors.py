@@ -26,6 +26,7 @@ from heads.data.labels import has_label
 from heads.data.masks import Masks
 from heads.data.modalities import MODALITIES
 from heads.data.samples import Item
+from heads.data.wordpiece import Vocabulary
 from heads.spec import Fit, Variant
 
 BACKBONE, LENGTH, STAGES = "perceptron", 8, ("stem", "layer1")
@@ -85,6 +86,9 @@ class Vectors:
         rows = pad_sequence(list(samples), batch_first=True)
         return Inputs(nn.functional.pad(rows, (0, LENGTH - rows.shape[1])))
 
+    def length(self, index: int) -> int:
+        return 0
+
     def feed(self, device: torch.device) -> SampleFeed:
         return SampleFeed(self)
 
@@ -103,6 +107,14 @@ def describe_view(view: tuple[str | bool, ...]) -> str:
 
 def preprocess_of(variant: Variant) -> Scale:
     return Scale()
+
+
+def read_preprocess(value: Mapping[str, Any]) -> Scale:
+    return Scale(**value)
+
+
+def vocabulary_of(variant: Variant, weights: Path | None, train: Sequence[Path]) -> None:
+    """Nothing: vectors hold no words."""
 
 
 def prepared_on(device: torch.device) -> str:
@@ -126,6 +138,7 @@ def open_samples(
     *,
     varied: bool,
     cache_bytes: int,
+    vocabulary: Vocabulary | None = None,
 ) -> Vectors:
     assert not masks
     columns = {target: torch.as_tensor(column) for target, column in labels.items()}

@@ -1,0 +1,47 @@
+"""The layouts of texts: a table with a column of them, and folders of `.txt` files, each a class."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+
+from flows.landing.entries import LABEL, Entry, TextFile
+from flows.landing.names import splits_among
+from flows.landing.tables import Table, composed
+from flows.manifest import TEXTS
+from heads.data.text_preprocess import compose
+from heads.errors import TextError
+
+ENDING = ".txt"
+
+
+def table_entries(table: Table, split_value: Callable[[str | None], str | None]) -> tuple[Entry, ...]:
+    """An entry for every line of a table of texts. A text is kept in a file named after its md5, its repetitions numbered."""
+    seen: Counter[str] = Counter()
+    entries = []
+    for row in table.rows:
+        try:
+            content, fault = compose(row.file).encode(), None
+            digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+            seen[digest] += 1
+            name = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+        except (TextError, UnicodeEncodeError) as error:
+            content, name = b"", f"row {row.number}"
+            fault = str(error).removeprefix("text: ") if isinstance(error, TextError) else "is no text in UTF-8"
+        labels = dict(row.cells)
+        entries.append(Entry(TextFile(f"{TEXTS}{name}{ENDING}", content), labels, {}, split_value(row.split), row.group, fault))
+    return tuple(entries)
+
+
+def folder_entries(root: Path, files: Sequence[PurePosixPath]) -> list[Entry]:
+    """An entry for every text in a class folder, or in one within a split: `<class>/*.txt`, `{train,val,test}/<class>/*.txt`."""
+    texts = [file for file in files if file.suffix.lower() == ENDING]
+    splits = splits_among(dict.fromkeys(file.parts[0] for file in texts if len(file.parts) == 3))
+    found = [(file, splits.get(file.parts[0])) for file in texts if len(file.parts) == 3 and splits.get(file.parts[0])]
+    # In folders of splits, other folders hold no classes.
+    found = found or [(file, None) for file in texts if len(file.parts) == 2]
+    return [
+        Entry(TextFile(f"{TEXTS}{file}", root / file), {LABEL: composed(file.parts[-2])}, split=split) for file, split in found
+    ]

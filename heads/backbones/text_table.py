@@ -1,0 +1,61 @@
+"""The rows of networks that read texts; those of encoders of any size are made from their name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from torch import nn
+
+from heads.backbones import bert, convolutions, recurrent
+from heads.backbones.convolutions import KERNELS, NUM_FILTERS, TextCnn
+from heads.backbones.cutting import Split
+from heads.backbones.recurrent import NUM_HIDDEN
+from heads.backbones.row import Backbone
+from heads.backbones.text_stages import example_text
+from heads.backbones.words import CHANNELS, NUM_WORDS
+from heads.bert_size import BertSize, parse_bert_size
+
+# Poolers and heads of a pretraining.
+NOT_FEATURES = ("pooler.", "cls.", "classifier.")
+# What the plan's `bert` stands for until its weights are read.
+USUAL = BertSize(48, 384, 12, 1536)
+SMALL = BertSize(2, 128, 4, 512, num_tokens=NUM_WORDS, num_positions=8192)
+
+
+def encoder(size: BertSize) -> Backbone:
+    """The row of an encoder of this size."""
+    num_stages = size.num_layers + 1
+    return Backbone(
+        bert.builder_of(size),
+        None,
+        bert.split,
+        (size.channels,) * num_stages,
+        (1,) * num_stages,
+        NOT_FEATURES,
+        "text",
+        example=example_text,
+        learns_words=size == SMALL,
+    )
+
+
+def learned(build: Callable[[], nn.Module], split: Split, num_features: int) -> Backbone:
+    """The row of a network of two stages that learns its words from the training texts."""
+    return Backbone(build, None, split, (CHANNELS, num_features), (1, 1), layout="text", example=example_text, learns_words=True)
+
+
+TEXT_ROWS: dict[str, Backbone] = {
+    "bert": encoder(USUAL),
+    "transformer": encoder(SMALL),
+    "textcnn": learned(TextCnn, convolutions.split, len(KERNELS) * NUM_FILTERS),
+    "lstm": learned(recurrent.builder_of("lstm"), recurrent.split, 2 * NUM_HIDDEN),
+    "gru": learned(recurrent.builder_of("gru"), recurrent.split, 2 * NUM_HIDDEN),
+    "rnn": learned(recurrent.builder_of("rnn"), recurrent.split, 2 * NUM_HIDDEN),
+}
+
+
+@cache
+def sized_row(name: str) -> Backbone | None:
+    """The row of an encoder whose name states its size; None on other names."""
+    size = parse_bert_size(name)
+    return encoder(size) if size else None

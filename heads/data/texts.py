@@ -1,0 +1,108 @@
+"""Texts with their labels as a data set: token ids, cut to a length, varied by words left out or hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from heads.data.ahead import expect
+from heads.data.feeds import SampleFeed
+from heads.data.inputs import Inputs
+from heads.data.labels import has_label
+from heads.data.samples import Item
+from heads.data.text_preprocess import TextPreprocess, decode_text
+from heads.data.wordpiece import MASK, Vocabulary
+
+
+class TextDataset:
+    """Texts and their labels by target: item i is (token ids (L), {target: label}, i). See `heads.data.samples`.
+
+    In training, shares of the tokens are left out (`word_dropout`) or hidden behind the mask token (`token_masking`), by (seed,
+    epoch, i) alone. Ids are kept in memory. An item raises TextError if its file cannot be read.
+    """
+
+    size = None
+
+    def __init__(
+        self,
+        files: Sequence[Path | bytes],
+        labels: Mapping[str, Sequence[int] | Tensor],
+        preprocess: TextPreprocess,
+        vocabulary: Vocabulary,
+        digests: Sequence[str] = (),
+        *,
+        seed: int = 0,
+        word_dropout: float = 0.0,
+        token_masking: float = 0.0,
+    ) -> None:
+        self.files, self.preprocess, self.vocabulary, self.digests = files, preprocess, vocabulary, tuple(digests)
+        self.labels = {target: torch.as_tensor(column, dtype=torch.int64) for target, column in labels.items()}
+        for target, rows in self.labels.items():
+            if len(rows) != len(files):
+                raise ValueError(f"target {target!r} has {len(rows)} labels for {len(files)} texts")
+        self.seed, self.word_dropout, self.token_masking = seed, word_dropout, token_masking
+        # Shared memory: loader workers that outlive an epoch see the next one's number.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._ids: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch whose variation the next items have."""
+        self._epoch.fill_(epoch)
+
+    def expect(self, indices: Sequence[int]) -> None:
+        """Says that these texts are read next, in this order, so that files of other machines are fetched ahead."""
+        expect(self.files, [index for index in indices if index not in self._ids])
+
+    def __getitem__(self, index: int) -> Item:
+        ids = self._varied(self._read(index), (self.seed, int(self._epoch), index))
+        return ids, {target: column[index] for target, column in self.labels.items()}, index
+
+    def view(self, index: int, number: int) -> Tensor:
+        """The ids of a text in the view of this number: 0 as evaluation sees it, the others varied by digest and number alone."""
+        ids = self._read(index)
+        return self._varied(ids, (int(self.digests[index], 16), number)) if number else ids
+
+    def labels_in_view(self, indices: Tensor, number: int) -> dict[str, Tensor]:
+        """The labels of these texts by target, the same in every view."""
+        return {target: column[indices] for target, column in self.labels.items()}
+
+    def occurrences(self, target: str) -> tuple[Tensor, int]:
+        """How often each class occurs (C, up to the last that does), and how many texts are labelled."""
+        labels = self.labels[target]
+        labelled = labels[has_label(labels)]
+        return (labelled.sum(dim=0) if labels.ndim == 2 else labelled.bincount()), len(labelled)
+
+    def collate(self, samples: Sequence[Tensor]) -> Inputs:
+        """The ids as one batch (N, L), filled up with those of padding."""
+        return Inputs(pad_sequence(list(samples), batch_first=True))
+
+    def length(self, index: int) -> int:
+        """How many tokens a text has."""
+        return len(self._read(index))
+
+    def feed(self, device: torch.device) -> SampleFeed:
+        """The texts as they are read: nothing is left to prepare on a device."""
+        return SampleFeed(self)
+
+    def _read(self, index: int) -> Tensor:
+        if index not in self._ids:
+            ids = self.vocabulary.encode(decode_text(self.files[index]), self.preprocess.max_tokens)
+            self._ids[index] = torch.tensor(ids)
+        return self._ids[index]
+
+    def _varied(self, ids: Tensor, seed: tuple[int, ...]) -> Tensor:
+        if not (self.word_dropout or self.token_masking):
+            return ids
+        random = np.random.default_rng(seed)
+        dropped, hidden = (torch.from_numpy(random.random(len(ids)) < share) for share in (self.word_dropout, self.token_masking))
+        # The marks of start and end always stay.
+        dropped[[0, -1]] = hidden[[0, -1]] = False
+        return torch.where(hidden, self.vocabulary.ids[MASK], ids)[~dropped]

@@ -1,0 +1,91 @@
+"""A table of texts by the public command: ingested, trained on a frozen encoder, promoted, read, and found done the next time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from heads import bundle
+from tests.end_to_end.conftest import Workspace
+from tests.heads.encoders import write_encoder
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+NUM_TEXTS = 90
+PLAN = """
+name: colours
+targets: [{column: colour}, {column: things}]
+backbones: [bert]
+weights: ./encoder
+heads: [linear, mlp]
+freeze: [all]
+fit: {epochs: 15, batch_size: 16, learning_rate: 0.03, max_tokens: 16}
+promotion: {metric: colour/accuracy}
+"""
+
+
+def row_of(number: int) -> str:
+    colour, thing = ("red", "blue")[number % 2], ("house", "car", "tree")[number % 3]
+    split = ("train", "train", "train", "val", "test")[number // 6 % 5]
+    things = f"{thing}|odd" if number % 4 == 1 else thing
+    return f'"{"a " * (number % 4)}{colour}, {thing}s {"! " * (number // 12)}",{colour},{things},{split}'
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    folder = tmp_path_factory.mktemp("texts")
+    workspace = Workspace(folder / "workspace")
+    (folder / "source").mkdir()
+    (folder / "source" / "labels.csv").write_text("\n".join(["text,colour,things,split", *map(row_of, range(NUM_TEXTS))]))
+    workspace.folder.mkdir()
+    workspace.run("init", ".")
+    workspace.run("data", "ingest", str(folder / "source"))
+    write_encoder(workspace.folder / "encoder")
+    (workspace.folder / "plan.yaml").write_text(PLAN)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def report(texts: Workspace) -> dict[str, Any]:
+    """The report of the one retraining."""
+    return texts.json("retrain", "plan.yaml")
+
+
+def test_the_status_tells_labels_and_lengths(texts: Workspace) -> None:
+    status = texts.json("data", "status")
+    assert set(status["classes"]["colour"]) == {"red", "blue"}
+    assert status["text_bytes"]["least"] < status["text_bytes"]["median"] < status["text_bytes"]["most"]
+
+
+def test_a_frozen_encoder_runs_once_a_text_for_all_heads_and_is_promoted(report: dict[str, Any]) -> None:
+    assert report["verdict"]["promoted"], report["verdict"]
+    assert report["holdout"]["colour/accuracy"] > 0.9
+    assert {variant["backbone"] for variant in report["variants"]} == {"bert-2x16x2-f32-v14-p64"}
+    assert 0 < report["counts"]["trunk_forwards"] <= NUM_TEXTS
+
+
+def test_the_next_night_trains_nothing(texts: Workspace, report: dict[str, Any]) -> None:
+    again = texts.json("retrain", "plan.yaml")
+    assert again["counts"]["variants_trained"] == 0
+    assert again["counts"]["trunk_forwards"] == 0
+
+
+def test_the_champion_reads_texts_files_and_a_column(texts: Workspace, report: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("a blue house")
+    (tmp_path / "asked.csv").write_text('text,note\n"red car",x\n,y\n')
+    asked = ["--text", "a red house", "--text", "blue car", str(tmp_path / "one.txt"), str(tmp_path / "asked.csv")]
+    found = json.loads(texts.run("predict", "colours@champion", *asked, "--json", status=1))
+    assert [row["colour"]["label"] for row in found["predictions"]] == ["red", "blue", "blue", "red"]
+    assert [row["file"] for row in found["predictions"]][:3] == ["a red house", "blue car", str(tmp_path / "one.txt")]
+    assert [row["reason"] for row in found["unread"]] == ["is empty"]
+    texts.run("predict", "colours@champion", "--text", " ", status=2)
+
+
+def test_a_pulled_bundle_reads_texts_without_the_pipeline(texts: Workspace, report: dict[str, Any]) -> None:
+    texts.run("models", "pull", "colours@champion", "model")
+    loaded = bundle.load(texts.folder / "model")
+    (answer,) = loaded.predict(["a red car"])
+    assert answer["colour"].label == "red"  # type: ignore[union-attr]
+    assert "A model of texts" in (texts.folder / "model" / "card.md").read_text()

@@ -1,0 +1,281 @@
+"""Texts through `heads`: encoders and networks from nothing, padding, training, the feature store, bundles and programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from heads import bundle
+from heads.backbones import build_stages, check_weights, sized
+from heads.bundle.program import export_program
+from heads.catalogue import CLASS_DESIGNS, TEXT_BACKBONES
+from heads.data.loading import Loaders
+from heads.data.modalities import preparation_of, preprocess_of
+from heads.data.text_preprocess import compose, decode_text
+from heads.data.texts import TextDataset
+from heads.data.wordpiece import MASK
+from heads.errors import BundleError, TextError, WeightsError
+from heads.features import FeatureStore
+from heads.model.model import Model, build_backbone, build_model
+from heads.spec import Fit, Head, Variant
+from heads.training.loop import train
+from heads.training.state import TrainingOutcome
+from heads.trunks.extraction import ExtractionRequest, extract
+from heads.trunks.stored import FeatureLoader, open_views
+from heads.trunks.trunk import choose_taps, stored_taps, trunk_of
+from tests.heads.encoders import SIZE, write_encoder, write_texts
+
+CPU, CLASSES = torch.device("cpu"), {"colour": ("red", "blue"), "kinds": ("house", "car")}
+NUM_TRAIN, NUM_VAL = 48, 24
+MINILM = Path(__file__).resolve().parents[2].parent / "shared" / "weights" / "minilm_l6_v2_fp16"
+NETWORKS = [SIZE.name, *TEXT_BACKBONES[1:]]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_texts(tmp_path_factory.mktemp("texts"), NUM_TRAIN + NUM_VAL)
+
+
+def variant_of(backbone: str, freeze: str = "none", design: str = "linear", **fit: Any) -> Variant:
+    head = Head(target="colour", design=design)
+    settings = {"epochs": 6, "learning_rate": 0.01, "max_tokens": 16, "batch_size": 16} | fit
+    return Variant(backbone=backbone, heads=(head,), freeze=freeze, fit=Fit(**settings))
+
+
+def weights_of(backbone: str, encoder: Path) -> Path | None:
+    return encoder if backbone == SIZE.name else None
+
+
+def sets_of(files: list[Path], variant: Variant, weights: Path | None) -> tuple[TextDataset, TextDataset]:
+    preparation, made = preparation_of(variant.backbone), []
+    vocabulary = preparation.vocabulary_of(variant, weights, files[:NUM_TRAIN])
+    for part, varied in ((slice(NUM_TRAIN), True), (slice(NUM_TRAIN, None), False)):
+        labels = {"colour": torch.tensor([int(file.stem) % 2 for file in files[part]])}
+        digests = [f"{int(file.stem):032x}" for file in files[part]]
+        made.append(
+            preparation.open_samples(
+                variant, files[part], labels, {}, digests, varied=varied, cache_bytes=0, vocabulary=vocabulary
+            )
+        )
+    return made[0], made[1]  # type: ignore[return-value]
+
+
+def run(
+    variant: Variant, sets: tuple[TextDataset, TextDataset], weights: Path | None, stored: Any = None
+) -> tuple[TrainingOutcome, Model]:
+    model = build_model(variant, CLASSES, weights)
+    return train(model, variant, *sets, device=CPU, on_epoch=lambda *_: None, stored=stored), model
+
+
+@pytest.mark.skipif(not MINILM.is_dir(), reason="needs the encoder beside the checkout")
+def test_an_encoder_gives_what_the_library_gave_on_its_weights() -> None:
+    reference = json.loads((MINILM / "reference.json").read_text())
+    name = sized("bert", MINILM)
+    assert name == "bert-6x384x12"
+    variant = variant_of(name, max_tokens=128)
+    vocabulary = preparation_of(name).vocabulary_of(variant, MINILM, [])
+    assert vocabulary
+    ids = [vocabulary.encode(text, 128) for text in reference["texts"]]
+    assert ids == reference["token_ids"]
+    with torch.inference_mode():
+        batch = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True)
+        pooled = build_stages(name, MINILM).eval()(batch)[:, 0, :8]
+    torch.testing.assert_close(pooled, torch.tensor(reference["mean_pooled_first_8"]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "class"])
+@pytest.mark.parametrize("design", CLASS_DESIGNS)
+@pytest.mark.parametrize("backbone", NETWORKS)
+def test_padding_changes_no_answer(backbone: str, design: str, pooling: str, encoder: Path) -> None:
+    model = build_model(variant_of(backbone, design=design, pooling=pooling), CLASSES, weights_of(backbone, encoder)).eval()
+    for parameter in model.heads.parameters():
+        # A query of zeros weighs all positions alike.
+        nn.init.normal_(parameter)
+    texts = [torch.randint(1, 14, (length,)) for length in (2, 5, 9)]
+    batch = nn.utils.rnn.pad_sequence([*texts, torch.ones(16, dtype=torch.int64)], batch_first=True)
+    with torch.inference_mode():
+        together = model.forward_heads(model.forward_backbone(batch), None)["colour"]
+        for text, row in zip(texts, together, strict=False):
+            alone = model.forward_heads(model.forward_backbone(text[None]), None)["colour"][0]
+            assert (row - alone).abs().max() <= 1e-5 * alone.abs().max()
+
+
+@pytest.mark.parametrize("backbone", NETWORKS)
+def test_every_network_of_texts_learns_a_colour(backbone: str, encoder: Path, files: list[Path]) -> None:
+    rate = 0.003 if backbone == "transformer" else 0.01
+    variant, weights = variant_of(backbone, epochs=12, learning_rate=rate), weights_of(backbone, encoder)
+    found, _ = run(variant, sets_of(files, variant, weights), weights)
+    assert found.metrics["val/colour/accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("freeze", ["all", "upto:embeddings", "upto:layer1", "gradual", "lp_ft", "adaptive"])
+def test_every_freeze_policy_trains_an_encoder_and_keeps_what_is_frozen(freeze: str, encoder: Path, files: list[Path]) -> None:
+    variant = variant_of(SIZE.name, freeze, epochs=12)
+    found, model = run(variant, sets_of(files, variant, encoder), encoder)
+    assert found.metrics["val/colour/accuracy"] > 0.6
+    kept = build_backbone(variant, encoder)
+    same = [all(map(torch.equal, one.parameters(), other.parameters())) for one, other in zip(kept, model.backbone, strict=True)]
+    assert same == {"all": [True] * 3, "upto:embeddings": [True, False, False], "upto:layer1": [True, True, False]}.get(
+        freeze, [False] * 3
+    )
+
+
+@pytest.mark.parametrize("pooling", ["mean", "class"])
+def test_a_frozen_encoder_goes_through_the_store_and_trains_to_the_same(
+    pooling: str, encoder: Path, files: list[Path], tmp_path: Path
+) -> None:
+    variant, store = variant_of(SIZE.name, "all", pooling=pooling), FeatureStore(tmp_path)
+    sets = sets_of(files, variant, encoder)
+    trunk, ((phase, taps),) = trunk_of(variant, "w", CPU), stored_taps(variant).items()
+    stages = build_backbone(variant, encoder).eval().requires_grad_(False)
+    wanted = [ExtractionRequest(each, 0, taps) for each in sets]
+    assert extract(lambda: stages, trunk, wanted, store, device=CPU, precision="fp32") == NUM_TRAIN + NUM_VAL
+    views = [open_views(store, [trunk], taps, each.digests, CPU, shuffled=False) for each in sets]
+    assert next(iter(views[0][0].layouts.values())).shape == (1, SIZE.channels)
+    loaders = [FeatureLoader(each, view, taps, 16, CPU, training=each is sets[0]) for each, view in zip(sets, views, strict=True)]
+    from_files, from_store = run(variant, sets, encoder), run(variant, sets, encoder, {phase: Loaders(*loaders)})
+    assert from_store[0].metrics["val/colour/accuracy"] == from_files[0].metrics["val/colour/accuracy"]
+    for one, other in zip(from_store[1].heads.parameters(), from_files[1].heads.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_what_hangs_on_its_own_words_or_on_all_tokens_is_not_stored() -> None:
+    (own,) = choose_taps(variant_of("textcnn", "all")).values()
+    assert (own.taps, own.reason) == ((), "its words are learned from this data version alone")
+    (tokens,) = choose_taps(variant_of(SIZE.name, "all", design="attention")).values()
+    assert (tokens.taps, tokens.reason) == ((), "features of a text's tokens are not stored, whose numbers differ")
+
+
+def test_training_texts_lose_and_hide_tokens_by_seed_epoch_and_number_alone(encoder: Path, files: list[Path]) -> None:
+    variant = variant_of(SIZE.name, word_dropout=0.3, token_masking=0.3)
+    (one, val), (other, _) = (sets_of(files, variant, encoder) for _ in range(2))
+    hidden = one.vocabulary.ids[MASK]
+    plain = [one.view(index, 0) for index in range(NUM_TRAIN)]
+    seen: list[Tensor] = []
+    for epoch in (0, 1):
+        for each in (one, other):
+            each.set_epoch(epoch)
+        rows = [one[index][0] for index in range(NUM_TRAIN)]
+        assert all(torch.equal(row, other[index][0]) for index, row in enumerate(rows))
+        assert all(row[0] == p[0] and row[-1] == p[-1] for row, p in zip(rows, plain, strict=True))
+        assert any(len(row) < len(p) for row, p in zip(rows, plain, strict=True))
+        assert any((row == hidden).any() for row in rows)
+        seen.append(torch.cat(rows))
+    assert not torch.equal(*(row[:40] for row in seen))
+    assert torch.equal(val[0][0], val.view(0, 0))
+
+
+@pytest.mark.parametrize("backbone", NETWORKS)
+def test_a_bundle_of_texts_answers_as_its_model_and_exports_for_any_batch_and_length(
+    backbone: str, encoder: Path, files: list[Path], tmp_path: Path
+) -> None:
+    variant, weights = variant_of(backbone, design="attention"), weights_of(backbone, encoder)
+    model = build_model(variant, CLASSES, weights)
+    sets = sets_of(files, variant, weights)
+    made = {"model": model, "variant": variant, "classes": {"colour": CLASSES["colour"]}, "preprocess": preprocess_of(variant)}
+    folder = bundle.save(tmp_path / "bundle", **made, facts={}, vocabulary=sets[0].vocabulary)  # type: ignore[arg-type]
+    assert sorted(file.name for file in folder.iterdir()) == sorted((*bundle.FILES, bundle.VOCABULARY, bundle.SUMS))
+    loaded = bundle.load(folder)
+    texts = [file.read_text() for file in files[:5]]
+    answers = loaded.predict([*texts[:2], files[2], files[3].read_bytes(), texts[4]])
+    assert answers == loaded.predict(texts)
+    alone = [loaded.predict([text])[0]["colour"] for text in texts]
+    for answer, one in zip(answers, alone, strict=True):
+        assert answer["colour"].probabilities == pytest.approx(one.probabilities, abs=1e-5)  # type: ignore[union-attr]
+    program = export_program(loaded)
+    dims = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    exported = torch.export.export(program, (torch.ones(2, 16, dtype=torch.int64),), dynamic_shapes=(dims,)).module()
+    rows = [torch.tensor(sets[0].vocabulary.encode(text, 16)) for text in texts]
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    wanted = torch.tensor([list(answer["colour"].probabilities.values()) for answer in answers])  # type: ignore[union-attr]
+    torch.testing.assert_close(exported(ids).detach(), wanted, atol=1e-5, rtol=0)
+
+
+def test_a_bundle_whose_words_are_changed_gone_or_too_many_is_refused(encoder: Path, files: list[Path], tmp_path: Path) -> None:
+    variant = variant_of(SIZE.name)
+    model, (train_set, _) = build_model(variant, CLASSES, encoder), sets_of(files, variant, encoder)
+    made: dict[str, Any] = {"model": model, "variant": variant, "classes": {"colour": CLASSES["colour"]}}
+    made |= {"preprocess": preprocess_of(variant), "facts": {}}
+    whole = bundle.save(tmp_path / "whole", **made, vocabulary=train_set.vocabulary)
+    (whole / bundle.VOCABULARY).write_text("red\n")
+    with pytest.raises(BundleError, match=r"vocab.txt is not what was written"):
+        bundle.load(whole)
+    (whole / bundle.VOCABULARY).unlink()
+    with pytest.raises(BundleError, match=r"it lacks vocab.txt; pull it again"):
+        bundle.verify(whole)
+    with pytest.raises(BundleError, match="at most as many tokens as its network, 14, and this has none"):
+        bundle.load(bundle.save(tmp_path / "none", **made))
+    many = type(train_set.vocabulary)((*train_set.vocabulary.tokens, "more"))
+    with pytest.raises(BundleError, match="and this has one of 15 tokens"):
+        bundle.load(bundle.save(tmp_path / "many", **made, vocabulary=many))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "roberta", "architectures": ["RobertaModel"]}, r"is of 'roberta' \(RobertaModel\), which is not read"),
+        ({"hidden_act": "relu"}, "has hidden_act 'relu' in config.json, which is not read; allowed: 'gelu'"),
+        ({"num_attention_heads": 3}, "tells of bert-2x16x3.*, which cannot be built"),
+        ({"hidden_size": None}, "does not tell the encoder's size"),
+        ({"vocab_size": 3}, "vocab.txt holds 14 tokens, and config.json tells of 3"),
+    ],
+)
+def test_weights_of_another_architecture_are_refused_with_what_they_are(
+    config: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(WeightsError, match=words):
+        sized("bert", write_encoder(tmp_path, **config))
+
+
+def test_weights_that_lack_a_file_or_a_layer_or_are_a_file_are_refused(encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"does not hold what its config.json says, bert-3x16x2.*; missing: encoder.layer.2"):
+        check_weights(sized("bert", write_encoder(tmp_path / "deep", num_hidden_layers=3)), tmp_path / "deep")
+    (write_encoder(tmp_path / "bare") / "vocab.txt").unlink()
+    with pytest.raises(WeightsError, match=r"lacks vocab.txt; give a folder with config.json, model.safetensors, vocab.txt"):
+        sized("bert", tmp_path / "bare")
+    (write_encoder(tmp_path / "cut") / "model.safetensors").write_bytes(b"junk")
+    with pytest.raises(WeightsError, match=r"model.safetensors could not be read"):
+        check_weights(SIZE.name, tmp_path / "cut")
+    with pytest.raises(WeightsError, match="is no folder, and encoders of texts have a folder of weights"):
+        sized("bert", encoder / "vocab.txt")
+    with pytest.raises(WeightsError, match="textcnn learns its words from the training texts, and was given weights"):
+        sized("textcnn", encoder)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b" \n\t ", "is empty"),
+        (b"\xff\xd8\xff\xe0", "is no text in UTF-8 .*; save it as UTF-8"),
+        (b"a\0b", "holds NUL bytes"),
+    ],
+)
+def test_what_is_no_text_is_refused(content: bytes, words: str) -> None:
+    with pytest.raises(TextError, match=rf"x: {words}"):
+        decode_text(content, "x")
+
+
+def test_texts_that_look_alike_are_the_same() -> None:
+    assert decode_text("\ufeffcafe\u0301\r\nau lait\r ".encode()) == compose("café\nau lait") == "café\nau lait"
+
+
+def test_settings_of_images_are_refused_of_texts_and_the_other_way() -> None:
+    with pytest.raises(ValueError, match=r"fit's mixup is for images, and textcnn reads texts; leave it out; allowed: epochs, "):
+        variant_of("textcnn", mixup=0.2)
+    with pytest.raises(ValueError, match=r"fit's word_dropout is for texts, and resnet18 reads images"):
+        Variant(backbone="resnet18", heads=(Head(target="x"),), fit=Fit(word_dropout=0.1))
+    with pytest.raises(ValueError, match=r"max_tokens 128 does not fit bert-2x16x2.*, which knows 64 places; allowed: 8 to 64"):
+        variant_of(SIZE.name, max_tokens=128)
+    with pytest.raises(ValueError, match=r"views 2 of texts that nothing varies would all be one"):
+        variant_of(SIZE.name, "all", views=2)
