@@ -20,6 +20,13 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows import work_pool
 from flows.errors import AskedWrongly
 from flows.plan import form_values, parse_plan
+from flows.records import Verdict
+from flows.registry import BUNDLE_TAG, Registry
+from flows.stages.promotion import carry_out
+from heads import bundle as bundles
+from heads.data.images import preprocess_for
+from heads.model.model import build_model
+from heads.spec import Fit, Head, Variant
 from tests.end_to_end.conftest import Workspace, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -33,6 +40,7 @@ freeze: [none]
 fit: {epochs: 2, batch_size: 64, learning_rate: 0.003, image_size_px: 32}
 workers: {count: 1}
 """
+ENDED = ("Completed", "Failed", "Crashed")
 # Of a work pool of Kubernetes, whose own template this build of Prefect does not know.
 TEMPLATE = {
     "job_configuration": {"image": "{{ image }}"},
@@ -73,6 +81,12 @@ class Stack:
         plan = deployment["parameters"]["plan"] | changes
         return str(self.ask(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"plan": plan}})["id"])
 
+    def decide(self, **asked: str) -> str:
+        """The id of a new run of the deployment `approve`, with these fields of its form filled in."""
+        deployment = self.ask("/deployments/name/seen/approve")
+        parameters = deployment["parameters"] | asked
+        return str(self.ask(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})["id"])
+
     def state(self, run: str) -> str:
         """The name of the run's state."""
         return str(self.ask(f"/flow_runs/{run}")["state"]["name"])
@@ -86,14 +100,15 @@ class Stack:
 @pytest.fixture(scope="module")
 def stack(digits: Workspace) -> Iterator[Stack]:
     (digits.folder / "hand.yaml").write_text(PLAN)
-    process = digits.start("up", "hand.yaml")
+    (digits.folder / "seen.yaml").write_text(PLAN.replace("hand", "seen") + "promotion: {manual: true}\n")
+    process = digits.start("up", "hand.yaml", "seen.yaml")
 
     def served() -> bool:
         assert process.poll() is None, (digits.folder.parent / "output.log").read_text()[-3000:]
         if not (digits.storage / "stack.json").exists():
             return False
         try:
-            return bool(Stack(digits, process.pid).ask("/deployments/name/hand/on-demand"))
+            return bool(Stack(digits, process.pid).ask("/deployments/name/seen/approve"))
         except OSError:
             return False
 
@@ -127,7 +142,7 @@ def test_nightly_runs_at_two_and_no_deployment_has_a_slot_that_a_crash_could_kee
 
 def test_a_run_by_hand_ends_with_its_leaderboard_verdict_and_runs_and_a_second_waits_for_it(stack: Stack) -> None:
     run, second = stack.trigger(), stack.trigger()
-    wait_for("the run's end", lambda: stack.state(run) in ("Completed", "Failed", "Crashed"), 400)
+    wait_for("the run's end", lambda: stack.state(run) in ENDED, 400)
     assert stack.state(run) == "Completed"
     artifacts = stack.artifacts(run)
     assert artifacts["hand-progress"] == 100.0
@@ -135,10 +150,42 @@ def test_a_run_by_hand_ends_with_its_leaderboard_verdict_and_runs_and_a_second_w
     assert "romoted" in artifacts["hand-verdict"]
     assert "FINISHED" in (found := set(_statuses(stack.workspace, run) + _statuses(stack.workspace, second)))
     assert found == {"FINISHED"}
-    wait_for("the second run's end", lambda: stack.state(second) in ("Completed", "Failed", "Crashed"), 120)
+    wait_for("the second run's end", lambda: stack.state(second) in ENDED, 120)
     assert stack.state(second) == "Completed"
     logs = stack.ask("/logs/filter", {"logs": {"flow_run_id": {"any_": [run, second]}}})
     assert any("Waiting for another retraining of 'hand'" in log["message"] for log in logs)
+
+
+def test_what_waits_is_approved_or_rejected_by_the_deployment(stack: Stack, tmp_path: Path) -> None:
+    digits = stack.workspace
+    _let_two_wait(digits, tmp_path / "model" / "bundle")
+    # Both at once: the one that is told of no version decides on the newest that waits.
+    runs = stack.decide(version="1", reason="looked at its mistakes"), stack.decide(reason="reads 3 as 8", decision="reject")
+    wait_for("the decisions", lambda: all(stack.state(run) in ENDED for run in runs), 180)
+    assert [stack.state(run) for run in runs] == ["Completed", "Completed"]
+    told = digits.json("models", "show", "seen")
+    assert (told["champion"]["version"], told["challenger"]) == ("1", None)
+    history = digits.json("models", "history", "seen")["history"]
+    assert [(entry["kind"], entry["version"]) for entry in history[:2]] == [("verdict", "1"), ("verdict", "2")]
+    decided = {entry["kind"]: entry for entry in history[2:]}
+    assert {kind: entry["version"] for kind, entry in decided.items()} == {"approval": "1", "rejection": "2"}
+    assert decided["approval"]["reasons"] == ["approved by hand: looked at its mistakes"]
+    assert "by Prefect's flow run approve-seen (" in decided["rejection"]["asked_by"]
+
+
+def _let_two_wait(digits: Workspace, bundle: Path) -> None:
+    """Register two proven versions of `seen` that wait for a person, beside MLflow's server."""
+    variant = Variant(backbone="squeezenet1_1", heads=(Head(target="label"),), fit=Fit(image_size_px=64))
+    classes, preprocess = {"label": ("ant", "bee")}, preprocess_for("squeezenet1_1", 64)
+    model = build_model(variant, classes, None)
+    bundles.save(bundle, model=model, variant=variant, classes=classes, preprocess=preprocess, facts={})
+    registry = Registry(f"sqlite:///{digits.storage / 'mlflow.db'}", digits.storage / "ledger")
+    registry._client.create_registered_model("seen")
+    for key in ("1", "2"):
+        tags = {"headstart.work_key": key, BUNDLE_TAG: bundles.digest(bundle)}
+        made = registry._client.create_model_version("seen", str(bundle.parent), tags=tags)
+        proven = Verdict(True, ("it is better",))
+        assert carry_out(registry, registry.find("seen", str(made.version)), proven, None, manual=True).verdict.waits
 
 
 def test_a_cancelled_run_stops_its_ray_job_and_ends_its_mlflow_runs(stack: Stack) -> None:
@@ -187,7 +234,7 @@ def test_a_plan_is_deployed_to_a_pool_and_its_worker_runs_it(stack: Stack) -> No
     run = stack.ask(f"/deployments/{again['deployments'][1]['id']}/create_flow_run", {})["id"]
     worker = workspace.start_module("prefect", "worker", "start", "--pool", "headstart", env={"PREFECT_API_URL": stack.api})
     try:
-        wait_for("the run's end", lambda: stack.state(run) in ("Completed", "Failed", "Crashed"), 300)
+        wait_for("the run's end", lambda: stack.state(run) in ENDED, 300)
     finally:
         worker.send_signal(signal.SIGINT)
         worker.wait(60)
