@@ -17,6 +17,8 @@ from flows.cli import models
 from flows.gate import Case, Trials
 from flows.gate.classes import compare_classes
 from flows.gate.guards.table import TRIAL_GUARDS
+from flows.job import leaks
+from flows.job.job import read
 from flows.job.scores import write_scores
 from flows.plan import Plan
 from flows.records import DataVersion, Finding, ModelVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
@@ -71,21 +73,28 @@ class Nights:
         write_scores(job.scores_file(self.folder, scores.bundle_digest, "d1"), scores)
         return scores
 
-    def judge(self, key: str, scores: ScoreTable, **changes: Any) -> Promotion:
-        """The stage's verdict on tonight's candidate, an hour's work before the next night's."""
+    def judge(self, key: str, scores: ScoreTable, work: Work | None = None, **changes: Any) -> Promotion:
+        """The stage's verdict on tonight's candidate, an hour's work before the next night's; its jobs run in this process."""
         plan = Plan.model_validate({"name": "m", "fit": {"seed": int(key, 16)}} | changes)
-        variant = Variant(backbone="resnet18", heads=(Head(target="label"),), fit=Fit(seed=int(key, 16)))
-        works = (Work(key, variant, Weights("none")),)
+        untrained = Variant(backbone="resnet18", heads=(Head(target="label"),), fit=Fit(seed=int(key, 16)))
+        work = work or Work(key, untrained, Weights("none"))
         version = DataVersion("d1", "r" * 40, SAMPLES, self.folder / "data", ())
         champion = self.registry.current("m").get("champion") if self.registry.models() else None
         table = job.read_scores(job.scores_file(self.folder, champion.tags[BUNDLE_TAG], "d1")) if champion else None
-        candidate = TrainedVariant(key, variant, False, {}, 1, 1, 1, 1.0, run_id="run")
-        settings = SimpleNamespace(root=self.folder, storage=self.folder, workspace=self.folder)
-        session: Any = SimpleNamespace(plan=plan, registry=self.registry, settings=settings, say=lambda _: None)
+        candidate = TrainedVariant(key, work.variant, False, {}, 1, 1, 1, 1.0, run_id="run")
+        settings = SimpleNamespace(
+            root=self.folder, storage=self.folder, workspace=self.folder, features=self.folder / "features"
+        )
+        session: Any = SimpleNamespace(
+            plan=plan, registry=self.registry, settings=settings, say=lambda _: None, run_job=self.run_job
+        )
         anchor = find_anchor(session, METRIC, champion)
         of_anchor = job.read_scores(job.scores_file(self.folder, anchor.tags[BUNDLE_TAG], "d1")) if anchor else None
         judged = Scores(candidate, scores, champion, table, anchor, of_anchor, bundle=self.folder / "bundle")
-        return promote(session, WorkPlan(plan, version, works, METRIC, "k"), judged)
+        return promote(session, WorkPlan(plan, version, (work,), METRIC, "k"), judged)
+
+    def run_job(self, requested: job.Job) -> job.JobOutcome:
+        return leaks.search(read(job.begin(requested)))
 
     def night(self, number: int, gain: float = 0.0, **changes: Any) -> Promotion:
         self.now += DAY
