@@ -1,7 +1,8 @@
 """A job that looks for the holdout's pictures among those that are trained or ranked on: at another size, quality or crop.
 
-The feature store names candidates: the nearest samples of train and val to each test sample. Pixels decide: mere look-alikes are
-near in features too. The features of test samples are stored for this search alone; a training has no key to ask for them by.
+Features and thumbnails, both in the feature store, name candidates: the samples of train and val that are nearest to each test
+sample. Pixels decide: mere look-alikes are near, too. What is stored of test samples is for this search alone; a training has
+no key to ask for it by. A search reads the images that have no thumbnail yet: the first one all, later ones those that are new.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from flows.cluster import workers
 from flows.job.datasets import Splits
 from flows.job.job import Job, read
 from flows.job.job_folder import JobFolder, JobOutcome
+from flows.job.thumbnails import TAP, open_thumbnails, store_thumbnails
 from flows.job.trials import leaks_file, write_leaks
 from flows.job.trunks import JobFeatures, name_trunk
 from flows.leak_records import Leak, Leaks
@@ -22,13 +24,15 @@ from flows.records import Sample
 from flows.sample_files import locate
 from heads.data.decoding import decode
 from heads.data.likeness import SAME_PICTURE, Details, details_of, likeness
+from heads.data.thumbnails import alikeness, windows_in
 from heads.features import Key
 from heads.features.neighbours import nearest
 from heads.trunks.extraction import ExtractionRequest, extract
 from heads.trunks.trunk import stored_taps, trunk_of
 
-# So many of the nearest samples of a test sample are compared with it pixel by pixel: among thousands of pictures that are all
-# alike, a small or cut copy may have more than these nearer to it than its original (tests/benchmarks/near_duplicates.py).
+# So many of the nearest samples of a test sample, by features and again by thumbnails, are compared with it pixel by pixel.
+# Among thousands of pictures that are all alike, a small or cut copy may have more than these nearer to it in features than its
+# original, and thumbnails tell it (tests/benchmarks/near_duplicates.py).
 NUM_CANDIDATES = 5
 # A picture's details take 0.3 MB.
 MAX_KEPT = 512
@@ -44,7 +48,7 @@ def search(job: Job) -> JobOutcome:
 
 
 def find_candidates(folder: str, uses_gpu: bool, num_threads: int) -> list[Pair]:
-    """Each test sample with its nearest samples of train and val, on stored features; what lacks is computed and stored first.
+    """Each test sample with its nearest samples of train and val, on stored features and thumbnails; what lacks is stored first.
 
     Runs in a worker, or in the driver.
     """
@@ -68,12 +72,14 @@ def find_candidates(folder: str, uses_gpu: bool, num_threads: int) -> list[Pair]
     )
     tested = [sample for sample in job.version.samples if sample.split == "test"]
     known = [sample for sample in job.version.samples if sample.split != "test"]
-    asked, others = (
-        features.store.trunk(trunk.id).open([Key(sample.pixel_digest) for sample in samples], [tap.name])
-        for samples in (tested, known)
-    )
-    _, positions = nearest(asked, others, tap.name, NUM_CANDIDATES)
-    return [(sample, known[place]) for sample, near in zip(tested, positions.tolist(), strict=True) for place in near]
+    store_thumbnails(features.store, job.version, job.version.samples, device)
+    stored, store = features.store.trunk(trunk.id), features.store
+    asked, others = (stored.open([Key(sample.pixel_digest) for sample in samples], [tap.name]) for samples in (tested, known))
+    _, by_features = nearest(asked, others, tap.name, NUM_CANDIDATES)
+    asked, others = (open_thumbnails(store, samples) for samples in (tested, known))
+    _, by_thumbnails = nearest(asked, others, TAP, NUM_CANDIDATES, windows_in, alikeness)
+    near = torch.cat([by_features, by_thumbnails], dim=1).tolist()
+    return [(sample, known[place]) for sample, places in zip(tested, near, strict=True) for place in dict.fromkeys(places)]
 
 
 def compare(job: Job, pairs: Sequence[Pair]) -> Leaks:
