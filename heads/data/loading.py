@@ -121,6 +121,9 @@ class Loader(ABC):
         return -(-len(self) // self.accumulate)
 
     def __iter__(self) -> Iterator[Batch]:
+        if not self.training:
+            # In its own order always, by all ranks that train together now: one that trains by itself reads all of it.
+            self._set_order(torch.arange(len(self.dataset)))
         num_labels: dict[str, int] = {}
         for number, (step, (inputs, labels)) in enumerate(zip(self.steps, self._read(), strict=True)):
             if number % self.accumulate == 0:

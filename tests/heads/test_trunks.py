@@ -117,6 +117,25 @@ def test_variants_trained_together_end_as_each_does_alone_to_the_bit(
     assert variants is not TOGETHER or len(together[2][2]) < 9, "one stopped early while the others went on"
 
 
+def test_who_trains_by_itself_in_a_group_is_validated_on_all_samples(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant, store = variant_of(KIND), FeatureStore(tmp_path)
+    sets = datasets(pictures, variant)
+    fill(variant, sets, store)
+    ((_, alone, _),) = train_side_by_side([variant], sets, store)
+    # The loaders are opened by the second of two ranks, the training is its own.
+    for name, value in (("is_initialized", True), ("get_rank", 1), ("get_world_size", 2)):
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    ((_, member, _),) = train_side_by_side([variant], sets, store)
+    assert isinstance(alone, TrainingOutcome)
+    assert isinstance(member, TrainingOutcome)
+    assert member.metrics == alone.metrics
+    assert member.confusion == alone.confusion
+    assert member.temperatures == alone.temperatures
+    assert sum(map(sum, member.confusion["kind"])) == NUM_VAL
+
+
 def test_variants_that_go_on_from_different_epochs_end_as_they_would_have_to_the_bit(pictures: Path, tmp_path: Path) -> None:
     variants, store = TOGETHER[:4], FeatureStore(tmp_path / "store")
     sets = datasets(pictures, variants[0])
