@@ -1,7 +1,7 @@
 """A retraining killed at ten random moments of extraction and training, against the same one left alone: equal to the byte.
 
     python tests/benchmarks/kills.py [--kills 10] [--seed 0] [--images 600] [--image-size-px 128] [--epochs 6] [--views 4]
-        [--folder DIR]
+        [--storage folder|bucket] [--folder DIR]
 
 A plan of frozen variants and of ones behind a stored cut, on a part of sign_digits, by two workers. It runs once to its end.
 Then, in another workspace, `kill -9` meets at a random time after every start of work a random one of: a Ray Train worker, the
@@ -13,6 +13,8 @@ Bars, in each workspace: every attempt announces no more images to forward than 
 each sample's features once, but for a shard a worker and kill; the weights of every variant have the same bytes as those of the
 undisturbed run, and measures, confusions, candidate and holdout are equal. Where bytes differ, by how much and whether stored
 features do is told.
+With `--storage bucket` the disturbed runs have their storage in a bucket of a real S3 server (`PYTHONPATH=.`, and what
+`tests/integration/radosgw.py` needs), and the undisturbed one in a folder all the same.
 Data and weights are taken from `../shared`. About 20 minutes on two cores. Ends with status 1 where a bar is missed.
 """
 
@@ -23,9 +25,13 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import boto3
+from mirror import Server
 from safetensors.torch import load_file
 from watched import LOOK_SECONDS, NUM_WORKERS, Run, running
 from workspaces import MOBILENET_V2, SHARED, copy, say, spread
@@ -43,6 +49,7 @@ def undisturbed(run: Run) -> None:
     while not run.ended:
         time.sleep(LOOK_SECONDS)
         run.observe()
+    settle(run)
 
 
 def disturbed(run: Run, chance: random.Random, num_kills: int, latest_seconds: float, num_samples: int) -> None:
@@ -60,6 +67,13 @@ def disturbed(run: Run, chance: random.Random, num_kills: int, latest_seconds: f
             if run.at_work():
                 run.disturb(chance, latest_seconds, num_samples)
             searched_at = time.monotonic()
+    settle(run)
+
+
+def settle(run: Run) -> None:
+    """Takes note of the end, of a bucket too."""
+    if run.mirror:
+        run.mirror.look()
     run.observe()
 
 
@@ -74,9 +88,9 @@ def verdict(run: Run, alone: Run) -> list[str]:
         missed.append(f"the store holds {store.num_keys} samples, the undisturbed one {num_samples}")
     if store.num_rows - store.num_keys > most:
         missed.append(f"{store.num_rows - store.num_keys} samples are stored twice; unfinished shards explain {most}")
-    works = sorted(folder.name for folder in (alone.place.storage / "work").iterdir())
+    works = sorted(folder.name for folder in (alone.kept / "work").iterdir())
     for name in works:
-        missed += compare(name, *(each.place.storage / "work" / name for each in (run, alone)))
+        missed += compare(name, *(each.kept / "work" / name for each in (run, alone)))
     reports = run.report, alone.report
     missed += [f"the {name} differs" for name in ("candidate", "holdout") if reports[0][name] != reports[1][name]]
     if missed:
@@ -122,6 +136,19 @@ def plan(asked: argparse.Namespace) -> dict[str, Any]:
     return common | {"freeze": ["all", "upto:stage5"], "fit": fit, "workers": {"count": NUM_WORKERS}}
 
 
+@contextmanager
+def serving(root: Path) -> Iterator[Server]:
+    """A real S3 server with a bucket for the runs, in folders below `root`."""
+    from tests.integration import radosgw
+
+    (root / "store").mkdir()
+    with radosgw.serving(root / "store") as server:
+        keys = {"aws_access_key_id": server.access_key, "aws_secret_access_key": server.secret_key}
+        client = boto3.client("s3", endpoint_url=server.endpoint, region_name=radosgw.REGION, **keys)
+        client.create_bucket(Bucket="kills")
+        yield Server("s3://kills", server.environment(), client)
+
+
 def main() -> int:
     """The exit status: 1 where a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -131,6 +158,7 @@ def main() -> int:
     parser.add_argument("--image-size-px", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--storage", choices=("folder", "bucket"), default="folder")
     parser.add_argument("--folder", type=Path, default=None)
     asked = parser.parse_args()
     chance, missed, num_done, number = random.Random(asked.seed), [], 0, 0
@@ -142,15 +170,16 @@ def main() -> int:
         seconds, num_samples = float(alone.report["seconds"]["train"]), alone.store.num_keys
         say(f"undisturbed: {seconds:.1f} s of extraction and training, {num_samples} samples forwarded, "
             f"{alone.report['counts']['trunk_forwards']} counted")  # fmt: skip
-        while num_done < asked.kills:
-            number += 1
-            with running(root / f"run-{number}", root / "source", plan(asked)) as run:
-                disturbed(run, chance, asked.kills - num_done, LATEST_SHARE * seconds, num_samples)
-            num_done += len(run.kills)
-            show(number, run)
-            found = verdict(run, alone)
-            missed += found
-            say("  equal to the byte, nothing stored was forwarded again" if not found else "  NO: " + "; ".join(found))
+        with serving(root) if asked.storage == "bucket" else nullcontext() as server:
+            while num_done < asked.kills:
+                number += 1
+                with running(root / f"run-{number}", root / "source", plan(asked), server) as run:
+                    disturbed(run, chance, asked.kills - num_done, LATEST_SHARE * seconds, num_samples)
+                num_done += len(run.kills)
+                show(number, run)
+                found = verdict(run, alone)
+                missed += found
+                say("  equal to the byte, nothing stored was forwarded again" if not found else "  NO: " + "; ".join(found))
     say(f"{num_done} kills in {number} runs: {'every bar is met' if not missed else f'{len(missed)} differences'}")
     return 1 if missed else 0
 

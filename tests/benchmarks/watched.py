@@ -9,13 +9,14 @@ import random
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from mirror import Mirror, Server, following
 from safetensors import safe_open
 from safetensors.torch import load_file
 from workspaces import Workspace
@@ -103,10 +104,17 @@ class Store:
 class Run:
     """A workspace in which one plan is retrained, watched from outside and disturbed."""
 
-    def __init__(self, root: Path, source: Path, plan: dict[str, Any]) -> None:
+    def __init__(self, root: Path, source: Path, plan: dict[str, Any], server: Server | None = None) -> None:
         root.mkdir()
-        self.place, self.root = Workspace(root / "workspace", source), root
-        self.plan, self.store = self.place.write(plan), Store(self.place.storage / "features")
+        self.root, self.mirror, environment = root, None, dict[str, str]()
+        if server:
+            self.mirror = Mirror(f"{server.address}/{root.name}", root / "mirror", server.client)
+            environment = {**server.environment, "XDG_CACHE_HOME": str(root / "cache")}
+            environment["HEADSTART_STORAGE_ROOT"] = self.mirror.address
+        self.place = Workspace(root / "workspace", source, environment)
+        # What is watched: the storage, or the folder that follows it.
+        self.kept = self.mirror.folder if self.mirror else self.place.storage
+        self.plan, self.store = self.place.write(plan), Store(self.kept / "features")
         self.kills: list[Kill] = []
         self.attempts: list[Attempt] = []
         self.starts: list[str] = []
@@ -141,7 +149,12 @@ class Run:
     @property
     def job(self) -> Path | None:
         """The folder of the training job."""
-        return next(iter((self.place.storage / "jobs").glob("train-*")), None)
+        return next(iter((self.kept / "jobs").glob("train-*")), None)
+
+    @property
+    def _job_file(self) -> str:
+        file = self.job / "job.json" if self.job else Path()
+        return f"{self.mirror.address}/{file.relative_to(self.kept)}" if self.mirror else str(file)
 
     def observe(self) -> None:
         """Takes note of new shards and of an attempt that announces what it has to forward."""
@@ -167,7 +180,7 @@ class Run:
         mine, drivers, workers = self.place.cluster_processes(), [], []
         for process in mine:
             with suppress(psutil.Error):
-                if str(self.job / "job.json") in process.cmdline() and "flows.job" in process.cmdline():
+                if self._job_file in process.cmdline() and "flows.job" in process.cmdline():
                     drivers.append(process)
                 elif process.name().startswith("ray::RayTrain"):
                     workers.append(process)
@@ -182,7 +195,7 @@ class Run:
         """What the job is doing, in words."""
         if self.store.num_keys < num_samples:
             return f"extraction, {self.store.num_keys} of {num_samples} stored"
-        folders = list((self.place.storage / "work").glob("*"))
+        folders = list((self.kept / "work").glob("*"))
         epochs = sum(len(read_json(folder / "progress.json", {"epochs": []})["epochs"]) for folder in folders)
         done = sum(WorkFolder(Folder(folder)).is_finished() for folder in folders)
         return f"training, {done} variants done, {epochs} epochs told"
@@ -220,10 +233,11 @@ class Run:
 
 
 @contextmanager
-def running(root: Path, source: Path, plan: dict[str, Any]) -> Iterator[Run]:
-    """A run whose processes are gone in the end."""
-    run = Run(root, source, plan)
+def running(root: Path, source: Path, plan: dict[str, Any], server: Server | None = None) -> Iterator[Run]:
+    """A run, with its storage in a bucket of the server if there is one, whose processes are gone in the end."""
+    run = Run(root, source, plan, server)
     try:
-        yield run
+        with following(run.mirror) if run.mirror else nullcontext():
+            yield run
     finally:
         run.close()

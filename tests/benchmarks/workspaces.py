@@ -28,12 +28,12 @@ MOBILENET_V2 = SHARED / "weights" / "mobilenet_v2_from_int8-cf435c58.pth"
 
 
 class Workspace:
-    """A workspace with a data set in it."""
+    """A workspace with a data set in it; its `environment` is set beside that of this process."""
 
-    def __init__(self, folder: Path, source: Path) -> None:
+    def __init__(self, folder: Path, source: Path, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HEADSTART_", "PREFECT_", "MLFLOW_"))}
-        self._env = kept | {"GIT_CONFIG_GLOBAL": str(folder.parent / "gitconfig")}
+        self._env = kept | {"GIT_CONFIG_GLOBAL": str(folder.parent / "gitconfig")} | dict(environment or {})
         folder.mkdir()
         self.run("init", ".")
         self.run("data", "ingest", str(source))
@@ -63,7 +63,7 @@ class Workspace:
 
     @property
     def storage(self) -> Path:
-        """Where it keeps works, features, jobs and its cluster's record."""
+        """Where it keeps its cluster's record, and works, features and jobs, unless its environment names a storage root."""
         return self.folder / ".headstart"
 
     def samples(self, *splits: str) -> list[Sample]:
