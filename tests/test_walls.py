@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +23,7 @@ def _loaded_after(statement: str) -> set[str]:
     return {module.split(".")[0] for module in _modules_after(statement)}
 
 
+@cache
 def _modules_after(statement: str) -> set[str]:
     code = f"{statement}\nimport sys\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -34,6 +35,21 @@ def _modules_after(statement: str) -> set[str]:
 )
 def test_a_light_room_brings_nothing_heavy_along(room: str) -> None:
     assert _loaded_after(f"import {room}").isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize(
+    ("program", "unneeded"),
+    [
+        ("flows.job.__main__", HEAVY),
+        ("flows.cli.retraining", HEAVY),
+        ("flows.stack.__main__", {"torch", "torchvision", "ray", "sklearn", "matplotlib", "scipy.stats"}),
+        ("flows.pipeline", {"torch", "torchvision", "ray", "mlflow", "dvc", "sklearn", "matplotlib", "pandas", "scipy.stats"}),
+        ("flows.job.scoring", {"ray", "mlflow", "prefect", "pandas", "torch._dynamo", "scipy.stats"}),
+        ("heads.bundle", {"torch._dynamo", "torch._inductor", "sympy.core"}),
+    ],
+)
+def test_a_program_loads_late_what_it_may_not_need(program: str, unneeded: Collection[str]) -> None:
+    assert _modules_after(f"import {program}").isdisjoint(unneeded)
 
 
 @pytest.mark.parametrize("room", ["heads.bundle", "heads.training.loop"])

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from flows.gate.clusters import Clusters, count_touched, error_of_mean
 from flows.gate.evidence import Level
@@ -26,7 +26,8 @@ from flows.records import ScoreTable
 FIRST_SHARE, FIRST_SHARE_FROM_8000 = 0.89, 0.84
 # A score test has no such slack.
 FIRST_SHARE_OF_MARGIN = 0.5
-WEEKLY_SHARE = float(norm.sf(3.2)) / 0.05
+# The tail of a normal beyond 3.2 standard errors, out of an alpha of 0.05. A number, since scipy.stats takes a second to load.
+WEEKLY_SHARE = 0.013742758758316941
 VERY_MANY = 8000
 # Challengers of one recipe that are judged together, and days between two looks.
 WINDOW, DAYS_BETWEEN_LOOKS = 7, 7.0
@@ -90,7 +91,7 @@ def first_level(alpha: float, num_samples: int, margin: float | None = None) -> 
 
 def least_z(alpha: float) -> float:
     """How many standard errors the mean of seven challengers has to be above the champion: 3.2 at alpha 0.05."""
-    return float(norm.isf(alpha * WEEKLY_SHARE))
+    return float(scipy.stats.norm.isf(alpha * WEEKLY_SHARE))
 
 
 def look_at_mean(challengers: Values, champion: Values, clusters: Clusters | None = None) -> MeanLook:
@@ -114,8 +115,8 @@ def is_proven(look: MeanLook, alpha: float, margin: float | None = None) -> bool
     it, and the newest too.
     """
     if margin is not None:
-        seen = (1 - margin) ** look.num_samples < norm.sf(least_z(alpha))
+        seen = (1 - margin) ** look.num_samples < scipy.stats.norm.sf(least_z(alpha))
         return bool(seen) and look.above(-margin) >= least_z(alpha) and look.newest_gain > -margin
     # Exchanging the two readers of a sample is as likely where they are equal (Fisher 1935), whatever the standard error says.
-    enough = 2.0**-look.num_differing < norm.sf(least_z(alpha))
+    enough = 2.0**-look.num_differing < scipy.stats.norm.sf(least_z(alpha))
     return enough and look.z >= least_z(alpha) and look.newest_gain >= -ROUNDING

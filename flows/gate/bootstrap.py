@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm, t
+import scipy
 
 from flows.gate.clusters import Clusters, num_clusters
 from flows.gate.evidence import LEVEL
@@ -123,15 +123,15 @@ def _p_value(differences: Table, num_drawn: int) -> float:
         return 1.0
     beyond = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
     tail = min(0.5, (1 + beyond) / (len(differences) + 1))
-    return float(2 * t.cdf(norm.ppf(tail) * math.sqrt((num_drawn - 1) / num_drawn), num_drawn - 1))
+    return float(2 * scipy.stats.t.cdf(scipy.stats.norm.ppf(tail) * math.sqrt((num_drawn - 1) / num_drawn), num_drawn - 1))
 
 
 def _percentiles(draws: Table, num_drawn: int, least: float, most: float) -> tuple[float, float]:
     if num_drawn == 1:
         return least, most
-    reach = math.sqrt(num_drawn / (num_drawn - 1)) * t.ppf((1 + LEVEL) / 2, num_drawn - 1)
+    reach = math.sqrt(num_drawn / (num_drawn - 1)) * scipy.stats.t.ppf((1 + LEVEL) / 2, num_drawn - 1)
     # The greatest rank whose p-value is still below 1 - LEVEL.
-    rank = math.ceil(float(norm.cdf(-reach)) * (len(draws) + 1)) - 1
+    rank = math.ceil(float(scipy.stats.norm.cdf(-reach)) * (len(draws) + 1)) - 1
     if rank < 1:
         return least, most
     ordered = np.sort(draws)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import binomtest, norm, t
+import scipy
 
 from flows.errors import AskedWrongly
 from flows.gate.answers import Right, right
@@ -80,19 +79,19 @@ class Pairs:
         if self.clusters is None:
             return paired_interval(self.num_fixed, self.num_broken, self.num_samples)
         error = error_of_mean(self.right.astype(np.float64) - self.right_before, self.clusters)
-        reach = error * float(t.ppf((1 + LEVEL) / 2, num_clusters(self.clusters) - 1))
+        reach = error * float(scipy.stats.t.ppf((1 + LEVEL) / 2, num_clusters(self.clusters) - 1))
         return max(-1.0, self.gain - reach), min(1.0, self.gain + reach)
 
 
 def mcnemar(num_fixed: int, num_broken: int) -> float:
     """The exact two-sided p-value that fixed and broken samples are equally likely (McNemar 1947, binomial form)."""
     discordant = num_fixed + num_broken
-    return float(binomtest(num_fixed, discordant, 0.5).pvalue) if discordant else 1.0
+    return float(scipy.stats.binomtest(num_fixed, discordant, 0.5).pvalue) if discordant else 1.0
 
 
 def wilson_interval(num_right: int, num_samples: int) -> tuple[float, float]:
     """The 95 % score interval of a proportion (Wilson 1927)."""
-    interval = binomtest(num_right, num_samples).proportion_ci(LEVEL, "wilson")
+    interval = scipy.stats.binomtest(num_right, num_samples).proportion_ci(LEVEL, "wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -112,11 +111,11 @@ def paired_score(num_fixed: int, num_broken: int, num_samples: int, difference: 
 
 def paired_interval(num_fixed: int, num_broken: int, num_samples: int) -> tuple[float, float]:
     """The 95 % score interval of the difference of two accuracies on the same samples (Tango 1998, Statist. Med. 17:891-908)."""
-    n, z = num_samples, float(norm.ppf((1 + LEVEL) / 2))
+    n, z = num_samples, float(scipy.stats.norm.ppf((1 + LEVEL) / 2))
     score = partial(paired_score, num_fixed, num_broken, n)
     middle, edge = (num_fixed - num_broken) / n, 1 - 1e-12
-    low = brentq(lambda d: score(d) - z, -edge, middle) if middle > -edge and score(-edge) > z else -1.0
-    high = brentq(lambda d: score(d) + z, middle, edge) if middle < edge and score(edge) < -z else 1.0
+    low = scipy.optimize.brentq(lambda d: score(d) - z, -edge, middle) if middle > -edge and score(-edge) > z else -1.0
+    high = scipy.optimize.brentq(lambda d: score(d) + z, middle, edge) if middle < edge and score(edge) < -z else 1.0
     return float(low), float(high)
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from flows.errors import AskedWrongly
 from flows.gate.clusters import Clusters, count_touched
@@ -148,7 +148,7 @@ def _over_labels(formula: Callable[[Table, Table], Table], scores: Table, truths
     return measure
 
 
-def _ranking(scores: Table, positive: NDArray[np.bool_]) -> tuple[csr_array, csr_array]:
+def _ranking(scores: Table, positive: NDArray[np.bool_]) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
     """Two matrices (R, N) that sum samples into the runs of a ranking by falling score: those with the label, and all.
 
     Samples of equal score are one run; so are neighbouring runs without the label, which no measure tells apart.
@@ -162,8 +162,8 @@ def _ranking(scores: Table, positive: NDArray[np.bool_]) -> tuple[csr_array, csr
     with_label = positive[order]
     shape = (len(starts), len(order))
     return (
-        csr_array((np.ones(with_label.sum()), (run[with_label], order[with_label])), shape=shape),
-        csr_array((np.ones(len(order)), (run, order)), shape=shape),
+        scipy.sparse.csr_array((np.ones(with_label.sum()), (run[with_label], order[with_label])), shape=shape),
+        scipy.sparse.csr_array((np.ones(len(order)), (run, order)), shape=shape),
     )
 
 

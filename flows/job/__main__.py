@@ -10,7 +10,9 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 from flows import machine, owners
 from flows.cluster import nodes, workers
@@ -44,8 +46,6 @@ def _train(job: Job) -> JobOutcome:
 
 def _run_group(job: Job) -> None:
     """Train the works that are left in a worker group, and return once it is done."""
-    from flows.job.member import train_works
-
     job.folder.count_driver()
     workers.join(job.workers)
     # Ray's own files; cleared at the end, so that a later group of this name starts anew instead of resuming it.
@@ -53,9 +53,16 @@ def _run_group(job: Job) -> None:
     threading.Thread(target=_end_at_error, args=(job,), name="error", daemon=True).start()
     with following(job), nodes.watching(job.workers, job.folder.add_node):
         workers.run_group(
-            train_works, {"job_folder": job.folder.address}, workers=job.workers, name=job.key, storage=storage.address
+            _train_works, {"job_folder": job.folder.address}, workers=job.workers, name=job.key, storage=storage.address
         )
     storage.within(job.key).clear()
+
+
+def _train_works(config: Mapping[str, Any]) -> None:
+    # In a member. Only there: this process hands the function on, and needs no network for that.
+    from flows.job.member import train_works
+
+    train_works(config)
 
 
 def _end_at_error(job: Job) -> None:

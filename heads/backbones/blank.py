@@ -34,11 +34,11 @@ def skeleton_stages(name: str) -> nn.Sequential:
 
 def build_blank(name: str) -> nn.Module:
     """torchvision's model with zeros where it would draw at random, to be filled: made in a fraction of the time."""
-    with _NothingDrawn():
+    with NothingDrawn():
         return row_of(name).build()
 
 
-class _NothingDrawn(TorchFunctionMode):
+class NothingDrawn(TorchFunctionMode):
     """Zeros for random draws, which take long, on the meta device too. Zeros, since some layers draw until every value fits."""
 
     def __torch_function__(

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops.misc import Permute
 
 from heads.backbones.tokens import TokenStem
+from heads.backbones.torchvision_lean import Permute
 
 Split = Callable[[nn.Module], list[nn.Module]]
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from torchvision import models
-
 from heads.backbones import cutting
 from heads.backbones.cutting import CONVNEXT, MAXVIT, REGNET, RESNET, SHUFFLENET, cut_features, cut_layers
 from heads.backbones.row import Backbone
 from heads.backbones.source import imagenet
+from heads.backbones.torchvision_lean import models
 
 FC = ("fc.",)
 BY_4 = (4, 4, 8, 16, 32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from torchvision.models import WeightsEnum
+from heads.backbones.torchvision_lean import WeightsEnum
 
 # As torchvision's own notes on its pretrained models say; nothing more is known of these files.
 LICENCE = (

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from heads.data.decoding import SIDEWAYS, UPRIGHT, opened, orientation_of, upright_rgb
 from heads.data.mask_values import raw_mode
@@ -38,6 +37,9 @@ def pixels_of(image: Image.Image) -> Tensor:
 
 def _decode_jpeg(source: Path | bytes, orientation: int | None) -> Tensor | None:
     """The upright pixels of a JPEG file; None if torchvision does not decode it, so that Pillow may, or says why not."""
+    # Here, so that `heads.backbones` is the first to import it, in its quick way.
+    from torchvision.io import ImageReadMode, decode_jpeg
+
     content = source if isinstance(source, bytes) else source.read_bytes()
     try:
         stored: Tensor = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heads.backbones.blank import skeleton_stages
+from heads.backbones.blank import NothingDrawn, skeleton_stages
 from heads.backbones.table import row_of
 from heads.backbones.tokens import tokens_to_map
 from heads.backbones.weights import build_stages
@@ -115,7 +115,7 @@ def build_model(
 def build_outline(variant: Variant, classes: Mapping[str, Sequence[str]]) -> Model:
     """The model of `build_model` without storage (on the meta device): the names, shapes and types of its weights."""
     backbone = skeleton_stages(variant.backbone)
-    with torch.device("meta"):
+    with torch.device("meta"), NothingDrawn():
         return build_model(variant, classes, None, backbone=backbone)
 
 

@@ -2,6 +2,8 @@ import hashlib
 import math
 import pickle
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from math import log2
 from pathlib import Path
@@ -444,3 +446,18 @@ def test_the_default_size_and_the_least_are_allowed_and_less_is_refused_in_words
 def test_the_architecture_of_every_file_is_recognised() -> None:
     for name in IMAGE_BACKBONES:
         assert weights._architecture_of(weights._shapes(name)) == name
+
+
+def test_torchvision_asks_the_compiler_what_it_always_asked_only_later() -> None:
+    code = """
+import sys
+import heads.backbones
+assert "torch._dynamo" not in sys.modules
+from torchvision.ops import roi_align
+asked = sys.modules[roi_align.__module__]
+told = asked.is_compile_supported("cpu")
+from torch._dynamo.utils import is_compile_supported
+assert told == is_compile_supported("cpu") and asked.is_compile_supported is not is_compile_supported
+
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

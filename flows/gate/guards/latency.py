@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import binom
+import scipy
 
 from flows.gate.case import Case
 from flows.gate.evidence import LEVEL
@@ -47,5 +47,5 @@ def latency(case: Case) -> Finding | None:
 def median_ratio(ratios: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float, float, float]:
     """The median of independent ratios, and an interval that covers the true one in 95 %; of five or fewer, all of them."""
     ordered = np.sort(ratios)
-    outside = max(0, int(binom.ppf((1 - LEVEL) / 2, len(ordered), 0.5)) - 1)
+    outside = max(0, int(scipy.stats.binom.ppf((1 - LEVEL) / 2, len(ordered), 0.5)) - 1)
     return float(np.median(ordered)), float(ordered[outside]), float(ordered[-1 - outside])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scipy.stats import norm, t
+import scipy
 
 from flows.gate.account import WINDOW, look_at_mean
 from flows.gate.account import least_z as least_z_of
@@ -55,11 +55,11 @@ def _p_value(case: Case, evidence: Evidence, margin: float) -> tuple[float, str]
     clusters = case.clusters_of(case.after)
     if TASK_FACTS[case.task].tells == "class" and clusters is None:
         fixed, broken, n = (int(figures[name]) for name in ("num_fixed", "num_broken", "num_samples"))
-        return float(norm.sf(paired_score(fixed, broken, n, -margin))), "score test"
+        return float(scipy.stats.norm.sf(paired_score(fixed, broken, n, -margin))), "score test"
     rows = rows_of(case.candidate, case.target)
     look = look_at_mean(*sample_values([rows], case.before, case.task, case.measure), clusters)
     num_units = look.num_samples if clusters is None else num_clusters(clusters)
-    return float(t.sf(look.above(-margin), max(1, num_units - 1))), "t test of what each sample adds"
+    return float(scipy.stats.t.sf(look.above(-margin), max(1, num_units - 1))), "t test of what each sample adds"
 
 
 def _weekly_look(case: Case, margin: float) -> Finding:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import t
+import scipy
 
 from flows.gate.case import Case
 from flows.gate.trials import Robustness
@@ -66,7 +66,7 @@ def _paired(differences: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[
     num, gain = len(differences), float(differences.mean())
     if num < 2:
         return gain, -1.0, 1.0
-    reach = float(t.ppf(0.975, num - 1)) * float(differences.std(ddof=1)) / math.sqrt(num)
+    reach = float(scipy.stats.t.ppf(0.975, num - 1)) * float(differences.std(ddof=1)) / math.sqrt(num)
     return gain, gain - reach, gain + reach
 
 
