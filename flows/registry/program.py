@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -43,29 +46,48 @@ SIGNATURES: Mapping[Modality, Signature] = {
 }
 
 
-def write_model(dest: Path, bundle: Path, *, run_id: str, model_id: str, facts: Mapping[str, Any]) -> None:
+class Export:
+    """A bundle on its way to an MLflow model, in a thread, since it takes seconds in which a flow mostly waits for a cluster."""
+
+    def __init__(self, bundle: Path) -> None:
+        # By this thread: two that import torch's compiler at once may each find it half.
+        from heads import bundle as _  # noqa: F401
+
+        self._holder = tempfile.TemporaryDirectory(prefix="headstart-export-")
+        folder = Path(self._holder.name) / "model"
+        pool = ThreadPoolExecutor(1, thread_name_prefix="export")
+        self._written = pool.submit(write_model, folder, bundle)
+        self._folder = folder
+        pool.shutdown(wait=False)
+
+    @contextmanager
+    def finished(self, *, run_id: str, model_id: str, facts: Mapping[str, Any]) -> Iterator[Path]:
+        """The model's folder, as one of this run and id, until the block ends. Raises what `write_model` raises."""
+        from mlflow.models import Model
+
+        with self._holder:
+            self._written.result()
+            model = Model.load(str(self._folder))
+            model.run_id, model.model_id, model.metadata = run_id, model_id, dict(facts)
+            model.save(str(self._folder / "MLmodel"))
+            yield self._folder
+
+
+def write_model(dest: Path, bundle: Path) -> None:
     """Make the folder `dest`: MLmodel, data/model.pt2 and `bundle/`, no pickle.
 
     The program takes uint8 images (N, H, W, 3), or token ids (N, L) of int64, to probabilities (N, C).
+    Raises BundleError on a damaged bundle, HeadstartError if the program answers otherwise than the bundle.
     """
     from heads import bundle as bundles
     from heads.bundle.program import export_program
 
     loaded = bundles.load(bundle)
-    signature = SIGNATURES[loaded.variant.modality]
-    write_program(dest, export_program(loaded), run_id=run_id, model_id=model_id, facts=facts, signature=signature)
+    write_program(dest, export_program(loaded), SIGNATURES[loaded.variant.modality])
     shutil.copytree(bundle, dest / BUNDLE_FOLDER)
 
 
-def write_program(
-    dest: Path,
-    program: nn.Module,
-    *,
-    run_id: str,
-    model_id: str,
-    facts: Mapping[str, Any],
-    signature: Signature = SIGNATURES["image"],
-) -> None:
+def write_program(dest: Path, program: nn.Module, signature: Signature = SIGNATURES["image"]) -> None:
     """Make the folder `dest` with the program alone, as MLflow keeps exported programs."""
     import mlflow.pytorch
     import numpy as np
@@ -80,7 +102,7 @@ def write_program(
         # Unnamed: MLflow hands a named input over in a dict, which its own PyTorch flavour then refuses.
         samples = TensorSpec(np.dtype(signature.dtype), signature.shape)
         probabilities = TensorSpec(np.dtype("float32"), (-1, num_classes))
-        model = Model(run_id=run_id, model_id=model_id)
+        model = Model()
         mlflow.pytorch.save_model(
             program,
             dest,
@@ -89,7 +111,6 @@ def write_program(
             input_example=example,
             serialization_format="pt2",
             pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "torch", "numpy")],
-            metadata=dict(facts),
         )
     # The program was exported on the CPU and can not move: left alone, MLflow would want it on a GPU where there is one.
     model.flavors["python_function"]["config"] = {"device": "cpu"}

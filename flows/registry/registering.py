@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,16 @@ from flows.registry.catalog import BUNDLE_TAG, Catalog
 
 class Registering(Catalog):
     """A catalog that takes new versions. Raises as Catalog does."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self._exports: dict[Path, program.Export] = {}
+
+    @asking
+    def prepare(self, name: str, bundle: Path, work_key: str) -> None:
+        """Begin to make what `register` uploads of a work's bundle, in a thread, unless the work has its version."""
+        if all(version.tags.get("headstart.work_key") != work_key for version in self.versions(name)):
+            self._exports[bundle] = program.Export(bundle)
 
     @asking
     def register(
@@ -62,9 +71,8 @@ class Registering(Catalog):
             if model.status == LoggedModelStatus.READY:
                 return str(model.model_id)
         model = self._client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=dict(marks))
-        with tempfile.TemporaryDirectory() as made:
-            folder = Path(made) / "model"
-            program.write_model(folder, bundle, run_id=run_id, model_id=model.model_id, facts=marks)
+        export = self._exports.pop(bundle, None) or program.Export(bundle)
+        with export.finished(run_id=run_id, model_id=model.model_id, facts=marks) as folder:
             self._client.log_model_artifacts(model.model_id, str(folder))
         self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])

@@ -36,6 +36,7 @@ def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult)
         session.say(f"Ledger: {settled.reasons[0]}")
     champion = session.registry.current(session.plan.name).get("champion")
     bundle = _fetch_bundle(session, bundle_name(candidate.key)).path
+    session.registry.prepare(session.plan.name, bundle, candidate.key)
     if not any(s.split == "test" and s.labels[target] is not None for s in work_plan.version.samples):
         empty = ScoreTable("", work_plan.version.digest, (), {})
         return Scores(candidate, empty, champion, None, why=why, baseline=baseline, bundle=bundle)

@@ -1,6 +1,6 @@
 """The closed table of backbones, cut into named stages: torchvision's networks without classifiers, and those of texts."""
 
-from heads.backbones.blank import NothingDrawn, skeleton_stages
+from heads.backbones.blank import skeleton_stages
 from heads.backbones.costs import StageCost, count_costs
 from heads.backbones.table import BACKBONES, Backbone, row_of
 from heads.backbones.tokens import tokens_to_map
@@ -9,7 +9,6 @@ from heads.backbones.weights import backbone_of, build_stages, check_weights, im
 __all__ = [
     "BACKBONES",
     "Backbone",
-    "NothingDrawn",
     "StageCost",
     "backbone_of",
     "build_stages",

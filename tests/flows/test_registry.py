@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner
 
 from flows.cli import models
@@ -53,11 +55,11 @@ class Place:
     def registry(self, ledger_folder: str = "ledger") -> Registry:
         return Registry(self.address, self.folder / ledger_folder)
 
-    def register(self, name: str, work_key: str) -> ModelVersion:
+    def register(self, name: str, work_key: str, registry: Registry | None = None) -> ModelVersion:
         """A version of `work_key`; the program itself is exported once and its model shared by all works."""
         parent = self.tracker.start_retraining("key", ORIGIN)
         run_id = self.tracker.start_variant(parent, Work(work_key, VARIANT, Weights("none")), ORIGIN)
-        return self.registry().register(
+        return (registry or self.registry()).register(
             name,
             bundle=self.bundle,
             run_id=run_id,
@@ -196,6 +198,7 @@ def test_no_file_of_the_registered_model_is_a_pickle(place: Place, first: ModelV
 
 CONSUMER = """
 import sys
+import threading
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {"heads", "flows", "torchvision", "ray", "prefect", "dvc", "boto3", "safetensors", "PIL"}:
@@ -622,7 +625,7 @@ class Colours(torch.nn.Module):
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("colours") / "model"
-    program.write_program(folder, Colours(), run_id="r", model_id="m-1", facts={})
+    program.write_program(folder, Colours())
     return folder
 
 
@@ -644,3 +647,28 @@ def test_an_export_for_images_of_one_size_is_refused_and_nothing_is_registered(
     assert place.registry().versions(name) == []
     monkeypatch.setattr("heads.bundle.program.export_program", lambda _: Colours())
     assert place.register(name, "work2").version == "1", "a later try begins with a model of its own"
+
+
+def test_a_version_that_was_prepared_is_exported_once_and_holds_the_same_files(
+    place: Place, first: ModelVersion, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported: list[str] = []
+
+    def export(_: object) -> Colours:
+        exported.append(threading.current_thread().name)
+        return Colours()
+
+    monkeypatch.setattr("heads.bundle.program.export_program", export)
+    registry = place.registry()
+    registry.prepare(name, place.bundle, "work3")
+    made = place.register(name, "work3", registry)
+    assert [thread.partition("_")[0] for thread in exported] == ["export"]
+    client = registry._client
+    folder = Path(client.get_model_version_download_uri(name, made.version))
+    model = yaml.safe_load((folder / "MLmodel").read_text())
+    assert (model["run_id"], model["metadata"]["headstart.work_key"]) == (made.tags["headstart.run_id"], "work3")
+    assert client.get_model_version(name, made.version).source == f"models:/{model['model_id']}"
+    before = Path(client.get_model_version_download_uri("digits", first.version))
+    assert {file.relative_to(folder) for file in folder.rglob("*")} == {file.relative_to(before) for file in before.rglob("*")}
+    registry.prepare(name, place.bundle, "work3")
+    assert len(exported) == 1, "the work has its version"
