@@ -40,7 +40,7 @@ def keep_here(place: Place) -> Path | None:
     if sums is None:
         return None
     digest = hashlib.sha256(sums).hexdigest()
-    copy = _root("bundles") / digest
+    copy = copies_root("bundles") / digest
     if not _is_whole(copy):
         with _room(copy.parent):
             _bring(place, copy, digest)
@@ -53,7 +53,7 @@ def keep_file(place: Place, name: str, digest: str) -> Path:
 
     Raises AskedWrongly if it is gone, or is another file than that.
     """
-    copy = _root(WEIGHTS) / name
+    copy = copies_root(WEIGHTS) / name
     if not copy.is_file():
         with _arriving(copy.parent) as partial:
             if not copy.is_file():
@@ -103,7 +103,7 @@ def keep_made(source: str, make: Callable[[Path], None], suffix: str) -> Path:
 
     `source` is what it is made from, and differs whenever the file would.
     """
-    root = _root(WEIGHTS)
+    root = copies_root(WEIGHTS)
     note = root / f".{hashlib.sha256(source.encode()).hexdigest()}"
     copy = _noted(note, suffix)
     if copy is None:
@@ -131,7 +131,7 @@ def _noted(note: Path, suffix: str) -> Path | None:
 
 def is_copy(path: Path) -> bool:
     """Whether a file of weights is a copy that this machine keeps, where others do not look for it."""
-    return path.parent == _root(WEIGHTS)
+    return path.parent == copies_root(WEIGHTS)
 
 
 @contextmanager
@@ -192,7 +192,7 @@ class _Stored:
             raise AskedWrongly(f"{self.place.address}/{name} is not there, though its bundle is: remove {self.place.address}")
 
 
-def _root(kind: str) -> Path:
+def copies_root(kind: str) -> Path:
     """The folder of this person's copies of a kind: `headstart/<kind>` in XDG_CACHE_HOME, else in `~/.cache`."""
     home = os.environ.get("XDG_CACHE_HOME")
     folder = (Path(home) if home else Path.home() / ".cache") / "headstart" / kind

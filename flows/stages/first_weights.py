@@ -13,6 +13,7 @@ from flows.places import Root, StoredFile, open_place
 from flows.plan import Plan
 from flows.records import ModelVersion, Weights
 from flows.registry import Registry
+from flows.stages.checked_weights import checked_file
 from flows.work_folder import bundle_name
 from heads.errors import WeightsError
 
@@ -88,10 +89,7 @@ def find_weights(plan: Plan, backbone: str, start: Start | None = None) -> Weigh
         return _of_version(start, backbone)
     if named.startswith("s3://"):
         return _of_bucket(named, backbone)
-    from heads import backbones
-
-    path = backbones.imagenet_weights(backbone) if named == "imagenet" else Path(named).absolute()
-    return Weights(backbones.check_weights(backbones.sized(backbone, path), path), path)
+    return checked_file(named, backbone)
 
 
 def _of_bucket(address: str, backbone: str) -> Weights:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,7 +30,7 @@ from flows.settings import Settings, read_settings
 from flows.stages.first_weights import find_weights
 from flows.stages.planning import find_champion, make_work_plan, plan_work
 from heads import bundle as bundles
-from heads.backbones import BACKBONES, build_stages, check_weights, skeleton_stages, state_of
+from heads.backbones import BACKBONES, build_stages, check_weights, skeleton_stages, state_of, weights_digest
 from heads.bundle.backbone import save_backbone
 from heads.data.images import preprocess_for
 from heads.errors import WeightsError
@@ -257,6 +259,49 @@ def test_a_retraining_that_is_begun_again_starts_from_the_champion_of_its_begin_
         assert plan_work(session, version("e" * 32)).works[0].weights.digest != before.works[0].weights.digest
     finally:
         registry._client.set_registered_model_alias("pets", "champion", champion.version)
+
+
+def test_a_file_that_was_checked_is_read_again_as_soon_as_it_is_another(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path(shutil.copy2(file, tmp_path / "own.pth"))
+    checks: list[Path] = []
+
+    def check(name: str, path: Path) -> str:
+        checks.append(path)
+        return check_weights(name, path)
+
+    monkeypatch.setattr("heads.backbones.check_weights", check)
+    first = found(str(own))
+    assert found(str(own)) == first
+    assert checks == [own]
+    # As long as the first, and as old by its date: a copy that keeps the times.
+    state = torch.load(file)
+    # In an archive its entries bear the name of the file.
+    other = tmp_path / file.name
+    for tensor in state.values():
+        tensor += 1
+    torch.save(state, other)
+    facts = own.stat()
+    os.utime(other, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    shutil.copy2(other, own)
+    assert (own.stat().st_size, own.stat().st_mtime_ns) == (facts.st_size, facts.st_mtime_ns)
+    second = found(str(own))
+    assert second.digest == weights_digest(own) != first.digest
+    own.write_bytes(b"no weights")
+    with pytest.raises(WeightsError, match=r"own\.pth"):
+        found(str(own))
+    own.unlink()
+    with pytest.raises(WeightsError, match="does not exist"):
+        found(str(own))
+
+
+def test_a_machine_without_a_place_for_notes_checks_each_time(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "taken").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "taken"))
+    assert found(str(file)) == found(str(file))
 
 
 def test_a_copy_is_told_from_a_file_of_a_person(tmp_path: Path) -> None:
