@@ -1,0 +1,201 @@
+"""What a retraining costs beside its training: one frozen variant, from the command to the verdict, on this machine.
+
+    python tests/benchmarks/start_up.py [--data hymenoptera] [--runs 2] [--before DIR] [--folder DIR]
+
+Three retrainings in a new workspace, each by the command:
+- cold: nothing runs yet, so that Prefect's server and Ray are started for it;
+- beside `headstart up`: another rate, and so another variant, while its servers run;
+- done: the first plan again, of which nothing is left to do.
+The fixed cost is the wall time less `seconds.train`, the time from the first image to the last result. Bars, on two cores that
+do nothing else: 35 s cold, 20 s beside `up`, 8 s when all is done. Of the cold one a table tells where the processor's time goes:
+seconds of each kind of process that the command started. `--before` names the root of another installation (a checkout with its
+`.venv`), which is measured beside this one, run by run. The best of the runs counts, since whatever else the machine does only
+adds. A summary in JSON stands in the last line. Ends with status 1 where a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from workspaces import ROOT, SHARED, say
+
+WEIGHTS = SHARED / "weights" / "squeezenet1_1_from_fp16-aec6cba8.pth"
+BARS = {"cold": 35.0, "beside up": 20.0, "done": 8.0}
+MARK, LOOK_SECONDS = "START_UP_RUN", 0.3
+# What a command line holds, and what such a process is, the first that fits.
+KINDS = (
+    ("jobs/train-", "the training's driver"),
+    ("jobs/score-", "the scoring's driver"),
+    ("ray::RayTrainWorker", "the two workers"),
+    ("ray::JobSupervisor", "Ray's supervisors of the two jobs"),
+    ("ray::", "Ray Train's controller and its actors"),
+    ("uvicorn", "Prefect's server"),
+    ("prefect server", "Prefect's server"),
+    ("ray/", "Ray's own processes"),
+    ("ray.", "Ray's own processes"),
+    ("ray-dashboard", "Ray's own processes"),
+    ("headstart retrain", "the command, with the flow"),
+)
+
+
+class Meter:
+    """Sums the processor's seconds of the processes that carry a mark in their environment, by kind, while they live."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
+        self._seconds: dict[tuple[int, float], tuple[str, float]] = {}
+        self._others = set[tuple[int, float]]()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Look again and again while the block runs."""
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.wait(LOOK_SECONDS):
+                self._look()
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _look(self) -> None:
+        for process in psutil.process_iter():
+            try:
+                identity = process.pid, process.create_time()
+                if identity in self._others:
+                    continue
+                if identity not in self._seconds and process.environ().get(MARK) != self._mark:
+                    self._others.add(identity)
+                    continue
+                times = process.cpu_times()
+                self._seconds[identity] = _kind_of(" ".join(process.cmdline())), times.user + times.system
+            except (psutil.Error, OSError):
+                continue
+
+    def by_kind(self) -> dict[str, float]:
+        """The seconds of each kind, the most first."""
+        sums: dict[str, float] = {}
+        for kind, seconds in self._seconds.values():
+            sums[kind] = sums.get(kind, 0.0) + seconds
+        return {kind: round(seconds, 1) for kind, seconds in sorted(sums.items(), key=lambda one: -one[1])}
+
+
+def _kind_of(line: str) -> str:
+    return next((kind for part, kind in KINDS if part in line), "others")
+
+
+class Installation:
+    """The command of a checkout, in new workspaces."""
+
+    def __init__(self, root: Path) -> None:
+        self._command = str(root / ".venv" / "bin" / "headstart")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HEADSTART_", "PREFECT_", "MLFLOW_"))}
+        self._env = kept | {"PATH": f"{root / '.venv' / 'bin'}{os.pathsep}{kept['PATH']}"}
+
+    def measure(self, source: Path, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+        """The fixed cost of each retraining, and of the cold one the processor's seconds by kind of process."""
+        place = folder / "workspace"
+        self._env["GIT_CONFIG_GLOBAL"] = str(folder / "gitconfig")
+        self._run(folder, "init", str(place))
+        self._run(place, "data", "ingest", str(source))
+        first, second = (self._plan(place, rate) for rate in (0.003, 0.001))
+        meter = Meter(folder.name)
+        with meter.running():
+            fixed = {"cold": self._retrain(place, first, folder.name)}
+        fixed["done"] = self._retrain(place, first, "")
+        with self._up(place, first, folder):
+            fixed["beside up"] = self._retrain(place, second, "")
+        return fixed, meter.by_kind()
+
+    def _plan(self, place: Path, rate: float) -> Path:
+        file = place / f"rate-{rate}.yaml"
+        fit = {"epochs": 5, "learning_rate": rate}
+        plan = {"name": "start", "backbones": ["squeezenet1_1"], "weights": str(WEIGHTS), "freeze": ["all"], "fit": fit}
+        file.write_text(json.dumps(plan))
+        return file
+
+    def _retrain(self, place: Path, plan: Path, mark: str) -> float:
+        began = time.monotonic()
+        report = json.loads(self._run(place, "retrain", str(plan), "--json", mark=mark))
+        return round(time.monotonic() - began - report["seconds"].get("train", 0.0), 1)
+
+    def _run(self, folder: Path, *words: str, mark: str = "") -> str:
+        env = self._env | {MARK: mark}
+        done = subprocess.run([self._command, *words], cwd=folder, env=env, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"headstart {' '.join(words)} ended with {done.returncode}:\n{done.stderr[-4000:]}")
+        return done.stdout
+
+    @contextmanager
+    def _up(self, place: Path, plan: Path, folder: Path) -> Iterator[None]:
+        log = folder / "up.log"
+        with log.open("wb") as output:
+            served = subprocess.Popen(
+                [self._command, "up", str(plan)], cwd=place, env=self._env, stdout=output, stderr=subprocess.STDOUT
+            )
+        try:
+            deadline = time.monotonic() + 180
+            while "Nights" not in log.read_text() and time.monotonic() < deadline and served.poll() is None:
+                time.sleep(0.5)
+            # What starts along with it is to be at rest.
+            time.sleep(10)
+            yield
+        finally:
+            served.send_signal(signal.SIGINT)
+            served.wait(60)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="hymenoptera")
+    parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--before", type=Path)
+    parser.add_argument("--folder", type=Path)
+    asked = parser.parse_args()
+    roots = {"before": asked.before, "now": ROOT} if asked.before else {"now": ROOT}
+    best: dict[str, dict[str, float]] = {name: {} for name in roots}
+    tables: dict[str, dict[str, float]] = {}
+    for _ in range(asked.runs):
+        for name, root in roots.items():
+            with tempfile.TemporaryDirectory(prefix="headstart-start-", dir=asked.folder, ignore_cleanup_errors=True) as folder:
+                fixed, table = Installation(root).measure(SHARED / "data" / asked.data, Path(folder))
+            if fixed["cold"] <= best[name].get("cold", fixed["cold"]):
+                tables[name] = table
+            best[name] = {part: min(seconds, best[name].get(part, seconds)) for part, seconds in fixed.items()}
+            say(f"{name}: " + ", ".join(f"{part} {seconds:.1f} s" for part, seconds in fixed.items()))
+    return _tell(best, tables)
+
+
+def _tell(best: dict[str, dict[str, float]], tables: dict[str, dict[str, float]]) -> int:
+    kinds = dict.fromkeys(kind for table in tables.values() for kind in table)
+    say("\n| processor's seconds of the cold one | " + " | ".join(tables) + " |")
+    say("| --- |" + " --- |" * len(tables))
+    for kind in kinds:
+        say(f"| {kind} | " + " | ".join(f"{table.get(kind, 0.0):.1f}" for table in tables.values()) + " |")
+    say("| all | " + " | ".join(f"{sum(table.values()):.1f}" for table in tables.values()) + " |\n")
+    missed = [part for part, bar in BARS.items() if best["now"][part] > bar]
+    summary: dict[str, Any] = {"fixed_seconds": best, "processor_seconds": tables, "missed": missed}
+    say(json.dumps(summary))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
