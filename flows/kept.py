@@ -71,7 +71,7 @@ def keep_folder(place: Place, digest: str) -> Path:
 
     Raises AskedWrongly if it is gone, or holds other weights than those.
     """
-    root = _root(WEIGHTS)
+    root = copies_root(WEIGHTS)
     copy = root / digest
     if not copy.is_dir():
         with _arriving(root), tempfile.TemporaryDirectory(prefix=".folder-", dir=root) as made:
