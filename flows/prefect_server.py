@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import contextvars
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from flows import addresses
 from flows.errors import Unreachable
@@ -48,9 +50,14 @@ def version(address: str) -> str:
 
 
 @contextlib.contextmanager
-def of_its_own() -> Iterator[None]:
-    """For a block in which Prefect may start a server for itself. Raises Unreachable if that does not answer in time."""
+def of_its_own(meanwhile: Callable[[], None] | None = None) -> Iterator[None]:
+    """For a block in which Prefect may start a server for itself. Raises Unreachable if that does not answer in time.
+
+    If something can be done `meanwhile`, the server is started before the block, and that done while it is waited for.
+    """
     try:
+        if meanwhile:
+            _start_beside(meanwhile)
         yield
     except RuntimeError as error:
         if not str(error).startswith(_TOO_LATE):
@@ -61,6 +68,21 @@ def of_its_own() -> Iterator[None]:
             f"{f' ({more[-500:]})' if more else ''}: run this again, give a slow machine more of them in {_SECONDS}, or start "
             "`headstart up`, whose server stands"
         ) from error
+
+
+def _start_beside(meanwhile: Callable[[], None]) -> None:
+    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE
+
+    if PREFECT_API_URL.value() or not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
+        meanwhile()
+        return
+    # The one that Prefect's clients of this process would start, and find started.
+    from prefect.server.api.server import SubprocessASGIServer
+
+    with ThreadPoolExecutor(1, thread_name_prefix="prefect") as pool:
+        started = pool.submit(contextvars.copy_context().run, SubprocessASGIServer().start)
+        meanwhile()
+        started.result()
 
 
 def _is_refused(address: str, headers: Mapping[str, str]) -> bool:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import partial
 
 from rich.progress import Progress, TaskID
 
 from flows import owners, prefect_server
 from flows.cli import screen
+from flows.mlflow_connection import connect
 from flows.places.check import check_root
 from flows.plan import Plan
 from flows.settings import Settings
 from flows.stack.orphans import end_orphans
 from flows.stages import planning, report_text
-from flows.stages.closing import look_up
+from flows.stages.baseline import baseline_work
+from flows.stages.closing import Known, look_up
 from flows.stages.preflight import dead_servers, preflight_check
 from flows.stages.report import Counts, Report
 from flows.stages.session import Event, listening, warming
@@ -45,8 +48,16 @@ def run(settings: Settings, plan: Plan, source: str | None) -> Report:
     with warm, planned, screen.progress_bars() as bars, listening(_Bars(bars)):
         from flows import pipeline
 
-        with prefect_server.of_its_own():
+        with prefect_server.of_its_own(None if settings.prefect else partial(_load, settings, known)):
             return pipeline.retrain(plan, source)
+
+
+def _load(settings: Settings, known: Known | None) -> None:
+    """Load what the stages will need: MLflow, and torch if it is known that something is left to train."""
+    connect(settings.tracking)
+    if known:
+        # It prices the plan's trunks, which is remembered.
+        baseline_work(known.work_plan)
 
 
 class _Bars:

@@ -46,6 +46,11 @@ def check_size(total: Mapping[str, float], workers: Workers) -> None:
             )
 
 
+def load() -> None:
+    """Load Ray Train, and torch with it."""
+    lean_trainer()
+
+
 def run_group(worker_loop: WorkerLoop, config: dict[str, Any], *, workers: Workers, name: str, storage: str) -> None:
     """Run `worker_loop` in every worker until all return; a group that lost a worker starts again, three times at most.
 

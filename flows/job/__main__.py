@@ -51,6 +51,8 @@ def _run_group(job: Job) -> None:
     # Ray's own files; cleared at the end, so that a later group of this name starts anew instead of resuming it.
     storage = job.place.within("ray/train")
     threading.Thread(target=_end_at_error, args=(job,), name="error", daemon=True).start()
+    # Before MLflow, which then loads while the group starts.
+    workers.load()
     with following(job), nodes.watching(job.workers, job.folder.add_node):
         workers.run_group(
             _train_works, {"job_folder": job.folder.address}, workers=job.workers, name=job.key, storage=storage.address

@@ -83,7 +83,7 @@ from flows import pipeline, prefect_server
 from flows.errors import Unreachable
 from flows.plan import parse_plan
 try:
-    with prefect_server.of_its_own():
+    with prefect_server.of_its_own(lambda: None):
         pipeline.retrain(parse_plan({"name": "pets"}))
 except Unreachable as error:
     print(error)
@@ -98,6 +98,25 @@ def test_a_server_of_prefects_own_that_does_not_answer_in_time_is_told_with_what
     assert done.stdout.startswith("the server that Prefect starts for itself did not answer within 0 seconds"), done.stderr
     assert seconds in done.stdout
     assert "`headstart up`" in done.stdout
+
+
+EARLY = """
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.server.api.server import SubprocessASGIServer
+from flows import prefect_server
+done = []
+with prefect_server.of_its_own(lambda: done.append(True)):
+    address = SubprocessASGIServer().api_url
+    print(done, httpx.get(address + "/health").json(), str(get_client(sync_client=True).api_url).startswith(address))
+"""
+
+
+def test_the_server_of_prefects_own_starts_while_other_things_are_done_and_is_the_one_that_a_flow_finds(tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    env |= {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_EPHEMERAL_ENABLED": "true"}
+    done = subprocess.run([sys.executable, "-c", EARLY], env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "[True] True True\n"
 
 
 def test_what_else_goes_wrong_in_a_flow_is_told_as_it_is() -> None:
