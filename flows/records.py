@@ -14,8 +14,7 @@ from heads.spec import Variant
 from heads.tasks.rows import Scored
 
 SPLITS = ("train", "val", "test")
-# What a guard of the gate may do: keep a candidate from promotion, only warn, or nothing.
-Severity = Literal["block", "warn", "off"]
+Severity = Literal["block", "warn", "off"]  # of a guard of the gate: it keeps a candidate from promotion, or only warns
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +103,7 @@ class DataVersion:
 
 @dataclass(frozen=True)
 class Workers:
-    """The worker group: its number of workers, and the GPUs and CPUs of each.
-
-    With `least`, a group for which there is not enough room has fewer workers than `count`, but not fewer than these.
-    """
+    """The worker group: its workers, `least` of them where there is no room for `count`, and the GPUs and CPUs of each."""
 
     count: int = 1
     gpus_per_worker: float = 0
@@ -146,8 +142,8 @@ class Work:
 class TrainedVariant:
     """A finished variant: measures named `<split>/<target>/<measure>`.
 
-    `num_forwarded` counts images, `num_features_read` stored samples; `seconds` include its share of filling the feature
-    store. `flops` are multiply-adds of its backbone, `flops_alone` those of the same epochs without a feature store.
+    `seconds` include its share of filling the feature store, of which `num_features_read` were read. `flops` are multiply-adds of
+    its backbone, `flops_alone` those of the same epochs without a feature store.
     """
 
     key: str
@@ -196,8 +192,7 @@ class TrainResult:
 class ScoreTable:
     """A model's predictions on the holdout of one data version, and its measures there named `<target>/<measure>`.
 
-    `tasks` are the tasks of the targets; a target that it does not name is a classification. `data_version` may be the digest of
-    a part of one, and then the samples are those of the part.
+    A target that `tasks` does not name is a classification. `data_version` may be the digest of a part, and its samples then too.
     """
 
     bundle_digest: str
@@ -227,9 +222,9 @@ class Finding:
 class Verdict:
     """The gate's decision by a measure on a recipe's model: findings, their reasons in words, the paired test's figures.
 
-    `level_spent` is the part of alpha that its look at the holdout took, 0 if it took none. A promotion that is not `superior`
-    only ruled out a loss by the policy's margin. One that `waits` is proven, and a person has not approved it yet. `fresh` is
-    the digest of the new samples that were bet on (`DataVersion.part`), empty if the holdout was asked.
+    `level_spent` is the part of alpha that its look at the holdout took. A promotion that is not `superior` only ruled out a loss
+    by the policy's margin. One that `waits` is proven, and not approved yet. `fresh` is the digest of the new samples that were
+    bet on (`DataVersion.part`), empty if the holdout was asked.
     """
 
     promoted: bool

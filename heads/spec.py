@@ -81,13 +81,12 @@ class Fit(Value):
     schedule: Schedule = "cosine"
     # Below 1 a share of each phase, from 1 on a number of epochs; None: a tenth of the phase, at most a hundred updates.
     warmup: Annotated[float, Field(ge=0, lt=1000)] | None = None
-    # The norm to which all gradients together are clipped; 0: no clipping.
-    gradient_clip: Annotated[float, Field(ge=0, lt=1e6)] = 1.0
+    gradient_clip: Annotated[float, Field(ge=0, lt=1e6)] = 1.0  # the norm of all gradients together; 0: no clipping
     # How many batches make one update, as one batch that many times as large would, but that BatchNorm sees each alone.
     accumulate: PositiveInt = 1
     # Whether training images are also seen mirrored, left for right.
     flip: StrictBool = False
-    # Weights and images laid out channels last: faster on every device that was measured.
+    # Weights and images laid out channels last, which is faster.
     channels_last: StrictBool = True
     # Whether torch.compile translates the training's forward pass; it pays on a GPU and many epochs, not on a CPU.
     compile: StrictBool = False
@@ -102,8 +101,7 @@ class Fit(Value):
     head_weights: HeadWeights = "equal"
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
     cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
-    # How many views of a training sample the feature store holds: the plain one, then augmented ones; epoch e reads view e
-    # modulo this.
+    # Views of a training sample that the feature store holds: the plain one, then augmented ones; epoch e reads e modulo this.
     views: PositiveInt = 1
     # The shape of `mlp` heads: hidden layers, channels of each, activation and dropout after each.
     mlp_depth: Annotated[int, Field(ge=1, le=8)] = 1
@@ -165,11 +163,8 @@ class Variant(Value):
         if self.backbone in IMAGE_SIZES:
             check_image_size(self.backbone, self.fit.image_size_px)
         size = parse_bert_size(self.backbone)
-        if size and self.fit.max_tokens > size.num_positions:
-            raise ValueError(
-                f"max_tokens {self.fit.max_tokens} does not fit {self.backbone}, which knows {size.num_positions} places; "
-                f"allowed: 8 to {size.num_positions}"
-            )
+        if size and self.fit.max_tokens > (most := size.num_positions):
+            raise ValueError(f"max_tokens {self.fit.max_tokens} does not fit the places of {self.backbone}; allowed: 8 to {most}")
         return self
 
     @model_validator(mode="after")

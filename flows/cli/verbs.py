@@ -28,6 +28,12 @@ app.command()(checking.doctor)
 
 PLAN = typer.Argument(metavar="PLAN", help="A plan: a YAML file such as flows/plans/demo.yaml.")
 PlanFile = Annotated[Path, PLAN]
+Texts = Annotated[list[str] | None, typer.Option(help="A text itself, for a model of texts; may be given several times.")]
+MaskFolder = Annotated[
+    Path | None, typer.Option("--output", "--masks", help="The folder that masks are written to, as PNG of the images' size.")
+]
+COLUMN = "The column of a CSV with paths, relative to the CSV, or with texts; left out: `file`, `text`, or the only one."
+Column = Annotated[str | None, typer.Option(help=COLUMN)]
 Source = Annotated[str | None, typer.Option(help="A folder or s3:// prefix to bring new images in from first.")]
 
 
@@ -119,18 +125,9 @@ def predict(
         list[Path] | None,
         typer.Argument(help="Images or texts, folders of them, or CSV files with a column of paths, or of texts."),
     ] = None,
-    text: Annotated[
-        list[str] | None, typer.Option(help="A text itself, for a model of texts; may be given several times.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "--masks", help="The folder that masks are written to, as PNG of the images' size.")
-    ] = None,
-    column: Annotated[
-        str | None,
-        typer.Option(
-            help="The column of a CSV with paths, relative to the CSV, or with texts; left out: `file`, `text`, or the only one."
-        ),
-    ] = None,
+    text: Texts = None,
+    output: MaskFolder = None,
+    column: Column = None,
     csv: Annotated[Path | None, typer.Option(help="A CSV file to write the answers to.")] = None,
     workspace: Workspace = None,
     as_json: AsJson = False,

@@ -5,12 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain
-from time import monotonic
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,16 +24,13 @@ from heads.features import FeatureStore, Key, TrunkFeatures
 from heads.phases import Tap
 from heads.spec import Precision
 from heads.trunks.forward import Forward
+from heads.trunks.shards import ShardWriter, cut_in_shards
 from heads.trunks.trunk import Trunk
 
 # Images of up to 224 px a batch, by the kind of device; the preprocessing says how many of other samples. Every batch is filled
 # up, since kernels for fewer images add up in another order. A sample's features are then the same but for rounding, whichever
 # samples share its batch after a kill or on a new night: to the bit if kernels treat all places in a batch alike.
 BATCH_SIZES = {"cpu": 16, "cuda": 128}
-# The most that a kill can lose: a shard is written when it has this many bytes, or its first sample is this old. Writing takes
-# twice as much memory. On a GPU it goes on beside the forward passes, but for the last shard, which is the smaller.
-SHARD_BYTES = {"cpu": 32 * 2**20, "cuda": 16 * 2**20}
-SHARD_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -76,44 +71,60 @@ def extract(
     """
     trunk_features, num_forwarded = store.trunk(trunk.id), 0
     batch_size = trunk.preprocess.batch_size(_most_together(device))
-    # Places are numbered through all splits and views, so that few batches are filled up.
-    feeds, keys_by_request = [request.dataset.feed(device) for request in requests], [request.keys for request in requests]
-    ends, keys = list(accumulate(map(len, keys_by_request))), list(chain.from_iterable(keys_by_request))
-
-    def find(place: int) -> tuple[int, int]:
-        number = bisect_right(ends, place)
-        return number, place - ends[number] + len(keys_by_request[number])
-
-    def reader(place: int) -> Job:
-        number, index = find(place)
-        return feeds[number].reader(index, requests[number].view)
-
-    def length(place: int) -> int:
-        number, index = find(place)
-        return feeds[number].length(index)
-
+    places = _Places(requests, device)
     while True:
-        lacking = _lacking(trunk_features, requests, keys_by_request)
+        lacking = _lacking(trunk_features, requests, places.keys_by_request)
         # Every rank has looked before any writes, so that all share out the same samples.
         if not sum_over_ranks(torch.tensor([float(sum(map(len, lacking.values())))], device=device)).item():
             return num_forwarded
-        for taps, places in sorted(lacking.items()):
-            if length(places[0]):
-                # Samples of like length share a batch, which costs as much as its longest one; all images are alike.
-                expect_places([request.dataset for request in requests], ends, places)
-                places = sorted(places, key=length)
-            mine = places[rank() :: num_ranks()]
+        for taps, lacked in sorted(lacking.items()):
+            mine = places.ordered(lacked)[rank() :: num_ranks()]
             if not mine:
                 continue
-            expect_places([request.dataset for request in requests], ends, mine)
+            places.expect(mine)
+            feed = places.feeds[0]
             # Reading begins here, and goes on while the stages are built and captured.
-            batches = _read(feeds[0], reader, mine, batch_size, device)
-            forward = Forward(build(), taps, precision, len(mine) // batch_size, _example(feeds[0], batch_size, device))
-            with _Writer(trunk_features, device, on_stored) as writer:
-                for part, shard in _run(forward, batches, len(mine)):
-                    writer.write([keys[place] for place in mine[part]], shard)
+            batches = _read(feed, places.reader, mine, batch_size, device)
+            forward = Forward(build(), taps, precision, len(mine) // batch_size, _example(feed, batch_size, device))
+            with ShardWriter(trunk_features, device, on_stored) as writer:
+                for part, shard in cut_in_shards(forward, batches, len(mine)):
+                    writer.write([places.keys[place] for place in mine[part]], shard)
             num_forwarded += len(mine)
         sum_over_ranks(torch.zeros(1, device=device))
+
+
+class _Places:
+    """The samples of several requests, numbered through all splits and views, so that few batches are filled up."""
+
+    def __init__(self, requests: Sequence[ExtractionRequest], device: torch.device) -> None:
+        self._requests = requests
+        self.feeds, self.keys_by_request = [one.dataset.feed(device) for one in requests], [one.keys for one in requests]
+        self.keys, self._ends = list(chain.from_iterable(self.keys_by_request)), list(accumulate(map(len, self.keys_by_request)))
+
+    def _find(self, place: int) -> tuple[int, int]:
+        number = bisect_right(self._ends, place)
+        return number, place - self._ends[number] + len(self.keys_by_request[number])
+
+    def reader(self, place: int) -> Job:
+        """What reads the sample of a place, here or in another process."""
+        number, index = self._find(place)
+        return self.feeds[number].reader(index, self._requests[number].view)
+
+    def ordered(self, places: Sequence[int]) -> Sequence[int]:
+        """These places by length: samples of like length share a batch, which costs as much as its longest one."""
+        if not self._length(places[0]):
+            # All images are alike.
+            return places
+        self.expect(places)
+        return sorted(places, key=self._length)
+
+    def _length(self, place: int) -> int:
+        number, index = self._find(place)
+        return self.feeds[number].length(index)
+
+    def expect(self, places: Sequence[int]) -> None:
+        """Say that these are read next, in this order."""
+        expect_places([request.dataset for request in self._requests], self._ends, places)
 
 
 def _lacking(
@@ -135,46 +146,6 @@ def _lacking(
 
 def _most_together(device: torch.device) -> int:
     return BATCH_SIZES.get(device.type, BATCH_SIZES["cpu"])
-
-
-class _Writer:
-    """Writes shards: on a GPU in a thread, one while the next is filled; else at once, since a CPU has no time to spare."""
-
-    def __init__(self, trunk_features: TrunkFeatures, device: torch.device, on_stored: Callable[[int], None] | None) -> None:
-        self._features, self._on_stored = trunk_features, on_stored
-        self._thread = ThreadPoolExecutor(1, "shards") if device.type == "cuda" else None
-        self._pending: tuple[int, Future[None]] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._thread:
-            self._thread.shutdown()
-        if kind is None:
-            self._settle()
-
-    def write(self, keys: Sequence[Key], shard: Callable[[], dict[str, Tensor]]) -> None:
-        """Writes the shard that the function gives; raises what went wrong with the one before it."""
-        if self._thread is None:
-            self._write(keys, shard)
-            self._tell(len(keys))
-            return
-        self._settle()
-        self._pending = len(keys), self._thread.submit(self._write, keys, shard)
-
-    def _write(self, keys: Sequence[Key], shard: Callable[[], dict[str, Tensor]]) -> None:
-        self._features.write(keys, shard())
-
-    def _settle(self) -> None:
-        if self._pending:
-            (number, written), self._pending = self._pending, None
-            written.result()
-            self._tell(number)
-
-    def _tell(self, number: int) -> None:
-        if self._on_stored:
-            self._on_stored(number)
 
 
 def _read(
@@ -232,31 +203,3 @@ def _example(feed: Feed, batch_size: int, device: torch.device) -> Tensor | None
         return None
     example = torch.zeros(batch_size, *feed.sample_shape, device=device)
     return example.to(memory_format=torch.channels_last) if example.ndim == 4 else example
-
-
-def _run(
-    forward: Forward, batches: Iterator[tuple[Tensor, int]], num_samples: int
-) -> Iterator[tuple[slice, Callable[[], dict[str, Tensor]]]]:
-    """Shards: the slice of the samples that each holds, and a function that gives their features by tap name, on the CPU."""
-    parts: list[dict[str, Tensor]] = []
-    first = num_bytes = end = 0
-    start = monotonic()
-    for batch, length in batches:
-        limit = SHARD_BYTES.get(batch.device.type, SHARD_BYTES["cpu"])
-        parts.append({name: tensor[:length] for name, tensor in forward(batch).items()})
-        num_bytes += sum(tensor.nbytes for tensor in parts[-1].values())
-        end += length
-        if num_bytes >= limit or monotonic() - start >= SHARD_SECONDS or end == num_samples:
-            ready = torch.cuda.current_stream(batch.device).record_event() if batch.is_cuda else None
-            yield slice(first, end), partial(_joined, parts, ready)
-            parts, first, num_bytes, start = [], end, 0, monotonic()
-    forward.close()
-
-
-def _joined(parts: list[dict[str, Tensor]], ready: torch.cuda.Event | None) -> dict[str, Tensor]:
-    """The parts as one, once they are there; they are freed."""
-    if ready:
-        ready.synchronize()
-    shard = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    parts.clear()
-    return shard

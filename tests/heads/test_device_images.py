@@ -27,7 +27,7 @@ from heads.features import FeatureStore
 from heads.model.model import build_backbone
 from heads.phases import Tap
 from heads.spec import Fit, Head, Variant
-from heads.trunks import extraction
+from heads.trunks import extraction, shards
 from heads.trunks.trunk import trunk_of
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -248,10 +248,10 @@ def test_shards_written_beside_the_forward_pass_are_told_in_order_and_their_erro
             self.written.append(rows["tap"])
 
     features, told = Features(), []
-    with extraction._Writer(features, torch.device("cuda"), told.append) as writer:  # type: ignore[arg-type]
+    with shards.ShardWriter(features, torch.device("cuda"), told.append) as writer:  # type: ignore[arg-type]
         for number in range(3):
             writer.write([0] * number, lambda number=number: {"tap": number})  # type: ignore[arg-type, misc]
     assert features.written == told == [0, 1, 2]
-    with pytest.raises(OSError, match="no space"), extraction._Writer(features, torch.device("cuda"), told.append) as writer:  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="no space"), shards.ShardWriter(features, torch.device("cuda"), told.append) as writer:  # type: ignore[arg-type]
         writer.write([], lambda: {"tap": -1})  # type: ignore[dict-item, return-value]
     assert told == [0, 1, 2]

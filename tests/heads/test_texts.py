@@ -275,7 +275,7 @@ def test_settings_of_images_are_refused_of_texts_and_the_other_way() -> None:
         variant_of("textcnn", mixup=0.2)
     with pytest.raises(ValueError, match=r"fit's word_dropout is for texts, and resnet18 reads images"):
         Variant(backbone="resnet18", heads=(Head(target="x"),), fit=Fit(word_dropout=0.1))
-    with pytest.raises(ValueError, match=r"max_tokens 128 does not fit bert-2x16x2.*, which knows 64 places; allowed: 8 to 64"):
+    with pytest.raises(ValueError, match=r"max_tokens 128 does not fit the places of bert-2x16x2.*; allowed: 8 to 64"):
         variant_of(SIZE.name, max_tokens=128)
     with pytest.raises(ValueError, match=r"views 2 of texts that nothing varies would all be one"):
         variant_of(SIZE.name, "all", views=2)

@@ -402,7 +402,7 @@ def extract_slowly(pictures: Path, root: Path) -> None:
     import heads.trunks.extraction
 
     torch.set_num_threads(1)
-    heads.trunks.extraction.BATCH_SIZES["cpu"], heads.trunks.extraction.SHARD_SECONDS = 5, 0.0
+    heads.trunks.extraction.BATCH_SIZES["cpu"], heads.trunks.shards.SHARD_SECONDS = 5, 0.0
     variant = variant_of(KIND)
 
     def say(num_samples: int) -> None:
