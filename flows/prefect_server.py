@@ -1,4 +1,4 @@
-"""A check that a standing Prefect server answers and accepts our credentials, before anything is started."""
+"""Prefect's server: a check that a standing one answers and accepts our credentials, and the start of one of its own."""
 
 from __future__ import annotations
 
