@@ -15,7 +15,7 @@ from flows.landing.cells import texts_of
 
 TEXT = "text"
 TABLES = ("labels.csv", "labels.parquet")
-_SPECIAL = frozenset({"file", "text", "split", "group"})
+_SPECIAL = frozenset({"file", "split", "group"})
 # The columns that pandas adds if a frame's index is written with it.
 _INDEX = re.compile(r"__index_level_\d+__|Unnamed: \d+")
 # Other separators that a header of one column may have.
@@ -59,13 +59,15 @@ def read_table(path: Path) -> Table:
     _check_columns(columns, path)
     columns = [composed(name.strip()) for name in columns]
     index = {name for name in columns if _INDEX.fullmatch(name)}
-    targets = tuple(name for name in columns if name not in _SPECIAL and name != "digest" and name not in index)
+    # Beside files, what a column `text` holds is to be predicted like any other.
+    of_texts = "file" not in columns
+    special = {*_SPECIAL, TEXT} if of_texts else _SPECIAL
+    targets = tuple(name for name in columns if name not in special and name != "digest" and name not in index)
     if not targets:
         raise AskedWrongly(f"{path.name} has the columns {columns} and no target: add one column for what is to be predicted")
     warnings = ["the column 'digest' of the table is left out: it is the manifest's own"] if "digest" in columns else []
     if index:
         warnings.append(f"left out of the table, since they number its rows: {', '.join(sorted(index))}")
-    of_texts = TEXT in columns
     rows = _text_rows(columns, lines, targets, path) if of_texts else _rows(columns, lines, targets, path)
     return Table(targets, rows, tuple(warnings), of_texts)
 
@@ -79,8 +81,6 @@ def _check_columns(columns: Sequence[str], path: Path) -> None:
     faults = [f"has the column {name!r}, which holds {odd}" for name in columns if (odd := odd_letter(name))]
     columns = [composed(name.strip()) for name in columns]
     faults += [f"has the column {name!r} twice" for name, count in Counter(columns).items() if count > 1]
-    if "file" in columns and TEXT in columns:
-        faults += ["has both a column 'file' and a column 'text', and a sample is one or the other"]
     if "file" not in columns and TEXT not in columns:
         other = next((word for mark, word in _SEPARATORS.items() if len(columns) == 1 and mark in columns[0]), None)
         faults += [f"is parted by {other}, not by commas"] if other else ["has no column 'file' or 'text'"]
@@ -116,7 +116,7 @@ def _cells(columns: Sequence[str], number: int, line: Sequence[str], path: Path)
         raise AskedWrongly(f"{path.name} row {number} has {len(line)} cells for {len(columns)} columns: {','.join(line)[:200]!r}")
     for name, text in zip(columns, line, strict=False):
         # A text may well have more than one line; what else is wrong with it costs that one text.
-        if name != TEXT and (odd := odd_letter(text)):
+        if (name != TEXT or "file" in columns) and (odd := odd_letter(text)):
             raise AskedWrongly(f"{path.name} row {number} holds {odd} in the column {name!r}: {text[:200]!r}")
     return {name: text.strip() or None for name, text in zip(columns, line, strict=False)}
 

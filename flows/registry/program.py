@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -53,24 +54,30 @@ class Export:
         # By this thread: two that import torch's compiler at once may each find it half.
         from heads import bundle as _  # noqa: F401
 
-        self._holder = tempfile.TemporaryDirectory(prefix="headstart-export-")
-        folder = Path(self._holder.name) / "model"
+        held = tempfile.mkdtemp(prefix="headstart-export-")
+        self._folder = Path(held) / "model"
+        # One that is never asked for goes without a word, with this object, which lives as long as its thread.
+        self._remove = weakref.finalize(self, shutil.rmtree, held, ignore_errors=True)
         pool = ThreadPoolExecutor(1, thread_name_prefix="export")
-        self._written = pool.submit(write_model, folder, bundle)
-        self._folder = folder
+        self._written = pool.submit(self._write, bundle)
         pool.shutdown(wait=False)
+
+    def _write(self, bundle: Path) -> None:
+        write_model(self._folder, bundle)
 
     @contextmanager
     def finished(self, *, run_id: str, model_id: str, facts: Mapping[str, Any]) -> Iterator[Path]:
         """The model's folder, as one of this run and id, until the block ends. Raises what `write_model` raises."""
         from mlflow.models import Model
 
-        with self._holder:
+        try:
             self._written.result()
             model = Model.load(str(self._folder))
             model.run_id, model.model_id, model.metadata = run_id, model_id, dict(facts)
             model.save(str(self._folder / "MLmodel"))
             yield self._folder
+        finally:
+            self._remove()
 
 
 def write_model(dest: Path, bundle: Path) -> None:

@@ -40,6 +40,9 @@ SAMPLES = (Sample("a" * 32, "a.png", "train", {"label": "dog"}), Sample("b" * 32
 class Versions(Registry):
     """A registry whose versions hold no files: to export a model for each night would take seconds."""
 
+    def prepare(self, *_: Any) -> None:
+        pass
+
     def register(self, name: str, *, work_key: str, data_version: str, variant_id: str, **_: Any) -> ModelVersion:
         for version in self.versions(name):
             if version.tags["headstart.work_key"] == work_key:

@@ -98,16 +98,17 @@ def test_an_empty_text_costs_its_line_and_a_very_long_one_comes_in(tmp_path: Pat
     assert report.num_samples == 31
 
 
-@pytest.mark.parametrize(
-    ("header", "words"),
-    [
-        ("file,text,intent", "has both a column 'file' and a column 'text', and a sample is one or the other"),
-        ("words,intent,split", "has no column 'file' or 'text'"),
-    ],
-)
-def test_a_table_without_text_or_with_both_is_refused(header: str, words: str, tmp_path: Path, data: Path) -> None:
-    with pytest.raises(AskedWrongly, match=words):
-        ingest(write_table(tmp_path / "source", "a,b,train", header=header), data)
+def test_a_table_without_files_and_texts_is_refused(tmp_path: Path, data: Path) -> None:
+    with pytest.raises(AskedWrongly, match="has no column 'file' or 'text'"):
+        ingest(write_table(tmp_path / "source", "a,b,train", header="words,intent,split"), data)
+
+
+def test_beside_files_a_column_text_is_a_target_as_it_was_before_there_were_texts(tmp_path: Path, data: Path) -> None:
+    source = class_folders(tmp_path / "images")
+    files = sorted(file.relative_to(source) for file in source.rglob("*.png"))
+    write_table(source, *(f"{file},{file.parent.name} seen" for file in files), header="file,text")
+    ingest(source, data)
+    assert {sample.labels["text"] for sample in samples(data).values()} == {f"{file.parent.name} seen" for file in files}
 
 
 def test_a_workspace_holds_images_or_texts(tmp_path: Path, data: Path) -> None:
