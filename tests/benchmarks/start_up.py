@@ -85,8 +85,10 @@ class Meter:
                 if identity not in self._seconds and process.environ().get(MARK) != self._mark:
                     self._others.add(identity)
                     continue
-                times = process.cpu_times()
-                self._seconds[identity] = _kind_of(" ".join(process.cmdline())), times.user + times.system
+                times, words = process.cpu_times(), process.cmdline()
+                # One that has just ended has no command line any more.
+                kind = _kind_of(" ".join(words)) if words else self._seconds.get(identity, ("others",))[0]
+                self._seconds[identity] = kind, times.user + times.system
             except (psutil.Error, OSError):
                 continue
 
