@@ -108,7 +108,9 @@ class Loader(ABC):
 
     @property
     def steps(self) -> list[Step]:
-        """The steps of the current epoch."""
+        """The steps of the current epoch, for the ranks that train together now: one that trains by itself has all samples."""
+        if self._world != (rank(), num_ranks()):
+            self._set_order(self._order)
         return self._batches.steps
 
     def __len__(self) -> int:
@@ -121,9 +123,6 @@ class Loader(ABC):
         return -(-len(self) // self.accumulate)
 
     def __iter__(self) -> Iterator[Batch]:
-        if not self.training:
-            # In its own order always, by all ranks that train together now: one that trains by itself reads all of it.
-            self._set_order(torch.arange(len(self.dataset)))
         num_labels: dict[str, int] = {}
         for number, (step, (inputs, labels)) in enumerate(zip(self.steps, self._read(), strict=True)):
             if number % self.accumulate == 0:
@@ -147,7 +146,7 @@ class Loader(ABC):
         """The inputs, on the device, and the labels of this rank's share of each step."""
 
     def _set_order(self, order: Tensor) -> None:
-        least = 2 if self.training else 1
+        self._order, self._world, least = order, (rank(), num_ranks()), 2 if self.training else 1
         self._batches.steps = split_steps(order, self.batch_size, rank=rank(), num_ranks=num_ranks(), least=least)
 
     def _count(self, target: str, indices: Tensor) -> int:
