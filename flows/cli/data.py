@@ -68,6 +68,7 @@ def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
     from flows import dataset, objects
 
     status = dataset.status(settings_of(workspace).workspace)
+    text_lengths = _text_lengths(status.version)
     summary = {
         "data_version": status.version.digest,
         "revision": status.version.revision,
@@ -76,7 +77,7 @@ def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
         "splits": status.splits,
         "classes": status.classes,
         "copies": asdict(copies := objects.cache_status()),
-    } | _text_lengths(status.version)
+    } | text_lengths
     if as_json:
         return screen.show_json(summary)
     for target in status.version.targets:
@@ -93,7 +94,7 @@ def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
             "data/ differs from this version: `headstart data ingest SOURCE` or the next retraining makes a version of it, "
             "`headstart data checkout HEAD` goes back, and both tell what is in their way"
         )
-    for lengths in _text_lengths(status.version).values():
+    for lengths in text_lengths.values():
         screen.note("texts: {least} to {most} bytes long, half of them up to {median}".format(**lengths))
     return None
 

@@ -16,7 +16,6 @@ from flows.plan import Plan
 from flows.settings import Settings
 from flows.stack.orphans import end_orphans
 from flows.stages import planning, report_text
-from flows.stages.baseline import baseline_work
 from flows.stages.closing import Known, look_up
 from flows.stages.preflight import dead_servers, preflight_check
 from flows.stages.report import Counts, Report
@@ -56,8 +55,11 @@ def _load(settings: Settings, known: Known | None) -> None:
     """Load what the stages will need: MLflow, and torch if it is known that something is left to train."""
     connect(settings.tracking)
     if known:
-        # It prices the plan's trunks, which is remembered.
-        baseline_work(known.work_plan)
+        from heads.trunks.trunk import stored_taps
+
+        for work in known.work_plan.works:
+            # It prices the stages of the backbone, which is remembered.
+            stored_taps(work.variant)
 
 
 class _Bars:

@@ -33,14 +33,12 @@ def find_images(files: Sequence[Path], output: Path | None, column: str | None) 
     """The images of files, folders and CSV files, with a warning about the files passed over in a folder.
 
     Images below the folder `output`, where masks are written to, are left out. A CSV's paths, in its `column`, are relative to
-    its folder. Raises AskedWrongly if one of `files` does not exist, or names no image.
+    its folder. Raises AskedWrongly if one of `files` names no image.
     """
     found: list[tuple[Path, bool]] = []
     unread: list[Unread] = []
     warnings: list[str] = []
     for file in files:
-        if not file.exists():
-            raise AskedWrongly(f"{file} does not exist: name images, folders of images, or CSV files of paths")
         if file.is_dir():
             images, told = _of_folder(file, output)
             found += [(image, False) for image in images]

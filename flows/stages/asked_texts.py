@@ -34,14 +34,12 @@ class AskedTexts:
 def find_texts(texts: Sequence[str], files: Sequence[Path], column: str | None) -> AskedTexts:
     """The texts given, then those of files, of the `.txt` in folders, and of CSV files in their `column`.
 
-    The column is `text` if it is left out, or the only one. Raises AskedWrongly if one of `files` is not there or holds no text.
+    The column is `text` if it is left out, or the only one. Raises AskedWrongly if one of `files` holds no text.
     """
     found = [AskedText(text, text, True) for text in texts]
     unread: list[Unread] = []
     warnings: list[str] = []
     for file in files:
-        if not file.exists():
-            raise AskedWrongly(f"{file} does not exist: name texts, folders of {ENDING} files, or CSV files of texts")
         if file.is_dir():
             of_folder, told = _of_folder(file)
             found += of_folder

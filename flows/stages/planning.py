@@ -76,9 +76,9 @@ def plan_work(session: RetrainingSession, version: DataVersion) -> WorkPlan:
     From which version a plan starts that says champion is noted here, so that it stays the same until the data changes.
     """
     work_plan = _PLANNED.get()
-    key = plans.start_key(session.plan, version, plans.expand(session.plan, version))
-    if start := find_champion(session.settings, session.plan, key):
-        note_start(start, key)
+    if session.plan.starts_from_champion:
+        key = plans.start_key(session.plan, version, plans.expand(session.plan, version))
+        note_start(find_start(open_registry(session.settings), session.settings.root, session.plan.name, key), key)
         # Whoever waited for another retraining may have planned with an earlier champion.
         work_plan = None
     if work_plan is None or work_plan.plan != session.plan or _identity(work_plan.version) != _identity(version):

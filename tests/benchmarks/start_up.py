@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -30,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from workspaces import ROOT, SHARED, say
+from workspaces import ROOT, SHARED, Workspace, say
 
 WEIGHTS = SHARED / "weights" / "squeezenet1_1_from_fp16-aec6cba8.pth"
 BARS = {"cold": 35.0, "beside up": 20.0, "done": 8.0}
@@ -104,65 +102,47 @@ def _kind_of(line: str) -> str:
     return next((kind for part, kind in KINDS if part in line), "others")
 
 
-class Installation:
-    """The command of a checkout, in new workspaces."""
+def measure(command: Path, source: Path, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """The fixed cost of each retraining by a command, and of the cold one the processor's seconds by kind of process."""
+    place = Workspace(folder / "workspace", source, command=command)
+    first, second = (_plan(rate) for rate in (0.003, 0.001))
+    meter, place.env[MARK] = Meter(folder.name), folder.name
+    with meter.running():
+        fixed = {"cold": _fixed(place, first)}
+    del place.env[MARK]
+    fixed["done"] = _fixed(place, first)
+    with _up(place, first, folder):
+        fixed["beside up"] = _fixed(place, second)
+    return fixed, meter.by_kind()
 
-    def __init__(self, root: Path) -> None:
-        self._command = str(root / ".venv" / "bin" / "headstart")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HEADSTART_", "PREFECT_", "MLFLOW_"))}
-        self._env = kept | {"PATH": f"{root / '.venv' / 'bin'}{os.pathsep}{kept['PATH']}"}
 
-    def measure(self, source: Path, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
-        """The fixed cost of each retraining, and of the cold one the processor's seconds by kind of process."""
-        place = folder / "workspace"
-        self._env["GIT_CONFIG_GLOBAL"] = str(folder / "gitconfig")
-        self._run(folder, "init", str(place))
-        self._run(place, "data", "ingest", str(source))
-        first, second = (self._plan(place, rate) for rate in (0.003, 0.001))
-        meter = Meter(folder.name)
-        with meter.running():
-            fixed = {"cold": self._retrain(place, first, folder.name)}
-        fixed["done"] = self._retrain(place, first, "")
-        with self._up(place, first, folder):
-            fixed["beside up"] = self._retrain(place, second, "")
-        return fixed, meter.by_kind()
+def _plan(rate: float) -> dict[str, Any]:
+    fit = {"epochs": 5, "learning_rate": rate}
+    return {"name": "start", "backbones": ["squeezenet1_1"], "weights": str(WEIGHTS), "freeze": ["all"], "fit": fit}
 
-    def _plan(self, place: Path, rate: float) -> Path:
-        file = place / f"rate-{rate}.yaml"
-        fit = {"epochs": 5, "learning_rate": rate}
-        plan = {"name": "start", "backbones": ["squeezenet1_1"], "weights": str(WEIGHTS), "freeze": ["all"], "fit": fit}
-        file.write_text(json.dumps(plan))
-        return file
 
-    def _retrain(self, place: Path, plan: Path, mark: str) -> float:
-        began = time.monotonic()
-        report = json.loads(self._run(place, "retrain", str(plan), "--json", mark=mark))
-        return round(time.monotonic() - began - report["seconds"].get("train", 0.0), 1)
+def _fixed(place: Workspace, plan: dict[str, Any]) -> float:
+    file, began = place.write(plan), time.monotonic()
+    report = json.loads(place.run("retrain", str(file), "--json"))
+    return round(time.monotonic() - began - report["seconds"].get("train", 0.0), 1)
 
-    def _run(self, folder: Path, *words: str, mark: str = "") -> str:
-        env = self._env | {MARK: mark}
-        done = subprocess.run([self._command, *words], cwd=folder, env=env, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"headstart {' '.join(words)} ended with {done.returncode}:\n{done.stderr[-4000:]}")
-        return done.stdout
 
-    @contextmanager
-    def _up(self, place: Path, plan: Path, folder: Path) -> Iterator[None]:
-        log = folder / "up.log"
-        with log.open("wb") as output:
-            served = subprocess.Popen(
-                [self._command, "up", str(plan)], cwd=place, env=self._env, stdout=output, stderr=subprocess.STDOUT
-            )
-        try:
-            deadline = time.monotonic() + 180
-            while "Nights" not in log.read_text() and time.monotonic() < deadline and served.poll() is None:
-                time.sleep(0.5)
-            # What starts along with it is to be at rest.
-            time.sleep(10)
-            yield
-        finally:
-            served.send_signal(signal.SIGINT)
-            served.wait(60)
+@contextmanager
+def _up(place: Workspace, plan: dict[str, Any], folder: Path) -> Iterator[None]:
+    output, errors = folder / "up.out", folder / "up.err"
+    served = place.start("up", str(place.write(plan)), output=output, errors=errors)
+    try:
+        deadline = time.monotonic() + 180
+        while "Nights" not in output.read_text() + errors.read_text():
+            if time.monotonic() > deadline or served.poll() is not None:
+                raise SystemExit(f"headstart up does not serve:\n{errors.read_text()[-4000:]}")
+            time.sleep(0.5)
+        # What starts along with it is to be at rest.
+        time.sleep(10)
+        yield
+    finally:
+        served.send_signal(signal.SIGINT)
+        served.wait(60)
 
 
 def main() -> int:
@@ -178,7 +158,7 @@ def main() -> int:
     for _ in range(asked.runs):
         for name, root in roots.items():
             with tempfile.TemporaryDirectory(prefix="headstart-start-", dir=asked.folder, ignore_cleanup_errors=True) as folder:
-                fixed, table = Installation(root).measure(SHARED / "data" / asked.data, Path(folder))
+                fixed, table = measure(root / ".venv" / "bin" / "headstart", SHARED / "data" / asked.data, Path(folder))
             if fixed["cold"] <= best[name].get("cold", fixed["cold"]):
                 tables[name] = table
             best[name] = {part: min(seconds, best[name].get(part, seconds)) for part, seconds in fixed.items()}

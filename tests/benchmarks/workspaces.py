@@ -30,17 +30,17 @@ MOBILENET_V2 = SHARED / "weights" / "mobilenet_v2_from_int8-cf435c58.pth"
 class Workspace:
     """A workspace with a data set in it; its `environment` is set beside that of this process."""
 
-    def __init__(self, folder: Path, source: Path, environment: Mapping[str, str] | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, source: Path, environment: Mapping[str, str] | None = None, command: Path = COMMAND) -> None:
+        self.folder, self._command = folder, str(command)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HEADSTART_", "PREFECT_", "MLFLOW_"))}
-        self._env = kept | {"GIT_CONFIG_GLOBAL": str(folder.parent / "gitconfig")} | dict(environment or {})
+        self.env = kept | {"GIT_CONFIG_GLOBAL": str(folder.parent / "gitconfig")} | dict(environment or {})
         folder.mkdir()
         self.run("init", ".")
         self.run("data", "ingest", str(source))
 
     def run(self, *words: str) -> str:
         """What the command prints on standard output. Raises SystemExit, with what it said, where it fails."""
-        done = subprocess.run([str(COMMAND), *words], cwd=self.folder, env=self._env, capture_output=True, text=True, check=False)
+        done = subprocess.run([self._command, *words], cwd=self.folder, env=self.env, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"headstart {' '.join(words)} ended with {done.returncode}:\n{done.stderr[-4000:]}")
         return done.stdout
@@ -53,7 +53,7 @@ class Workspace:
     def start(self, *words: str, output: Path, errors: Path) -> subprocess.Popen[bytes]:
         """The command, running on by itself, with what it prints in two files."""
         with output.open("wb") as out, errors.open("wb") as err:
-            return subprocess.Popen([str(COMMAND), *words], cwd=self.folder, env=self._env, stdout=out, stderr=err)
+            return subprocess.Popen([self._command, *words], cwd=self.folder, env=self.env, stdout=out, stderr=err)
 
     def write(self, plan: Mapping[str, Any]) -> Path:
         """The file of a plan, which is JSON, and so YAML."""

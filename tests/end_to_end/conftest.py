@@ -73,12 +73,17 @@ def wait_for(what: str, is_so: Callable[[], Any], seconds: float) -> Any:
     raise AssertionError(f"not within {seconds:g} s: {what}")
 
 
-@pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace with the digits in it and `plan.yaml`; nothing trained yet."""
-    workspace = Workspace(tmp_path_factory.mktemp("end") / "digits")
+def with_digits(folder: Path, plan: str) -> Workspace:
+    """A new workspace in a folder, with the digits in it and this `plan.yaml`; nothing trained yet."""
+    workspace = Workspace(folder)
     workspace.folder.mkdir()
     workspace.run("init", ".")
     workspace.run("data", "ingest", "digits")
-    (workspace.folder / "plan.yaml").write_text(PLAN)
+    (workspace.folder / "plan.yaml").write_text(plan)
     return workspace
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with the digits in it and PLAN."""
+    return with_digits(tmp_path_factory.mktemp("end") / "digits", PLAN)

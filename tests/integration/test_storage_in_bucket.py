@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from heads import bundle as bundles
-from tests.end_to_end.conftest import Workspace, wait_for
+from tests.end_to_end.conftest import Workspace, wait_for, with_digits
 from tests.integration.radosgw import Radosgw
 
 pytestmark = [pytest.mark.slow, pytest.mark.nodes, pytest.mark.timeout(2400)]
@@ -55,11 +55,7 @@ class InBucket(Workspace):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace with its storage in a folder, after a retraining."""
-    workspace = Workspace(tmp_path_factory.mktemp("folder") / "digits")
-    workspace.folder.mkdir()
-    workspace.run("init", ".")
-    workspace.run("data", "ingest", "digits")
-    (workspace.folder / "plan.yaml").write_text(PLAN)
+    workspace = with_digits(tmp_path_factory.mktemp("folder") / "digits", PLAN)
     shutil.copytree(workspace.folder, workspace.folder.parent / "copy", symlinks=True)
     workspace.run("retrain", "plan.yaml")
     return workspace
