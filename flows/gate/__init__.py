@@ -7,6 +7,20 @@ from flows.gate.fresh import FreshAccount
 from flows.gate.guards.negative_flips import flipped
 from flows.gate.ranking import choose
 from flows.gate.rules import decide, decide_by_trials
+from flows.gate.silence import is_silent, told_measures
 from flows.gate.trials import Serving, Trials
 
-__all__ = ["Account", "Case", "FreshAccount", "Policy", "Serving", "Trials", "choose", "decide", "decide_by_trials", "flipped"]
+__all__ = [
+    "Account",
+    "Case",
+    "FreshAccount",
+    "Policy",
+    "Serving",
+    "Trials",
+    "choose",
+    "decide",
+    "decide_by_trials",
+    "flipped",
+    "is_silent",
+    "told_measures",
+]

@@ -61,6 +61,11 @@ class Registering(Catalog):
         )
         return self.find(name, str(made.version))
 
+    @asking
+    def tell_holdout(self, version: ModelVersion, metrics: Mapping[str, float]) -> None:
+        """Put a version's measures on the holdout in place of those that it was registered with."""
+        self._client.set_model_version_tag(version.name, version.version, telling.HOLDOUT, telling.holdout_tag(metrics))
+
     def _logged_model(self, name: str, bundle: Path, run_id: str, marks: Mapping[str, str]) -> str:
         """The id of the work's logged model in MLflow: one that an earlier try finished, or a new one."""
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus

@@ -138,7 +138,7 @@ def make_report(
         candidate=scores.candidate.variant.variant_id,
         why=scores.why,
         baseline=read_value(ReportedBaseline, vars(scores.baseline)) if scores.baseline else None,
-        holdout=scores.table.metrics,
+        holdout=scores.told(promotion.on_candidate),
         verdict=promotion.verdict,
         judged=judged.version.version if judged else None,
         model=ReportedModel(model.name, model.version, model.aliases) if model else None,

@@ -55,7 +55,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         return Promotion(verdict, champion)
     session.say("Registering the candidate")
     try:
-        version = _register(session, work_plan, scores)
+        version = _register(session, work_plan, scores, scores.told(verdict))
     except BundleError as error:
         # What no consumer could load is no version; the look that it took counts all the same.
         _record_unregistered(session, work_plan, scores, verdict, str(error))
@@ -73,6 +73,7 @@ def _promote_challenger(
 
     The candidate is registered before the verdict is kept: what the verdict bet on is never new to a later challenger.
     """
+    from flows.gate import told_measures
     from flows.stages.fresh_verdict import judge_challenger
 
     registry, champion = session.registry, scores.champion
@@ -82,7 +83,7 @@ def _promote_challenger(
     if scores.table.bundle_digest != registry.bundle_digest(champion):
         session.say("Registering the candidate")
         try:
-            named = _register(session, work_plan, scores)
+            named = _register(session, work_plan, scores, told_measures(scores.table.metrics, silent=True))
         except BundleError as error:
             session.say(f"The candidate is no challenger: no consumer could load it: {error}")
             named = None
@@ -90,6 +91,8 @@ def _promote_challenger(
         manual = session.plan.promotion.manual
         verdict, version = keep_verdict(registry, judged.version, verdict, champion.version, manual=manual)
         judged = replace(judged, version=version)
+        if verdict.promoted:
+            registry.tell_holdout(version, judged.table.metrics)
     if named is None or named == champion:
         return Promotion(verdict, named, judged)
     words = WITHDRAWN if is_withdrawn(named) else "the challenger from now on: what arrives after its data version judges it"
@@ -100,13 +103,13 @@ def _promote_challenger(
     return Promotion(verdict, registry.find(named.name, named.version), judged, told)
 
 
-def _register(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> ModelVersion:
+def _register(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, measures: Mapping[str, float]) -> ModelVersion:
     candidate = scores.candidate
     return session.registry.register(
         session.plan.name,
         bundle=scores.bundle,
         run_id=str(candidate.run_id),
-        metrics=scores.table.metrics,
+        metrics=measures,
         **_origin(session, work_plan, scores),
     )
 

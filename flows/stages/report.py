@@ -95,9 +95,9 @@ class Report:
     """A retraining from its data version to its verdict.
 
     `key` is the hash of plan and data version; `metric` ranks the variants, `tasks` has the task of each target. `candidate`
-    is a variant id, `why` says why it is this one, `holdout` has its measures on the holdout; the verdict is on it, or on the
-    version `judged`, an earlier candidate. `champion` is the version that is champion now. `seconds` are by stage. `page`, also
-    of variants and model, is an address in MLflow, None if there is no server.
+    is a variant id, `why` says why it is this one, `holdout` has its measures on the holdout, to hundredths while the gate keeps
+    silent about them; the verdict is on it, or on the version `judged`, an earlier candidate. `champion` is the version that is
+    champion now. `seconds` are by stage. `page`, also of variants and model, is an address in MLflow, None if there is no server.
     """
 
     name: str

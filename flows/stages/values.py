@@ -135,6 +135,18 @@ class Scores:
         """The candidate's bundle."""
         return StoredBundle(bundle_name(self.key), self.bundle)
 
+    def told(self, verdict: Verdict) -> dict[str, float]:
+        """The candidate's measures on the holdout, as a verdict on it lets them be shown."""
+        from flows.gate import told_measures
+
+        return told_measures(self.table.metrics, silent=self.keeps_silent(verdict))
+
+    def keeps_silent(self, verdict: Verdict) -> bool:
+        """Whether a verdict on the candidate keeps to itself how well it reads the holdout."""
+        from flows.gate import is_silent
+
+        return is_silent(verdict, has_champion=self.champion is not None)
+
 
 @dataclass(frozen=True)
 class Promotion:
@@ -148,3 +160,8 @@ class Promotion:
     model: ModelVersion | None
     judged: Challenge | None = None
     named: Verdict | None = None
+
+    @property
+    def on_candidate(self) -> Verdict:
+        """What is said of the candidate itself."""
+        return self.named or self.verdict

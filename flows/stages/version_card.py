@@ -22,7 +22,7 @@ def keep_card(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, p
     """
     if promotion.judged:
         _tell_verdict(session, promotion.judged.version, promotion.verdict)
-    version, verdict = promotion.model, promotion.named or promotion.verdict
+    version, verdict = promotion.model, promotion.on_candidate
     if version is None or version.tags.get("headstart.work_key") != scores.candidate.key:
         return {}
     standings = _standings(work_plan, scores, verdict)
@@ -59,7 +59,7 @@ def _standings(work_plan: WorkPlan, scores: Scores, verdict: Verdict) -> tuple[T
     """How each target is read; nothing while the gate gathers evidence, and says nothing of how the holdout is read."""
     from flows.gate import standing
 
-    if scores.champion and "gain" not in verdict.figures:
+    if scores.keeps_silent(verdict):
         return ()
     groups = plans.groups_of(work_plan.plan, work_plan.version)
     table = scores.table

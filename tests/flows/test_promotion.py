@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from flows.job.job import read
 from flows.job.scores import write_scores
 from flows.plan import Plan
 from flows.records import DataVersion, Finding, ModelVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
-from flows.registry import BUNDLE_TAG, Registry, ledger
+from flows.registry import BUNDLE_TAG, Registry, ledger, read_holdout, telling
 from flows.stages.promotion import promote
 from flows.stages.scoring import find_anchor
 from flows.stages.trials import COLLECTORS
@@ -43,14 +44,17 @@ class Versions(Registry):
     def prepare(self, *_: Any) -> None:
         pass
 
-    def register(self, name: str, *, work_key: str, data_version: str, variant_id: str, **_: Any) -> ModelVersion:
+    def register(
+        self, name: str, *, work_key: str, data_version: str, variant_id: str, metrics: Mapping[str, float], **_: Any
+    ) -> ModelVersion:
         for version in self.versions(name):
             if version.tags["headstart.work_key"] == work_key:
                 return version
         if not self.versions(name):
             self._client.create_registered_model(name)
         tags = {"headstart.work_key": work_key, "headstart.data_version": data_version, "headstart.variant_id": variant_id}
-        made = self._client.create_model_version(name, "mlflow-artifacts:/m", tags=tags | {BUNDLE_TAG: work_key * 8})
+        tags |= {BUNDLE_TAG: work_key * 8, telling.HOLDOUT: telling.holdout_tag(metrics)}
+        made = self._client.create_model_version(name, "mlflow-artifacts:/m", tags=tags)
         return self.find(name, str(made.version))
 
 
@@ -104,6 +108,12 @@ class Nights:
         key = f"{number:08x}"
         return self.judge(key, self.table(key, gain), **changes)
 
+    def told(self) -> dict[str, tuple[float, float]]:
+        """How well each version reads the holdout, as its tags tell it, and exactly."""
+        tags = {version.version: version.tags for version in self.registry.versions("m")}
+        read = {version: job.read_scores(job.scores_file(self.folder, of[BUNDLE_TAG], "d1")) for version, of in tags.items()}
+        return {v: (read_holdout(tags[v])[METRIC], scores.metrics[METRIC]) for v, scores in read.items() if scores}
+
 
 @pytest.fixture
 def nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nights:
@@ -129,6 +139,8 @@ def test_a_reign_has_one_look_at_its_first_challenger_and_then_one_a_week_at_the
     assert promoted == [23], "at the first weekly look at seven of them"
     assert better[7].figures["look"] == 1, "the new champion's first challenger"
     assert nights.registry.current("m")["previous"].version == "1"
+    for version, (shown, exact) in nights.told().items():
+        assert shown == (exact if version in {"1", "2", "23", "24"} else round(exact, 2)), "first looks, and one that is proven"
 
 
 def test_trials_are_made_only_of_a_candidate_that_could_be_promoted(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
