@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import os
@@ -14,7 +15,7 @@ from flows.processes import mark
 
 PREFIX = "headstart-"
 # Kinds of folders that `scratch` makes: `headstart-<kind>-<random>`, where the system keeps temporary files.
-KINDS = ("work", "predict", "publish")
+KINDS = ("work", "predict", "publish", "copies")
 OWNER_FILE = ".headstart-owner"
 
 
@@ -41,6 +42,13 @@ def temporaries(kind: str) -> Iterator[Path]:
             tempfile.tempdir = before[1]
             os.environ.pop("TMPDIR")
             os.environ |= {} if before[0] is None else {"TMPDIR": before[0]}
+
+
+def of_this_process(kind: str) -> Path:
+    """A temporary folder until this process ends; if it is killed, the next `sweep` removes it."""
+    folder, _ = _make(kind)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _make(kind: str) -> tuple[Path, int]:

@@ -39,8 +39,11 @@ def fetch(address: str, storage: Path) -> Fetched:
     bucket, prefix = s3.split(address)
     folder = storage / hashlib.sha256(f"{bucket}/{prefix}".encode()).hexdigest()[:16]
     with s3.in_our_words(f"source {address!r}"):
+        below = f"{prefix}/" if prefix else ""
+        # A server that is silent is known before the patient client asks it.
+        s3.connect_briefly().list_objects_v2(Bucket=bucket, Prefix=below, MaxKeys=1)
         client = s3.connect()
-        wanted, odd = _as_files(_list(client, bucket, f"{prefix}/" if prefix else ""))
+        wanted, odd = _as_files(_list(client, bucket, below))
         if not wanted:
             raise AskedWrongly(f"source {address!r} is empty: no object lies under that prefix")
         _bring_up_to_date(client, bucket, wanted, folder)

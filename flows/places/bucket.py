@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
-from flows import s3
+from flows import owners, s3
 from flows.places.place import Fact
 
 
@@ -82,7 +83,7 @@ class Bucket:
         return True
 
     def fetch(self, name: str) -> Path | None:
-        goal = _scratch() / sha256(self.address.encode()).hexdigest()[:16] / name
+        goal = _copies(os.getpid(), tempfile.gettempdir()) / sha256(self.address.encode()).hexdigest()[:16] / name
         goal.parent.mkdir(parents=True, exist_ok=True)
         return goal if self.copy(name, goal) else None
 
@@ -133,8 +134,7 @@ def _bytes(content: str | bytes) -> bytes:
     return content.encode() if isinstance(content, str) else content
 
 
-def _scratch() -> Path:
-    """The folder of this process's copies, where it keeps temporary files now: a job's are removed with its other ones."""
-    folder = Path(tempfile.gettempdir()) / f"headstart-copies-{os.getpid()}"
-    folder.mkdir(exist_ok=True)
-    return folder
+@lru_cache(maxsize=4)
+def _copies(process: int, temporaries: str) -> Path:
+    """The folder of a process's copies, where it keeps temporary files now: a job's are removed with its other ones."""
+    return owners.of_this_process("copies")

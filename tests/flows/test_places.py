@@ -17,6 +17,7 @@ import pytest
 
 from flows import processes
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
+from flows.landing.bucket import fetch
 from flows.places import Bucket, Folder, Place, StoredFile, open_place
 from flows.places import leases as lease_room
 from flows.places.check import check_root
@@ -129,14 +130,15 @@ def test_a_server_without_conditional_puts_is_refused(bucket: type[object_store.
         check_root("s3://pets/x")
 
 
+@pytest.mark.parametrize("reads", ["storage", "source"])
 def test_a_server_that_takes_requests_and_is_silent_is_unreachable_within_seconds(
-    bucket: type[object_store.Bucket], monkeypatch: pytest.MonkeyPatch
+    reads: str, tmp_path: Path, bucket: type[object_store.Bucket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{silent.getsockname()[1]}")
         begun = time.monotonic()
         with pytest.raises(Unreachable, match="does not answer"):
-            check_root("s3://pets/x")
+            check_root("s3://pets/x") if reads == "storage" else fetch("s3://pets/x", tmp_path)
         assert time.monotonic() - begun < 15
 
 
