@@ -12,6 +12,7 @@ from flows.errors import AskedWrongly
 from flows.records import SPLITS, Mask, Sample
 from flows.shared_rows import SharedRows
 from heads.catalogue import Modality
+from heads.tasks.bio import is_cell, read_cell, spans_of
 
 NAME = "manifest.csv"
 MASK_TABLE = "masks.csv"
@@ -109,8 +110,14 @@ def is_mask_target(samples: Iterable[Sample], target: str) -> bool:
     return bool(cells) and all(cell.startswith(MASKS) for cell in cells)
 
 
+def is_tags_target(samples: Iterable[Sample], target: str) -> bool:
+    """Whether a target's cells are tags of words rather than class names."""
+    cells = [cell for sample in samples if (cell := sample.labels.get(target)) is not None]
+    return bool(cells) and all(map(is_cell, cells))
+
+
 def class_counts(samples: Sequence[Sample]) -> Mapping[str, Mapping[str, Mapping[str, int]]]:
-    """The number of samples by target, class and split, without targets of masks."""
+    """The number of samples by target, class and split, of tags that of spans by their type; without targets of masks."""
     targets = samples[0].labels if samples else {}
     return {target: _by_class(samples, target) for target in targets if not is_mask_target(samples, target)}
 
@@ -138,8 +145,12 @@ def _pixels(text: str) -> dict[int, int]:
     return {int(value): int(count) for value, _, count in (pair.partition(":") for pair in text.split())}
 
 
-def _by_class(samples: Iterable[Sample], target: str) -> dict[str, dict[str, int]]:
-    counts = Counter((label, s.split) for s in samples if (label := s.labels[target]) is not None)
+def _by_class(samples: Sequence[Sample], target: str) -> dict[str, dict[str, int]]:
+    cells = [(label, s.split) for s in samples if (label := s.labels[target]) is not None]
+    if is_tags_target(samples, target):
+        counts = Counter((span.type, split) for cell, split in cells for span in spans_of(read_cell(cell)))
+    else:
+        counts = Counter(cells)
     return {label: {split: counts[label, split] for split in SPLITS} for label in sorted({label for label, _ in counts})}
 
 

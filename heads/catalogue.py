@@ -91,14 +91,29 @@ IMAGE_SIZES: Mapping[str, ImageSizes] = {name: ImageSizes() for name in IMAGE_BA
     "maxvit_t": ImageSizes(least=224, most=224),
 }
 
-Task = Literal["classification", "multilabel", "segmentation"]
+
+def check_image_size(backbone: str, image_size_px: int) -> None:
+    """Raises ValueError, with what is allowed, if the backbone does not take square images of this side."""
+    least, most, step = IMAGE_SIZES[backbone]
+    field = f"image_size_px {image_size_px}"
+    if least == most != image_size_px:
+        raise ValueError(f"{field} does not fit {backbone}, whose weights are made for one size; allowed: {least}")
+    if image_size_px < least:
+        raise ValueError(f"{field} is under the least size of {backbone}; allowed: {least} to {most}")
+    if (rest := (image_size_px - least) % step) or image_size_px > most:
+        nearest = [size for size in (image_size_px - rest, image_size_px - rest + step) if size <= most] or [most]
+        every = f"every {step} px from {least} to {most}" if step > 1 else f"{least} to {most}"
+        raise ValueError(f"{field} does not fit {backbone}; allowed: {every}; nearest: {' or '.join(map(str, nearest))}")
+
+
+Task = Literal["classification", "multilabel", "segmentation", "tagging"]
 COUNTED = ("f1_macro", "f1_micro", "f1_weighted", "precision_macro", "recall_macro")
 RANKED = ("auroc", "average_precision")
 
 
 CLASS_DESIGNS = ("linear", "mlp", "attention", "cosine")
-# One class a sample, a set of labels a sample, or one class a pixel.
-Tells = Literal["class", "labels", "pixels"]
+# One class a sample, a set of labels a sample, one class a pixel, or one tag a word.
+Tells = Literal["class", "labels", "pixels", "tags"]
 
 
 @dataclass(frozen=True)
@@ -152,6 +167,17 @@ TASK_FACTS: Mapping[Task, TaskFacts] = {
         answer="a `MaskPrediction` of the image's own size: `mask`, an array of the values above, and each one's `shares`; "
         '`picture().save("mask.png")` writes it as it is',
         limit="gives every pixel one of its values",
+    ),
+    "tagging": TaskFacts(
+        tells="tags",
+        designs=("linear", "mlp", "crf"),
+        primary="span_f1",
+        promotable=("span_f1",),
+        drawn=("span_f1", "token_accuracy"),
+        purpose="finds the spans of words that name something",
+        answer="a `TagsPrediction`: the `words` of the text, a tag of each in `tags`, and the `spans`, each with its `type`, "
+        "its `text`, and the numbers of its words from `start` to before `end`",
+        limit="tags the parts that white space leaves, with no type but its own",
     ),
 }
 HEAD_DESIGNS: Mapping[Task, tuple[str, ...]] = {task: facts.designs for task, facts in TASK_FACTS.items()}

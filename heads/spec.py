@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictBool, field_validator, model_validator
 
 from heads.bert_size import is_backbone, modality_of, parse_bert_size, stages_of
-from heads.catalogue import BACKBONE_STAGES, FIT_FIELDS_OF, HEAD_DESIGNS, IMAGE_SIZES, TASK_FACTS, Modality, Task
+from heads.catalogue import BACKBONE_STAGES, FIT_FIELDS_OF, HEAD_DESIGNS, TASK_FACTS, Modality, Task, check_image_size
 
 Augment = Literal["none", "light", "medium", "strong"]
 Optimizer = Literal["adamw", "sgd"]
@@ -160,7 +160,7 @@ class Variant(Value):
 
     @model_validator(mode="after")
     def _fitting_size(self) -> Variant:
-        if self.backbone in IMAGE_SIZES:
+        if self.modality == "image":
             check_image_size(self.backbone, self.fit.image_size_px)
         size = parse_bert_size(self.backbone)
         if size and self.fit.max_tokens > (most := size.num_positions):
@@ -172,6 +172,17 @@ class Variant(Value):
         fit = self.fit
         if self.modality == "text" and fit.views > 1 and not (fit.word_dropout or fit.token_masking):
             raise ValueError(f"views {fit.views} of texts that nothing varies would all be one; use views 1, or word_dropout")
+        return self
+
+    @model_validator(mode="after")
+    def _tagged_words(self) -> Variant:
+        tagged = [head.target for head in self.heads if TASK_FACTS[head.task].tells == "tags"]
+        if tagged and self.modality != "text":
+            raise ValueError(f"{tagged[0]!r} holds tags of a text's words, and {self.backbone} reads {self.modality}s")
+        if tagged and self.fit.word_dropout:
+            raise ValueError(
+                f"word_dropout {self.fit.word_dropout} leaves out words whose tags {tagged[0]!r} asks for; use token_masking"
+            )
         return self
 
     @property
@@ -229,20 +240,6 @@ def frozen_through(freeze: str, backbone: str) -> str | None:
     if stage not in stages:
         raise ValueError(f"freeze 'upto:{stage}': {backbone} has no stage {stage!r}; allowed: {', '.join(stages)}")
     return stage
-
-
-def check_image_size(backbone: str, image_size_px: int) -> None:
-    """Raises ValueError, with what is allowed, if the backbone does not take square images of this side."""
-    least, most, step = IMAGE_SIZES[backbone]
-    field = f"image_size_px {image_size_px}"
-    if least == most != image_size_px:
-        raise ValueError(f"{field} does not fit {backbone}, whose weights are made for one size; allowed: {least}")
-    if image_size_px < least:
-        raise ValueError(f"{field} is under the least size of {backbone}; allowed: {least} to {most}")
-    if (rest := (image_size_px - least) % step) or image_size_px > most:
-        nearest = [size for size in (image_size_px - rest, image_size_px - rest + step) if size <= most] or [most]
-        every = f"every {step} px from {least} to {most}" if step > 1 else f"{least} to {most}"
-        raise ValueError(f"{field} does not fit {backbone}; allowed: {every}; nearest: {' or '.join(map(str, nearest))}")
 
 
 def is_screened(variant: Variant) -> bool:

@@ -13,6 +13,7 @@ from flows.cli import screen
 from flows.errors import AskedWrongly
 from flows.files import write_whole
 from flows.words import counted
+from heads.tasks.bio import OUTSIDE
 
 if TYPE_CHECKING:
     from flows.stages.prediction import Answered, Readings
@@ -48,7 +49,7 @@ def refuse_existing(file: Path) -> None:
 def write_csv(readings: Readings, file: Path) -> None:
     """Write a line an image, whole or not at all: the file, each target's answer, the probability of a class, what was wrong.
 
-    Sets of labels are written as in tables of labels (`a|b`), masks as the path of their file.
+    Sets of labels are written as in tables of labels (`a|b`), masks as the path of their file, tags with spaces between.
     """
     text = io.StringIO()
     targets = list(readings.rows[0].answers) if readings.rows else []
@@ -62,23 +63,28 @@ def write_csv(readings: Readings, file: Path) -> None:
 
 
 def _cells(target: str, answer: Answered) -> dict[str, object]:
-    from flows.stages.prediction import ClassAnswer, LabelsAnswer
+    from flows.stages.prediction import ClassAnswer, LabelsAnswer, TagsAnswer
 
     match answer:
         case ClassAnswer():
             return {target: answer.label, f"{target}/probability": f"{answer.probability:.6g}"}
         case LabelsAnswer():
             return {target: "|".join(answer.labels)}
+        case TagsAnswer():
+            return {target: " ".join(answer.tags)}
     return {target: answer.mask}
 
 
 def _words(answer: Answered) -> str:
-    from flows.stages.prediction import ClassAnswer, LabelsAnswer
+    from flows.stages.prediction import ClassAnswer, LabelsAnswer, TagsAnswer
 
     match answer:
         case ClassAnswer():
             return f"{answer.label} ({answer.probability:.3f})"
         case LabelsAnswer():
             return ", ".join(f"{name} ({answer.probabilities[name]:.3f})" for name in answer.labels) or "none"
+        case TagsAnswer():
+            pairs = zip(answer.words, answer.tags, strict=True)
+            return " ".join(word if tag == OUTSIDE else f"{word}/{tag}" for word, tag in pairs)
     largest = sorted(answer.shares.items(), key=lambda share: -share[1])[:NUM_SHARES_TOLD]
     return f"{answer.mask} ({', '.join(f'{name}: {share:.0%}' for name, share in largest)})"

@@ -11,9 +11,10 @@ import typer
 from flows.cli import screen
 from flows.cli.options import AsJson, Endpoint, Workspace, settings_of
 from flows.errors import AskedWrongly
-from flows.manifest import is_mask_target
+from flows.manifest import is_mask_target, is_tags_target
 from flows.records import SPLITS, DataVersion
 from flows.words import counted, short
+from heads.tasks.bio import read_cell, spans_of
 from heads.tasks.names import split_labels
 
 app = typer.Typer(help="Bring images in and look at the data versions.", no_args_is_help=True)
@@ -31,9 +32,10 @@ def ingest(
 ) -> None:
     """Bring images and labels in, check every one, and make a data version.
 
-    Understands class folders (`cat/*.jpg`, or `train/cat/*.jpg`), a table `labels.csv` beside `images/`, and pairs of
-    images and masks. Run it again to add what is new; bad images are set aside and listed, never the whole night's loss.
-    What the source holds beside is told; files in `data/` that no ingest brought are neither replaced nor removed.
+    Understands class folders (`cat/*.jpg`, or `train/cat/*.jpg`), a table `labels.csv` beside `images/`, pairs of
+    images and masks, and tags of words in `.conll` files. Run it again to add what is new; bad images are set aside and listed,
+    never the whole night's loss. What the source holds beside is told; files in `data/` that no ingest brought are neither
+    replaced nor removed.
     """
     from flows.stages import data
 
@@ -180,6 +182,9 @@ def _count_cells(version: DataVersion, target: str) -> tuple[str, Counter[tuple[
     if is_mask_target(version.samples, target):
         held = sorted((value, split) for file, split in cells if file in version.masks for value in version.masks[file].pixels)
         return "masks with value", Counter((str(value), split) for value, split in held)
+    if is_tags_target(version.samples, target):
+        spans = ((span.type, split) for cell, split in cells for span in spans_of(read_cell(cell)))
+        return "spans of type", Counter(sorted(spans))
     if any("|" in cell for cell, _ in cells):
         return "label", Counter(sorted((label, split) for cell, split in cells for label in split_labels(cell)))
     return "class", Counter(sorted(cells))

@@ -27,7 +27,7 @@ def read_pair(task: Task, after: Rows, before: Rows) -> tuple[tuple[str, ...], A
     """
     keys = sorted(after)
     new, old = [after[key] for key in keys], [before[key] for key in keys]
-    find, read = (_values, _read_masks) if TASK_FACTS[task].tells == "pixels" else (_labels, _read_sets)
+    find, read = (_values, _read_counts) if TASK_FACTS[task].tells in ("pixels", "tags") else (_labels, _read_sets)
     names = tuple(sorted({name for row in (*new, *old) for name in find(row)}))
     return names, read(new, names), read(old, names)
 
@@ -38,6 +38,12 @@ def answer_most_pixels(names: Sequence[str], answers: Answers) -> tuple[Answers,
     chosen = np.arange(len(names)) == top
     guesses = answers.truths.sum(axis=1, keepdims=True) * chosen
     return Answers(answers.truths, guesses, answers.truths * chosen), f"always answering {names[top]!r}, what most pixels are"
+
+
+def answer_no_span(names: Sequence[str], answers: Answers) -> tuple[Answers, str]:
+    """The answers of tagging every word as outside of spans; and that in words."""
+    nothing = np.zeros_like(answers.truths)
+    return Answers(answers.truths, nothing, nothing), "always answering 'O', what most words are"
 
 
 def answer_shares(names: Sequence[str], answers: Answers) -> tuple[Answers, str]:
@@ -51,7 +57,8 @@ def answer_shares(names: Sequence[str], answers: Answers) -> tuple[Answers, str]
 
 
 def _values(row: Scored) -> Iterable[str]:
-    return (value for true, predicted, _ in row.pixels for value in (true, predicted))
+    # Of spans, one side may have none.
+    return (value for true, predicted, _ in row.pixels for value in (true, predicted) if value)
 
 
 def _labels(row: Scored) -> Iterable[str]:
@@ -62,13 +69,15 @@ def _split(cell: str) -> list[str]:
     return [name for name in cell.split("|") if name]
 
 
-def _read_masks(rows: Sequence[Scored], names: Sequence[str]) -> Answers:
+def _read_counts(rows: Sequence[Scored], names: Sequence[str]) -> Answers:
     number = {name: index for index, name in enumerate(names)}
     truths, guesses, hits = (np.zeros((len(rows), len(names))) for _ in range(3))
     for index, row in enumerate(rows):
         for true, predicted, count in row.pixels:
-            truths[index, number[true]] += count
-            guesses[index, number[predicted]] += count
+            if true:
+                truths[index, number[true]] += count
+            if predicted:
+                guesses[index, number[predicted]] += count
             if true == predicted:
                 hits[index, number[true]] += count
     return Answers(truths, guesses, hits)

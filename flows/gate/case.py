@@ -158,8 +158,8 @@ class Case:
     def evidence(self) -> Evidence | str:
         """The paired test of candidate and champion, or a reason, as a string, why they cannot be compared.
 
-        Classes are tested by exact McNemar on accuracy, label sets and masks by the paired bootstrap of the policy's measure.
-        Samples that were taken together count as one. Raises AskedWrongly if the measure is unknown or undefined on the samples.
+        Classes are tested by exact McNemar on accuracy, other tasks by the paired bootstrap of the policy's measure. Samples that
+        were taken together count as one. Raises AskedWrongly if the measure is unknown or undefined on the samples.
         """
         tables, name = (self.candidate, self.champion, self.after, self.before), self.champion_name
         grouped = clusters_of(self.after, self.taken_together)

@@ -25,7 +25,7 @@ Measure = Callable[[Table], Table]
 class Answers:
     """One model's answers, samples by classes (N, C): the truth, the model's answer, and how much of both agrees (`hits`).
 
-    Of label sets these count labels, and `scores` are the labels' probabilities; of masks they count pixels.
+    Of label sets these count labels, and `scores` are the labels' probabilities; of masks they count pixels, of tags spans.
     """
 
     truths: Table
@@ -171,6 +171,7 @@ Counted = Mapping[str, Callable[[Table, Table, Table], Table]]
 Ranked = Mapping[str, Callable[[Table, Table], Table]]
 MEASURES: Mapping[Tells, tuple[Counted, Ranked]] = {
     "pixels": ({"miou": _jaccard_macro, "pixel_accuracy": _share, "dice": _f1_macro}, {}),
+    "tags": ({"span_f1": _f1_micro}, {}),
     "labels": (
         {
             "accuracy": _share,

@@ -51,13 +51,13 @@ class Gaps:
 
 
 def gaps_of(task: Task, after: Rows, before: Rows) -> tuple[Gaps, Gaps] | None:
-    """The gaps of two models on the same samples; None of masks, and of label sets without their probabilities.
+    """The gaps of two models on the same samples; None of masks and tags, and of label sets without their probabilities.
 
     Of classes the probability of the answer counts; of label sets each label of each sample, as a yes or no.
     """
     match TASK_FACTS[task].tells:
-        case "pixels":
-            return None  # a table of masks counts pixels, and has no probabilities
+        case "pixels" | "tags":
+            return None  # a table of masks counts pixels, one of tags spans, and neither has probabilities
         case "class":
             keys = sorted(after)
             return _of_classes(after, keys), _of_classes(before, keys)

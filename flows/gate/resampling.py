@@ -1,20 +1,26 @@
-"""Label sets and masks: the paired bootstrap of the plan's own measure."""
+"""Label sets, masks and tags: the paired bootstrap of the plan's own measure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from flows.errors import AskedWrongly
-from flows.gate.answers import answer_most_pixels, answer_shares, read_pair
+from flows.gate.answers import answer_most_pixels, answer_no_span, answer_shares, read_pair
 from flows.gate.bootstrap import Resampled, least_p_value, resample, seed_of
 from flows.gate.clusters import Clusters, count_touched, group_figures, sampled_words, units_of
 from flows.gate.evidence import Evidence, Level, Policy, Rows, describe_test, one_sided
 from flows.gate.measures import Answers, is_ranked, measure_of, num_differing
 from flows.records import ScoreTable
-from heads.catalogue import TASK_FACTS, Task
+from heads.catalogue import TASK_FACTS, Task, Tells
+
+CONSTANT_ANSWERS: Mapping[Tells, Callable[[Sequence[str], Answers], tuple[Answers, str]]] = {
+    "pixels": answer_most_pixels,
+    "labels": answer_shares,
+    "tags": answer_no_span,
+}
 
 
 def compare_resampled(
@@ -32,9 +38,10 @@ def compare_resampled(
     """The evidence on the policy's measure, computed from the rows, against the champion, or, without one, a constant answer.
 
     The constant answer of masks is the value that most of their pixels have; of label sets, every label's share of the samples
-    as its probability, and as a set the labels that more than half of the samples have. Returns a reason, as a string, if the
-    two cannot be compared. The random draws depend only on the two bundles, the data version and the measure, so that a
-    verdict repeats exactly. Raises AskedWrongly if the measure is unknown or not defined on the samples.
+    as its probability, and as a set the labels that more than half of the samples have; of tags, that no word is in a span.
+    Returns a reason, as a string, if the two cannot be compared. The random draws depend only on the two bundles, the data
+    version and the measure, so that a verdict repeats exactly. Raises AskedWrongly if the measure is unknown or not defined on
+    the samples.
     """
     measure = policy.metric.rpartition("/")[2]
     names, new, old = read_pair(task, after, before if champion else after)
@@ -43,8 +50,7 @@ def compare_resampled(
             return other
         opponent = name
     else:
-        answer_constantly = answer_most_pixels if TASK_FACTS[task].tells == "pixels" else answer_shares
-        old, opponent = answer_constantly(names, new)
+        old, opponent = CONSTANT_ANSWERS[TASK_FACTS[task].tells](names, new)
     differing = num_differing(new, old, ranked=is_ranked(task, measure), clusters=clusters)
     seed = seed_of(candidate.bundle_digest, champion.bundle_digest if champion else "", candidate.data_version, policy.metric)
     resampled = resample(

@@ -40,13 +40,13 @@ class Bin:
 
 
 def accuracies(table: ScoreTable, target: str, groups: Mapping[str, str]) -> dict[str, tuple[Accuracy, ...]]:
-    """The accuracy on all samples, by class and by group, under the keys `all`, `class` and `group`; none for masks.
+    """The accuracy on all samples, by class and by group, under the keys `all`, `class` and `group`; none for masks and tags.
 
     Of sets of labels a sample is right if all of its labels are, and the parts under `class` are labels, each a yes or no.
     """
     rows = rows_of(table, target)
     task = table.tasks.get(target, "classification")
-    if not rows or TASK_FACTS[task].tells == "pixels":
+    if not rows or TASK_FACTS[task].tells in ("pixels", "tags"):
         return {}
     right = {key: row.predicted == row.truth for key, row in rows.items()}
     by_group: dict[str, list[bool]] = defaultdict(list)

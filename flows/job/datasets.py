@@ -1,4 +1,4 @@
-"""The splits of a job's data version as data sets of `heads`: files, label numbers, masks."""
+"""The splits of a job's data version as data sets of `heads`: files, label numbers, masks, tags."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from flows.sample_files import expect, files_of, locate, locate_mask
 from heads.data.masks import MaskFile, Masks
 from heads.data.modalities import preparation_of, preprocess_of
 from heads.data.samples import DEFAULT_CACHE_BYTES, Samples
+from heads.data.tags import Tags
 from heads.data.wordpiece import Vocabulary
 from heads.spec import Head, Variant
 from heads.tasks.table import TASKS
@@ -50,7 +51,7 @@ class Splits:
     def read(self, split: str, variant: Variant, weights: Path | None = None, cache_bytes: int = DEFAULT_CACHE_BYTES) -> Samples:
         """A new data set of the split for one variant, which keeps at most `cache_bytes` of samples in memory."""
         samples = self._of(split)
-        labels, masks = read_labels(self.job, samples, variant.heads)
+        labels, masks, tags = read_labels(self.job, samples, variant.heads)
         files, digests = _Files(self.job.version, samples, split), self.digests(split)
         preparation, varied = preparation_of(variant.backbone), split == "train"
         return preparation.open_samples(
@@ -62,6 +63,7 @@ class Splits:
             varied=varied,
             cache_bytes=cache_bytes,
             vocabulary=self.vocabulary(variant, weights),
+            tags=tags,
         )
 
     def vocabulary(self, variant: Variant, weights: Path | None) -> Vocabulary | None:
@@ -118,9 +120,11 @@ class _Files(Sequence[Path | bytes]):
         return locate(self._version, self._samples[index])
 
 
-def read_labels(job: Job, samples: Sequence[Sample], heads: Sequence[Head]) -> tuple[dict[str, Tensor], dict[str, Masks]]:
-    """The samples' labels by target (class numbers, or a row of zeros and ones a label set), and their masks by target."""
-    labels, masks = dict[str, Tensor](), dict[str, Masks]()
+def read_labels(
+    job: Job, samples: Sequence[Sample], heads: Sequence[Head]
+) -> tuple[dict[str, Tensor], dict[str, Masks], dict[str, Tags]]:
+    """The samples' labels by target (class numbers, or a row of zeros and ones a label set), their masks and their tags."""
+    labels, masks, tags = dict[str, Tensor](), dict[str, Masks](), dict[str, Tags]()
 
     def open_mask(cell: str) -> MaskFile:
         known = job.version.masks[cell]
@@ -131,6 +135,8 @@ def read_labels(job: Job, samples: Sequence[Sample], heads: Sequence[Head]) -> t
         encoded = TASKS[head.task].encode(cells, job.classes[head.target], open_mask)
         if isinstance(encoded, Masks):
             masks[head.target] = encoded
+        elif isinstance(encoded, Tags):
+            tags[head.target] = encoded
         else:
             labels[head.target] = encoded
-    return labels, masks
+    return labels, masks, tags

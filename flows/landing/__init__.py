@@ -20,6 +20,7 @@ from flows.landing.turns import settle_recipes
 from flows.manifest import IMAGES, MASK_TABLE, NAME, TEXTS, class_counts, mask_files, modality_in
 from flows.records import Mask, Sample
 from flows.workspace import writing
+from heads.tasks.bio import is_cell, read_cell, types_in
 
 MAX_BAD_SHARE = 0.05
 MAX_REMOVED_SHARE = 0.1
@@ -140,7 +141,7 @@ def _refuse_bad(arrivals: Sequence[Arrival], max_bad_share: float) -> None:
 
 
 def _refuse_one_class(arrivals: Sequence[Arrival], samples: Sequence[Sample]) -> None:
-    """Refuse a source of one class, unless the class is already known beside others, or the source brings masks."""
+    """Refuse a source of one class, or without a span, unless others are already known, or the source brings masks."""
     good = [arrival.entry for arrival in arrivals if not arrival.fault]
     if any(entry.masks for entry in good):
         return
@@ -149,6 +150,13 @@ def _refuse_one_class(arrivals: Sequence[Arrival], samples: Sequence[Sample]) ->
         for target, label in entry.labels.items():
             classes[target] |= {label} if label else set()
     known = class_counts(samples)
+    tagged = [cell for names in classes.values() for cell in names if is_cell(cell)]
+    if any(types_in(read_cell(cell)) for cell in tagged):
+        return
+    if tagged:
+        raise AskedWrongly(
+            f"the source marks no span: the tags of all of its {len(good)} sentences are O; tag some words as B-<type>"
+        )
     if all(len(names) < 2 and len(known.get(target, ())) < 2 for target, names in classes.items()):
         held = "; ".join(f"{target}: {', '.join(sorted(names)) or 'no label'}" for target, names in sorted(classes.items()))
         raise AskedWrongly(f"the source holds one class only ({held}); at least two are needed to learn from. {UNDERSTOOD}")

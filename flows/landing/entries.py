@@ -12,6 +12,7 @@ from heads.data.text_preprocess import decode_text
 
 LABEL = "label"
 MASK = "mask"
+TAGS = "tags"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
 from flows.folders import NOWHERE, Contents, contents, describe_left_out
+from flows.landing.conll import ENDING, sentence_entries
 from flows.landing.doubts import refuse_no_classes
 from flows.landing.entries import LABEL, MASK, Entry, ImageFile, Listing, image_file
 from flows.landing.listed import read_listed
@@ -22,7 +23,8 @@ UNDERSTOOD = (
     "Layouts understood: class folders <class>/*.jpg or {train,val,test}/<class>/*.jpg; a table labels.csv or "
     "labels.parquet (columns file, targets, split, group) beside images/; image and mask pairs of the same stem (or x.jpg "
     "and x_mask.png) in images/ + masks/ or train/ + trainannot/ (or train_masks/). Texts: such a table with a "
-    "column text in place of file, or class folders of .txt."
+    "column text in place of file, class folders of .txt, or tags of words in .conll files (train.conll, dev.conll, test.conll): "
+    "a word and its BIO tag a line, sentences parted by empty lines."
 )
 # Texts about a data set and its origin: that they are left out needs no warning.
 _PAPERS = ("readme", "license", "licence", "copying", "citation", "changelog", "data.dvc")
@@ -43,6 +45,8 @@ def scan(root: Path, own: Collection[Path] = ()) -> Listing:
             _once(listing.entries), (*listing.warnings, *_left_out(root, source, listing.entries, table)), _vanished(source)
         )
     images = source.images
+    if not images and (sentences := sentence_entries(root, source.files)):
+        return Listing(tuple(sentences), _left_out(root, source, sentences, of_sentences=True), _vanished(source))
     if not images and (texts := folder_entries(root, source.files)):
         return Listing(_once(texts), _left_out(root, source, texts), _vanished(source))
     if not images:
@@ -146,10 +150,14 @@ def _split_in(file: PurePosixPath) -> str | None:
     return next((split for part in file.parts[:-1] if (split := split_of(part))), None)
 
 
-def _left_out(root: Path, source: Contents, entries: Sequence[Entry], table: PurePosixPath | None = None) -> tuple[str, ...]:
-    """A warning about all files that no entry uses, or none."""
+def _left_out(
+    root: Path, source: Contents, entries: Sequence[Entry], table: PurePosixPath | None = None, *, of_sentences: bool = False
+) -> tuple[str, ...]:
+    """A warning about all files that no entry uses, or none; `of_sentences` are in all `.conll` files."""
     used = {file.content for entry in entries for file in (entry.image, *entry.masks.values()) if file}
     rest = [file for file in source.files if root / file not in used and file != table]
+    if of_sentences:
+        rest = [file for file in rest if file.suffix.lower() != ENDING]
     images = set(source.images).intersection(rest)
     others = [file for file in rest if file not in images and not _is_paper(file)]
     first = next((file for file in rest if file in images), None)

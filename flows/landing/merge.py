@@ -6,15 +6,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
+from textwrap import shorten
 
 from flows.errors import AskedWrongly
 from flows.landing.arrivals import Arrival
 from flows.landing.splits import ClassName, Unsettled, settle
 from flows.landing.tables import composed
-from flows.manifest import FOLDER_OF, MASKS, is_mask_target
+from flows.manifest import FOLDER_OF, MASKS, is_mask_target, is_tags_target
 from flows.records import SPLITS, Sample
 from flows.words import counted
 from heads.tasks.names import split_labels
+
+# Of a label in a warning: tags of a long sentence would fill the screen.
+MAX_SHOWN_CHARS = 60
 
 
 def merge(earlier: Sequence[Sample], arrivals: Sequence[Arrival], mirror: bool) -> tuple[list[Sample], tuple[str, ...]]:
@@ -76,9 +80,11 @@ def _unsettled(
 
 
 def _names_classes(samples: Sequence[Sample], target: str) -> bool:
-    """Whether a target's cells look like classes: not masks, and not another text (a note, an id) in most rows."""
+    """Whether a target's cells look like classes: not masks or tags, and not another text (a note, an id) in most rows."""
     cells = [cell for sample in samples if (cell := sample.labels[target]) is not None]
-    return not is_mask_target(samples, target) and (len(set(cells)) <= 20 or len(set(cells)) <= len(cells) / 2)
+    if is_mask_target(samples, target) or is_tags_target(samples, target):
+        return False
+    return len(set(cells)) <= 20 or len(set(cells)) <= len(cells) / 2
 
 
 def _classes(sample: Sample, targets: Iterable[str]) -> frozenset[ClassName]:
@@ -104,7 +110,8 @@ def _contradictions(samples: Sequence[Sample]) -> tuple[str, ...]:
         for target, label in sample.labels.items():
             first = seen.setdefault((target, sample.digest), sample)
             if label and first.labels[target] and label != first.labels[target] and not label.startswith(MASKS):
-                contradictions.append(f"{first.file} ({first.labels[target]}) and {sample.file} ({label})")
+                labels = (shorten(cell, MAX_SHOWN_CHARS, placeholder=" ...") for cell in (first.labels[target] or "", label))
+                contradictions.append(f"{first.file} ({next(labels)}) and {sample.file} ({next(labels)})")
     have = counted(len(contradictions), "sample has", "samples have")
     return (f"{have} the bytes of another one but a different label, e.g. {contradictions[0]}",) if contradictions else ()
 

@@ -12,7 +12,9 @@ from flows.landing.names import splits_among
 from flows.landing.tables import Table, composed
 from flows.manifest import TEXTS
 from heads.data.text_preprocess import compose
+from heads.data.wordpiece import split_words
 from heads.errors import TextError
+from heads.tasks.bio import find_fault, is_cell, read_cell
 
 ENDING = ".txt"
 
@@ -23,16 +25,31 @@ def table_entries(table: Table, split_value: Callable[[str | None], str | None])
     entries = []
     for row in table.rows:
         try:
-            content, fault = compose(row.file).encode(), None
-            digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-            seen[digest] += 1
-            name = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+            text = compose(row.file)
+            content, faults = text.encode(), [fault_of_tags(text, cell) for cell in row.cells.values() if cell and is_cell(cell)]
+            fault = next(filter(None, faults), None)
+            name = f"row {row.number}" if fault else numbered_name(content, seen)
         except (TextError, UnicodeEncodeError) as error:
             content, name = b"", f"row {row.number}"
             fault = str(error).removeprefix("text: ") if isinstance(error, TextError) else "is no text in UTF-8"
         labels = dict(row.cells)
         entries.append(Entry(TextFile(f"{TEXTS}{name}{ENDING}", content), labels, {}, split_value(row.split), row.group, fault))
     return tuple(entries)
+
+
+def numbered_name(content: bytes, seen: Counter[str]) -> str:
+    """The md5 of a text, with its number if it was `seen` before."""
+    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    seen[digest] += 1
+    return digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+
+
+def fault_of_tags(text: str, cell: str) -> str | None:
+    """What keeps a cell of tags from being the tags of a text's words, in words; None if it is that."""
+    tags, words = read_cell(cell), split_words(text)
+    if len(words) != len(tags):
+        return f"has {len(words)} words, as white space parts them, and {len(tags)} tags; give each word one tag"
+    return find_fault(tags)
 
 
 def folder_entries(root: Path, files: Sequence[PurePosixPath]) -> list[Entry]:

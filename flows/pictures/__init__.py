@@ -42,8 +42,11 @@ def draw_variant(result: WorkResult, works: Place | None = None) -> dict[str, by
     if variant and len(frozen) == len(result.epochs):
         pictures["freeze_map.png"] = freeze_map(frozen, stages_of(variant["backbone"]), variant["freeze"])
     for target, matrix in result.confusion.items():
-        names, is_mask = result.classes[target], TASK_FACTS[tasks.get(target, "classification")].tells == "pixels"
-        pictures[picture_file("confusion", target)] = confusion_matrix(matrix, names, target, of_pixels=is_mask)
+        names, tells = result.classes[target], TASK_FACTS[tasks.get(target, "classification")].tells
+        is_mask = tells == "pixels"
+        pictures[picture_file("confusion", target)] = confusion_matrix(
+            matrix, names, target, of_pixels=is_mask, of_words=tells == "tags"
+        )
         if is_mask:
             pictures[picture_file("iou", target)] = iou_bars(matrix, names, target)
     for target in tasks:

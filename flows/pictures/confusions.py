@@ -1,4 +1,4 @@
-"""A confusion matrix, of samples or of pixels."""
+"""A confusion matrix, of samples, of pixels or of words."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ NUM_CLASSES_WITH_FIGURES = 20
 NUM_CLASSES_WITH_NAMES = 120
 
 
-def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], title: str, *, of_pixels: bool = False) -> bytes:
+def confusion_matrix(
+    matrix: Sequence[Sequence[int]], classes: Sequence[str], title: str, *, of_pixels: bool = False, of_words: bool = False
+) -> bytes:
     """A confusion matrix: rows are the truth, columns the prediction; the colour is the share of the row (small ones lifted).
 
-    The figures are counts of samples; for pixels, whose counts say little, they are shares of the row.
+    The figures are counts of samples; for pixels and words, whose counts say little, they are shares of the row.
     """
     from matplotlib.colors import PowerNorm
 
@@ -33,7 +35,7 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], ti
     if num_classes <= NUM_CLASSES_WITH_FIGURES:
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if shares[row, column] > 0.35 else INK if count else GRID
-            figure_text = _percent(shares[row, column]) if of_pixels else f"{int(count)}"
+            figure_text = _percent(shares[row, column]) if of_pixels or of_words else f"{int(count)}"
             text = axes.text(column, row, figure_text, ha="center", va="center", fontsize=size, color=colour)
             # It lies within its cell, so the layout need not make room for it.
             text.set_in_layout(False)
@@ -45,7 +47,7 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], ti
     axes.set_yticks(ticks, names, fontsize=size)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    entitle(axes, f"{title}: {_summary(counts, of_pixels)}")
+    entitle(axes, f"{title}: {_summary(counts, of_pixels, of_words)}")
     axes.set_xlabel("predicted", color=QUIET)
     axes.set_ylabel("truth", color=QUIET)
     bar = figure.colorbar(image, ax=axes, shrink=0.5, aspect=30, ticks=[0, 0.05, 0.2, 0.5, 1])
@@ -64,12 +66,14 @@ def class_ious(matrix: Sequence[Sequence[int]]) -> NDArray[np.float64]:
     return ious
 
 
-def _summary(counts: NDArray[np.float64], of_pixels: bool) -> str:
+def _summary(counts: NDArray[np.float64], of_pixels: bool, of_words: bool = False) -> str:
     right, total = float(np.trace(counts)), float(counts.sum())
     if not total:
         return "no pixels" if of_pixels else "no samples"
     if of_pixels:
         return f"mIoU {np.nanmean(class_ious(counts.tolist())):.3f}, {right / total:.1%} of pixels right"
+    if of_words:
+        return f"{right / total:.1%} of words right"
     return f"{right / total:.1%} right, {int(right)} of {int(total)}"
 
 

@@ -9,19 +9,21 @@ from flows.plan.form import Target
 from flows.plan.targets import task_of
 from flows.records import DataVersion
 from heads.catalogue import TASK_FACTS, Task
+from heads.tasks.bio import read_cell, tag_names, types_in
 from heads.tasks.names import split_labels
 
 
 def class_names(target: Target, version: DataVersion) -> tuple[str, ...]:
     """The classes that a head learns, those in `train`, in the order of its outputs.
 
-    Class names and labels are sorted; the classes of masks are the values that are not ignored, ascending, as text.
+    Class names and labels are sorted; the classes of masks are the values that are not ignored, ascending, as text; those of tags
+    are O, then B and I of each type.
     """
     return tuple(count_classes(target, version, "train"))
 
 
 def count_classes(target: Target, version: DataVersion, split: str) -> dict[str, int]:
-    """The number of samples (of masks: pixels) of each class in a split, in the order of `class_names`."""
+    """The number of samples (of masks: pixels, of tags: words) of each class in a split, in the order of `class_names`."""
     task = task_of(target, version)
     counts: Counter[str] = Counter()
     for sample in version.samples:
@@ -29,6 +31,8 @@ def count_classes(target: Target, version: DataVersion, split: str) -> dict[str,
         if sample.split == split and cell is not None:
             counts.update(_classes_in(cell, task, target, version))
     names: Iterable[str] = sorted(counts, key=int) if TASK_FACTS[task].tells == "pixels" else sorted(counts)
+    if TASK_FACTS[task].tells == "tags" and counts:
+        names = tag_names(types_in(counts))
     return {name: counts[name] for name in names}
 
 
@@ -37,5 +41,7 @@ def _classes_in(cell: str, task: Task, target: Target, version: DataVersion) -> 
         return {cell: 1}
     if TASK_FACTS[task].tells == "labels":
         return dict.fromkeys(split_labels(cell), 1)
+    if TASK_FACTS[task].tells == "tags":
+        return Counter(read_cell(cell))
     mask = version.masks.get(cell)
     return {str(value): count for value, count in mask.pixels.items() if value not in target.ignore} if mask else {}

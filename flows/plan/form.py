@@ -13,8 +13,8 @@ from flows.plan.named_weights import EACH_WEIGHTS, WEIGHTS, check_weights, check
 from flows.plan.promotion import Promotion
 from flows.plan.rare import Screening, WithRare
 from flows.records import Workers
-from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, IMAGE_SIZES, TEXT_BACKBONES, Task
-from heads.spec import FREEZE_POLICIES, Value, check_image_size, frozen_through
+from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, IMAGE_SIZES, TEXT_BACKBONES, Task, check_image_size
+from heads.spec import FREEZE_POLICIES, Value, frozen_through
 
 # Every policy that some backbone understands: what the form offers.
 POLICIES = (

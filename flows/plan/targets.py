@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from flows.errors import AskedWrongly
-from flows.manifest import is_mask_target
+from flows.manifest import is_mask_target, is_tags_target
 from flows.plan.allowed import suggestion
 from flows.plan.form import Plan, Target
 from flows.plan.promotion import MEASURES_OF, PRIMARY
 from flows.records import DataVersion
-from heads.catalogue import TASK_FACTS, Task
+from heads.catalogue import TASK_FACTS, Task, Tells
 
 # The manifest's column of groups, which is no target.
 GROUP = "group"
+WHAT_A_COLUMN_HOLDS: Mapping[Tells, str] = {
+    "class": "class labels",
+    "labels": "class labels",
+    "pixels": "masks",
+    "tags": "tags of words",
+}
 
 
 def targets_of(plan: Plan, version: DataVersion) -> tuple[Target, ...]:
@@ -36,9 +44,12 @@ def targets_of(plan: Plan, version: DataVersion) -> tuple[Target, ...]:
 
 
 def find_task(version: DataVersion, column: str) -> Task:
-    """The task of a column by its cells: segmentation for masks, multilabel for sets of labels (`a|b`), else classification."""
+    """The task of a column by its cells: segmentation for masks, tagging for tags of words, multilabel for sets of labels
+    (`a|b`), else classification."""
     if is_mask_target(version.samples, column):
         return "segmentation"
+    if is_tags_target(version.samples, column):
+        return "tagging"
     return "multilabel" if any("|" in (sample.labels[column] or "") for sample in version.samples) else "classification"
 
 
@@ -65,9 +76,10 @@ def primary_metric(plan: Plan, version: DataVersion) -> str:
 def groups_of(plan: Plan, version: DataVersion) -> dict[str, str]:
     """The group of each test sample that is in one, by its digest: its cell in the column that `promotion.group` names.
 
-    Raises AskedWrongly if the plan names a column that does not exist, is empty, or holds masks.
+    Raises AskedWrongly if the plan names a column that does not exist, is empty, or holds masks or tags.
     """
-    column, masks = plan.promotion.group or GROUP, [name for name in version.targets if is_mask_target(version.samples, name)]
+    column = plan.promotion.group or GROUP
+    masks = [t for t in version.targets if is_mask_target(version.samples, t) or is_tags_target(version.samples, t)]
     cells = {s.digest: s.group if column == GROUP else s.labels.get(column) for s in version.samples}
     if plan.promotion.group and (column in masks or not any(cells.values())):
         grouped = any(sample.group for sample in version.samples)
@@ -93,14 +105,14 @@ def tells_pixels(target: Target) -> bool:
 def _with_task(target: Target, version: DataVersion) -> Target:
     by_cells = find_task(version, target.column)
     task = target.task or by_cells
-    holds_masks = TASK_FACTS[by_cells].tells == "pixels"
-    allowed = [name for name, facts in TASK_FACTS.items() if (facts.tells == "pixels") == holds_masks]
+    holds = WHAT_A_COLUMN_HOLDS[TASK_FACTS[by_cells].tells]
+    allowed = [name for name, facts in TASK_FACTS.items() if WHAT_A_COLUMN_HOLDS[facts.tells] == holds]
     if task not in allowed:
         raise AskedWrongly(
-            f"targets: column {target.column!r} holds {'masks' if holds_masks else 'class labels'}, "
+            f"targets: column {target.column!r} holds {holds}, "
             f"and its task is given as {task}; allowed: {', '.join(allowed)}, or leave task out"
         )
-    if target.ignore and not holds_masks:
+    if target.ignore and TASK_FACTS[by_cells].tells != "pixels":
         raise AskedWrongly(
             f"targets: ignore {list(target.ignore)} is for values of masks, and {target.column!r} is {task}; leave it out"
         )

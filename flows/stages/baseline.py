@@ -23,11 +23,11 @@ SPLITS = ("train", "val")
 def baseline_work(work_plan: WorkPlan) -> Work | None:
     """The plan's first work whose frozen trunk's features a probe can read, under the probe's key.
 
-    None if the measure that ranks is of masks, or no variant stores the features of its whole backbone, frozen.
+    None if the measure that ranks is of masks or tags, or no variant stores the features of its whole backbone, frozen.
     """
     from heads.trunks.trunk import stored_taps
 
-    if TASK_FACTS[_task(work_plan)].tells == "pixels":
+    if TASK_FACTS[_task(work_plan)].tells in ("pixels", "tags"):
         return None
     for work in work_plan.works:
         variant = work.variant
@@ -50,8 +50,8 @@ def _key(work_plan: WorkPlan, work: Work) -> str:
 
 def find_baseline(settings: Settings, work_plan: WorkPlan) -> Baseline:
     """The baseline of a work plan: its probe, if one was fitted, else the constant answer, with a note that says why."""
-    if TASK_FACTS[_task(work_plan)].tells == "pixels":
-        return majority(work_plan, "masks have no probe")
+    if (tells := TASK_FACTS[_task(work_plan)].tells) in ("pixels", "tags"):
+        return majority(work_plan, f"{'masks' if tells == 'pixels' else 'tags'} have no probe")
     work = baseline_work(work_plan)
     if work is None:
         return majority(work_plan, "no variant stores the features of a frozen backbone, which a probe could read")
@@ -62,11 +62,12 @@ def find_baseline(settings: Settings, work_plan: WorkPlan) -> Baseline:
 
 
 def majority(work_plan: WorkPlan, note: str) -> Baseline:
-    """The constant answer: how often classes or labels occur in train as probabilities, of masks the most frequent value.
+    """The constant answer: how often classes or labels occur in train as probabilities, of masks the most frequent value,
+    of tags that no word is in a span.
 
     Its measures on validation are those of a variant that would answer so, but that masks are measured at their own size.
     """
-    from heads.training.constant import measure_constant, measure_constant_mask
+    from heads.training.constant import measure_constant, measure_constant_mask, measure_constant_tags
 
     target, task, version = _target(work_plan), _task(work_plan), work_plan.version
     (column,) = (each for each in plans.targets_of(work_plan.plan, version) if each.column == target)
@@ -74,6 +75,8 @@ def majority(work_plan: WorkPlan, note: str) -> Baseline:
     names, counts = list(train), list(train.values())
     if TASK_FACTS[task].tells == "pixels":
         measures = measure_constant_mask(task, counts, [val.get(name, 0) for name in names])
+    elif TASK_FACTS[task].tells == "tags":
+        measures = measure_constant_tags(task, [val.get(name, 0) for name in names])
     else:
         samples = [s for s in version.samples if s.labels[target] is not None]
         cells = [cell for s in samples if s.split == "val" and (cell := s.labels[target]) is not None]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from heads.bundle import Answer, Bundle
+    from heads.tasks.answers import TextSpan
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,16 @@ class MaskAnswer:
     shares: Mapping[str, float]
 
 
-Answered = ClassAnswer | LabelsAnswer | MaskAnswer
+@dataclass(frozen=True)
+class TagsAnswer:
+    """The words of a text, the tag of each, and the spans that these mark."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+    spans: tuple[TextSpan, ...]
+
+
+Answered = ClassAnswer | LabelsAnswer | MaskAnswer | TagsAnswer
 
 
 @dataclass(frozen=True)
@@ -210,13 +220,15 @@ def _read_batch(bundle: Bundle, batch: Sequence[tuple[Path, Mapping[str, Path], 
 
 def _keep(answer: Answer, file: Path | None) -> Answered:
     """The bundle's answer as a value for a reading; a mask is written to `file`."""
-    from heads.bundle import Labels, Prediction
+    from heads.bundle import Labels, Prediction, TagsPrediction
 
     match answer:
         case Prediction():
             return ClassAnswer(answer.label, answer.probability)
         case Labels():
             return LabelsAnswer(tuple(answer.labels), dict(answer.probabilities))
+        case TagsPrediction():
+            return TagsAnswer(answer.words, answer.tags, answer.spans)
     assert file is not None
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_name(f".{file.name}.{os.getpid()}.new")

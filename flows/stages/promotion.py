@@ -210,10 +210,10 @@ def keep_verdict(
 
 
 def majority_classes(version: DataVersion) -> dict[str, str]:
-    """The most frequent cell of each target in `train`, without targets of masks; ties go to the first by name."""
+    """The most frequent cell of each target in `train`, without targets of masks and tags; ties go to the first by name."""
     majority = {}
     for target in version.targets:
-        if TASK_FACTS[plans.find_task(version, target)].tells == "pixels":
+        if TASK_FACTS[plans.find_task(version, target)].tells in ("pixels", "tags"):
             continue
         counts = Counter(name for s in version.samples if s.split == "train" and (name := s.labels[target]) is not None)
         if counts:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.gate.trials import Serving, Trials
 from flows.stages.clean_process import ProcessFailed, holdout_images, run
+from heads.tasks.bio import read_cell
 from heads.tasks.rows import Scored
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ ANSWER = """
 def told(answer):
     if hasattr(answer, "mask"):
         return {"shares": dict(answer.shares), "num_pixels": answer.mask.size}
+    if hasattr(answer, "tags"):
+        return {"tags": list(answer.tags)}
     return {"probabilities": dict(answer.probabilities)}
 answers = heads.bundle.load(asked["bundle"]).predict(images, 4)
 print(json.dumps([{target: told(answer) for target, answer in answer.items()} for answer in answers]))
@@ -106,11 +109,22 @@ def _difference(row: Scored, answer: Mapping[str, Any]) -> str:
     where = f"{row.target!r} of sample {row.digest[:12]}"
     if "shares" in answer:
         return _mask_difference(row, answer["shares"], answer["num_pixels"], where)
+    if "tags" in answer:
+        return _tags_difference(row, answer["tags"], where)
     scored = row.probabilities or {row.predicted: row.probability}
     for name, probability in scored.items():
         found = answer["probabilities"].get(name, 0.0)
         if abs(found - probability) > TOLERANCE:
             return f"it answers {where} otherwise than it was scored: {name!r} with {found:.3f}, and not {probability:.3f}"
+    return ""
+
+
+def _tags_difference(row: Scored, tags: Sequence[str], where: str) -> str:
+    """As `_difference`; one word in a hundred, and one in any sentence, may be as near to another tag as rounding."""
+    scored = read_cell(row.predicted)
+    num_other = sum(one != other for one, other in zip(scored, tags, strict=False)) + abs(len(scored) - len(tags))
+    if num_other > max(1.0, TOLERANCE * len(scored)):
+        return f"it answers {where} otherwise than it was scored: {num_other} of {len(scored)} words have another tag"
     return ""
 
 

@@ -66,7 +66,7 @@ def _standings(work_plan: WorkPlan, scores: Scores, verdict: Verdict) -> tuple[T
     found = []
     for target, task in table.tasks.items():
         measures = {name.rpartition("/")[2]: value for name, value in table.metrics.items() if name.rpartition("/")[0] == target}
-        rows = tuple(row for row in table.rows if row.target == target) if TASK_FACTS[task].tells != "pixels" else ()
+        rows = tuple(row for row in table.rows if row.target == target) if TASK_FACTS[task].tells in ("class", "labels") else ()
         accuracies = standing.accuracies(table, target, groups)
         found.append(TargetStanding(target, measures, accuracies, standing.reliability(table, target), rows))
     return tuple(found)

@@ -20,6 +20,7 @@ from heads.bundle.card import write_card
 from heads.bundle.contents import FILES, SUMS, TEXTS, VOCABULARY, Contents, are_files, digest_of, opened, parse_json
 from heads.bundle.sample_inputs import READERS, SampleInput, batches
 from heads.bundle.weights import read_model
+from heads.catalogue import TASK_FACTS
 from heads.data.modalities import preparation_of
 from heads.data.samples import Preprocess
 from heads.data.wordpiece import Vocabulary, parse_vocabulary
@@ -27,7 +28,8 @@ from heads.errors import BundleError, HeadsError
 from heads.model.model import Model
 from heads.model.precision import place_model
 from heads.spec import Variant
-from heads.tasks.answers import Answer, Labels, MaskPrediction, Prediction
+from heads.tasks.answers import Answer, Extent, Labels, MaskPrediction, Prediction, TagsPrediction
+from heads.tasks.bio import check_names
 from heads.tasks.table import TASKS
 from heads.tasks.temperature import read_temperatures, tempered
 
@@ -40,6 +42,7 @@ __all__ = [
     "Labels",
     "MaskPrediction",
     "Prediction",
+    "TagsPrediction",
     "are_files",
     "digest",
     "load",
@@ -72,7 +75,8 @@ class Bundle:
     vocabulary: Vocabulary | None = None
 
     def predict(self, samples: Sequence[SampleInput], batch_size: int = 32) -> list[dict[str, Answer]]:
-        """For each sample, in order, an answer by target: a Prediction, Labels, or a MaskPrediction of an image's own size.
+        """For each sample, in order, an answer by target: a Prediction, Labels, a MaskPrediction of an image's own size, or
+        a TagsPrediction.
 
         An image is a file's path, a file's bytes, a Pillow image, or an array of uint8 (H, W, 3) in RGB. A text is a string, the
         path of a file as a Path, or a file's bytes. Raises ImageError or TextError, naming the sample, if one cannot be read;
@@ -91,16 +95,17 @@ class Bundle:
         self.model.eval()
         with torch.inference_mode():
             opened = [reader.open(sample, name) for sample, name in batch]
-            logits = self.model(reader.collate(opened, self.preprocess, self.vocabulary, device))
+            finds_words = any(TASK_FACTS[head.task].tells == "tags" for head in self.variant.heads)
+            logits = self.model(reader.collate(opened, self.preprocess, self.vocabulary, device, finds_words=finds_words))
             rows = [{target: outputs[row] for target, outputs in logits.items()} for row in range(len(opened))]
-            return [self._read(reader.size_of(sample), row) for sample, row in zip(opened, rows, strict=True)]
+            return [self._read(reader.extent_of(sample), row) for sample, row in zip(opened, rows, strict=True)]
 
-    def _read(self, size: tuple[int, int], logits: Mapping[str, Tensor]) -> dict[str, Answer]:
+    def _read(self, extent: Extent, logits: Mapping[str, Tensor]) -> dict[str, Answer]:
         return {
             head.target: TASKS[head.task].answer(
                 self.classes[head.target],
                 tempered(logits[head.target], self.temperatures.get(head.target)),
-                size,
+                extent,
                 self.thresholds.get(head.target),
             )
             for head in self.variant.heads
@@ -190,6 +195,9 @@ def _load(contents: Contents, device: torch.device) -> Bundle:
     variant = Variant.model_validate(description["variant"])
     classes = _read_classes(parse_json(texts["classes.json"], "classes.json"))
     stated: Any = parse_json(texts["preprocess.json"], "preprocess.json")
+    for head in variant.heads:
+        if TASK_FACTS[head.task].tells == "tags":
+            check_names(classes[head.target])
     preprocess = preparation_of(variant.backbone).read_preprocess(stated)
     thresholds = {
         target: tuple(float(found[name]) for name in classes[target])

@@ -52,7 +52,9 @@ class Program(nn.Module):
 class TextProgram(nn.Module):
     """Token ids (N, L) of int64, 0 where a text has ended, to probabilities (N, C), as those of `Program`.
 
-    The ids are those of the bundle's vocab.txt by WordPiece, BERT's tokenizer, from [CLS] to [SEP].
+    The ids are those of the bundle's vocab.txt by WordPiece, BERT's tokenizer, from [CLS] to [SEP]. With tags among the targets
+    they are (N, C, L): those of each token by itself, of which a word's first piece counts, and of a `crf` without what its
+    transitions add, which lie in the bundle; those of the other targets are the same at every token.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -63,7 +65,10 @@ class TextProgram(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         logits = self.model(Inputs(ids))
         tasks = ((target, TASKS[self.model.tasks[target]]) for target in self.targets)
-        return torch.cat([task.activate(tempered(logits[t], self.temperatures.get(t))) for t, task in tasks], dim=1)
+        parts = [task.activate(tempered(logits[t], self.temperatures.get(t))) for t, task in tasks]
+        if any(part.ndim == 3 for part in parts):
+            parts = [part if part.ndim == 3 else part[:, :, None].expand(-1, -1, ids.shape[1]) for part in parts]
+        return torch.cat(parts, dim=1)
 
 
 PROGRAMS: Mapping[Modality, type[nn.Module]] = {"image": Program, "text": TextProgram}

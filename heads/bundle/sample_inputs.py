@@ -21,9 +21,10 @@ from heads.data.pixels import decode_pixels, pixels_of
 from heads.data.preprocess import ImagePreprocess
 from heads.data.samples import Preprocess
 from heads.data.text_preprocess import TextPreprocess, compose, decode_text
-from heads.data.wordpiece import Vocabulary
+from heads.data.wordpiece import Vocabulary, split_words
 from heads.errors import ImageError, TextError
 from heads.model.model import Model
+from heads.tasks.answers import Extent
 
 SampleInput = Path | str | bytes | Image.Image | np.ndarray[Any, Any]
 Opened = Any
@@ -43,13 +44,19 @@ class Reader(Protocol):
         ...
 
     def collate(
-        self, opened: Sequence[Opened], preprocess: Preprocess, vocabulary: Vocabulary | None, device: torch.device
+        self,
+        opened: Sequence[Opened],
+        preprocess: Preprocess,
+        vocabulary: Vocabulary | None,
+        device: torch.device,
+        *,
+        finds_words: bool,
     ) -> Inputs:
-        """Samples as one batch of a model's inputs on the device."""
+        """Samples as one batch of a model's inputs on the device, with the places of words if these are asked for."""
         ...
 
-    def size_of(self, opened: Opened) -> tuple[int, int]:
-        """The width and height of an image."""
+    def extent_of(self, opened: Opened) -> Extent:
+        """The width and height of an image, the words of a text."""
         ...
 
     def check(self, model: Model, vocabulary: Vocabulary | None) -> None:
@@ -77,13 +84,19 @@ class _Images:
         raise ImageError(f"{name} is a {given}; give a path, a file's bytes, a Pillow image or an array of uint8 (H, W, 3)")
 
     def collate(
-        self, opened: Sequence[Tensor], preprocess: Preprocess, vocabulary: Vocabulary | None, device: torch.device
+        self,
+        opened: Sequence[Tensor],
+        preprocess: Preprocess,
+        vocabulary: Vocabulary | None,
+        device: torch.device,
+        *,
+        finds_words: bool,
     ) -> Inputs:
         assert isinstance(preprocess, ImagePreprocess)
         pixels = prepare_plain(opened, preprocess, device)
         return of_images(pixels.to(memory_format=torch.channels_last))
 
-    def size_of(self, opened: Tensor) -> tuple[int, int]:
+    def extent_of(self, opened: Tensor) -> Extent:
         return opened.shape[-1], opened.shape[-2]
 
     def check(self, model: Model, vocabulary: Vocabulary | None) -> None:
@@ -106,15 +119,25 @@ class _Texts:
         raise TextError(f"{name} is a {type(sample).__name__}; give a string, a file's path as a Path, or a file's bytes")
 
     def collate(
-        self, opened: Sequence[str], preprocess: Preprocess, vocabulary: Vocabulary | None, device: torch.device
+        self,
+        opened: Sequence[str],
+        preprocess: Preprocess,
+        vocabulary: Vocabulary | None,
+        device: torch.device,
+        *,
+        finds_words: bool,
     ) -> Inputs:
         assert isinstance(preprocess, TextPreprocess)
         assert vocabulary
         ids = [torch.tensor(vocabulary.encode(text, preprocess.max_tokens)) for text in opened]
-        return Inputs(pad_sequence(ids, batch_first=True).to(device))
+        inputs = Inputs(pad_sequence(ids, batch_first=True))
+        if finds_words:
+            places = [torch.tensor(vocabulary.word_places(text, preprocess.max_tokens)) + 1 for text in opened]
+            inputs = inputs._replace(words=pad_sequence(places, batch_first=True))
+        return inputs.to(device, channels_last=False)
 
-    def size_of(self, opened: str) -> tuple[int, int]:
-        return len(opened), 1
+    def extent_of(self, opened: str) -> Extent:
+        return split_words(opened)
 
     def check(self, model: Model, vocabulary: Vocabulary | None) -> None:
         rows = next(part for part in model.backbone.modules() if isinstance(part, nn.Embedding)).num_embeddings

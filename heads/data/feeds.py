@@ -139,6 +139,7 @@ def _handed_over(
     current, (_, inputs, labels) = torch.cuda.current_stream(device), delivered
     current.wait_event(ready)
     features = inputs.features.values() if isinstance(inputs.features, Mapping) else (inputs.features,)
-    for tensor in (*features, *labels.values()):
+    words = () if inputs.words is None else (inputs.words,)
+    for tensor in (*features, *words, *labels.values()):
         tensor.record_stream(current)
     return delivered

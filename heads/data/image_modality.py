@@ -13,6 +13,7 @@ from heads.data.dataset import ImageDataset
 from heads.data.images import ImagePreprocess, preprocess_for
 from heads.data.masks import Masks
 from heads.data.samples import DEFAULT_CACHE_BYTES
+from heads.data.tags import Tags
 from heads.data.wordpiece import Vocabulary
 from heads.spec import Augment, Fit, Variant
 
@@ -74,8 +75,10 @@ def open_samples(
     varied: bool,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
     vocabulary: Vocabulary | None = None,
+    tags: Mapping[str, Tags] | None = None,
 ) -> ImageDataset:
     """The images as the variant sees them: augmented and mirrored as its fit says if `varied`, else plain."""
+    assert not tags
     augment, flip = (variant.fit.augment, variant.fit.flip) if varied else PLAIN_VIEW
     preprocess, seed = preprocess_of(variant), variant.fit.seed
     return ImageDataset(files, labels, preprocess, augment, seed, cache_bytes, flip=flip, masks=masks, digests=digests)

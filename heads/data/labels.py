@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-# Class labels (N), label sets (N, C) of 0 and 1, masks (N, H, W) of class numbers: each has this if nothing is known.
+# Class labels (N), label sets (N, C) of 0 and 1, masks (N, H, W) and tags (N, W) of class numbers: each has this if nothing is
+# known.
 MISSING_LABEL = -1
 
 

@@ -14,6 +14,7 @@ from heads.catalogue import Modality
 from heads.data import image_modality, text_modality
 from heads.data.masks import Masks
 from heads.data.samples import Preprocess, Samples
+from heads.data.tags import Tags
 from heads.data.wordpiece import Vocabulary
 from heads.spec import Fit, Variant
 
@@ -74,6 +75,7 @@ class Preparation(Protocol):
         varied: bool,
         cache_bytes: int,
         vocabulary: Vocabulary | None = None,
+        tags: Mapping[str, Tags] | None = None,
     ) -> Samples:
         """The files' samples as the variant sees them, varied from epoch to epoch if `varied`."""
         ...

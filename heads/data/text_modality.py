@@ -16,6 +16,7 @@ from heads.bert_size import parse_bert_size
 from heads.data.ahead import expect
 from heads.data.masks import Masks
 from heads.data.samples import DEFAULT_CACHE_BYTES
+from heads.data.tags import Tags
 from heads.data.text_preprocess import TextPreprocess, decode_text
 from heads.data.texts import TextDataset
 from heads.data.wordpiece import Vocabulary, learn_vocabulary, parse_vocabulary
@@ -90,6 +91,7 @@ def open_samples(
     varied: bool,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
     vocabulary: Vocabulary | None = None,
+    tags: Mapping[str, Tags] | None = None,
 ) -> TextDataset:
     """The texts as the variant sees them: with words left out or hidden as its fit says if `varied`, else plain."""
     assert not masks
@@ -104,4 +106,5 @@ def open_samples(
         seed=fit.seed,
         word_dropout=shares[0],
         token_masking=shares[1],
+        tags=tags,
     )

@@ -58,6 +58,20 @@ class Vocabulary:
                 break
         return [*ids[: max_tokens - 1], self.ids[END]]
 
+    def word_places(self, text: str, max_tokens: int) -> list[int]:
+        """For each word between white space, the place in `encode` of its first piece; -1 of a word without one.
+
+        Such are those of letters that are left out, and those that begin where the ids are cut.
+        """
+        places, place = [], 1
+        for found in _BETWEEN_SPACES.finditer(text):
+            num_pieces = 0
+            if place < max_tokens - 1:
+                num_pieces = sum(len(_pieces(self, part)) for part in words_of(found[0], lowercase=self.lowercase))
+            places.append(place if num_pieces and place < max_tokens - 1 else -1)
+            place += num_pieces
+        return places
+
     def text(self) -> str:
         """The vocabulary as the text of a vocab.txt, a token a line."""
         return "".join(f"{token}\n" for token in self.tokens)
@@ -75,6 +89,11 @@ def learn_vocabulary(texts: Iterable[str], size: int) -> Vocabulary:
     counts = Counter(word for text in texts for word in words_of(text, lowercase=True) if len(word) <= MAX_WORD_CHARS)
     ranked = sorted((word for word in counts if word not in SPECIAL), key=lambda word: (-counts[word], word))
     return Vocabulary((*SPECIAL, *ranked[: size - len(SPECIAL)]))
+
+
+def split_words(text: str) -> tuple[str, ...]:
+    """The parts of a text between white space, which are what tags are of."""
+    return tuple(_BETWEEN_SPACES.findall(text))
 
 
 def words_of(text: str, *, lowercase: bool) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from heads.catalogue import TASK_FACTS
 from heads.data.loading import Loaders
 from heads.distributed import single_process
 from heads.errors import TrainingDiverged
@@ -180,9 +181,10 @@ def _shape(training: Training) -> Hashable:
     """What trainings in one stack have in common; None if this one cannot be stacked."""
     variant, fit = training.variant, training.variant.fit
     # Decoders keep batch statistics, and other designs and activations compute an element by its place in the stack.
+    of_words = any(TASK_FACTS[head.task].tells == "tags" for head in variant.heads)
     strange = any(head.design not in STACKED_DESIGNS for head in variant.heads) or fit.mlp_activation not in STACKED_ACTIVATIONS
     # Learned weights of losses, and scalers of gradients, belong to one training.
-    if strange or fit.head_weights != "equal" or fit.precision == "fp16" or fit.compile:
+    if strange or of_words or fit.head_weights != "equal" or fit.precision == "fp16" or fit.compile:
         return None
     common = variant.model_copy(update={"freeze": "all", "fit": fit.model_copy(update=OWN_DEFAULTS)})
     # What is done to all rows of a matrix at once is of one kind.

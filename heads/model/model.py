@@ -19,10 +19,12 @@ from heads.catalogue import TASK_FACTS, Task
 from heads.data.inputs import Inputs, of_images
 from heads.spec import Variant
 from heads.tasks.table import TASKS
+from heads.tasks.taggers import Tagger
 
 
 class Model(nn.Module):
-    """A backbone with named heads: images (N, 3, H, W), or other samples, to logits by target, (N, C), of masks (N, C, H, W).
+    """A backbone with named heads: images (N, 3, H, W), or other samples, to logits by target, (N, C), of masks (N, C, H, W), of
+    tags (N, C, W) or (N, C, W, C).
 
     `taps` are the numbers of the stages whose features a head takes, by target; `tasks` are the heads' tasks. The first
     `num_frozen_stages` of the backbone stay in eval mode whatever `train()` asks; `heads.model.freezing` sets it.
@@ -50,8 +52,8 @@ class Model(nn.Module):
 
     def forward(self, inputs: Inputs | Tensor) -> dict[str, Tensor]:
         """Logits by target, from samples or from stored features of them; a tensor is a batch of images."""
-        features, size = of_images(inputs) if isinstance(inputs, Tensor) else inputs
-        return self.forward_heads(self.forward_backbone(features), size)
+        features, size, words = of_images(inputs) if isinstance(inputs, Tensor) else inputs
+        return self.forward_heads(self.forward_backbone(features), size, words)
 
     def forward_backbone(self, inputs: Tensor | Mapping[int, Tensor]) -> dict[int, Tensor]:
         """The features of every stage that a head taps, by the stage's number, from samples or from features of some stages.
@@ -67,14 +69,21 @@ class Model(nn.Module):
             known[number] = features
         return {number: known[number] for number in tapped}
 
-    def forward_heads(self, features: Mapping[int, Tensor], size: tuple[int, int] | None) -> dict[str, Tensor]:
-        """Logits by target from tapped features, those of masks resized to the images' `size` (height, width)."""
+    def forward_heads(
+        self, features: Mapping[int, Tensor], size: tuple[int, int] | None, words: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Logits by target from tapped features, those of masks resized to the images' `size` (height, width).
+
+        Tags are told at the places of `words` (N, W); without these the scores (N, C, L) of each token of a text by itself.
+        """
         logits = {}
         for target, key in self.head_keys.items():
             tapped = [features[tap] for tap in self.taps[target]]
             if TASK_FACTS[self.tasks[target]].tells == "pixels":
                 assert size, "masks are of images"
                 logits[target] = upsample(self.heads[key](*(_as_map(rows, size) for rows in tapped)), size)
+            elif TASK_FACTS[self.tasks[target]].tells == "tags":
+                logits[target] = _tagged(self.heads[key], tapped[-1], words)
             else:
                 logits[target] = self.heads[key](*tapped)
         return logits
@@ -117,6 +126,14 @@ def build_outline(variant: Variant, classes: Mapping[str, Sequence[str]]) -> Mod
     backbone = skeleton_stages(variant.backbone)
     with torch.device("meta"), NothingDrawn():
         return build_model(variant, classes, None, backbone=backbone)
+
+
+def _tagged(head: nn.Module, tokens: Tensor, words: Tensor | None) -> Tensor:
+    if words is None:
+        assert isinstance(head, Tagger)
+        return head.each(tokens[:, 1:])
+    logits: Tensor = head(tokens.gather(1, words[..., None].expand(-1, -1, tokens.shape[2])))
+    return logits
 
 
 def _as_map(features: Tensor, size: tuple[int, int]) -> Tensor:

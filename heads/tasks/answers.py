@@ -15,6 +15,8 @@ from torch import Tensor
 
 from heads.tasks.rows import Scored
 
+# What an answer extends over: an image's own width and height, or a text's words.
+Extent = tuple[int, int] | tuple[str, ...]
 # Reads the true mask (H, W) of the image that was answered.
 ReadMask = Callable[[], np.ndarray[Any, Any]]
 
@@ -60,7 +62,26 @@ def _colour(value: int) -> tuple[int, ...]:
     return tuple(round(255 * level) for level in colorsys.hls_to_rgb(hue, lightness, 0.75)) if value else (0, 0, 0)
 
 
-Answer = Prediction | Labels | MaskPrediction
+@dataclass(frozen=True)
+class TextSpan:
+    """Words of a text that are of one type: from number `start` to before `end`, and as a text, a space between them."""
+
+    type: str
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class TagsPrediction:
+    """The words of a text, which white space parts, a tag of each (BIO), and the spans that these mark."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+    spans: tuple[TextSpan, ...]
+
+
+Answer = Prediction | Labels | MaskPrediction | TagsPrediction
 
 
 def probability_table(rows: Sequence[Scored], names: Sequence[str]) -> Tensor:

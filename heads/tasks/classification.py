@@ -12,7 +12,7 @@ from heads.data.masks import OpenMask
 from heads.spec import Head
 from heads.tasks import classifiers, single_choice
 from heads.tasks import measures as sample_measures
-from heads.tasks.answers import Prediction, ReadMask, probability_table
+from heads.tasks.answers import Extent, Prediction, ReadMask, probability_table
 from heads.tasks.names import listed
 from heads.tasks.rows import Scored
 from heads.tasks.temperature import LEAST_FLOAT, of_classes
@@ -61,7 +61,7 @@ def encode(cells: Sequence[str | None], names: Sequence[str], open_mask: OpenMas
     return torch.tensor([numbers.get(cell, MISSING_LABEL) for cell in cells], dtype=torch.int64)
 
 
-def answer(names: Sequence[str], logits: Tensor, size: tuple[int, int], thresholds: Sequence[float] | None = None) -> Prediction:
+def answer(names: Sequence[str], logits: Tensor, extent: Extent, thresholds: Sequence[float] | None = None) -> Prediction:
     """The likeliest class of one image by its logits (C)."""
     row = activate(logits[None])[0].tolist()
     best = max(range(len(row)), key=row.__getitem__)

@@ -96,21 +96,15 @@ class CosineClassifier(nn.Module):
 
 
 def _linear(fit: Fit, channels: int, num_outputs: int, of_text: bool) -> nn.Sequential:
-    return nn.Sequential(_pool(fit, channels, of_text), _classifier(channels, num_outputs))
+    return nn.Sequential(_pool(fit, channels, of_text), new_classifier(channels, num_outputs))
 
 
 def _mlp(fit: Fit, channels: int, num_outputs: int, of_text: bool) -> nn.Sequential:
-    widths = [channels, *[fit.mlp_width] * fit.mlp_depth]
-    hidden = [
-        layer
-        for before, after in pairwise(widths)
-        for layer in (nn.Linear(before, after), ACTIVATIONS[fit.mlp_activation](), nn.Dropout(fit.mlp_dropout))
-    ]
-    return nn.Sequential(_pool(fit, channels, of_text), *hidden, _classifier(fit.mlp_width, num_outputs))
+    return nn.Sequential(_pool(fit, channels, of_text), *hidden_layers(fit, channels), new_classifier(fit.mlp_width, num_outputs))
 
 
 def _attention(fit: Fit, channels: int, num_outputs: int, of_text: bool) -> nn.Sequential:
-    return nn.Sequential(AttentionPool(channels, of_text=of_text), _classifier(channels, num_outputs))
+    return nn.Sequential(AttentionPool(channels, of_text=of_text), new_classifier(channels, num_outputs))
 
 
 def _cosine(fit: Fit, channels: int, num_outputs: int, of_text: bool) -> nn.Sequential:
@@ -121,7 +115,18 @@ def _pool(fit: Fit, channels: int, of_text: bool) -> PooledNorm:
     return PooledNorm(channels, place=1 if of_text and fit.pooling == "class" else 0)
 
 
-def _classifier(channels: int, num_outputs: int) -> nn.Linear:
+def hidden_layers(fit: Fit, channels: int) -> list[nn.Module]:
+    """The layers of an `mlp` before its classifier."""
+    widths = [channels, *[fit.mlp_width] * fit.mlp_depth]
+    return [
+        layer
+        for before, after in pairwise(widths)
+        for layer in (nn.Linear(before, after), ACTIVATIONS[fit.mlp_activation](), nn.Dropout(fit.mlp_dropout))
+    ]
+
+
+def new_classifier(channels: int, num_outputs: int) -> nn.Linear:
+    """A linear layer that starts near zero, so that a new head favours no class."""
     layer = nn.Linear(channels, num_outputs)
     nn.init.normal_(layer.weight, std=1e-3)
     nn.init.zeros_(layer.bias)

@@ -15,7 +15,7 @@ from heads.data.masks import OpenMask
 from heads.spec import Fit, Head
 from heads.tasks import classifiers, single_choice
 from heads.tasks import measures as sample_measures
-from heads.tasks.answers import Labels, ReadMask, probability_table
+from heads.tasks.answers import Extent, Labels, ReadMask, probability_table
 from heads.tasks.names import listed, split_labels
 from heads.tasks.rows import Scored
 from heads.tasks.temperature import log_odds, of_labels
@@ -138,7 +138,7 @@ def encode(cells: Sequence[str | None], names: Sequence[str], open_mask: OpenMas
     return table
 
 
-def answer(names: Sequence[str], logits: Tensor, size: tuple[int, int], thresholds: Sequence[float] | None = None) -> Labels:
+def answer(names: Sequence[str], logits: Tensor, extent: Extent, thresholds: Sequence[float] | None = None) -> Labels:
     """The labels of one image whose probability, by its logits (C), reaches their threshold."""
     row, least = activate(logits[None])[0].tolist(), thresholds or [EVEN] * len(names)
     chosen = tuple(name for name, x, t in zip(names, row, least, strict=True) if x >= t)

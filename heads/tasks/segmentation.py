@@ -16,7 +16,7 @@ from heads.data.labels import MISSING_LABEL
 from heads.data.masks import Masks, OpenMask
 from heads.spec import Fit, Head
 from heads.tasks import decoders, single_choice
-from heads.tasks.answers import MaskPrediction, ReadMask
+from heads.tasks.answers import Extent, MaskPrediction, ReadMask
 from heads.tasks.names import listed
 from heads.tasks.rows import Scored
 
@@ -137,14 +137,13 @@ def encode(cells: Sequence[str | None], names: Sequence[str], open_mask: OpenMas
     return Masks(paths, numbers, counts, [file is not None and file.as_stored for file in files])
 
 
-def answer(
-    names: Sequence[str], logits: Tensor, size: tuple[int, int], thresholds: Sequence[float] | None = None
-) -> MaskPrediction:
+def answer(names: Sequence[str], logits: Tensor, extent: Extent, thresholds: Sequence[float] | None = None) -> MaskPrediction:
     """The likeliest value of each pixel of one image by its logits (C, S, S), at the image's own width and height."""
+    width, height = map(int, extent)
     # One class at a time: the logits of all at a large image's full size would be gigabytes.
     best = chosen = torch.empty(0)
     for number, plane in enumerate(logits.float()):
-        full = F.interpolate(plane[None, None], size=(size[1], size[0]), mode="bilinear", align_corners=False)[0, 0]
+        full = F.interpolate(plane[None, None], size=(height, width), mode="bilinear", align_corners=False)[0, 0]
         if number == 0:
             best, chosen = full, torch.zeros_like(full, dtype=torch.int64)
             continue

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from heads.backbones.row import Backbone
 from heads.catalogue import Task
 from heads.data.masks import Masks, OpenMask
+from heads.data.tags import Tags
 from heads.spec import Fit, Head
-from heads.tasks import classification, multilabel, segmentation
-from heads.tasks.answers import Answer, ReadMask
+from heads.tasks import classification, multilabel, segmentation, tagging
+from heads.tasks.answers import Answer, Extent, ReadMask
 from heads.tasks.rows import Scored
 
 
@@ -32,7 +33,7 @@ class Criterion(Protocol):
 
 class TaskHead(Protocol):
     """The contract of a task. Of N samples and C classes, labels are as in `heads.data.labels`, logits (N, C) or, of masks,
-    (N, C, H, W)."""
+    (N, C, H, W), of tags (N, C, W) or (N, C, W, C)."""
 
     @property
     def PLAIN(self) -> Criterion:  # noqa: N802
@@ -88,14 +89,12 @@ class TaskHead(Protocol):
         """Logits as probabilities, float32."""
         ...
 
-    def encode(self, cells: Sequence[str | None], names: Sequence[str], open_mask: OpenMask) -> Tensor | Masks:
+    def encode(self, cells: Sequence[str | None], names: Sequence[str], open_mask: OpenMask) -> Tensor | Masks | Tags:
         """The labels of a column of cells as a data set takes them; None is an empty cell."""
         ...
 
-    def answer(
-        self, names: Sequence[str], logits: Tensor, size: tuple[int, int], thresholds: Sequence[float] | None = None
-    ) -> Answer:
-        """The answer that one image's logits give, (C) or of masks (C, S, S); `size` is the image's own width and height."""
+    def answer(self, names: Sequence[str], logits: Tensor, extent: Extent, thresholds: Sequence[float] | None = None) -> Answer:
+        """The answer that one sample's logits give, (C), of masks (C, S, S), of tags (C, W) or (C, W, C)."""
         ...
 
     def judge(self, digest: str, answer: Any, truth: str, head: Head, read_mask: ReadMask) -> Scored:
@@ -119,4 +118,5 @@ TASKS: Mapping[Task, TaskHead] = {
     "classification": classification,
     "multilabel": multilabel,
     "segmentation": segmentation,
+    "tagging": tagging,
 }

@@ -42,5 +42,16 @@ def measure_constant_mask(task: Task, counts: Sequence[int], true_counts: Sequen
     return TASKS[task].measures(confusion.flatten(), None)
 
 
+def measure_constant_tags(task: Task, true_counts: Sequence[int]) -> dict[str, float]:
+    """The measures, by name, of tagging every word as outside of spans, on words of `true_counts` (C) tags of each kind."""
+    truths = torch.tensor(true_counts, dtype=torch.float64)
+    confusion = torch.zeros(len(truths), len(truths), dtype=torch.float64)
+    confusion[:, 0] = truths
+    # Each span has one tag that begins it.
+    spans = torch.zeros(3, len(truths) // 2, dtype=torch.float64)
+    spans[0] = truths[1::2]
+    return TASKS[task].measures(torch.cat([confusion.flatten(), spans.flatten()]), None)
+
+
 def _no_mask(cell: str) -> MaskFile:
     raise AssertionError(f"{cell!r} is no mask")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import NamedTuple
@@ -130,13 +130,14 @@ class MetricAccumulator:
     @torch.no_grad()
     def _count(self) -> None:
         for target, batches in self._pending.items():
-            task, losses = TASKS[self._tasks[target]], torch.stack([seen.loss for seen in batches])
-            logits, labels, weights = (_joined(parts) for parts in zip(*(seen[:3] for seen in batches), strict=True))
-            num_labels = (weights * has_label(labels)).double().sum()
-            row = torch.cat([torch.stack([losses.double().sum(), num_labels]), task.count(logits, labels, weights)])
-            self._sums[target] = self._sums[target] + row if target in self._sums else row
-            if self._keeps_scores and (kept := task.score(logits, labels, weights)) is not None:
-                self._scores.setdefault(target, []).append(kept)
+            task, loss_sum = TASKS[self._tasks[target]], torch.stack([seen.loss for seen in batches]).double().sum()
+            for logits, labels, weights in _together(batches):
+                num_labels = (weights * has_label(labels)).double().sum()
+                row = torch.cat([torch.stack([loss_sum, num_labels]), task.count(logits, labels, weights)])
+                loss_sum = torch.zeros_like(loss_sum)
+                self._sums[target] = self._sums[target] + row if target in self._sums else row
+                if self._keeps_scores and (kept := task.score(logits, labels, weights)) is not None:
+                    self._scores.setdefault(target, []).append(kept)
         self._pending, self._pending_bytes = {}, 0
 
     def _total(self, target: str, row: Tensor) -> MetricTotals:
@@ -168,6 +169,15 @@ def totals_of(task: Task, sums: Tensor, scores: Tensor | None) -> list[MetricTot
         named, fit = {**measures, "loss": loss}, partial(lambda place: fitted()[place], place)
         totals.append(MetricTotals(task, row[2:], loss_sum, num_labels, own, named, fit))
     return totals
+
+
+def _together(batches: Sequence[_Seen]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Their logits, labels and weights: as one if all have one shape, else of each by itself, as sentences differ in length."""
+    if len({seen.logits.shape[1:] for seen in batches}) > 1:
+        yield from ((seen.logits, seen.labels, seen.weights) for seen in batches)
+        return
+    logits, labels, weights = zip(*(seen[:3] for seen in batches), strict=True)
+    yield _joined(logits), _joined(labels), _joined(weights)
 
 
 def _joined(parts: tuple[Tensor, ...]) -> Tensor:

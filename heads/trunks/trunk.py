@@ -12,6 +12,7 @@ from torch import Tensor
 
 from heads.backbones.table import row_of
 from heads.bert_size import stages_of
+from heads.catalogue import TASK_FACTS
 from heads.data.modalities import preparation_of, preprocess_of
 from heads.data.samples import Preprocess
 from heads.features import trunk_id
@@ -124,7 +125,8 @@ def _taps(variant: Variant, num_frozen: int) -> tuple[Tap, ...]:
     for head in variant.heads:
         for stage in TASKS[head.task].taps(head.design, row):
             if stage < num_frozen:
-                pools = head.design in POOLING_DESIGNS and forms.get(stage, pooled) == pooled
+                is_pooling = head.design in POOLING_DESIGNS and TASK_FACTS[head.task].tells != "tags"
+                pools = is_pooling and forms.get(stage, pooled) == pooled
                 forms[stage] = pooled if pools else "map"
     return tuple(Tap(stage, form) for stage, form in sorted(forms.items()))
 

@@ -248,7 +248,7 @@ def test_a_number_with_an_exponent_is_one_though_yaml_takes_it_for_text(written:
 def test_every_fault_is_named_once(tmp_path: Path) -> None:
     message = refusal("name: a\nfit: {batch_size: x, seed: [1, y]}\ntargets: [{column: x, task: z}]", tmp_path)
     assert message.splitlines()[1:] == [
-        "  - targets.0.task: should be 'classification', 'multilabel' or 'segmentation', got 'z'",
+        "  - targets.0.task: should be 'classification', 'multilabel', 'segmentation' or 'tagging', got 'z'",
         "  - fit.batch_size: should be a whole number, got 'x'",
         "  - fit.seed.1: should be a whole number, got 'y'",
     ]

@@ -26,9 +26,8 @@ from heads.backbones import (
     weights_digest,
 )
 from heads.backbones.blank import build_blank, build_skeleton
-from heads.catalogue import BACKBONE_STAGES, IMAGE_BACKBONES, IMAGE_SIZES
+from heads.catalogue import BACKBONE_STAGES, IMAGE_BACKBONES, IMAGE_SIZES, check_image_size
 from heads.errors import WeightsError
-from heads.spec import check_image_size
 
 WEIGHTS = Path(__file__).parents[2].parent / "shared" / "weights"
 PRETRAINED = {

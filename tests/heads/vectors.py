@@ -26,6 +26,7 @@ from heads.data.labels import has_label
 from heads.data.masks import Masks
 from heads.data.modalities import MODALITIES
 from heads.data.samples import Item
+from heads.data.tags import Tags
 from heads.data.wordpiece import Vocabulary
 from heads.spec import Fit, Variant
 
@@ -139,6 +140,7 @@ def open_samples(
     varied: bool,
     cache_bytes: int,
     vocabulary: Vocabulary | None = None,
+    tags: Mapping[str, Tags] | None = None,
 ) -> Vectors:
     assert not masks
     columns = {target: torch.as_tensor(column) for target, column in labels.items()}

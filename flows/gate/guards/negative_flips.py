@@ -22,8 +22,8 @@ DIGEST_CHARS = 12
 def negative_flips(case: Case) -> Finding | None:
     """The share of negative flips (Yan et al., "Positive-Congruent Training", CVPR 2021); None of masks or without a champion.
 
-    It passes unless the share is above 5 % beyond its 95 % interval. A set of labels is right if all of it is. Notes name the
-    flips of which the candidate is surest.
+    It passes unless the share is above 5 % beyond its 95 % interval. A set of labels is right if all of it is, tags if all spans
+    are. Notes name the flips of which the candidate is surest.
     """
     if not case.champion or TASK_FACTS[case.task].tells == "pixels":
         return None  # a mask is never wholly right
@@ -54,4 +54,7 @@ def flipped(case: Case) -> list[tuple[str, str]]:
 
 def _name(case: Case, key: tuple[str, str]) -> str:
     row = case.after[key]
+    if TASK_FACTS[case.task].tells == "tags":
+        wrong = ", ".join(f"{true or 'nothing'} read as {told or 'nothing'}" for true, told, _ in row.pixels if true != told)
+        return f"{row.digest[:DIGEST_CHARS]} ({wrong})"
     return f"{row.digest[:DIGEST_CHARS]} ({row.truth or 'nothing'} read as {row.predicted or 'nothing'}, {row.probability:.2f})"

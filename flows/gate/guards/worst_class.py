@@ -17,8 +17,8 @@ def worst_class(case: Case) -> Finding | None:
     """The class in which the candidate loses most against the champion; None without a champion.
 
     Of classes the samples of each true class are compared by exact McNemar, small classes together; of label sets each label's
-    yes or no on all samples; of masks each value's IoU by the paired bootstrap over the masks where either model finds it or
-    it is.
+    yes or no on all samples; of masks each value's IoU, of tags each type's F1, by the paired bootstrap over the samples where
+    either model finds it or it is.
     """
     if not case.champion:
         return None
@@ -28,7 +28,9 @@ def worst_class(case: Case) -> Finding | None:
         case "labels":
             return judge_parts("worst_class", "label", "accuracy", _labels(case), case.champion_name)
         case "pixels":
-            return judge_parts("worst_class", "value", "IoU", _values(case), case.champion_name)
+            return judge_parts("worst_class", "value", "IoU", _counted(case, "miou"), case.champion_name)
+        case "tags":
+            return judge_parts("worst_class", "type", "F1", _counted(case, "span_f1"), case.champion_name)
 
 
 def _classes(case: Case) -> Sequence[Part]:
@@ -45,7 +47,7 @@ def _labels(case: Case) -> Sequence[Part]:
     return [compare_right(name, *pair) for name, *pair in zip(names, *told, strict=True)]
 
 
-def _values(case: Case) -> Sequence[Part]:
+def _counted(case: Case, measure: str) -> Sequence[Part]:
     names, new, old = read_pair(case.task, case.after, case.before)
 
     def column(answers: Answers, number: int) -> Answers:
@@ -53,5 +55,5 @@ def _values(case: Case) -> Sequence[Part]:
         return Answers(*(part[there, number : number + 1] for part in (answers.truths, answers.guesses, answers.hits)))
 
     columns = [(name, column(new, number), column(old, number)) for number, name in enumerate(names)]
-    parts = [compare_answers(name, case.task, "miou", *pair, seed=case.seed(name)) for name, *pair in columns]
+    parts = [compare_answers(name, case.task, measure, *pair, seed=case.seed(name)) for name, *pair in columns]
     return [part for part in parts if part]

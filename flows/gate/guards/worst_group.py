@@ -14,8 +14,8 @@ from heads.catalogue import TASK_FACTS
 def worst_group(case: Case) -> Finding | None:
     """The group on which the candidate loses most against the champion; None without a champion, or with fewer than two groups.
 
-    Classes are compared by exact McNemar, label sets and masks by the paired bootstrap of the policy's measure, which has to be
-    defined on a group; small groups count together, and samples of no group not at all.
+    Classes are compared by exact McNemar, other tasks by the paired bootstrap of the policy's measure, which has to be defined on
+    a group; small groups count together, and samples of no group not at all.
     """
     if not case.champion:
         return None

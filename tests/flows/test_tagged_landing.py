@@ -1,0 +1,170 @@
+"""Tagged sentences brought into a data folder: `.conll` files, tables with tags, and what is no tagging."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.errors import AskedWrongly
+from flows.landing import ingest
+from flows.manifest import class_counts
+from flows.plan import check_data, class_names, expand, parse_plan, primary_metric, targets_of
+from flows.records import DataVersion
+from tests.flows.test_landing import data, samples, tree
+
+__all__ = ["data"]
+WNUT = Path(__file__).parents[2].parent / "shared" / "data" / "wnut17"
+FIRST = "Anna\tB-person\nvon\tI-person\nOsten\tI-person\nsings\tO\n"
+
+
+def md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def sentences(count: int, word: str = "note") -> str:
+    """Sentences of one word to three, every other one with a place."""
+    return "\n".join(f"{word}{number}\tO\n" + ("Rome\tB-place\n" if number % 2 else "") for number in range(count))
+
+
+def write(folder: Path, **files: str | bytes) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / f"{name}.conll").write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def test_sentences_come_in_as_texts_with_their_tags_and_the_splits_of_their_files(tmp_path: Path, data: Path) -> None:
+    source = write(
+        tmp_path / "source",
+        train=f"-DOCSTART- -X- O\n\n{FIRST}\n\n\n{sentences(20)}",
+        # By spaces, with columns between, of one word, with a mark of byte order and lines of another system.
+        dev="\ufeff" + sentences(6, "more").replace("\t", " x y ").replace("\n", "\r\n"),
+        test="alone\tO\n\n" + sentences(6, "last"),
+    )
+    (source / "README.md").write_text("about")
+    report = ingest(source, data)
+    assert (report.added, report.quarantined, report.warnings) == (34, (), ())
+    found = samples(data)
+    sample = found[f"texts/{md5('Anna von Osten sings')}.txt"]
+    assert (sample.digest, sample.split) == (md5("Anna von Osten sings"), "train")
+    assert sample.labels == {"tags": "tags: B-person I-person I-person O"}
+    assert (data / sample.file).read_text() == "Anna von Osten sings"
+    assert {split: sum(s.split == split for s in found.values()) for split in ("train", "val", "test")} == {
+        "train": 21,
+        "val": 6,
+        "test": 7,
+    }
+    assert found[f"texts/{md5('more1 Rome')}.txt"].split == "val"
+    assert class_counts(list(found.values()))["tags"] == {
+        "person": {"train": 1, "val": 0, "test": 0},
+        "place": {"train": 10, "val": 3, "test": 3},
+    }
+    before = tree(data)
+    assert ingest(source, data).unchanged == 34
+    assert tree(data) == before
+
+
+def test_the_words_alone_decide_a_split_and_equal_sentences_never_straddle_two(tmp_path: Path, data: Path) -> None:
+    ingest(write(tmp_path / "one", all=sentences(60)), data)
+    splits = {file: sample.split for file, sample in samples(data).items()}
+    assert set(splits.values()) == {"train", "val", "test"}
+    other = tmp_path / "other" / "data"
+    other.mkdir(parents=True)
+    ingest(write(tmp_path / "two", all=sentences(60).replace("B-place", "B-town")), other)
+    assert {file: sample.split for file, sample in samples(other).items()} == splits
+    report = ingest(write(tmp_path / "three", train=sentences(60), test="note3\tB-odd\nRome\tO\n"), data)
+    same = [sample for sample in samples(data).values() if sample.digest == md5("note3 Rome")]
+    assert [sample.split for sample in same] == ["test", "test"]
+    assert any("different label" in warning and "tags: B-odd O" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("a\tO\nb\tI-x\n", "its tag 2, 'I-x', goes on with a span of 'x' that the tag before it, 'O', is not in"),
+        ("a\tB-x\nb\tI-y\n", "'I-y', goes on with a span of 'y' that the tag before it, 'B-x', is not in"),
+        ("a\tS-x\n", "its tag 1 is 'S-x'; allowed: O, B-<type> and I-<type> (BIO)"),
+        ("a\tO\nb\n", "its line 2 has no word and tag with a tab or a space between"),
+        ("a\tO\n\tO\n", "its line 2 has no word and tag with a tab or a space between"),
+        ("two words\tO\n", "has 2 words, as white space parts them, and 1 tags; give each word one tag"),
+        ("a\0\tO\n", "holds NUL bytes, as no text does; leave it out"),
+    ],
+)
+def test_a_sentence_that_is_no_bio_is_set_aside_with_its_line(lines: str, reason: str, tmp_path: Path, data: Path) -> None:
+    report = ingest(write(tmp_path / "source", train=f"{lines}\n{sentences(40)}"), data)
+    ((name, said),) = report.quarantined
+    assert name == "train.conll line 1"
+    assert reason in said
+    assert report.num_samples == 40
+
+
+def test_a_file_that_is_no_text_or_no_tagging_is_refused_and_nothing_changed(tmp_path: Path, data: Path) -> None:
+    for content, words in (
+        (b"\x89PNG\r\n\x1a\n\0\0", "train.conll is no text in UTF-8 .* save it as UTF-8"),
+        ("1\tThe\tDET\n2\tcat\tNOUN\n", "1 of 41 texts are bad|'NOUN'"),
+    ):
+        source = write(tmp_path / "source", train=content, test=sentences(40))
+        with pytest.raises(AskedWrongly, match=words):
+            ingest(source, data, max_bad_share=0.01)
+    with pytest.raises(AskedWrongly, match=r"marks no span: the tags of all of its 40 sentences are O; tag some words"):
+        ingest(write(tmp_path / "nothing", train=sentences(40).replace("B-place", "O")), data)
+    with pytest.raises(AskedWrongly, match=r"is empty: it holds no image, only 1 file \(1 .conll\)"):
+        ingest(write(tmp_path / "empty", train="\n\n"), data)
+    assert tree(data) == {}
+
+
+def test_a_table_may_hold_tags_beside_classes(tmp_path: Path, data: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    rows = [f"go to Rome{number},tags: O O B-place,{('a', 'b')[number % 2]}" for number in range(30)]
+    (folder / "labels.csv").write_text("\n".join(["text,places,kind", *rows, "too short,tags: O,a"]))
+    report = ingest(folder, data)
+    assert report.quarantined == (("row 32.txt", "has 2 words, as white space parts them, and 1 tags; give each word one tag"),)
+    version = DataVersion("d", "r", tuple(samples(data).values()), data, ())
+    plan = parse_plan({"name": "a", "backbones": ["lstm"], "targets": [{"column": "kind"}, {"column": "places"}]})
+    assert [target.task for target in targets_of(plan, version)] == ["classification", "tagging"]
+
+
+def planned(changed: dict[str, Any], version: DataVersion) -> None:
+    plan = parse_plan({"name": "a", "backbones": ["lstm"], **changed})
+    check_data(plan, version)
+    expand(plan, version)
+
+
+def test_a_plan_finds_the_task_its_tags_and_its_measure(tmp_path: Path, data: Path) -> None:
+    ingest(write(tmp_path / "source", train=f"{FIRST}\n{sentences(20)}", dev=sentences(9, "x"), test=sentences(9, "y")), data)
+    version = DataVersion("d", "r", tuple(samples(data).values()), data, ())
+    plan = parse_plan({"name": "a", "backbones": ["lstm"], "heads": ["linear", "crf", "attention"], "fit": {"epochs": 1}})
+    check_data(plan, version)
+    (target,) = targets_of(plan, version)
+    assert (target.task, primary_metric(plan, version)) == ("tagging", "tags/span_f1")
+    assert class_names(target, version) == ("O", "B-person", "I-person", "B-place", "I-place")
+    assert [variant.heads[0].design for variant in expand(plan, version)] == ["linear", "crf"]
+    for changed, words in (
+        ({"targets": [{"column": "tags", "task": "classification"}]}, "holds tags of words, and its task is given as classific"),
+        ({"promotion": {"metric": "tags/accuracy"}}, "accuracy is no measure of tagging, which 'tags' is; allowed: tags/span_f1"),
+        ({"heads": ["attention"]}, "tagging"),
+        ({"promotion": {"group": "tags"}}, "the data set has no column 'tags' of groups"),
+    ):
+        with pytest.raises(AskedWrongly, match=words):
+            planned(changed, version)
+
+
+def test_a_type_that_train_lacks_is_refused(tmp_path: Path, data: Path) -> None:
+    source = write(tmp_path / "source", train=sentences(20), dev=sentences(9, "x"), test=FIRST)
+    ingest(source, data)
+    version = DataVersion("d", "r", tuple(samples(data).values()), data, ())
+    with pytest.raises(AskedWrongly, match="the test split holds classes that train lacks: B-person, I-person"):
+        check_data(parse_plan({"name": "a", "backbones": ["lstm"]}), version)
+
+
+@pytest.mark.skipif(not WNUT.is_dir(), reason="needs the set beside the checkout")
+def test_a_real_set_of_tags_comes_in_whole(data: Path) -> None:
+    report = ingest(WNUT, data)
+    assert (report.added, report.quarantined) == (3394 + 1009 + 1287, ())
+    counts = class_counts(list(samples(data).values()))["tags"]
+    assert set(counts) == {"corporation", "creative-work", "group", "location", "person", "product"}
+    assert sum(of_type["train"] for of_type in counts.values()) in range(1900, 1976), "some sentences are held out as well"
