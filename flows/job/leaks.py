@@ -28,6 +28,7 @@ from heads.data.thumbnails import alikeness, windows_in
 from heads.features import Key
 from heads.features.neighbours import nearest
 from heads.trunks.extraction import ExtractionRequest, extract
+from heads.trunks.threads import threads
 from heads.trunks.trunk import stored_taps, trunk_of
 
 # So many of the nearest samples of a test sample, by features and again by thumbnails, are compared with it pixel by pixel.
@@ -43,7 +44,10 @@ def search(job: Job) -> JobOutcome:
     """Run the search on the features of the job's work; its file holds the leaks. Runs in the job's driver."""
     asked = job.folder.address, job.workers.gpus_per_worker > 0, workers.cores_of(job.workers)
     pairs = workers.run_alone(find_candidates, *asked, workers=job.workers)
-    write_leaks(leaks_file(job.storage, job.works[0].key), compare(job, pairs))
+    # Its steps are so small that threads mostly wait for each other: two take three times the processor's time of one.
+    with threads(1):
+        leaks = compare(job, pairs)
+    write_leaks(leaks_file(job.storage, job.works[0].key), leaks)
     return JobOutcome(scores={})
 
 

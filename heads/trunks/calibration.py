@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -17,6 +16,7 @@ from heads.model.model import build_backbone
 from heads.model.precision import autocast
 from heads.spec import Variant
 from heads.trunks.pricing import MULTIPLY_ADDS_PER_SECOND, forward_multiply_adds
+from heads.trunks.threads import threads
 
 BATCH_SIZE = 8
 # Decoding a photograph of half a megapixel.
@@ -66,7 +66,7 @@ def measure_rates(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    with _threads(num_threads):
+    with threads(num_threads):
         sample_seconds = median(_time(feed.__getitem__, seconds / 3, len(files)))
         kept_seconds = median(_time(feed.__getitem__, seconds / 6, len(files)))
         batch = feed.finish(feed.collate([feed[0]] * BATCH_SIZE))[0].to(device, channels_last=True)
@@ -85,13 +85,3 @@ def _time(work: Callable[[int], object], seconds: float, most: int = 1000) -> li
         work(len(durations))
         durations.append(perf_counter() - start)
     return durations
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
