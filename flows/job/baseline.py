@@ -17,10 +17,11 @@ from heads.data.labels import has_label
 from heads.data.modalities import preprocess_of
 from heads.errors import HeadsError, TrainingDiverged
 from heads.features import Key
+from heads.features.keys import MAX_VIEWS
 from heads.model.model import Model, build_model, count_parameters
 from heads.spec import Variant
 from heads.training.probe import Block, FittedProbe, fit_probe
-from heads.trunks.trunk import inputs_of, stored_taps, trunk_of
+from heads.trunks.trunk import inputs_of, is_by_token, stored_taps, trunk_of
 
 LOG = logging.getLogger(__name__)
 # So many training samples tell what features hold; more would cost a worker's time and memory.
@@ -84,10 +85,15 @@ def _blocks(features: JobFeatures, work: Work, split: str, labels: Tensor, place
         return
     taps = next(taps for phase, taps in stored_taps(work.variant).items() if phase.num_frozen_stages == work.variant.num_stages)
     trunk, digests = trunk_of(work.variant, work.weights.digest, features.device), features.splits.digests(split)
-    keys = [Key(digests[place]) for place in places.tolist()]
+    by_token = is_by_token(work.variant.backbone, taps)
+    # Beside tags a text is stored token by token: the mean of all, the first, and so on.
+    token = MAX_VIEWS if by_token and work.variant.fit.pooling == "class" else 0
+    keys = [Key(digests[place], token) for place in places.tolist()]
     stored = features.store.trunk(trunk.id).open(keys, [taps[-1].name])
     for part in torch.split(torch.arange(len(places)), max(1, BLOCK_BYTES * len(stored) // stored.num_bytes)):
         rows = {tap: tensor.to(features.device) for tap, tensor in inputs_of(stored[part], taps[-1:]).items()}
+        if by_token:
+            rows = {tap: tensor[:, None] for tap, tensor in rows.items()}
         yield Block(rows, labels[places[part]])
 
 

@@ -19,13 +19,13 @@ from heads.data.loading import Loaders
 from heads.data.modalities import preparation_of
 from heads.data.samples import Samples
 from heads.distributed import rank, sum_over_ranks
-from heads.features import Features, FeatureStore
+from heads.features import FeatureStore
 from heads.model.model import build_backbone
 from heads.phases import Phase, Tap, compile_policy
 from heads.spec import Variant
 from heads.trunks.extraction import ExtractionRequest, count_missing, extract
 from heads.trunks.pricing import forward_multiply_adds
-from heads.trunks.stored import FeatureLoader, open_views
+from heads.trunks.stored import FeatureLoader, Stored, open_views
 from heads.trunks.trunk import Trunk, stored_taps, trunk_of
 
 # Validation reads stored features in batches of at least about so many bytes, for fewer calls.
@@ -102,15 +102,15 @@ class JobFeatures:
         by_phase = {}
         for phase, taps in stored_taps(work.variant).items():
             trunks = self._trunks(work)
-            train = open_views(self.store, trunks, taps, train_set.digests, self.device, shuffled=True)
-            val = open_views(self.store, trunks[:1], taps, val_set.digests, self.device, shuffled=False)
+            train = open_views(self.store, trunks, taps, train_set.digests, self.device, shuffled=True, length=train_set.length)
+            val = open_views(self.store, trunks[:1], taps, val_set.digests, self.device, shuffled=False, length=val_set.length)
             by_phase[phase] = Loaders(
                 FeatureLoader(train_set, train, taps, fit.batch_size, self.device, training=True, accumulate=fit.accumulate),
                 FeatureLoader(val_set, val, taps, self._look(work, phase, val[0]), self.device),
             )
         return by_phase
 
-    def _look(self, work: Work, phase: Phase, features: Features) -> int:
+    def _look(self, work: Work, phase: Phase, features: Stored) -> int:
         """The batch size of validation: larger than in training if only heads follow."""
         if phase.num_frozen_stages < work.variant.num_stages:
             return work.variant.fit.batch_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,8 @@ from heads.errors import HeadsError
 
 FORMAT = 1
 MAX_VIEW = 2**32 - 1
+# Of samples that are stored token by token: a token's number is part of its key's view, above that of the sample.
+MAX_VIEWS = 2**16
 # The digest's 16 bytes and the view's 4, big-endian: numpy compares such strings bytewise.
 PACKED = np.dtype("S20")
 
@@ -38,6 +40,18 @@ def trunk_id(parts: Mapping[str, Any]) -> str:
     except (TypeError, ValueError) as error:
         raise HeadsError(f"the parts of a trunk must be JSON values: {error}") from error
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def token_keys(keys: Iterable[Key], lengths: Iterable[int]) -> list[Key]:
+    """The keys of all tokens of samples with these keys and numbers of tokens, sample by sample; token 0 has the sample's own."""
+    counted = zip(keys, lengths, strict=True)
+    return [Key(digest, view + MAX_VIEWS * token) for (digest, view), length in counted for token in range(length)]
+
+
+def count_samples(keys: Packed) -> int:
+    """How many distinct samples have a key among these: tokens but the first are left out."""
+    views = np.unique(keys).view(np.uint8).reshape(-1, PACKED.itemsize)[:, 16:]
+    return int((np.ascontiguousarray(views).view(">u4") < MAX_VIEWS).sum())
 
 
 def pack(keys: Sequence[Key]) -> Packed:

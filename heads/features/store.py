@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from heads.errors import HeadsError
 from heads.features.bucket import Bucket
 from heads.features.folder import Folder
-from heads.features.keys import Key, pack
+from heads.features.keys import Key, count_samples, pack
 from heads.features.place import Place
 from heads.features.shards import FeatureError, Layout, Shard, StrangerError, audit, read_shard
 from heads.features.trunk import TrunkFeatures, beside
@@ -175,7 +175,7 @@ def _status(trunk: str, place: Place) -> TrunkStatus:
 
 
 def _num_keys(shards: list[Shard]) -> int:
-    return len(np.unique(np.concatenate([shard.keys for shard in shards]))) if shards else 0
+    return count_samples(np.concatenate([shard.keys for shard in shards])) if shards else 0
 
 
 def _damaged(trunk: str, place: Place) -> list[DamagedShard]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from heads.errors import HeadsError
 from heads.features.folder import Opened
-from heads.features.keys import Key, Packed, pack
+from heads.features.keys import Key, Packed, count_samples, pack
 from heads.features.place import Place
 from heads.features.reading import Features, StoredTap
 from heads.features.shards import DTYPES, FeatureError, Layout, Shard, StrangerError, check_tap, make_shard, read_shard
@@ -68,7 +68,7 @@ class TrunkFeatures:
         """How many samples are stored at a tap, damaged ones included."""
         self._refresh()
         index = self._index(tap)
-        return len(index.keys) if index else 0
+        return count_samples(index.keys) if index else 0
 
     def write(self, keys: Sequence[Key], tensors: Mapping[str, Tensor]) -> int:
         """Adds one shard that holds `tensors` (n, ...) by tap under `keys` (n), and gives its bytes; without keys it adds none.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain
@@ -21,11 +21,12 @@ from heads.data.readers import Job, Read, run_jobs
 from heads.data.samples import Samples
 from heads.distributed import num_ranks, rank, sum_over_ranks
 from heads.features import FeatureStore, Key, TrunkFeatures
+from heads.features.keys import token_keys
 from heads.phases import Tap
 from heads.spec import Precision
 from heads.trunks.forward import Forward
 from heads.trunks.shards import ShardWriter, cut_in_shards
-from heads.trunks.trunk import Trunk
+from heads.trunks.trunk import Trunk, is_by_token, num_rows
 
 # Images of up to 224 px a batch, by the kind of device; the preprocessing says how many of other samples. Every batch is filled
 # up, since kernels for fewer images add up in another order. A sample's features are then the same but for rounding, whichever
@@ -77,7 +78,7 @@ def extract(
         # Every rank has looked before any writes, so that all share out the same samples.
         if not sum_over_ranks(torch.tensor([float(sum(map(len, lacking.values())))], device=device)).item():
             return num_forwarded
-        for taps, lacked in sorted(lacking.items()):
+        for taps, lacked in _passes(trunk.backbone, lacking):
             mine = places.ordered(lacked)[rank() :: num_ranks()]
             if not mine:
                 continue
@@ -86,9 +87,11 @@ def extract(
             # Reading begins here, and goes on while the stages are built and captured.
             batches = _read(feed, places.reader, mine, batch_size, device)
             forward = Forward(build(), taps, precision, len(mine) // batch_size, _example(feed, batch_size, device))
+            lengths = places.num_rows(trunk.backbone, taps, mine)
             with ShardWriter(trunk_features, device, on_stored) as writer:
-                for part, shard in cut_in_shards(forward, batches, len(mine)):
-                    writer.write([places.keys[place] for place in mine[part]], shard)
+                for part, shard in cut_in_shards(forward, batches, len(mine), lengths):
+                    keys = [places.keys[place] for place in mine[part]]
+                    writer.write(token_keys(keys, lengths[part]) if lengths else keys, shard, len(keys))
             num_forwarded += len(mine)
         sum_over_ranks(torch.zeros(1, device=device))
 
@@ -122,6 +125,13 @@ class _Places:
         number, index = self._find(place)
         return self.feeds[number].length(index)
 
+    def num_rows(self, backbone: str, taps: Sequence[Tap], places: Sequence[int]) -> list[int] | None:
+        """How many tokens the samples of these places have at the tap; None if each is stored as a whole."""
+        if not is_by_token(backbone, taps):
+            return None
+        (tap,) = taps
+        return [num_rows(backbone, tap, self._length(place)) for place in places]
+
     def expect(self, places: Sequence[int]) -> None:
         """Say that these are read next, in this order."""
         expect_places([request.dataset for request in self._requests], self._ends, places)
@@ -142,6 +152,12 @@ def _lacking(
                 lacking_by_taps[lacking.pop(key)].append(place)
         first += len(keys)
     return dict(lacking_by_taps)
+
+
+def _passes(backbone: str, lacking: Mapping[tuple[Tap, ...], list[int]]) -> Iterator[tuple[tuple[Tap, ...], list[int]]]:
+    """The taps that are stored together, and the places that lack them; with tokens each tap by itself, whose rows differ."""
+    for taps, places in sorted(lacking.items()):
+        yield from [((tap,), places) for tap in taps] if is_by_token(backbone, taps) else [(taps, places)]
 
 
 def _most_together(device: torch.device) -> int:

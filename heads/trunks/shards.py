@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from heads.features import Key, TrunkFeatures
+from heads.features.tokens import flatten_tokens
 from heads.trunks.forward import Forward
 
 # The most that a kill can lose: a shard is written when it has this many bytes, or its first sample is this old. Writing takes
@@ -37,14 +38,16 @@ class ShardWriter:
         if kind is None:
             self._settle()
 
-    def write(self, keys: Sequence[Key], shard: Callable[[], dict[str, Tensor]]) -> None:
-        """Writes the shard that the function gives; raises what went wrong with the one before it."""
+    def write(self, keys: Sequence[Key], shard: Callable[[], dict[str, Tensor]], num_samples: int | None = None) -> None:
+        """Writes the shard that the function gives, of a sample a key, or of `num_samples`; raises what went wrong with the one
+        before it."""
+        number = len(keys) if num_samples is None else num_samples
         if self._thread is None:
             self._write(keys, shard)
-            self._tell(len(keys))
+            self._tell(number)
             return
         self._settle()
-        self._pending = len(keys), self._thread.submit(self._write, keys, shard)
+        self._pending = number, self._thread.submit(self._write, keys, shard)
 
     def _write(self, keys: Sequence[Key], shard: Callable[[], dict[str, Tensor]]) -> None:
         self._features.write(keys, shard())
@@ -61,15 +64,23 @@ class ShardWriter:
 
 
 def cut_in_shards(
-    forward: Forward, batches: Iterator[tuple[Tensor, int]], num_samples: int
+    forward: Forward, batches: Iterator[tuple[Tensor, int]], num_samples: int, lengths: Sequence[int] | None = None
 ) -> Iterator[tuple[slice, Callable[[], dict[str, Tensor]]]]:
-    """Shards: the slice of the samples that each holds, and a function that gives their features by tap name, on the CPU."""
+    """Shards: the slice of the samples that each holds, and a function that gives their features by tap name, on the CPU:
+    a row a sample, or, with the `lengths` of all samples, a row a token."""
     parts: list[dict[str, Tensor]] = []
     first = num_bytes = end = 0
     start = monotonic()
     for batch, length in batches:
         limit = SHARD_BYTES.get(batch.device.type, SHARD_BYTES["cpu"])
-        parts.append({name: tensor[:length] for name, tensor in forward(batch).items()})
+        features = forward(batch)
+        if lengths is not None and batch.is_cuda:
+            torch.cuda.current_stream(batch.device).synchronize()  # their rows are copied now
+        parts.append(
+            {name: tensor[:length] for name, tensor in features.items()}
+            if lengths is None
+            else {name: flatten_tokens(tensor[:length], lengths[end : end + length]) for name, tensor in features.items()}
+        )
         num_bytes += sum(tensor.nbytes for tensor in parts[-1].values())
         end += length
         if num_bytes >= limit or monotonic() - start >= SHARD_SECONDS or end == num_samples:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -10,13 +10,18 @@ from torch import Tensor
 from heads.data.inputs import Inputs
 from heads.data.loading import Loader
 from heads.data.samples import Samples
+from heads.data.texts import TextDataset
 from heads.features import Features, FeatureStore, Key
+from heads.features.tokens import TokenFeatures, open_tokens
 from heads.phases import Tap
-from heads.trunks.trunk import Trunk, inputs_of
+from heads.trunks.trunk import Trunk, inputs_of, is_by_token, num_rows
 
 # Features of up to so many bytes are held in memory, by the kind of device: on a GPU a batch then crosses no bus, on a CPU it
 # takes no call a sample. More are read by position, which takes no memory.
 MAX_HELD_BYTES = {"cpu": 32 * 2**20, "cuda": 2 * 2**30}
+
+
+Stored = Features | TokenFeatures
 
 
 class FeatureLoader(Loader):
@@ -25,7 +30,7 @@ class FeatureLoader(Loader):
     def __init__(
         self,
         dataset: Samples,
-        views: Sequence[Features],
+        views: Sequence[Stored],
         taps: Sequence[Tap],
         batch_size: int,
         device: torch.device,
@@ -44,9 +49,12 @@ class FeatureLoader(Loader):
     def _read(self) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
         features = self._views[self._view]
         for step in self.steps:
-            inputs = Inputs(inputs_of(features[step.here], self._taps), self.dataset.size)
+            inputs = Inputs(inputs_of(features[step.here], self._taps), self.dataset.size, self._words(step.here))
             # Maps in the layout that convolutions are fastest in, as they would come out of the stages before.
             yield inputs.to(self.device, channels_last=True), self.dataset.labels_in_view(step.here, self._view)
+
+    def _words(self, indices: Tensor) -> Tensor | None:
+        return self.dataset.words(indices.tolist()) if isinstance(self.dataset, TextDataset) else None
 
 
 def open_views(
@@ -57,15 +65,24 @@ def open_views(
     device: torch.device,
     *,
     shuffled: bool,
-) -> tuple[Features, ...]:
+    length: Callable[[int], int] | None = None,
+) -> tuple[Stored, ...]:
     """The stored features of samples, a view for each of `trunks`, numbered from 0. Raises FeatureError if any are missing.
 
-    `shuffled` is whether they will be read in other orders than that of `digests`.
+    `shuffled` is whether they will be read in other orders than that of `digests`. `length` gives the length of a sample by its
+    place, where they are stored token by token.
     """
     names = [tap.name for tap in taps]
-    views = []
+    views: list[Stored] = []
     for number, trunk in enumerate(trunks):
-        features = store.trunk(trunk.id).open([Key(digest, number) for digest in digests], names)
+        keys, of_trunk = [Key(digest, number) for digest in digests], store.trunk(trunk.id)
+        features: Stored
+        if is_by_token(trunk.backbone, taps):
+            assert length, "a text's tokens are found by its length"
+            lengths = [num_rows(trunk.backbone, taps[0], length(place)) for place in range(len(keys))]
+            features = open_tokens(of_trunk, keys, lengths, names)
+        else:
+            features = of_trunk.open(keys, names)
         # On a CPU validation's features, the fewer, are never held: all the memory is for those of train.
         limit = MAX_HELD_BYTES.get(device.type, 0) if shuffled or device.type != "cpu" else 0
         held = features.num_bytes * len(trunks) <= limit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -16,6 +16,7 @@ from heads.catalogue import TASK_FACTS
 from heads.data.modalities import preparation_of, preprocess_of
 from heads.data.samples import Preprocess
 from heads.features import trunk_id
+from heads.features.keys import MAX_VIEWS
 from heads.model.precision import computing_dtype
 from heads.phases import Form, Phase, PhaseInputs, Tap, compile_policy
 from heads.spec import Precision, Variant
@@ -110,7 +111,8 @@ def choose_taps(variant: Variant) -> dict[Phase, PhaseInputs]:
 
 def _weigh(variant: Variant, num_frozen: int) -> PhaseInputs:
     taps, value_bytes = _taps(variant, num_frozen), 2 if variant.fit.precision in ("bf16", "fp16") else 4
-    if variant.modality == "text" and any(tap.form == "map" for tap in taps):
+    tagged = any(TASK_FACTS[head.task].tells == "tags" for head in variant.heads)
+    if is_by_token(variant.backbone, taps) and not (tagged and variant.fit.views < MAX_VIEWS):
         return PhaseInputs((), "features of a text's tokens are not stored, whose numbers differ")
     cost = price(variant.backbone, preparation_of(variant.backbone).size_of(variant.fit), taps, value_bytes)
     frozen = f"frozen through {variant.stages[num_frozen - 1]}"
@@ -129,6 +131,16 @@ def _taps(variant: Variant, num_frozen: int) -> tuple[Tap, ...]:
                 pools = is_pooling and forms.get(stage, pooled) == pooled
                 forms[stage] = pooled if pools else "map"
     return tuple(Tap(stage, form) for stage, form in sorted(forms.items()))
+
+
+def is_by_token(backbone: str, taps: Collection[Tap]) -> bool:
+    """Whether these taps of a backbone are stored token by token, since their number differs from sample to sample."""
+    return row_of(backbone).layout == "text" and any(tap.form == "map" for tap in taps)
+
+
+def num_rows(backbone: str, tap: Tap, length: int) -> int:
+    """How many tokens a text of this length has at a tap: after the last stage, the mean of all stands before them."""
+    return length + (tap.stage == len(stages_of(backbone)) - 1)
 
 
 def inputs_of(features: Mapping[str, Tensor], taps: Sequence[Tap]) -> dict[int, Tensor]:

@@ -1,4 +1,7 @@
-"""A table of texts by the public command: ingested, trained on a frozen encoder, promoted, read, and found done the next time."""
+"""A table of texts by the public command: ingested, trained on a frozen encoder, promoted, read, and found done the next time.
+
+Its columns are classes, sets of labels, and tags of words.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 NUM_TEXTS = 90
 PLAN = """
 name: colours
-targets: [{column: colour}, {column: things}]
+targets: [{column: colour}, {column: things}, {column: names}]
 backbones: [bert]
 weights: ./encoder
-heads: [linear, mlp]
+heads: [linear, crf]
 freeze: [all]
 fit: {epochs: 15, batch_size: 16, learning_rate: 0.03, max_tokens: 16}
 promotion: {metric: colour/accuracy}
@@ -30,7 +33,10 @@ def row_of(number: int) -> str:
     colour, thing = ("red", "blue")[number % 2], ("house", "car", "tree")[number % 3]
     split = ("train", "train", "train", "val", "test")[number // 6 % 5]
     things = f"{thing}|odd" if number % 4 == 1 else thing
-    return f'"{"a " * (number % 4)}{colour}, {thing}s {"! " * (number // 12)}",{colour},{things},{split}'
+    text = f"{'a ' * (number % 4)}{colour}, {thing}s {'! ' * (number // 12)}"
+    tags = {f"{colour},": "B-colour", f"{thing}s": "B-thing"}
+    names = " ".join(["tags:", *(tags.get(word, "O") for word in text.split())])
+    return f'"{text}",{colour},{things},{names},{split}'
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     folder = tmp_path_factory.mktemp("texts")
     workspace = Workspace(folder / "workspace")
     (folder / "source").mkdir()
-    (folder / "source" / "labels.csv").write_text("\n".join(["text,colour,things,split", *map(row_of, range(NUM_TEXTS))]))
+    (folder / "source" / "labels.csv").write_text("\n".join(["text,colour,things,names,split", *map(row_of, range(NUM_TEXTS))]))
     workspace.folder.mkdir()
     workspace.run("init", ".")
     workspace.run("data", "ingest", str(folder / "source"))
@@ -56,12 +62,16 @@ def report(texts: Workspace) -> dict[str, Any]:
 def test_the_status_tells_labels_and_lengths(texts: Workspace) -> None:
     status = texts.json("data", "status")
     assert set(status["classes"]["colour"]) == {"red", "blue"}
+    assert set(status["classes"]["names"]) == {"colour", "thing"}
     assert status["text_bytes"]["least"] < status["text_bytes"]["median"] < status["text_bytes"]["most"]
 
 
 def test_a_frozen_encoder_runs_once_a_text_for_all_heads_and_is_promoted(report: dict[str, Any]) -> None:
     assert report["verdict"]["promoted"], report["verdict"]
     assert report["holdout"]["colour/accuracy"] > 0.9
+    assert report["holdout"]["names/span_f1"] > 0.5
+    assert report["baseline"]["kind"] == "probe", report["baseline"]
+    assert sorted(variant["heads"]["names"] for variant in report["variants"]) == ["crf", "linear"]
     assert {variant["backbone"] for variant in report["variants"]} == {"bert-2x16x2-f32-v14-p64"}
     assert 0 < report["counts"]["trunk_forwards"] <= NUM_TEXTS
 
@@ -80,6 +90,9 @@ def test_the_champion_reads_texts_files_and_a_column(texts: Workspace, report: d
     assert [row["colour"]["label"] for row in found["predictions"]] == ["red", "blue", "blue", "red"]
     assert [row["file"] for row in found["predictions"]][:3] == ["a red house", "blue car", str(tmp_path / "one.txt")]
     assert [row["reason"] for row in found["unread"]] == ["is empty"]
+    for row in found["predictions"]:
+        assert len(row["names"]["words"]) == len(row["names"]["tags"])
+        assert all(span["text"] in " ".join(row["names"]["words"]) for span in row["names"]["spans"])
     texts.run("predict", "colours@champion", "--text", " ", status=2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from heads.bundle.program import export_program
 from heads.catalogue import HEAD_DESIGNS, TEXT_BACKBONES
 from heads.data.inputs import Inputs
 from heads.data.labels import MISSING_LABEL
-from heads.data.loading import SampleLoader
+from heads.data.loading import Loaders, SampleLoader
 from heads.data.modalities import preparation_of, preprocess_of
 from heads.data.texts import TextDataset
 from heads.data.wordpiece import Vocabulary, split_words
 from heads.errors import BundleError, TextError
-from heads.model.model import Model, build_model
+from heads.features import FeatureStore
+from heads.model.model import Model, build_backbone, build_model
+from heads.phases import Phase
 from heads.spec import Fit, Head, Variant
 from heads.tasks import tagging
 from heads.tasks.answers import TagsPrediction
@@ -33,6 +36,9 @@ from heads.tasks.taggers import FORBIDDEN, ChainTagger, Tagger
 from heads.training.loop import train
 from heads.training.metrics import MetricAccumulator
 from heads.training.state import TrainingOutcome
+from heads.trunks.extraction import ExtractionRequest, count_missing, extract
+from heads.trunks.stored import FeatureLoader, open_views
+from heads.trunks.trunk import stored_taps, trunk_of
 from tests.heads.encoders import SIZE, WORDS, write_encoder
 
 CPU, NAMES = torch.device("cpu"), tag_names(["colour", "thing"])
@@ -232,9 +238,11 @@ def sets_of(sentences: list[tuple[str, str]], variant: Variant, weights: Path | 
     return made[0], made[1]  # type: ignore[return-value]
 
 
-def run(variant: Variant, sets: tuple[TextDataset, TextDataset], weights: Path | None) -> tuple[TrainingOutcome, Model]:
+def run(
+    variant: Variant, sets: tuple[TextDataset, TextDataset], weights: Path | None, stored: Any = None
+) -> tuple[TrainingOutcome, Model]:
     model = build_model(variant, CLASSES, weights)
-    return train(model, variant, *sets, device=CPU, on_epoch=lambda *_: None), model
+    return train(model, variant, *sets, device=CPU, on_epoch=lambda *_: None, stored=stored), model
 
 
 def weights_of(backbone: str, encoder: Path) -> Path | None:
@@ -360,3 +368,77 @@ def test_a_sentence_with_an_unknown_type_has_no_tags() -> None:
     found = tagging.encode(["tags: O B-else", None, "tags: B-thing"], NAMES, lambda _: None)  # type: ignore[arg-type, return-value]
     assert [row if row is None else row.tolist() for row in found.rows] == [None, None, [3]]
     assert found.known().tolist() == [MISSING_LABEL, MISSING_LABEL, 0]
+
+
+def stored_loaders(
+    variant: Variant, sets: tuple[TextDataset, TextDataset], store: FeatureStore, weights: Path, forwarded: int
+) -> dict[Phase, Loaders]:
+    """What the variant's phases read from the store, which is filled for it by forwarding so many samples."""
+    trunk, stages = trunk_of(variant, "w", CPU), build_backbone(variant, weights).eval().requires_grad_(False)
+    chosen = stored_taps(variant)
+    requests = [ExtractionRequest(each, 0, frozenset(tap for taps in chosen.values() for tap in taps)) for each in sets]
+    told: list[int] = []
+    run_on = partial(extract, lambda: stages, trunk, requests, store, device=CPU, precision="fp32")
+    assert run_on(on_stored=told.append) == sum(told) == forwarded
+    assert run_on() == 0
+    made = {}
+    for phase, taps in chosen.items():
+        train_view, val_view = (
+            open_views(store, [trunk], taps, each.digests, CPU, shuffled=True, length=each.length) for each in sets
+        )
+        fit = variant.fit
+        made[phase] = Loaders(
+            FeatureLoader(sets[0], train_view, taps, fit.batch_size, CPU, training=True),
+            FeatureLoader(sets[1], val_view, taps, fit.batch_size, CPU),
+        )
+    return made
+
+
+@pytest.mark.parametrize("freeze", ["all", "upto:layer1", "lp_ft"])
+def test_tokens_of_a_frozen_trunk_are_stored_once_and_train_to_the_same(
+    freeze: str, encoder: Path, sentences: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    variant, store = variant_of(SIZE.name, freeze, "crf", epochs=3), FeatureStore(tmp_path / "store")
+    sets = sets_of(sentences, variant, encoder)
+    stored = stored_loaders(variant, sets, store, encoder, NUM_TRAIN + NUM_VAL)
+    (of_samples, one), (of_store, other) = (run(variant, sets, encoder, loaders) for loaders in (None, stored))
+    assert of_store.metrics["val/tags/loss"] == pytest.approx(of_samples.metrics["val/tags/loss"], abs=1e-4)
+    for name, weights in one.named_parameters():
+        torch.testing.assert_close(other.get_parameter(name), weights, atol=1e-3, rtol=1e-2)
+    (status,) = store.status()
+    assert status.num_samples == NUM_TRAIN + NUM_VAL
+    more = [*sentences, ("green cars", "tags: B-colour B-thing")]
+    assert count_missing(store, trunk_of(variant, "w", CPU), next(iter(stored_taps(variant).values())), ["f" * 32], 0) == 1
+    stored_loaders(variant, sets_of(more, variant, encoder), store, encoder, 1)
+
+
+def test_two_cuts_of_one_trunk_are_stored_beside_each_other(
+    encoder: Path, sentences: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    store, variants = FeatureStore(tmp_path / "store"), [variant_of(SIZE.name, freeze) for freeze in ("all", "upto:layer1")]
+    sets = sets_of(sentences, variants[0], encoder)
+    taps = frozenset(tap for variant in variants for tap in next(iter(stored_taps(variant).values())))
+    stages, trunk = build_backbone(variants[0], encoder).eval(), trunk_of(variants[0], "w", CPU)
+    extract(lambda: stages, trunk, [ExtractionRequest(sets[1], 0, taps)], store, device=CPU, precision="fp32")
+    with torch.no_grad():
+        for tap in sorted(taps):
+            (view,) = open_views(store, [trunk], [tap], sets[1].digests, CPU, shuffled=False, length=sets[1].length)
+            rows = view[torch.tensor([3, 0])][tap.name]
+            ids = sets[1].collate([sets[1][3][0], sets[1][0][0]]).features
+            assert isinstance(ids, Tensor)
+            is_token = (rows != 0).any(dim=-1)
+            assert is_token.sum() == (ids != 0).sum() + 2 * (tap.stage == len(stages) - 1)
+            torch.testing.assert_close(rows[is_token], stages[: tap.stage + 1](ids)[is_token], atol=1e-4, rtol=1e-3)
+
+
+def test_going_on_after_an_epoch_gives_the_bits_of_an_uninterrupted_training(
+    sentences: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    variant = variant_of("gru", design="crf", epochs=3, token_masking=0.1)
+    sets = sets_of(sentences, variant, None)
+    found = []
+    for resume in (None, tmp_path / "0"):
+        model = build_model(variant, CLASSES, None)
+        train(model, variant, *sets, device=CPU, on_epoch=lambda epoch, save: save(tmp_path / f"{epoch.index}"), resume=resume)
+        found.append(model.state_dict())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
