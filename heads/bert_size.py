@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from heads.catalogue import BACKBONE_STAGES, MAX_BERT_LAYERS, MODALITY_OF, Modality
+from heads.recurrent_size import parse_recurrent_size
 
 USUAL_VOCABULARY, USUAL_POSITIONS, USUAL_TYPES = 30522, 512, 2
 _NAME = re.compile(r"bert-(\d+)x(\d+)x(\d+)(?:-f(\d+))?(?:-v(\d+))?(?:-p(\d+))?(?:-t(\d+))?(-cased)?")
@@ -64,15 +65,21 @@ def parse_bert_size(name: str) -> BertSize | None:
 
 def stages_of(backbone: str) -> tuple[str, ...]:
     """The names of a backbone's stages, front to back. Raises KeyError on a name that is none."""
-    size = parse_bert_size(backbone)
-    return BACKBONE_STAGES["bert"][: size.num_layers + 1] if size else BACKBONE_STAGES[backbone]
+    if size := parse_bert_size(backbone):
+        return BACKBONE_STAGES["bert"][: size.num_layers + 1]
+    recurrent = parse_recurrent_size(backbone)
+    return recurrent.stages if recurrent else BACKBONE_STAGES[backbone]
 
 
 def is_backbone(name: str) -> bool:
-    """Whether there is such a backbone: one of the catalogue, or an encoder of some size."""
-    return name in BACKBONE_STAGES or parse_bert_size(name) is not None
+    """Whether there is such a backbone: one of the catalogue, or an encoder or a recurrent network of some size."""
+    return name in BACKBONE_STAGES or _is_sized(name)
 
 
 def modality_of(backbone: str) -> Modality:
     """What kind of sample a backbone reads."""
-    return "text" if parse_bert_size(backbone) else MODALITY_OF[backbone]
+    return "text" if _is_sized(backbone) else MODALITY_OF[backbone]
+
+
+def _is_sized(name: str) -> bool:
+    return parse_bert_size(name) is not None or parse_recurrent_size(name) is not None

@@ -42,13 +42,13 @@ def expand(plan: Plan, version: DataVersion) -> tuple[Variant, ...]:
     targets = sorted(targets_of(plan, version), key=lambda target: target.column)
     heads = [_heads(target, version, plan.heads) for target in targets]
     grid = plan.fit.grid()
-    sizes = {"backbones": len(plan.backbones), "heads": math.prod(map(len, heads)), "freeze": len(plan.freeze)}
+    sizes = {"backbones": len(plan.sized_backbones), "heads": math.prod(map(len, heads)), "freeze": len(plan.freeze)}
     sizes |= {f"fit.{name}": len(values) for name, values in grid.items() if len(values) > 1}
     if (total := math.prod(sizes.values())) > MAX_VARIANTS:
         parts = " x ".join(f"{size} {name}" for name, size in sizes.items() if size > 1)
         raise AskedWrongly(f"the plan has {total} variants ({parts}); at most {MAX_VARIANTS} are allowed: shorten its lists")
     fits = [_fit(dict(zip(grid, values, strict=True))) for values in itertools.product(*grid.values())]
-    combinations = itertools.product(plan.backbones, itertools.product(*heads), plan.freeze, fits)
+    combinations = itertools.product(plan.sized_backbones, itertools.product(*heads), plan.freeze, fits)
     variants = (Variant(backbone=b, heads=h, freeze=f, fit=fit) for b, h, f, fit in combinations)
     return tuple({variant.variant_id: variant for variant in variants}.values())
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, StrictBool
 from pydantic.json_schema import JsonSchemaValue
 
+from heads.recurrent_size import MAX_LAYERS, MAX_WIDTH, RECURRENT, RecurrentSize
 from heads.spec import Activation, Augment, ClassWeights, Fit, HeadWeights, Loss, Optimizer, Pooling, Precision, Schedule, Value
 
 
@@ -43,6 +46,12 @@ Depths = Annotated[Depth | Annotated[tuple[Depth, ...], Some], Number]
 Token = Annotated[int, Field(ge=8, le=8192)]
 Tokens = Annotated[Token | Annotated[tuple[Token, ...], Some], Number]
 Widths = Annotated[Width | Annotated[tuple[Width, ...], Some], Number]
+Layer = Annotated[int, Field(ge=1, le=MAX_LAYERS)]
+Layers = Annotated[Layer | Annotated[tuple[Layer, ...], Some], Number]
+CellWidth = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+CellWidths = Annotated[CellWidth | Annotated[tuple[CellWidth, ...], Some], Number]
+# They decide a backbone's size, and so its name (`heads.recurrent_size`), not how it is trained.
+RECURRENT_FIELDS = frozenset(("recurrent_layers", "recurrent_width", "bidirectional"))
 
 
 class CommonFit(Value):
@@ -108,6 +117,9 @@ class RareFit(Value):
     )
     word_dropout: Decays = Field(0.0, description="Share of a training text's tokens that are left out, anew each time.")
     token_masking: Decays = Field(0.0, description="Share of a training text's tokens that are hidden, anew each time.")
+    recurrent_layers: Layers = Field(1, description="Layers of lstm, gru and rnn.")
+    recurrent_width: CellWidths = Field(128, description="Channels of each layer of lstm, gru and rnn, of one direction.")
+    bidirectional: StrictBool = Field(True, description="Whether lstm, gru and rnn also read a text backwards.")
 
 
 class FitGrid(RareFit, CommonFit):
@@ -126,4 +138,24 @@ class FitGrid(RareFit, CommonFit):
     def grid(self) -> dict[str, tuple[Any, ...]]:
         """Every setting of `heads.spec.Fit` with the values to try."""
         values = {name: getattr(self, name) for name in Fit.model_fields}
-        return {name: value if isinstance(value, tuple) else (value,) for name, value in values.items()}
+        return {name: _tuple(value) for name, value in values.items()}
+
+    def sizes_of(self, backbone: str) -> tuple[str, ...]:
+        """A backbone's names with the sizes to try: of a recurrent network each, of others the name itself."""
+        if backbone not in RECURRENT:
+            return (backbone,)
+        grid = itertools.product(_tuple(self.recurrent_layers), _tuple(self.recurrent_width))
+        return tuple(dict.fromkeys(RecurrentSize(backbone, *size, self.bidirectional).name for size in grid))
+
+    def refuse_sizes_of_none(self, backbones: Sequence[str]) -> None:
+        """Raises ValueError if it has sizes of recurrent networks, and there is none among the backbones."""
+        wrong = sorted(RECURRENT_FIELDS & self.model_dump(exclude_defaults=True).keys())
+        if wrong and not any(name in RECURRENT for name in backbones):
+            raise ValueError(
+                f"fit's {', '.join(wrong)} is for {', '.join(RECURRENT)}, and backbones lists {', '.join(backbones)}; "
+                "leave it out, or add one of them"
+            )
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)

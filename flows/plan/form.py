@@ -184,8 +184,8 @@ class Plan(WithRare):
         return self
 
     def weights_of(self, backbone: str) -> str:
-        """The first weights of one of its backbones, as the plan names them."""
-        return self.weights if isinstance(self.weights, str) else self.weights[backbone]
+        """The first weights of one of its backbones, of whatever size, as the plan names them."""
+        return self.weights if isinstance(self.weights, str) else self.weights[backbone.partition("-")[0]]
 
     @property
     def starts_from_champion(self) -> bool:
@@ -203,6 +203,7 @@ class Plan(WithRare):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
+        self.fit.refuse_sizes_of_none(self.backbones)
         for backbone in (name for name in self.backbones if name in IMAGE_SIZES):
             for size in self.fit.grid()["image_size_px"]:
                 check_image_size(backbone, size)
@@ -222,10 +223,15 @@ class Plan(WithRare):
             check_weights_of_texts(backbone, self.weights_of(backbone))
         return self
 
+    @property
+    def sized_backbones(self) -> tuple[str, ...]:
+        """Its backbones, recurrent ones with every size to try in their names."""
+        return tuple(dict.fromkeys(name for backbone in self.backbones for name in self.fit.sizes_of(backbone)))
+
     @model_validator(mode="after")
     def _freezing_fits(self) -> Self:
         for policy in self.freeze:
-            for backbone in self.backbones:
+            for backbone in self.sized_backbones:
                 frozen_through(policy, backbone)
             random = any(self.weights_of(backbone) == "none" for backbone in self.backbones)
             if random and (policy == "all" or policy.startswith("upto:")):

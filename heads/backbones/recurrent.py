@@ -1,19 +1,22 @@
-"""Recurrent networks over words, read from both ends, which learn from random weights. Padding never changes a result."""
+"""Recurrent networks over words, mostly read from both ends, which learn from random weights. Padding never changes a result."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heads.backbones.text_stages import in_stages
-from heads.backbones.words import CHANNELS, WordEmbeddings
+from heads.backbones.words import CHANNELS, DROPOUT, WordEmbeddings
 
-NUM_HIDDEN = 128
+if TYPE_CHECKING:
+    from heads.recurrent_size import RecurrentSize
+
 State = tuple[Tensor, ...]
 
 
@@ -53,18 +56,23 @@ CELLS: Mapping[str, Cell] = {"lstm": Cell(nn.LSTM, 2, _lstm), "gru": Cell(nn.GRU
 
 
 class Recurrent(nn.Module):
-    """A recurrent layer that reads a text from both ends: features (N, L, C) to features (N, L, 2 x NUM_HIDDEN)."""
+    """A recurrent layer that reads a text forwards or from both ends: features (N, L, C) to features (N, L, `size.channels`)."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, size: RecurrentSize, num_inputs: int, dropout: float) -> None:
         super().__init__()
-        self.cell = cell
-        self.forwards, self.backwards = (cell.layer(CHANNELS, NUM_HIDDEN, batch_first=True) for _ in range(2))
+        self.cell = CELLS[size.cell]
+        self.forwards = self.cell.layer(num_inputs, size.width, batch_first=True)
+        self.backwards = self.cell.layer(num_inputs, size.width, batch_first=True) if size.bidirectional else None
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Tensor, is_token: Tensor) -> Tensor:
+        features = self.dropout(features)
+        ahead = self._read(self.forwards, features)
+        if self.backwards is None:
+            return ahead
         # Padding follows a text, so reading on never meets it before the text; backwards, the text is turned within itself.
         places = torch.arange(features.shape[1], device=features.device)
         turned = torch.where(is_token, is_token.sum(dim=1, keepdim=True) - 1 - places, places)
-        ahead = self._read(self.forwards, features)
         back = self._read(self.backwards, _in_order(features, turned))
         return torch.cat([ahead, _in_order(back, turned)], dim=-1)
 
@@ -75,11 +83,11 @@ class Recurrent(nn.Module):
 
 
 def step_by_step(cell: Cell, layer: nn.RNNBase, features: Tensor) -> Tensor:
-    """What a layer of such cells reads in features (N, L, C), (N, L, NUM_HIDDEN), by a loop over tokens without gradients."""
+    """What a layer of such cells reads in features (N, L, C), (N, L, its width), by a loop over tokens without gradients."""
     of_given, of_carried, given_bias, carried_bias = (weight.detach() for weight in layer.all_weights[0])
     given = F.linear(features.detach().transpose(0, 1), of_given, given_bias)
     length = given.shape[0]  # `len` would make a number of it, and so one length for all
-    read = given.new_zeros(length, given.shape[1], NUM_HIDDEN)
+    read = given.new_zeros(length, given.shape[1], of_carried.shape[1])
     state = tuple(torch.zeros_like(read[0]) for _ in range(cell.num_states))
 
     def is_left(place: Tensor, read: Tensor, *state: Tensor) -> Tensor:
@@ -101,19 +109,22 @@ def _in_order(features: Tensor, places: Tensor) -> Tensor:
 
 
 class RecurrentNetwork(nn.Module):
-    """Word embeddings, and a recurrent layer that reads them."""
+    """Word embeddings, and recurrent layers that read them one after another, some channels dropped between two."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, size: RecurrentSize) -> None:
         super().__init__()
-        self.embeddings, self.layer = WordEmbeddings(), Recurrent(cell)
+        self.embeddings = WordEmbeddings()
+        widths = (CHANNELS, *(size.channels,) * size.num_layers)
+        shares = (0.0, *(DROPOUT,) * size.num_layers)
+        self.layers = nn.ModuleList(Recurrent(size, *facts) for facts in zip(widths[:-1], shares[:-1], strict=True))
 
 
-def builder_of(name: str) -> Callable[[], nn.Module]:
-    """The function that builds the network with cells of this name."""
-    return partial(RecurrentNetwork, CELLS[name])
+def builder_of(size: RecurrentSize) -> Callable[[], nn.Module]:
+    """The function that builds a network of this size."""
+    return partial(RecurrentNetwork, size)
 
 
 def split(model: nn.Module) -> list[nn.Module]:
-    """The stages: the embeddings, then the recurrent layer."""
+    """The stages: the embeddings, then each recurrent layer."""
     assert isinstance(model, RecurrentNetwork)
-    return in_stages(model.embeddings, [model.layer])
+    return in_stages(model.embeddings, list(model.layers))

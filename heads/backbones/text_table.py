@@ -1,4 +1,4 @@
-"""The rows of networks that read texts; those of encoders of any size are made from their name."""
+"""The rows of networks that read texts; those of encoders and recurrent networks of any size are made from their name."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import nn
 from heads.backbones import bert, convolutions, recurrent
 from heads.backbones.convolutions import KERNELS, NUM_FILTERS, TextCnn
 from heads.backbones.cutting import Split
-from heads.backbones.recurrent import NUM_HIDDEN
 from heads.backbones.row import Backbone
 from heads.backbones.text_stages import example_text
 from heads.backbones.words import CHANNELS, NUM_WORDS
 from heads.bert_size import BertSize, parse_bert_size
+from heads.recurrent_size import RecurrentSize, parse_recurrent_size
 
 # Poolers and heads of a pretraining.
 NOT_FEATURES = ("pooler.", "cls.", "classifier.")
@@ -39,23 +39,31 @@ def encoder(size: BertSize) -> Backbone:
     )
 
 
-def learned(build: Callable[[], nn.Module], split: Split, num_features: int) -> Backbone:
-    """The row of a network of two stages that learns its words from the training texts."""
-    return Backbone(build, None, split, (CHANNELS, num_features), (1, 1), layout="text", example=example_text, learns_words=True)
+def learned(build: Callable[[], nn.Module], split: Split, *channels: int) -> Backbone:
+    """The row of a network that learns its words from the training texts; `channels` are of the stages after its embeddings."""
+    strides = (1,) * (1 + len(channels))
+    return Backbone(build, None, split, (CHANNELS, *channels), strides, layout="text", example=example_text, learns_words=True)
+
+
+def recurrent_network(size: RecurrentSize) -> Backbone:
+    """The row of a recurrent network of this size."""
+    return learned(recurrent.builder_of(size), recurrent.split, *(size.channels,) * size.num_layers)
 
 
 TEXT_ROWS: dict[str, Backbone] = {
     "bert": encoder(USUAL),
     "transformer": encoder(SMALL),
     "textcnn": learned(TextCnn, convolutions.split, len(KERNELS) * NUM_FILTERS),
-    "lstm": learned(recurrent.builder_of("lstm"), recurrent.split, 2 * NUM_HIDDEN),
-    "gru": learned(recurrent.builder_of("gru"), recurrent.split, 2 * NUM_HIDDEN),
-    "rnn": learned(recurrent.builder_of("rnn"), recurrent.split, 2 * NUM_HIDDEN),
+    "lstm": recurrent_network(RecurrentSize("lstm")),
+    "gru": recurrent_network(RecurrentSize("gru")),
+    "rnn": recurrent_network(RecurrentSize("rnn")),
 }
 
 
 @cache
 def sized_row(name: str) -> Backbone | None:
-    """The row of an encoder whose name states its size; None on other names."""
-    size = parse_bert_size(name)
-    return encoder(size) if size else None
+    """The row of an encoder or a recurrent network whose name states its size; None on other names."""
+    if size := parse_bert_size(name):
+        return encoder(size)
+    recurrent_size = None if name in TEXT_ROWS else parse_recurrent_size(name)
+    return recurrent_network(recurrent_size) if recurrent_size else None

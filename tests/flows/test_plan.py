@@ -35,7 +35,7 @@ from flows.plan import (
 )
 from flows.plan.classes import count_classes
 from flows.plan.expansion import recipe_key
-from flows.plan.fit import FitGrid
+from flows.plan.fit import RECURRENT_FIELDS, FitGrid
 from flows.plan.promotion import MEASURES_OF
 from flows.records import DataVersion, Mask, Sample, Weights, Work, Workers
 from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, Task
@@ -412,7 +412,40 @@ def test_the_grid_allows_exactly_what_a_fit_allows(name: str, value: float) -> N
 
 
 def test_the_grid_has_the_settings_and_defaults_of_a_fit() -> None:
-    assert FitGrid().model_dump() == Fit().model_dump()
+    assert FitGrid().model_dump(exclude=set(RECURRENT_FIELDS)) == Fit().model_dump()
+
+
+def test_a_plan_names_sizes_of_recurrent_networks_as_fit_options() -> None:
+    texts = version(intent=("a", "b"))
+    fit = {"recurrent_layers": [1, 2], "recurrent_width": [128, 64], "bidirectional": False}
+    asked = plan(backbones=["textcnn", "lstm"], weights={"textcnn": "none", "lstm": "none"}, freeze=["none"], fit=fit)
+    variants = expand(asked, texts)
+    sizes = ["lstm-1x128-forward", "lstm-1x64-forward", "lstm-2x128-forward", "lstm-2x64-forward"]
+    assert [variant.backbone for variant in variants] == ["textcnn", *sizes]
+    assert {asked.weights_of(variant.backbone) for variant in variants} == {"none"}
+    usual = plan(backbones=["lstm"], weights="none", freeze=["none"], fit={"recurrent_width": 128, "bidirectional": True})
+    assert [variant.backbone for variant in expand(usual, texts)] == ["lstm"], "it keeps its name, and so its key"
+    deep = plan(backbones=["gru"], weights="none", freeze=["gradual"], fit={"recurrent_layers": 3})
+    assert [variant.stages[-1] for variant in expand(deep, texts)] == ["layer3"]
+
+
+@pytest.mark.parametrize(
+    ("backbones", "fit", "words"),
+    [
+        (
+            ["textcnn"],
+            {"recurrent_layers": 2},
+            "fit's recurrent_layers is for lstm, gru, rnn, and backbones lists textcnn",
+        ),
+        (["resnet18"], {"bidirectional": False}, "fit's bidirectional is for lstm, gru, rnn, and backbones lists resnet18"),
+        (["lstm"], {"recurrent_width": [64, 5000]}, "fit.recurrent_width.1: should be at most 4096, got 5000"),
+        (["lstm"], {"recurrent_layers": 9}, "fit.recurrent_layers: should be at most 8, got 9"),
+        (["lstm"], {"bidirectional": "both"}, "fit.bidirectional: "),
+    ],
+)
+def test_sizes_that_no_backbone_of_the_plan_has_are_refused(backbones: list[str], fit: dict[str, object], words: str) -> None:
+    with pytest.raises(AskedWrongly, match=re.escape(words)):
+        plan(backbones=backbones, weights="none", freeze=["none"], fit=fit)
 
 
 def test_a_grid_is_expanded_in_the_plans_order_and_each_variant_once() -> None:

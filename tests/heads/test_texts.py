@@ -33,7 +33,7 @@ from tests.heads.encoders import SIZE, write_encoder, write_texts
 CPU, CLASSES = torch.device("cpu"), {"colour": ("red", "blue"), "kinds": ("house", "car")}
 NUM_TRAIN, NUM_VAL = 48, 24
 MINILM = Path(__file__).resolve().parents[2].parent / "shared" / "weights" / "minilm_l6_v2_fp16"
-NETWORKS = [SIZE.name, *TEXT_BACKBONES[1:]]
+NETWORKS = [SIZE.name, *TEXT_BACKBONES[1:], "lstm-2x24", "gru-3x16-forward"]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_an_encoder_gives_what_the_library_gave_on_its_weights() -> None:
     torch.testing.assert_close(pooled, torch.tensor(reference["mean_pooled_first_8"]), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "class"])
+@pytest.mark.parametrize("pooling", ["mean", "class", "attention"])
 @pytest.mark.parametrize("design", CLASS_DESIGNS)
 @pytest.mark.parametrize("backbone", NETWORKS)
 def test_padding_changes_no_answer(backbone: str, design: str, pooling: str, encoder: Path) -> None:
@@ -149,11 +149,46 @@ def test_a_frozen_encoder_goes_through_the_store_and_trains_to_the_same(
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["lstm-1x128", "lstm-0x12", "lstm-9x12", "gru-2x5000", "rnn-02x12", "textcnn-2x12"])
+def test_a_name_of_no_size_of_a_recurrent_network_is_no_backbone(name: str) -> None:
+    with pytest.raises(ValueError, match=f"backbone '{name}' is unknown"):
+        variant_of(name)
+
+
+def test_layers_of_a_recurrent_network_are_stages() -> None:
+    assert variant_of("lstm-3x24", "upto:layer2").stages == ("embeddings", "layer1", "layer2", "layer3")
+    with pytest.raises(ValueError, match="lstm-3x24 has no stage 'layer4'; allowed: embeddings, layer1, layer2, layer3"):
+        variant_of("lstm-3x24", "upto:layer4")
+
+
+def test_a_recurrent_network_of_several_layers_is_torchs() -> None:
+    stages = build_stages("lstm-2x24", None).eval()
+    lstm = nn.LSTM(128, 24, num_layers=2, bidirectional=True, batch_first=True)
+    state = {}
+    for number, stage in enumerate(list(stages)[1:]):
+        for suffix, way in (("", "forwards"), ("_reverse", "backwards")):
+            own = stage.get_submodule(f"layer.{way}").state_dict()
+            state |= {name.replace("_l0", f"_l{number}{suffix}"): weight for name, weight in own.items()}
+    lstm.load_state_dict(state)
+    ids = torch.randint(1, 14, (3, 9))
+    with torch.inference_mode():
+        words = stages[0](ids)[..., :-1]
+        torch.testing.assert_close(stages(ids)[:, 1:], lstm(words)[0], atol=1e-6, rtol=1e-5)
+
+
 def test_what_hangs_on_its_own_words_or_on_all_tokens_is_not_stored() -> None:
     (own,) = choose_taps(variant_of("textcnn", "all")).values()
     assert (own.taps, own.reason) == ((), "its words are learned from this data version alone")
-    (tokens,) = choose_taps(variant_of(SIZE.name, "all", design="attention")).values()
-    assert (tokens.taps, tokens.reason) == ((), "features of a text's tokens are not stored, whose numbers differ")
+    for weighing in ({"design": "attention"}, {"pooling": "attention"}):
+        (tokens,) = choose_taps(variant_of(SIZE.name, "all", **weighing)).values()
+        assert (tokens.taps, tokens.reason) == ((), "features of a text's tokens are not stored, whose numbers differ")
+
+
+def test_a_head_that_weighs_tokens_finds_the_one_that_matters(encoder: Path, files: list[Path]) -> None:
+    variant = variant_of("textcnn", design="mlp", pooling="attention", epochs=12)
+    found, model = run(variant, sets_of(files, variant, None), None)
+    assert found.metrics["val/colour/accuracy"] == 1.0
+    assert model.heads[model.head_keys["colour"]].get_parameter("0.query").abs().max() > 0.01
 
 
 def test_training_texts_lose_and_hide_tokens_by_seed_epoch_and_number_alone(encoder: Path, files: list[Path]) -> None:
