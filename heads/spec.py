@@ -20,7 +20,7 @@ Loss = Literal["cross_entropy", "focal", "dice", "cross_entropy_dice"]
 Activation = Literal["gelu", "relu", "silu"]
 ClassWeights = Literal["none", "balanced"]
 HeadWeights = Literal["equal", "uncertainty"]
-Pooling = Literal["mean", "class"]
+Pooling = Literal["mean", "class", "attention"]
 
 # What Fit held at first. A later field enters a variant's hash only where it differs from its default, so that finished work
 # keeps its id: such a default means what was done before the field came, and never changes.
@@ -110,7 +110,7 @@ class Fit(Value):
     mlp_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     # A longer text is cut to so many tokens, its start and end mark included.
     max_tokens: Annotated[int, Field(ge=8, le=8192)] = 128
-    # What `linear`, `mlp` and `cosine` read of a text's tokens: their mean, or the first one, which marks the start.
+    # What `linear`, `mlp` and `cosine` read of a text's tokens: their mean, the first, which marks the start, or a weighted mean.
     pooling: Pooling = "mean"
     # Shares of a training text's tokens that are left out, or hidden behind the mask token, anew each time.
     word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -10,12 +10,15 @@ from flows.pictures.curves import freeze_map, learning_curves
 from flows.pictures.examples import mask_examples, read_images
 from flows.pictures.reliability import reliability_diagram
 from flows.pictures.samples import sample_images
+from flows.pictures.tokens import ColouredText, coloured_texts
 from flows.places import Place
 from flows.work_folder import WorkResult
 from heads.bert_size import stages_of
 from heads.catalogue import TASK_FACTS
 
 __all__ = [
+    "ColouredText",
+    "coloured_texts",
     "confusion_matrix",
     "draw_variant",
     "freeze_map",

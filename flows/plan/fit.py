@@ -113,7 +113,8 @@ class RareFit(Value):
     mlp_dropout: Decays = Field(0.2, description="Share of channels that mlp heads drop while they train.")
     max_tokens: Tokens = Field(128, description="Tokens of a text that are read, of longer ones the first.")
     pooling: Pooling = Field(
-        "mean", description="What heads but attention read of a text: its tokens' mean, or the first, class."
+        "mean",
+        description="What heads read of a text: its tokens' mean, the first one (class), or their mean by learned weights.",
     )
     word_dropout: Decays = Field(0.0, description="Share of a training text's tokens that are left out, anew each time.")
     token_masking: Decays = Field(0.0, description="Share of a training text's tokens that are hidden, anew each time.")

@@ -31,7 +31,7 @@ class CardFacts:
     """What a card tells of a version. `standings` is empty while the gate keeps the holdout to itself.
 
     `before` are the samples that the champion before it was made from, None if they are not known; `files` has a holdout
-    sample's file by digest, `pictures` the names of the pictures in the version's run.
+    sample's file, or the beginning of a text, by digest, `pictures` the names of the pictures in the version's run.
     """
 
     name: str
@@ -46,6 +46,7 @@ class CardFacts:
     licence: str
     bundle_card: str
     run_id: str = ""
+    of_texts: bool = False
     files: Mapping[str, str] = field(default_factory=dict)
     pictures: Sequence[str] = ()
 
@@ -163,10 +164,11 @@ def _pictures(facts: CardFacts) -> str:
 
 
 def _loading(facts: CardFacts) -> str:
+    sample = "some text" if facts.of_texts else "photo.jpg"
     return (
         f"## How to load it\n\n```sh\nheadstart models pull {facts.name}@{facts.version} ./model\n```\n\n"
         "```python\nimport heads.bundle\n\n"
-        'bundle = heads.bundle.load("model")\nprint(bundle.predict(["photo.jpg"])[0])\n```'
+        f'bundle = heads.bundle.load("model")\nprint(bundle.predict(["{sample}"])[0])\n```'
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from flows import dataset
 from flows import plan as plans
@@ -10,12 +12,15 @@ from flows.errors import HeadstartError
 from flows.records import ModelVersion, Sample, Verdict, Weights
 from flows.stages.card_text import CardFacts, TargetStanding, with_verdict, write_version_card
 from flows.stages.session import RetrainingSession
+from flows.stages.text_examples import snippets, text_pictures
 from flows.stages.values import Promotion, Scores, WorkPlan
 from heads.catalogue import TASK_FACTS
 
+MAX_HEAD_CHARS = 4000
+
 
 def keep_card(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, promotion: Promotion) -> dict[str, bytes]:
-    """Write the card of the version that was judged, and give its reliability diagrams by file name.
+    """Write the card of the version that was judged, and give its reliability diagrams and texts' examples by file name.
 
     Nothing is written if no version was registered for the candidate. Where an earlier one was judged, that one's card gets the
     verdict, and the candidate's says that it is the challenger.
@@ -27,6 +32,8 @@ def keep_card(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, p
         return {}
     standings = _standings(work_plan, scores, verdict)
     work = next(work for work in work_plan.works if work.key == scores.candidate.key)
+    data = work_plan.version
+    texts = snippets(data, standings) if data.modality == "text" else {}
     facts = CardFacts(
         name=version.name,
         version=version.version,
@@ -40,11 +47,12 @@ def keep_card(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, p
         licence=_licence(work.variant.backbone, work.weights),
         bundle_card=(scores.bundle / "card.md").read_text(encoding="utf-8"),
         run_id=version.tags.get("headstart.run_id", ""),
-        files={sample.digest: sample.file for sample in work_plan.version.samples if sample.split == "test"},
+        of_texts=data.modality == "text",
+        files={sample.digest: sample.file for sample in work_plan.version.samples if sample.split == "test"} | texts,
         pictures=session.registry.pictures(version),
     )
     session.registry.describe(version, write_version_card(facts))
-    return _diagrams(standings)
+    return _diagrams(standings) | text_pictures(data, scores.bundle, standings)
 
 
 def _tell_verdict(session: RetrainingSession, judged: ModelVersion, verdict: Verdict) -> None:
@@ -91,9 +99,22 @@ def _licence(backbone: str, weights: Weights) -> str:
         return LICENCE.format(backbone=backbone, weights=source.name)
     if weights.origin:
         return f"Its first weights are those of {weights.origin} (sha256 {weights.digest}): their licence is told there."
-    return (
-        f"Its first weights are those of a file that the plan names (sha256 {weights.digest}): their licence is that of the file."
-    )
+    what = "folder" if weights.path.is_dir() else "file"
+    words = f"Its first weights are those of a {what} that the plan names (sha256 {weights.digest})"
+    stated = _stated_licence(weights.path)
+    return f"{words}: {f'its README states the licence {stated}' if stated else f'their licence is that of the {what}'}."
+
+
+def _stated_licence(folder: Path) -> str:
+    """The licence in the head of a folder's README.md, where model cards have it; '' if there is none."""
+    try:
+        head = (folder / "README.md").read_text(encoding="utf-8", errors="replace")[:MAX_HEAD_CHARS]
+    except OSError:
+        return ""
+    # Between two lines of dashes.
+    head = head.split("---")[1] if head.startswith("---") else ""
+    found = re.search(r"^licen[cs]e:[ \t]*['\"]?([\w.+-]{1,60})", head, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _diagrams(standings: Sequence[TargetStanding]) -> dict[str, bytes]:

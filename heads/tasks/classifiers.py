@@ -111,7 +111,9 @@ def _cosine(fit: Fit, channels: int, num_outputs: int, of_text: bool) -> nn.Sequ
     return nn.Sequential(_pool(fit, channels, of_text), CosineClassifier(channels, num_outputs))
 
 
-def _pool(fit: Fit, channels: int, of_text: bool) -> PooledNorm:
+def _pool(fit: Fit, channels: int, of_text: bool) -> nn.Module:
+    if of_text and fit.pooling == "attention":
+        return AttentionPool(channels, of_text=True)
     return PooledNorm(channels, place=1 if of_text and fit.pooling == "class" else 0)
 
 

@@ -19,7 +19,7 @@ from heads.features import trunk_id
 from heads.features.keys import MAX_VIEWS
 from heads.model.precision import computing_dtype
 from heads.phases import Form, Phase, PhaseInputs, Tap, compile_policy
-from heads.spec import Precision, Variant
+from heads.spec import Pooling, Precision, Variant
 from heads.tasks.table import TASKS
 from heads.trunks.pricing import price
 
@@ -122,7 +122,9 @@ def _weigh(variant: Variant, num_frozen: int) -> PhaseInputs:
 def _taps(variant: Variant, num_frozen: int) -> tuple[Tap, ...]:
     """The taps that heads read of the first `num_frozen` stages, and the last of these if thawed stages go on from it."""
     row = row_of(variant.backbone)
-    pooled: Form = "class" if variant.modality == "text" and variant.fit.pooling == "class" else "pooled"
+    # Of what a head weighs itself, as it is trained, all tokens are needed.
+    forms_of: Mapping[Pooling, Form] = {"mean": "pooled", "class": "class", "attention": "map"}
+    pooled = forms_of[variant.fit.pooling] if variant.modality == "text" else "pooled"
     forms: dict[int, Form] = {} if num_frozen == len(row.channels) else {num_frozen - 1: "map"}
     for head in variant.heads:
         for stage in TASKS[head.task].taps(head.design, row):

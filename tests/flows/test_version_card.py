@@ -18,6 +18,7 @@ from flows.pictures import reliability_diagram
 from flows.plan import Plan
 from flows.records import DataVersion, Finding, Sample, ScoreTable, TrainedVariant, Verdict, Weights, Work
 from flows.registry import Registry
+from flows.stages import version_card
 from flows.stages.card_text import describe_change, with_verdict
 from flows.stages.values import Challenge, Promotion, Scores, StoredBundle, WorkPlan
 from flows.stages.version_card import keep_card
@@ -221,6 +222,26 @@ def test_a_challenger_that_is_judged_later_has_its_verdict_in_its_card(
         "## Verdict: not promoted",
         "- `fresh_labels`, **not passed**: not proven better yet",
     ]
+
+
+@pytest.mark.parametrize(
+    ("readme", "words"),
+    [
+        (
+            "---\nlicense: apache-2.0\n---\nlicense: other\n",
+            "(sha256 abc): its README states the licence apache-2.0.",
+        ),
+        ("# A model\nlicense: mit\n", "(sha256 abc): their licence is that of the folder."),
+        (None, "(sha256 abc): their licence is that of the folder."),
+    ],
+)
+def test_the_licence_of_a_folder_of_weights_is_the_one_that_its_readme_states(
+    tmp_path: Path, readme: str | None, words: str
+) -> None:
+    if readme:
+        (tmp_path / "README.md").write_text(readme)
+    told = version_card._licence("bert-6x384x12", Weights("abc", tmp_path))
+    assert told == f"Its first weights are those of a folder that the plan names {words}"
 
 
 def test_a_version_of_which_no_card_was_written_has_its_bundles(registry: Registry) -> None:
