@@ -1,7 +1,8 @@
 """The plain baseline that a plan's variants are compared with: its value, and the folder that keeps a fitted one.
 
-`baselines/<key>/` under the storage root holds `bundle/` and then `baseline.json`, written last: its key is the hash of the
-frozen trunk, the target and the labels of train and val, so that it is fitted once, whatever plan or night asks for it.
+`baselines/<key>/` under the storage root holds `bundle/` (of TF-IDF a file, `tfidf.npz`) and then `baseline.json`, written last:
+its key is the hash of the frozen trunk, the target and the labels of train and val, so that it is fitted once, whatever plan or
+night asks for it.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from flows.places import Place, Root, StoredFile, open_place
 from heads.catalogue import FIT_FIELDS_OF
 from heads.spec import Fit, Head, Variant
 
-BASELINE, BUNDLE = "baseline.json", "bundle"
+BASELINE, BUNDLE, TFIDF = "baseline.json", "bundle", "tfidf.npz"
 # Settings that vary training samples: a probe sees them plain.
 VARYING = frozenset(("augment", "flip", "mixup", "cutmix", "word_dropout", "token_masking"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """A plain model beside the variants of a plan, which is never a candidate: a logistic probe, or a constant answer.
+    """A plain model beside the variants of a plan, which is never a candidate: a logistic probe, TF-IDF, or a constant answer.
 
     `label` names it in words. `metrics` are named `val/<target>/<measure>`. A probe was fitted on `num_samples` samples with
-    the penalty that validation chose, in `seconds`; `bundle` is the name of its
-    bundle's place under the storage root. `note` says what else there is to know, such as why
+    the penalty that validation chose, in `seconds`; `bundle` is the name under the storage root of its
+    bundle's place, or of the file of TF-IDF. `note` says what else there is to know, such as why
     it is no probe.
     """
 
-    kind: Literal["probe", "majority"]
+    kind: Literal["probe", "tfidf", "majority"]
     label: str
     metrics: Mapping[str, float] = field(default_factory=dict)
     num_parameters: int = 0
@@ -42,10 +43,15 @@ class Baseline:
     note: str = ""
     bundle: str | None = None
 
+    @property
+    def reads(self) -> str:
+        """What it answers by, in words."""
+        return "counted words" if self.kind == "tfidf" else "the frozen features"
+
 
 @dataclass(frozen=True)
 class BaselineFolder:
-    """The folder of a fitted probe, or of the reason why none could be fitted."""
+    """The folder of a fitted baseline, or of the reason why none could be fitted."""
 
     place: Place
     key: str
@@ -60,26 +66,25 @@ class BaselineFolder:
         return self.place.filling()
 
     def is_finished(self) -> bool:
-        """Whether there is a probe, or a reason that another try would only repeat."""
+        """Whether there is one, or a reason that another try would only repeat."""
         return self.place.exists(BASELINE)
 
     def read(self) -> Baseline | str | None:
-        """The probe; or, in words, why there is none; None before either is known."""
+        """The baseline; or, in words, why there is none; None before either is known."""
         content = StoredFile(self.place, BASELINE).read_json()
         if content is None:
             return None
-        return (
-            str(content["failure"])
-            if "failure" in content
-            else read_value(Baseline, content | {"bundle": f"baselines/{self.key}/{BUNDLE}"})
-        )
+        if "failure" in content:
+            return str(content["failure"])
+        stored = TFIDF if content["kind"] == "tfidf" else BUNDLE
+        return read_value(Baseline, content | {"bundle": f"baselines/{self.key}/{stored}"})
 
     def write(self, baseline: Baseline) -> None:
-        """Write a probe whose bundle is there: the mark that it is fitted."""
+        """Write a baseline whose bundle or file is there: the mark that it is fitted."""
         StoredFile(self.place, BASELINE).write_json({name: value for name, value in asdict(baseline).items() if name != "bundle"})
 
     def write_failure(self, reason: str) -> None:
-        """Write why no probe can be fitted."""
+        """Write why none can be fitted."""
         StoredFile(self.place, BASELINE).write_json({"failure": reason})
 
 

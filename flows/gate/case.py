@@ -28,7 +28,8 @@ class Case:
     candidate's. Each distinct image counts once. `groups` has, by digest, the group of a sample that is in one; `taken_together`
     the group that its split keeps whole, which counts as one. `trials` is what was measured besides the scores. `anchor` is the
     last model that was promoted as superior, if the champion is another: where the policy has a margin, the candidate must not
-    be worse than that one by as much. `baseline` is a plain model that a first one must not be worse than.
+    be worse than that one by as much. `baseline` is a plain model that a first one must not be worse than,
+    `baseline_reads` says what that answers by.
 
     With a `fresh` account the holdout is not asked which is better: both are scored on new samples, which no model was made
     from, and bets on them decide. Once they have, the case is of the holdout again, for the other guards, and `proof` is what
@@ -50,6 +51,7 @@ class Case:
     anchor_name: str = ""
     baseline: ScoreTable | None = None
     baseline_name: str = ""
+    baseline_reads: str = "the frozen features"
     fresh: FreshAccount | None = None
     proof: Finding | None = None
 

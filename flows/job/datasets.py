@@ -78,6 +78,11 @@ class Splits:
         """What decides a variant's vocabulary."""
         return variant.modality, weights, preprocess_of(variant).to_json().get("lowercase")
 
+    def labelled(self, split: str, heads: Sequence[Head]) -> tuple[Sequence[Path | bytes], dict[str, Tensor]]:
+        """The split's files, and the labels of these heads by target."""
+        samples = self._of(split)
+        return _Files(self.job.version, samples, split), read_labels(self.job, samples, heads)[0]
+
     def digests(self, split: str) -> list[str]:
         """The keys of the split's samples in the feature store, in order (`Sample.pixel_digest`)."""
         return [sample.pixel_digest for sample in self._of(split)]

@@ -57,8 +57,9 @@ class Job:
     `key` is equal for equal jobs: a running job of that key is joined, and a half-done one is resumed. `features` is the
     feature store's folder or address; None means `features/` under the storage root. Of the version a job keeps only the
     splits of its kind: a training never holds a test sample, and a scoring of the holdout no other. A training also fits a
-    probe of `target` on the frozen trunk of `baseline`, whose key is the probe's. `storage` is a folder or an
-    address in a bucket, and `bundles` are names of places below it.
+    probe of `target` on the frozen trunk of `baseline`, whose key is the probe's, and TF-IDF of the texts under the key `tfidf`,
+    if there is one. `storage` is a folder or an address in a bucket, and `bundles` are names of places below it, or of a file of
+    TF-IDF.
     """
 
     kind: JobKind
@@ -75,6 +76,7 @@ class Job:
     features: Root | None = None
     target: str = ""
     baseline: Work | None = None
+    tfidf: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "version", self.version.only(SPLITS_OF[self.kind]))
@@ -129,6 +131,7 @@ def begin(job: Job) -> JobFolder:
         "works": [_work_fields(work) for work in job.works],
         "bundles": list(job.bundles),
         "baseline": None if job.baseline is None else _work_fields(job.baseline),
+        **({"tfidf": job.tfidf} if job.tfidf else {}),
         "screening": None if job.screening is None else asdict(job.screening),
         "tracking": None if job.tracking is None else {**vars(job.tracking), "artifacts": str(job.tracking.artifacts)},
     }
@@ -170,6 +173,7 @@ def read(folder: JobFolder) -> Job:
         features=fields.get("features"),
         target=fields.get("target", ""),
         baseline=None if baseline is None else _read_work(baseline, place),
+        tfidf=fields.get("tfidf", ""),
         version=version,
         classes=fields["classes"],
         workers=Workers(**fields["workers"]),

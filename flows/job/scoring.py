@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from flows.baselines import TFIDF
 from flows.cluster import workers
+from flows.errors import AskedWrongly
 from flows.job.job import Job
 from flows.job.job_folder import JobOutcome
 from flows.job.scores import scores_file, write_scores
@@ -19,7 +21,7 @@ from flows.places import open_place
 from flows.records import DataVersion, Sample, ScoreTable
 from flows.sample_files import expect, files_of, locate, locate_mask
 from heads import bundle as bundles
-from heads.bundle import Answer, Bundle
+from heads.bundle import Answer
 from heads.catalogue import TASK_FACTS
 from heads.data.decoding import decode_mask
 from heads.spec import Head
@@ -32,6 +34,18 @@ MIN_SHARD_IMAGES = 1000
 BATCH_SIZE = 32
 
 
+class Scorable(Protocol):
+    """What is scored: a bundle, or the TF-IDF of a plan."""
+
+    @property
+    def heads(self) -> tuple[Head, ...]: ...
+    @property
+    def classes(self) -> Mapping[str, tuple[str, ...]]: ...
+    @property
+    def thresholds(self) -> Mapping[str, tuple[float, ...]]: ...
+    def predict(self, samples: Any, batch_size: int = 32) -> list[dict[str, Answer]]: ...
+
+
 def score(job: Job) -> JobOutcome:
     """Run a scoring job; its outcome names the file of each bundle's score table. Runs in the job's driver.
 
@@ -39,20 +53,39 @@ def score(job: Job) -> JobOutcome:
     """
     files = {}
     for name in job.bundles:
-        path = job.fetch_bundle(name)
-        digest = bundles.digest(path)
+        digest = _digest(job, name)
         file = scores_file(job.storage, digest, job.version.digest)
         if not file.exists():
-            bundle = bundles.load(path)
+            model = open_model(job.place.within(name).address)
             rows = _read_holdout(job, name)
-            tasks = {head.target: head.task for head in bundle.variant.heads}
+            tasks = {head.target: head.task for head in model.heads}
             plain = {target for target, task in tasks.items() if TASK_FACTS[task].tells == "class"}
             # Verdicts on classes use the predicted class alone: the other probabilities would only fill the disk.
             told = _likeliest if job.kind == "fresh" else _none
             kept = (replace(row, probabilities=told(row), pixels=()) if row.target in plain else row for row in rows)
-            write_scores(file, ScoreTable(digest, job.version.digest, tuple(kept), measure(rows, bundle), tasks))
+            write_scores(file, ScoreTable(digest, job.version.digest, tuple(kept), measure(rows, model), tasks))
         files[name] = file.address
     return JobOutcome(scores=files)
+
+
+def _digest(job: Job, name: str) -> str:
+    # TF-IDF is named by its key, as the flow names it.
+    return name.split("/")[-2] if name.endswith(TFIDF) else bundles.digest(job.fetch_bundle(name))
+
+
+def open_model(address: str, device: str = "cpu") -> Scorable:
+    """The bundle at an address, or the TF-IDF in a file. Raises BundleError on a damaged bundle, AskedWrongly if it is gone."""
+    if not address.endswith(TFIDF):
+        path = keep_here(open_place(address))
+        assert path is not None, "the driver has read it"
+        return bundles.load(path, device)
+    from flows.job.tfidf import read_tfidf
+
+    folder, _, name = address.rpartition("/")
+    content = open_place(folder).read(name)
+    if content is None:
+        raise AskedWrongly(f"{address} is gone: remove what lies beside it, so that the next training fits it again")
+    return read_tfidf(content)
 
 
 def _none(_: Scored) -> dict[str, float]:
@@ -66,19 +99,17 @@ def _likeliest(row: Scored) -> dict[str, float]:
 
 
 def score_shard(address: str, version: DataVersion, uses_gpu: bool, num_threads: int) -> list[Scored]:
-    """A score row for each label of the version's images, predicted by the bundle at the address. In a worker, or the driver."""
+    """A score row for each label of the version's images, predicted by the model at the address. In a worker, or the driver."""
     torch.set_num_threads(num_threads)
-    path = keep_here(open_place(address))
-    assert path is not None, "the driver has read it"
-    bundle = bundles.load(path, "cuda" if uses_gpu else "cpu")
-    heads = {head.target: head for head in bundle.variant.heads}
+    model = open_model(address, "cuda" if uses_gpu else "cpu")
+    heads = {head.target: head for head in model.heads}
     rows: list[Scored] = []
     expect(version, files_of(version, version.samples))
     # In batches: the masks of all images, at full size, could fill the memory.
     for start in range(0, len(version.samples), BATCH_SIZE):
         batch = version.samples[start : start + BATCH_SIZE]
         files = [locate(version, sample) for sample in batch]
-        for sample, file, answers in zip(batch, files, bundle.predict(files, BATCH_SIZE), strict=True):
+        for sample, file, answers in zip(batch, files, model.predict(files, BATCH_SIZE), strict=True):
             known = ((target, truth) for target in answers if (truth := sample.labels.get(target)) is not None)
             rows += [_row(version, sample, file, heads[target], truth, answers[target]) for target, truth in known]
     return rows
@@ -91,18 +122,18 @@ def _row(version: DataVersion, sample: Sample, file: Path | bytes, head: Head, t
     return TASKS[head.task].judge(sample.digest, answer, truth, head, read_mask)
 
 
-def measure(rows: Sequence[Scored], bundle: Bundle) -> dict[str, float]:
+def measure(rows: Sequence[Scored], model: Scorable) -> dict[str, float]:
     """The measures `<target>/<measure>` of every target that has rows, the same as on validation.
 
-    Classes may be unknown to the bundle, which then never predicts them, or absent from the rows. Label sets are decided by
-    the bundle's thresholds; masks are measured pixel by pixel over all images together, at their own size.
+    Classes may be unknown to the model, which then never predicts them, or absent from the rows. Label sets are decided by
+    the model's thresholds; masks are measured pixel by pixel over all images together, at their own size.
     """
     metrics: dict[str, float] = {}
-    for head in bundle.variant.heads:
+    for head in model.heads:
         mine = [row for row in rows if row.target == head.target]
         if mine:
-            task, names = TASKS[head.task], bundle.classes[head.target]
-            measures = task.measure_rows(mine, names, bundle.thresholds.get(head.target))
+            task, names = TASKS[head.task], model.classes[head.target]
+            measures = task.measure_rows(mine, names, model.thresholds.get(head.target))
             metrics |= {f"{head.target}/{name}": value for name, value in measures.items()}
     return metrics
 

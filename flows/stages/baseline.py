@@ -1,9 +1,10 @@
-"""The plain baseline of a retraining: which probe its training fits, and what it measures; else a constant answer's measures."""
+"""The plain baselines of a retraining: those that its training fits, and what they measure; else a constant answer's measures."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flows import plan as plans
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 # Raised when a probe is fitted otherwise than before, so that older ones are fitted again.
 RECIPE = 1
+TFIDF_RECIPE = 1
 SPLITS = ("train", "val")
 
 
@@ -42,14 +44,40 @@ def _key(work_plan: WorkPlan, work: Work) -> str:
     """The key of the probe on a work's trunk: the hash of what it is fitted on, and how."""
     target = _target(work_plan)
     probe = probe_of(work.variant, target, is_random=work.weights.path is None)
-    samples = work_plan.version.only(SPLITS).samples
-    labels = sorted((s.pixel_digest, s.split, cell) for s in samples if (cell := s.labels[target]) is not None)
-    parts = [RECIPE, probe.variant_id, work.variant.sees_whole, work.weights.digest, labels]
+    return _hash([RECIPE, probe.variant_id, work.variant.sees_whole, work.weights.digest, _labels(work_plan)])
+
+
+def tfidf_key(work_plan: WorkPlan) -> str:
+    """The key of the TF-IDF of a plan of texts: the hash of target, texts and labels, and how it is fitted; '' of others."""
+    if work_plan.version.modality != "text" or TASK_FACTS[_task(work_plan)].tells not in ("class", "labels"):
+        return ""
+    return _hash(["tfidf", TFIDF_RECIPE, _target(work_plan), _task(work_plan), _labels(work_plan)])
+
+
+def _labels(work_plan: WorkPlan) -> list[tuple[str, str, str]]:
+    target, samples = _target(work_plan), work_plan.version.only(SPLITS).samples
+    return sorted((s.pixel_digest, s.split, cell) for s in samples if (cell := s.labels[target]) is not None)
+
+
+def _hash(parts: list[object]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def find_baseline(settings: Settings, work_plan: WorkPlan) -> Baseline:
-    """The baseline of a work plan: its probe, if one was fitted, else the constant answer, with a note that says why."""
+def find_baselines(settings: Settings, work_plan: WorkPlan) -> tuple[Baseline, ...]:
+    """The baselines of a work plan, best on validation first: the probe and, of texts, TF-IDF, if they were fitted.
+
+    Without any the constant answer, with a note that says why.
+    """
+    plain, key, name = _find_probe(settings, work_plan), tfidf_key(work_plan), f"val/{work_plan.metric}"
+    counted = BaselineFolder.of(settings.root, key).read() if key else None
+    if not isinstance(counted, Baseline):
+        return (replace(plain, note=f"{plain.note}; no TF-IDF: {counted}") if counted else plain,)
+    fitted = [counted] if plain.kind == "majority" else [plain, counted]
+    return tuple(sorted(fitted, key=lambda one: -one.metrics.get(name, -1.0)))
+
+
+def _find_probe(settings: Settings, work_plan: WorkPlan) -> Baseline:
+    """The probe of a work plan, if one was fitted, else the constant answer, with a note that says why."""
     if (tells := TASK_FACTS[_task(work_plan)].tells) in ("pixels", "tags"):
         return majority(work_plan, f"{'masks' if tells == 'pixels' else 'tags'} have no probe")
     work = baseline_work(work_plan)

@@ -138,6 +138,7 @@ def make_report(
         candidate=scores.candidate.variant.variant_id,
         why=scores.why,
         baseline=read_value(ReportedBaseline, vars(scores.baseline)) if scores.baseline else None,
+        other_baselines=tuple(read_value(ReportedBaseline, vars(one)) for one in scores.baselines[1:]),
         holdout=scores.told(promotion.on_candidate),
         verdict=promotion.verdict,
         judged=judged.version.version if judged else None,

@@ -46,6 +46,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         groups=plans.groups_of(session.plan, work_plan.version),
         baseline=scores.baseline_table,
         baseline_name=f"the {scores.baseline.label}" if scores.baseline else "",
+        baseline_reads=scores.baseline.reads if scores.baseline else "",
         taken_together={s.digest: s.group for s in work_plan.version.samples if s.group and s.split == "test"},
     )
     verdict = gate.decide(case)

@@ -49,7 +49,7 @@ class ReportedFailure(NamedVariant):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportedBaseline:
-    """The plain model beside the variants: a logistic `probe`, or the `majority` answer; what it measures, and a note on it."""
+    """A plain model beside the variants: a logistic `probe`, `tfidf`, or the `majority` answer; what it measures, and a note."""
 
     kind: str
     label: str
@@ -122,6 +122,8 @@ class Report:
     page: str | None = None
     baseline: ReportedBaseline | None = None
     judged: str | None = None
+    # The others, if there are several: `baseline` is the best of them on validation.
+    other_baselines: tuple[ReportedBaseline, ...] = ()
 
 
 def report_json(report: Report) -> Mapping[str, Any]:
@@ -143,6 +145,7 @@ def read_report(file: StoredFile) -> Report | None:
         "model": model and read_value(ReportedModel, model | {"aliases": tuple(model["aliases"])}),
         "counts": read_value(Counts, content["counts"]),
         "baseline": baseline and read_value(ReportedBaseline, baseline),
+        "other_baselines": tuple(read_value(ReportedBaseline, one) for one in content.get("other_baselines", ())),
     }
     return read_value(Report, content | typed)
 

@@ -12,7 +12,7 @@ Cell = str | int | float | None
 
 
 def leaderboard(report: Report) -> list[dict[str, Cell]]:
-    """The variants and the baseline, best on validation first, as rows with the same columns; the candidate is marked.
+    """The variants and the baselines, best on validation first, as rows with the same columns; the candidate is marked.
 
     The measure that ranks comes first, then the primary measures of the other targets, with four digits, None if missing.
     Rows link their run if MLflow has pages. The columns that people look for most stand left: Prefect cuts off the right.
@@ -20,8 +20,8 @@ def leaderboard(report: Report) -> list[dict[str, Cell]]:
     name = f"val/{report.metric}"
     has_pages = any(variant.page for variant in report.variants)
     rows = [(variant.metrics.get(name, -1.0), _row(report, variant, has_pages=has_pages)) for variant in report.variants]
-    if report.baseline:
-        rows.append((report.baseline.metrics.get(name, -1.0), _baseline_row(report, report.baseline, has_pages=has_pages)))
+    baselines = [plain for plain in (report.baseline, *report.other_baselines) if plain]
+    rows += [(plain.metrics.get(name, -1.0), _baseline_row(report, plain, has_pages=has_pages)) for plain in baselines]
     return [row for _, row in sorted(rows, key=lambda one: -one[0])]
 
 
@@ -47,7 +47,7 @@ def _baseline_row(report: Report, baseline: ReportedBaseline, *, has_pages: bool
         **({"run": None} if has_pages else {}),
         "trained parameters": baseline.num_parameters,
         "images forwarded": 0,
-        "features read": baseline.num_samples,
+        "features read": baseline.num_samples if baseline.kind == "probe" else 0,
         "seconds": round(baseline.seconds, 1),
     }
 

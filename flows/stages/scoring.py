@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 from flows import job
@@ -11,11 +12,11 @@ from flows.kept import keep_here
 from flows.places import open_place
 from flows.records import DataVersion, ModelVersion, ScoreTable, TrainResult
 from flows.stages.account import anchor_of
-from flows.stages.baseline import find_baseline
+from flows.stages.baseline import find_baselines
 from flows.stages.fresh import bets_before, find_arrived, find_challenger, fresh_account_of
 from flows.stages.jobs import new_job
 from flows.stages.session import RetrainingSession
-from flows.stages.values import Challenge, FreshScores, Scores, StoredBundle, WorkPlan
+from flows.stages.values import Challenge, FreshScores, Scores, StoredBundle, StoredTfidf, WorkPlan
 from flows.work_folder import bundle_name
 from heads.errors import HeadsError
 
@@ -23,7 +24,7 @@ from heads.errors import HeadsError
 def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult) -> Scores:
     """Score the candidate, which validation chooses, and the champion on the holdout of this data version, sample by sample.
 
-    Beside a first model the baseline's probe is scored, if there is one.
+    Beside a first model the baseline is scored, if one was fitted, of several the best on validation.
     """
     from flows import gate
 
@@ -31,7 +32,8 @@ def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult)
     num_labels = sum(s.split == "val" and s.labels[target] is not None for s in work_plan.version.samples)
     candidate, why = gate.choose(trained.variants, work_plan.metric, serving_costs(trained), num_labels)
     session.say(f"Candidate: {why}")
-    baseline = find_baseline(session.settings, work_plan)
+    baselines = find_baselines(session.settings, work_plan)
+    baseline = baselines[0]
     if settled := session.registry.settle(session.plan.name, besides=candidate.key):
         session.say(f"Ledger: {settled.reasons[0]}")
     champion = session.registry.current(session.plan.name).get("champion")
@@ -39,24 +41,24 @@ def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult)
     session.registry.prepare(session.plan.name, bundle, candidate.key)
     if not any(s.split == "test" and s.labels[target] is not None for s in work_plan.version.samples):
         empty = ScoreTable("", work_plan.version.digest, (), {})
-        return Scores(candidate, empty, champion, None, why=why, baseline=baseline, bundle=bundle)
+        return Scores(candidate, empty, champion, None, why=why, bundle=bundle, baselines=baselines)
     stored = StoredBundle(bundle_name(candidate.key), bundle)
     if champion and session.plan.promotion.evidence == "fresh":
         session.say("Scoring the candidate on the holdout")
         (table,) = score_bundles(session, work_plan, [stored])
         fresh = score_fresh(session, work_plan, champion, candidate.key)
-        return Scores(candidate, table, champion, None, why=why, baseline=baseline, bundle=bundle, fresh=fresh)
+        return Scores(candidate, table, champion, None, why=why, bundle=bundle, fresh=fresh, baselines=baselines)
     anchor = find_anchor(session, work_plan.metric, champion)
-    bundles = [stored, *(bundle_of(session, version) for version in (champion, anchor) if version)]
+    bundles: list[StoredBundle | StoredTfidf] = [stored, *(bundle_of(session, each) for each in (champion, anchor) if each)]
     beside = f"champion {champion.version}" if champion else ""
     if champion is None and baseline.bundle and session.plan.promotion.guards.baseline != "off":
-        bundles.append(_fetch_bundle(session, baseline.bundle))
+        bundles.append(StoredTfidf(baseline.bundle) if baseline.kind == "tfidf" else _fetch_bundle(session, baseline.bundle))
         beside = f"the {baseline.label}"
     session.say("Scoring the candidate" + (f" and {beside}" if beside else "") + " on the holdout")
     table, *others = score_bundles(session, work_plan, bundles)
     champion_table, anchor_table = others[0] if champion else None, others[1] if anchor else None
     baseline_table = others[0] if others and not champion else None
-    return Scores(candidate, table, champion, champion_table, anchor, anchor_table, why, baseline, baseline_table, bundle)
+    return Scores(candidate, table, champion, champion_table, anchor, anchor_table, why, baselines, baseline_table, bundle=bundle)
 
 
 def serving_costs(trained: TrainResult) -> dict[str, int]:
@@ -116,13 +118,14 @@ def score_fresh(session: RetrainingSession, work_plan: WorkPlan, champion: Model
 
 
 def score_bundles(
-    session: RetrainingSession, work_plan: WorkPlan, bundles: list[StoredBundle], part: DataVersion | None = None
+    session: RetrainingSession,
+    work_plan: WorkPlan,
+    bundles: Sequence[StoredBundle | StoredTfidf],
+    part: DataVersion | None = None,
 ) -> list[ScoreTable]:
     """The bundles' score tables on the holdout, or on all samples of a `part` of the data version; kept ones are read."""
-    from heads.bundle import digest
-
     version = part or work_plan.version
-    files = [job.scores_file(session.settings.root, digest(bundle.path), version.digest) for bundle in bundles]
+    files = [job.scores_file(session.settings.root, bundle.digest, version.digest) for bundle in bundles]
     missing = {file.name: bundle.name for bundle, file in zip(bundles, files, strict=True) if not file.exists()}
     if missing:
         key = hashlib.sha256("".join(missing).encode()).hexdigest()[:16]

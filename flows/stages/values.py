@@ -52,6 +52,25 @@ class StoredBundle:
     name: str
     path: Path
 
+    @property
+    def digest(self) -> str:
+        """What names everything in it. Raises BundleError if it is none."""
+        from heads.bundle import digest
+
+        return digest(self.path)
+
+
+@dataclass(frozen=True)
+class StoredTfidf:
+    """The file of a TF-IDF by its name below the storage root; its baseline's key names it."""
+
+    name: str
+
+    @property
+    def digest(self) -> str:
+        """The key."""
+        return self.name.split("/")[-2]
+
 
 class Contest(Protocol):
     """A model, by its work's key, and the champion, if there is one, scored on the same samples."""
@@ -109,8 +128,8 @@ class Scores:
 
     `bundle` is the candidate's, as a folder of this machine. Where new samples decide, `fresh` has the scores on them, and the
     champion is not scored on the holdout. `anchor` is the version from which losses are counted, None if the plan has no margin,
-    or it is the champion. `why` says in words why the candidate is this variant. `baseline` is the plain model beside the
-    variants; `baseline_table` has the scores of one that a first model must not be worse than.
+    or it is the champion. `why` says in words why the candidate is this variant. `baselines` are the plain models beside
+    the variants, the best on validation first; `baseline_table` has its scores, if a first model must not be worse.
     """
 
     candidate: TrainedVariant
@@ -120,7 +139,7 @@ class Scores:
     anchor: ModelVersion | None = None
     anchor_table: ScoreTable | None = None
     why: str = ""
-    baseline: Baseline | None = None
+    baselines: tuple[Baseline, ...] = ()
     baseline_table: ScoreTable | None = None
     bundle: Path = Path()
     fresh: FreshScores | None = None
@@ -129,6 +148,11 @@ class Scores:
     def key(self) -> str:
         """The key of the candidate's work."""
         return self.candidate.key
+
+    @property
+    def baseline(self) -> Baseline | None:
+        """The plain model that is best on validation."""
+        return self.baselines[0] if self.baselines else None
 
     @property
     def stored(self) -> StoredBundle:

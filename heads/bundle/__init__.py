@@ -27,7 +27,7 @@ from heads.data.wordpiece import Vocabulary, parse_vocabulary
 from heads.errors import BundleError, HeadsError
 from heads.model.model import Model
 from heads.model.precision import place_model
-from heads.spec import Variant
+from heads.spec import Head, Variant
 from heads.tasks.answers import Answer, Extent, Labels, MaskPrediction, Prediction, TagsPrediction
 from heads.tasks.bio import check_names
 from heads.tasks.table import TASKS
@@ -73,6 +73,11 @@ class Bundle:
     thresholds: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
     temperatures: Mapping[str, float] = field(default_factory=dict, repr=False)
     vocabulary: Vocabulary | None = None
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """Its heads, one a target."""
+        return self.variant.heads
 
     def predict(self, samples: Sequence[SampleInput], batch_size: int = 32) -> list[dict[str, Answer]]:
         """For each sample, in order, an answer by target: a Prediction, Labels, a MaskPrediction of an image's own size, or

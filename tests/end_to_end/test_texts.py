@@ -6,6 +6,7 @@ Its columns are classes, sets of labels, and tags of words.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,15 @@ def test_a_frozen_encoder_runs_once_a_text_for_all_heads_and_is_promoted(report:
     assert sorted(variant["heads"]["names"] for variant in report["variants"]) == ["crf", "linear"]
     assert {variant["backbone"] for variant in report["variants"]} == {"bert-2x16x2-f32-v14-p64"}
     assert 0 < report["counts"]["trunk_forwards"] <= NUM_TEXTS
+    assert {one["kind"] for one in (report["baseline"], *report["other_baselines"])} == {"probe", "tfidf"}
+
+
+def test_the_run_shows_texts_with_coloured_tokens_and_the_card_quotes_them(texts: Workspace, report: dict[str, Any]) -> None:
+    pictures = [file.name for file in texts.folder.rglob("examples_*.png")]
+    assert sorted(pictures) == ["examples_colour.png", "examples_things.png"]
+    card = texts.run("models", "card", "colours@champion")
+    assert re.search(r'"[a ]*(red|blue), (house|car|tree)s', card)
+    assert 'bundle.predict(["some text"])' in card
 
 
 def test_the_next_night_trains_nothing(texts: Workspace, report: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from flows.job.trunks import JobFeatures
 from flows.plan import parse_plan
 from flows.records import DataVersion, Mask, Sample, Weights, Work, Workers
 from flows.settings import Settings
-from flows.stages.baseline import baseline_work, find_baseline
+from flows.stages.baseline import baseline_work, find_baselines
 from flows.stages.planning import make_work_plan
 from flows.stages.values import WorkPlan
 from heads import bundle
@@ -260,7 +260,7 @@ def test_random_weights_make_another_trunk_with_each_seed() -> None:
 def test_without_a_probe_the_baseline_is_a_constant_answer_and_says_why(
     tmp_path: Path, version: DataVersion, column: str, changes: dict[str, Any], note: str
 ) -> None:
-    found = find_baseline(Settings(workspace=tmp_path), work_plan_of(version, column, **changes))
+    found = find_baselines(Settings(workspace=tmp_path), work_plan_of(version, column, **changes))[0]
     assert (found.kind, found.label, found.note, found.bundle) == ("majority", "majority", note, None)
 
 
@@ -270,9 +270,9 @@ def test_a_fitted_probe_is_found_and_one_that_could_not_be_fitted_says_why(tmp_p
     assert work
     folder = BaselineFolder.of(settings.storage, work.key)
     folder.write_failure("features are not finite")
-    assert find_baseline(settings, work_plan).note == "features are not finite"
+    assert find_baselines(settings, work_plan)[0].note == "features are not finite"
     folder.write(Baseline(kind="probe", label="logistic probe on x", metrics={"val/kind/accuracy": 0.75}, penalty=0.1))
-    found = find_baseline(settings, work_plan)
+    found = find_baselines(settings, work_plan)[0]
     assert (found.kind, found.metrics, found.bundle) == ("probe", {"val/kind/accuracy": 0.75}, f"baselines/{work.key}/bundle")
 
 
@@ -282,7 +282,7 @@ def test_measures_of_a_constant_answer_are_scikit_learns(tmp_path: Path, version
     kinds = {split: [cell for row in rows if (cell := row["kind"])] for split, rows in by_split.items()}
     usual, num = max(CLASSES["kind"], key=kinds["train"].count), len(kinds["train"])
     shares = [(kinds["train"].count(name) + 1) / (num + 2) for name in CLASSES["kind"]]
-    found = find_baseline(settings, work_plan_of(version, "kind")).metrics
+    found = find_baselines(settings, work_plan_of(version, "kind"))[0].metrics
     told, num_val = [usual] * len(kinds["val"]), len(kinds["val"])
     assert found["val/kind/accuracy"] == pytest.approx(accuracy_score(kinds["val"], told))
     assert found["val/kind/f1_macro"] == pytest.approx(f1_score(kinds["val"], told, average="macro", zero_division=0))
@@ -290,12 +290,12 @@ def test_measures_of_a_constant_answer_are_scikit_learns(tmp_path: Path, version
     assert found["val/kind/auroc"] == pytest.approx(0.5)
 
     tags = [[name in cell.split("|") for name in CLASSES["tags"]] for row in by_split["val"] if (cell := row["tags"]) is not None]
-    found = find_baseline(settings, work_plan_of(version, "tags")).metrics
+    found = find_baselines(settings, work_plan_of(version, "tags"))[0].metrics
     average = average_precision_score(tags, np.full((len(tags), 2), 0.5), average="macro")
     assert found["val/tags/average_precision"] == pytest.approx(average)
 
     pixels = [version.masks[str(row["mask"])].pixels for row in by_split["val"]]
     truths = [value for counts in pixels for value, count in counts.items() if value != 255 for _ in range(count)]
-    found = find_baseline(settings, work_plan_of(version, "mask")).metrics
+    found = find_baselines(settings, work_plan_of(version, "mask"))[0].metrics
     assert found["val/mask/miou"] == pytest.approx(jaccard_score(truths, [0] * len(truths), average="macro"))
     assert found["val/mask/pixel_accuracy"] == pytest.approx(truths.count(0) / len(truths))

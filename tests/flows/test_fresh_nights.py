@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from flows import job
+from flows.baselines import Baseline
 from flows.errors import AskedWrongly, HeadstartError
 from flows.job.scores import write_scores
 from flows.plan import Plan
@@ -60,7 +61,7 @@ class Stream:
             ("flows.dataset", "head_commit", lambda _: "c0ffee"),
             ("flows.dataset", "read_samples", self.read_samples),
             ("flows.stages.scoring", "serving_costs", lambda trained: {one.key: 1 for one in trained.variants}),
-            ("flows.stages.scoring", "find_baseline", lambda *_: SimpleNamespace(bundle=None, label="majority")),
+            ("flows.stages.scoring", "find_baselines", lambda *_: (Baseline(kind="majority", label="majority"),)),
             ("heads.bundle", "digest", lambda folder: folder.parent.name * 8),
             ("heads.bundle", "verify", lambda _: None),
         ):

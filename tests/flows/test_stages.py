@@ -125,7 +125,7 @@ def test_what_is_printed_and_kept_of_a_report_has_these_names_in_this_order(work
     run = ["run_id", "experiment_id", "page", "baseline"]
     assert list(printed) == [
         *("name", "key", "metric", "tasks", "data_version", "variants", "failed", "candidate", "holdout", "verdict"),
-        *("model", "champion", "counts", "seconds", "why", *run, "judged"),
+        *("model", "champion", "counts", "seconds", "why", *run, "judged", "other_baselines"),
     ]
     named = ["variant_id", "label", "backbone", "heads", "freeze", "run_id"]
     measured = ["reused", "metrics", "num_trained_parameters", "num_forwarded", "num_features_read", "seconds", "gpu_seconds"]
@@ -133,6 +133,9 @@ def test_what_is_printed_and_kept_of_a_report_has_these_names_in_this_order(work
     verdict = ["promoted", "reasons", "figures", "findings", "metric", "recipe", "level_spent", "superior", "waits", "fresh"]
     assert list(printed["verdict"]) == verdict
     assert list(printed["model"]) == ["name", "version", "aliases", "page"]
+    plain = report.ReportedBaseline(kind="tfidf", label="TF-IDF regression", metrics={"val/label/accuracy": 0.1}, num_samples=7)
+    told = replace(told, other_baselines=(plain,))
+    assert [row["features read"] for row in leaderboard(told) if row["variant"] == "baseline (TF-IDF regression)"] == [0]
     finite = replace(told, variants=told.variants[:1])
     report.write_report(StoredFile(Folder(tmp_path), "report.json"), finite)
     assert report.read_report(StoredFile(Folder(tmp_path), "report.json")) == finite

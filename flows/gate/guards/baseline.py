@@ -1,4 +1,4 @@
-"""Whether a first model is worse than the plain baseline of its plan, a logistic probe on frozen features."""
+"""Whether a first model is worse than the plain baseline of its plan, a logistic regression on frozen features or on TF-IDF."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from heads.catalogue import TASK_FACTS
 
 
 def baseline(case: Case) -> Finding | None:
-    """A first model's comparison with the probe on the holdout; None beside a champion, or without a probe.
+    """A first model's comparison with the baseline on the holdout; None beside a champion, or where none was fitted.
 
     It must not be proven worse, by the test that compares it with a constant answer and at the same level. Proven better it
     need not be: where a plan trains a linear head on the very trunk that the probe reads, the two are practically one model, and
@@ -34,5 +34,6 @@ def baseline(case: Case) -> Finding | None:
         f"holdout {'accuracy' if measure == 'accuracy' else case.policy.metric} {new:.3f} against {old:.3f} of {name}: "
         f"{gain:+.3f} ({found['gain_low']:+.3f} to {found['gain_high']:+.3f}), {told}"
     )
-    advice = "the frozen features alone tell more than the training made of them: try freeze: all, or a lower learning_rate"
+    reads = case.baseline_reads
+    advice = f"{reads} alone tell more than the training made of them: try freeze: all, or a lower learning_rate"
     return Finding("baseline", passed, words, figures, () if passed else (advice,))
