@@ -46,7 +46,7 @@ def weigh_tokens(bundle: Bundle, sample: SampleInput, target: str) -> WeighedTex
     vocabulary, model = bundle.vocabulary, bundle.model.eval()
     assert vocabulary, "models of texts have one"
     reader, device = READERS["text"], next(model.parameters()).device
-    inputs = reader.collate([reader.open(sample, "text")], bundle.preprocess, vocabulary, device)
+    inputs = reader.collate([reader.open(sample, "text")], bundle.preprocess, vocabulary, device, finds_words=False)
     assert isinstance(inputs.features, Tensor)
     ids, head = inputs.features, model.heads[model.head_keys[target]]
     pool = next((part for part in head.modules() if isinstance(part, AttentionPool)), None)
