@@ -177,7 +177,7 @@ TASK_FACTS: Mapping[Task, TaskFacts] = {
         purpose="finds the spans of words that name something",
         answer="a `TagsPrediction`: the `words` of the text, a tag of each in `tags`, and the `spans`, each with its `type`, "
         "its `text`, and the numbers of its words from `start` to before `end`",
-        limit="tags the parts that white space leaves, with no type but its own",
+        limit="tags the parts that white space leaves, with no type but its own, and as O what it does not read",
     ),
 }
 HEAD_DESIGNS: Mapping[Task, tuple[str, ...]] = {task: facts.designs for task, facts in TASK_FACTS.items()}

@@ -17,7 +17,7 @@ from heads.data.samples import Item
 from heads.data.tags import Tags, pad_tags
 from heads.data.text_feed import TextFeed
 from heads.data.text_preprocess import TextPreprocess, decode_text
-from heads.data.wordpiece import MASK, Vocabulary
+from heads.data.wordpiece import MASK, Vocabulary, split_words
 from heads.errors import TextError
 
 
@@ -25,7 +25,8 @@ class TextDataset:
     """Texts and their labels by target: item i is (token ids (L), {target: label}, i). See `heads.data.samples`.
 
     In training, shares of the tokens are left out (`word_dropout`) or hidden behind the mask token (`token_masking`), by (seed,
-    epoch, i) alone. Ids are kept in memory. Labels of `tags` are a number a word (W). An item raises TextError if its file cannot
+    epoch, i) alone. Ids are kept in memory. Labels of `tags` are a number a word (W),
+    of as many words as tokens at most. An item raises TextError if its file cannot
     be read, or has other words than tags.
     """
 
@@ -56,6 +57,7 @@ class TextDataset:
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._ids: dict[int, Tensor] = {}
         self._words: dict[int, Tensor] = {}
+        self._num_words: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self.files)
@@ -114,6 +116,7 @@ class TextDataset:
             if self.tags:
                 # Before a text's tokens stands what is read of all of it.
                 self._words[index] = torch.tensor(self.vocabulary.word_places(text, most)) + 1
+                self._num_words[index] = len(split_words(text))
         return self._ids[index]
 
     def _words_of(self, index: int) -> Tensor:
@@ -124,9 +127,9 @@ class TextDataset:
         words, tags = self._words_of(index), self.tags[target].rows[index]
         if tags is None:
             return torch.full_like(words, MISSING_LABEL)
-        if len(tags) != len(words):
-            raise TextError(f"a text of {len(words)} words has {len(tags)} tags of {target!r}; give each word one")
-        return tags
+        if len(tags) != (num_words := self._num_words[index]):
+            raise TextError(f"a text of {num_words} words has {len(tags)} tags of {target!r}; give each word one")
+        return tags[: len(words)]
 
     def _varied(self, ids: Tensor, seed: tuple[int, ...]) -> Tensor:
         if not (self.word_dropout or self.token_masking):

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, islice
 
 from heads.errors import HeadsError
 
@@ -61,10 +61,11 @@ class Vocabulary:
     def word_places(self, text: str, max_tokens: int) -> list[int]:
         """For each word between white space, the place in `encode` of its first piece; -1 of a word without one.
 
-        Such are those of letters that are left out, and those that begin where the ids are cut.
+        Such are those of letters that are left out, and those that begin where the ids are cut; after `max_tokens` words none is
+        looked at.
         """
         places, place = [], 1
-        for found in _BETWEEN_SPACES.finditer(text):
+        for found in islice(_BETWEEN_SPACES.finditer(text), max_tokens):
             num_pieces = 0
             if place < max_tokens - 1:
                 num_pieces = sum(len(_pieces(self, part)) for part in words_of(found[0], lowercase=self.lowercase))

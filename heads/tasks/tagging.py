@@ -21,7 +21,7 @@ from heads.data.tags import Tags
 from heads.spec import Fit, Head
 from heads.tasks import classifiers, single_choice
 from heads.tasks.answers import Extent, ReadMask, TagsPrediction, TextSpan
-from heads.tasks.bio import read_cell, spans_of, types_in, write_cell
+from heads.tasks.bio import OUTSIDE, read_cell, spans_of, types_in, write_cell
 from heads.tasks.chains import best_tags, chain_losses
 from heads.tasks.classifiers import hidden_layers, new_classifier
 from heads.tasks.names import listed
@@ -148,13 +148,13 @@ def encode(cells: Sequence[str | None], names: Sequence[str], open_mask: OpenMas
 
 
 def answer(names: Sequence[str], logits: Tensor, extent: Extent, thresholds: Sequence[float] | None = None) -> TagsPrediction:
-    """The best tags of one text's words, which are `extent`, by its logits (C, W), or of a chain (C, W, C)."""
+    """The best tags of one text's words, which are `extent`, by its logits (C, W), or of a chain (C, W, C); O where these end."""
     words = tuple(map(str, extent))
     if not words:
         return TagsPrediction((), (), ())
     cut = logits.float()[None, :, : len(words)]
-    numbers = decode(cut, torch.ones(1, len(words), dtype=torch.bool, device=cut.device))[0].tolist()
-    tags = tuple(names[number] for number in numbers)
+    numbers = decode(cut, torch.ones(1, cut.shape[2], dtype=torch.bool, device=cut.device))[0].tolist()
+    tags = (*(names[number] for number in numbers), *[OUTSIDE] * (len(words) - len(numbers)))
     spans = tuple(TextSpan(one.type, " ".join(words[one.start : one.end]), one.start, one.end) for one in spans_of(tags))
     return TagsPrediction(words, tags, spans)
 

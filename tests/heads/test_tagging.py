@@ -296,7 +296,7 @@ def test_a_bundle_answers_alone_and_in_a_batch_and_its_program_with_any_length(
         vocabulary=sets[0].vocabulary,
     )
     loaded = bundle.load(tmp_path / "bundle")
-    texts = ["red", *(text for text, _ in sentences[:6]), "a " * 60 + "tree house"]
+    texts = ["red", *(text for text, _ in sentences[:6]), "a " * 60 + "tree house", "tree house " * 20_000]
     answers = [answer["tags"] for answer in loaded.predict(texts)]
     assert answers == [loaded.predict([text])[0]["tags"] for text in texts]
     for text, answer in zip(texts, answers, strict=True):
@@ -306,6 +306,7 @@ def test_a_bundle_answers_alone_and_in_a_batch_and_its_program_with_any_length(
         assert [(one.type, one.start, one.end) for one in answer.spans] == [tuple(one) for one in spans_of(answer.tags)]
         assert all(one.text == " ".join(answer.words[one.start : one.end]) for one in answer.spans)
         assert design != "crf" or find_fault(answer.tags) is None
+    assert set(answers[-1].tags[24:]) == {"O"}, "words behind the last that is read"  # type: ignore[union-attr]
     program = export_program(loaded)
     ids = [torch.tensor(sets[0].vocabulary.encode(text, 24)) for text in texts[:4]]
     batch = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
@@ -362,6 +363,9 @@ def test_a_text_with_another_number_of_words_is_refused(encoder: Path) -> None:
     train_set, _ = sets_of([("red cars", "tags: O")] * (NUM_TRAIN + 1), variant, encoder)
     with pytest.raises(TextError, match="a text of 2 words has 1 tags of 'tags'; give each word one"):
         train_set[0]
+    long = ("red " * 5_000, write_cell(["B-colour"] * 5_000))
+    train_set, _ = sets_of([long] * (NUM_TRAIN + 1), variant, encoder)
+    assert len(train_set[0][1]["tags"]) == variant.fit.max_tokens, "of a long text no more tags than tokens fill a batch"
 
 
 def test_a_sentence_with_an_unknown_type_has_no_tags() -> None:
