@@ -134,7 +134,9 @@ def _vectorizer(**chosen: Any) -> Any:
 
 
 def _words(text: str) -> list[str]:
-    return list(islice(words_of(text, lowercase=True), MAX_WORDS))
+    """Words without punctuation and single ASCII letters, as scikit-learn parts them; CJK letters stand alone."""
+    told = (word for word in words_of(text, lowercase=True) if word.isalnum() and (len(word) > 1 or not word.isascii()))
+    return list(islice(told, MAX_WORDS))
 
 
 def _fit_classes(rows: Any, labels: NDArray[np.int64], num_classes: int) -> tuple[Floats, Floats]:
