@@ -63,6 +63,12 @@ def broadcast(values: Tensor) -> Tensor:
     return values
 
 
+def wait_for_ranks() -> None:
+    """Return once every rank has called this."""
+    if num_ranks() > 1:
+        dist.barrier()
+
+
 def synchronise_gradients(model: nn.Module, device: torch.device) -> nn.Module:
     """The module to call forward, so that its backward pass leaves on every rank the gradients' mean over ranks."""
     if num_ranks() == 1:

@@ -26,7 +26,7 @@ def show(preview: Preview, plan_file: object) -> None:
     screen.out.print(describe_guards(preview.guards), markup=False, soft_wrap=True)
     left, total = preview.left, len(preview.variants)
     if left:
-        screen.out.print(describe_estimate(preview.estimate, left), markup=False, soft_wrap=True)
+        screen.out.print(describe_estimate(preview.estimate, left, in_driver=preview.in_driver), markup=False, soft_wrap=True)
     verb = "is" if left == 1 else "are"
     screen.note(f"{left} of {counted(total, 'variant')} {verb} left to train. Next: headstart retrain {plan_file}")
 
@@ -86,8 +86,8 @@ def _show_images(phases: Sequence[ImagePhase]) -> None:
         screen.out.print(f"  and {counted(len(reasons) - NUM_REASONS, 'reason')} more; --json has them all", markup=False)
 
 
-def describe_estimate(estimate: Estimate, num_left: int) -> str:
-    """The cost of what is left, in words, compared with one job a variant."""
+def describe_estimate(estimate: Estimate, num_left: int, *, in_driver: bool = False) -> str:
+    """The cost of what is left, in words, compared with one job a variant; `in_driver` says that no workers are started."""
     asked, alone = estimate.flops / 1e9, estimate.flops_alone / 1e9
     lines = [
         f"About {screen.duration(estimate.seconds)} of training, {asked:,.1f} GFLOPs. A job a variant "
@@ -98,8 +98,7 @@ def describe_estimate(estimate: Estimate, num_left: int) -> str:
     else:
         lines.append("Saved: all of the backbones' arithmetic, the features are stored already.")
     device = {"cpu": "this machine's CPU", "cuda": "this machine's GPU"}[estimate.device]
-    if estimate.calibrated:
-        lines.append(f"Timed on {device}{estimate.elsewhere}; the start of the workers comes on top.")
-    else:
-        lines.append("By stated rates of a CPU core, not timed here; the start of the workers comes on top.")
+    by = f"Timed on {device}{estimate.elsewhere}" if estimate.calibrated else "By stated rates of a CPU core, not timed here"
+    without = "the job's driver trains alone, done before workers would have started"
+    lines.append(f"{by}; {without if in_driver else 'the start of the workers comes on top'}.")
     return "\n".join(lines)

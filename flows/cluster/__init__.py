@@ -3,11 +3,13 @@
 from flows.cluster.api import Cluster, death
 from flows.cluster.capacity import check
 from flows.cluster.head import find_cluster, open_cluster, reopen
-from flows.cluster.jobs import find_by_flow_run, find_orphans, run_job, stop
+from flows.cluster.jobs import find_by_flow_run, find_orphans, stop
+from flows.cluster.running import Handover, run_job
 from flows.cluster.surveying import Node, ray_version, survey
 
 __all__ = [
     "Cluster",
+    "Handover",
     "Node",
     "check",
     "death",

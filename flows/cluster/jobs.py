@@ -1,4 +1,4 @@
-"""Jobs on a cluster: submit, watch, stop and find them; and `run_job`, which resubmits a job whose driver died."""
+"""Jobs on a cluster: submit, watch, stop and find them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import secrets
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 from urllib.error import HTTPError
 
 from flows import machine
@@ -17,7 +17,6 @@ from flows.cluster.api import Cluster, call, death, job_path
 from flows.errors import HeadstartError, Unreachable
 
 RUNNING = ("PENDING", "RUNNING")
-RESUBMISSIONS = 2
 POLL_SECONDS = 0.5
 # A head that is alive but busy may not answer for a while.
 SILENCE_SECONDS = 60.0
@@ -37,25 +36,7 @@ CREDENTIALS = ("ACCESS_KEY", "PASSWORD", "SECRET", "TOKEN")
 KEEPING_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
 Text = Callable[[str], None]
-JobEnd = TypeVar("JobEnd", covariant=True)
-
-
-class JobFiles(Protocol[JobEnd]):
-    """The files of a job as this room needs them; the program `flows.job` knows their names and their content."""
-
-    @property
-    def address(self) -> str:
-        """The path or the address of the job's folder; equal for equal jobs."""
-
-    @property
-    def job_file(self) -> str:
-        """The path or the address of the file that the program is started with."""
-
-    def forget(self) -> None:
-        """Remove the files that an earlier job in the same folder left."""
-
-    def read_end(self) -> JobEnd | None:
-        """The outcome of the job, None if it has written none. Raises the job's own error."""
+Until = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -72,49 +53,13 @@ class Submission:
         return self.status in RUNNING
 
 
-def run_job(
-    cluster: Cluster,
-    files: JobFiles[JobEnd],
-    *,
-    key: str,
-    name: str,
-    flow_run_id: str = "",
-    on_start: Text | None = None,
-    say: Text | None = None,
-) -> JobEnd:
-    """Run the job that these files describe, and return its outcome.
-
-    A running job of the same folder is joined. A driver that died without an outcome is submitted again, twice at most, and
-    goes on from its files. `on_start` gets each submission id, `say` gets messages for people. Raises the job's own error, and
-    HeadstartError if it was stopped.
-    """
-    metadata = {"job_key": key, "name": name, "flow_run_id": flow_run_id, "folder": files.address}
-    submission = find(cluster, files.address)
-    if submission is None:
-        files.forget()
-    for attempt in range(RESUBMISSIONS + 1):
-        if submission is None:
-            submission = submit(cluster, files.job_file, metadata=metadata)
-        if on_start:
-            on_start(submission.submission_id)
-        ended = watch(cluster, submission.submission_id, say)
-        if (outcome := files.read_end()) is not None:
-            return outcome
-        if ended.status == "STOPPED":
-            raise HeadstartError(f"the Ray job {ended.submission_id} was stopped before its end; run it again to finish it")
-        if say and attempt < RESUBMISSIONS:
-            say(f"The Ray job's driver died ({ended.status}); it is started again, and goes on where it was")
-        submission = None
-    raise HeadstartError(f"the Ray job's driver died {RESUBMISSIONS + 1} times; the last: {ended.message[-3000:]}")
-
-
-def submit(cluster: Cluster, job_file: str, *, metadata: Mapping[str, str]) -> Submission:
-    """Submit the program `flows.job` on this job file, with `flows` and `heads` as its code."""
+def submit(cluster: Cluster, job_file: str, *, metadata: Mapping[str, str], stays: bool = False) -> Submission:
+    """Submit the program `flows.job` on this job file, with `flows` and `heads` as its code; if it `stays`, it takes others."""
     submission_id = f"{metadata['job_key']}-{secrets.token_hex(4)}"
     body = {
         "submission_id": submission_id,
         # exec: without it a kill would hit the shell, and not the driver below it.
-        "entrypoint": f"exec {cluster.python} -m flows.job {shlex.quote(job_file)}",
+        "entrypoint": f"exec {cluster.python} -m flows.job {shlex.quote(job_file)}{' --stay' if stays else ''}",
         "metadata": dict(metadata),
         "runtime_env": {"working_dir": code.upload(cluster), "env_vars": _environment(cluster)},
     }
@@ -124,8 +69,8 @@ def submit(cluster: Cluster, job_file: str, *, metadata: Mapping[str, str]) -> S
     return Submission(submission_id, "PENDING", metadata["folder"])
 
 
-def watch(cluster: Cluster, submission_id: str, say: Text | None = None) -> Submission:
-    """Wait until a submission has ended, and return it; `say` gets a message if Ray is silent.
+def watch(cluster: Cluster, submission_id: str, say: Text | None = None, until: Until | None = None) -> Submission:
+    """Wait until a submission has ended, or `until` is true, and return it; `say` gets a message if Ray is silent.
 
     Raises HeadstartError as soon as a local head is dead, Unreachable if a cluster has been silent for a minute.
     """
@@ -140,7 +85,7 @@ def watch(cluster: Cluster, submission_id: str, say: Text | None = None) -> Subm
         silent = time.monotonic() - heard_at
         if submission is not None:
             heard_at, was_told = time.monotonic(), False
-            if not submission.is_running:
+            if not submission.is_running or (until and until()):
                 return submission
         elif silent > SILENCE_SECONDS:
             raise Unreachable(
@@ -194,13 +139,13 @@ def find_by_flow_run(cluster: Cluster, flow_run_id: str) -> tuple[Submission, ..
     return _running(cluster, "flow_run_id", flow_run_id)
 
 
-def find_orphans(cluster: Cluster, name: str, root: str, *, besides: str = "") -> tuple[Submission, ...]:
-    """The running submissions for this model name, of jobs directly in the folder `root`, but for that in `besides`.
+def find_orphans(cluster: Cluster, name: str, root: str, *, besides: Collection[str] = ()) -> tuple[Submission, ...]:
+    """The running submissions for this model name, of jobs directly in the folder `root`, but for those in `besides`.
 
     A caller that holds the name's lock knows that nobody waits for them. Jobs of other storages on the cluster are left alone.
     """
     named = _running(cluster, "name", name)
-    return tuple(s for s in named if s.folder.rpartition("/")[0] == root and s.folder != besides)
+    return tuple(s for s in named if s.folder.rpartition("/")[0] == root and s.folder not in besides)
 
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ COLLECTIVE_TIMEOUT_SECONDS = 12 * 3600
 GROW_SECONDS = 300.0
 
 WorkerLoop = Callable[[dict[str, Any]], None]
+_HAS_GROUP: ContextVar[bool] = ContextVar("has_group", default=True)
 
 
 def join(workers: Workers) -> None:
@@ -84,6 +87,19 @@ def run_group(worker_loop: WorkerLoop, config: dict[str, Any], *, workers: Worke
     trainer.fit()
 
 
+@contextmanager
+def without_group() -> Iterator[None]:
+    """Let this process work in the block as the only member of a group would, on the CPU, without Ray Train.
+
+    It then keeps its own checkpoints: the group has none.
+    """
+    token = _HAS_GROUP.set(False)
+    try:
+        yield
+    finally:
+        _HAS_GROUP.reset(token)
+
+
 def _bucket_files() -> Any:
     """S3 as Ray takes it: through botocore, which finds endpoint and credentials as the rest of this program does.
 
@@ -109,6 +125,8 @@ def report(save: Callable[[Path], None] | None, metrics: dict[str, float]) -> No
 
 def last_checkpoint(into: Path) -> Path | None:
     """A copy, under `into`, of the last checkpoint that the whole group reached."""
+    if not _HAS_GROUP.get():
+        return None
     import ray.train
 
     checkpoint = ray.train.get_checkpoint()
@@ -117,6 +135,8 @@ def last_checkpoint(into: Path) -> Path | None:
 
 def last_note(name: str) -> Any:
     """The content of a JSON file in the last checkpoint that the whole group reached, or None."""
+    if not _HAS_GROUP.get():
+        return None
     import ray.train
 
     checkpoint = ray.train.get_checkpoint()
@@ -129,6 +149,8 @@ def last_note(name: str) -> Any:
 
 def rank() -> int:
     """This member's rank in its group; rank 0 leads."""
+    if not _HAS_GROUP.get():
+        return 0
     import ray.train
 
     return int(ray.train.get_context().get_world_rank())
@@ -136,6 +158,8 @@ def rank() -> int:
 
 def count() -> int:
     """The number of members of this member's group."""
+    if not _HAS_GROUP.get():
+        return 1
     import ray.train
 
     return int(ray.train.get_context().get_world_size())
@@ -143,6 +167,10 @@ def count() -> int:
 
 def device() -> Any:
     """The torch device of this member."""
+    if not _HAS_GROUP.get():
+        import torch
+
+        return torch.device("cpu")
     from ray.train.torch import get_device
 
     return get_device()

@@ -4,7 +4,8 @@ The names below are for the flow that submits such a job; they load neither torc
 """
 
 from flows.job.job import Job, JobKind, Screening, Tracking, begin
-from flows.job.job_folder import JobFolder, JobOutcome, jobs_root
+from flows.job.job_folder import JobFolder, jobs_root
+from flows.job.outcome import JobOutcome
 from flows.job.scores import read_scores, scores_file
 from flows.job.trials import leaks_file, read_leaks, robustness_file
 

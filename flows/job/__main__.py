@@ -1,6 +1,7 @@
 """`python -m flows.job JOBFILE`, on the cluster: does the job, and writes its outcome or its error beside the job file.
 
-This process is the job's driver: for a training it begins a worker group, whose members do the work (`flows.job.member`).
+This process is the job's driver: for a training it begins a worker group, whose members do the work (`flows.job.member`), or,
+of heads on stored features, does that work itself. With `--stay` it waits a while for another job, which finds all loaded.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ from flows import machine, owners
 from flows.cluster import nodes, workers
 from flows.errors import Unreachable
 from flows.job.job import Job, read
-from flows.job.job_folder import JobFolder, JobOutcome
+from flows.job.job_folder import JobFolder
+from flows.job.outcome import JobOutcome
 from flows.job.runs import following
+
+# Between two jobs of a retraining pass seconds. If its flow dies, nobody hands on another.
+STAY_SECONDS = 60.0
 
 
 def _train(job: Job) -> JobOutcome:
@@ -47,6 +52,10 @@ def _train(job: Job) -> JobOutcome:
 def _run_group(job: Job) -> None:
     """Train the works that are left in a worker group, and return once it is done."""
     job.folder.count_driver()
+    if job.in_driver:
+        with following(job), workers.without_group():
+            _train_works({"job_folder": job.folder.address})
+        return
     workers.join(job.workers)
     # Ray's own files; cleared at the end, so that a later group of this name starts anew instead of resuming it.
     storage = job.place.within("ray/train")
@@ -61,7 +70,7 @@ def _run_group(job: Job) -> None:
 
 
 def _train_works(config: Mapping[str, Any]) -> None:
-    # In a member. Only there: this process hands the function on, and needs no network for that.
+    # In a member. Only there: a driver with a group hands the function on, and needs no network for that.
     from flows.job.member import train_works
 
     train_works(config)
@@ -98,13 +107,22 @@ def _measure_robustness(job: Job) -> JobOutcome:
 PROGRAMS = {"train": _train, "score": _score, "fresh": _score, "leaks": _find_leaks, "robustness": _measure_robustness}
 
 
-def main(job_file: str) -> int:
-    """Do the job of a file, by its path or address; the exit status is 0 if the outcome was written, 1 if an error was.
+def main(job_file: str, *, stays: bool = False) -> int:
+    """Do the job of a file, by its path or address, and, if this process `stays`, those that it is handed on to.
 
-    A storage that is away for long is no error of the job: it ends with 1 and without a word there, and is submitted again.
+    The exit status is 0 if each outcome was written, 1 if an error was, which ends it. A storage that is away for long is no
+    error of the job: it ends with 1 and without a word there, and is submitted again.
     """
-    folder = JobFolder.at(job_file.rpartition("/")[0])
     owners.sweep()
+    while job_file:
+        folder = JobFolder.at(job_file.rpartition("/")[0])
+        if status := _do(folder):
+            return status
+        job_file = _wait_for_next(folder) if stays else ""
+    return 0
+
+
+def _do(folder: JobFolder) -> int:
     try:
         job = read(folder)
         machine.check_expected(os.environ)
@@ -119,5 +137,16 @@ def main(job_file: str) -> int:
     return 0
 
 
+def _wait_for_next(folder: JobFolder) -> str:
+    """The file of the job that this driver is handed after the one in the folder, '' if it is to end, or is told nothing."""
+    end_at = time.monotonic() + STAY_SECONDS
+    with suppress(Unreachable):
+        while time.monotonic() < end_at:
+            if (job_file := folder.read_next()) is not None:
+                return job_file
+            time.sleep(min(1.0, folder.place.look_seconds / 5))
+    return ""
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], stays="--stay" in sys.argv[2:]))

@@ -58,7 +58,8 @@ class Job:
     feature store's folder or address; None means `features/` under the storage root. Of the version a job keeps only the
     splits of its kind: a training never holds a test sample, and a scoring of the holdout no other. A training also fits a
     probe of `target` on the frozen trunk of `baseline`, whose key is the probe's, and TF-IDF of the texts under the key `tfidf`,
-    if there is one. `storage` is a folder or an address in a bucket, and `bundles` are names of places below it, or of a file of
+    if there is one. A training `in_driver` has no worker group: its works read stored features alone, and the driver trains them
+    by itself. `storage` is a folder or an address in a bucket, and `bundles` are names of places below it, or of a file of
     TF-IDF.
     """
 
@@ -77,6 +78,7 @@ class Job:
     target: str = ""
     baseline: Work | None = None
     tfidf: str = ""
+    in_driver: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "version", self.version.only(SPLITS_OF[self.kind]))
@@ -135,6 +137,9 @@ def begin(job: Job) -> JobFolder:
         "screening": None if job.screening is None else asdict(job.screening),
         "tracking": None if job.tracking is None else {**vars(job.tracking), "artifacts": str(job.tracking.artifacts)},
     }
+    if job.in_driver:
+        # Only then, so that all other jobs are written as before.
+        fields["in_driver"] = True
     store_weights(job.place, [work.weights for work in job.works])
     job.folder.write_job(fields, tables)
     return job.folder
@@ -172,6 +177,7 @@ def read(folder: JobFolder) -> Job:
         # Missing in job files of earlier versions.
         features=fields.get("features"),
         target=fields.get("target", ""),
+        in_driver=fields.get("in_driver", False),
         baseline=None if baseline is None else _read_work(baseline, place),
         tfidf=fields.get("tfidf", ""),
         version=version,

@@ -15,32 +15,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flows.errors import ASKED_WRONGLY, AskedWrongly, HeadstartError
+from flows.job.outcome import JobOutcome
 from flows.places import Fact, Place, Root, StoredFile, open_place
 
 JOB, SAMPLES, OUTCOME, ERROR = "job.json", "samples.json", "outcome.json", "error.json"
 TODO, SPAN, TO_STORE, SHARES = "todo.json", "span.json", "features.json", "shares.json"
 DRIVERS, GROUPS, LOSSES, NODES = "drivers.json", "groups.json", "losses.json", "nodes.json"
+NEXT = "next.json"
 NOTED = re.compile(r"(stored|fetched)-.*\.json")
 EPOCHS = "epochs"
 MAX_MESSAGE_CHARS = 6000
-
-
-@dataclass(frozen=True)
-class JobOutcome:
-    """The outcome of a job.
-
-    A training has the keys of the works that it trained and of those found done, the number of images forwarded through
-    variants and trunks, the seconds from its first batch to its last, the multiply-adds of filling the feature store, and the
-    number of samples and masks that its members fetched. A scoring has the file of each bundle's score table, by its path.
-    """
-
-    trained: tuple[str, ...] = ()
-    reused: tuple[str, ...] = ()
-    num_forwarded: int = 0
-    seconds: float = 0.0
-    flops_stored: int = 0
-    num_fetched: int = 0
-    scores: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +66,11 @@ class JobFolder:
         """The file that the program is started with; written after the samples, so that it stands for the whole job."""
         return self._file(JOB).address
 
+    @property
+    def look_seconds(self) -> float:
+        """How often to look here for news."""
+        return self.place.look_seconds
+
     def _file(self, name: str) -> StoredFile:
         return StoredFile(self.place, name)
 
@@ -102,22 +91,34 @@ class JobFolder:
 
     def forget(self) -> None:
         """Remove the notes and the outcome of an earlier job of the same key, before a new one begins."""
-        names = (OUTCOME, ERROR, TODO, SPAN, TO_STORE, SHARES, DRIVERS, GROUPS, LOSSES, NODES)
+        names = (OUTCOME, ERROR, NEXT, TODO, SPAN, TO_STORE, SHARES, DRIVERS, GROUPS, LOSSES, NODES)
         self.place.remove(*(name for name in self.place.facts() if name in names or NOTED.fullmatch(name)))
         self.place.within(EPOCHS).clear()
 
     def read_end(self) -> JobOutcome | None:
         """The outcome of the job, None before its end. If it failed, raises AskedWrongly or HeadstartError with its message."""
         if (outcome := self._file(OUTCOME).read_json()) is not None:
-            return _outcome(outcome, self.flops_stored(), self.num_fetched())
+            return JobOutcome.of(outcome, self.flops_stored(), self.num_fetched())
         if (error := self._file(ERROR).read_json()) is not None:
             raise (AskedWrongly if error["asked_wrongly"] else HeadstartError)(error["message"])
         return None
 
+    def has_outcome(self) -> bool:
+        """Whether the job has ended with an outcome."""
+        return self._file(OUTCOME).exists()
+
+    def hand_on(self, job_file: str) -> None:
+        """Hand the driver of this job, which is done, the file of another one; '' lets it end."""
+        self._file(NEXT).write_json({"job": job_file})
+
+    def read_next(self) -> str | None:
+        """What the driver of this job was handed, None if nothing yet."""
+        content: Mapping[str, str] | None = self._file(NEXT).read_json()
+        return None if content is None else content["job"]
+
     def write_outcome(self, outcome: JobOutcome) -> None:
         """Write the outcome of the job."""
-        names = ("trained", "reused", "num_forwarded", "seconds") if outcome.scores is None else ("scores",)
-        self._file(OUTCOME).write_json({name: getattr(outcome, name) for name in names})
+        self._file(OUTCOME).write_json(outcome.fields())
 
     def has_failed(self) -> bool:
         """Whether the job failed for good."""
@@ -236,10 +237,3 @@ class JobFolder:
 def jobs_root(storage: Root) -> Place:
     """The place of all jobs under a storage root."""
     return open_place(storage).within("jobs")
-
-
-def _outcome(content: Mapping[str, Any], flops_stored: int, num_fetched: int) -> JobOutcome:
-    if "scores" in content:
-        return JobOutcome(scores=content["scores"])
-    trained, reused = tuple(content["trained"]), tuple(content["reused"])
-    return JobOutcome(trained, reused, content["num_forwarded"], content["seconds"], flops_stored, num_fetched)

@@ -15,7 +15,8 @@ import torch
 from flows.cluster import workers
 from flows.job.datasets import Splits
 from flows.job.job import Job, read
-from flows.job.job_folder import JobFolder, JobOutcome
+from flows.job.job_folder import JobFolder
+from flows.job.outcome import JobOutcome
 from flows.job.thumbnails import TAP, open_thumbnails, store_thumbnails
 from flows.job.trials import leaks_file, write_leaks
 from flows.job.trunks import JobFeatures, name_trunk

@@ -23,12 +23,14 @@ from flows.job.job import Job, read
 from flows.job.job_folder import JobFolder
 from flows.job.screening import probes_first
 from flows.job.together import train_first_phases, train_probes
-from flows.job.trunks import JobFeatures, is_probe
+from flows.job.trunks import JobFeatures
 from flows.records import Work
+from heads.distributed import broadcast, wait_for_ranks
 from heads.errors import CheckpointError, HeadsError, TrainingDiverged
 from heads.model.model import Model, build_model
 from heads.training import loop
 from heads.training.state import Epoch, TrainingOutcome
+from heads.trunks.trunk import is_probe
 
 LOG = logging.getLogger(__name__)
 # After these another try would end the same way; all others (a lost process, broken connections to it) are tried again.
@@ -157,14 +159,12 @@ class _Member:
         # Of each work, then of the baselines. Rank 0 looks for all: if a result appeared between two ranks' looks, they would
         # train different works.
         import torch
-        from torch import distributed
 
         keys = (self.job.baseline.key if self.job.baseline else "", self.job.tfidf)
         fitted = (bool(key) and BaselineFolder.of(self.job.storage, key).is_finished() for key in keys)
         done = [*(self.job.work_folder(work).is_finished() for work in self.job.works), *fitted]
         flags = torch.tensor(done, dtype=torch.uint8, device=self.device)
-        distributed.broadcast(flags, src=0)
-        return [bool(flag) for flag in flags.tolist()]
+        return [bool(flag) for flag in broadcast(flags).tolist()]
 
     def _train(self, work: Work, resume: Path | None) -> None:
         if self.leads:
@@ -204,9 +204,7 @@ class _Member:
             self.num_noted = number
 
     def _wait(self) -> None:
-        from torch import distributed
-
-        distributed.barrier()
+        wait_for_ranks()
 
     def _on_epoch(self, work: Work) -> Callable[[Epoch, Callable[[Path], None]], None]:
         def on_epoch(epoch: Epoch, save: Callable[[Path], None]) -> None:

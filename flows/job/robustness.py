@@ -9,7 +9,8 @@ import torch
 
 from flows.cluster import workers
 from flows.job.job import Job, read
-from flows.job.job_folder import JobFolder, JobOutcome
+from flows.job.job_folder import JobFolder
+from flows.job.outcome import JobOutcome
 from flows.job.trials import robustness_file
 from flows.sample_files import expect, locate
 from heads import bundle as bundles

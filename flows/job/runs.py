@@ -14,6 +14,8 @@ from flows.work_folder import works_root
 
 LOG = logging.getLogger(__name__)
 LAST_WORDS_SECONDS = 20.0
+# A training in the driver is over by then, or long enough to be looked at: the flow, which has MLflow loaded, logs a short one.
+SHORT_SECONDS = 15.0
 
 
 @contextlib.contextmanager
@@ -32,7 +34,7 @@ def following(job: Job) -> Iterator[None]:
 
 
 def _follow(job: Job, stop: threading.Event, trained: threading.Event) -> None:
-    if job.tracking is None:
+    if job.tracking is None or (job.in_driver and trained.wait(SHORT_SECONDS)):
         return
     try:
         from flows import tracking

@@ -14,7 +14,7 @@ from flows.baselines import TFIDF
 from flows.cluster import workers
 from flows.errors import AskedWrongly
 from flows.job.job import Job
-from flows.job.job_folder import JobOutcome
+from flows.job.outcome import JobOutcome
 from flows.job.scores import scores_file, write_scores
 from flows.kept import keep_here
 from flows.places import open_place

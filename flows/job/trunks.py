@@ -21,8 +21,7 @@ from heads.data.samples import Samples
 from heads.distributed import rank, sum_over_ranks
 from heads.features import FeatureStore
 from heads.model.model import build_backbone
-from heads.phases import Phase, Tap, compile_policy
-from heads.spec import Variant
+from heads.phases import Phase, Tap
 from heads.trunks.extraction import ExtractionRequest, count_missing, extract
 from heads.trunks.pricing import forward_multiply_adds
 from heads.trunks.stored import FeatureLoader, Stored, open_views
@@ -48,12 +47,6 @@ class TrunkPass:
     trunk: Trunk
     works: tuple[Work, ...]
     parts: tuple[SplitView, ...]
-
-
-def is_probe(variant: Variant) -> bool:
-    """Whether a variant trains only heads, on stored features, from the first epoch to the last."""
-    frozen = all(phase.num_frozen_stages == variant.num_stages for phase in compile_policy(variant))
-    return frozen and len(stored_taps(variant)) == len(compile_policy(variant))
 
 
 class JobFeatures:

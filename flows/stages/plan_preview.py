@@ -11,6 +11,7 @@ from flows.records import Severity
 from flows.settings import Settings
 from flows.stages.cost_estimate import estimate_costs
 from flows.stages.costs import Estimate, ImagePhase, TrunkUse
+from flows.stages.driver_training import trains_in_driver
 from flows.stages.planning import make_work_plan, why_failed
 
 
@@ -25,7 +26,10 @@ class PlannedVariant(plans.VariantRow):
 
 @dataclass(frozen=True)
 class Preview:
-    """A plan on a data version: its variants, how many are left to train, what that costs, and what guards may do."""
+    """A plan on a data version: its variants, how many are left to train, what that costs, and what guards may do.
+
+    `in_driver` says that the job's driver trains them by itself, without workers.
+    """
 
     name: str
     data_version: str
@@ -37,6 +41,7 @@ class Preview:
     trunks: tuple[TrunkUse, ...]
     images: tuple[ImagePhase, ...]
     estimate: Estimate
+    in_driver: bool
 
 
 def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Preview:
@@ -70,4 +75,5 @@ def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Previe
         trunks=costs.trunks,
         images=costs.images,
         estimate=costs.estimate,
+        in_driver=trains_in_driver(settings, work_plan),
     )

@@ -69,6 +69,7 @@ class RetrainingSession:
         self.registry = open_registry(settings, asked_by)
         self._held, self._runs, self._listeners = held, runs, _LISTENERS.get()
         self._cluster: Cluster | None = None
+        self._handover = cluster.Handover()
         self.lock: Lock | None = None
 
     def tell(self, event: Event) -> None:
@@ -94,19 +95,20 @@ class RetrainingSession:
                 self.settings.ray_address, self.settings.storage, num_cpus=group.fewest * group.cpus_per_worker, say=self.say
             )
             self._cluster = self._held.enter_context(opened)
+            self._held.callback(self._handover.end)
         return self._cluster
 
     def run_job(self, requested: job.Job) -> job.JobOutcome:
         """Run a job on the cluster and return its outcome.
 
-        A job of the same key that still runs is joined. Other running jobs of this model name have no owner, since a session
-        holds the name's lock: they are stopped.
+        A job of the same key that still runs is joined; else the driver of the session's last job takes it. Other running jobs
+        of this model name have no owner, since a session holds the name's lock: they are stopped.
         """
         ray = self.cluster()
         if self.lock:
             self.lock.check()
         jobs, mine = job.jobs_root(requested.storage).address, requested.folder.address
-        for orphan in cluster.find_orphans(ray, self.plan.name, jobs, besides=mine):
+        for orphan in cluster.find_orphans(ray, self.plan.name, jobs, besides=(mine, self._handover.folder)):
             self.say(f"Stopping {orphan.submission_id}, which a crash left behind")
             cluster.stop(ray, orphan.submission_id)
         submitted: list[str] = []
@@ -119,6 +121,7 @@ class RetrainingSession:
                 flow_run_id=self.flow_run_id,
                 on_start=submitted.append,
                 say=self.say,
+                handover=self._handover,
             )
         except BaseException as error:
             was_interrupted = submitted and not isinstance(error, Exception) and not cluster.death(ray)

@@ -10,6 +10,7 @@ from flows import cluster, dataset, job, tracking
 from flows.places import as_root
 from flows.records import FailedVariant, TrainResult
 from flows.stages.baseline import baseline_work, tfidf_key
+from flows.stages.driver_training import trains_in_driver
 from flows.stages.feature_store import check_features, keep_in_bounds
 from flows.stages.jobs import new_job
 from flows.stages.planning import failures
@@ -39,6 +40,7 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
             baseline=baseline_work(work_plan),
             tfidf=tfidf_key(work_plan),
             target=work_plan.metric.rpartition("/")[0],
+            in_driver=trains_in_driver(session.settings, work_plan),
             screening=None if session.plan.screening is None else job.Screening(session.plan.screening, work_plan.metric),
             tracking=job.Tracking(session.settings.tracking, session.settings.artifacts, session.plan.name, run_id, vars(origin)),
         )

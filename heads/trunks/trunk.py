@@ -83,6 +83,12 @@ def stored_taps(variant: Variant) -> dict[Phase, tuple[Tap, ...]]:
     return {phase: inputs.taps for phase, inputs in choose_taps(variant).items() if inputs.taps}
 
 
+def is_probe(variant: Variant) -> bool:
+    """Whether a variant trains only heads, on stored features, from the first epoch to the last."""
+    frozen = all(phase.num_frozen_stages == variant.num_stages for phase in compile_policy(variant))
+    return frozen and len(stored_taps(variant)) == len(compile_policy(variant))
+
+
 def choose_taps(variant: Variant) -> dict[Phase, PhaseInputs]:
     """What each phase trains from; the same on every machine, since it follows from the variant alone.
 

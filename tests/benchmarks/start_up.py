@@ -35,10 +35,10 @@ BARS = {"cold": 35.0, "beside up": 20.0, "done": 8.0}
 MARK, LOOK_SECONDS = "START_UP_RUN", 0.3
 # What a command line holds, and what such a process is, the first that fits.
 KINDS = (
-    ("jobs/train-", "the training's driver"),
-    ("jobs/score-", "the scoring's driver"),
-    ("ray::RayTrainWorker", "the two workers"),
-    ("ray::JobSupervisor", "Ray's supervisors of the two jobs"),
+    ("jobs/train-", "the driver"),
+    ("jobs/score-", "a driver of the scoring alone"),
+    ("ray::RayTrainWorker", "the workers"),
+    ("ray::JobSupervisor", "Ray's supervisor of the job"),
     ("ray::", "Ray Train's controller and its actors"),
     ("uvicorn", "Prefect's server"),
     ("prefect server", "Prefect's server"),

@@ -201,4 +201,7 @@ def test_an_estimate_is_told_with_what_it_saves_and_whose_seconds_they_are() -> 
     assert "25.0 x the arithmetic, about 20.0 x the time" in told
     assert "this machine's CPU, while the cluster at x trains" in told
     assert "not timed here" in planning.describe_estimate(replace(estimate, calibrated=False), 16)
+    assert "the start of the workers comes on top" in told
+    alone = planning.describe_estimate(estimate, 16, in_driver=True)
+    assert "the job's driver trains alone, done before workers would have started" in alone
     assert "stored already" in planning.describe_estimate(replace(estimate, flops_factor=None), 16)

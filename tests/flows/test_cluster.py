@@ -162,7 +162,7 @@ def test_jobs_of_another_storage_on_a_shared_cluster_are_neither_joined_nor_stop
     monkeypatch.setattr(jobs, "call", lambda *_: listed)
     shared = cluster.Cluster("http://shared:8265", owned=False)
     assert jobs.find(shared, str(mine)) == jobs.Submission(mine.as_posix(), "RUNNING", str(mine))
-    assert [s.folder for s in jobs.find_orphans(shared, "tiny", str(mine.parent), besides=str(mine))] == [str(old)]
+    assert [s.folder for s in jobs.find_orphans(shared, "tiny", str(mine.parent), besides=(str(mine),))] == [str(old)]
 
 
 def test_credentials_never_enter_a_jobs_environment() -> None:

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -201,6 +203,31 @@ def test_a_job_fits_its_baseline_beside_and_forwards_nothing_for_it(undisturbed:
     assert (found.label, found.num_samples) == ("logistic probe on mobilenet_v3_small", 36)
     assert found.metrics["val/label/accuracy"] >= 0.5
     assert undisturbed.order.folder.read_shares().keys() == {work.key for work in undisturbed.order.works[2:]}
+
+
+@pytest.mark.slow
+def test_a_driver_alone_trains_the_very_heads_of_a_group_though_it_is_killed(
+    undisturbed: Run, version: DataVersion, tmp_path: Path
+) -> None:
+    whole = _order(tmp_path, version, "mobilenet_v3_small", probes=("linear", "mlp"))
+    order = replace(whole, works=whole.works[1:], in_driver=True)
+    job_file = job.begin(order).job_file
+    with subprocess.Popen([sys.executable, "-m", "flows.job", job_file]) as driver:
+        while not order.folder.num_stored()[0]:
+            assert driver.poll() is None
+            time.sleep(0.01)
+        driver.kill()
+    assert order.folder.read_end() is None
+    subprocess.run([sys.executable, "-m", "flows.job", job_file], check=True)
+    outcome = order.folder.read_end()
+    assert outcome is not None
+    assert outcome.trained == tuple(work.key for work in order.works)
+    assert outcome.num_forwarded == 36 + 10, "what was stored is not forwarded again"
+    assert [group.num_workers for group in order.folder.read_groups()] == [1, 1]
+    (line,) = order.folder.read_losses()
+    assert line.startswith("The driver of the training died before the first epoch; ")
+    alone = Run(order, outcome, (), {}, {})
+    assert _digests(alone) == [_digests(undisturbed)[number] for number in (2, 3, 4)]
 
 
 @pytest.mark.slow

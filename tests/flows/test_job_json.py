@@ -41,6 +41,15 @@ def test_an_order_says_the_fewest_workers_only_where_there_is_a_range(tmp_path: 
         assert ('"least"' in Path(folder.job_file).read_text()) == (key == "range"), "job files of before stay as they were"
 
 
+def test_an_order_says_that_its_driver_trains_only_where_it_does(tmp_path: Path) -> None:
+    version = DataVersion("d" * 32, "r" * 40, (), tmp_path / "data", ())
+    for key, in_driver in (("group", False), ("driver", True)):
+        asked = job.Job("train", key, "tiny", tmp_path, version, {"a": ("x", "y")}, Workers(), in_driver=in_driver)
+        folder = job.begin(asked)
+        assert read(folder).in_driver == in_driver
+        assert ("in_driver" in Path(folder.job_file).read_text()) == in_driver, "job files of before stay as they were"
+
+
 def test_an_order_of_before_says_by_another_word_who_is_screened(tmp_path: Path) -> None:
     version = DataVersion("d" * 32, "r" * 40, (), tmp_path / "data", ())
     works = [

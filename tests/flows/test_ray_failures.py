@@ -117,6 +117,62 @@ def test_a_driver_that_died_twice_may_still_end_well(ray: Ray) -> None:
     assert len(ray.jobs) == 3
 
 
+def other_files(ray: Ray) -> JobFolder:
+    return JobFolder.at(ray.files.address.replace("train-k", "score-k"))
+
+
+def end_when_handed(ray: Ray, end: str | Callable[[], None]) -> None:
+    """What the driver does that stays after its first job: it takes another one, and ends it, or dies."""
+
+    def wait() -> None:
+        while (job_file := ray.files.read_next()) is None:
+            time.sleep(0.01)
+        assert job_file == other_files(ray).job_file
+        if callable(end):
+            end()
+        else:
+            ray.jobs[next(iter(ray.jobs))]["status"] = end
+
+    ray.files.write_outcome(JobOutcome(("w",)))
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def test_the_driver_of_one_job_takes_the_next_one(ray: Ray) -> None:
+    scored = JobOutcome(scores={"a": "b"})
+    ray.ends = ["RUNNING"]
+    handover, started = cluster.Handover(), list[str]()
+    threading.Timer(0.3, lambda: end_when_handed(ray, lambda: other_files(ray).write_outcome(scored))).start()
+    assert run(ray, handover=handover, on_start=started.append) == JobOutcome(("w",))
+    assert handover.folder == ray.files.address
+    again = cluster.run_job(
+        api.connect(ray.address), other_files(ray), key="s", name="tiny", handover=handover, on_start=started.append
+    )
+    assert again == scored
+    assert started == 2 * list(ray.jobs), "one submission"
+    handover.end()
+    assert other_files(ray).read_next() == "", "it need not stay any longer"
+    assert handover.folder == ""
+
+
+def test_a_kept_driver_that_died_is_followed_by_a_new_one_without_a_word(ray: Ray) -> None:
+    scored = JobOutcome(scores={"a": "b"})
+    ray.ends = ["RUNNING", lambda: other_files(ray).write_outcome(scored)]
+    handover, told = cluster.Handover(), list[str]()
+    threading.Timer(0.3, lambda: end_when_handed(ray, "SUCCEEDED")).start()
+    run(ray, handover=handover)
+    again = cluster.run_job(api.connect(ray.address), other_files(ray), key="s", name="tiny", handover=handover, say=told.append)
+    assert (again, len(ray.jobs), told) == (scored, 2, [])
+    assert handover.folder == "", "the second ended by itself"
+
+
+def test_a_driver_that_stays_for_a_flow_that_is_gone_is_stopped_before_its_job_is_asked_for_again(ray: Ray) -> None:
+    ray.jobs["old"] = {"submission_id": "old", "status": "RUNNING", "metadata": {"folder": ray.files.address}}
+    ray.files.write_outcome(JobOutcome(("old",)))
+    ray.ends = ["", lambda: ray.files.write_outcome(JobOutcome(("new",)))]
+    assert run(ray, handover=cluster.Handover()) == JobOutcome(("new",))
+    assert ray.asked_to_stop == ["old"]
+
+
 def test_what_the_first_driver_noted_is_there_for_the_second_and_what_an_earlier_order_left_for_none(ray: Ray) -> None:
     seen: list[set[str]] = []
 

@@ -1,0 +1,141 @@
+"""A job run to its end: joined or submitted, again if its driver died, or handed to a driver that has done another one."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Protocol, TypeVar
+
+from flows.cluster.api import Cluster
+from flows.cluster.jobs import Submission, Text, Until, find, stop, submit, watch
+from flows.errors import HeadstartError
+
+RESUBMISSIONS = 2
+
+JobEnd = TypeVar("JobEnd", covariant=True)
+
+
+class JobFiles(Protocol[JobEnd]):
+    """The files of a job as this room needs them; the program `flows.job` knows their names and their content."""
+
+    @property
+    def address(self) -> str:
+        """The path or the address of the job's folder; equal for equal jobs."""
+
+    @property
+    def job_file(self) -> str:
+        """The path or the address of the file that the program is started with."""
+
+    @property
+    def look_seconds(self) -> float:
+        """How often to look there for the outcome."""
+
+    def forget(self) -> None:
+        """Remove the files that an earlier job in the same folder left."""
+
+    def has_outcome(self) -> bool:
+        """Whether the job has written its outcome."""
+
+    def read_end(self) -> JobEnd | None:
+        """The outcome of the job, None if it has written none. Raises the job's own error."""
+
+    def hand_on(self, job_file: str) -> None:
+        """Hand the job's driver, which has done it, the file of another job; '' lets it end."""
+
+
+class Handover:
+    """Keeps the driver of one job for the next one, which then finds all loaded; a driver that waits in vain ends by itself."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Submission, JobFiles[object]] | None = None
+
+    @property
+    def folder(self) -> str:
+        """The folder that the kept driver was submitted with, '' if none is kept."""
+        return self._kept[0].folder if self._kept else ""
+
+    def keep(self, submission: Submission, files: JobFiles[object]) -> None:
+        """Keep the driver of this submission, which has done the job of these files."""
+        self._kept = submission, files
+
+    def take(self, job_file: str) -> Submission | None:
+        """Hand the kept driver this job, and return its submission; None if none is kept."""
+        if self._kept is None:
+            return None
+        (submission, files), self._kept = self._kept, None
+        files.hand_on(job_file)
+        return submission
+
+    def end(self) -> None:
+        """Let the kept driver end, if there is one."""
+        with suppress(HeadstartError):
+            # Where its place is out of reach, it ends by itself.
+            self.take("")
+
+
+def run_job(
+    cluster: Cluster,
+    files: JobFiles[JobEnd],
+    *,
+    key: str,
+    name: str,
+    flow_run_id: str = "",
+    on_start: Text | None = None,
+    say: Text | None = None,
+    handover: Handover | None = None,
+) -> JobEnd:
+    """Run the job that these files describe, and return its outcome.
+
+    A running job of the same folder is joined. A driver that died without an outcome is submitted again, twice at most, and
+    goes on from its files. `on_start` gets each submission id, `say` gets messages for people. With a `handover` the driver
+    that it keeps takes the job, and the one that did it is kept. Raises the job's own error, and HeadstartError if it was
+    stopped.
+    """
+    metadata = {"job_key": key, "name": name, "flow_run_id": flow_run_id, "folder": files.address}
+    submission = find(cluster, files.address)
+    if submission and files.has_outcome():
+        # It stays for a flow that is gone, and what that asked for may not be what is asked for now.
+        stop(cluster, submission.submission_id)
+        submission = None
+    was_handed = False
+    if submission is None:
+        files.forget()
+        submission = handover.take(files.job_file) if handover else None
+        was_handed = submission is not None
+    attempt = 0
+    while True:
+        if submission is None:
+            submission = submit(cluster, files.job_file, metadata=metadata, stays=handover is not None)
+        if on_start:
+            on_start(submission.submission_id)
+        ended = watch(cluster, submission.submission_id, say, _looking(files) if handover else None)
+        if (outcome := files.read_end()) is not None:
+            if handover and ended.is_running:
+                handover.keep(ended, files)
+            return outcome
+        if ended.status == "STOPPED":
+            raise HeadstartError(f"the Ray job {ended.submission_id} was stopped before its end; run it again to finish it")
+        if was_handed:
+            # It may have waited too long, and ended before it was handed this one: it counts for no attempt.
+            was_handed, submission = False, None
+            continue
+        attempt += 1
+        if attempt > RESUBMISSIONS:
+            raise HeadstartError(f"the Ray job's driver died {attempt} times; the last: {ended.message[-3000:]}")
+        if say:
+            say(f"The Ray job's driver died ({ended.status}); it is started again, and goes on where it was")
+        submission = None
+
+
+def _looking(files: JobFiles[object]) -> Until:
+    """Whether the job has its outcome, looked for no more often than its place allows."""
+    looked_at = 0.0
+
+    def look() -> bool:
+        nonlocal looked_at
+        if time.monotonic() - looked_at < files.look_seconds:
+            return False
+        looked_at = time.monotonic()
+        return files.has_outcome()
+
+    return look
