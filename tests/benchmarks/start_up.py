@@ -39,6 +39,7 @@ KINDS = (
     ("jobs/score-", "a driver of the scoring alone"),
     ("ray::RayTrainWorker", "the workers"),
     ("ray::JobSupervisor", "Ray's supervisor of the job"),
+    ("ray::Dashboard", "Ray's own processes"),
     ("ray::", "Ray Train's controller and its actors"),
     ("uvicorn", "Prefect's server"),
     ("prefect server", "Prefect's server"),
