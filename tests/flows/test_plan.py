@@ -650,27 +650,42 @@ def test_each_target_tries_the_designs_of_its_task() -> None:
 
 @pytest.mark.parametrize("task", HEAD_DESIGNS)
 def test_a_target_without_a_design_of_its_task_is_refused(task: str) -> None:
-    cells = {"classification": ("a", "b"), "multilabel": ("a|b", "b"), "segmentation": ("masks/m.png",)}
+    cells = {
+        "classification": ("a", "b"),
+        "multilabel": ("a|b", "b"),
+        "segmentation": ("masks/m.png",),
+        "tagging": ("tags: O B-a", "tags: B-b"),
+    }
     others = ["lraspp"] if task != "segmentation" else ["linear", "mlp"]
     words = f"none of {', '.join(others)} is a design of {task}, which 'x' is; add one of: {', '.join(HEAD_DESIGNS[task])}"
     with pytest.raises(AskedWrongly, match=words):
         expand(plan(heads=others), version(x=cells[task]))
 
 
-def test_the_measures_are_those_that_the_heads_tell_but_for_those_better_low() -> None:
+NO_PROMOTERS = {"ece", "brier", "loss", "span_precision", "span_recall", "token_accuracy"}
+
+
+def test_the_measures_are_those_that_the_heads_tell_but_for_those_that_may_not_promote() -> None:
     import torch
 
     from heads.tasks.table import TASKS
 
-    logits = {"classification": torch.eye(6), "multilabel": torch.eye(6), "segmentation": torch.eye(6).reshape(6, 6, 1, 1)}
+    logits = {
+        "classification": torch.eye(6),
+        "multilabel": torch.eye(6),
+        "segmentation": torch.eye(6).reshape(6, 6, 1, 1),
+        "tagging": torch.eye(5)[:, :, None],  # O, and B and I of two types
+    }
     labels = {
         "classification": torch.arange(6),
         "multilabel": torch.eye(6).long(),
         "segmentation": torch.arange(6)[:, None, None],
+        "tagging": torch.arange(5)[:, None],
     }
     for task, kind in TASKS.items():
-        told = kind.measures(*(f(logits[task], labels[task], torch.ones(6)) for f in (kind.count, kind.score)))
-        assert set(MEASURES_OF[task]) == told.keys() - {"ece", "brier", "loss"}
+        weights = torch.ones(len(logits[task]))
+        told = kind.measures(*(f(logits[task], labels[task], weights) for f in (kind.count, kind.score)))
+        assert set(MEASURES_OF[task]) == told.keys() - NO_PROMOTERS
         assert PRIMARY[task] in MEASURES_OF[task]
 
 

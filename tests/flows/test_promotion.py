@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,14 @@ class Versions(Registry):
         pass
 
     def register(
-        self, name: str, *, work_key: str, data_version: str, variant_id: str, metrics: Mapping[str, float], **_: Any
+        self,
+        name: str,
+        *,
+        work_key: str,
+        data_version: str,
+        variant_id: str,
+        metrics: Mapping[str, float] = MappingProxyType({}),
+        **_: Any,
     ) -> ModelVersion:
         for version in self.versions(name):
             if version.tags["headstart.work_key"] == work_key:

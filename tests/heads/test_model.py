@@ -44,7 +44,7 @@ def variant_of(backbone: str, freeze: str = "none", seed: int = 0) -> Variant:
 
 
 def test_the_contract_covers_every_kind_of_head_and_every_design_of_classes() -> None:
-    assert {head.task for head in HEADS} == set(HEAD_DESIGNS)
+    assert {head.task for head in HEADS} == set(HEAD_DESIGNS) - {"tagging"}, "tags are of texts alone"
     assert {head.design for head in HEADS if head.task == "classification"} == set(HEAD_DESIGNS["classification"])
 
 
