@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from flows.records import Work
 from flows.settings import Settings
 from flows.stages.values import WorkPlan
 
@@ -9,15 +12,14 @@ from flows.stages.values import WorkPlan
 GROUP_SECONDS = 20.0
 
 
-def trains_in_driver(settings: Settings, work_plan: WorkPlan) -> bool:
-    """Whether the job's driver trains what is left of a plan by itself, in place of its workers.
+def trains_in_driver(settings: Settings, work_plan: WorkPlan, left: Sequence[Work]) -> bool:
+    """Whether the job's driver trains the works that are left of a plan by itself, in place of its workers.
 
     It does on a local Ray without GPUs, if only heads are trained, on stored features, and one process is done with it before
     several would be, by stated rates. On a cluster the driver's machine is not meant to train.
     """
     from heads.trunks.trunk import is_probe, stored_taps
 
-    left = [work for work in work_plan.works if not work_plan.is_done(settings, work)]
     workers = work_plan.plan.workers.group()
     if settings.ray_address or workers.gpus_per_worker or not all(is_probe(work.variant) for work in left):
         return False

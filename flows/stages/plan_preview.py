@@ -63,6 +63,7 @@ def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Previe
         )
         for work, row in rows
     )
+    left = [work for work, variant in zip(work_plan.works, variants, strict=True) if not variant.done]
     costs = estimate_costs(settings, work_plan, calibrate=calibrate)
     return Preview(
         name=plan.name,
@@ -71,9 +72,9 @@ def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Previe
         metric=work_plan.metric,
         guards=plan.promotion.guards.severities,
         variants=variants,
-        left=sum(not variant.done for variant in variants),
+        left=len(left),
         trunks=costs.trunks,
         images=costs.images,
         estimate=costs.estimate,
-        in_driver=trains_in_driver(settings, work_plan),
+        in_driver=trains_in_driver(settings, work_plan, left),
     )

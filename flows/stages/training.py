@@ -25,7 +25,7 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
 
     Raises AskedWrongly if all of them failed.
     """
-    left = {work.key for work in work_plan.works if not work_plan.is_done(session.settings, work)}
+    left = [work for work in work_plan.works if not work_plan.is_done(session.settings, work)]
     if left:
         check_features(session.settings)
         cluster.check(session.settings.ray_address, session.settings.storage, session.plan.workers.group())
@@ -40,7 +40,7 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
             baseline=baseline_work(work_plan),
             tfidf=tfidf_key(work_plan),
             target=work_plan.metric.rpartition("/")[0],
-            in_driver=trains_in_driver(session.settings, work_plan),
+            in_driver=trains_in_driver(session.settings, work_plan, left),
             screening=None if session.plan.screening is None else job.Screening(session.plan.screening, work_plan.metric),
             tracking=job.Tracking(session.settings.tracking, session.settings.artifacts, session.plan.name, run_id, vars(origin)),
         )
@@ -56,7 +56,8 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
     failed = _failed(session, work_plan, runs)
     failed_keys = {variant.key for variant in failed}
     finished = [work for work in work_plan.works if work.key not in failed_keys]
-    trained = [read_trained(root, work, reused=work.key not in left) for work in finished]
+    new = {work.key for work in left}
+    trained = [read_trained(root, work, reused=work.key not in new) for work in finished]
     variants = tuple(replace(variant, run_id=runs.get(variant.key)) for variant in trained)
     return TrainResult(
         variants, outcome.num_forwarded, outcome.seconds, failed, outcome.flops_stored, outcome.num_fetched, run_id=run_id

@@ -86,7 +86,8 @@ def _trains(
     plan = parse_plan(asked | {"workers": workers if isinstance(workers, dict) else {"count": workers}})
     variant = Variant(backbone="resnet18", heads=(Head(target="label", design=design),), freeze=freeze, fit=Fit(epochs=2))
     work_plan = WorkPlan(plan, version, (Work("w", variant, Weights("w")),), "label/accuracy", "k")
-    return trains_in_driver(Settings(workspace=folder, storage_root=folder / "storage", ray_address=ray), work_plan)
+    settings = Settings(workspace=folder, storage_root=folder / "storage", ray_address=ray)
+    return trains_in_driver(settings, work_plan, [work for work in work_plan.works if not work_plan.is_done(settings, work)])
 
 
 def test_a_driver_trains_by_itself_what_is_heads_alone_and_done_before_a_group_would_have_started(tmp_path: Path) -> None:
