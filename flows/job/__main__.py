@@ -22,6 +22,7 @@ from flows.job.job import Job, read
 from flows.job.job_folder import JobFolder
 from flows.job.outcome import JobOutcome
 from flows.job.runs import following
+from flows.job.tfidf_beside import fitting_tfidf
 
 # Between two jobs of a retraining pass seconds. If its flow dies, nobody hands on another.
 STAY_SECONDS = 60.0
@@ -53,7 +54,7 @@ def _run_group(job: Job) -> None:
     """Train the works that are left in a worker group, and return once it is done."""
     job.folder.count_driver()
     if job.in_driver:
-        with following(job), workers.without_group():
+        with following(job), fitting_tfidf(job), workers.without_group():
             _train_works({"job_folder": job.folder.address})
         return
     workers.join(job.workers)
@@ -62,7 +63,7 @@ def _run_group(job: Job) -> None:
     threading.Thread(target=_end_at_error, args=(job,), name="error", daemon=True).start()
     # Before MLflow, which then loads while the group starts.
     workers.load()
-    with following(job), nodes.watching(job.workers, job.folder.add_node):
+    with following(job), nodes.watching(job.workers, job.folder.add_node), fitting_tfidf(job):
         workers.run_group(
             _train_works, {"job_folder": job.folder.address}, workers=job.workers, name=job.key, storage=storage.address
         )

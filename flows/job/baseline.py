@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flows.baselines import BUNDLE, TFIDF, Baseline, BaselineFolder, probe_of
+from flows.errors import AskedWrongly
 from flows.job.datasets import Splits
 from flows.job.tfidf import TfidfModel, fit_model
 from flows.job.trunks import JobFeatures
@@ -90,7 +91,11 @@ def fit_tfidf(splits: Splits) -> None:
         texts = [decode_text(files[place]) for place in places.tolist()]
         model = fit_model(head, job.classes[job.target], texts, labels[job.target][places])
         model, total = _measured(model, *splits.labelled("val", (head,)))
-    except (HeadsError, ValueError) as error:
+    except (HeadsError, AskedWrongly) as error:
+        # A text that is gone or cannot be read; the works may not need it. The next training tries again.
+        LOG.warning("no TF-IDF was fitted: %s", error)
+        return
+    except ValueError as error:
         folder.write_failure(str(error))
         return
     folder.place.write(TFIDF, model.to_bytes())

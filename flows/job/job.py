@@ -57,10 +57,10 @@ class Job:
     `key` is equal for equal jobs: a running job of that key is joined, and a half-done one is resumed. `features` is the
     feature store's folder or address; None means `features/` under the storage root. Of the version a job keeps only the
     splits of its kind: a training never holds a test sample, and a scoring of the holdout no other. A training also fits a
-    probe of `target` on the frozen trunk of `baseline`, whose key is the probe's, and TF-IDF of the texts under the key `tfidf`,
-    if there is one. A training `in_driver` has no worker group: its works read stored features alone, and the driver trains them
-    by itself. `storage` is a folder or an address in a bucket, and `bundles` are names of places below it, or of a file of
-    TF-IDF.
+    probe of `target` on the frozen trunk of `baseline`, whose key is the probe's, and, in the driver, TF-IDF of the texts under
+    the key `tfidf`, if there are such. A training `in_driver` has no worker group: its works read stored features alone, and the
+    driver trains them by itself. `storage` is a folder or an address in a bucket, and `bundles` are names of places below it, or
+    of a file of TF-IDF.
     """
 
     kind: JobKind

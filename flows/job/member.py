@@ -16,7 +16,7 @@ from flows.baselines import BaselineFolder
 from flows.cluster import workers
 from flows.errors import ASKED_WRONGLY, Unreachable
 from flows.job import losses, results, screening
-from flows.job.baseline import fit_baseline, fit_tfidf
+from flows.job.baseline import fit_baseline
 from flows.job.checkpoint_note import CHECKPOINT_NOTE, CHECKPOINT_STATE, CheckpointNote, read_note, write_note
 from flows.job.datasets import Splits
 from flows.job.job import Job, read
@@ -89,7 +89,7 @@ class _Member:
         self.features = JobFeatures(self.job, self.splits, self.device)
 
     def run(self) -> None:
-        *finished, has_baseline, has_tfidf = self._agree_on_finished()
+        *finished, has_baseline = self._agree_on_finished()
         todo = [work for work, done in zip(self.job.works, finished, strict=True) if not done]
         if self.leads and todo:
             titles = {work.key: _title(work) for work in todo}
@@ -101,8 +101,6 @@ class _Member:
         # The last member, since the first one has the most to do; a kill leaves nothing half, and the next group fits it again.
         if baseline and workers.rank() == workers.count() - 1:
             fit_baseline(self.features, baseline[0])
-        if self.job.tfidf and not has_tfidf and workers.rank() == workers.count() - 1:
-            fit_tfidf(self.splits)
         probes = [work for work in todo if is_probe(work.variant)]
         self._train_probes(probes)
         out = self._screen([work for work in self.job.works if probes_first(self.job, work)], todo)
@@ -156,13 +154,13 @@ class _Member:
                     raise type(error)(f"{_title(work)}: {error}") from error
 
     def _agree_on_finished(self) -> list[bool]:
-        # Of each work, then of the baselines. Rank 0 looks for all: if a result appeared between two ranks' looks, they would
+        # Of each work, then of the baseline. Rank 0 looks for all: if a result appeared between two ranks' looks, they would
         # train different works.
         import torch
 
-        keys = (self.job.baseline.key if self.job.baseline else "", self.job.tfidf)
-        fitted = (bool(key) and BaselineFolder.of(self.job.storage, key).is_finished() for key in keys)
-        done = [*(self.job.work_folder(work).is_finished() for work in self.job.works), *fitted]
+        baseline = self.job.baseline
+        fitted = baseline is not None and BaselineFolder.of(self.job.storage, baseline.key).is_finished()
+        done = [*(self.job.work_folder(work).is_finished() for work in self.job.works), fitted]
         flags = torch.tensor(done, dtype=torch.uint8, device=self.device)
         return [bool(flag) for flag in broadcast(flags).tolist()]
 

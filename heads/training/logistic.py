@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # The greatest slope at which a minimum counts as found, and the most steps on the way there.
-TOLERANCE = 1e-6
+TOLERANCE = 1e-5
 MAX_STEPS = 1000
 HISTORY = 10
 

@@ -23,6 +23,7 @@ from flows.job.datasets import Splits
 from flows.job.scores import read_scores, scores_file
 from flows.job.scoring import score
 from flows.job.tfidf import fit_model, read_tfidf
+from flows.job.tfidf_beside import fitting_tfidf
 from flows.plan import parse_plan
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from flows.settings import Settings
@@ -122,6 +123,24 @@ def test_a_file_that_is_gone_is_told(tmp_path: Path, version: DataVersion) -> No
     asked = replace(asked_of(tmp_path, version, Head(target="kind"), KINDS), kind="score", version=version)
     with pytest.raises(AskedWrongly, match="is gone: remove what lies beside it"):
         score(replace(asked, bundles=(f"baselines/words/{TFIDF}",)))
+
+
+def test_a_driver_fits_it_once_beside_its_training_and_a_text_that_is_gone_is_no_end_of_that(
+    tmp_path: Path, version: DataVersion
+) -> None:
+    asked = asked_of(tmp_path, version, Head(target="kind"), KINDS)
+    place = BaselineFolder.of(tmp_path, "words").place
+    gone = replace(version, data=tmp_path / "elsewhere")
+    with fitting_tfidf(replace(asked, version=gone)):
+        pass
+    assert not place.facts(), "the next training tries again"
+    with fitting_tfidf(asked):
+        pass
+    before = place.facts()
+    assert TFIDF in before
+    with fitting_tfidf(asked):
+        pass
+    assert place.facts() == before, "it is not fitted again"
 
 
 def work_plan_of(version: DataVersion, target: str) -> WorkPlan:
