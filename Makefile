@@ -22,6 +22,7 @@ check: $(READY) ## Style, types, walls and documents
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@MYPYPATH=tests/benchmarks $(BIN)/mypy --explicit-package-bases tests/benchmarks/*.py
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m pytest --timeout 60 tests/documents
 

@@ -113,7 +113,7 @@ def train_bare(asked: Bare) -> tuple[float, float]:
         for images, labels in train:
             with torch.no_grad():
                 seen = features(images).mean(dim=(2, 3))
-            nn.functional.cross_entropy(head(seen), labels).backward()
+            nn.functional.cross_entropy(head(seen), labels).backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(head.parameters(), 1.0)
             optimizer.step()
             schedule.step()

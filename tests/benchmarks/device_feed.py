@@ -19,7 +19,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -101,8 +101,9 @@ def measure_gap(files: Sequence[Path], px: int, device: torch.device) -> None:
         assert isinstance(batched.features, Tensor)
         alone = torch.stack([images[number][0] for number in range(len(files))])
         gap = (batched.features.cpu() - alone).abs() * 255 * torch.tensor(images.preprocess.std)[:, None, None]
-        note(f"{backbone} {augment}: share of values that differ (most, in levels: {gap.max():.2f})", (gap > 0.05).float().mean())
-        if (gap > 0.05).float().mean() > MOST_DIFFERING:
+        share = float((gap > 0.05).float().mean())
+        note(f"{backbone} {augment}: share of values that differ (most, in levels: {gap.max():.2f})", share)
+        if share > MOST_DIFFERING:
             rows.append((f"{backbone} {augment}: at most {MOST_DIFFERING} of values differ", 0.0, 1.0))
 
 
@@ -168,7 +169,8 @@ class FedBareLoop(BareLoop):
     """The bare loop on the batches that ours reads."""
 
     def __init__(self, case: Case, loaders: tuple[Loader, Loader], device: torch.device, epochs: int) -> None:
-        super().__init__(case, *(loader.dataset for loader in loaders), device, 0, epochs)  # type: ignore[arg-type]
+        train, val = (loader.dataset for loader in loaders)
+        super().__init__(case, train, val, device, 0, epochs)  # type: ignore[arg-type]
         self.train_loader, self.val_loader = loaders  # type: ignore[assignment]
         self.epoch = 0
 
@@ -194,13 +196,14 @@ def measure_training(files: Sequence[Path], sizes: Sizes, device: torch.device) 
         open_images(files[: sizes.batch_size], backbone, sizes.px),
     )
 
-    def load(kind: type[Loader], workers: int | None = None) -> tuple[Loader, Loader]:
+    def load(kind: Callable[..., Loader], workers: int | None = None) -> tuple[Loader, Loader]:
         made = [
             kind(each, sizes.batch_size, device, training=each is train_set, num_workers=workers) for each in (train_set, val_set)
-        ]  # type: ignore[call-arg]
+        ]
         return made[0], made[1]
 
-    bare, seconds = FedBareLoop(case, load(SampleLoader), device, sizes.pairs + 2), {"ours": [], "bare": []}
+    bare = FedBareLoop(case, load(SampleLoader), device, sizes.pairs + 2)
+    seconds: dict[str, list[float]] = {"ours": [], "bare": []}
     last = time.perf_counter()
 
     def stop(name: str) -> None:

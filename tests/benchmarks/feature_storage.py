@@ -73,7 +73,7 @@ class SafetensorsMapped:
 
     def open(self, folder: Path) -> Gather:
         opened = [safe_open(path, framework="pt") for path in sorted(folder.iterdir())]
-        return _gather_arrays([file.get_tensor("x").numpy() for file in opened])
+        return _gather_arrays([file.get_tensor("x").numpy() for file in opened])  # type: ignore[no-untyped-call]
 
 
 class Arrow:
@@ -110,7 +110,7 @@ class Parquet:
         size = files[0].metadata.num_rows
 
         def gather(positions: np.ndarray[Any, Any]) -> Shard:
-            parts = {}
+            parts: dict[int, Shard] = {}
             for shard, rows, where in _rows(positions, size):
                 column = files[shard].read(use_threads=False).column(0).combine_chunks()
                 values = column.flatten().to_numpy().reshape(size, -1)[rows]
@@ -223,7 +223,8 @@ def main() -> None:
     parser.add_argument("--only", nargs=2, default=None, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.only:
-        print(json.dumps(measure(*asked.only, asked.fraction, asked.folder)))  # noqa: T201
+        name, case = asked.only
+        print(json.dumps(measure(name, case, asked.fraction, asked.folder)))  # noqa: T201
         return
     printed = False
     for case in CASES:

@@ -82,7 +82,8 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         if index not in self.resized:
             self.resized[index] = resize(pixels_of(decode(self.paths[index])), self.preprocess).to(torch.uint8)
         resized = self.resized[index]
-        return vary(resized, self.draw(*resized.shape[-2:], self.random), self.preprocess), self.labels[index]
+        height, width = resized.shape[-2:]
+        return vary(resized, self.draw(height, width, self.random), self.preprocess), self.labels[index]
 
 
 class BareLoop:

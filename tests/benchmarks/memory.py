@@ -107,7 +107,7 @@ def measure(files: list[Path], times: int, root: Path, asked: argparse.Namespace
     for pid, peak in sorted(peaks.items()):
         say(f"  worker {pid}: USS {peak['uss'] / MIB:.1f} MiB, highest RSS {peak['rss'] / MIB:.1f} MiB")
     say(f"  {len(shards)} shards, the largest {max(shards) / MIB:.1f} MiB")
-    return {name: max(peak[name] for peak in peaks.values()) for name in ("uss", "rss")} | {"shard": max(shards)}
+    return {name: float(max(peak[name] for peak in peaks.values())) for name in ("uss", "rss")} | {"shard": float(max(shards))}
 
 
 def main() -> int:

@@ -106,7 +106,7 @@ def begin(number: int, num_variants: int, folder: Path) -> tuple[Callable[[], ob
     from flows.job import job as jobs
 
     made = _job(number, num_variants, folder)
-    return (lambda: jobs.begin(made)), made.folder.path
+    return (lambda: jobs.begin(made)), Path(made.folder.address)
 
 
 def read(number: int, num_variants: int, folder: Path) -> tuple[Callable[[], object], Path | None]:
@@ -119,7 +119,7 @@ def read(number: int, num_variants: int, folder: Path) -> tuple[Callable[[], obj
         os.execv(sys.executable, [sys.executable, *sys.argv])
     from flows.job.job_folder import JobFolder
 
-    return (lambda: jobs.read(JobFolder(made))), None
+    return (lambda: jobs.read(JobFolder.at(str(made)))), None
 
 
 STEPS = {step.__name__: step for step in (render, parse, plan, begin, read)}

@@ -125,7 +125,7 @@ def _plan(rate: float) -> dict[str, Any]:
 def _fixed(place: Workspace, plan: dict[str, Any]) -> float:
     file, began = place.write(plan), time.monotonic()
     report = json.loads(place.run("retrain", str(file), "--json"))
-    return round(time.monotonic() - began - report["seconds"].get("train", 0.0), 1)
+    return round(time.monotonic() - began - float(report["seconds"].get("train", 0.0)), 1)
 
 
 @contextmanager

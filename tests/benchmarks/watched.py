@@ -94,7 +94,7 @@ class Store:
 
     def features(self) -> dict[tuple[str, str, bytes], torch.Tensor]:
         """All that is stored by trunk, tap and key."""
-        found = {}
+        found: dict[tuple[str, str, bytes], torch.Tensor] = {}
         for file, keys in sorted(self._shards.items()):
             for tap, rows in load_file(file).items():
                 found |= {(file.parent.name, tap, key): row for key, row in zip(keys, rows, strict=True)}
