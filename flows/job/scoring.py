@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ from flows.places import open_place
 from flows.records import DataVersion, Sample, ScoreTable
 from flows.sample_files import expect, files_of, locate, locate_mask
 from heads import bundle as bundles
-from heads.bundle import Answer
+from heads.bundle import Answer, Bundle, predict_together, share_backbones
 from heads.catalogue import TASK_FACTS
 from heads.data.decoding import decode_mask
 from heads.spec import Head
@@ -30,7 +30,7 @@ from heads.tasks.rows import Scored
 from heads.tasks.table import TASKS
 
 # With fewer, a second process would take longer to start than the first to finish.
-MIN_SHARD_IMAGES = 1000
+MIN_SHARD_SAMPLES = 1000
 BATCH_SIZE = 32
 
 
@@ -46,26 +46,48 @@ class Scorable(Protocol):
     def predict(self, samples: Any, batch_size: int = 32) -> list[dict[str, Answer]]: ...
 
 
+# The numbers of some samples, and the answers of each model for these.
+Told = tuple[Sequence[int], Sequence[Sequence[Mapping[str, Answer]]]]
+
+
 def score(job: Job) -> JobOutcome:
     """Run a scoring job; its outcome names the file of each bundle's score table. Runs in the job's driver.
 
     A table has no rows of a target that no holdout sample has a label for. Raises BundleError on a damaged bundle.
     """
-    files = {}
-    for name in job.bundles:
-        digest = _digest(job, name)
-        file = scores_file(job.storage, digest, job.version.digest)
-        if not file.exists():
-            model = open_model(job.place.within(name).address)
-            rows = _read_holdout(job, name)
-            tasks = {head.target: head.task for head in model.heads}
-            plain = {target for target, task in tasks.items() if TASK_FACTS[task].tells == "class"}
-            # Verdicts on classes use the predicted class alone: the other probabilities would only fill the disk.
-            told = _likeliest if job.kind == "fresh" else _none
-            kept = (replace(row, probabilities=told(row), pixels=()) if row.target in plain else row for row in rows)
-            write_scores(file, ScoreTable(digest, job.version.digest, tuple(kept), measure(rows, model), tasks))
-        files[name] = file.address
-    return JobOutcome(scores=files)
+    digests = {name: _digest(job, name) for name in job.bundles}
+    files = {name: scores_file(job.storage, digest, job.version.digest) for name, digest in digests.items()}
+    models = {name: open_model(job.place.within(name).address) for name, file in files.items() if not file.exists()}
+    num_forwarded = 0
+    for group in share_trunks(models):
+        for name, rows in zip(group, _read_holdout(job, group), strict=True):
+            write_scores(files[name], _table(job, digests[name], group[name], rows))
+        num_forwarded += len(job.version.samples) * _forwards(group.values())
+    return JobOutcome(scores={name: file.address for name, file in files.items()}, num_forwarded=num_forwarded)
+
+
+def share_trunks(models: Mapping[str, Scorable]) -> list[dict[str, Scorable]]:
+    """The models, grouped by the backbone that they share: the samples run through it once for all models of a group."""
+    bundled = {name: model for name, model in models.items() if isinstance(model, Bundle)}
+    names = {id(model): name for name, model in bundled.items()}
+    groups: list[dict[str, Scorable]] = [
+        {names[id(model)]: model for model in group} for group in share_backbones(list(bundled.values()))
+    ]
+    return groups + [{name: model} for name, model in models.items() if name not in bundled]
+
+
+def _forwards(group: Iterable[Scorable]) -> int:
+    """How often a sample is forwarded for a group: TF-IDF forwards none."""
+    return int(any(isinstance(model, Bundle) for model in group))
+
+
+def _table(job: Job, digest: str, model: Scorable, rows: Sequence[Scored]) -> ScoreTable:
+    tasks = {head.target: head.task for head in model.heads}
+    plain = {target for target, task in tasks.items() if TASK_FACTS[task].tells == "class"}
+    # Verdicts on classes use the predicted class alone: the other probabilities would only fill the disk.
+    told = _likeliest if job.kind == "fresh" else _none
+    kept = (replace(row, probabilities=told(row), pixels=()) if row.target in plain else row for row in rows)
+    return ScoreTable(digest, job.version.digest, tuple(kept), measure(rows, model), tasks)
 
 
 def _digest(job: Job, name: str) -> str:
@@ -98,26 +120,47 @@ def _likeliest(row: Scored) -> dict[str, float]:
     return dict(rising[::-1][:TOP])
 
 
-def score_shard(address: str, version: DataVersion, uses_gpu: bool, num_threads: int) -> list[Scored]:
-    """A score row for each label of the version's images, predicted by the model at the address. In a worker, or the driver."""
+def score_shard(addresses: Sequence[str], version: DataVersion, uses_gpu: bool, num_threads: int) -> list[list[Scored]]:
+    """For the model at each address, a score row for each label of the version's samples. Models of one backbone run it once.
+
+    In a worker, or the driver.
+    """
     torch.set_num_threads(num_threads)
-    model = open_model(address, "cuda" if uses_gpu else "cpu")
-    heads = {head.target: head for head in model.heads}
-    rows: list[Scored] = []
+    models = {address: open_model(address, "cuda" if uses_gpu else "cpu") for address in addresses}
+    rows: dict[str, list[Scored]] = {}
+    for group in share_trunks(models):
+        rows |= dict(zip(group, score_together(list(group.values()), version), strict=True))
+    return [rows[address] for address in addresses]
+
+
+def score_together(models: Sequence[Scorable], version: DataVersion) -> list[list[Scored]]:
+    """For each model of a group that `share_trunks` made, a score row for each label of the version's samples."""
+    rows: list[list[Scored]] = [[] for _ in models]
+    heads = [{head.target: head for head in model.heads} for model in models]
     expect(version, files_of(version, version.samples))
     # In batches: the masks of all images, at full size, could fill the memory.
-    for start in range(0, len(version.samples), BATCH_SIZE):
-        batch = version.samples[start : start + BATCH_SIZE]
-        files = [locate(version, sample) for sample in batch]
-        for sample, file, answers in zip(batch, files, model.predict(files, BATCH_SIZE), strict=True):
-            known = ((target, truth) for target in answers if (truth := sample.labels.get(target)) is not None)
-            rows += [_row(version, sample, file, heads[target], truth, answers[target]) for target, truth in known]
+    for numbers, told in _answers(models, version):
+        for kept, named, answers in zip(rows, heads, told, strict=True):
+            for sample, by_target in zip((version.samples[number] for number in numbers), answers, strict=True):
+                known = ((target, truth) for target in by_target if (truth := sample.labels.get(target)) is not None)
+                kept += [_row(version, sample, named[target], truth, by_target[target]) for target, truth in known]
     return rows
 
 
-def _row(version: DataVersion, sample: Sample, file: Path | bytes, head: Head, truth: str, answer: Answer) -> Scored:
+def _answers(models: Sequence[Scorable], version: DataVersion) -> Iterator[Told]:
+    samples = version.samples
+    if bundled := [model for model in models if isinstance(model, Bundle)]:
+        assert len(bundled) == len(models)
+        yield from predict_together(bundled, (locate(version, sample) for sample in samples), BATCH_SIZE)
+        return
+    for start in range(0, len(samples), BATCH_SIZE):
+        files = [locate(version, sample) for sample in samples[start : start + BATCH_SIZE]]
+        yield range(start, start + len(files)), [model.predict(files, BATCH_SIZE) for model in models]
+
+
+def _row(version: DataVersion, sample: Sample, head: Head, truth: str, answer: Answer) -> Scored:
     def read_mask() -> np.ndarray[Any, Any]:
-        return decode_mask(locate_mask(version, truth), file, as_stored=version.masks[truth].as_stored)
+        return decode_mask(locate_mask(version, truth), locate(version, sample), as_stored=version.masks[truth].as_stored)
 
     return TASKS[head.task].judge(sample.digest, answer, truth, head, read_mask)
 
@@ -138,17 +181,20 @@ def measure(rows: Sequence[Scored], model: Scorable) -> dict[str, float]:
     return metrics
 
 
-def _read_holdout(job: Job, name: str) -> list[Scored]:
-    address = job.place.within(name).address
+def _read_holdout(job: Job, models: Mapping[str, Scorable]) -> list[list[Scored]]:
+    """The rows of each model of a group, in an order that the way of computing them does not change."""
     group, uses_gpu, samples = job.workers, job.workers.gpus_per_worker > 0, job.version.samples
-    num_shards = max(1, min(group.count, len(samples) // MIN_SHARD_IMAGES))
+    num_shards = max(1, min(group.count, len(samples) // MIN_SHARD_SAMPLES))
     if num_shards == 1 and not uses_gpu:
         # In this process, with the cores of the whole group.
-        rows = score_shard(address, job.version, uses_gpu, workers.cores_of(group))
+        torch.set_num_threads(workers.cores_of(group))
+        parts = [score_together(list(models.values()), job.version)]
     else:
         num_threads = max(1, int(group.cpus_per_worker))
         workers.join(group)
-        parts = [replace(job.version, samples=samples[i::num_shards]) for i in range(num_shards)]
-        shards = [(address, part, uses_gpu, num_threads) for part in parts]
-        rows = [row for shard in workers.map_shards(score_shard, shards, workers=group) for row in shard]
-    return sorted(rows, key=lambda row: (row.digest, row.target, row.truth, row.predicted, row.probability))
+        addresses = [job.place.within(name).address for name in models]
+        versions = [replace(job.version, samples=samples[i::num_shards]) for i in range(num_shards)]
+        shards = [(addresses, part, uses_gpu, num_threads) for part in versions]
+        parts = workers.map_shards(score_shard, shards, workers=group)
+    of_each = (chain.from_iterable(rows) for rows in zip(*parts, strict=True))
+    return [sorted(rows, key=lambda row: (row.digest, row.target, row.truth, row.predicted, row.probability)) for rows in of_each]

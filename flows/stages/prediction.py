@@ -132,6 +132,7 @@ def predict(
 
 def _read_texts(bundle: Bundle, asked: AskedTexts, progress: Callable[[int, int], None]) -> Readings:
     """The predictions for texts. Raises TextError if one cannot be read that was named itself."""
+    from heads.bundle import predict_together
     from heads.data.text_preprocess import compose, decode_text
     from heads.errors import TextError
 
@@ -145,16 +146,13 @@ def _read_texts(bundle: Bundle, asked: AskedTexts, progress: Callable[[int, int]
             if text.is_named:
                 raise
             unread.append(Unread(text.name, str(error).removeprefix(f"{text.name}: ")))
-    rows: list[Reading] = []
-    for start in range(0, len(opened), BATCH_SIZE):
-        progress(start, len(opened))
-        batch = opened[start : start + BATCH_SIZE]
-        answers = bundle.predict([text for _, text in batch], BATCH_SIZE)
-        rows += [
-            Reading(name, {t: _keep(a, None) for t, a in told.items()}) for (name, _), told in zip(batch, answers, strict=True)
-        ]
-    progress(len(opened), len(opened))
-    return Readings(tuple(rows), tuple(unread), asked.warnings)
+    rows: dict[int, Reading] = {}
+    progress(0, len(opened))
+    for numbers, (answers,) in predict_together([bundle], (text for _, text in opened), BATCH_SIZE):
+        for number, told in zip(numbers, answers, strict=True):
+            rows[number] = Reading(opened[number][0], {target: _keep(answer, None) for target, answer in told.items()})
+        progress(len(rows), len(opened))
+    return Readings(tuple(rows[number] for number in range(len(opened))), tuple(unread), asked.warnings)
 
 
 def _load(settings: Settings, model: str) -> Bundle:

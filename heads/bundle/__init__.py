@@ -7,31 +7,29 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from heads.bundle.card import write_card
 from heads.bundle.contents import FILES, SUMS, TEXTS, VOCABULARY, Contents, are_files, digest_of, opened, parse_json
-from heads.bundle.sample_inputs import READERS, SampleInput, batches
+from heads.bundle.predicting import Bundle, predict_together, share_backbones
+from heads.bundle.sample_inputs import READERS
 from heads.bundle.weights import read_model
 from heads.catalogue import TASK_FACTS
 from heads.data.modalities import preparation_of
 from heads.data.samples import Preprocess
 from heads.data.wordpiece import Vocabulary, parse_vocabulary
-from heads.errors import BundleError, HeadsError
+from heads.errors import BundleError
 from heads.model.model import Model
 from heads.model.precision import place_model
-from heads.spec import Head, Variant
-from heads.tasks.answers import Answer, Extent, Labels, MaskPrediction, Prediction, TagsPrediction
+from heads.spec import Variant
+from heads.tasks.answers import Answer, Labels, MaskPrediction, Prediction, TagsPrediction
 from heads.tasks.bio import check_names
-from heads.tasks.table import TASKS
-from heads.tasks.temperature import read_temperatures, tempered
+from heads.tasks.temperature import read_temperatures
 
 __all__ = [
     "FILES",
@@ -47,74 +45,15 @@ __all__ = [
     "digest",
     "load",
     "names_of",
+    "predict_together",
     "save",
+    "share_backbones",
     "verify",
 ]
 
 FORMAT = 1
 # How much of a parser's complaint is passed on: it may quote what it was given.
 MAX_QUOTED_CHARS = 500
-
-
-@dataclass(frozen=True, eq=False)
-class Bundle:
-    """A verified model with all it takes to predict; `facts` say where it comes from.
-
-    `thresholds` are, by target of label sets, the probabilities from which on each label is predicted; `temperatures` are, by
-    target, what its logits are divided by before they become probabilities, 1 if it is not there. `vocabulary` are the words
-    that a model of texts knows.
-    """
-
-    model: Model = field(repr=False)
-    variant: Variant
-    classes: Mapping[str, tuple[str, ...]]
-    preprocess: Preprocess
-    facts: Mapping[str, Any]
-    thresholds: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
-    temperatures: Mapping[str, float] = field(default_factory=dict, repr=False)
-    vocabulary: Vocabulary | None = None
-
-    @property
-    def heads(self) -> tuple[Head, ...]:
-        """Its heads, one a target."""
-        return self.variant.heads
-
-    def predict(self, samples: Sequence[SampleInput], batch_size: int = 32) -> list[dict[str, Answer]]:
-        """For each sample, in order, an answer by target: a Prediction, Labels, a MaskPrediction of an image's own size, or
-        a TagsPrediction.
-
-        An image is a file's path, a file's bytes, a Pillow image, or an array of uint8 (H, W, 3) in RGB. A text is a string, the
-        path of a file as a Path, or a file's bytes. Raises ImageError or TextError, naming the sample, if one cannot be read;
-        nothing is predicted then.
-        """
-        reader = READERS[self.variant.modality]
-        if reader.is_one(samples):
-            raise HeadsError(f"predict takes a list of {reader.PLURAL} and was given one {type(samples).__name__}; put it in [ ]")
-        if batch_size < 1:
-            raise HeadsError(f"batch_size is {batch_size}; it must be 1 or more")
-        named = ((sample, f"{reader.PLURAL}[{index}]") for index, sample in enumerate(samples))
-        return [answers for batch in batches(named, batch_size) for answers in self._predict_batch(batch)]
-
-    def _predict_batch(self, batch: list[tuple[SampleInput, str]]) -> list[dict[str, Answer]]:
-        device, reader = next(self.model.parameters()).device, READERS[self.variant.modality]
-        self.model.eval()
-        with torch.inference_mode():
-            opened = [reader.open(sample, name) for sample, name in batch]
-            finds_words = any(TASK_FACTS[head.task].tells == "tags" for head in self.variant.heads)
-            logits = self.model(reader.collate(opened, self.preprocess, self.vocabulary, device, finds_words=finds_words))
-            rows = [{target: outputs[row] for target, outputs in logits.items()} for row in range(len(opened))]
-            return [self._read(reader.extent_of(sample), row) for sample, row in zip(opened, rows, strict=True)]
-
-    def _read(self, extent: Extent, logits: Mapping[str, Tensor]) -> dict[str, Answer]:
-        return {
-            head.target: TASKS[head.task].answer(
-                self.classes[head.target],
-                tempered(logits[head.target], self.temperatures.get(head.target)),
-                extent,
-                self.thresholds.get(head.target),
-            )
-            for head in self.variant.heads
-        }
 
 
 def save(

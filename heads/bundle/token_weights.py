@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from heads.bundle import Bundle
-from heads.bundle.sample_inputs import READERS, SampleInput
+from heads.bundle.sample_inputs import READERS, Preparing, SampleInput
 from heads.data.wordpiece import CONTINUED
 from heads.tasks.classifiers import AttentionPool
 
@@ -46,7 +46,8 @@ def weigh_tokens(bundle: Bundle, sample: SampleInput, target: str) -> WeighedTex
     vocabulary, model = bundle.vocabulary, bundle.model.eval()
     assert vocabulary, "models of texts have one"
     reader, device = READERS["text"], next(model.parameters()).device
-    inputs = reader.collate([reader.open(sample, "text")], bundle.preprocess, vocabulary, device, finds_words=False)
+    preparing = Preparing(bundle.preprocess, vocabulary, finds_words=False)
+    inputs = reader.collate([reader.open(sample, "text", preparing)], preparing, device)
     assert isinstance(inputs.features, Tensor)
     ids, head = inputs.features, model.heads[model.head_keys[target]]
     pool = next((part for part in head.modules() if isinstance(part, AttentionPool)), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,12 +55,12 @@ class Model(nn.Module):
         features, size, words = of_images(inputs) if isinstance(inputs, Tensor) else inputs
         return self.forward_heads(self.forward_backbone(features), size, words)
 
-    def forward_backbone(self, inputs: Tensor | Mapping[int, Tensor]) -> dict[int, Tensor]:
+    def forward_backbone(self, inputs: Tensor | Mapping[int, Tensor], also: Collection[int] = ()) -> dict[int, Tensor]:
         """The features of every stage that a head taps, by the stage's number, from samples or from features of some stages.
 
-        Given features of stages, only the stages after the last of them run.
+        Given features of stages, only the stages after the last of them run. Other stages may `also` be asked for.
         """
-        tapped = {number for taps in self.taps.values() for number in taps}
+        tapped = {number for taps in self.taps.values() for number in taps} | set(also)
         known = {} if isinstance(inputs, Tensor) else dict(inputs)
         first = max(known) + 1 if known else 0
         features = inputs if isinstance(inputs, Tensor) else known[first - 1]

@@ -17,6 +17,7 @@ from heads.data.ahead import expect_places
 from heads.data.feeds import Feed, deliver
 from heads.data.inputs import Inputs
 from heads.data.loading import num_loader_workers
+from heads.data.order import by_length
 from heads.data.readers import Job, Read, run_jobs
 from heads.data.samples import Samples
 from heads.distributed import num_ranks, rank, sum_over_ranks
@@ -114,12 +115,11 @@ class _Places:
         return self.feeds[number].reader(index, self._requests[number].view)
 
     def ordered(self, places: Sequence[int]) -> Sequence[int]:
-        """These places by length: samples of like length share a batch, which costs as much as its longest one."""
+        """These places by length, images as they are: none is read to know how long it is."""
         if not self._length(places[0]):
-            # All images are alike.
             return places
         self.expect(places)
-        return sorted(places, key=self._length)
+        return by_length(places, self._length)
 
     def _length(self, place: int) -> int:
         number, index = self._find(place)

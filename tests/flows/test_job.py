@@ -24,7 +24,7 @@ from flows import cluster, job
 from flows.baselines import BASELINE, Baseline, BaselineFolder
 from flows.cluster import processes
 from flows.errors import AskedWrongly
-from flows.job.scoring import MIN_SHARD_IMAGES
+from flows.job.scoring import MIN_SHARD_SAMPLES
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from flows.work_folder import EpochRecord, WorkResult, bundle_name, read_trained
 from heads import bundle
@@ -316,7 +316,7 @@ def test_a_training_that_can_never_succeed_ends_at_once_with_its_reason_though_m
 
 # One holdout is read by the driver, one is enough for both members of the group to read a part.
 @pytest.mark.slow
-@pytest.mark.parametrize("least", [1, 2 * MIN_SHARD_IMAGES], ids=["small", "large"])
+@pytest.mark.parametrize("least", [1, 2 * MIN_SHARD_SAMPLES], ids=["small", "large"])
 def test_a_holdout_is_scored_sample_by_sample_bundle_after_bundle(
     place: Place, version: DataVersion, undisturbed: Run, least: int
 ) -> None:

@@ -66,7 +66,7 @@ class Place:
 
     def rows(self, bundle: Path) -> list[Scored]:
         """The bundle's answers as they are scored, all of them right."""
-        told = score_shard(str(bundle), self.version.only(["test"]), False, 1)
+        (told,) = score_shard([str(bundle)], self.version.only(["test"]), False, 1)
         return [replace(row, truth=row.predicted, probabilities={}) for row in told]
 
     def judge(self, name: str, bundle: Path, rows: list[Scored], digest: str, **guards: str) -> Promotion:

@@ -108,9 +108,11 @@ def test_a_jobs_outcome_comes_home_with_what_its_members_stored(tmp_path: Path) 
     written = '{"trained": ["w1"], "reused": ["w2"], "num_forwarded": 55, "seconds": 1.5}'
     assert (trained.place.path / "outcome.json").read_text() == written
     assert trained.read_end() == job.JobOutcome(("w1",), ("w2",), 55, 1.5, 2_500_000_000)
-    scored.write_outcome(job.JobOutcome(scores={"bundle": "scores.json"}))
-    assert (scored.place.path / "outcome.json").read_text() == '{"scores": {"bundle": "scores.json"}}'
-    assert scored.read_end() == job.JobOutcome(scores={"bundle": "scores.json"})
+    scored.write_outcome(job.JobOutcome(scores={"bundle": "scores.json"}, num_forwarded=7))
+    assert (scored.place.path / "outcome.json").read_text() == '{"scores": {"bundle": "scores.json"}, "num_forwarded": 7}'
+    assert scored.read_end() == job.JobOutcome(scores={"bundle": "scores.json"}, num_forwarded=7)
+    (scored.place.path / "outcome.json").write_text('{"scores": {"bundle": "scores.json"}}')
+    assert scored.read_end() == job.JobOutcome(scores={"bundle": "scores.json"}), "as jobs of before wrote it"
 
 
 @pytest.mark.parametrize(("error", "raised"), [(AskedWrongly("no such head"), AskedWrongly), (OSError("gone"), HeadstartError)])
