@@ -22,15 +22,15 @@ from flows.records import DataVersion, Sample, ScoreTable
 from flows.sample_files import expect, files_of, locate, locate_mask
 from heads import bundle as bundles
 from heads.bundle import Answer, Bundle, predict_together, share_backbones
-from heads.catalogue import TASK_FACTS
+from heads.catalogue import TASK_FACTS, Modality
 from heads.data.decoding import decode_mask
 from heads.spec import Head
 from heads.tasks.measures import TOP
 from heads.tasks.rows import Scored
 from heads.tasks.table import TASKS
 
-# With fewer, a second process would take longer to start than the first to finish.
-MIN_SHARD_SAMPLES = 1000
+# With fewer, a second process would take longer to start than the first to finish; a text is read at once, and is shorter.
+MIN_SHARD_SAMPLES: Mapping[Modality, int] = {"image": 1000, "text": 5000}
 BATCH_SIZE = 32
 
 
@@ -184,8 +184,8 @@ def measure(rows: Sequence[Scored], model: Scorable) -> dict[str, float]:
 def _read_holdout(job: Job, models: Mapping[str, Scorable]) -> list[list[Scored]]:
     """The rows of each model of a group, in an order that the way of computing them does not change."""
     group, uses_gpu, samples = job.workers, job.workers.gpus_per_worker > 0, job.version.samples
-    num_shards = max(1, min(group.count, len(samples) // MIN_SHARD_SAMPLES))
-    if num_shards == 1 and not uses_gpu:
+    num_shards = max(1, min(group.count, len(samples) // MIN_SHARD_SAMPLES[job.version.modality]))
+    if not _forwards(models.values()) or (num_shards == 1 and not uses_gpu):
         # In this process, with the cores of the whole group.
         torch.set_num_threads(workers.cores_of(group))
         parts = [score_together(list(models.values()), job.version)]

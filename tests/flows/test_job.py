@@ -316,7 +316,7 @@ def test_a_training_that_can_never_succeed_ends_at_once_with_its_reason_though_m
 
 # One holdout is read by the driver, one is enough for both members of the group to read a part.
 @pytest.mark.slow
-@pytest.mark.parametrize("least", [1, 2 * MIN_SHARD_SAMPLES], ids=["small", "large"])
+@pytest.mark.parametrize("least", [1, 2 * MIN_SHARD_SAMPLES["image"]], ids=["small", "large"])
 def test_a_holdout_is_scored_sample_by_sample_bundle_after_bundle(
     place: Place, version: DataVersion, undisturbed: Run, least: int
 ) -> None:
