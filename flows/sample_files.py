@@ -20,7 +20,7 @@ def locate(version: DataVersion, sample: Sample) -> Path | bytes:
     """
     from heads.data.recipes import image_recipe
 
-    place = _locate(version, "image", sample.file, sample.digest)
+    place = _locate(version, version.modality, sample.file, sample.digest)
     _check_recipe("image", sample.file, sample.recipe, image_recipe(place))
     return place
 

@@ -17,7 +17,7 @@ from flows.words import counted, short
 from heads.tasks.bio import read_cell, spans_of
 from heads.tasks.names import split_labels
 
-app = typer.Typer(help="Bring images in and look at the data versions.", no_args_is_help=True)
+app = typer.Typer(help="Bring images or texts in and look at the data versions.", no_args_is_help=True)
 
 
 @app.command()
@@ -30,18 +30,18 @@ def ingest(
     ] = 0.1,
     as_json: AsJson = False,
 ) -> None:
-    """Bring images and labels in, check every one, and make a data version.
+    """Bring images or texts and their labels in, check every one, and make a data version.
 
-    Understands class folders (`cat/*.jpg`, or `train/cat/*.jpg`), a table `labels.csv` beside `images/`, pairs of
-    images and masks, and tags of words in `.conll` files. Run it again to add what is new; bad images are set aside and listed,
-    never the whole night's loss. What the source holds beside is told; files in `data/` that no ingest brought are neither
-    replaced nor removed.
+    Understands class folders (`cat/*.jpg`, or `train/cat/*.jpg`; texts as `.txt`), a table `labels.csv` beside `images/`, or
+    with a column `text`, pairs of images and masks, and tags of words in `.conll` files. Run it again to add what is new; bad
+    samples are set aside and listed, never the whole night's loss. What the source holds beside is told; files in `data/` that
+    no ingest brought are neither replaced nor removed.
     """
     from flows.stages import data
 
     settings = settings_of(workspace)
     with screen.progress_bars() as bars:
-        bar = bars.add_task("images", total=None, state="")
+        bar = bars.add_task("samples", total=None, state="")
         ingested = data.ingest(
             settings,
             source,

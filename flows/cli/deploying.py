@@ -24,7 +24,7 @@ def deploy(
     timezone: Annotated[
         str | None, typer.Option(help="The time zone of the cron, such as Europe/Berlin; left out: this machine's.")
     ] = None,
-    source: Annotated[str | None, typer.Option(help="A folder or s3:// prefix to bring new images in from first.")] = None,
+    source: Annotated[str | None, typer.Option(help="A folder or s3:// prefix to bring new samples in from first.")] = None,
     workspace: Workspace = None,
     as_json: AsJson = False,
 ) -> None:

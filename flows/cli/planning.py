@@ -10,8 +10,12 @@ from flows.records import Severity
 from flows.stages.costs import Estimate, ImagePhase, TrunkUse
 from flows.stages.plan_preview import Preview
 from flows.words import counted, short
+from heads.bert_size import modality_of
+from heads.catalogue import Modality
 
-TRUNK_COLUMNS = ["trunk", "px", "view", "variants", "samples", "stored", "to forward", "features", "GFLOPs", "time"]
+TRUNK_COLUMNS = ["view", "variants", "samples", "stored", "to forward", "features", "GFLOPs", "time"]
+# What the size of a sample counts.
+UNITS: Mapping[Modality, str] = {"image": "px", "text": "tokens"}
 # More than so many reasons nobody reads.
 NUM_REASONS = 5
 
@@ -19,10 +23,12 @@ NUM_REASONS = 5
 def show(preview: Preview, plan_file: object) -> None:
     """Print the preview of a plan."""
     _show_variants(preview)
+    modality = modality_of(preview.variants[0].backbone)
     if preview.trunks:
         title = "Trunks: each runs once a sample and view, for all the variants that share it"
-        screen.show_table(title, TRUNK_COLUMNS, [_trunk_row(trunk) for trunk in preview.trunks])
-    _show_images(preview.images)
+        columns = ["trunk", UNITS[modality], *TRUNK_COLUMNS]
+        screen.show_table(title, columns, [_trunk_row(trunk) for trunk in preview.trunks])
+    _show_phases(preview.images, modality)
     screen.out.print(describe_guards(preview.guards), markup=False, soft_wrap=True)
     left, total = preview.left, len(preview.variants)
     if left:
@@ -69,13 +75,13 @@ def _trunk_row(trunk: TrunkUse) -> list[object]:
     ]
 
 
-def _show_images(phases: Sequence[ImagePhase]) -> None:
-    """Print which phases read images, and why, a line a reason."""
+def _show_phases(phases: Sequence[ImagePhase], modality: Modality) -> None:
+    """Print which phases read samples themselves, and why, a line a reason."""
     reasons: dict[str, list[ImagePhase]] = {}
     for phase in phases:
         reasons.setdefault(phase.reason, []).append(phase)
     if reasons:
-        screen.out.print("From images, not from stored features:", markup=False)
+        screen.out.print(f"From {modality}s, not from stored features:", markup=False)
     for reason, alike in list(reasons.items())[:NUM_REASONS]:
         variants = len({phase.variant_id for phase in alike})
         epochs = sum(phase.epochs for phase in alike)

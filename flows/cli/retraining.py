@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from functools import partial
 
 from rich.progress import Progress, TaskID
@@ -18,12 +19,14 @@ from flows.stack.orphans import end_orphans
 from flows.stages import planning, report_text
 from flows.stages.closing import Known, look_up
 from flows.stages.preflight import dead_servers, preflight_check
-from flows.stages.report import Counts, Report
+from flows.stages.report import Report
 from flows.stages.session import Event, listening, warming
 from flows.words import counted
-from heads.catalogue import TASK_FACTS
+from heads.catalogue import TASK_FACTS, Modality
 
 FEATURES = "features"
+# What stands for samples on a line that asks for predictions.
+ASKED: Mapping[Modality, str] = {"image": "IMAGE...", "text": '--text "..."'}
 
 
 def run(settings: Settings, plan: Plan, source: str | None) -> Report:
@@ -86,15 +89,15 @@ class _Bars:
 def show(report: Report) -> None:
     """Print the leaderboard, the verdict in words, the champion, and what to do next."""
     rows = report_text.leaderboard(report)
-    # A terminal has little room: the images forwarded and features read are summed up below the table.
-    columns = [column for column in rows[0] if column not in ("images forwarded", "features read", "run")]
+    # A terminal has little room: the samples forwarded and features read are summed up below the table.
+    columns = [column for column in rows[0] if column not in (report_text.forwarded_column(report), "features read", "run")]
     screen.show_table(f"Leaderboard of {report.name} on validation", columns, [[_cell(row[c]) for c in columns] for row in rows])
     words = report_text.verdict_text(report, links=False).replace("**", "")
     pages = [f"{what} in MLflow: {page}" for what, page in report_text.pages(report).items()]
     screen.out.print("\n".join([words, *pages]), markup=False, soft_wrap=True)
     counts = report.counts
     screen.out.print(
-        f"\n{counted(counts.variants_trained, 'variant')} trained, {counts.variants_reused} found done; {_describe_work(counts)}"
+        f"\n{counted(counts.variants_trained, 'variant')} trained, {counts.variants_reused} found done; {_describe_work(report)}"
         + ", ".join(f"{stage.replace('_', ' ')} {taken:.1f} s" for stage, taken in report.seconds.items()),
         markup=False,
         soft_wrap=True,
@@ -102,7 +105,8 @@ def show(report: Report) -> None:
     if report.champion:
         name = report.name
         output = " --output MASKS" if any(TASK_FACTS[task].tells == "pixels" for task in report.tasks.values()) else ""
-        verbs = [f"predict {name}@champion IMAGE...{output}", f"models show {name}", f"models pull {name}@champion DEST"]
+        samples = ASKED[report.modality]
+        verbs = [f"predict {name}@champion {samples}{output}", f"models show {name}", f"models pull {name}@champion DEST"]
         lines = [f"  headstart {verb}" for verb in verbs] + ["  headstart up PLAN    (Prefect and MLflow in the browser)"]
         screen.out.print("\n".join(["", "Next:", *lines]), markup=False, soft_wrap=True)
 
@@ -111,9 +115,10 @@ def _cell(value: object) -> object:
     return "-" if value is None else value
 
 
-def _describe_work(counts: Counts) -> str:
-    """The number of images forwarded through trunks, and of stored features read instead, in words."""
-    words = f"{counted(counts.trunk_forwards, 'image')} forwarded, {counted(counts.features_read, 'feature')} read; "
+def _describe_work(report: Report) -> str:
+    """The number of samples forwarded through trunks, and of stored features read instead, in words."""
+    counts = report.counts
+    words = f"{counted(counts.trunk_forwards, report.modality)} forwarded, {counted(counts.features_read, 'feature')} read; "
     if counts.samples_fetched:
         words += f"{counts.samples_fetched} fetched from the data remote; "
     if counts.features_read and counts.flops_done:

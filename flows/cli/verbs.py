@@ -34,7 +34,7 @@ MaskFolder = Annotated[
 ]
 COLUMN = "The column of a CSV with paths, relative to the CSV, or with texts; left out: `file`, `text`, or the only one."
 Column = Annotated[str | None, typer.Option(help=COLUMN)]
-Source = Annotated[str | None, typer.Option(help="A folder or s3:// prefix to bring new images in from first.")]
+Source = Annotated[str | None, typer.Option(help="A folder or s3:// prefix to bring new samples in from first.")]
 
 
 @app.command()

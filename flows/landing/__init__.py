@@ -107,7 +107,7 @@ def _list(source: str | Path, storage: Path, own: Sequence[Path]) -> Listing:
     for inside in own[:2]:
         if folder.resolve().is_relative_to(inside.resolve()):
             raise AskedWrongly(
-                f"source {str(source)!r} lies in the workspace's own folder {inside}; give the folder that new images land in"
+                f"source {str(source)!r} lies in the workspace's own folder {inside}; give the folder that new samples land in"
             )
     return scan(folder, own)
 

@@ -16,7 +16,7 @@ from flows.landing.names import split_of, splits_among
 from flows.landing.pairs import Masks
 from flows.landing.tables import TABLES, composed
 from flows.landing.texts import folder_entries
-from flows.manifest import IMAGES, MASKS
+from flows.manifest import IMAGES, MASKS, modality_in
 from flows.words import counted
 
 UNDERSTOOD = (
@@ -52,8 +52,8 @@ def scan(root: Path, own: Collection[Path] = ()) -> Listing:
     if not images:
         seen = describe_left_out(source.files, source.passed)
         raise AskedWrongly(
-            f"source {str(root)!r} is empty: it holds no image{f', only {seen}' if seen else ''}; an image is what Pillow reads: "
-            f".jpg, .png, .tif, .webp and the like. {UNDERSTOOD}"
+            f"source {str(root)!r} is empty: it holds no image and no text{f', only {seen}' if seen else ''}; an image is what "
+            f"Pillow reads: .jpg, .png, .tif, .webp and the like. {UNDERSTOOD}"
         )
     for read in (_pairs, _split_folders, _class_folders):
         entries = read(root, images)
@@ -88,7 +88,9 @@ def _once(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     for entry in entries:
         taken = entry.image.file in names
         names.add(entry.image.file)
-        checked.append(replace(entry, fault="another image of the source has the same name") if taken else entry)
+        checked.append(
+            replace(entry, fault=f"another {modality_in([entry.image.file])} of the source has the same name") if taken else entry
+        )
     return tuple(checked)
 
 

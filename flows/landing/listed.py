@@ -11,7 +11,8 @@ from flows.folders import Contents, is_image
 from flows.landing.entries import MASK, Entry, ImageFile, Listing, image_file
 from flows.landing.names import SPLIT_NAMES
 from flows.landing.pairs import Masks
-from flows.landing.tables import composed, read_table
+from flows.landing.tables import TEXT, Table, composed, read_table
+from flows.landing.texts import ENDING as TEXT_ENDING
 from flows.landing.texts import table_entries
 from flows.manifest import IMAGES, MASKS
 
@@ -36,11 +37,21 @@ def read_listed(root: Path, path: Path, source: Contents) -> Listing:
         if stems:
             named[MASK] = _mask_file(root, masks.of(file)) if file else None
         gone = [f"its {c} {row.cells[c]!r} is not in the source" for c in mask_columns if row.cells[c] and not cells[c]]
-        fault = row.fault or (None if file else "no such image in the source") or (gone[0] if gone else None)
+        fault = row.fault or _fault_of(row.file, file, table) or (gone[0] if gone else None)
         image = image_file(root, file, IMAGES) if file else ImageFile(IMAGES + row.file, b"")
         labels = {c: row.cells[c] for c in table.targets if c not in mask_columns}
         entries.append(Entry(image, labels, named, _split_value(row.split, path), row.group, fault))
     return Listing(tuple(entries), table.warnings)
+
+
+def _fault_of(cell: str, file: PurePosixPath | None, table: Table) -> str | None:
+    """Why the file that a cell names is no image of the source, in words; None if it may be one."""
+    if PurePosixPath(cell).suffix.lower() == TEXT_ENDING:
+        return f"is a text, and `file` names images: give texts themselves in a column `{TEXT}`, and no column `file`"
+    if file:
+        return None
+    both = f"; a table of texts has a column `{TEXT}` and no column `file`" if TEXT in table.targets else ""
+    return f"no such image in the source{both}"
 
 
 def _mask_file(root: Path, file: PurePosixPath | None) -> ImageFile | None:

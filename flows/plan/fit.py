@@ -105,7 +105,7 @@ class RareFit(Value):
     cutmix: Alphas = Field(0.0, description="Patch training images with others, by shares from Beta(cutmix, cutmix); 0: off.")
     views: Counts = Field(
         1,
-        description="Views of a training image that a frozen trunk stores: the plain one and augmented ones; epochs take turns.",
+        description="Views of a training sample that a frozen trunk stores: the plain one and varied ones; epochs take turns.",
     )
     mlp_depth: Depths = Field(1, description="Hidden layers of mlp heads.")
     mlp_width: Widths = Field(256, description="Channels of each hidden layer of mlp heads.")

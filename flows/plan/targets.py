@@ -33,7 +33,11 @@ def targets_of(plan: Plan, version: DataVersion) -> tuple[Target, ...]:
     if plan.targets is None:
         if len(columns) != 1:
             found = f"its columns are {', '.join(columns)}" if columns else "it has no target column"
-            fix = f"name them, as in `targets: [{{column: {columns[0]}}}]`" if columns else "ingest images with labels or masks"
+            fix = (
+                f"name them, as in `targets: [{{column: {columns[0]}}}]`"
+                if columns
+                else "ingest samples with labels, or images with masks"
+            )
             raise AskedWrongly(f"targets: the plan names none, and the data set does not have exactly one: {found}; {fix}")
         return (_with_task(Target(column=columns[0]), version),)
     for column in (target.column for target in plan.targets):

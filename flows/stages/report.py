@@ -10,7 +10,8 @@ from flows import tracking
 from flows.files import read_value
 from flows.places import StoredFile
 from flows.records import Finding, Verdict
-from heads.catalogue import Task
+from heads.bert_size import modality_of
+from heads.catalogue import Modality, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +125,11 @@ class Report:
     judged: str | None = None
     # The others, if there are several: `baseline` is the best of them on validation.
     other_baselines: tuple[ReportedBaseline, ...] = ()
+
+    @property
+    def modality(self) -> Modality:
+        """What kind of sample its variants read, which is also the word for one."""
+        return modality_of(self.variants[0].backbone) if self.variants else "image"
 
 
 def report_json(report: Report) -> Mapping[str, Any]:

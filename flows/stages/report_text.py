@@ -33,10 +33,15 @@ def _row(report: Report, variant: ReportedVariant, *, has_pages: bool) -> dict[s
         + ("found done" if variant.reused else "trained"),
         **({"run": variant.page} if has_pages else {}),
         "trained parameters": variant.num_trained_parameters,
-        "images forwarded": variant.num_forwarded,
+        forwarded_column(report): variant.num_forwarded,
         "features read": variant.num_features_read,
         "seconds": round(variant.seconds, 1),
     }
+
+
+def forwarded_column(report: Report) -> str:
+    """The name of the column that counts samples forwarded."""
+    return f"{report.modality}s forwarded"
 
 
 def _baseline_row(report: Report, baseline: ReportedBaseline, *, has_pages: bool) -> dict[str, Cell]:
@@ -46,7 +51,7 @@ def _baseline_row(report: Report, baseline: ReportedBaseline, *, has_pages: bool
         "state": "not ranked",
         **({"run": None} if has_pages else {}),
         "trained parameters": baseline.num_parameters,
-        "images forwarded": 0,
+        forwarded_column(report): 0,
         "features read": baseline.num_samples if baseline.kind == "probe" else 0,
         "seconds": round(baseline.seconds, 1),
     }

@@ -111,7 +111,7 @@ def test_a_file_that_is_no_text_or_no_tagging_is_refused_and_nothing_changed(tmp
             ingest(source, data, max_bad_share=0.01)
     with pytest.raises(AskedWrongly, match=r"marks no span: the tags of all of its 40 sentences are O; tag some words"):
         ingest(write(tmp_path / "nothing", train=sentences(40).replace("B-place", "O")), data)
-    with pytest.raises(AskedWrongly, match=r"is empty: it holds no image, only 1 file \(1 .conll\)"):
+    with pytest.raises(AskedWrongly, match=r"is empty: it holds no image and no text, only 1 file \(1 .conll\)"):
         ingest(write(tmp_path / "empty", train="\n\n"), data)
     assert tree(data) == {}
 
