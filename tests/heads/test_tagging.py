@@ -40,6 +40,8 @@ from heads.trunks.extraction import ExtractionRequest, count_missing, extract
 from heads.trunks.stored import FeatureLoader, open_views
 from heads.trunks.trunk import stored_taps, trunk_of
 from tests.heads.encoders import SIZE, WORDS, write_encoder
+from tests.heads.evaluating import measure
+from tests.heads.two_ranks import be_a_rank, digest_of, run_two_ranks
 
 CPU, NAMES = torch.device("cpu"), tag_names(["colour", "thing"])
 CLASSES = {"tags": NAMES, "kind": ("short", "long")}
@@ -198,6 +200,10 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sentences() -> list[tuple[str, str]]:
+    return make_sentences()
+
+
+def make_sentences() -> list[tuple[str, str]]:
     """Texts and cells of tags: colours are spans of one word, things of one or two; each text is another one."""
     random, made = np.random.default_rng(0), dict[str, str]()
     parts = [("a", "O"), ("red", "B-colour"), ("blue", "B-colour"), ("cars", "B-thing"), ("tree house", "B-thing I-thing")]
@@ -446,3 +452,42 @@ def test_going_on_after_an_epoch_gives_the_bits_of_an_uninterrupted_training(
         train(model, variant, *sets, device=CPU, on_epoch=lambda epoch, save: save(tmp_path / f"{epoch.index}"), resume=resume)
         found.append(model.state_dict())
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+# Without dropout two ranks compute what one does, to rounding: the encoder is frozen, and a CRF learns on its tokens. Their
+# shares of a batch have other lengths, and of 7 sentences one share is filled up.
+ALONE_OR_TWO = [("all", "crf", {"batch_size": 14}), ("all", "linear", {"batch_size": 7, "accumulate": 2, "loss": "focal"})]
+
+
+def train_tags(encoder: Path) -> dict[str, Any]:
+    """What a process measures and trains, by itself or as one of two, which must be equal on both."""
+    found: dict[str, Any] = {}
+    for freeze, design, fit in ALONE_OR_TWO:
+        variant = variant_of(SIZE.name, freeze, design, epochs=3, **fit)
+        sets = sets_of(make_sentences(), variant, encoder)
+        untrained = measure(build_model(variant, CLASSES, encoder), SampleLoader(sets[1], 5, CPU), "fp32")["tags"]
+        outcome, model = run(variant, sets, encoder)
+        found[design] = {
+            "counts": [untrained.num_labels, untrained.confusion],
+            "epochs": [epoch.metrics for epoch in outcome.epochs],
+            "confusion": outcome.confusion,
+            "digest": digest_of(model),
+            "num_forwarded": outcome.num_forwarded,
+        }
+    return found
+
+
+def test_two_processes_measure_and_train_tags_as_one_does(encoder: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    together, alone = run_two_ranks(__file__, encoder, tmp_path), train_tags(encoder)
+    for design, one in alone.items():
+        two = together[design]
+        assert two["counts"] == one["counts"]
+        assert two["num_forwarded"] == one["num_forwarded"]
+        assert two["epochs"] == [pytest.approx(metrics, rel=1e-3) for metrics in one["epochs"]]
+        assert one["epochs"][-1]["train/loss"] < one["epochs"][0]["train/loss"]
+        assert two["confusion"] == one["confusion"]
+
+
+if __name__ == "__main__":
+    be_a_rank(train_tags)
