@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 import contextlib
 import contextvars
 import os
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from flows import addresses
+from flows import addresses, prefect_database, surroundings
 from flows.errors import Unreachable
+from flows.prefect_private import SERVER_APP, SERVER_ENVIRONMENT, SERVER_PROGRAM
 
 START = "Start it (`headstart up` starts one), set HEADSTART_PREFECT_ADDRESS to http://host:4200/api, or unset it."
 LOG_IN = "Set PREFECT_API_AUTH_STRING to user:password for a server of your own, or PREFECT_API_KEY for Prefect Cloud."
@@ -50,27 +57,107 @@ def version(address: str) -> str:
 
 
 @contextlib.contextmanager
-def of_its_own(meanwhile: Callable[[], None] | None = None) -> Iterator[None]:
+def of_its_own(meanwhile: Callable[[], None] | None = None, home: Path | None = None) -> Iterator[None]:
     """For a block in which Prefect may start a server for itself. Raises Unreachable if that does not answer in time.
 
-    If something can be done `meanwhile`, the server is started before the block, and that done while it is waited for.
+    If something can be done `meanwhile`, the server is started before the block, and that done while it is waited for. `home`
+    is the PREFECT_HOME of a server of our own, whose database is laid from this machine's template.
     """
     try:
         if meanwhile:
-            _start_beside(meanwhile)
+            _start_beside(meanwhile, home)
         yield
     except RuntimeError as error:
         if not str(error).startswith(_TOO_LATE):
             raise
-        more = str(error).removeprefix(_TOO_LATE).strip(". \n")
-        raise Unreachable(
-            f"the server that Prefect starts for itself did not answer within {os.environ.get(_SECONDS, 'its')} seconds"
-            f"{f' ({more[-500:]})' if more else ''}: run this again, give a slow machine more of them in {_SECONDS}, or start "
-            "`headstart up`, whose server stands"
-        ) from error
+        raise _unanswered(str(error).removeprefix(_TOO_LATE)) from error
 
 
-def _start_beside(meanwhile: Callable[[], None]) -> None:
+def _unanswered(more: str) -> Unreachable:
+    more = more.strip(". \n")
+    return Unreachable(
+        f"the server that Prefect starts for itself did not answer within {os.environ.get(_SECONDS, 'its')} seconds"
+        f"{f' ({more[-500:]})' if more else ''}: run this again, give a slow machine more of them in {_SECONDS}, or start "
+        "`headstart up`, whose server stands"
+    )
+
+
+def _start_beside(meanwhile: Callable[[], None], home: Path | None) -> None:
+    with prefect_database.from_template(home):
+        if home and is_plain(os.environ, home):
+            _start_now(meanwhile)
+        else:
+            _start_as_prefect_does(meanwhile)
+
+
+def is_plain(environ: Mapping[str, str], home: Path) -> bool:
+    """Whether Prefect would start a server of its own in `home`, with settings that stand in this environment alone.
+
+    Files with settings are only looked for, since Prefect is not loaded to read them.
+    """
+    names = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE")
+    files = [home / "profiles.toml", *(Path(name) for name in (".env", "prefect.toml", "pyproject.toml"))]
+    return (
+        "prefect" not in sys.modules
+        and environ.get("PREFECT_HOME") == str(home)
+        and environ.get("PREFECT_SERVER_EPHEMERAL_ENABLED") == "true"
+        and environ.get(_SECONDS, "").isdecimal()
+        and not any(name in environ for name in names)
+        and not any(map(_speaks_of_prefect, files))
+    )
+
+
+def _speaks_of_prefect(file: Path) -> bool:
+    try:
+        return b"prefect" in file.read_bytes().lower() or file.name == "prefect.toml"
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
+def _start_now(meanwhile: Callable[[], None]) -> None:
+    """Start the server as Prefect does, but before Prefect is loaded, which then takes it for one that stands."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
+        # `-P`: what lies in the current folder is no module of the server's.
+        command = [sys.executable, "-P", "-c", SERVER_PROGRAM, SERVER_APP, str(listening.fileno())]
+        server = subprocess.Popen(command, pass_fds=[listening.fileno()], env={**os.environ, **SERVER_ENVIRONMENT})
+    # Before Prefect registers what it does at the end, which therefore happens first.
+    atexit.register(_end, server)
+    os.environ["PREFECT_API_URL"] = address
+    try:
+        # It reads the settings of the process here, once. Nobody else is to take this server for one that stands.
+        import prefect.context  # noqa: F401
+    finally:
+        del os.environ["PREFECT_API_URL"]
+    meanwhile()
+    _wait(server, address, float(os.environ[_SECONDS]))
+
+
+def _wait(server: subprocess.Popen[bytes], address: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    # Its socket listens from the start, so that a request waits for its answer, or for the server's end.
+    while (left := deadline - time.monotonic()) > 0 and server.poll() is None:
+        with contextlib.suppress(OSError), surroundings.opener(address).open(f"{address}/health", timeout=left):
+            return
+        time.sleep(0.1)
+    status = server.poll()
+    raise _unanswered("" if status is None else f"it ended with status {status}")
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+def _start_as_prefect_does(meanwhile: Callable[[], None]) -> None:
     from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE
 
     if PREFECT_API_URL.value() or not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():

@@ -48,14 +48,17 @@ def run(settings: Settings, plan: Plan, source: str | None) -> Report:
     warm = contextlib.nullcontext() if source else warming(settings, plan)
     planned = planning.planned(known.work_plan if known else None)
     with warm, planned, screen.progress_bars() as bars, listening(_Bars(bars)):
-        from flows import pipeline
+        meanwhile = None if settings.prefect else partial(_load, settings, known)
+        with prefect_server.of_its_own(meanwhile, settings.storage / "prefect"):
+            from flows import pipeline
 
-        with prefect_server.of_its_own(None if settings.prefect else partial(_load, settings, known)):
             return pipeline.retrain(plan, source)
 
 
 def _load(settings: Settings, known: Known | None) -> None:
-    """Load what the stages will need: MLflow, and torch if it is known that something is left to train."""
+    """Load what the stages will need: Prefect, MLflow, and torch if it is known that something is left to train."""
+    from flows import pipeline  # noqa: F401
+
     connect(settings.tracking)
     if known:
         from heads.trunks.trunk import stored_taps

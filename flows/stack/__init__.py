@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from flows import cluster, owners, processes
+from flows import cluster, owners, prefect_database, processes
 from flows.cron import check_cron
 from flows.errors import AskedWrongly, HeadstartError
 from flows.files import write_json
@@ -65,17 +65,9 @@ class _Stack:
         num_cpus = max((group.fewest * group.cpus_per_worker for group in groups), default=0)
         self._servers = [mlflow(self._settings)] if not self._settings.tracking_address else []
         self._servers += [prefect(self._settings)] if not self._settings.prefect_address else []
-        logs = []
-        for server in self._servers:
-            say(f"Starting {server.name} (log: {server.log})")
-            logs.append(_log(server, say))
-            held.callback(server.stop)
-            server.start()
-        self._ray = held.enter_context(
-            cluster.open_cluster(self._settings.ray_address, self._settings.storage, num_cpus=num_cpus, say=say)
-        )
-        for server in self._servers:
-            server.wait_healthy()
+        own = self._settings.storage / "prefect" if not self._settings.prefect_address else None
+        with prefect_database.from_template(own):
+            logs = self._start(num_cpus)
         # Ray's address is not among them: retrainings find the Ray of their storage, and its token, by themselves.
         self._settings = self._settings.model_copy(update={server.setting: server.address for server in self._servers})
         os.environ.update(child_environment(self._settings))
@@ -91,6 +83,21 @@ class _Stack:
             watch(parts, logs, say, changed=self._write, tidy=self._tidy)
         except KeyboardInterrupt:  # the normal end of a stack
             say("Ending the stack")
+
+    def _start(self, num_cpus: float) -> list[Log]:
+        """Start the servers and Ray, and wait until all of them answer."""
+        logs = []
+        for server in self._servers:
+            self._say(f"Starting {server.name} (log: {server.log})")
+            logs.append(_log(server, self._say))
+            self._held.callback(server.stop)
+            server.start()
+        self._ray = self._held.enter_context(
+            cluster.open_cluster(self._settings.ray_address, self._settings.storage, num_cpus=num_cpus, say=self._say)
+        )
+        for server in self._servers:
+            server.wait_healthy()
+        return logs
 
     def _tell_addresses(self, cron: str) -> None:
         prefect_address = str(self._settings.prefect_address).removesuffix("/api")

@@ -79,11 +79,13 @@ def test_a_plan_with_manual_promotion_has_a_deployment_that_approves() -> None:
 
 
 BEGIN = """
+import os
+from pathlib import Path
 from flows import pipeline, prefect_server
 from flows.errors import Unreachable
 from flows.plan import parse_plan
 try:
-    with prefect_server.of_its_own(lambda: None):
+    with prefect_server.of_its_own(lambda: None, Path(os.environ["PREFECT_HOME"])):
         pipeline.retrain(parse_plan({"name": "pets"}))
 except Unreachable as error:
     print(error)
@@ -115,6 +117,7 @@ with prefect_server.of_its_own(lambda: done.append(True)):
 def test_the_server_of_prefects_own_starts_while_other_things_are_done_and_is_the_one_that_a_flow_finds(tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     env |= {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_EPHEMERAL_ENABLED": "true"}
+    env |= {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"}
     done = subprocess.run([sys.executable, "-c", EARLY], env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "[True] True True\n"
 
