@@ -6,6 +6,7 @@ Its columns are classes, sets of labels, and tags of words.
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from heads import bundle
+from tests import object_store
 from tests.end_to_end.conftest import Workspace
 from tests.heads.encoders import write_encoder
 
@@ -112,3 +114,24 @@ def test_a_pulled_bundle_reads_texts_without_the_pipeline(texts: Workspace, repo
     (answer,) = loaded.predict(["a red car"])
     assert answer["colour"].label == "red"  # type: ignore[union-attr]
     assert "A model of texts" in (texts.folder / "model" / "card.md").read_text()
+
+
+def test_a_consumer_without_credentials_pulls_by_signed_addresses(
+    texts: Workspace, report: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with object_store.serving(monkeypatch):
+        for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+            monkeypatch.setitem(texts.env, name, os.environ[name])
+        lines = texts.run("models", "publish", "colours@champion", "s3://pets/models/colours", "--expires", "600")
+        (tmp_path / "colours.signed").write_text(lines)
+        assert bundle.VOCABULARY in lines
+        for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+            monkeypatch.delitem(texts.env, name)
+        texts.run("models", "pull", str(tmp_path / "colours.signed"), str(tmp_path / "model"))
+    assert bundle.load(tmp_path / "model").predict(["a red car"])[0]["colour"].label == "red"  # type: ignore[union-attr]
+
+
+def test_a_retraining_speaks_of_texts(texts: Workspace, report: dict[str, Any]) -> None:
+    shown = texts.run("retrain", "plan.yaml")
+    assert "texts forwarded" in shown
+    assert 'predict colours@champion --text "..."' in shown
