@@ -137,10 +137,10 @@ def test_the_seconds_of_a_plan_hold_the_probes_of_all_whoever_goes_on(version: D
 def test_a_plan_says_which_phases_are_only_run_by_winners(version: DataVersion, capsys: pytest.CaptureFixture[str]) -> None:
     told = costs(make_work_plan(plan(), version)).images
     assert [(one.epochs, one.is_screened) for one in told] == 2 * ([(TUNED_EPOCHS, True)] * 2 + [(EPOCHS, False)] * 2)
-    planning._show_images([one for one in told if one.is_screened])
+    planning._show_phases([one for one in told if one.is_screened], "image")
     words = "  16 epochs of 4 variants (at most: only the best of their screening): the whole backbone is trained"
     assert words in capsys.readouterr().out
-    planning._show_images([one for one in told if not one.is_screened])
+    planning._show_phases([one for one in told if not one.is_screened], "image")
     assert "screening" not in capsys.readouterr().out
 
 
