@@ -52,6 +52,20 @@ def test_a_program_loads_late_what_it_may_not_need(program: str, unneeded: Colle
     assert _modules_after(f"import {program}").isdisjoint(unneeded)
 
 
+def test_costs_are_counted_and_optimizers_made_without_torchs_compiler() -> None:
+    lines = (
+        "import torch",
+        "from heads.backbones import count_costs",
+        "from heads.spec import Fit",
+        "from heads.training.optimizer import build_optimizer",
+        "for name, size in (('mobilenet_v2', 64), ('vit_b_32', 96), ('bert-2x64x2', 16), ('lstm', 16)): count_costs(name, size)",
+        "optimizer = build_optimizer(Fit(epochs=1), [{'params': [torch.nn.Parameter(torch.zeros(2))]}])",
+        "optimizer.load_state_dict(optimizer.state_dict())",
+        "optimizer.zero_grad()",
+    )
+    assert _modules_after("\n".join(lines)).isdisjoint({"torch._dynamo", "sympy"})
+
+
 @pytest.mark.parametrize("room", ["heads.bundle", "heads.training.loop"])
 def test_heads_brings_no_part_of_the_pipeline_along(room: str) -> None:
     assert _loaded_after(f"import {room}").isdisjoint({"flows", "prefect", "ray", "mlflow", "dvc", "boto3", "sklearn", "pandas"})

@@ -1,4 +1,4 @@
-"""The costs of a backbone's stages: parameters and multiply-adds, counted on tensors without storage."""
+"""The costs of a backbone's stages: parameters and multiply-adds, counted without computing them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from heads.backbones.blank import build_skeleton
+from heads.backbones.products import ProductCounter, empty_of_memory
 from heads.backbones.table import row_of
 from heads.bert_size import stages_of
 
-# These multiply no matrices and keep shapes, yet on the meta device each takes as long as a convolution or longer.
+# These multiply no matrices and keep shapes, yet are computed.
 ELEMENTWISE = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.GELU, nn.Dropout)
 
 
@@ -34,8 +34,9 @@ def count_costs(name: str, size: int) -> tuple[StageCost, ...]:
     Multiply-adds are those of convolutions and matrix products, half of what is often called FLOPs.
     """
     backbone, costs = row_of(name), list[StageCost]()
-    stages = nn.ModuleList(backbone.split(build_skeleton(name).to("meta").eval()))
+    stages = nn.ModuleList(backbone.split(build_skeleton(name).eval()))
     num_parameters = [sum(parameter.numel() for parameter in stage.parameters()) for stage in stages]
+    empty_of_memory(stages)
     _leave_out(stages, ELEMENTWISE)
     features = backbone.example(size)
     for stage_name, stage, parameters in zip(stages_of(name), stages, num_parameters, strict=True):
@@ -53,6 +54,6 @@ def _leave_out(part: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
 
 
 def _run(stage: nn.Module, features: Tensor) -> tuple[Tensor, int]:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), ProductCounter() as counter:
         output: Tensor = stage(features)
-    return output, counter.get_total_flops() // 2
+    return output, counter.multiply_adds

@@ -18,8 +18,8 @@ Layout = Literal["map", "tokens", "text"]
 
 
 def example_image(side: int) -> Tensor:
-    """One image (1, 3, side, side) without storage, to count costs on."""
-    return torch.zeros(1, 3, side, side, device="meta")
+    """One image (1, 3, side, side), to count costs on."""
+    return torch.zeros(()).expand(1, 3, side, side)
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Backbone:
     norm) belongs to the classifier, whose parameters' names begin with one of `classifier`, as do those of auxiliary heads.
     `layout` is that of the last stage's features: a map (N, C, H, W), tokens (N, 1 + L, C) with the class token first,
     or those of a text (N, 1 + L, C) with their mean first and zeros where there is no token.
-    `interpolation` is the one images are resized with. `example` gives one sample of a size on the meta device: an image of
-    so many pixels a side, or a text of so many tokens. One that `learns_words` has a vocabulary learned from the texts that it is
+    `interpolation` is the one images are resized with. `example` gives one sample of a size: an image of so many
+    pixels a side, or a text of so many tokens. One that `learns_words` has a vocabulary learned from the texts that it is
     trained on, where others bring theirs with their weights.
     """
 

@@ -60,5 +60,5 @@ def _marked(features: Tensor, is_token: Tensor) -> Tensor:
 
 
 def example_text(num_tokens: int) -> Tensor:
-    """One text (1, L) without storage, to count costs on."""
-    return torch.zeros(1, num_tokens, dtype=torch.int64, device="meta")
+    """One text (1, L), to count costs on."""
+    return torch.zeros(1, num_tokens, dtype=torch.int64)

@@ -8,17 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
 
 from heads.spec import Fit
 
 NESTEROV_MOMENTUM = 0.9
 FUSED_DEVICES = ("cpu", "cuda")
+# Where torch keeps what it calls in place of a method that is not to be compiled.
+UNCOMPILED = "__dynamo_disable"
 # What torch adds to a norm before it divides by it.
 NORM_MARGIN = 1e-6
 
 
-def build_optimizer(fit: Fit, groups: Iterable[Mapping[str, object]]) -> torch.optim.Optimizer:
+def build_optimizer(fit: Fit, groups: Iterable[Mapping[str, object]]) -> Optimizer:
     """The fit's optimizer over these groups of parameters, rate and weight decay: AdamW, or SGD with Nesterov's momentum."""
+    _leave_compiler_out()
     plain: list[dict[str, Any]] = [dict(group) for group in groups]
     # One kernel for all parameters: most of a small head's time goes into the calls that this saves.
     fused = all(parameter.device.type in FUSED_DEVICES for group in plain for parameter in group["params"])
@@ -27,12 +31,24 @@ def build_optimizer(fit: Fit, groups: Iterable[Mapping[str, object]]) -> torch.o
     return torch.optim.AdamW(plain, fused=fused)
 
 
+def _leave_compiler_out() -> None:
+    """Let optimizers be made, saved and restored without torch's compiler, which takes a process over a second to load.
+
+    It would be loaded to keep itself out of these methods; nothing here compiles what calls them. By a private name of torch:
+    where it has another, the compiler is loaded as it always was.
+    """
+    for decorated in (Optimizer.add_param_group, Optimizer.state_dict, Optimizer.load_state_dict, Optimizer.zero_grad):
+        method = getattr(decorated, "__wrapped__", decorated)
+        if not hasattr(method, UNCOMPILED):
+            setattr(method, UNCOMPILED, method)
+
+
 def build_scaler(fit: Fit, device: torch.device) -> torch.amp.GradScaler:
     """The scaler that keeps float16 gradients from vanishing; for the other precisions it does nothing."""
     return torch.amp.GradScaler(device.type, enabled=fit.precision == "fp16")
 
 
-def update_weights(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, max_norm: float) -> None:
+def update_weights(optimizer: Optimizer, scaler: torch.amp.GradScaler, max_norm: float) -> None:
     """Updates all trained parameters by their gradients, clipped together to `max_norm` (0: not at all), which it then drops."""
     scaler.unscale_(optimizer)
     clip([parameter for group in optimizer.param_groups for parameter in group["params"]], max_norm)
@@ -55,7 +71,7 @@ def in_layout_of(weight: Tensor, rows: Tensor) -> Tensor:
     return rows if rows.stride() == weight.stride() else torch.empty_like(weight).copy_(rows)
 
 
-def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
+def lay_out_state(optimizer: Optimizer) -> None:
     """Brings the optimizer's state of each weight into that weight's memory layout."""
     for weight, state in optimizer.state.items():
         state.update({name: in_layout_of(weight.data, known) for name, known in state.items() if known.shape == weight.shape})

@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from heads.backbones import BACKBONES, count_costs
+from heads.backbones.table import row_of
 from heads.catalogue import BACKBONE_STAGES, IMAGE_SIZES
 from heads.model.model import Model, build_model
 from heads.spec import Fit, Head, Variant
@@ -94,6 +95,15 @@ def test_costs_at_another_size_are_those_of_real_images(backbone: str) -> None:
     for stage, cost in zip(model.backbone, count_costs(backbone, 64), strict=True):
         features = stage(features)
         assert tuple(features.shape[1:]) == cost.shape
+
+
+@pytest.mark.parametrize("backbone", ["bert-2x64x2", "textcnn", "lstm", "gru", "rnn"])
+def test_costs_of_texts_are_those_that_torch_counts(backbone: str) -> None:
+    row, features, costs = row_of(backbone), torch.ones(1, 9, dtype=torch.int64, device="meta"), count_costs(backbone, 9)
+    for stage, cost in zip(row.split(row.build()), costs, strict=True):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            features = stage.to("meta").eval()(features)
+        assert (tuple(features.shape[1:]), counter.get_total_flops() // 2) == (cost.shape, cost.multiply_adds)
 
 
 def test_tokens_cost_by_their_number_and_by_its_square() -> None:
