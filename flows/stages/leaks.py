@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from flows.stages.values import Contest, WorkPlan
 
 
-def find_leaks(session: RetrainingSession, work_plan: WorkPlan, scores: Contest, trials: Trials) -> Trials:
-    """The trials with the leaks of the holdout; without them if no variant of the plan stores features.
+def find_leaks(session: RetrainingSession, work_plan: WorkPlan, scores: Contest) -> Trials:
+    """The leaks of the holdout; nothing if no variant of the plan stores features.
 
     A search that fails is told and left out, since a warning is worth no night; where leaks block, its error is raised.
     """
@@ -31,22 +31,22 @@ def find_leaks(session: RetrainingSession, work_plan: WorkPlan, scores: Contest,
         session.say(
             f"Near-duplicates of the holdout are looked for among images alone, and these are {work_plan.version.modality}s"
         )
-        return trials
+        return Trials()
     candidates = sorted(work_plan.works, key=lambda work: work.key != scores.key)
     storing = next((work for work in candidates if stored_taps(work.variant)), None)
     if storing is None:
         session.say("Near-duplicates of the holdout are not looked for: no variant of the plan stores features")
-        return trials
+        return Trials()
     tested = [sample for sample in work_plan.version.samples if sample.split == "test"]
     try:
         if not any(is_comparable(locate(work_plan.version, sample)) for sample in tested):
-            return replace(trials, leaks=Leaks(len(tested), len(tested), ()))
-        return replace(trials, leaks=_search(session, work_plan, storing))
+            return Trials(leaks=Leaks(len(tested), len(tested), ()))
+        return Trials(leaks=_search(session, work_plan, storing))
     except (HeadstartError, HeadsError) as error:
         if session.plan.promotion.guards.leaks == "block":
             raise
         session.say(f"Near-duplicates of the holdout were not found, for the search failed: {error}")
-        return trials
+        return Trials()
 
 
 def _search(session: RetrainingSession, work_plan: WorkPlan, work: Work) -> Leaks | None:

@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 SAY_EVERY_SECONDS = 30.0
 
 
-def measure_robustness(session: RetrainingSession, work_plan: WorkPlan, scores: Contest, trials: Trials) -> Trials:
-    """The trials with both models' readings; without them of masks, of which an attack has no single loss."""
+def measure_robustness(session: RetrainingSession, work_plan: WorkPlan, scores: Contest) -> Trials:
+    """Both models' readings; nothing of masks, of which an attack has no single loss."""
     from flows.stages.scoring import bundle_of
     from heads.bundle import digest
 
     target = work_plan.metric.rpartition("/")[0]
     if work_plan.version.modality != "image":
         session.say(f"Robustness is not measured: it is defined for images, and the data set holds {work_plan.version.modality}s")
-        return trials
+        return Trials()
     if TASK_FACTS[scores.table.tasks[target]].tells == "pixels":
         session.say(f"Robustness is not measured: {target!r} is a target of masks, and it is defined for classes and label sets")
-        return trials
+        return Trials()
     root, version = session.settings.root, work_plan.version.digest
     bundles = [scores.stored, *([bundle_of(session, scores.champion)] if scores.champion else [])]
     files = [job.robustness_file(root, digest(bundle.path), version, target) for bundle in bundles]
@@ -40,7 +40,7 @@ def measure_robustness(session: RetrainingSession, work_plan: WorkPlan, scores: 
     if missing:
         _run(session, work_plan, target, list(missing.values()), list(missing))
     found = [read_value(Robustness, file.read_json()) for file in files]
-    return replace(trials, robustness=(found[0], found[1] if scores.champion else None))
+    return Trials(robustness=(found[0], found[1] if scores.champion else None))
 
 
 def _run(session: RetrainingSession, work_plan: WorkPlan, target: str, bundles: list[str], files: list[StoredFile]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,18 +49,18 @@ print(json.dumps(list(zip(*measured))))
 """
 
 
-def collect_loads(session: RetrainingSession, work_plan: WorkPlan, scores: Contest, trials: Trials, /) -> Trials:
+def collect_loads(session: RetrainingSession, work_plan: WorkPlan, scores: Contest, /) -> Trials:
     """Load the candidate's bundle in a process of a consumer's, and compare its answers on holdout samples with those scored."""
     session.say("Trying the candidate's bundle in a consumer's process")
-    return replace(trials, load_failure=_load_failure(work_plan, scores))
+    return Trials(load_failure=_load_failure(work_plan, scores))
 
 
-def collect_latency(session: RetrainingSession, work_plan: WorkPlan, scores: Contest, trials: Trials, /) -> Trials:
+def collect_latency(session: RetrainingSession, work_plan: WorkPlan, scores: Contest, /) -> Trials:
     """Time the candidate and the champion in one process, sample by sample and in turns; nothing without a champion."""
     from flows.stages.scoring import bundle_of
 
     if scores.champion is None:
-        return trials
+        return Trials()
     session.say("Timing the candidate beside the champion")
     bundles = [scores.bundle, bundle_of(session, scores.champion).path]
     images = holdout_images(work_plan.version, {row.digest: row for row in scores.table.rows})
@@ -74,9 +73,9 @@ def collect_latency(session: RetrainingSession, work_plan: WorkPlan, scores: Con
             seconds=MEASURED_SECONDS,
         )
     except ProcessFailed:  # the guard of loading says why
-        return trials
+        return Trials()
     new, old = (Serving(tuple(taken), _num_bytes(path)) for taken, path in zip(seconds, bundles, strict=True))
-    return replace(trials, serving=(new, old))
+    return Trials(serving=(new, old))
 
 
 def _num_bytes(bundle: Path) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from flows.gate.trials import Trials
@@ -16,8 +17,8 @@ from flows.stages.values import Contest, WorkPlan
 class Collector(Protocol):
     """A measurement of the candidate, and of the champion, if there is one."""
 
-    def __call__(self, session: RetrainingSession, work_plan: WorkPlan, scores: Contest, trials: Trials, /) -> Trials:
-        """The trials with this measurement added."""
+    def __call__(self, session: RetrainingSession, work_plan: WorkPlan, scores: Contest, /) -> Trials:
+        """The trials with this measurement alone."""
         ...
 
 
@@ -28,12 +29,25 @@ COLLECTORS: Mapping[str, Collector] = {
     "latency": collect_latency,
     "robustness": measure_robustness,
 }
+# One line after the other; those of a line side by side, each in processes of its own. Seconds are measured with nothing beside.
+TOGETHER = (("leaks", "loads"), ("latency",), ("robustness",))
 
 
 def collect_trials(session: RetrainingSession, work_plan: WorkPlan, scores: Contest) -> Trials:
     """The measurements that the plan's guards need; those of guards that are off are left out."""
-    trials, chosen = Trials(), session.plan.promotion.guards.severities
-    for guard, collect in COLLECTORS.items():
-        if chosen[guard] != "off":
-            trials = collect(session, work_plan, scores, trials)
-    return trials
+    chosen = session.plan.promotion.guards.severities
+    found: list[Trials] = []
+    for guards in TOGETHER:
+        collectors = [COLLECTORS[guard] for guard in guards if guard in COLLECTORS and chosen[guard] != "off"]
+        found += _side_by_side(collectors, session, work_plan, scores) if collectors else []
+    return Trials(**{name: value for one in found for name, value in vars(one).items() if value is not None})
+
+
+def _side_by_side(
+    collectors: Sequence[Collector], session: RetrainingSession, work_plan: WorkPlan, scores: Contest
+) -> list[Trials]:
+    # The first in this thread, which alone an interrupt reaches: one that runs a job stops it then.
+    here, *beside = collectors
+    with ThreadPoolExecutor(len(collectors), thread_name_prefix="trial") as pool:
+        begun = [pool.submit(collect, session, work_plan, scores) for collect in beside]
+        return [here(session, work_plan, scores), *(one.result() for one in begun)]

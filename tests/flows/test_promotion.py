@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -151,9 +152,9 @@ def test_a_reign_has_one_look_at_its_first_challenger_and_then_one_a_week_at_the
 
 
 def test_trials_are_made_only_of_a_candidate_that_could_be_promoted(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
-    def collect(_session: Any, _plan: WorkPlan, scores: Scores, trials: Trials, /) -> Trials:
+    def collect(_session: Any, _plan: WorkPlan, scores: Scores, /) -> Trials:
         tried.append(scores.candidate.key)
-        return replace(trials, load_failure="torch is too old")
+        return Trials(load_failure="torch is too old")
 
     def loads(case: Case) -> Finding | None:
         failure = case.trials.load_failure
@@ -184,6 +185,31 @@ def test_trials_are_made_only_of_a_candidate_that_could_be_promoted(nights: Nigh
     assert "warning: the bundle does not load: torch is too old" in warned.verdict.reasons
     [entry] = other.registry.history("m")
     assert (entry.findings[-1].guard, entry.findings[-1].blocks, entry.reasons) == ("loads", False, warned.verdict.reasons)
+
+
+def test_the_bundle_is_tried_beside_the_search_for_leaks_and_seconds_are_measured_alone(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, tried, threads = threading.Barrier(2, timeout=20), list[str](), dict[str, int]()
+
+    def collector(guard: str) -> Callable[..., Trials]:
+        def collect(*_: Any) -> Trials:
+            threads[guard] = threading.get_ident()
+            if guard in ("leaks", "loads"):
+                both.wait()
+                tried.append(guard)
+            else:
+                assert sorted(tried) == ["leaks", "loads"]
+            return Trials(load_failure="") if guard == "loads" else Trials()
+
+        return collect
+
+    for guard in ("leaks", "loads", "latency"):
+        monkeypatch.setitem(COLLECTORS, guard, collector(guard))  # type: ignore[arg-type]
+    verdict = nights.night(1).verdict
+    assert verdict.promoted
+    assert any(finding.guard == "loads" and finding.passed for finding in verdict.findings)
+    assert threads["leaks"] == threads["latency"] == threading.get_ident() != threads["loads"], "an interrupt stops the job"
 
 
 def test_another_plan_is_another_recipe_and_a_seed_is_none(nights: Nights) -> None:

@@ -143,7 +143,7 @@ def test_the_trial_reads_the_same_samples_by_both_models_once(tmp_path: Path, mo
     candidate = TrainedVariant("w1", work.variant, False, {}, 1, 1, 1, 1.0)
     champion = ModelVersion("m", "3", ("champion",), {}, 0.0)
     scores = Scores(candidate, scored("new", 0), champion, scored("old", 0), bundle=new)
-    found = measure_robustness(session, WorkPlan(plan, version, (work,), METRIC, "k"), scores, Trials()).robustness
+    found = measure_robustness(session, WorkPlan(plan, version, (work,), METRIC, "k"), scores).robustness
     assert found is not None
     assert found[1] is not None
     for readings in found:
@@ -157,11 +157,11 @@ def test_the_trial_reads_the_same_samples_by_both_models_once(tmp_path: Path, mo
     assert [line for line in said if "of 12 images are read, corrupted and attacked" in line]
     # The champion's readings are kept: another candidate's night reads only its own; and a rerun reads nothing.
     later = replace(scores, candidate=replace(candidate, key="w2"), bundle=write_bundle(tmp_path / "work" / "w2" / "bundle", 2))
-    again = measure_robustness(session, WorkPlan(plan, version, (work,), METRIC, "k"), later, Trials()).robustness
+    again = measure_robustness(session, WorkPlan(plan, version, (work,), METRIC, "k"), later).robustness
     assert [len(asked.bundles) for asked in jobs] == [2, 1]
     assert again is not None
     assert again[1] == found[1]
     assert job.robustness_file(tmp_path, bundles.digest(old), version.digest, "label").exists()
     masks = replace(scores, table=replace(scores.table, tasks={"label": "segmentation"}))
-    assert measure_robustness(session, WorkPlan(plan, version, (work,), METRIC, "k"), masks, Trials()) == Trials()
+    assert measure_robustness(session, WorkPlan(plan, version, (work,), METRIC, "k"), masks) == Trials()
     assert said[-1].startswith("Robustness is not measured: 'label' is a target of masks")
