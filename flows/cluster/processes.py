@@ -29,15 +29,19 @@ def members(mark: str, session: int | None = None) -> list[psutil.Process]:
     Processes whose title has overwritten their environment are found by `session`, in which the head was started: Ray's
     dashboard and workers, once their parents are gone.
     """
-    by_pid: dict[int, psutil.Process] = {}
+    found: dict[int, psutil.Process] = {}
+    others: list[tuple[psutil.Process, int]] = []
     for process in psutil.process_iter():
         with contextlib.suppress(*_GONE):
             environment = process.environ()
-            if environment.get(MARK) == mark:
-                by_pid |= {p.pid: p for p in (process, *process.children(recursive=True))}
-            elif not environment and process.name().startswith(RENAMED) and os.getsid(process.pid) == session:
-                by_pid[process.pid] = process
-    return [p for p in by_pid.values() if p.pid != os.getpid() and is_alive(p)]
+            is_renamed = not environment and process.name().startswith(RENAMED)
+            if environment.get(MARK) == mark or (is_renamed and os.getsid(process.pid) == session):
+                found[process.pid] = process
+            else:
+                others.append((process, process.ppid()))
+    while children := {process.pid: process for process, parent in others if parent in found and process.pid not in found}:
+        found |= children
+    return [p for p in found.values() if p.pid != os.getpid() and is_alive(p)]
 
 
 def marks() -> set[str]:
