@@ -17,7 +17,7 @@ from flows.cluster.api import Cluster, call, death, job_path
 from flows.errors import HeadstartError, Unreachable
 
 RUNNING = ("PENDING", "RUNNING")
-POLL_SECONDS = 0.5
+POLL_SECONDS, LOOK_SECONDS = 0.5, 0.05
 # A head that is alive but busy may not answer for a while.
 SILENCE_SECONDS = 60.0
 TOLD_SECONDS = 5.0
@@ -95,7 +95,14 @@ def watch(cluster: Cluster, submission_id: str, say: Text | None = None, until: 
         elif silent > TOLD_SECONDS and say and not was_told:
             say(f"Ray at {cluster.address} does not answer; it is waited for, {SILENCE_SECONDS:.0f} s at most")
             was_told = True
-        time.sleep(POLL_SECONDS)
+        _wait(POLL_SECONDS, until)
+
+
+def _wait(seconds: float, until: Until | None) -> None:
+    """Wait for so long, or until `until` is true, which is asked more often than Ray, since it costs less."""
+    end_at = time.monotonic() + seconds
+    while not (until and until()) and (left := end_at - time.monotonic()) > 0:
+        time.sleep(min(LOOK_SECONDS, left))
 
 
 def _look(cluster: Cluster, submission_id: str) -> Submission | None:

@@ -129,13 +129,12 @@ def run_job(
 
 def _looking(files: JobFiles[object]) -> Until:
     """Whether the job has its outcome, looked for no more often than its place allows."""
-    looked_at = 0.0
+    looked_at, found = 0.0, False
 
     def look() -> bool:
-        nonlocal looked_at
-        if time.monotonic() - looked_at < files.look_seconds:
-            return False
-        looked_at = time.monotonic()
-        return files.has_outcome()
+        nonlocal looked_at, found
+        if not found and time.monotonic() - looked_at >= files.look_seconds:
+            looked_at, found = time.monotonic(), files.has_outcome()
+        return found
 
     return look

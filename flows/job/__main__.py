@@ -145,7 +145,7 @@ def _wait_for_next(folder: JobFolder) -> str:
         while time.monotonic() < end_at:
             if (job_file := folder.read_next()) is not None:
                 return job_file
-            time.sleep(min(1.0, folder.place.look_seconds / 5))
+            time.sleep(min(1.0, folder.place.look_seconds))
     return ""
 
 

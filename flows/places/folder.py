@@ -20,7 +20,7 @@ class Folder:
     """A `flows.places.Place` that is a folder: files are read where they lie, and appear by rename."""
 
     path: Path
-    look_seconds: ClassVar[float] = 0.5
+    look_seconds: ClassVar[float] = 0.1
 
     @property
     def address(self) -> str:
