@@ -2,6 +2,7 @@
 
 from flows.gate.account import Account
 from flows.gate.case import Case
+from flows.gate.classes import load_statistics
 from flows.gate.evidence import Policy
 from flows.gate.fresh import FreshAccount
 from flows.gate.guards.negative_flips import flipped
@@ -22,5 +23,6 @@ __all__ = [
     "decide_by_trials",
     "flipped",
     "is_silent",
+    "load_statistics",
     "told_measures",
 ]

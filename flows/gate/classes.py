@@ -83,6 +83,12 @@ class Pairs:
         return max(-1.0, self.gain - reach), min(1.0, self.gain + reach)
 
 
+def load_statistics() -> None:
+    """Load what the tests compute with; without this the first of them does, which takes up to a second."""
+    assert scipy.stats
+    assert scipy.optimize
+
+
 def mcnemar(num_fixed: int, num_broken: int) -> float:
     """The exact two-sided p-value that fixed and broken samples are equally likely (McNemar 1947, binomial form)."""
     discordant = num_fixed + num_broken

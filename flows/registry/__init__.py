@@ -2,7 +2,8 @@
 
 from flows.registry.catalog import BUNDLE_TAG, is_withdrawn
 from flows.registry.ledger import Entry, champion_at
+from flows.registry.program import load_exporter
 from flows.registry.telling import read_holdout
 from flows.registry.versions import Registry
 
-__all__ = ["BUNDLE_TAG", "Entry", "Registry", "champion_at", "is_withdrawn", "read_holdout"]
+__all__ = ["BUNDLE_TAG", "Entry", "Registry", "champion_at", "is_withdrawn", "load_exporter", "read_holdout"]

@@ -13,6 +13,7 @@ from flows.stages.baseline import baseline_work, tfidf_key
 from flows.stages.driver_training import trains_in_driver
 from flows.stages.feature_store import check_features, keep_in_bounds
 from flows.stages.jobs import new_job
+from flows.stages.loading import loading_ahead
 from flows.stages.planning import failures
 from flows.stages.progress import showing_progress
 from flows.stages.session import RetrainingSession
@@ -44,7 +45,7 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
             screening=None if session.plan.screening is None else job.Screening(session.plan.screening, work_plan.metric),
             tracking=job.Tracking(session.settings.tracking, session.settings.artifacts, session.plan.name, run_id, vars(origin)),
         )
-        with showing_progress(session, work_plan, training_job):
+        with showing_progress(session, work_plan, training_job), loading_ahead():
             outcome = session.run_job(training_job)
         keep_in_bounds(session)
     from flows.pictures import draw_variant
