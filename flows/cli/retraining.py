@@ -20,7 +20,8 @@ from flows.stages import planning, report_text
 from flows.stages.closing import Known, look_up
 from flows.stages.preflight import dead_servers, preflight_check
 from flows.stages.report import Report
-from flows.stages.session import Event, listening, warming
+from flows.stages.session import Event, listening
+from flows.stages.warming import warming
 from flows.words import counted
 from heads.catalogue import TASK_FACTS, Modality
 
@@ -45,7 +46,7 @@ def run(settings: Settings, plan: Plan, source: str | None) -> Report:
     where = f"at {settings.prefect}" if settings.prefect else "without a standing server"
     screen.note(f"Retraining {plan.name}; Prefect {where}")
     # A source may bring nothing new, and then Ray is not needed.
-    warm = contextlib.nullcontext() if source else warming(settings, plan)
+    warm = contextlib.nullcontext() if source else warming(settings, plan.name, plan.workers.group())
     planned = planning.planned(known.work_plan if known else None)
     with warm, planned, screen.progress_bars() as bars, listening(_Bars(bars)):
         meanwhile = None if settings.prefect else partial(_load, settings, known)

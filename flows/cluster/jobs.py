@@ -53,13 +53,19 @@ class Submission:
         return self.status in RUNNING
 
 
-def submit(cluster: Cluster, job_file: str, *, metadata: Mapping[str, str], stays: bool = False) -> Submission:
-    """Submit the program `flows.job` on this job file, with `flows` and `heads` as its code; if it `stays`, it takes others."""
+def submit(
+    cluster: Cluster, job_file: str, *, metadata: Mapping[str, str], stays: bool = False, waits: bool = False
+) -> Submission:
+    """Submit the program `flows.job` on this job file, with `flows` and `heads` as its code; if it `stays`, it takes others.
+
+    If it `waits`, there is no such job: in its folder it is handed the first.
+    """
+    options = "".join(f" --{name}" for name, asked in (("stay", stays), ("wait", waits)) if asked)
     submission_id = f"{metadata['job_key']}-{secrets.token_hex(4)}"
     body = {
         "submission_id": submission_id,
         # exec: without it a kill would hit the shell, and not the driver below it.
-        "entrypoint": f"exec {cluster.python} -m flows.job {shlex.quote(job_file)}{' --stay' if stays else ''}",
+        "entrypoint": f"exec {cluster.python} -m flows.job {shlex.quote(job_file)}{options}",
         "metadata": dict(metadata),
         "runtime_env": {"working_dir": code.upload(cluster), "env_vars": _environment(cluster)},
     }
@@ -136,9 +142,13 @@ def stop(cluster: Cluster, submission_id: str) -> Submission:
     return submission
 
 
-def find(cluster: Cluster, folder: str) -> Submission | None:
-    """The running submission of the job in this folder, None if there is none."""
-    return next(iter(_running(cluster, "folder", folder)), None)
+def find(cluster: Cluster, folder: str, handed_to: str | None = None) -> Submission | None:
+    """The running submission of the job in this folder, or that whose driver it was `handed_to`; None if there is neither."""
+    if own := _running(cluster, "folder", folder):
+        return own[0]
+    known = call(cluster, "GET", job_path(handed_to), timeout_seconds=ANSWER_SECONDS) if handed_to else None
+    submission = _submission(known) if known else None
+    return submission if submission and submission.is_running else None
 
 
 def find_by_flow_run(cluster: Cluster, flow_run_id: str) -> tuple[Submission, ...]:

@@ -1,4 +1,4 @@
-"""A job run to its end: joined or submitted, again if its driver died, or handed to a driver that has done another one."""
+"""A job run to its end: joined or submitted, again if its driver died, or handed to a driver that is there already."""
 
 from __future__ import annotations
 
@@ -42,9 +42,15 @@ class JobFiles(Protocol[JobEnd]):
     def hand_on(self, job_file: str) -> None:
         """Hand the job's driver, which has done it, the file of another job; '' lets it end."""
 
+    def note_submission(self, submission_id: str) -> None:
+        """Note which submission's driver is handed this job."""
+
+    def read_submission(self) -> str | None:
+        """The id of the submission whose driver was handed this job, None if it has one of its own."""
+
 
 class Handover:
-    """Keeps the driver of one job for the next one, which then finds all loaded; a driver that waits in vain ends by itself."""
+    """Keeps a driver for the next job, which then finds all loaded; a driver that waits in vain ends by itself."""
 
     def __init__(self) -> None:
         self._kept: tuple[Submission, JobFiles[object]] | None = None
@@ -54,23 +60,31 @@ class Handover:
         """The folder that the kept driver was submitted with, '' if none is kept."""
         return self._kept[0].folder if self._kept else ""
 
+    def begin(self, cluster: Cluster, files: JobFiles[object], name: str) -> None:
+        """Start a driver for jobs of this model name before the first is known; the files are of a folder without a job."""
+        metadata = {"job_key": "waiting", "name": name, "flow_run_id": "", "folder": files.address}
+        self.keep(submit(cluster, files.job_file, metadata=metadata, stays=True, waits=True), files)
+
     def keep(self, submission: Submission, files: JobFiles[object]) -> None:
-        """Keep the driver of this submission, which has done the job of these files."""
+        """Keep the driver of this submission, which has done the job of these files, or waits for its first there."""
         self._kept = submission, files
 
-    def take(self, job_file: str) -> Submission | None:
-        """Hand the kept driver this job, and return its submission; None if none is kept."""
-        if self._kept is None:
+    def take(self, cluster: Cluster, job: JobFiles[object]) -> Submission | None:
+        """Hand the kept driver this job, and return its submission; None if none is kept, or it has ended."""
+        kept, self._kept = self._kept, None
+        if kept is None or find(cluster, kept[0].folder) is None:
             return None
-        (submission, files), self._kept = self._kept, None
-        files.hand_on(job_file)
-        return submission
+        job.note_submission(kept[0].submission_id)
+        kept[1].hand_on(job.job_file)
+        return kept[0]
 
     def end(self) -> None:
         """Let the kept driver end, if there is one."""
+        kept, self._kept = self._kept, None
+        # Where its place is out of reach, it ends by itself.
         with suppress(HeadstartError):
-            # Where its place is out of reach, it ends by itself.
-            self.take("")
+            if kept:
+                kept[1].hand_on("")
 
 
 def run_job(
@@ -86,13 +100,13 @@ def run_job(
 ) -> JobEnd:
     """Run the job that these files describe, and return its outcome.
 
-    A running job of the same folder is joined. A driver that died without an outcome is submitted again, twice at most, and
-    goes on from its files. `on_start` gets each submission id, `say` gets messages for people. With a `handover` the driver
-    that it keeps takes the job, and the one that did it is kept. Raises the job's own error, and HeadstartError if it was
-    stopped.
+    A job of the same folder that runs is joined, whichever driver does it. A driver that died without an outcome is submitted
+    again, twice at most, and goes on from its files. `on_start` gets each submission id, `say` gets messages for people. With a
+    `handover` the driver that it keeps takes the job, and the one that did it is kept. Raises the job's own error, and
+    HeadstartError if it was stopped.
     """
     metadata = {"job_key": key, "name": name, "flow_run_id": flow_run_id, "folder": files.address}
-    submission = find(cluster, files.address)
+    submission = find(cluster, files.address, files.read_submission())
     if submission and files.has_outcome():
         # It stays for a flow that is gone, and what that asked for may not be what is asked for now.
         stop(cluster, submission.submission_id)
@@ -100,8 +114,11 @@ def run_job(
     was_handed = False
     if submission is None:
         files.forget()
-        submission = handover.take(files.job_file) if handover else None
+        submission = handover.take(cluster, files) if handover else None
         was_handed = submission is not None
+    elif handover:
+        # One that was begun ahead is not needed.
+        handover.end()
     attempt = 0
     while True:
         if submission is None:

@@ -3,7 +3,7 @@
 The names below are for the flow that submits such a job; they load neither torch nor Ray.
 """
 
-from flows.job.job import Job, JobKind, Screening, Tracking, begin
+from flows.job.job import Job, JobKind, Screening, Tracking, begin, new_folder
 from flows.job.job_folder import JobFolder, jobs_root
 from flows.job.outcome import JobOutcome
 from flows.job.scores import read_scores, scores_file
@@ -19,6 +19,7 @@ __all__ = [
     "begin",
     "jobs_root",
     "leaks_file",
+    "new_folder",
     "read_leaks",
     "read_scores",
     "robustness_file",

@@ -1,7 +1,8 @@
 """`python -m flows.job JOBFILE`, on the cluster: does the job, and writes its outcome or its error beside the job file.
 
 This process is the job's driver: for a training it begins a worker group, whose members do the work (`flows.job.member`), or,
-of heads on stored features, does that work itself. With `--stay` it waits a while for another job, which finds all loaded.
+of heads on stored features, does that work itself. With `--stay` it waits a while for another job, which finds all loaded; with
+`--wait` for its first one, too, and loads meanwhile.
 """
 
 from __future__ import annotations
@@ -108,15 +109,19 @@ def _measure_robustness(job: Job) -> JobOutcome:
 PROGRAMS = {"train": _train, "score": _score, "fresh": _score, "leaks": _find_leaks, "robustness": _measure_robustness}
 
 
-def main(job_file: str, *, stays: bool = False) -> int:
+def main(job_file: str, *, stays: bool = False, waits: bool = False) -> int:
     """Do the job of a file, by its path or address, and, if this process `stays`, those that it is handed on to.
+
+    If it `waits`, there is no such file yet, and it is handed the first, too.
 
     The exit status is 0 if each outcome was written, 1 if an error was, which ends it. A storage that is away for long is no
     error of the job: it ends with 1 and without a word there, and is submitted again.
     """
     owners.sweep()
+    if waits:
+        job_file = _wait_for_first(_folder_of(job_file))
     while job_file:
-        folder = JobFolder.at(job_file.rpartition("/")[0])
+        folder = _folder_of(job_file)
         if status := _do(folder):
             return status
         job_file = _wait_for_next(folder) if stays else ""
@@ -138,6 +143,19 @@ def _do(folder: JobFolder) -> int:
     return 0
 
 
+def _folder_of(job_file: str) -> JobFolder:
+    return JobFolder.at(job_file.rpartition("/")[0])
+
+
+def _wait_for_first(folder: JobFolder) -> str:
+    """As `_wait_for_next`, of a driver without a job, whose folder then goes; what a training loads is loaded before."""
+    workers.load()
+    job_file = _wait_for_next(folder)
+    with suppress(Unreachable):
+        folder.place.clear()
+    return job_file
+
+
 def _wait_for_next(folder: JobFolder) -> str:
     """The file of the job that this driver is handed after the one in the folder, '' if it is to end, or is told nothing."""
     end_at = time.monotonic() + STAY_SECONDS
@@ -150,4 +168,4 @@ def _wait_for_next(folder: JobFolder) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], stays="--stay" in sys.argv[2:]))
+    sys.exit(main(sys.argv[1], stays="--stay" in sys.argv[2:], waits="--wait" in sys.argv[2:]))

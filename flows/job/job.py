@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -108,6 +109,11 @@ class Job:
         if found is None:
             raise AskedWrongly(f"{self.place.address}/{name} holds no bundle: it was removed meanwhile; retrain again")
         return found
+
+
+def new_folder(storage: Root) -> JobFolder:
+    """A folder for a driver that is started before its first job is known: it is handed that job there."""
+    return JobFolder(jobs_root(storage).within(f"waiting-{secrets.token_hex(4)}"))
 
 
 def begin(job: Job) -> JobFolder:

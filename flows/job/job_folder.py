@@ -21,7 +21,7 @@ from flows.places import Fact, Place, Root, StoredFile, open_place
 JOB, SAMPLES, OUTCOME, ERROR = "job.json", "samples.json", "outcome.json", "error.json"
 TODO, SPAN, TO_STORE, SHARES = "todo.json", "span.json", "features.json", "shares.json"
 DRIVERS, GROUPS, LOSSES, NODES = "drivers.json", "groups.json", "losses.json", "nodes.json"
-NEXT = "next.json"
+NEXT, SUBMISSION = "next.json", "submission.json"
 NOTED = re.compile(r"(stored|fetched)-.*\.json")
 EPOCHS = "epochs"
 MAX_MESSAGE_CHARS = 6000
@@ -91,7 +91,7 @@ class JobFolder:
 
     def forget(self) -> None:
         """Remove the notes and the outcome of an earlier job of the same key, before a new one begins."""
-        names = (OUTCOME, ERROR, NEXT, TODO, SPAN, TO_STORE, SHARES, DRIVERS, GROUPS, LOSSES, NODES)
+        names = (OUTCOME, ERROR, NEXT, SUBMISSION, TODO, SPAN, TO_STORE, SHARES, DRIVERS, GROUPS, LOSSES, NODES)
         self.place.remove(*(name for name in self.place.facts() if name in names or NOTED.fullmatch(name)))
         self.place.within(EPOCHS).clear()
 
@@ -115,6 +115,15 @@ class JobFolder:
         """What the driver of this job was handed, None if nothing yet."""
         content: Mapping[str, str] | None = self._file(NEXT).read_json()
         return None if content is None else content["job"]
+
+    def note_submission(self, submission_id: str) -> None:
+        """Note which submission's driver is handed this job, which was submitted for another one, or for none yet."""
+        self._file(SUBMISSION).write_json(submission_id)
+
+    def read_submission(self) -> str | None:
+        """The id of the submission whose driver was handed this job, None if it has one of its own."""
+        submission_id: str | None = self._file(SUBMISSION).read_json()
+        return submission_id
 
     def write_outcome(self, outcome: JobOutcome) -> None:
         """Write the outcome of the job."""

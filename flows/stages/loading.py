@@ -7,8 +7,6 @@ import logging
 import threading
 from collections.abc import Iterator
 
-from flows import gate, pictures, registry
-
 LOG = logging.getLogger(__name__)
 
 
@@ -25,6 +23,8 @@ def loading_ahead() -> Iterator[None]:
 
 
 def _load() -> None:
+    from flows import gate, pictures, registry
+
     for load in (gate.load_statistics, registry.load_exporter, lambda: pictures.leaderboard(["nothing"], [0.0], "")):
         try:
             load()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -12,13 +11,14 @@ from functools import partial
 
 from flows import cluster, dataset, job, tracking
 from flows.cluster import Cluster, open_cluster
-from flows.errors import Busy, HeadstartError
+from flows.errors import Busy
 from flows.places import as_root, open_place
 from flows.places.check import check_root
 from flows.places.locks import Held, Lock, Locks, locks_of
 from flows.plan import Plan
 from flows.registry import Registry
 from flows.settings import Settings
+from flows.stages.warming import warm
 from flows.surroundings import user_name
 
 # A nightly run and one by hand may meet: the second waits for the first, within reason.
@@ -69,7 +69,8 @@ class RetrainingSession:
         self.registry = open_registry(settings, asked_by)
         self._held, self._runs, self._listeners = held, runs, _LISTENERS.get()
         self._cluster: Cluster | None = None
-        self._handover = cluster.Handover()
+        self._warm = warm()
+        self._handover = self._warm.handover if self._warm else cluster.Handover()
         self.lock: Lock | None = None
 
     def tell(self, event: Event) -> None:
@@ -90,6 +91,8 @@ class RetrainingSession:
     def cluster(self) -> Cluster:
         """The Ray cluster of the settings, else a local one, started at the first call and ended with the session."""
         if self._cluster is None:
+            if self._warm:
+                self._warm.join()
             group = self.plan.workers.group()
             opened = open_cluster(
                 self.settings.ray_address, self.settings.storage, num_cpus=group.fewest * group.cpus_per_worker, say=self.say
@@ -107,8 +110,10 @@ class RetrainingSession:
         ray = self.cluster()
         if self.lock:
             self.lock.check()
-        jobs, mine = job.jobs_root(requested.storage).address, requested.folder.address
-        for orphan in cluster.find_orphans(ray, self.plan.name, jobs, besides=(mine, self._handover.folder)):
+        jobs, mine = job.jobs_root(requested.storage).address, requested.folder
+        for orphan in cluster.find_orphans(ray, self.plan.name, jobs, besides=(mine.address, self._handover.folder)):
+            if orphan.submission_id == mine.read_submission():
+                continue
             self.say(f"Stopping {orphan.submission_id}, which a crash left behind")
             cluster.stop(ray, orphan.submission_id)
         submitted: list[str] = []
@@ -156,27 +161,6 @@ def _end_failed(
     if kind is not None:
         with contextlib.suppress(Exception):  # the block's own error is the one to raise
             tracker.close_retraining(run_id, "FAILED" if issubclass(kind, Exception) else "KILLED")
-
-
-@contextlib.contextmanager
-def warming(settings: Settings, plan: Plan) -> Iterator[None]:
-    """Start the local Ray in a thread while the block starts other things; a session in the block joins it."""
-    if settings.ray_address:
-        yield
-        return
-    group = plan.workers.group()
-    with contextlib.ExitStack() as held:
-
-        def warm() -> None:
-            with contextlib.suppress(HeadstartError, OSError):  # the session meets the same error and raises it
-                held.enter_context(open_cluster(None, settings.storage, num_cpus=group.fewest * group.cpus_per_worker))
-
-        thread = threading.Thread(target=warm, name="warm")
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.join()
 
 
 def open_registry(settings: Settings, asked_by: str = "") -> Registry:

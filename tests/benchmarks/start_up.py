@@ -36,6 +36,7 @@ MARK, LOOK_SECONDS = "START_UP_RUN", 0.3
 # What a command line holds, and what such a process is, the first that fits.
 KINDS = (
     ("jobs/train-", "the driver"),
+    ("jobs/waiting-", "the driver"),
     ("jobs/score-", "a driver of the scoring alone"),
     ("ray::RayTrainWorker", "the workers"),
     ("ray::JobSupervisor", "Ray's supervisor of the job"),

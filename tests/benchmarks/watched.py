@@ -152,9 +152,8 @@ class Run:
         return next(iter((self.kept / "jobs").glob("train-*")), None)
 
     @property
-    def _job_file(self) -> str:
-        file = self.job / "job.json" if self.job else Path()
-        return f"{self.mirror.address}/{file.relative_to(self.kept)}" if self.mirror else str(file)
+    def _jobs(self) -> str:
+        return f"{self.mirror.address}/jobs/" if self.mirror else f"{self.kept}/jobs/"
 
     def observe(self) -> None:
         """Takes note of new shards and of an attempt that announces what it has to forward."""
@@ -180,7 +179,8 @@ class Run:
         mine, drivers, workers = self.place.cluster_processes(), [], []
         for process in mine:
             with suppress(psutil.Error):
-                if self._job_file in process.cmdline() and "flows.job" in process.cmdline():
+                words = process.cmdline()
+                if "flows.job" in words and any(word.startswith(self._jobs) for word in words):
                     drivers.append(process)
                 elif process.name().startswith("ray::RayTrain"):
                     workers.append(process)

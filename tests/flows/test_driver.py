@@ -45,6 +45,20 @@ def test_a_driver_that_stays_does_what_it_is_handed_and_ends_when_told(tmp_path:
     assert second.read_end() == job.JobOutcome(scores={})
 
 
+def test_a_driver_without_a_job_waits_for_its_first_and_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, order = job.new_folder(tmp_path), _begin(tmp_path, "a")
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(driver.main, begun.job_file, stays=True, waits=True)
+        begun.hand_on(order.job_file)
+        _wait_for_outcome(order)
+        assert begun.place.facts() == {}
+        order.hand_on("")
+        assert ended.result(10) == 0
+    monkeypatch.setattr(driver, "STAY_SECONDS", 0.3)
+    assert driver.main(job.new_folder(tmp_path).job_file, stays=True, waits=True) == 0
+    assert [path.name for path in (tmp_path / "jobs").iterdir()] == ["score-a"]
+
+
 def test_a_driver_that_is_told_nothing_ends_by_itself_and_one_that_does_not_stay_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

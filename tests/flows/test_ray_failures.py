@@ -165,6 +165,57 @@ def test_a_kept_driver_that_died_is_followed_by_a_new_one_without_a_word(ray: Ra
     assert handover.folder == "", "the second ended by itself"
 
 
+def waiting(ray: Ray) -> JobFolder:
+    """The folder of a driver that is started before its first job is known."""
+    return JobFolder.at(ray.files.address.replace("train-k", "waiting-1"))
+
+
+def test_a_driver_begun_ahead_takes_the_first_job_and_whoever_asks_for_that_again_joins_it(ray: Ray) -> None:
+    ray.ends = ["RUNNING"]
+    handover, opened = cluster.Handover(), api.connect(ray.address)
+    handover.begin(opened, waiting(ray), "tiny")
+    [begun] = ray.jobs
+
+    def end() -> None:
+        while (job_file := waiting(ray).read_next()) is None:
+            time.sleep(0.01)
+        assert job_file == ray.files.job_file
+        # The flow is killed here, and the next one asks for the same job.
+        threading.Timer(0.5, lambda: ray.files.write_outcome(JobOutcome(("w",)))).start()
+        ended.append(run(ray, handover=cluster.Handover(), on_start=started.append))
+
+    ended, started = list[JobOutcome](), list[str]()
+    later = threading.Thread(target=end)
+    later.start()
+    assert run(ray, handover=handover, on_start=started.append) == JobOutcome(("w",))
+    later.join(20)
+    assert (ended, started, list(ray.jobs)) == ([JobOutcome(("w",))], [begun, begun], [begun])
+    assert ray.files.read_submission() == begun
+    orphans = cluster.find_orphans(opened, "tiny", str(ray.files.place.path.parent))
+    assert [orphan.submission_id for orphan in orphans] == [begun], "to one who asks for other jobs"
+
+
+@pytest.mark.parametrize("status", ["SUCCEEDED", "STOPPED", "FAILED"])
+def test_a_driver_begun_ahead_that_has_ended_is_followed_by_one_of_the_jobs_own(ray: Ray, status: str) -> None:
+    ray.ends = [status, lambda: ray.files.write_outcome(JobOutcome(("w",)))]
+    handover, told = cluster.Handover(), list[str]()
+    handover.begin(api.connect(ray.address), waiting(ray), "tiny")
+    assert run(ray, handover=handover, say=told.append) == JobOutcome(("w",))
+    assert (len(ray.jobs), told, waiting(ray).read_next(), ray.files.read_submission()) == (2, [], None, None)
+
+
+def test_a_driver_begun_ahead_of_a_job_that_runs_already_is_let_go(ray: Ray) -> None:
+    ray.jobs["before"] = {"submission_id": "before", "status": "RUNNING", "metadata": {"folder": ray.files.address}}
+    ray.ends = ["RUNNING", "RUNNING"]
+    handover = cluster.Handover()
+    handover.begin(api.connect(ray.address), waiting(ray), "tiny")
+    threading.Timer(0.3, lambda: ray.files.write_outcome(JobOutcome(("w",)))).start()
+    started: list[str] = []
+    assert run(ray, handover=handover, on_start=started.append) == JobOutcome(("w",))
+    assert started == ["before"]
+    assert waiting(ray).read_next() == ""
+
+
 def test_a_driver_that_stays_for_a_flow_that_is_gone_is_stopped_before_its_job_is_asked_for_again(ray: Ray) -> None:
     ray.jobs["old"] = {"submission_id": "old", "status": "RUNNING", "metadata": {"folder": ray.files.address}}
     ray.files.write_outcome(JobOutcome(("old",)))
