@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -95,16 +96,27 @@ def _in_top(probabilities: Tensor, truths: Tensor) -> Tensor:
 
 def _ranked(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
     """The area under each column's ROC curve and its average precision (C); NaN if it has none."""
-    ordered, order = scores.sort(dim=0, descending=True)
-    hits = positive.gather(0, order).double().cumsum(dim=0)
-    misses = torch.arange(1, len(hits) + 1, dtype=hits.dtype, device=hits.device)[:, None] - hits
+    # A column's numbers side by side: all steps along them are faster.
+    rows, truths = scores.T.contiguous(), positive.T.contiguous()
+    order = _descending(rows)
+    ordered, hits = rows.gather(1, order), truths.gather(1, order).double().cumsum(dim=1)
+    misses = torch.arange(1, hits.shape[1] + 1, dtype=hits.dtype, device=hits.device) - hits
     # Equal scores count together, at the last of them: up to it nothing is gained.
-    ends = torch.cat([ordered[1:] != ordered[:-1], torch.ones_like(ordered[:1], dtype=torch.bool)])
-    hits, misses = (torch.where(ends, counts, 0.0).cummax(dim=0).values for counts in (hits, misses))
-    start = torch.zeros_like(hits[:1])
-    gained, lost = hits.diff(dim=0, prepend=start), misses.diff(dim=0, prepend=start)
-    areas = ((hits - gained / 2) * lost).sum(dim=0) / (hits[-1] * misses[-1])
-    return areas, (gained * hits / (hits + misses).clamp(min=1)).sum(dim=0) / hits[-1]
+    ends = torch.cat([ordered[:, 1:] != ordered[:, :-1], torch.ones_like(ordered[:, :1], dtype=torch.bool)], dim=1)
+    hits, misses = (torch.where(ends, counts, 0.0).cummax(dim=1).values for counts in (hits, misses))
+    start = torch.zeros_like(hits[:, :1])
+    gained, lost = hits.diff(dim=1, prepend=start), misses.diff(dim=1, prepend=start)
+    # Summed down columns, as scores come: another order of sums would round otherwise.
+    areas, precisions = (x.T.contiguous() for x in ((hits - gained / 2) * lost, gained * hits / (hits + misses).clamp(min=1)))
+    return areas.sum(dim=0) / (hits[:, -1] * misses[:, -1]), precisions.sum(dim=0) / hits[:, -1]
+
+
+def _descending(rows: Tensor) -> Tensor:
+    """The places (C, N) of each row's numbers, greatest first."""
+    # NumPy sorts several times as fast as torch does on a CPU.
+    if rows.device.type == "cpu":
+        return torch.from_numpy(np.argsort(rows.numpy(), axis=1)).flip(1)
+    return rows.argsort(dim=1, descending=True)
 
 
 def calibration_error(probabilities: Tensor, truths: Tensor) -> Tensor:
