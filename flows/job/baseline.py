@@ -178,4 +178,5 @@ def _save(folder: BaselineFolder, features: JobFeatures, work: Work, variant: Va
             thresholds=probe.thresholds,
             temperatures=probe.temperatures,
             vocabulary=features.splits.vocabulary(work.variant, work.weights.path),
+            shared=features.shared_backbone(work),
         )

@@ -38,8 +38,10 @@ def write_progress(job: Job, work: Work, epochs: Sequence[Epoch]) -> None:
     job.folder.note_epochs(work.key, epochs[-1].index + 1 if epochs else 0)
 
 
-def write_result(job: Job, work: Work, model: Model, outcome: TrainingOutcome) -> None:
-    """Store the work's bundle and then its result, which marks the work as finished."""
+def write_result(
+    job: Job, work: Work, model: Model, outcome: TrainingOutcome, shared: bundle.SharedBackbone | None = None
+) -> None:
+    """Store the work's bundle and then its result, which marks the work as finished; see `bundle.save` on `shared`."""
     folder, variant = job.work_folder(work), work.variant
     num_parameters, num_trained = count_parameters(model)
     classes = {head.target: list(job.classes[head.target]) for head in variant.heads}
@@ -63,6 +65,7 @@ def write_result(job: Job, work: Work, model: Model, outcome: TrainingOutcome) -
             thresholds=outcome.thresholds,
             temperatures=outcome.temperatures,
             vocabulary=Splits(job).vocabulary(variant, work.weights.path),
+            shared=shared,
         )
         examples = tuple(save_examples(local, local / BUNDLE, job.version, variant.heads))
     result = WorkResult(

@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
 
-from torch import nn
-
 from flows.job import results
 from flows.job.job import Job
 from flows.job.trunks import JobFeatures
 from flows.records import Work
 from flows.work_folder import CHECKPOINT, PROBE_CHECKPOINT
+from heads.bundle import SharedBackbone
 from heads.data.loading import Loaders
 from heads.errors import CheckpointError, TrainingDiverged
 from heads.fused.training import TrainingRequest, train_together
@@ -89,16 +88,16 @@ def _loaders(features: JobFeatures, work: Work) -> dict[Phase, Loaders]:
 def _train(
     features: JobFeatures,
     works: Sequence[Work],
-    request: Callable[[Job, Work, nn.Sequential, int], TrainingRequest],
+    request: Callable[[Job, Work, SharedBackbone, int], TrainingRequest],
     loaders: Loaders,
 ) -> None:
     """Train the works side by side, each from its last checkpoint, or from the start if that cannot be read."""
-    job, backbone = features.job, features.backbone(works[0])
+    job, shared = features.job, features.shared_backbone(works[0])
     for work in works:
         file = WorkCheckpointer(job, work).last
         if file and not _can_be_resumed(file, work):
             job.work_folder(work).drop_checkpoint()
-    train_together([request(job, work, backbone, len(works)) for work in works], loaders)
+    train_together([request(job, work, shared, len(works)) for work in works], loaders)
 
 
 def _can_be_resumed(file: Path, work: Work) -> bool:
@@ -121,23 +120,23 @@ def _has_probed(job: Job, work: Work) -> bool:
     return file is not None and _can_be_resumed(file, work)
 
 
-def _whole(job: Job, work: Work, backbone: nn.Sequential, num_works: int) -> TrainingRequest:
+def _whole(job: Job, work: Work, shared: SharedBackbone, num_works: int) -> TrainingRequest:
     """The request for a training to its end."""
-    model = build_model(work.variant, job.classes, work.weights.path, backbone=backbone)
+    model = build_model(work.variant, job.classes, work.weights.path, backbone=shared.backbone)
     checkpointer = WorkCheckpointer(job, work, num_works)
 
     def on_end(outcome: TrainingOutcome | TrainingDiverged) -> None:
         if isinstance(outcome, TrainingDiverged):
             checkpointer.give_up(outcome)
         else:
-            results.write_result(job, work, model, outcome)
+            results.write_result(job, work, model, outcome, shared)
 
     return TrainingRequest(model, work.variant, checkpointer.note, on_end, resume=checkpointer.last)
 
 
-def _pausing(job: Job, work: Work, backbone: nn.Sequential, num_works: int) -> TrainingRequest:
+def _pausing(job: Job, work: Work, shared: SharedBackbone, num_works: int) -> TrainingRequest:
     """The request for a training that pauses after its probe phase, and writes the measures that it had there."""
-    model = build_model(work.variant, job.classes, work.weights.path, backbone=backbone)
+    model = build_model(work.variant, job.classes, work.weights.path, backbone=shared.backbone)
     checkpointer, folder = WorkCheckpointer(job, work, num_works), job.work_folder(work)
 
     def on_pause(epochs: Sequence[Epoch], save: Callable[[Path], None]) -> None:

@@ -15,6 +15,7 @@ from flows.job.costs import ExtractionCosts, PassCost
 from flows.job.datasets import Splits
 from flows.job.job import Job
 from flows.records import Work
+from heads.bundle import SharedBackbone
 from heads.data.loading import Loaders
 from heads.data.modalities import preparation_of
 from heads.data.samples import Samples
@@ -83,6 +84,10 @@ class JobFeatures:
 
     def backbone(self, work: Work) -> nn.Sequential:
         """The backbone that a work starts from, frozen and in eval mode on the device; works that do not train it share it."""
+        return self.shared_backbone(work).backbone
+
+    def shared_backbone(self, work: Work) -> SharedBackbone:
+        """The same, for the bundles of those works."""
         return self._backbones.get(work)
 
     def forget_backbone(self) -> None:
@@ -175,12 +180,13 @@ class _Backbones:
     """Backbones with their first weights, frozen, on `device`; the last one asked for is kept."""
 
     def __init__(self, device: Any) -> None:
-        self._device, self._named, self._last = device, ("", "", -1), nn.Sequential()
+        self._device, self._named, self._last = device, ("", "", -1), SharedBackbone(nn.Sequential())
 
-    def get(self, work: Work) -> nn.Sequential:
+    def get(self, work: Work) -> SharedBackbone:
         """The backbone that the work's variant starts from."""
         named = (work.variant.backbone, work.weights.digest, work.variant.fit.seed if work.weights.path is None else -1)
         if named != self._named:
             built = build_backbone(work.variant, work.weights.path).requires_grad_(False).eval()
-            self._named, self._last = named, built.to(self._device).to(memory_format=torch.channels_last)
+            self._named = named
+            self._last = SharedBackbone(built.to(self._device).to(memory_format=torch.channels_last))
         return self._last

@@ -6,19 +6,20 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
 from heads.bundle.card import write_card
-from heads.bundle.contents import FILES, SUMS, TEXTS, VOCABULARY, Contents, are_files, digest_of, opened, parse_json
+from heads.bundle.contents import FILES, SUMS, TEXTS, VOCABULARY, WEIGHTS, Contents, are_files, digest_of, opened, parse_json
 from heads.bundle.predicting import Bundle, predict_together, share_backbones
 from heads.bundle.sample_inputs import READERS
 from heads.bundle.weights import read_model
+from heads.bundle.writing import SharedBackbone, write_weights
 from heads.catalogue import TASK_FACTS
 from heads.data.modalities import preparation_of
 from heads.data.samples import Preprocess
@@ -40,6 +41,7 @@ __all__ = [
     "Labels",
     "MaskPrediction",
     "Prediction",
+    "SharedBackbone",
     "TagsPrediction",
     "are_files",
     "digest",
@@ -67,13 +69,14 @@ def save(
     thresholds: Mapping[str, Sequence[float]] | None = None,
     temperatures: Mapping[str, float] | None = None,
     vocabulary: Vocabulary | None = None,
+    shared: SharedBackbone | None = None,
 ) -> Path:
     """Writes a bundle to the folder `dest`, which appears whole by rename, in place of one that was there; gives `dest`.
 
     `thresholds` and `temperatures` are those of `Bundle`. `facts` are JSON values that say where weights and data come from;
-    `metrics` among them becomes the card's table. Equal arguments give equal bytes.
+    `metrics` among them becomes the card's table. Equal arguments give equal bytes, and sooner with `shared`, the model's own
+    backbone if other models have it as well.
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     description = {"format": FORMAT, "variant_id": variant.variant_id, "variant": variant.model_dump(mode="json"), "facts": facts}
     if thresholds:
         named = {target: dict(zip(classes[target], found, strict=True)) for target, found in thresholds.items()}
@@ -81,7 +84,6 @@ def save(
     if temperatures:
         description["temperatures"] = dict(temperatures)
     contents = {
-        "weights.safetensors": safetensors.torch.save(weights),
         "variant.json": _json_bytes(description),
         "classes.json": _json_bytes({target: list(names) for target, names in classes.items()}),
         "preprocess.json": _json_bytes(preprocess.to_json()),
@@ -89,8 +91,12 @@ def save(
     }
     if vocabulary:
         contents[VOCABULARY] = vocabulary.text().encode()
-    sums = "".join(f"{hashlib.sha256(contents[name]).hexdigest()}  {name}\n" for name in sorted(contents))
-    _write_folder(dest, {**contents, SUMS: sums.encode()})
+    with _appearing(dest) as partial:
+        sums = {WEIGHTS: write_weights(partial / WEIGHTS, model, shared)}
+        for name, content in contents.items():
+            (partial / name).write_bytes(content)
+            sums[name] = hashlib.sha256(content).hexdigest()
+        (partial / SUMS).write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
     return dest
 
 
@@ -169,12 +175,13 @@ def _json_bytes(value: object) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _write_folder(dest: Path, contents: Mapping[str, bytes]) -> None:
+@contextmanager
+def _appearing(dest: Path) -> Iterator[Path]:
+    """An empty folder, which takes the place of `dest` after the block."""
     partial, old = (dest.with_name(f".{dest.name}.{os.getpid()}.{kind}") for kind in ("partial", "old"))
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name, content in contents.items():
-        (partial / name).write_bytes(content)
+    yield partial
     if dest.exists():
         dest.rename(old)
     partial.rename(dest)

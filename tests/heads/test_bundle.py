@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from torch.export import Dim
@@ -19,6 +20,7 @@ from torch.export import Dim
 from heads import bundle
 from heads.bundle import Bundle, Labels, MaskPrediction, Prediction
 from heads.bundle.program import export_program
+from heads.bundle.writing import TYPES, write_weights
 from heads.data.dataset import ImageDataset
 from heads.data.decoding import decode_mask
 from heads.data.images import decode, prepare, preprocess_for
@@ -100,6 +102,31 @@ def test_equal_models_make_equal_bytes_and_one_digest_names_them(folder: Path, t
     assert bundle.digest(again) == bundle.digest(folder) == hashlib.sha256((folder / "SHA256SUMS").read_bytes()).hexdigest()
     checked = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=again, capture_output=True, check=False)
     assert checked.returncode == 0, checked.stderr
+
+
+def test_weights_are_written_as_safetensors_writes_them(tmp_path: Path) -> None:
+    model = make_model(variant_of()).to(memory_format=torch.channels_last)
+    for number, kind in enumerate(TYPES):
+        model.backbone.register_buffer(f"buffer{number}", torch.arange(5).to(kind))
+        model.heads.register_buffer(f"Ünit{number}", torch.tensor(number).to(kind))
+    sha256 = write_weights(tmp_path / "weights", model)
+    written = safetensors.torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
+    assert (tmp_path / "weights").read_bytes() == written
+    assert sha256 == hashlib.sha256(written).hexdigest()
+
+
+def test_models_that_share_a_backbone_have_the_bundles_that_they_would_have_alone(tmp_path: Path) -> None:
+    variants = [variant_of(designs=designs) for designs in (("linear", "linear"), ("mlp", "linear"))]
+    first, *others = [make_model(variant) for variant in (*variants, *variants)]
+    shared, preprocess = bundle.SharedBackbone(first.backbone), preprocess_for("mobilenet_v3_small", 96)
+    for number, (model, variant) in enumerate(zip((first, *others), (*variants, *variants), strict=True)):
+        model.backbone = first.backbone
+        model.heads.head0[1].weight.data.add_(number)
+        told = {"model": model, "variant": variant, "classes": CLASSES, "preprocess": preprocess, "facts": FACTS}
+        beside, alone = bundle.save(tmp_path / "beside", **told, shared=shared), bundle.save(tmp_path / "alone", **told)
+        bundle.verify(beside)
+        assert bundle.digest(beside) == bundle.digest(alone)
+    assert len(shared.digests) == len(variants)
 
 
 def test_saving_again_takes_the_place_of_what_was_there(copy: Path) -> None:
