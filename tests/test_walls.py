@@ -62,6 +62,8 @@ def test_costs_are_counted_and_optimizers_made_without_torchs_compiler() -> None
         "optimizer = build_optimizer(Fit(epochs=1), [{'params': [torch.nn.Parameter(torch.zeros(2))]}])",
         "optimizer.load_state_dict(optimizer.state_dict())",
         "optimizer.zero_grad()",
+        "from heads.training.logistic import fit_logistic",
+        "fit_logistic(torch.eye(2), torch.eye(2), (1.0,), exclusive=True)",
     )
     assert _modules_after("\n".join(lines)).isdisjoint({"torch._dynamo", "sympy"})
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from heads.training.optimizer import leave_compiler_out
+
 # The greatest slope at which a minimum counts as found, and the most steps on the way there.
 TOLERANCE = 1e-5
 MAX_STEPS = 1000
@@ -42,6 +44,7 @@ def logits_of(descriptors: Tensor, weights: Tensor) -> Tensor:
 
 def _minimise(inputs: Tensor, truths: Tensor, penalty: float, start: Tensor, *, exclusive: bool) -> Tensor:
     weights = start.clone()
+    leave_compiler_out()
     optimizer = torch.optim.LBFGS(
         [weights],
         max_iter=MAX_STEPS,

@@ -22,7 +22,7 @@ NORM_MARGIN = 1e-6
 
 def build_optimizer(fit: Fit, groups: Iterable[Mapping[str, object]]) -> Optimizer:
     """The fit's optimizer over these groups of parameters, rate and weight decay: AdamW, or SGD with Nesterov's momentum."""
-    _leave_compiler_out()
+    leave_compiler_out()
     plain: list[dict[str, Any]] = [dict(group) for group in groups]
     # One kernel for all parameters: most of a small head's time goes into the calls that this saves.
     fused = all(parameter.device.type in FUSED_DEVICES for group in plain for parameter in group["params"])
@@ -31,7 +31,7 @@ def build_optimizer(fit: Fit, groups: Iterable[Mapping[str, object]]) -> Optimiz
     return torch.optim.AdamW(plain, fused=fused)
 
 
-def _leave_compiler_out() -> None:
+def leave_compiler_out() -> None:
     """Let optimizers be made, saved and restored without torch's compiler, which takes a process over a second to load.
 
     It would be loaded to keep itself out of these methods; nothing here compiles what calls them. By a private name of torch:
