@@ -29,7 +29,7 @@ class Case:
     the group that its split keeps whole, which counts as one. `trials` is what was measured besides the scores. `anchor` is the
     last model that was promoted as superior, if the champion is another: where the policy has a margin, the candidate must not
     be worse than that one by as much. `baseline` is a plain model that a first one must not be worse than,
-    `baseline_reads` says what that answers by.
+    `baseline_reads` says what that answers by, `is_frozen` that the candidate's heads alone were trained.
 
     With a `fresh` account the holdout is not asked which is better: both are scored on new samples, which no model was made
     from, and bets on them decide. Once they have, the case is of the holdout again, for the other guards, and `proof` is what
@@ -52,6 +52,7 @@ class Case:
     baseline: ScoreTable | None = None
     baseline_name: str = ""
     baseline_reads: str = "the frozen features"
+    is_frozen: bool = False
     fresh: FreshAccount | None = None
     proof: Finding | None = None
 

@@ -47,6 +47,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         baseline=scores.baseline_table,
         baseline_name=f"the {scores.baseline.label}" if scores.baseline else "",
         baseline_reads=scores.baseline.reads if scores.baseline else "",
+        is_frozen=candidate.variant.freeze == "all",
         taken_together={s.digest: s.group for s in work_plan.version.samples if s.group and s.split == "test"},
     )
     verdict = gate.decide(case)

@@ -53,7 +53,9 @@ def test_a_first_model_that_is_proven_worse_than_the_probe_is_not_promoted(task:
     assert (found.guard, found.passed, found.blocks) == ("baseline", False, True)
     assert "of the logistic probe on x: -0." in found.words
     assert "proven worse (p < 0.001, below alpha 0.05)" in found.words
-    assert "the frozen features alone tell more" in worse.reasons[-1]
+    alone = "the frozen features alone tell more than the training made of them: try "
+    assert worse.reasons[-1] == alone + "freeze: all, or a lower learning_rate"
+    assert judge(poor, good, task=task, is_frozen=True).reasons[-1] == alone + "more epochs, or another learning_rate"
     assert equal.findings[-1].words.endswith("+0.000 to +0.000), not proven worse") or task == "classification"
     assert worse.figures == worse.findings[0].figures, "the figures of a verdict stay those of its first test"
     warned = judge(poor, good, "warn", task=task)
