@@ -27,7 +27,7 @@ from flows.records import DataVersion, Finding, ModelVersion, Sample, ScoreTable
 from flows.registry import BUNDLE_TAG, Registry, ledger, read_holdout, telling
 from flows.stages.promotion import promote
 from flows.stages.scoring import find_anchor
-from flows.stages.trials import COLLECTORS
+from flows.stages.trials import COLLECTORS, TOGETHER
 from flows.stages.values import Promotion, Scores, WorkPlan
 from heads.errors import BundleError
 from heads.spec import Fit, Head, Variant
@@ -185,6 +185,10 @@ def test_trials_are_made_only_of_a_candidate_that_could_be_promoted(nights: Nigh
     assert "warning: the bundle does not load: torch is too old" in warned.verdict.reasons
     [entry] = other.registry.history("m")
     assert (entry.findings[-1].guard, entry.findings[-1].blocks, entry.reasons) == ("loads", False, warned.verdict.reasons)
+
+
+def test_every_measurement_is_made_alone_or_beside_others() -> None:
+    assert sorted(guard for line in TOGETHER for guard in line) == sorted(COLLECTORS)
 
 
 def test_the_bundle_is_tried_beside_the_search_for_leaks_and_seconds_are_measured_alone(
