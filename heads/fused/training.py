@@ -20,7 +20,9 @@ from heads.fused.stack import Descriptors, FusedHeads, OneByOne
 from heads.model.model import Model
 from heads.model.precision import is_exact
 from heads.spec import Fit, Variant
+from heads.training.compiling import training_of
 from heads.training.metrics import EpochTotals
+from heads.training.payback import CompileRecords
 from heads.training.random_state import RNGState
 from heads.training.session import Training
 from heads.training.state import Epoch, TrainingOutcome
@@ -49,7 +51,7 @@ class TrainingRequest:
 
     `on_epoch` gets each epoch and a function that saves a checkpoint, `on_end` the outcome or the error. With `on_pause` the
     training pauses after `num_epochs` in place of an end, and `on_pause` gets its epochs and the function. `resume` is a
-    checkpoint to go on from.
+    checkpoint to go on from, `compile_records` the compile times of this machine.
     """
 
     model: Model
@@ -59,6 +61,7 @@ class TrainingRequest:
     num_epochs: int | None = None
     on_pause: Callable[[Sequence[Epoch], Callable[[Path], None]], None] | None = None
     resume: Path | None = None
+    compile_records: CompileRecords | None = None
 
 
 def train_together(requests: Sequence[TrainingRequest], loaders: Loaders) -> None:
@@ -91,7 +94,9 @@ class _Fused:
 
     def __init__(self, request: TrainingRequest, loaders: Loaders, backbone_is_ready: bool) -> None:
         self.request = request
-        self.training = Training(request.model, request.variant, lambda _: loaders, backbone_is_ready=backbone_is_ready)
+        self.training = training_of(
+            request.model, request.variant, lambda _: loaders, request.compile_records, backbone_is_ready=backbone_is_ready
+        )
         self._failed = False
         if request.resume:
             self.training.restore(request.resume)

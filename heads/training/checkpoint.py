@@ -25,7 +25,7 @@ def save(path: Path, variant: Variant, progress: Progress) -> None:
     state = {
         "format": FORMAT,
         "variant_id": variant.variant_id,
-        "epochs": [asdict(epoch) for epoch in progress.epochs],
+        "epochs": [_written(epoch) for epoch in progress.epochs],
         "best": {**vars(progress.best), "weights": None if is_best else _own(progress.best.weights)},
         "model": progress.model,
         "optimiser": {**progress.optimizer, "state": {n: _own(s) for n, s in progress.optimizer["state"].items()}},
@@ -37,6 +37,11 @@ def save(path: Path, variant: Variant, progress: Progress) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     torch.save(state, partial)
     partial.replace(path)
+
+
+def _written(epoch: Epoch) -> dict[str, Any]:
+    """An epoch as plain values, without what only variants have that ask for compiling: earlier versions know no such field."""
+    return {name: value for name, value in asdict(epoch).items() if (name, value) != ("is_compiled", None)}
 
 
 def _own(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from heads.distributed import single_process
 from heads.model.model import Model
 from heads.phases import Phase
 from heads.spec import Variant
+from heads.training.compiling import training_of
+from heads.training.payback import CompileRecords
 from heads.training.session import Training
 from heads.training.state import Epoch, TrainingOutcome
 
@@ -29,6 +31,7 @@ def train(
     on_epoch: Callable[[Epoch, Callable[[Path], None]], None],
     num_loader_workers: int | None = None,
     stored: Mapping[Phase, Loaders] | None = None,
+    compile_records: CompileRecords | None = None,
 ) -> TrainingOutcome:
     """Trains `model` in place, leaves the best epoch's weights in it, and gives the outcome.
 
@@ -38,8 +41,10 @@ def train(
     there, the others samples. Runs alike in every process of an initialised torch.distributed group, else in this one alone.
     After each epoch `on_epoch` is called on every rank with the epoch and a function that saves a checkpoint to a file;
     `resume` is such a file, and going on from it gives what an uninterrupted training gives: bit for bit on CPUs of one kind,
-    with as many threads. Early stopping (`fit.patience`) counts epochs of the last phase only. Raises TrainingDiverged, on
-    every rank alike, if the loss is no longer finite, and CheckpointError if the checkpoint is not this variant's.
+    with as many threads. Early stopping (`fit.patience`) counts epochs of the last phase only. With `fit.compile` steps run
+    compiled where that pays, by `compile_records` of this machine, which the checkpoint remembers, and results hold to rounding.
+    Raises TrainingDiverged, on every rank alike, if the loss is no longer finite, and CheckpointError if the checkpoint is not
+    this variant's.
     """
     samples: list[Loaders] = []
 
@@ -50,7 +55,7 @@ def train(
             samples.append(sample_loaders(variant, train_set, val_set, torch.device(device), num_loader_workers))
         return samples[0]
 
-    training = Training(model, variant, loaders)
+    training = training_of(model, variant, loaders, compile_records)
     if resume:
         training.restore(resume)
     while not training.history.ended:

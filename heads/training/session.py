@@ -20,7 +20,6 @@ from heads.spec import Variant
 from heads.tasks.table import TASKS
 from heads.training import checkpoint
 from heads.training.adaptive import AdaptiveFreezing, Movements
-from heads.training.compiling import Compiled
 from heads.training.ema import EMA
 from heads.training.history import History
 from heads.training.loss_weighting import LossWeighting
@@ -79,6 +78,7 @@ class Training:
         self.history = History(variant.fit, self.policy[-1])
         self.optimizer: torch.optim.Optimizer
         self.phase = -1
+        self.is_compiled: bool | None = None
         self._enter(0, backbone_is_ready)
 
     @property
@@ -171,6 +171,7 @@ class Training:
             score=epoch_score(measured),
             learning_rate=self.rate_factors[-1] * self.variant.fit.learning_rate,
             num_frozen_stages=phase.num_frozen_stages,
+            is_compiled=self.is_compiled,
             movements=self._movements.measure() if self._movements else (),
         )
 
@@ -246,4 +247,4 @@ class Training:
         self.rates = [group["lr"] for group in groups]
         # The last phase's wrapper hooks into the same parameters: it has to go before the next one comes.
         self.forward: nn.Module = self.model
-        self.forward = synchronise_gradients(Compiled(self.model) if self.variant.fit.compile else self.model, self.device)
+        self.forward = synchronise_gradients(self.model, self.device)

@@ -21,7 +21,8 @@ class Epoch:
 
     The greatest `score` is the best: the mean of the targets' primary validation measures, then the lower mean loss.
     `num_frozen_stages` were frozen in it. With freeze policy `adaptive`, `movements` is how far each stage's weights moved
-    and `decisions` what was decided after the epoch and why. `ended` is why the training ends with it, or None.
+    and `decisions` what was decided after the epoch and why. `ended` is why the training ends with it, or None. `is_compiled` is
+    whether steps run compiled as it ends, None of variants that do not ask for that.
     """
 
     index: int
@@ -32,6 +33,7 @@ class Epoch:
     learning_rate: float
     score: Score
     num_frozen_stages: int = 0
+    is_compiled: bool | None = None
     movements: tuple[float, ...] = ()
     decisions: tuple[str, ...] = ()
     ended: str | None = None

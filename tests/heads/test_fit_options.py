@@ -149,19 +149,3 @@ def test_channels_first_trains_the_same_to_rounding(pictures: Path) -> None:
     (one, _), (other, _) = (run(variant_of(**settings, channels_last=last), pictures) for last in (False, True))
     assert nearly_equal(one, other)
     assert next(one.parameters()).is_contiguous()
-
-
-def test_where_torch_compile_fails_it_is_said_what_to_do(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise type("Unsupported", (RuntimeError,), {"__module__": "torch._dynamo.exc"})("no compiler")
-
-    monkeypatch.setattr(torch, "compile", lambda forward: fail)
-    with pytest.raises(HeadsError, match=r"torch.compile failed \(no compiler\); train with compile: false"):
-        run(variant_of(**PLAIN, compile=True), pictures)
-
-
-def test_a_compiled_forward_pass_trains_the_models_own_weights(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", lambda forward: forward)
-    (one, first), (other, second) = (run(variant_of(compile=on, epochs=2), pictures) for on in (False, True))
-    assert same(one, other)
-    assert without_seconds(first) == without_seconds(second)
