@@ -193,9 +193,8 @@ class _Stored:
 
 
 def copies_root(kind: str) -> Path:
-    """The folder of this person's copies of a kind: `headstart/<kind>` in XDG_CACHE_HOME, else in `~/.cache`."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(home) if home else Path.home() / ".cache") / "headstart" / kind
+    """The folder of this person's copies of a kind, which is made if it is missing."""
+    folder = copies_folder(kind)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -203,6 +202,12 @@ def copies_root(kind: str) -> Path:
             f"there is no place for copies of {kind} at {folder} ({error.strerror}): name a folder in XDG_CACHE_HOME"
         ) from None
     return folder
+
+
+def copies_folder(kind: str) -> Path:
+    """Where this person's copies of a kind lie: `headstart/<kind>` in XDG_CACHE_HOME, else in `~/.cache`."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "headstart" / kind
 
 
 def _is_whole(copy: Path) -> bool:

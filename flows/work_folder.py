@@ -28,7 +28,8 @@ PROGRESS, RESULT, FAILURE, PROBE = "progress.json", "result.json", "failure.json
 class EpochRecord:
     """A finished epoch: its measures, named `train/...` and `val/...`, and its wall seconds.
 
-    `decisions` are those of adaptive freezing after it; `ended` is why the training ended with it, None if it went on.
+    `decisions` are those of adaptive freezing after it; `ended` is why the training ended with it, None if it went on;
+    `is_compiled` whether its steps ran compiled as it ended, None if the variant does not ask for that.
     """
 
     epoch: int
@@ -39,6 +40,7 @@ class EpochRecord:
     num_frozen_stages: int | None = None
     decisions: tuple[str, ...] = ()
     ended: str | None = None
+    is_compiled: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class Fit(Value):
     flip: StrictBool = False
     # Weights and images laid out channels last, which is faster.
     channels_last: StrictBool = True
-    # Whether torch.compile translates the training's forward pass; it pays on a GPU and many epochs, not on a CPU.
+    # Whether torch.compile may translate the training's forward pass, where measured times say that it pays back.
     compile: StrictBool = False
     # The decay of a running average of the weights, which is then evaluated and kept in their place. 0: none.
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0

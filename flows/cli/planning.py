@@ -7,6 +7,7 @@ from typing import get_args
 
 from flows.cli import screen
 from flows.records import Severity
+from flows.stages.compile_forecast import CompileForecast
 from flows.stages.costs import Estimate, ImagePhase, TrunkUse
 from flows.stages.plan_preview import Preview
 from flows.words import counted, short
@@ -29,12 +30,35 @@ def show(preview: Preview, plan_file: object) -> None:
         columns = ["trunk", UNITS[modality], *TRUNK_COLUMNS]
         screen.show_table(title, columns, [_trunk_row(trunk) for trunk in preview.trunks])
     _show_phases(preview.images, modality)
+    for line in describe_compiling(preview.compiling):
+        screen.out.print(line, markup=False, soft_wrap=True)
     screen.out.print(describe_guards(preview.guards), markup=False, soft_wrap=True)
     left, total = preview.left, len(preview.variants)
     if left:
         screen.out.print(describe_estimate(preview.estimate, left, in_driver=preview.in_driver), markup=False, soft_wrap=True)
     verb = "is" if left == 1 else "are"
     screen.note(f"{left} of {counted(total, 'variant')} {verb} left to train. Next: headstart retrain {plan_file}")
+
+
+def describe_compiling(forecasts: Sequence[CompileForecast]) -> list[str]:
+    """Which phases would run compiled and why, a line for each that differs."""
+    lines = list(dict.fromkeys(_describe_compiling(one) for one in forecasts))
+    more = len(lines) - NUM_REASONS
+    return [*lines[:NUM_REASONS], *([f"  and {counted(more, 'line')} more; --json has them all"] if more > 0 else [])]
+
+
+def _describe_compiling(forecast: CompileForecast) -> str:
+    phase = f"compile: {forecast.backbone}, {counted(forecast.num_frozen_stages, 'stage')} frozen"
+    steps = counted(forecast.num_steps, "step")
+    if forecast.saved is None or forecast.compile_seconds is None:
+        least = screen.duration(forecast.least_seconds)
+        return f"{phase}: nothing is measured yet where it trains: it is compiled if its {steps} take more than {least}"
+    if forecast.steps_to_pay_back is None:
+        return f"{phase}: steps were no shorter compiled on this machine: it is not compiled"
+    pays = f"pays back after about {counted(forecast.steps_to_pay_back, 'step')}, and this plan has {forecast.num_steps}"
+    verdict = "it is compiled" if forecast.is_compiled else "it is not compiled"
+    measured = f"{screen.duration(forecast.compile_seconds)} to compile, {forecast.saved:.0%} saved of a step"
+    return f"{phase}: {pays}: {verdict} (measured on this machine: {measured})"
 
 
 def describe_guards(guards: Mapping[str, Severity]) -> str:

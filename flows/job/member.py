@@ -14,6 +14,7 @@ from typing import Any
 from flows import machine, objects, owners
 from flows.baselines import BaselineFolder
 from flows.cluster import workers
+from flows.compile_times import KeptCompileTimes
 from flows.errors import ASKED_WRONGLY, Unreachable
 from flows.job import losses, results, screening
 from flows.job.baseline import fit_baseline
@@ -194,6 +195,7 @@ class _Member:
             resume=resume,
             on_epoch=self._on_epoch(work),
             stored=stored,
+            compile_records=KeptCompileTimes(),
         )
 
     def _probed(self, work: Work) -> Path | None:

@@ -27,6 +27,7 @@ def epoch_record(epoch: Epoch) -> EpochRecord:
         metrics=epoch.metrics,
         seconds=epoch.seconds,
         num_frozen_stages=epoch.num_frozen_stages,
+        is_compiled=epoch.is_compiled,
         decisions=epoch.decisions,
         ended=epoch.ended,
     )

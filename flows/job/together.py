@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
 
+from flows.compile_times import KeptCompileTimes
 from flows.job import results
 from flows.job.job import Job
 from flows.job.trunks import JobFeatures
@@ -131,7 +132,9 @@ def _whole(job: Job, work: Work, shared: SharedBackbone, num_works: int) -> Trai
         else:
             results.write_result(job, work, model, outcome, shared)
 
-    return TrainingRequest(model, work.variant, checkpointer.note, on_end, resume=checkpointer.last)
+    return TrainingRequest(
+        model, work.variant, checkpointer.note, on_end, resume=checkpointer.last, compile_records=KeptCompileTimes()
+    )
 
 
 def _pausing(job: Job, work: Work, shared: SharedBackbone, num_works: int) -> TrainingRequest:
@@ -152,4 +155,6 @@ def _pausing(job: Job, work: Work, shared: SharedBackbone, num_works: int) -> Tr
         checkpointer.give_up(outcome)
 
     num_epochs = compile_policy(work.variant)[0].num_epochs
-    return TrainingRequest(model, work.variant, checkpointer.note, on_end, num_epochs, on_pause, checkpointer.last)
+    return TrainingRequest(
+        model, work.variant, checkpointer.note, on_end, num_epochs, on_pause, checkpointer.last, KeptCompileTimes()
+    )

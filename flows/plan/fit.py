@@ -88,7 +88,11 @@ class RareFit(Value):
     accumulate: Counts = Field(1, description="Batches whose gradients make one update, as a batch so many times larger would.")
     flip: StrictBool = Field(False, description="Whether training images are also seen mirrored, left for right.")
     channels_last: StrictBool = Field(True, description="Lay weights and images out channels last, which is mostly faster.")
-    compile: StrictBool = Field(False, description="Train through torch.compile: minutes to start, then faster on a GPU.")
+    compile: StrictBool = Field(
+        False,
+        description="Train through torch.compile where it pays back within a phase, by times measured on the machine; results "
+        "are equal within rounding only.",
+    )
     ema: Decays = Field(0.0, description="Decay of a running average of the weights, which is then the model kept; 0: none.")
     stage_decay: Shares = Field(1.0, description="A backbone stage's rate as a share of the next stage's; 1: all alike.")
     loss: Loss = Field(

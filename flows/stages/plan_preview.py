@@ -9,6 +9,7 @@ from flows import plan as plans
 from flows.plan import Plan
 from flows.records import Severity
 from flows.settings import Settings
+from flows.stages.compile_forecast import CompileForecast, forecast
 from flows.stages.cost_estimate import estimate_costs
 from flows.stages.costs import Estimate, ImagePhase, TrunkUse
 from flows.stages.driver_training import trains_in_driver
@@ -28,7 +29,7 @@ class PlannedVariant(plans.VariantRow):
 class Preview:
     """A plan on a data version: its variants, how many are left to train, what that costs, and what guards may do.
 
-    `in_driver` says that the job's driver trains them by itself, without workers.
+    `in_driver` says that the job's driver trains them by itself, without workers; `compiling` is of variants that ask for it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Preview:
     images: tuple[ImagePhase, ...]
     estimate: Estimate
     in_driver: bool
+    compiling: tuple[CompileForecast, ...]
 
 
 def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Preview:
@@ -77,4 +79,5 @@ def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Previe
         images=costs.images,
         estimate=costs.estimate,
         in_driver=trains_in_driver(settings, work_plan, left),
+        compiling=forecast(work_plan, left, device=costs.estimate.device, is_here=not costs.estimate.elsewhere),
     )

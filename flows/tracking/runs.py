@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from flows.mlflow_connection import asking, connect, every, experiment
 from flows.records import Verdict, Work
 from flows.tracking.origin import Origin, dataset_input
-from flows.tracking.text import as_json, equals, flat, measures_of, metrics_at, now_ms, retraining_name, safe_name, summary
+from flows.tracking.text import (
+    as_json,
+    end_tags,
+    equals,
+    flat,
+    measures_of,
+    metrics_at,
+    now_ms,
+    retraining_name,
+    safe_name,
+    summary,
+)
 from flows.work_folder import EpochRecord, WorkResult, result_json
 
 if TYPE_CHECKING:
@@ -146,8 +157,8 @@ class Tracker:
             self._log_files(run_id, {"result.json": as_json(result_json(result))}, "")
             self._log_files(run_id, pictures, "pictures")
             self._client.log_artifacts(run_id, str(bundle), "bundle")
-            if result.ended is not None:
-                self._client.set_tag(run_id, "headstart.ended", result.ended)
+            for name, words in end_tags(result).items():
+                self._client.set_tag(run_id, name, words)
             self._client.set_tag(run_id, "headstart.complete", "true")
         if run.info.status != "FINISHED":
             self._client.set_terminated(run_id, "FINISHED")

@@ -61,6 +61,13 @@ def measures_of(result: WorkResult) -> dict[str, float]:
     return {**result.metrics, **counts}
 
 
+def end_tags(result: WorkResult) -> dict[str, str]:
+    """The tags of how a training ended: why, and in how many of its epochs it ran compiled, if its variant asks for that."""
+    told = [epoch.is_compiled for epoch in result.epochs if epoch.is_compiled is not None]
+    compiled = {"headstart.compiled": f"{sum(told)} of {len(told)} epochs"} if told else {}
+    return compiled if result.ended is None else {"headstart.ended": result.ended, **compiled}
+
+
 def now_ms() -> int:
     """Milliseconds since 1970, as MLflow counts time."""
     return int(time.time() * 1000)

@@ -235,6 +235,10 @@ def test_a_name_that_mlflow_does_not_take_is_replaced_not_refused(tracker: Track
 def test_a_finished_variant_holds_measures_pictures_and_the_bundle(tracker: Tracker, tmp_path: Path) -> None:
     work = make_work(1)
     finish(tmp_path, work)
+    result = json.loads((tmp_path / work.key / "result.json").read_text())
+    for number, epoch in enumerate(result["epochs"]):
+        epoch["is_compiled"] = number > 0
+    write(tmp_path / work.key / "result.json", result)
     parent = tracker.start_retraining("key1", ORIGIN)
     run_id = tracking.fill_in(tracker, parent, [work, make_work(2)], tmp_path, ORIGIN, draw)[work.key]
     run = tracker._client.get_run(run_id)
@@ -242,6 +246,7 @@ def test_a_finished_variant_holds_measures_pictures_and_the_bundle(tracker: Trac
     assert run.data.metrics[MEASURE] == 0.1, "the measures shown are those of the weights kept, not of the last epoch"
     assert run.data.metrics["num_trained_parameters"] == 2
     assert run.data.tags["headstart.ended"] == "all 3 epochs are done"
+    assert run.data.tags["headstart.compiled"] == "2 of 3 epochs"
     files = {f.path for folder in ("", "pictures", "bundle") for f in tracker._client.list_artifacts(run_id, folder)}
     assert {"result.json", "pictures/learning_curves.png", "bundle/card.md"} <= files
     assert len(runs(tracker)) == 2, "a work that has not begun has no run"

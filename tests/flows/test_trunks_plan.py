@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
+from flows.cli import planning
+from flows.compile_times import KeptCompileTimes
 from flows.files import write_json
 from flows.plan import VariantPhases, group_by_trunk, parse_plan
 from flows.records import DataVersion, Sample
 from flows.settings import Settings
+from flows.stages.compile_forecast import CompileForecast, forecast
 from flows.stages.cost_estimate import estimate_costs
 from flows.stages.planning import make_work_plan
 from flows.stages.values import WorkPlan
@@ -22,11 +26,14 @@ from heads.backbones import BACKBONES
 from heads.data.dataset import ImageDataset
 from heads.data.images import preprocess_for
 from heads.features import FeatureStore
-from heads.model.model import build_backbone
+from heads.model.model import build_backbone, build_model
 from heads.phases import PhaseInputs, Tap, compile_policy
 from heads.spec import Fit, Head, Variant
+from heads.training.loop import train
+from heads.training.payback import CompileCase, CompileTimes
 from heads.trunks.extraction import ExtractionRequest, extract
 from heads.trunks.pricing import forward_multiply_adds
+from heads.trunks.threads import threads
 from heads.trunks.trunk import trunk_of
 
 NUM_TRAIN, NUM_VAL, SIZE_PX = 10, 5, 64
@@ -193,3 +200,63 @@ def test_seconds_are_timed_on_this_machine_within_seconds(settings: Settings, ve
     assert all(1e7 < each.multiply_adds_per_second < 1e14 for each in rates.values())
     assert all(0 < each.kept_sample_seconds <= each.sample_seconds < 10 for each in rates.values())
     assert torch.get_num_threads() == before
+
+
+class Asked(KeptCompileTimes):
+    """The times kept on this machine, which get the ones given whenever a training asks for its own."""
+
+    def __init__(self, times: CompileTimes) -> None:
+        self.times = times
+
+    def read(self, case: CompileCase) -> CompileTimes | None:
+        assert super().read(case) is None
+        self.write(case, self.times)
+        return None
+
+
+def foretold(work_plan: WorkPlan, *, is_here: bool = True) -> CompileForecast:
+    (told,) = forecast(work_plan, work_plan.works, device="cpu", is_here=is_here)
+    return told
+
+
+def test_a_plan_says_what_is_compiled_by_what_a_training_of_it_measured(
+    version: DataVersion, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fit = {"compile": True, "epochs": 2, "batch_size": 4, "precision": "fp32"}
+    work_plan = work_plan_of(version, weights, freeze=["none"], fit=fit)
+    assert forecast(work_plan, [], device="cpu", is_here=True) == ()
+    plain = work_plan_of(version, weights)
+    assert forecast(plain, plain.works, device="cpu", is_here=True) == ()
+    told = foretold(work_plan)
+    assert (told.num_steps, told.least_seconds, told.is_compiled) == (4, pytest.approx(300), None)
+    assert not (tmp_path / "cache" / "headstart" / "compile_times").exists(), "looking touches nothing"
+    (line,) = planning.describe_compiling([told, told])
+    assert line == (
+        "compile: mobilenet_v2, 0 stages frozen: nothing is measured yet where it trains: it is compiled if its 4 steps take "
+        "more than 5 min"
+    )
+    variant, samples = work_plan.works[0].variant, [s for s in version.samples if s.split == "train"]
+    images = ImageDataset(
+        [version.data / s.file for s in samples], {"label": [0, 1] * 5}, preprocess_for(variant.backbone, SIZE_PX)
+    )
+    model = build_model(variant, {"label": ["a", "b"]}, weights)
+    with threads(1):
+        records = Asked(CompileTimes(8.0, 4.0, 1.0))
+        train(model, variant, images, images, device="cpu", on_epoch=lambda *_: None, compile_records=records)
+    (file,) = (tmp_path / "cache" / "headstart" / "compile_times").iterdir()
+    told = foretold(work_plan)
+    assert (told.compile_seconds, told.saved, told.steps_to_pay_back, told.is_compiled) == (8.0, 0.75, 3, True)
+    assert planning.describe_compiling([told]) == [
+        "compile: mobilenet_v2, 0 stages frozen: pays back after about 3 steps, and this plan has 4: it is compiled (measured on "
+        "this machine: 8.0 s to compile, 75% saved of a step)"
+    ]
+    assert foretold(work_plan, is_here=False).is_compiled is None
+    assert foretold(work_plan_of(version, weights, freeze=["none"], fit=fit | {"batch_size": 5})).is_compiled is None
+    one_epoch = work_plan_of(version, weights, freeze=["none"], fit=fit | {"epochs": 1})
+    assert "this plan has 2: it is not compiled" in planning.describe_compiling([foretold(one_epoch)])[0]
+    never = replace(told, saved=-0.1, steps_to_pay_back=None, is_compiled=False)
+    assert planning.describe_compiling([never])[0].endswith("steps were no shorter compiled on this machine: it is not compiled")
+    assert len(planning.describe_compiling([replace(told, num_steps=n) for n in range(9)])) == 6
+    file.write_text("{")
+    assert foretold(work_plan).is_compiled is None

@@ -16,6 +16,7 @@ from heads.model.model import build_backbone
 from heads.phases import Tap
 from heads.spec import Variant
 from heads.training.metrics import MetricAccumulator
+from heads.training.payback import CompileCase, CompileTimes
 from heads.training.state import TrainingOutcome
 from heads.trunks.extraction import ExtractionRequest, extract
 from heads.trunks.forward import MIN_BATCHES, Forward, run_stages
@@ -115,16 +116,35 @@ def test_neighbours_in_a_stack_draw_the_dropout_of_a_head_alone(pictures: Path, 
         assert_near("dropout", distance(alone, model), OF_HEADS)
 
 
+class Told:
+    """Says that compiling is free and halves a step, and keeps what was measured."""
+
+    def __init__(self) -> None:
+        self.measured: list[tuple[CompileCase, CompileTimes]] = []
+
+    def read(self, case: CompileCase) -> CompileTimes:
+        return CompileTimes(0.0, 1.0, 0.5)
+
+    def write(self, case: CompileCase, times: CompileTimes) -> None:
+        self.measured.append((case, times))
+
+
 def test_a_compiled_head_and_a_float16_one_train_as_a_plain_one(pictures: Path, tmp_path: Path) -> None:
-    store = FeatureStore(tmp_path)
+    store, told = FeatureStore(tmp_path), Told()
     models = {}
     for name, own in {"plain": {}, "compiled": {"compile": True}, "float16": {"precision": "fp16"}}.items():
-        variant = variant_of(LINEAR, **{"precision": "fp32", "optimiser": "sgd", **own})
+        variant = variant_of(LINEAR, **{"precision": "fp32", "optimiser": "sgd", "epochs": 6, **own})
         sets = datasets(pictures, variant)
         fill(variant, sets, store, GPU)
-        models[name], _ = run(variant, sets, loaders_of(variant, sets, store, GPU), device=GPU)
+        models[name], outcome = run(
+            variant, sets, loaders_of(variant, sets, store, GPU), device=GPU, compile_records=told if own else None
+        )
+        assert [epoch.is_compiled for epoch in outcome.epochs] == [True if name == "compiled" else None] * 6
     assert_near("compiled", distance(models["plain"], models["compiled"]), OF_HEADS)
     assert_near("float16", distance(models["plain"], models["float16"]), OF_FEATURES)
+    ((case, times),) = told.measured
+    assert case.device == torch.cuda.get_device_name(GPU)
+    assert times.compile_seconds > 10 * times.compiled_step_seconds
 
 
 def test_features_do_not_depend_on_what_else_is_in_their_batch(pictures: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from heads.data.dataset import ImageDataset
 from heads.data.images import preprocess_for
 from heads.data.loading import shuffle, split_steps
+from heads.distributed import rank
 from heads.errors import HeadsError
 from heads.model.model import Model, build_model
 from heads.phases import Phase
@@ -22,6 +23,7 @@ from heads.spec import Fit, Head, Variant
 from heads.tasks.measures import as_floats, from_scores
 from heads.training import checkpoint
 from heads.training.loop import train
+from heads.training.payback import CompileCase, CompileTimes
 from heads.training.state import Epoch, TrainingOutcome
 from tests.heads.evaluating import evaluate, predict_table
 from tests.heads.frozen import frozen_digest
@@ -283,7 +285,19 @@ SUMMED = variant_of(
     "squeezenet1_1", "none", "linear", epochs=2, batch_size=4, accumulate=3, optimiser="sgd", head_weights="uncertainty"
 )
 
+COMPILED = variant_of("squeezenet1_1", "none", "linear", epochs=2, optimiser="sgd", compile=True)
 ADAPTIVE = variant_of("squeezenet1_1", freeze="adaptive", schedule="step", epochs=4, warmup=0, ema=0.5)
+
+
+class FirstKnows:
+    """Compile times that only rank 0 has, which alone is asked for them."""
+
+    def read(self, case: CompileCase) -> CompileTimes:
+        assert (rank(), case.num_ranks) == (0, 2)
+        return CompileTimes(0.0, 1.0, 0.5)
+
+    def write(self, case: CompileCase, times: CompileTimes) -> None:
+        raise AssertionError("so few steps tell nothing")
 
 
 def test_two_processes_measure_and_train_as_one_does(pictures: Path, tmp_path: Path) -> None:
@@ -310,13 +324,19 @@ def measure_and_train(pictures: Path) -> dict[str, Any]:
     assert frozen_digest(normed, Phase(0, 1, 2)) == before
     summed, summed_outcome = run(SUMMED, pictures)
     adaptive, adaptive_outcome = run(ADAPTIVE, pictures)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", lambda forward, **_: forward)
+        compiled = build_model(COMPILED, CLASSES, None)
+        sets = datasets(pictures, COMPILED)
+        told = train(compiled, COMPILED, *sets, device="cpu", on_epoch=lambda *_: None, compile_records=FirstKnows())
+    assert [epoch.is_compiled for epoch in told.epochs] == [True, True], "what rank 0 decides holds for all"
     assert any(epoch.num_frozen_stages for epoch in adaptive_outcome.epochs)
     return {
         "evaluated": evaluated,
         "epochs": [epoch.metrics for epoch in outcome.epochs],
         "num_forwarded": outcome.num_forwarded,
         "summed": [epoch.metrics for epoch in summed_outcome.epochs],
-        "digests": [digest_of(trained), digest_of(normed), digest_of(summed), digest_of(adaptive)],
+        "digests": [digest_of(trained), digest_of(normed), digest_of(summed), digest_of(adaptive), digest_of(compiled)],
         "decisions": [epoch.decisions for epoch in adaptive_outcome.epochs],
     }
 
