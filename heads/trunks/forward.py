@@ -29,7 +29,7 @@ class Forward:
 
     On a GPU the pass is captured if there are at least `MIN_BATCHES` batches: at once with samples as an `example`, else at the
     first batch. Batches of another shape, and stages that cannot be captured, since what they do depends on values, run as they
-    are.
+    are. Where a batch finds no room on the GPU, it and all later ones run in parts half as large, and half again.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Forward:
         self._run = partial(run_stages, stages, taps, precision)
         self._captures = num_batches >= MIN_BATCHES
         self._graph: _Graph | None = None
+        self._num_parts = 1
         if example is not None:
             self._prepare(example)
 
@@ -55,9 +56,28 @@ class Forward:
     def __call__(self, samples: Tensor) -> Features:
         self._prepare(samples)
         with torch.inference_mode():
-            run = self._graph.replay if self._graph and self._graph.takes(samples) else self._run
+            run = self._graph.replay if self._graph and self._graph.takes(samples) else self._run_in_parts
             # On the stream of the passes: the next replay overwrites these only once they are copied.
             return {name: tensor.to("cpu", non_blocking=True) for name, tensor in run(samples).items()}
+
+    def _run_in_parts(self, samples: Tensor) -> Features:
+        while (features := self._try_parts(samples)) is None:
+            self._num_parts *= 2
+            if samples.is_cuda:
+                torch.cuda.empty_cache()
+        return features
+
+    def _try_parts(self, samples: Tensor) -> Features | None:
+        """The features, None if a part finds no room. Raises OutOfMemoryError if that is a single sample."""
+        size = -(-len(samples) // self._num_parts)
+        try:
+            parts = [self._run(part) for part in torch.split(samples, size)]
+            return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            # Returns before the next try, since what the error holds would take the room.
+            return None
 
     def close(self) -> None:
         """Frees the memory of the graph, once the device has come to the end of it."""

@@ -194,6 +194,30 @@ def test_a_captured_pass_gives_what_the_pass_gives(last: nn.Module, precision: A
             assert_near(f"captured, {precision}, {tap}", gap, 1e-2 if precision == "bf16" else 1e-3)
 
 
+class Wide(nn.Module):
+    """Takes 64 MiB a sample while it runs."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features + features.new_ones(len(features), 2**24)[:, :1, None, None]
+
+
+def test_a_batch_that_finds_no_room_on_the_gpu_runs_in_parts() -> None:
+    samples = torch.randn(16, 3, 4, 4, device=GPU)
+    torch.cuda.empty_cache()
+    total, used = torch.cuda.get_device_properties(GPU).total_memory, torch.cuda.memory_reserved(GPU)
+    torch.cuda.set_per_process_memory_fraction((used + 2**29) / total, GPU)
+    try:
+        forward = Forward(nn.Sequential(Wide()), (Tap(0, "map"),), "fp32", 2 * MIN_BATCHES)
+        found = [forward(samples + number)["0:map"] for number in range(2)]
+        torch.cuda.synchronize()
+        forward.close()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, GPU)
+        torch.cuda.empty_cache()
+    assert forward._num_parts > 1
+    assert all(torch.equal(rows, (samples + number + 1).cpu()) for number, rows in enumerate(found))
+
+
 @pytest.mark.parametrize("task", ["classification", "multilabel"])
 def test_measures_of_a_stack_are_those_of_each_on_the_cpu(task: Task) -> None:
     random = torch.Generator().manual_seed(3)

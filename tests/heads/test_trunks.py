@@ -29,6 +29,7 @@ from heads.spec import Head, Variant
 from heads.training.loop import train
 from heads.training.state import TrainingOutcome
 from heads.trunks.extraction import ExtractionRequest, count_missing, extract
+from heads.trunks.forward import Forward
 from heads.trunks.stored import open_views
 from heads.trunks.trunk import stored_taps, trunk_of
 from tests.heads.stored_training import (
@@ -431,3 +432,28 @@ def test_stages_before_the_cut_are_not_run_again(pictures: Path, tmp_path: Path)
 
 if __name__ == "__main__":
     extract_slowly(Path(sys.argv[1]), Path(sys.argv[2]))
+
+
+class Narrow(nn.Module):
+    """Stands for a device with room for so many samples at once; remembers how many came together."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.sizes = room, list[int]()
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(features))
+        if len(features) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return features * 2
+
+
+def test_a_batch_that_finds_no_room_runs_in_halves_and_so_do_later_ones() -> None:
+    narrow, taps = Narrow(room=3), (Tap(0, "map"),)
+    forward = Forward(nn.Sequential(narrow), taps, "fp32", num_batches=2)
+    for number in range(2):
+        samples = torch.arange(10.0).reshape(10, 1, 1, 1) + number
+        assert torch.equal(forward(samples)["0:map"], samples * 2)
+    assert narrow.sizes == [10, 5, 3, 3, 3, 1, 3, 3, 3, 1]
+    with pytest.raises(torch.OutOfMemoryError):
+        Forward(nn.Sequential(Narrow(room=0)), taps, "fp32", num_batches=1)(torch.ones(4, 1, 1, 1))
