@@ -9,8 +9,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from heads.backbones import BACKBONES, count_costs
+from heads.backbones.blank import build_skeleton
 from heads.backbones.table import row_of
-from heads.catalogue import BACKBONE_STAGES, IMAGE_SIZES
+from heads.catalogue import BACKBONE_STAGES, IMAGE_BACKBONES, IMAGE_SIZES, TEXT_BACKBONES
 from heads.model.model import Model, build_model
 from heads.spec import Fit, Head, Variant
 from heads.trunks.pricing import epoch_multiply_adds, forward_multiply_adds, price
@@ -97,10 +98,12 @@ def test_costs_at_another_size_are_those_of_real_images(backbone: str) -> None:
         assert tuple(features.shape[1:]) == cost.shape
 
 
-@pytest.mark.parametrize("backbone", ["bert-2x64x2", "textcnn", "lstm", "gru", "rnn"])
-def test_costs_of_texts_are_those_that_torch_counts(backbone: str) -> None:
-    row, features, costs = row_of(backbone), torch.ones(1, 9, dtype=torch.int64, device="meta"), count_costs(backbone, 9)
-    for stage, cost in zip(row.split(row.build()), costs, strict=True):
+@pytest.mark.parametrize("backbone", [*IMAGE_BACKBONES, "bert-2x64x2", *TEXT_BACKBONES[1:]])
+def test_costs_are_those_that_torch_counts(backbone: str) -> None:
+    is_image = backbone in IMAGE_SIZES
+    size = IMAGE_SIZES[backbone].least if is_image else 9
+    features = torch.zeros(1, 3, size, size, device="meta") if is_image else torch.ones(1, 9, dtype=torch.int64, device="meta")
+    for stage, cost in zip(row_of(backbone).split(build_skeleton(backbone)), count_costs(backbone, size), strict=True):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             features = stage.to("meta").eval()(features)
         assert (tuple(features.shape[1:]), counter.get_total_flops() // 2) == (cost.shape, cost.multiply_adds)
