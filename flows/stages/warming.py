@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 
@@ -12,6 +13,8 @@ from flows.errors import HeadstartError
 from flows.records import Workers
 from flows.settings import Settings
 
+CLEAR_SECONDS = 1.0
+
 
 class Warm:
     """A local Ray that a thread starts, with a driver that waits for the first job; `join` waits for both."""
@@ -19,6 +22,7 @@ class Warm:
     def __init__(self, settings: Settings, name: str, workers: Workers) -> None:
         self.handover = cluster.Handover()
         self._settings, self._name, self._workers, self._held = settings, name, workers, contextlib.ExitStack()
+        self._folder = job.new_folder(settings.root)
         self._thread = threading.Thread(target=self._start, name="warm")
         self._thread.start()
 
@@ -27,7 +31,7 @@ class Warm:
         with contextlib.suppress(HeadstartError, OSError):  # the session meets the same error and raises it
             ray = self._held.enter_context(cluster.open_cluster(None, self._settings.storage, num_cpus=num_cpus))
             self._held.callback(self.handover.end)
-            self.handover.begin(ray, job.new_folder(self._settings.root), self._name)
+            self.handover.begin(ray, self._folder, self._name)
 
     def join(self) -> None:
         """Wait until Ray and the driver were started, or could not be."""
@@ -37,6 +41,12 @@ class Warm:
         """End the driver, if it waits, and Ray, unless another process uses it."""
         self.join()
         self._held.close()
+        with contextlib.suppress(HeadstartError):
+            # A driver that ends clears its folder, but cannot where its Ray was ended first.
+            end_at = time.monotonic() + CLEAR_SECONDS
+            while self._folder.place.facts() and time.monotonic() < end_at:
+                time.sleep(0.05)
+            self._folder.place.clear()
 
 
 _WARM: ContextVar[Warm | None] = ContextVar("warm", default=None)

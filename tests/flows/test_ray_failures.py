@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,9 +19,11 @@ from flows import cluster
 from flows.cluster import api, homes, jobs, launch, processes
 from flows.errors import HeadstartError, Unreachable
 from flows.job import JobFolder, JobOutcome
+from flows.records import Workers
 from flows.settings import Settings
 from flows.stages import session
 from flows.stages.session import stop_retraining
+from flows.stages.warming import warm, warming
 
 
 @dataclass
@@ -214,6 +217,20 @@ def test_a_driver_begun_ahead_of_a_job_that_runs_already_is_let_go(ray: Ray) -> 
     assert run(ray, handover=handover, on_start=started.append) == JobOutcome(("w",))
     assert started == ["before"]
     assert waiting(ray).read_next() == ""
+
+
+def test_a_driver_begun_ahead_for_nothing_leaves_no_folder(ray: Ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "open_cluster", lambda *_, **__: nullcontext(api.connect(ray.address)))
+    ray.ends = ["RUNNING"]
+    with warming(Settings(workspace=tmp_path, storage_root=tmp_path), "tiny", Workers()):
+        started = warm()
+        assert started
+        started.join()
+        [begun] = ray.jobs.values()
+        folder = Path(begun["metadata"]["folder"])
+        assert (folder.parent, begun["metadata"]["name"]) == (tmp_path / "jobs", "tiny")
+    assert warm() is None
+    assert not folder.exists(), "though it told a driver to end that ended with its Ray"
 
 
 def test_a_driver_that_stays_for_a_flow_that_is_gone_is_stopped_before_its_job_is_asked_for_again(ray: Ray) -> None:
