@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from flows import cluster
+from flows import cluster, job
 from flows.cluster import api, homes, jobs, launch, processes
 from flows.errors import HeadstartError, Unreachable
 from flows.job import JobFolder, JobOutcome
-from flows.records import Workers
+from flows.plan import parse_plan
+from flows.records import DataVersion, Workers
 from flows.settings import Settings
 from flows.stages import session
 from flows.stages.session import stop_retraining
@@ -217,6 +218,22 @@ def test_a_driver_begun_ahead_of_a_job_that_runs_already_is_let_go(ray: Ray) -> 
     assert run(ray, handover=handover, on_start=started.append) == JobOutcome(("w",))
     assert started == ["before"]
     assert waiting(ray).read_next() == ""
+
+
+def test_the_driver_that_a_killed_flow_handed_its_job_to_is_joined_and_its_other_drivers_are_stopped(
+    ray: Ray, tmp_path: Path
+) -> None:
+    version = DataVersion("d" * 32, "r" * 40, (), tmp_path / "data", ())
+    order = job.Job("train", "k", "tiny", tmp_path, version, {"label": ("a", "b")}, Workers())
+    for name in ("handed", "idle"):
+        metadata = {"name": "tiny", "folder": str(tmp_path / "jobs" / f"waiting-{name}")}
+        ray.jobs[name] = {"submission_id": name, "status": "RUNNING", "metadata": metadata}
+    ray.files.note_submission("handed")
+    threading.Timer(1.0, lambda: ray.files.write_outcome(JobOutcome(("w",)))).start()
+    settings = Settings(workspace=tmp_path, storage_root=tmp_path, ray_address=ray.address)
+    with session.open_session(settings, parse_plan({"name": "tiny"})) as opened:
+        assert opened.run_job(order) == JobOutcome(("w",))
+    assert (ray.asked_to_stop, list(ray.jobs)) == (["idle"], ["handed", "idle"])
 
 
 def test_a_driver_begun_ahead_for_nothing_leaves_no_folder(ray: Ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
