@@ -53,7 +53,6 @@ def _train(job: Job) -> JobOutcome:
 
 def _run_group(job: Job) -> None:
     """Train the works that are left in a worker group, and return once it is done."""
-    job.folder.count_driver()
     if job.in_driver:
         with following(job), fitting_tfidf(job), workers.without_group():
             _train_works({"job_folder": job.folder.address})
@@ -131,6 +130,7 @@ def main(job_file: str, *, stays: bool = False, waits: bool = False) -> int:
 def _do(folder: JobFolder) -> int:
     try:
         job = read(folder)
+        folder.count_driver()
         machine.check_expected(os.environ)
         with owners.temporaries("work"):
             outcome = PROGRAMS[job.kind](job)

@@ -250,6 +250,23 @@ def test_a_driver_begun_ahead_for_nothing_leaves_no_folder(ray: Ray, tmp_path: P
     assert not folder.exists(), "though it told a driver to end that ended with its Ray"
 
 
+def test_a_driver_that_was_handed_its_job_and_dies_in_it_is_told_and_started_again(ray: Ray) -> None:
+    ray.ends = ["RUNNING", lambda: ray.files.write_outcome(JobOutcome(("w",)))]
+    handover, told = cluster.Handover(), list[str]()
+    handover.begin(api.connect(ray.address), waiting(ray), "tiny")
+    [begun] = ray.jobs
+
+    def die() -> None:
+        while waiting(ray).read_next() is None:
+            time.sleep(0.01)
+        ray.files.count_driver()
+        ray.jobs[begun]["status"] = "FAILED"
+
+    threading.Thread(target=die, daemon=True).start()
+    assert run(ray, handover=handover, say=told.append) == JobOutcome(("w",))
+    assert told == ["The Ray job's driver died (FAILED); it is started again, and goes on where it was"]
+
+
 def test_a_driver_that_stays_for_a_flow_that_is_gone_is_stopped_before_its_job_is_asked_for_again(ray: Ray) -> None:
     ray.jobs["old"] = {"submission_id": "old", "status": "RUNNING", "metadata": {"folder": ray.files.address}}
     ray.files.write_outcome(JobOutcome(("old",)))
