@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flows.compile_times import KeptCompileTimes
@@ -71,14 +71,12 @@ def _forecast(
     if times is None:
         return told
     steps = steps_to_pay_back(times, times.plain_step_seconds)
-    return CompileForecast(
-        **vars(told)
-        | {
-            "compile_seconds": round(times.compile_seconds, 1),
-            "saved": round(times.saved, 3),
-            "steps_to_pay_back": None if math.isinf(steps) else math.ceil(steps),
-            "is_compiled": num_steps > steps,
-        }
+    return replace(
+        told,
+        compile_seconds=round(times.compile_seconds, 1),
+        saved=round(times.saved, 3),
+        steps_to_pay_back=None if math.isinf(steps) else math.ceil(steps),
+        is_compiled=num_steps > steps,
     )
 
 

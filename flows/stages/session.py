@@ -111,8 +111,9 @@ class RetrainingSession:
         if self.lock:
             self.lock.check()
         jobs, mine = job.jobs_root(requested.storage).address, requested.folder
+        handed_to = mine.read_submission()
         for orphan in cluster.find_orphans(ray, self.plan.name, jobs, besides=(mine.address, self._handover.folder)):
-            if orphan.submission_id == mine.read_submission():
+            if orphan.submission_id == handed_to:
                 continue
             self.say(f"Stopping {orphan.submission_id}, which a crash left behind")
             cluster.stop(ray, orphan.submission_id)

@@ -14,6 +14,7 @@ import pytest
 from flows.errors import Busy
 from flows.plan import parse_plan
 from flows.settings import Settings
+from flows.stages.loading import loading_ahead
 from flows.stages.session import Event, listening, open_session
 
 HOLD = """
@@ -98,3 +99,22 @@ def test_a_killed_retraining_holds_its_name_no_longer_and_is_named_until_then(se
         first.wait()
     with open_session(settings, PETS, wait_seconds=0):
         assert (settings.storage / "locks" / "pets").read_text() == f"pid {os.getpid()}"
+
+
+def test_what_later_stages_need_is_loaded_by_the_blocks_end_and_what_cannot_be_loaded_costs_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: list[str] = []
+
+    def load_exporter() -> None:
+        time.sleep(0.3)
+        loaded.append(threading.current_thread().name)
+
+    def fail() -> None:
+        raise ImportError("it is not installed")
+
+    monkeypatch.setattr("flows.gate.load_statistics", fail)
+    monkeypatch.setattr("flows.registry.load_exporter", load_exporter)
+    with loading_ahead():
+        assert not loaded, "the block does not wait"
+    assert loaded == ["loading"]
