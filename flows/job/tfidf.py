@@ -31,8 +31,9 @@ MAX_TERMS, MAX_WEIGHTS = 2**16, 2**22
 # A text of more words says in the first of them what it is about.
 MAX_WORDS = 2000
 # The inverse of the penalty: rows of TF-IDF have the length 1, and few are alike.
-# On banking77 a slope of 1e-4 took 56 steps in place of 35, and told held-out texts no better.
-INVERSE_PENALTY, SLOPE, MAX_STEPS = 10.0, 1e-3, 200
+INVERSE_PENALTY = 10.0
+# A fit ends when no weight moves by more than this share of the greatest in one round of the texts.
+SHIFT, MAX_ROUNDS = 1e-3, 2000
 # The log odds of a class or label that never occurs in training.
 NEVER = -20.0
 
@@ -167,4 +168,5 @@ def _fit_labels(rows: Any, labels: NDArray[np.int64], num_labels: int) -> tuple[
 def _regression() -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=INVERSE_PENALTY, tol=SLOPE, max_iter=MAX_STEPS)
+    # Of sparse rows of one length SAG finds the minimum in a twentieth of L-BFGS's time: 1 s in place of 20 on banking77.
+    return LogisticRegression(C=INVERSE_PENALTY, solver="sag", tol=SHIFT, max_iter=MAX_ROUNDS, random_state=0)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Raised when a probe is fitted otherwise than before, so that older ones are fitted again.
 RECIPE = 1
-TFIDF_RECIPE = 2
+TFIDF_RECIPE = 3
 SPLITS = ("train", "val")
 
 
