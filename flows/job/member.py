@@ -23,7 +23,7 @@ from flows.job.datasets import Splits
 from flows.job.job import Job, read
 from flows.job.job_folder import JobFolder
 from flows.job.screening import probes_first
-from flows.job.sharing import deal_out, probe_epochs
+from flows.job.sharing import deal_out, probe_load
 from flows.job.together import train_first_phases, train_probes
 from flows.job.trunks import JobFeatures
 from flows.records import Work
@@ -104,7 +104,7 @@ class _Member:
         if baseline and workers.rank() == workers.count() - 1:
             fit_baseline(self.features, baseline[0])
         probes = [work for work in todo if is_probe(work.variant)]
-        self._train_probes(probes, probe_epochs(len(self.job.classes[self.job.target])) if baseline else 0.0)
+        self._train_probes(probes, probe_load(len(self.job.classes[self.job.target])) if baseline else 0.0)
         out = self._screen([work for work in self.job.works if probes_first(self.job, work)], todo)
         self.features.forget_backbone()
         self._train_one_by_one([work for work in todo if work not in probes and work.key not in out])
@@ -126,13 +126,13 @@ class _Member:
         self._wait()
         return {work.key for work in rivals} - chosen
 
-    def _train_probes(self, probes: Sequence[Work], epochs_of_last: float) -> None:
+    def _train_probes(self, probes: Sequence[Work], load_of_last: float) -> None:
         """Train works that read only stored features: each is trained by one member, by itself.
 
-        The last member has done the work of so many epochs meanwhile.
+        The last member has had so much to do meanwhile.
         """
-        epochs = [0.0] * (workers.count() - 1) + [epochs_of_last]
-        for dealt in deal_out(self.features.fuse(probes), epochs):
+        loads = [0.0] * (workers.count() - 1) + [load_of_last]
+        for dealt in deal_out(self.features.fuse(probes), loads):
             if mine := dealt[workers.rank()]:
                 train_probes(self.features, mine)
         if probes:

@@ -6,26 +6,36 @@ from collections.abc import Iterator, Sequence
 
 from flows.records import Work
 
-# A logistic probe takes about as long as so many epochs of a head, and one more for so many classes: measured on features of
-# 384 and 1,280 channels in 2 to 77 classes.
-PROBE_EPOCHS, CLASSES_PER_EPOCH = 3.0, 3.0
+# Loads are counted in epochs of a linear head. One with a hidden layer takes about three times as long.
+WITHOUT_HIDDEN_LAYER = ("linear", "cosine")
+HIDDEN_LAYER_LOAD = 3.0
+# A logistic probe takes about as long as so many of them, and some more a class: measured on features of 384 and 1,280 channels in
+# 2 to 77 classes.
+PROBE_LOAD, PROBE_LOAD_A_CLASS = 5.0, 0.7
 
 
-def probe_epochs(num_classes: int) -> float:
-    """How many epochs of a head are as much work as the baseline's probe."""
-    return PROBE_EPOCHS + num_classes / CLASSES_PER_EPOCH
+def probe_load(num_classes: int) -> float:
+    """How much work the baseline's probe is."""
+    return PROBE_LOAD + PROBE_LOAD_A_CLASS * num_classes
 
 
-def deal_out(groups: Sequence[Sequence[Work]], epochs: Sequence[float]) -> Iterator[list[list[Work]]]:
-    """Each group's works by member: one after another for the member with the fewest epochs to do, of equal ones the first.
+def load_of(work: Work) -> float:
+    """How much work the training of a work's heads is."""
+    heads = work.variant.heads
+    return work.variant.fit.epochs * sum(1.0 if head.design in WITHOUT_HIDDEN_LAYER else HIDDEN_LAYER_LOAD for head in heads)
 
-    `epochs` are what each has to do beside them.
+
+def deal_out(groups: Sequence[Sequence[Work]], loads: Sequence[float]) -> Iterator[list[list[Work]]]:
+    """Each group's works by member: one after another, the greatest first, for the member with the least to do, of equal ones the
+    first.
+
+    `loads` are what each has to do beside them.
     """
-    to_do = list(epochs)
+    to_do = list(loads)
     for group in groups:
         dealt: list[list[Work]] = [[] for _ in to_do]
-        for work in group:
+        for work in sorted(group, key=load_of, reverse=True):
             member = to_do.index(min(to_do))
             dealt[member].append(work)
-            to_do[member] += work.variant.fit.epochs
+            to_do[member] += load_of(work)
         yield dealt

@@ -16,7 +16,7 @@ from PIL import Image
 from flows import job
 from flows.job import together
 from flows.job.datasets import Splits
-from flows.job.sharing import deal_out, probe_epochs
+from flows.job.sharing import deal_out, load_of, probe_load
 from flows.job.trunks import JobFeatures
 from flows.places import Root
 from flows.records import DataVersion, Sample, Weights, Work, Workers
@@ -136,14 +136,17 @@ def test_a_damaged_checkpoint_is_left_aside_with_a_word(
 
 
 def test_works_are_dealt_out_so_that_members_end_together(version: DataVersion, tmp_path: Path) -> None:
-    works = order_of(tmp_path, version).works * 3
-    (one,), (even,) = deal_out([works], [0.0]), deal_out([works], [0.0, 0.0])
-    assert one == [list(works)]
-    assert even == [list(works[0::2]), list(works[1::2])]
-    first, second = deal_out([works, works[:2]], [0.0, 2.0 * EPOCHS])
-    assert first == [[*works[:3], works[4], works[6], works[8]], [works[3], works[5], works[7]]]
-    assert second == [[works[1]], [works[0]]], "what the groups before left uneven counts as well"
+    works = order_of(tmp_path, version).works
+    linear, hidden = works[:2] * 3, works[2:] * 3
+    assert [load_of(linear[0]), load_of(hidden[0])] == [EPOCHS, 3 * EPOCHS]
+    (one,), (even,) = deal_out([linear], [0.0]), deal_out([linear], [0.0, 0.0])
+    assert one == [list(linear)]
+    assert even == [list(linear[0::2]), list(linear[1::2])]
+    first, second = deal_out([[*linear, *hidden], linear[:2]], [0.0, 2.0 * EPOCHS])
+    # In linear heads: 3 + 3 + 1 + 1 + 1 against 2 + 3 + 1 + 1 + 1, so that the second member is the next one to get work.
+    assert first == [[hidden[0], hidden[2], linear[1], linear[3], linear[5]], [hidden[1], linear[0], linear[2], linear[4]]]
+    assert second == [[linear[1]], [linear[0]]], "what the groups before left uneven counts as well"
 
 
-def test_a_probe_of_many_classes_counts_for_more_epochs() -> None:
-    assert 1 < probe_epochs(2) < probe_epochs(77) < 50
+def test_a_probe_of_many_classes_is_more_work() -> None:
+    assert 2 < probe_load(2) < probe_load(77) < 100
