@@ -1,0 +1,63 @@
+"""Frozen stages on a GPU: folded they are as near to float32 as the given ones, and run if they are faster."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from heads.model.precision import computing_dtype
+from heads.phases import Tap
+from heads.trunks import forward
+from heads.trunks.folding import fold
+from heads.trunks.forward import MIN_BATCHES, Forward, run_stages
+from tests.gpu.nearness import assert_near
+from tests.heads.moved_norms import features_of, gap, num_norms, stages_with_norms
+
+GPU = torch.device("cuda")
+# Of the gap between the given stages and float32: what is folded is rounded otherwise, and less often.
+OF_THE_GIVEN = 1.3
+NETWORKS = ["resnet50", "resnext50_32x4d", "regnet_y_400mf", "densenet121", "inception_v3", "vgg11_bn", "mobilenet_v2"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_folded_stages_are_as_near_to_float32_as_the_given_ones(name: str, precision: Any) -> None:
+    stages = stages_with_norms(name)
+    samples = torch.randn(8, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    exact = features_of(stages, samples, "fp32")
+    stages, samples = stages.to(GPU, memory_format=torch.channels_last), samples.to(GPU, memory_format=torch.channels_last)
+    folded = fold(stages, computing_dtype(GPU, precision))
+    assert name == "mobilenet_v2" or num_norms(folded) < num_norms(stages)
+    plain = features_of(stages, samples, precision)
+    for tap, features in features_of(folded, samples, precision).items():
+        assert features.dtype == plain[tap].dtype
+        tolerance = OF_THE_GIVEN * gap(plain[tap].cpu(), exact[tap]) + 1e-5
+        assert_near(f"folded, {name}, {precision}, {tap}", gap(features.cpu(), exact[tap]), tolerance)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
+def test_the_faster_of_the_given_and_the_folded_stages_is_replayed(
+    name: str, precision: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "MIN_FOLDED_SECONDS", 0.0)
+    stages = stages_with_norms(name).to(GPU, memory_format=torch.channels_last)
+    taps, samples = (Tap(len(stages) - 1, "pooled"),), torch.randn(64, 3, 224, 224, device=GPU)
+    samples = samples.to(memory_format=torch.channels_last)
+    given, chosen = (Forward(stages, taps, precision, MIN_BATCHES, samples, folds=folds) for folds in (False, True))
+    assert given._graph is not None
+    assert chosen._graph is not None
+    seconds = [min(graph.seconds() for _ in range(5)) for graph in (given._graph, chosen._graph)]
+    sys.stdout.write(f"{name}, {precision}: {1e3 * seconds[0]:.2f} ms as given, {1e3 * seconds[1]:.2f} ms as chosen\n")
+    assert seconds[1] < 1.05 * seconds[0]
+    expected = run_stages(stages, taps, precision, samples)
+    for forward_pass in (given, chosen):
+        found = forward_pass(samples)
+        torch.cuda.synchronize()
+        for tap, rows in expected.items():
+            # Two roundings of half precision through a deep network of random weights.
+            assert_near(f"{name}, {precision}, {tap}", gap(found[tap], rows.cpu()), 0.3 if precision == "bf16" else 0.05)
+        forward_pass.close()
