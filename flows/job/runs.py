@@ -13,28 +13,28 @@ from flows.places import as_root
 from flows.work_folder import works_root
 
 LOG = logging.getLogger(__name__)
-LAST_WORDS_SECONDS = 20.0
+# To log one run, with its pictures and its bundle, takes a second or two.
+ONE_RUN_SECONDS = 20.0
 # A training in the driver is over by then, or long enough to be looked at: the flow, which has MLflow loaded, logs a short one.
 SHORT_SECONDS = 15.0
 
 
 @contextlib.contextmanager
 def following(job: Job) -> Iterator[None]:
-    """Log the works' runs to MLflow while the block trains; whatever MLflow did not take, the flow fills in later."""
-    stop, trained = threading.Event(), threading.Event()
-    thread = threading.Thread(target=_follow, args=(job, stop, trained), name="tracking", daemon=True)
+    """Log the works' runs to MLflow while the block trains; what is left then, the flow logs beside what comes next."""
+    ended = threading.Event()
+    thread = threading.Thread(target=_follow, args=(job, ended), name="tracking", daemon=True)
     thread.start()
     try:
         yield
-        trained.set()
-        thread.join(LAST_WORDS_SECONDS)
     finally:
-        stop.set()
-        trained.set()
+        ended.set()
+        # Two that log the same run would log it twice.
+        thread.join(ONE_RUN_SECONDS)
 
 
-def _follow(job: Job, stop: threading.Event, trained: threading.Event) -> None:
-    if job.tracking is None or (job.in_driver and trained.wait(SHORT_SECONDS)):
+def _follow(job: Job, ended: threading.Event) -> None:
+    if job.tracking is None or (job.in_driver and ended.wait(SHORT_SECONDS)):
         return
     try:
         from flows import tracking
@@ -46,7 +46,7 @@ def _follow(job: Job, stop: threading.Event, trained: threading.Event) -> None:
         root = as_root(works_root(job.storage).address)
         every_seconds = max(1.0, job.place.look_seconds)
         look = partial(_stamps, job)
-        tracking.follow(tracker, runs.parent, job.works, root, origin, draw, stop, trained, every_seconds, look)
+        tracking.follow(tracker, runs.parent, job.works, root, origin, draw, ended, every_seconds, look)
     except Exception as error:
         LOG.warning("the runs are not followed, the training goes on: %s", error)
 

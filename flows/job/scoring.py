@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any, Protocol
 
@@ -32,6 +35,8 @@ from heads.tasks.table import TASKS
 # With fewer, a second process would take longer to start than the first to finish; a text is read at once, and is shorter.
 MIN_SHARD_SAMPLES: Mapping[Modality, int] = {"image": 1000, "text": 5000}
 BATCH_SIZE = 32
+# The least that one of several threads reads at once: together they hold about as much as one batch.
+MIN_BATCH_SIZE = 4
 
 
 class Scorable(Protocol):
@@ -133,13 +138,27 @@ def score_shard(addresses: Sequence[str], version: DataVersion, uses_gpu: bool, 
     return [rows[address] for address in addresses]
 
 
-def score_together(models: Sequence[Scorable], version: DataVersion) -> list[list[Scored]]:
+def score_here(models: Sequence[Scorable], version: DataVersion, num_threads: int) -> list[list[list[Scored]]]:
+    """The rows of `score_together` for each of several parts of the samples, each by a thread of this process.
+
+    Threads within a layer, as torch has them, wait for each other there: where another program takes a part of one core, a pass
+    takes five times as long.
+    """
+    torch.set_num_threads(1)
+    num_parts = max(1, min(num_threads, len(version.samples) // MIN_BATCH_SIZE))
+    parts = [replace(version, samples=version.samples[number::num_parts]) for number in range(num_parts)]
+    read = partial(score_together, models, batch_size=max(MIN_BATCH_SIZE, BATCH_SIZE // num_parts))
+    with ThreadPoolExecutor(num_parts, thread_name_prefix="scoring") as pool:
+        return list(pool.map(read, parts))
+
+
+def score_together(models: Sequence[Scorable], version: DataVersion, batch_size: int = BATCH_SIZE) -> list[list[Scored]]:
     """For each model of a group that `share_trunks` made, a score row for each label of the version's samples."""
     rows: list[list[Scored]] = [[] for _ in models]
     heads = [{head.target: head for head in model.heads} for model in models]
-    expect(version, files_of(version, version.samples))
+    expect(version, files_of(version, version.samples), threading.get_ident())
     # In batches: the masks of all images, at full size, could fill the memory.
-    for numbers, told in _answers(models, version):
+    for numbers, told in _answers(models, version, batch_size):
         for kept, named, answers in zip(rows, heads, told, strict=True):
             for sample, by_target in zip((version.samples[number] for number in numbers), answers, strict=True):
                 known = ((target, truth) for target in by_target if (truth := sample.labels.get(target)) is not None)
@@ -147,15 +166,15 @@ def score_together(models: Sequence[Scorable], version: DataVersion) -> list[lis
     return rows
 
 
-def _answers(models: Sequence[Scorable], version: DataVersion) -> Iterator[Told]:
+def _answers(models: Sequence[Scorable], version: DataVersion, batch_size: int) -> Iterator[Told]:
     samples = version.samples
     if bundled := [model for model in models if isinstance(model, Bundle)]:
         assert len(bundled) == len(models)
-        yield from predict_together(bundled, (locate(version, sample) for sample in samples), BATCH_SIZE)
+        yield from predict_together(bundled, (locate(version, sample) for sample in samples), batch_size)
         return
-    for start in range(0, len(samples), BATCH_SIZE):
-        files = [locate(version, sample) for sample in samples[start : start + BATCH_SIZE]]
-        yield range(start, start + len(files)), [model.predict(files, BATCH_SIZE) for model in models]
+    for start in range(0, len(samples), batch_size):
+        files = [locate(version, sample) for sample in samples[start : start + batch_size]]
+        yield range(start, start + len(files)), [model.predict(files, batch_size) for model in models]
 
 
 def _row(version: DataVersion, sample: Sample, head: Head, truth: str, answer: Answer) -> Scored:
@@ -186,9 +205,8 @@ def _read_holdout(job: Job, models: Mapping[str, Scorable]) -> list[list[Scored]
     group, uses_gpu, samples = job.workers, job.workers.gpus_per_worker > 0, job.version.samples
     num_shards = max(1, min(group.count, len(samples) // MIN_SHARD_SAMPLES[job.version.modality]))
     if not _forwards(models.values()) or (num_shards == 1 and not uses_gpu):
-        # In this process, with the cores of the whole group.
-        torch.set_num_threads(workers.cores_of(group))
-        parts = [score_together(list(models.values()), job.version)]
+        # With the cores of the whole group.
+        parts = score_here(list(models.values()), job.version, workers.cores_of(group))
     else:
         num_threads = max(1, int(group.cpus_per_worker))
         workers.join(group)

@@ -9,7 +9,7 @@ from flows.records import Work
 # Loads are counted in epochs of a linear head. One with a hidden layer takes about three times as long.
 WITHOUT_HIDDEN_LAYER = ("linear", "cosine")
 HIDDEN_LAYER_LOAD = 3.0
-# A logistic probe takes about as long as so many of them, and some more a class: measured on features of 384 and 1,280 channels in
+# A logistic probe takes about as long as so many of them, and some more a class: measured with 384 and 1,280 channels in
 # 2 to 77 classes.
 PROBE_LOAD, PROBE_LOAD_A_CLASS = 5.0, 0.7
 

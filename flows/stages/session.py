@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from flows.places.locks import Held, Lock, Locks, locks_of
 from flows.plan import Plan
 from flows.registry import Registry
 from flows.settings import Settings
+from flows.stages.beside import Beside
 from flows.stages.warming import warm
 from flows.surroundings import user_name
 
@@ -65,13 +67,18 @@ class RetrainingSession:
         runs: contextlib.ExitStack,
     ) -> None:
         self.settings, self.plan, self.flow_run_id = settings, plan, flow_run_id
-        self.tracker = tracking.Tracker(settings.tracking, settings.artifacts, plan.name)
+        self.tracker = self.new_tracker()
         self.registry = open_registry(settings, asked_by)
         self._held, self._runs, self._listeners = held, runs, _LISTENERS.get()
         self._cluster: Cluster | None = None
         self._warm = warm()
         self._handover = self._warm.handover if self._warm else cluster.Handover()
+        self._logging: Beside | None = None
         self.lock: Lock | None = None
+
+    def new_tracker(self) -> tracking.Tracker:
+        """A client of its own for MLflow's runs of the plan's name."""
+        return tracking.Tracker(self.settings.tracking, self.settings.artifacts, self.plan.name)
 
     def tell(self, event: Event) -> None:
         """Hand an event to those who listened when the session was opened."""
@@ -87,6 +94,16 @@ class RetrainingSession:
         run_id = self.tracker.start_retraining(key, origin, self.plan.model_dump(mode="json"))
         self._runs.push(partial(_end_failed, self.tracker, run_id))
         return run_id
+
+    def log_beside(self, work: Callable[[threading.Event], object]) -> None:
+        """Log to MLflow beside the next stages, after `start_run`; see `Beside` on `work`. It is waited for if they fail, too."""
+        self._logging = Beside(work)
+        self._runs.push(self._logging.leave)
+
+    def finish_logging(self) -> None:
+        """Wait for what is logged beside, and raise what it raised."""
+        if self._logging:
+            self._logging.join()
 
     def cluster(self) -> Cluster:
         """The Ray cluster of the settings, else a local one, started at the first call and ended with the session."""

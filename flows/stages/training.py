@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from threading import Event
 
 from flows import cluster, dataset, job, tracking
 from flows.places import as_root
@@ -48,12 +49,10 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
         with showing_progress(session, work_plan, training_job), loading_ahead():
             outcome = session.run_job(training_job)
         keep_in_bounds(session)
-    from flows.pictures import draw_variant
-
     root = session.settings.root
-    works = works_root(root)
-    draw = partial(draw_variant, works=works)
-    runs = tracking.fill_in(session.tracker, run_id, work_plan.works, as_root(works.address), origin, draw)
+    works = as_root(works_root(root).address)
+    runs = tracking.start_runs(session.tracker, run_id, work_plan.works, works, origin)
+    session.log_beside(partial(_log, session, run_id, work_plan, origin))
     failed = _failed(session, work_plan, runs)
     failed_keys = {variant.key for variant in failed}
     finished = [work for work in work_plan.works if work.key not in failed_keys]
@@ -63,6 +62,15 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
     return TrainResult(
         variants, outcome.num_forwarded, outcome.seconds, failed, outcome.flops_stored, outcome.num_fetched, run_id=run_id
     )
+
+
+def _log(session: RetrainingSession, run_id: str, work_plan: WorkPlan, origin: tracking.Origin, stop: Event) -> None:
+    """Log what MLflow lacks of the works, with their pictures; in a thread, and so with clients of its own."""
+    from flows.pictures import draw_variant
+
+    works, tracker = works_root(session.settings.root), session.new_tracker()
+    draw = partial(draw_variant, works=works)
+    tracking.fill_in(tracker, run_id, work_plan.works, as_root(works.address), origin, draw, stop)
 
 
 def _failed(session: RetrainingSession, work_plan: WorkPlan, runs: Mapping[str, str]) -> tuple[FailedVariant, ...]:

@@ -32,16 +32,14 @@ def follow(
     origin: Origin,
     draw: Draw,
     stop: threading.Event,
-    trained: threading.Event,
     every_seconds: float = 1.0,
     look: Look | None = None,
 ) -> None:
     """Log the works' runs to MLflow as they begin, finish epochs and end, until `stop` is set or every work is logged.
 
-    Meant for a thread beside the training, to which it leaves most of the processor until `trained` is set. Only `trained`
-    ends a rest, so set both to stop at once. Errors of MLflow are logged and tried again, never raised. `draw` turns a result
-    into pictures, by file name. `look` gives a stamp of each work that has begun, by its key, which changes whenever there is
-    more of it; by default their folders are asked, one by one.
+    Meant for a thread beside the training, to which it leaves most of the processor. Errors of MLflow are logged and tried
+    again, never raised. `draw` turns a result into pictures, by file name. `look` gives a stamp of each work that has begun, by
+    its key, which changes whenever there is more of it; by default their folders are asked, one by one.
     """
     place, seen = open_place(work_root), dict[str, str]()
     look = look or (lambda: {work.key: WorkFolder(place.within(work.key)).stamp() for work in works if work.key not in done})
@@ -62,7 +60,7 @@ def follow(
                 if _record(tracker, parent, work, WorkFolder(place.within(work.key)), origin, draw)[1]:
                     done.add(work.key)
                 seen[work.key] = stamp
-                trained.wait(min(RESTS * (thread_time() - start), LONGEST_PAUSE_SECONDS))
+                stop.wait(min(RESTS * (thread_time() - start), LONGEST_PAUSE_SECONDS))
             failures = 0
         except Exception as error:  # the training beside this thread must go on, whatever MLflow does
             failures += 1
@@ -70,14 +68,35 @@ def follow(
         stop.wait(min(every_seconds * 2**failures, LONGEST_PAUSE_SECONDS))
 
 
-def fill_in(tracker: Tracker, parent: str, works: Sequence[Work], work_root: Root, origin: Origin, draw: Draw) -> dict[str, str]:
-    """Log to MLflow what it lacks of the works' files on disk; the run ids of the works that have begun, by work key.
+def start_runs(tracker: Tracker, parent: str, works: Sequence[Work], work_root: Root, origin: Origin) -> dict[str, str]:
+    """Start the runs of the works that have begun, where MLflow lacks them; their ids, by work key.
 
     Raises Unreachable if MLflow does not answer, HeadstartError if it fails.
     """
     check(tracker.address)
+    place = open_place(work_root)
+    begun = [work for work in works if WorkFolder(place.within(work.key)).stamp()]
+    return {work.key: tracker.start_variant(parent, work, origin) for work in begun}
+
+
+def fill_in(
+    tracker: Tracker,
+    parent: str,
+    works: Sequence[Work],
+    work_root: Root,
+    origin: Origin,
+    draw: Draw,
+    stop: threading.Event | None = None,
+) -> dict[str, str]:
+    """Log to MLflow what it lacks of the works' files on disk; the run ids of the works that have begun, by work key.
+
+    It ends before the next work once `stop` is set. Raises Unreachable if MLflow does not answer, HeadstartError if it fails.
+    """
+    check(tracker.address)
     runs: dict[str, str] = {}
     for work in works:
+        if stop and stop.is_set():
+            break
         folder = WorkFolder(open_place(work_root).within(work.key))
         if folder.stamp():
             runs[work.key] = _record(tracker, parent, work, folder, origin, draw)[0]

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,11 @@ def tracker(address: str, tmp_path: Path) -> Tracker:
 def runs(tracker: Tracker) -> dict[str, Any]:
     """Every run of the tracker's experiment by its name, as MLflow tells it."""
     return {run.info.run_name: run for run in tracker._find()}
+
+
+def states(tracker: Tracker, run_ids: Mapping[str, str]) -> list[str]:
+    """The status of each of these runs."""
+    return [tracker._client.get_run(run_id).info.status for run_id in run_ids.values()]
 
 
 def curve(tracker: Tracker, run_id: str, name: str) -> list[tuple[int, float]]:
@@ -279,11 +284,29 @@ def test_filling_in_again_changes_nothing(tracker: Tracker, tmp_path: Path) -> N
     assert after.data.tags["mlflow.parentRunId"] == parent
 
 
+def test_runs_are_started_first_and_filled_in_until_that_is_to_stop(tracker: Tracker, tmp_path: Path) -> None:
+    works, parent, stop = [make_work(1), make_work(2), make_work(3)], tracker.start_retraining("key1", ORIGIN), threading.Event()
+    for work in works[:2]:
+        finish(tmp_path, work)
+    started = tracking.start_runs(tracker, parent, works, tmp_path, ORIGIN)
+    assert list(started) == [work.key for work in works[:2]], "not of what has not begun"
+    assert states(tracker, started) == ["RUNNING", "RUNNING"]
+
+    def draw_and_stop(result: WorkResult) -> dict[str, bytes]:
+        stop.set()
+        return draw(result)
+
+    first = works[0].key
+    assert tracking.fill_in(tracker, parent, works, tmp_path, ORIGIN, draw_and_stop, stop) == {first: started[first]}
+    assert tracking.fill_in(tracker, parent, works, tmp_path, ORIGIN, draw) == started
+    assert tracking.start_runs(tracker, parent, works, tmp_path, ORIGIN) == started
+    assert states(tracker, started) == ["FINISHED", "FINISHED"], "a complete run stays as it is"
+
+
 def test_following_logs_while_works_train_and_ends_when_all_are_done(tracker: Tracker, tmp_path: Path) -> None:
     works = [make_work(1), make_work(2)]
     parent = tracker.start_retraining("key1", ORIGIN)
-    stop, trained = threading.Event(), threading.Event()
-    arguments = (tracker, parent, works, tmp_path, ORIGIN, draw, stop, trained, 0.05)
+    arguments = (tracker, parent, works, tmp_path, ORIGIN, draw, threading.Event(), 0.05)
     thread = threading.Thread(target=tracking.follow, args=arguments)
     thread.start()
     progress(tmp_path, works[0], 1)
@@ -297,8 +320,8 @@ def test_following_logs_while_works_train_and_ends_when_all_are_done(tracker: Tr
     assert sorted(run.info.status for run in runs(tracker).values()) == ["FINISHED", "FINISHED", "RUNNING"]
 
 
-def test_following_rests_beside_a_training_and_hurries_after_it(tracker: Tracker, tmp_path: Path) -> None:
-    works, trained = [make_work(1), make_work(2)], threading.Event()
+def test_following_rests_beside_a_training_and_ends_with_it(tracker: Tracker, tmp_path: Path) -> None:
+    works, ended = [make_work(1), make_work(2)], threading.Event()
     parent = tracker.start_retraining("key1", ORIGIN)
 
     def draw_slowly(result: WorkResult) -> dict[str, bytes]:
@@ -309,7 +332,7 @@ def test_following_rests_beside_a_training_and_hurries_after_it(tracker: Tracker
 
     for work in works:
         finish(tmp_path, work)
-    arguments = (tracker, parent, works, tmp_path, ORIGIN, draw_slowly, threading.Event(), trained)
+    arguments = (tracker, parent, works, tmp_path, ORIGIN, draw_slowly, ended)
     thread = threading.Thread(target=tracking.follow, args=arguments)
     thread.start()
     # The parent's run is one of them.
@@ -317,15 +340,15 @@ def test_following_rests_beside_a_training_and_hurries_after_it(tracker: Tracker
     # The second would begin at once: now it waits for nine times the processor time that the first one took.
     time.sleep(3)
     assert len(runs(tracker)) == 2
-    trained.set()
-    thread.join(12)
+    ended.set()
+    thread.join(5)
     assert not thread.is_alive()
-    assert sorted(run.info.status for run in runs(tracker).values()) == ["FINISHED", "FINISHED", "RUNNING"]
+    assert len(runs(tracker)) == 2
 
 
 def test_following_stops_when_told(tracker: Tracker, tmp_path: Path) -> None:
     stop = threading.Event()
-    arguments = (tracker, "none", [make_work(1)], tmp_path, ORIGIN, draw, stop, threading.Event())
+    arguments = (tracker, "none", [make_work(1)], tmp_path, ORIGIN, draw, stop)
     thread = threading.Thread(target=tracking.follow, args=arguments)
     thread.start()
     stop.set()
@@ -522,8 +545,8 @@ def test_a_server_killed_in_the_middle_costs_no_training_and_no_run(
     start()
     tracker = Tracker(address, tmp_path / "unused", "pets")
     parent = tracker.start_retraining("key1", ORIGIN)
-    stop, trained = threading.Event(), threading.Event()
-    arguments = (tracker, parent, works, root, ORIGIN, draw, stop, trained, 0.1)
+    stop = threading.Event()
+    arguments = (tracker, parent, works, root, ORIGIN, draw, stop, 0.1)
     follower = threading.Thread(target=tracking.follow, args=arguments)
     follower.start()
     progress(root, works[0], 1)
@@ -535,7 +558,6 @@ def test_a_server_killed_in_the_middle_costs_no_training_and_no_run(
     wait_for(lambda: "the training goes on" in caplog.text)
     assert follower.is_alive()
     stop.set()
-    trained.set()
     follower.join(30)
     assert not follower.is_alive()
     with pytest.raises(Unreachable):
