@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from flows import job
+from flows.job.scores import read_scores
 from flows.job.scoring import score
+from flows.places import Folder, StoredFile
 from flows.records import DataVersion, Mask, Sample, Workers
 from flows.workspace import md5_of
 from heads import bundle
@@ -162,6 +167,38 @@ def test_what_is_scored_already_is_not_forwarded_again(tmp_path: Path, forwarded
     assert score(order).num_forwarded == 0
     assert first.scores
     assert (score(order).scores or {})["one"] == first.scores["one"]
+
+
+@pytest.mark.parametrize("modality", ["images", "texts"])
+def test_threads_that_score_parts_of_the_holdout_tell_what_one_tells(
+    tmp_path: Path, modality: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = pictures(tmp_path / "data") if modality == "images" else sentences(tmp_path / "data")
+    made = images_of(tmp_path) if modality == "images" else texts_of(tmp_path, write_encoder(tmp_path / "encoder"))
+    names, files, threads = (made("linear", KIND), made("two", KIND, MARKS)), [], set[str]()
+    forward = Model.forward_backbone
+    monkeypatch.setattr(
+        Model,
+        "forward_backbone",
+        lambda self, inputs, also=(): threads.add(threading.current_thread().name) or forward(self, inputs, also),
+    )
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for count in (1, 3):
+        threads.clear()
+        asked = job.Job("score", "k", "x", tmp_path / str(count), version, CLASSES, Workers(count=count), bundles=names)
+        for name in names:
+            shutil.copytree(tmp_path / name, tmp_path / str(count) / name)
+        outcome = score(asked)
+        assert (len(threads), outcome.num_forwarded) == (count, NUM_SAMPLES)
+        files.append(outcome.scores or {})
+    for name in names:
+        one, many = (read_scores(StoredFile(Folder(Path(each[name]).parent), Path(each[name]).name)) for each in files)
+        assert [replace(row, probability=0.0, probabilities={}) for row in one.rows] == [
+            replace(row, probability=0.0, probabilities={}) for row in many.rows
+        ]
+        assert [row.probability for row in many.rows] == pytest.approx([row.probability for row in one.rows], abs=1e-5)
+        assert many.metrics["kind/accuracy"] == one.metrics["kind/accuracy"]
+        assert many.metrics["kind/loss"] == pytest.approx(one.metrics["kind/loss"], abs=1e-5)
 
 
 def test_a_batch_of_texts_holds_texts_of_like_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
