@@ -25,13 +25,15 @@ from heads.features import FeatureStore, Key, TrunkFeatures
 from heads.features.keys import token_keys
 from heads.phases import Tap
 from heads.spec import Precision
-from heads.trunks.forward import Forward
+from heads.trunks.forward import Forward, run_stages
+from heads.trunks.joining import choose_number, joined
 from heads.trunks.shards import ShardWriter, cut_in_shards
 from heads.trunks.trunk import Trunk, is_by_token, num_rows
 
-# Images of up to 224 px a batch, by the kind of device; the preprocessing says how many of other samples. Every batch is filled
-# up, since kernels for fewer images add up in another order. A sample's features are then the same but for rounding, whichever
-# samples share its batch after a kill or on a new night: to the bit if kernels treat all places in a batch alike.
+# Images of up to 224 px that are read together, by the kind of device; the preprocessing says how many of other samples. They are
+# a batch; on a GPU several may be one. All are filled up, since kernels for fewer images add up in another order. A sample's
+# features are then the same but for rounding, whichever samples share its batch after a kill or on a new night: to the bit if
+# kernels treat all places in a batch alike.
 BATCH_SIZES = {"cpu": 16, "cuda": 128}
 
 
@@ -87,10 +89,13 @@ def extract(
             feed = places.feeds[0]
             # Reading begins here, and goes on while the stages are built and captured.
             batches = _read(feed, places.reader, mine, batch_size, device)
-            forward = Forward(build(), taps, precision, len(mine) // batch_size, _example(feed, batch_size, device))
+            stages, num_parts = build(), len(mine) // batch_size
+            run = partial(run_stages, stages, taps, precision)
+            number = choose_number(run, _example(feed, batch_size, device), num_parts)
+            forward = Forward(stages, taps, precision, num_parts // number, _example(feed, number * batch_size, device))
             lengths = places.num_rows(trunk.backbone, taps, mine)
             with ShardWriter(trunk_features, device, on_stored) as writer:
-                for part, shard in cut_in_shards(forward, batches, len(mine), lengths):
+                for part, shard in cut_in_shards(forward, joined(batches, number), len(mine), lengths):
                     keys = [places.keys[place] for place in mine[part]]
                     writer.write(token_keys(keys, lengths[part]) if lengths else keys, shard, len(keys))
             num_forwarded += len(mine)

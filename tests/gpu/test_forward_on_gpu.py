@@ -1,20 +1,31 @@
-"""Frozen stages on a GPU: folded they are as near to float32 as the given ones, and run if they are faster."""
+"""Frozen stages on a GPU: folded they are as near to float32 as the given ones, and run if they are faster; large batches."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from heads.features import FeatureStore
 from heads.model.precision import computing_dtype
 from heads.phases import Tap
-from heads.trunks import forward
+from heads.trunks import extraction, forward, joining
+from heads.trunks.extraction import ExtractionRequest, extract
 from heads.trunks.folding import fold
 from heads.trunks.forward import MIN_BATCHES, Forward, run_stages
+from heads.trunks.joining import choose_number
+from heads.trunks.stored import open_views
 from tests.gpu.nearness import assert_near
 from tests.heads.moved_norms import features_of, gap, num_norms, stages_with_norms
+from tests.heads.stored_training import KIND, NUM_TRAIN, datasets, pictures, trunks_of, variant_of
+
+__all__ = ["pictures"]
+
+# Loader processes are forked beside CUDA's threads.
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork")
 
 GPU = torch.device("cuda")
 # Of the gap between the given stages and float32: what is folded is rounded otherwise, and less often.
@@ -61,3 +72,44 @@ def test_the_faster_of_the_given_and_the_folded_stages_is_replayed(
             # Two roundings of half precision through a deep network of random weights.
             assert_near(f"{name}, {precision}, {tap}", gap(found[tap], rows.cpu()), 0.3 if precision == "bf16" else 0.05)
         forward_pass.close()
+
+
+def test_parts_are_joined_as_memory_allows_and_features_are_those_of_parts_alone(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant = variant_of(KIND, precision="fp32")
+    images, stages = (
+        datasets(pictures, variant)[0],
+        stages_with_norms(variant.backbone).to(GPU, memory_format=torch.channels_last),
+    )
+    taps, numbers, found = [Tap(3, "map"), Tap(5, "pooled")], list[int](), []
+    monkeypatch.setitem(extraction.BATCH_SIZES, "cuda", 1)
+
+    def choose(*asked: Any) -> int:
+        numbers.append(choose_number(*asked))
+        return numbers[-1]
+
+    monkeypatch.setattr(extraction, "choose_number", choose)
+    # Of these pictures four fit a quarter of any GPU's memory, and none fits nothing of it.
+    for name, least, share in (("alone", NUM_TRAIN, 0.25), ("joined", 1, 0.25), ("no room", 1, 0.0)):
+        monkeypatch.setattr(joining, "MIN_JOINED_BATCHES", least)
+        monkeypatch.setattr(joining, "FREE_SHARE", share)
+        store, trunk = FeatureStore(tmp_path / name), trunks_of(variant, GPU)[0]
+        wanted = [ExtractionRequest(images, 0, taps)]
+        assert extract(lambda: stages, trunk, wanted, store, device=GPU, precision="fp32") == NUM_TRAIN
+        (view,) = open_views(store, [trunk], taps, images.digests, torch.device("cpu"), shuffled=False)
+        found.append(view[torch.arange(NUM_TRAIN)])
+    assert numbers == [1, 4, 1]
+    for features in found[1:]:
+        for tap, rows in features.items():
+            assert_near(f"features of joined parts, {tap}", gap(rows, found[0][tap]), 1e-2)
+
+
+def test_what_a_part_takes_of_the_memory_is_measured() -> None:
+    def run(samples: torch.Tensor) -> torch.Tensor:
+        return samples.new_ones(2**30, dtype=torch.uint8)
+
+    torch.cuda.empty_cache()
+    example, free = torch.zeros(2, 2**20, device=GPU), torch.cuda.mem_get_info(GPU)[0]
+    fits = [number for number in (1, 2, 4) if number == 1 or number * 2**30 * 1.05 < joining.FREE_SHARE * free]
+    assert choose_number(run, example, 10**6) == max(fits)
