@@ -22,8 +22,9 @@ from heads.trunks.folding import fold
 MIN_BATCHES = 12
 # Before a capture, so that libraries have chosen their kernels and their memory.
 NUM_WARM_UPS = 2
-# Folding stages, capturing them, and timing both graphs takes about as long as a pass of so many seconds then takes less.
-MIN_FOLDED_SECONDS = 1.0
+# Of a pass. Folding its stages, capturing them and timing both graphs takes a quarter of a second, and seconds if cuDNN builds
+# kernels for them; at most a quarter of the pass is saved.
+MIN_FOLDED_SECONDS = 5.0
 
 Features = dict[str, Tensor]
 

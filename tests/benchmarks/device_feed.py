@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from loop_speed import BREEDS, BareLoop, Case, HeldLoader
@@ -122,14 +123,18 @@ def measure_extraction(backbone: str, files: Sequence[Path], sizes: Sizes, devic
 
     num_batches = -(-len(files) // batch_size)
 
-    def forward_all(is_captured: bool = True) -> None:
-        forward = Forward(stages, taps, "auto", num_batches if is_captured else 0, folds=False)
+    def forward_all(is_captured: bool = True, folds: bool = False) -> None:
+        forward = Forward(stages, taps, "auto", num_batches if is_captured else 0, folds=folds)
         for _ in range(num_batches):
             forward(batch)
         forward.close()
 
     def forward_uncaptured() -> None:
         forward_all(is_captured=False)
+
+    def forward_folded() -> None:
+        with patch("heads.trunks.forward.MIN_FOLDED_SECONDS", 0.0):
+            forward_all(folds=True)
 
     def read_all() -> None:
         feed = images.feed(device)
@@ -144,12 +149,13 @@ def measure_extraction(backbone: str, files: Sequence[Path], sizes: Sizes, devic
     extract()
     rates = {
         work.__name__: [len(files) / _seconds(work, device) for _ in range(sizes.repeats)]
-        for work in (forward_all, forward_uncaptured, read_all, extract)
+        for work in (forward_all, forward_uncaptured, forward_folded, read_all, extract)
     }
     medians = {name: statistics.median(found) for name, found in rates.items()}
     for name, told in (
         ("forward_all", "synthetic input"),
         ("forward_uncaptured", "synthetic input, not captured as a CUDA graph"),
+        ("forward_folded", "synthetic input, folded if that is faster"),
         ("read_all", "read and prepared alone"),
         ("extract", "extraction"),
     ):

@@ -11,7 +11,7 @@ from heads.features import FeatureStore
 from heads.phases import Tap
 from heads.trunks import extraction
 from heads.trunks.extraction import ExtractionRequest, extract
-from heads.trunks.joining import MIN_JOINED_BATCHES, choose_number, joined, number_that_fits
+from heads.trunks.joining import PartCost, choose_number, joined, number_that_pays
 from heads.trunks.stored import open_views
 from tests.heads.moved_norms import stages_with_norms
 from tests.heads.stored_training import CPU, KIND, NUM_TRAIN, datasets, pictures, trunks_of, variant_of
@@ -22,24 +22,26 @@ GB = 10**9
 
 
 @pytest.mark.parametrize(
-    ("part_gb", "free_gb", "num_batches", "number"),
+    ("part_gb", "free_gb", "num_parts", "first_seconds", "number"),
     [
-        (1, 100, 4.0, 4),
-        (6.25, 100, 4.0, 4),
-        (6.5, 100, 4.0, 2),
-        (12.5, 100, 4.0, 2),
-        (13, 100, 4.0, 1),
-        (90, 100, 4.0, 1),
-        (1, 100, 3.9, 2),
-        (1, 100, 2.0, 2),
-        (1, 100, 1.9, 1),
-        (1, 0, 9.0, 1),
+        (1, 100, 1000, 0.01, 4),
+        (6.25, 100, 1000, 0.01, 4),
+        (6.5, 100, 1000, 0.01, 2),
+        (13, 100, 1000, 0.01, 1),
+        (1, 0, 1000, 0.01, 1),
+        # 200 parts of 10 ms take 80 ms less, as long as two larger passes of 40 ms.
+        (1, 100, 200, 0.01, 4),
+        (1, 100, 199, 0.01, 2),
+        (1, 100, 99, 0.01, 1),
+        # Kernels that took 9 s to build are worth it in a pass of minutes.
+        (1, 100, 10_000, 9.01, 1),
+        (1, 100, 30_000, 9.01, 4),
     ],
 )
-def test_parts_are_joined_while_they_fit_a_quarter_of_free_memory_and_make_batches_enough(
-    part_gb: float, free_gb: int, num_batches: float, number: int
+def test_parts_are_joined_if_they_fit_a_quarter_of_free_memory_and_save_more_than_it_takes(
+    part_gb: float, free_gb: int, num_parts: int, first_seconds: float, number: int
 ) -> None:
-    assert number_that_fits(int(part_gb * GB), free_gb * GB, int(num_batches * MIN_JOINED_BATCHES)) == number
+    assert number_that_pays(PartCost(int(part_gb * GB), 0.01, first_seconds), free_gb * GB, num_parts) == number
 
 
 def test_on_a_cpu_each_part_is_a_batch_and_nothing_is_run_to_find_out() -> None:
