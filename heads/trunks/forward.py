@@ -1,7 +1,6 @@
 """The forward pass of frozen stages over batches of one shape: on a GPU captured once as a CUDA graph, then replayed.
 
-A replay is one call, where the pass itself is hundreds, each of which takes a GPU's host longer than the GPU needs for it. Many
-batches are given to the faster of two graphs: of the stages as they are, and of them folded.
+A replay is one call, where the pass itself is hundreds, each of which takes a GPU's host longer than the GPU needs for it.
 """
 
 from __future__ import annotations
@@ -13,18 +12,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from heads.model.precision import autocast, computing_dtype
+from heads.model.precision import autocast
 from heads.phases import Tap
 from heads.spec import Precision
-from heads.trunks.folding import fold
 
 # A capture takes about as long as so many batches save.
 MIN_BATCHES = 12
 # Before a capture, so that libraries have chosen their kernels and their memory.
 NUM_WARM_UPS = 2
-# Of a pass. Folding its stages, capturing them and timing both graphs takes a quarter of a second, and seconds if cuDNN builds
-# kernels for them; at most a quarter of the pass is saved.
-MIN_FOLDED_SECONDS = 5.0
 
 Features = dict[str, Tensor]
 
@@ -34,8 +29,7 @@ class Forward:
 
     On a GPU the pass is captured if there are at least `MIN_BATCHES` batches: at once with samples as an `example`, else at the
     first batch. Batches of another shape, and stages that cannot be captured, since what they do depends on values, run as they
-    are. Where a batch finds no room on the GPU, it and all later ones run in parts half as large, and half again. With `folds`,
-    if all batches take the GPU long enough, stages that `heads.trunks.folding` makes of the given ones run if they are faster.
+    are. Where a batch finds no room on the GPU, it and all later ones run in parts half as large, and half again.
     """
 
     def __init__(
@@ -45,12 +39,8 @@ class Forward:
         precision: Precision,
         num_batches: int,
         example: Tensor | None = None,
-        *,
-        folds: bool = True,
     ) -> None:
-        self._stages, self._taps, self._precision = stages, taps, precision
         self._run = partial(run_stages, stages, taps, precision)
-        self._num_batches, self._folds = num_batches, folds
         self._captures = num_batches >= MIN_BATCHES
         self._graph: _Graph | None = None
         self._num_parts = 1
@@ -60,17 +50,8 @@ class Forward:
     def _prepare(self, samples: Tensor) -> None:
         if self._captures and samples.is_cuda:
             self._captures = False
-            self._graph = _capture(self._run, samples)
-            if self._graph and self._folds and (seconds := self._graph.seconds()) * self._num_batches >= MIN_FOLDED_SECONDS:
-                self._graph = self._capture_folded(samples, seconds) or self._graph
-                torch.cuda.empty_cache()
-
-    def _capture_folded(self, samples: Tensor, seconds: float) -> _Graph | None:
-        """The pass through folded stages, if that takes the device less than so many seconds."""
-        stages = self._stages[: _num_run(self._taps)]
-        folded = fold(stages, computing_dtype(samples.device, self._precision))
-        graph = None if folded is stages else _capture(partial(run_stages, folded, self._taps, self._precision), samples)
-        return graph if graph and graph.seconds() < seconds else None
+            with torch.inference_mode():
+                self._graph = _capture(self._run, samples)
 
     def __call__(self, samples: Tensor) -> Features:
         self._prepare(samples)
@@ -111,14 +92,10 @@ def run_stages(stages: nn.Sequential, taps: Sequence[Tap], precision: Precision,
     features, taken = samples, Features()
     # No weights are kept cast: frozen ones never are, and a graph may not read what was cast outside of it.
     with torch.inference_mode(), autocast(samples.device, precision, keeps_casts=False):
-        for number in range(_num_run(taps)):
+        for number in range(max(tap.stage for tap in taps) + 1):
             features = stages[number](features)
             taken |= {tap.name: take(tap, features).contiguous() for tap in taps if tap.stage == number}
     return taken
-
-
-def _num_run(taps: Sequence[Tap]) -> int:
-    return max(tap.stage for tap in taps) + 1
 
 
 def take(tap: Tap, features: Tensor) -> Tensor:
@@ -133,8 +110,7 @@ def take(tap: Tap, features: Tensor) -> Tensor:
 def _capture(run: Callable[[Tensor], Features], samples: Tensor) -> _Graph | None:
     """The pass as a graph; None where it cannot be captured."""
     try:
-        with torch.inference_mode():
-            return _Graph(run, samples)
+        return _Graph(run, samples)
     except RuntimeError:
         torch.cuda.synchronize(samples.device)
         _end_capturing(samples.device)
@@ -159,8 +135,6 @@ class _Graph:
     """A captured pass, with the memory that it reads and writes at each replay."""
 
     def __init__(self, run: Callable[[Tensor], Features], samples: Tensor) -> None:
-        # A graph reads the weights where they lie.
-        self._run = run
         with torch.cuda.device(samples.device):
             current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
             self._samples = torch.empty_like(samples)
@@ -193,16 +167,6 @@ class _Graph:
     def takes(self, samples: Tensor) -> bool:
         """Whether the samples have the shape and kind of those that it was captured with."""
         return (samples.shape, samples.dtype, samples.device) == (self._samples.shape, self._samples.dtype, self._samples.device)
-
-    def seconds(self) -> float:
-        """How long a replay takes the device."""
-        with torch.cuda.device(self._samples.device):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            start.record()
-            self._graph.replay()
-            end.record()
-            end.synchronize()
-        return float(start.elapsed_time(end)) / 1e3
 
     def replay(self, samples: Tensor) -> Features:
         """The features of the samples, until the next replay."""

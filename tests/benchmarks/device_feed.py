@@ -5,9 +5,8 @@
 
 In one run: images a second of one core from a file's bytes to what the device is handed (at least 1,000), against preparing them
 on the CPU; how far images prepared on the device are from those; extraction of 8,192 pictures at 224 px against the same model on
-synthetic input (at least 0.80 for ResNet-50 and ViT-B/16, 0.45 for MobileNetV2, of 16 cores), as torchvision gives it: its
-BatchNorms are not folded there; fine-tuning ResNet-50 against the same loop with its input held on the device (0.90), and against
-a bare loop that reads the same pictures (0.98).
+synthetic input (at least 0.80 for ResNet-50 and ViT-B/16, 0.45 for MobileNetV2, of 16 cores); fine-tuning ResNet-50 against the
+same loop with its input held on the device (0.90), and against a bare loop that reads the same pictures (0.98).
 
 The pictures are JPEG files of `../shared/data/pets3` or of a folder, copied as often as needed, each read as a file of its own.
 On a CPU only the first two have a bar: the rest is a dry run at small sizes. Ends with status 1 where a bar is missed.
@@ -23,7 +22,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from loop_speed import BREEDS, BareLoop, Case, HeldLoader
@@ -123,18 +121,14 @@ def measure_extraction(backbone: str, files: Sequence[Path], sizes: Sizes, devic
 
     num_batches = -(-len(files) // batch_size)
 
-    def forward_all(is_captured: bool = True, folds: bool = False) -> None:
-        forward = Forward(stages, taps, "auto", num_batches if is_captured else 0, folds=folds)
+    def forward_all(is_captured: bool = True) -> None:
+        forward = Forward(stages, taps, "auto", num_batches if is_captured else 0)
         for _ in range(num_batches):
             forward(batch)
         forward.close()
 
     def forward_uncaptured() -> None:
         forward_all(is_captured=False)
-
-    def forward_folded() -> None:
-        with patch("heads.trunks.forward.MIN_FOLDED_SECONDS", 0.0):
-            forward_all(folds=True)
 
     def read_all() -> None:
         feed = images.feed(device)
@@ -149,13 +143,12 @@ def measure_extraction(backbone: str, files: Sequence[Path], sizes: Sizes, devic
     extract()
     rates = {
         work.__name__: [len(files) / _seconds(work, device) for _ in range(sizes.repeats)]
-        for work in (forward_all, forward_uncaptured, forward_folded, read_all, extract)
+        for work in (forward_all, forward_uncaptured, read_all, extract)
     }
     medians = {name: statistics.median(found) for name, found in rates.items()}
     for name, told in (
         ("forward_all", "synthetic input"),
         ("forward_uncaptured", "synthetic input, not captured as a CUDA graph"),
-        ("forward_folded", "synthetic input, folded if that is faster"),
         ("read_all", "read and prepared alone"),
         ("extract", "extraction"),
     ):

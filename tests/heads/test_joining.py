@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from heads.features import FeatureStore
+from heads.model.model import build_backbone
 from heads.phases import Tap
 from heads.trunks import extraction
 from heads.trunks.extraction import ExtractionRequest, extract
 from heads.trunks.joining import PartCost, choose_number, joined, number_that_pays
 from heads.trunks.stored import open_views
-from tests.heads.moved_norms import stages_with_norms
 from tests.heads.stored_training import CPU, KIND, NUM_TRAIN, datasets, pictures, trunks_of, variant_of
 
 __all__ = ["pictures"]
@@ -60,7 +60,8 @@ def test_features_are_the_same_however_many_parts_make_a_batch(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variant = variant_of(KIND)
-    images, stages, taps = datasets(pictures, variant)[0], stages_with_norms(variant.backbone), [Tap(3, "map"), Tap(5, "pooled")]
+    images, stages = datasets(pictures, variant)[0], build_backbone(variant, None).eval()
+    taps = [Tap(3, "map"), Tap(5, "pooled")]
     wanted = [ExtractionRequest(images, 0, taps)]
     monkeypatch.setitem(extraction.BATCH_SIZES, "cpu", 3)
     sizes, found = list[int](), []
