@@ -8,6 +8,7 @@ no key to ask for it by. A search reads the images that have no thumbnail yet: t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import torch
@@ -43,11 +44,12 @@ Pair = tuple[Sample, Sample]
 
 def search(job: Job) -> JobOutcome:
     """Run the search on the features of the job's work; its file holds the leaks. Runs in the job's driver."""
-    asked = job.folder.address, job.workers.gpus_per_worker > 0, workers.cores_of(job.workers)
+    num_threads = workers.cores_of(job.workers)
+    asked = job.folder.address, job.workers.gpus_per_worker > 0, num_threads
     pairs = workers.run_alone(find_candidates, *asked, workers=job.workers)
-    # Its steps are so small that threads mostly wait for each other: two take three times the processor's time of one.
+    # Its steps are so small that torch's threads mostly wait for each other: two take three times the processor's time of one.
     with threads(1):
-        leaks = compare(job, pairs)
+        leaks = compare(job, pairs, num_threads)
     write_leaks(leaks_file(job.storage, job.works[0].key), leaks)
     return JobOutcome(scores={})
 
@@ -87,22 +89,26 @@ def find_candidates(folder: str, uses_gpu: bool, num_threads: int) -> list[Pair]
     return [(sample, known[place]) for sample, places in zip(tested, near, strict=True) for place in dict.fromkeys(places)]
 
 
-def compare(job: Job, pairs: Sequence[Pair]) -> Leaks:
+def compare(job: Job, pairs: Sequence[Pair], num_threads: int = 1) -> Leaks:
     """The pairs that show the same picture by their pixels, the closest first, and for each test image the closest only."""
 
     @lru_cache(MAX_KEPT)
     def read_details(digest: str) -> Details | None:
         return details_of(decode(locate(job.version, by_digest[digest])))
 
+    def compare_pair(pair: Pair) -> tuple[bool, float]:
+        one, two = (read_details(sample.pixel_digest) for sample in pair)
+        return one is None, -1.0 if one is None or two is None else round(likeness(one, two), 4)
+
     by_digest = {sample.pixel_digest: sample for pair in pairs for sample in pair}
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="leaks") as pool:
+        compared = list(pool.map(compare_pair, pairs))
     best, small = dict[str, Leak](), set[str]()
-    for sample, other in pairs:
-        one, two = read_details(sample.pixel_digest), read_details(other.pixel_digest)
-        if one is None:
+    for (sample, other), (is_small, found) in zip(pairs, compared, strict=True):
+        before = best.get(sample.digest)
+        if is_small:
             small.add(sample.digest)
-        elif two is not None and (found := round(likeness(one, two), 4)) >= SAME_PICTURE:
-            before = best.get(sample.digest)
-            if before is None or found > before.likeness:
-                best[sample.digest] = Leak(sample.digest, sample.file, other.file, other.split, found)
+        elif found >= SAME_PICTURE and (before is None or found > before.likeness):
+            best[sample.digest] = Leak(sample.digest, sample.file, other.file, other.split, found)
     leaks = tuple(sorted(best.values(), key=lambda leak: (-leak.likeness, leak.file)))
     return Leaks(len({sample.digest for sample, _ in pairs}), len(small), leaks)

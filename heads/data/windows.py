@@ -23,10 +23,12 @@ def windows_of(sides: Sequence[float], places: int) -> tuple[Window, ...]:
 
 def grid_of(windows: Sequence[Window], side_px: int) -> Tensor:
     """Where to read a raster for windows (w), two points a pixel on each axis, as `grid_sample` takes it."""
-    turns = torch.tensor(
-        [[[side, 0, 2 * left + side - 1], [0, side, 2 * top + side - 1]] for left, top, side in windows], dtype=torch.float32
-    )
-    return F.affine_grid(turns, [len(windows), 1, 2 * side_px, 2 * side_px], align_corners=False)
+    num_points = 2 * side_px
+    points = (2 * torch.arange(num_points, dtype=torch.float32) + 1) / num_points - 1
+    left, top, side = torch.tensor(windows, dtype=torch.float32)[..., None].unbind(dim=1)
+    across, down = (side * points + 2 * edge + side - 1 for edge in (left, top))
+    shape = len(windows), num_points, num_points
+    return torch.stack([across[:, None, :].expand(shape), down[:, :, None].expand(shape)], dim=-1)
 
 
 def details_in(rasters: Tensor, grid: Tensor, reach: int) -> Tensor:
@@ -34,6 +36,26 @@ def details_in(rasters: Tensor, grid: Tensor, reach: int) -> Tensor:
 
     The local mean that is taken away is of `reach` pixels to each side.
     """
-    grey = F.avg_pool2d(F.grid_sample(rasters[:, None], grid, padding_mode="border", align_corners=False), 2)
-    detail = (grey - F.avg_pool2d(F.pad(grey, (reach,) * 4, mode="replicate"), 2 * reach + 1, 1)).flatten(1)
+    grey = _halved(F.grid_sample(rasters[:, None], grid, padding_mode="border", align_corners=False))
+    detail = (grey - _local_mean(grey, reach)).flatten(1)
     return F.normalize(detail - detail.mean(dim=1, keepdim=True), dim=1, eps=1e-3)
+
+
+# Sums of shifted views, down and then across: on a CPU torch's own pooling takes six to nine times as long.
+
+
+def _halved(grey: Tensor) -> Tensor:
+    rows = grey[..., ::2, :] + grey[..., 1::2, :]
+    return (rows[..., ::2] + rows[..., 1::2]).div_(4)
+
+
+def _local_mean(grey: Tensor, reach: int) -> Tensor:
+    (height, width), length = grey.shape[-2:], 2 * reach + 1
+    padded = F.pad(grey, (reach,) * 4, mode="replicate")
+    rows = padded[..., :height, :].clone()
+    for step in range(1, length):
+        rows += padded[..., step : step + height, :]
+    squares = rows[..., :width].clone()
+    for step in range(1, length):
+        squares += rows[..., step : step + width]
+    return squares.div_(length**2)
