@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flows.files import read_json, read_value, write_json
-from flows.kept import copies_folder
+from heads.cache_home import cache_home
 from heads.training.payback import CompileCase, CompileTimes
 
 
@@ -35,4 +35,4 @@ class KeptCompileTimes:
 
 def _file(case: CompileCase) -> Path:
     name = hashlib.sha256(json.dumps(asdict(case)).encode()).hexdigest()[:16]
-    return copies_folder("compile_times") / f"{name}.json"
+    return cache_home("compile_times") / f"{name}.json"

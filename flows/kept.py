@@ -18,6 +18,7 @@ from flows.errors import AskedWrongly, Busy
 from flows.files import write_whole
 from flows.places import Folder, Place
 from flows.pulling.bringing import bring, digest_of_file
+from heads.cache_home import cache_home
 
 # The share of the disk's free room that copies may take; one that was used within the last hour stays, however scarce room is.
 SHARE_OF_DISK = 0.1
@@ -194,7 +195,7 @@ class _Stored:
 
 def copies_root(kind: str) -> Path:
     """The folder of this person's copies of a kind, which is made if it is missing."""
-    folder = copies_folder(kind)
+    folder = cache_home(kind)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -202,12 +203,6 @@ def copies_root(kind: str) -> Path:
             f"there is no place for copies of {kind} at {folder} ({error.strerror}): name a folder in XDG_CACHE_HOME"
         ) from None
     return folder
-
-
-def copies_folder(kind: str) -> Path:
-    """Where this person's copies of a kind lie: `headstart/<kind>` in XDG_CACHE_HOME, else in `~/.cache`."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "headstart" / kind
 
 
 def _is_whole(copy: Path) -> bool:

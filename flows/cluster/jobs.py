@@ -8,7 +8,7 @@ import shlex
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.error import HTTPError
 
 from flows import machine
@@ -36,6 +36,8 @@ CREDENTIALS = ("ACCESS_KEY", "PASSWORD", "SECRET", "TOKEN")
 KEEPING_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
 Text = Callable[[str], None]
+# After its job a driver ends; told to stay it takes others, and told to wait it has none yet: it is handed the first as well.
+DriverOption = Literal["", "--stay", "--wait"]
 Until = Callable[[], bool]
 
 
@@ -53,19 +55,13 @@ class Submission:
         return self.status in RUNNING
 
 
-def submit(
-    cluster: Cluster, job_file: str, *, metadata: Mapping[str, str], stays: bool = False, waits: bool = False
-) -> Submission:
-    """Submit the program `flows.job` on this job file, with `flows` and `heads` as its code; if it `stays`, it takes others.
-
-    If it `waits`, there is no such job: in its folder it is handed the first.
-    """
-    options = "".join(f" --{name}" for name, asked in (("stay", stays), ("wait", waits)) if asked)
+def submit(cluster: Cluster, job_file: str, *, metadata: Mapping[str, str], option: DriverOption = "") -> Submission:
+    """Submit the program `flows.job` on this job file, with `flows` and `heads` as its code."""
     submission_id = f"{metadata['job_key']}-{secrets.token_hex(4)}"
     body = {
         "submission_id": submission_id,
         # exec: without it a kill would hit the shell, and not the driver below it.
-        "entrypoint": f"exec {cluster.python} -m flows.job {shlex.quote(job_file)}{options}",
+        "entrypoint": f"exec {cluster.python} -m flows.job {shlex.quote(job_file)} {option}".rstrip(),
         "metadata": dict(metadata),
         "runtime_env": {"working_dir": code.upload(cluster), "env_vars": _environment(cluster)},
     }

@@ -66,7 +66,7 @@ class Handover:
     def begin(self, cluster: Cluster, files: JobFiles[object], name: str) -> None:
         """Start a driver for jobs of this model name before the first is known; the files are of a folder without a job."""
         metadata = {"job_key": "waiting", "name": name, "flow_run_id": "", "folder": files.address}
-        self.keep(submit(cluster, files.job_file, metadata=metadata, stays=True, waits=True), files)
+        self.keep(submit(cluster, files.job_file, metadata=metadata, option="--wait"), files)
 
     def keep(self, submission: Submission, files: JobFiles[object]) -> None:
         """Keep the driver of this submission, which has done the job of these files, or waits for its first there."""
@@ -125,7 +125,7 @@ def run_job(
     attempt = 0
     while True:
         if submission is None:
-            submission = submit(cluster, files.job_file, metadata=metadata, stays=handover is not None)
+            submission = submit(cluster, files.job_file, metadata=metadata, option="--stay" if handover else "")
         if on_start:
             on_start(submission.submission_id)
         ended = watch(cluster, submission.submission_id, say, _looking(files) if handover else None)

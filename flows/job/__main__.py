@@ -108,22 +108,22 @@ def _measure_robustness(job: Job) -> JobOutcome:
 PROGRAMS = {"train": _train, "score": _score, "fresh": _score, "leaks": _find_leaks, "robustness": _measure_robustness}
 
 
-def main(job_file: str, *, stays: bool = False, waits: bool = False) -> int:
-    """Do the job of a file, by its path or address, and, if this process `stays`, those that it is handed on to.
+def main(job_file: str, option: str = "") -> int:
+    """Do the job of a file, by its path or address; with the option `--stay`, those too that this process is handed after it.
 
-    If it `waits`, there is no such file yet, and it is handed the first, too.
+    With `--wait` there is no such file yet, and it is handed the first as well.
 
     The exit status is 0 if each outcome was written, 1 if an error was, which ends it. A storage that is away for long is no
     error of the job: it ends with 1 and without a word there, and is submitted again.
     """
     owners.sweep()
-    if waits:
+    if option == "--wait":
         job_file = _wait_for_first(_folder_of(job_file))
     while job_file:
         folder = _folder_of(job_file)
         if status := _do(folder):
             return status
-        job_file = _wait_for_next(folder) if stays else ""
+        job_file = _wait_for_next(folder) if option else ""
     return 0
 
 
@@ -168,4 +168,4 @@ def _wait_for_next(folder: JobFolder) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], stays="--stay" in sys.argv[2:], waits="--wait" in sys.argv[2:]))
+    sys.exit(main(*sys.argv[1:]))

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 
 from flows.objects.fetched import counting, num_fetched
 from flows.objects.node import Damaged, Node
-from flows.objects.node_cache import CacheStatus, NodeCache, cache_folder, cache_limit
+from flows.objects.node_cache import CacheStatus, NodeCache, cache_limit
 from flows.objects.packing import write_packs
 from flows.objects.reading import OBJECTS, Missing, Reader, object_key
 from flows.records import Remote
+from heads.cache_home import cache_home
 
 __all__ = [
     "CacheStatus",
@@ -18,7 +19,6 @@ __all__ = [
     "Missing",
     "Node",
     "Reader",
-    "cache_folder",
     "cache_status",
     "counting",
     "find_missing",
@@ -35,7 +35,7 @@ def node_of(remote: Remote) -> Node:
     """This process's access to a remote; a forked process gets its own, since connections and threads are not inherited."""
     key = os.getpid(), remote
     if key not in _NODES:
-        _NODES[key] = Node(remote, NodeCache(cache_folder(), cache_limit()))
+        _NODES[key] = Node(remote, NodeCache(cache_home("data"), cache_limit()))
     return _NODES[key]
 
 
@@ -47,4 +47,4 @@ def find_missing(remote: Remote, digests: Iterable[str]) -> list[str]:
 
 def cache_status() -> CacheStatus:
     """What this machine's copies are, and how large they may be."""
-    return NodeCache(cache_folder(), cache_limit()).status()
+    return NodeCache(cache_home("data"), cache_limit()).status()

@@ -42,12 +42,6 @@ class CacheStatus:
     max_bytes: int
 
 
-def cache_folder() -> Path:
-    """The folder of this person's copies on this machine: `headstart/data` in XDG_CACHE_HOME, else in `~/.cache`."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "headstart" / "data"
-
-
 def cache_limit() -> int | None:
     """The limit of HEADSTART_CACHE_MAX_BYTES, None if it is not set. Raises AskedWrongly if it is no size."""
     text = os.environ.get(LIMIT) or None

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
+from heads.cache_home import cache_home
 from heads.errors import HeadsError
 from heads.features.folder import PARTIAL, STALE_SECONDS, Opened
 
@@ -29,8 +30,7 @@ def cache_folder() -> Path:
     Raises HeadsError if it cannot be made.
     """
     try:
-        home = os.environ.get("XDG_CACHE_HOME")
-        folder = (Path(home) if home else Path.home() / ".cache") / "headstart" / "features"
+        folder = cache_home("features")
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:
         raise HeadsError(f"there is no place for copies of features: {error}; name a folder in XDG_CACHE_HOME") from error

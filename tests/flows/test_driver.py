@@ -35,7 +35,7 @@ def _wait_for_outcome(folder: job.JobFolder) -> None:
 def test_a_driver_that_stays_does_what_it_is_handed_and_ends_when_told(tmp_path: Path) -> None:
     first, second = (_begin(tmp_path, key) for key in ("a", "b"))
     with ThreadPoolExecutor(1) as pool:
-        ended = pool.submit(driver.main, first.job_file, stays=True)
+        ended = pool.submit(driver.main, first.job_file, "--stay")
         _wait_for_outcome(first)
         first.hand_on(second.job_file)
         _wait_for_outcome(second)
@@ -48,14 +48,14 @@ def test_a_driver_that_stays_does_what_it_is_handed_and_ends_when_told(tmp_path:
 def test_a_driver_without_a_job_waits_for_its_first_and_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, order = job.new_folder(tmp_path), _begin(tmp_path, "a")
     with ThreadPoolExecutor(1) as pool:
-        ended = pool.submit(driver.main, begun.job_file, stays=True, waits=True)
+        ended = pool.submit(driver.main, begun.job_file, "--wait")
         begun.hand_on(order.job_file)
         _wait_for_outcome(order)
         assert begun.place.facts() == {}
         order.hand_on("")
         assert ended.result(10) == 0
     monkeypatch.setattr(driver, "STAY_SECONDS", 0.3)
-    assert driver.main(job.new_folder(tmp_path).job_file, stays=True, waits=True) == 0
+    assert driver.main(job.new_folder(tmp_path).job_file, "--wait") == 0
     assert [path.name for path in (tmp_path / "jobs").iterdir()] == ["score-a"]
 
 
@@ -64,7 +64,7 @@ def test_a_driver_that_is_told_nothing_ends_by_itself_and_one_that_does_not_stay
 ) -> None:
     monkeypatch.setattr(driver, "STAY_SECONDS", 0.3)
     folder, began = _begin(tmp_path, "a"), time.monotonic()
-    assert driver.main(folder.job_file, stays=True) == 0
+    assert driver.main(folder.job_file, "--stay") == 0
     assert time.monotonic() - began > 0.3
     monkeypatch.setattr(driver, "STAY_SECONDS", 600.0)
     assert driver.main(folder.job_file) == 0
@@ -75,7 +75,7 @@ def test_a_job_that_a_staying_driver_cannot_do_ends_it_with_the_reason(tmp_path:
     first.hand_on(second.job_file)
     second.place.remove("samples.json")
     status: list[int] = []
-    thread = threading.Thread(target=lambda: status.append(driver.main(first.job_file, stays=True)))
+    thread = threading.Thread(target=lambda: status.append(driver.main(first.job_file, "--stay")))
     thread.start()
     thread.join(60)
     assert status == [1]
