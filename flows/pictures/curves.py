@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -61,6 +62,12 @@ def learning_curves(
 
 def freeze_map(num_frozen_stages: Sequence[int], stages: Sequence[str], policy: str) -> bytes:
     """A row a stage, the last on top, and a column an epoch: blue where the stage trained, grey where it was frozen."""
+    return _freeze_map(tuple(num_frozen_stages), tuple(stages), policy)
+
+
+# Variants of one policy have one map.
+@lru_cache(8)
+def _freeze_map(num_frozen_stages: tuple[int, ...], stages: tuple[str, ...], policy: str) -> bytes:
     from matplotlib.colors import ListedColormap
     from matplotlib.ticker import MaxNLocator
 
