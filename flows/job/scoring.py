@@ -142,10 +142,11 @@ def score_here(models: Sequence[Scorable], version: DataVersion, num_threads: in
     """The rows of `score_together` for each of several parts of the samples, each by a thread of this process.
 
     Threads within a layer, as torch has them, wait for each other there: where another program takes a part of one core, a pass
-    takes five times as long.
+    takes five times as long. Masks are read by one thread all the same: several of an image's size at once could fill the memory.
     """
-    torch.set_num_threads(1)
-    num_parts = max(1, min(num_threads, len(version.samples) // MIN_BATCH_SIZE))
+    of_masks = any(TASK_FACTS[head.task].tells == "pixels" for model in models for head in model.heads)
+    num_parts = 1 if of_masks else max(1, min(num_threads, len(version.samples) // MIN_BATCH_SIZE))
+    torch.set_num_threads(num_threads if num_parts == 1 else 1)
     parts = [replace(version, samples=version.samples[number::num_parts]) for number in range(num_parts)]
     read = partial(score_together, models, batch_size=max(MIN_BATCH_SIZE, BATCH_SIZE // num_parts))
     with ThreadPoolExecutor(num_parts, thread_name_prefix="scoring") as pool:

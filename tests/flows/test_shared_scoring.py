@@ -191,6 +191,11 @@ def test_threads_that_score_parts_of_the_holdout_tell_what_one_tells(
         outcome = score(asked)
         assert (len(threads), outcome.num_forwarded) == (count, NUM_SAMPLES)
         files.append(outcome.scores or {})
+    if modality == "images":
+        threads.clear()
+        mask = made("mask", Head(target="area", task="segmentation", design="fcn"))
+        score(replace(asked, storage=tmp_path, bundles=(mask,)))
+        assert len(threads) == 1, "masks of an image's size, several at once, could fill the memory"
     for name in names:
         one, many = (read_scores(StoredFile(Folder(Path(each[name]).parent), Path(each[name]).name)) for each in files)
         assert [replace(row, probability=0.0, probabilities={}) for row in one.rows] == [
