@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import chain
 
 import torch
 
@@ -39,6 +40,8 @@ from heads.trunks.trunk import stored_taps, trunk_of
 NUM_CANDIDATES = 5
 # A picture's details take 0.3 MB.
 MAX_KEPT = 512
+# So many pairs wait for a thread at a time.
+BLOCK = 4096
 Pair = tuple[Sample, Sample]
 
 
@@ -102,7 +105,8 @@ def compare(job: Job, pairs: Sequence[Pair], num_threads: int = 1) -> Leaks:
 
     by_digest = {sample.pixel_digest: sample for pair in pairs for sample in pair}
     with ThreadPoolExecutor(num_threads, thread_name_prefix="leaks") as pool:
-        compared = list(pool.map(compare_pair, pairs))
+        blocks = (pairs[start : start + BLOCK] for start in range(0, len(pairs), BLOCK))
+        compared = list(chain.from_iterable(pool.map(compare_pair, block) for block in blocks))
     best, small = dict[str, Leak](), set[str]()
     for (sample, other), (is_small, found) in zip(pairs, compared, strict=True):
         before = best.get(sample.digest)
