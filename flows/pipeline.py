@@ -98,8 +98,8 @@ def retrain(plan: Plan, source: str | None = None) -> Report:
             return report
         trained = runner.run("train", train, session, work_plan)
         scores = runner.run("score", score, session, work_plan, trained)
-        promotion = runner.run("promote", promote, session, work_plan, scores)
         runner.run("log", session.finish_logging)
+        promotion = runner.run("promote", promote, session, work_plan, scores)
         report = close(session, work_plan, trained, scores, promotion, runner.finish())
     _show(report, defaults)
     return report

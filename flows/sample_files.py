@@ -92,9 +92,10 @@ def _check_recipe(kind: str, file: str, stated: int, needed: int) -> None:
 
 def _node(version: DataVersion, remote: Remote) -> objects.Node:
     """This process's way to the version's remote, where its copies stay until this process ends."""
-    node = objects.node_of(remote)
-    digests = (*(sample.digest for sample in version.samples), *(mask.digest for mask in version.masks.values()))
-    node.pin((version.digest, len(digests)), digests)
+    node, samples = objects.node_of(remote), version.samples
+    # Of a version there may be parts, as threads score them. Looked at for each sample, so its digests are not gone through.
+    name = version.digest, len(samples), len(version.masks), samples[0].digest if samples else ""
+    node.pin(name, lambda: [*(sample.digest for sample in samples), *(mask.digest for mask in version.masks.values())])
     return node
 
 

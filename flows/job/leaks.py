@@ -7,10 +7,10 @@ no key to ask for it by. A search reads the images that have no thumbnail yet: t
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from itertools import chain
 
 import torch
 
@@ -40,8 +40,6 @@ from heads.trunks.trunk import stored_taps, trunk_of
 NUM_CANDIDATES = 5
 # A picture's details take 0.3 MB.
 MAX_KEPT = 512
-# So many pairs wait for a thread at a time.
-BLOCK = 4096
 Pair = tuple[Sample, Sample]
 
 
@@ -92,27 +90,33 @@ def find_candidates(folder: str, uses_gpu: bool, num_threads: int) -> list[Pair]
     return [(sample, known[place]) for sample, places in zip(tested, near, strict=True) for place in dict.fromkeys(places)]
 
 
-def compare(job: Job, pairs: Sequence[Pair], num_threads: int = 1) -> Leaks:
+def compare(job: Job, pairs: Sequence[Pair], num_threads: int) -> Leaks:
     """The pairs that show the same picture by their pixels, the closest first, and for each test image the closest only."""
 
     @lru_cache(MAX_KEPT)
     def read_details(digest: str) -> Details | None:
         return details_of(decode(locate(job.version, by_digest[digest])))
 
-    def compare_pair(pair: Pair) -> tuple[bool, float]:
-        one, two = (read_details(sample.pixel_digest) for sample in pair)
-        return one is None, -1.0 if one is None or two is None else round(likeness(one, two), 4)
+    def closest(own: Sequence[Pair]) -> Leak | None:
+        """The closest leak of one test sample, by its pairs; None if none is the same picture."""
+        best: Leak | None = None
+        for sample, other in own:
+            one, two = read_details(sample.pixel_digest), read_details(other.pixel_digest)
+            if one is None:
+                small.add(sample.digest)
+            elif (
+                two is not None
+                and (alike := round(likeness(one, two), 4)) >= SAME_PICTURE
+                and (best is None or alike > best.likeness)
+            ):
+                best = Leak(sample.digest, sample.file, other.file, other.split, alike)
+        return best
 
-    by_digest = {sample.pixel_digest: sample for pair in pairs for sample in pair}
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="leaks") as pool:
-        blocks = (pairs[start : start + BLOCK] for start in range(0, len(pairs), BLOCK))
-        compared = list(chain.from_iterable(pool.map(compare_pair, block) for block in blocks))
-    best, small = dict[str, Leak](), set[str]()
-    for (sample, other), (is_small, found) in zip(pairs, compared, strict=True):
-        before = best.get(sample.digest)
-        if is_small:
-            small.add(sample.digest)
-        elif found >= SAME_PICTURE and (before is None or found > before.likeness):
-            best[sample.digest] = Leak(sample.digest, sample.file, other.file, other.split, found)
-    leaks = tuple(sorted(best.values(), key=lambda leak: (-leak.likeness, leak.file)))
-    return Leaks(len({sample.digest for sample, _ in pairs}), len(small), leaks)
+    by_digest, small = {sample.pixel_digest: sample for pair in pairs for sample in pair}, set[str]()
+    by_sample: dict[str, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        by_sample[pair[0].digest].append(pair)
+    with ThreadPoolExecutor(num_threads, "leaks", torch.set_num_threads, (1,)) as pool:
+        found = [leak for leak in pool.map(closest, by_sample.values()) if leak]
+    leaks = tuple(sorted(found, key=lambda leak: (-leak.likeness, leak.file)))
+    return Leaks(len(by_sample), len(small), leaks)

@@ -13,15 +13,15 @@ from flows.places import as_root
 from flows.work_folder import works_root
 
 LOG = logging.getLogger(__name__)
-# To log one run, with its pictures and its bundle, takes a second or two.
-ONE_RUN_SECONDS = 20.0
+# A run with its pictures and its bundle takes a second or two; MLflow may be slow.
+MOST_SECONDS_FOR_ONE_RUN = 20.0
 # A training in the driver is over by then, or long enough to be looked at: the flow, which has MLflow loaded, logs a short one.
 SHORT_SECONDS = 15.0
 
 
 @contextlib.contextmanager
 def following(job: Job) -> Iterator[None]:
-    """Log the works' runs to MLflow while the block trains; what is left then, the flow logs beside what comes next."""
+    """Log the works' runs to MLflow while the block trains; what is left then, the flow logs beside the scoring."""
     ended = threading.Event()
     thread = threading.Thread(target=_follow, args=(job, ended), name="tracking", daemon=True)
     thread.start()
@@ -29,8 +29,10 @@ def following(job: Job) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        # Two that log the same run would log it twice.
-        thread.join(ONE_RUN_SECONDS)
+        # The flow goes on with the runs, and two that log one would log it twice.
+        thread.join(MOST_SECONDS_FOR_ONE_RUN)
+        if thread.is_alive():
+            LOG.warning("a run is still being logged after %.0f s; it may be logged twice", MOST_SECONDS_FOR_ONE_RUN)
 
 
 def _follow(job: Job, ended: threading.Event) -> None:

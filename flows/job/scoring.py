@@ -35,8 +35,8 @@ from heads.tasks.table import TASKS
 # With fewer, a second process would take longer to start than the first to finish; a text is read at once, and is shorter.
 MIN_SHARD_SAMPLES: Mapping[Modality, int] = {"image": 1000, "text": 5000}
 BATCH_SIZE = 32
-# The least that one of several threads reads at once: together they hold about as much as one batch.
-MIN_BATCH_SIZE = 4
+# The least that one of several threads forwards at once.
+MIN_BATCH_SIZE = 2
 
 
 class Scorable(Protocol):
@@ -149,7 +149,7 @@ def score_here(models: Sequence[Scorable], version: DataVersion, num_threads: in
     torch.set_num_threads(num_threads if num_parts == 1 else 1)
     parts = [replace(version, samples=version.samples[number::num_parts]) for number in range(num_parts)]
     read = partial(score_together, models, batch_size=max(MIN_BATCH_SIZE, BATCH_SIZE // num_parts))
-    with ThreadPoolExecutor(num_parts, thread_name_prefix="scoring") as pool:
+    with ThreadPoolExecutor(num_parts, "scoring", torch.set_num_threads, (torch.get_num_threads(),)) as pool:
         return list(pool.map(read, parts))
 
 

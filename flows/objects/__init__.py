@@ -35,7 +35,8 @@ def node_of(remote: Remote) -> Node:
     """This process's access to a remote; a forked process gets its own, since connections and threads are not inherited."""
     key = os.getpid(), remote
     if key not in _NODES:
-        _NODES[key] = Node(remote, NodeCache(cache_home("data"), cache_limit()))
+        # Of threads that ask at once all get the same.
+        _NODES.setdefault(key, Node(remote, NodeCache(cache_home("data"), cache_limit())))
     return _NODES[key]
 
 

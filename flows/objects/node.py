@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
@@ -49,10 +49,11 @@ class Node:
         """The reader of the remote."""
         return self._given or Reader(self.remote, self._num_threads)
 
-    def pin(self, name: Hashable, digests: Sequence[str]) -> None:
+    def pin(self, name: Hashable, list_digests: Callable[[], Sequence[str]]) -> None:
         """Say once, by a name, which objects this process may read: they stay while it lives, and parts bring all of them."""
         if name not in self._pinned:
             self._pinned.add(name)
+            digests = list_digests()
             self._wanted |= set(digests)
             with suppress(OSError):
                 self.cache.pin(digests)

@@ -50,11 +50,12 @@ def to_png(figure: Figure) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     made = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the one shipped font lacks
-        # Laid out and drawn once: `savefig` would draw it twice.
-        if layout := figure.get_layout_engine():
-            layout.execute(figure)
-            figure.set_layout_engine("none")
-        FigureCanvasAgg(figure).print_png(made)  # type: ignore[no-untyped-call]
+    # Names in scripts that the one shipped font lacks. Not for a block alone: filters are the process's, and other threads set
+    # theirs.
+    warnings.filterwarnings("ignore", message="Glyph .* missing")
+    # Laid out and drawn once: `savefig` would draw it twice.
+    if layout := figure.get_layout_engine():
+        layout.execute(figure)
+        figure.set_layout_engine("none")
+    FigureCanvasAgg(figure).print_png(made)  # type: ignore[no-untyped-call]
     return made.getvalue()

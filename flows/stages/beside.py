@@ -1,23 +1,18 @@
-"""Work in a thread beside the stages of a retraining that need nothing of it."""
+"""Work in a thread beside a stage of a retraining that needs nothing of it."""
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-# The most that a process may give way to others.
-NICEST = 19
-
 
 class Beside:
-    """Work that runs beside the caller from now on, and gives way to it; it gets an event that is set when it is to stop."""
+    """Work that runs beside the caller from now on; it gets an event that is set when it is to stop."""
 
     def __init__(self, work: Callable[[threading.Event], object]) -> None:
         self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="beside", initializer=_give_way)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="beside")
         self._done = self._pool.submit(work, self._stop)
 
     def join(self) -> None:
@@ -29,9 +24,3 @@ class Beside:
         if kind is not None and not issubclass(kind, Exception):
             self._stop.set()
         self._pool.shutdown()
-
-
-def _give_way() -> None:
-    # Only Linux has priorities of single threads.
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICEST)

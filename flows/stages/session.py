@@ -96,7 +96,7 @@ class RetrainingSession:
         return run_id
 
     def log_beside(self, work: Callable[[threading.Event], object]) -> None:
-        """Log to MLflow beside the next stages, after `start_run`; see `Beside` on `work`. It is waited for if they fail, too."""
+        """Log to MLflow beside the next stage, after `start_run`; see `Beside` on `work`. It is waited for if that fails, too."""
         self._logging = Beside(work)
         self._runs.push(self._logging.leave)
 

@@ -30,10 +30,10 @@ from heads.trunks.joining import choose_number, joined
 from heads.trunks.shards import ShardWriter, cut_in_shards
 from heads.trunks.trunk import Trunk, is_by_token, num_rows
 
-# Images of up to 224 px that are read together, by the kind of device; the preprocessing says how many of other samples. They are
-# a batch; on a GPU several may be one. All are filled up, since kernels for fewer images add up in another order. A sample's
-# features are then the same but for rounding, whichever samples share its batch after a kill or on a new night: to the bit if
-# kernels treat all places in a batch alike.
+# Images of up to 224 px that are read together, by the kind of device; the preprocessing says how many of other samples. On a CPU
+# they are a batch, always filled up, since kernels for fewer images add up in another order: a sample's features are then the
+# same whichever samples share its batch after a kill or on a new night, to the bit if kernels treat all places in a batch alike.
+# On a GPU several are joined as measured, and features are the same but for rounding.
 BATCH_SIZES = {"cpu": 16, "cuda": 128}
 
 

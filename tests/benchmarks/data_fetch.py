@@ -61,7 +61,7 @@ def read_all(digests: Sequence[str], every: Sequence[str], folder: Path) -> int:
     """Read these objects, as one process of a node whose processes read every one; the number of requests for it."""
     node = Node(REMOTE, NodeCache(folder))
     # As a job's members do, of all samples of their data version.
-    node.pin("benchmark", every)
+    node.pin("benchmark", lambda: every)
     node.expect("benchmark", digests)
     for digest in digests:
         node.take(digest)

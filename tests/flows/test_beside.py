@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 
 import pytest
@@ -33,13 +31,3 @@ def test_its_end_is_waited_for_and_an_interrupt_asks_for_it(kind: type[BaseExcep
     assert begun.wait(5)
     beside.leave(kind, None, None)
     assert ended == [kind is KeyboardInterrupt]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of single threads")
-def test_its_thread_gives_way_and_the_callers_does_not() -> None:
-    seen = list[int]()
-    beside = Beside(lambda _: seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
-    beside.join()
-    beside.leave(None, None, None)
-    assert seen == [19]
-    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < 19

@@ -174,7 +174,8 @@ class Session:
 
     def run_job(self, requested: job.Job) -> job.JobOutcome:
         self.num_jobs += 1
-        return search_job.search(read(job.begin(requested)))
+        self.begun = read(job.begin(requested))
+        return search_job.search(self.begun)
 
 
 def collect(storage: Path, work_plan: WorkPlan) -> tuple[Trials, Any]:
@@ -216,6 +217,8 @@ def test_a_challenger_that_is_better_but_holds_a_leak_is_told_so(tmp_path: Path,
         and "on the other samples the candidate gains +0.067 in accuracy" in reason
         for reason in verdicts["warn"].reasons
     )
+    pairs = search_job.find_candidates(session.begun.folder.address, False, 1)
+    assert search_job.compare(session.begun, pairs, 3) == trials.leaks, "however many threads compare"
 
 
 @real

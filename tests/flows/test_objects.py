@@ -220,7 +220,7 @@ def test_where_there_is_no_room_samples_are_read_in_order_without_being_kept(
 ) -> None:
     digests = fill(bucket)
     small = node(tmp_path / "small", max_bytes=50_000)
-    small.pin("all", digests)
+    small.pin("all", lambda: digests)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             small.expect("reader", digests)
@@ -238,7 +238,7 @@ def test_a_disk_that_refuses_copies_is_said_once_and_read_past(
     (tmp_path / "file").write_text("where the folder should be")
     refusing = node(tmp_path / "file")
     with caplog.at_level(logging.WARNING):
-        refusing.pin("all", digests)
+        refusing.pin("all", lambda: digests)
         refusing.expect("reader", digests)
         assert [md5(read(refusing.take(digest))) for digest in digests] == digests
     assert sum("without being kept" in record.getMessage() for record in caplog.records) == 1

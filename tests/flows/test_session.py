@@ -7,15 +7,19 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from flows.errors import Busy
 from flows.plan import parse_plan
+from flows.records import Weights, Work
 from flows.settings import Settings
 from flows.stages.loading import loading_ahead
 from flows.stages.session import Event, listening, open_session
+from flows.tracking import Origin
+from heads.spec import Head, Variant
 
 HOLD = """
 import sys
@@ -27,6 +31,8 @@ with open_session(Settings(storage_root=Path(sys.argv[1])), parse_plan({"name": 
     print("there", flush=True)
     sys.stdin.read()
 """
+ORIGIN = Origin(data_version="d" * 32, data_revision="r" * 40, data_source="data", git_commit=None, flow_run_id=None)
+WORK = Work("work", Variant(backbone="resnet18", heads=(Head(target="kind"),)), Weights("none"))
 PETS, CATS = (parse_plan({"name": name}) for name in ("pets", "cats"))
 
 
@@ -52,6 +58,26 @@ def test_a_second_retraining_of_a_name_says_for_whom_it_waits_and_gives_up_after
             raise AssertionError("who gave up left the first its name")
     with open_session(settings, PETS, wait_seconds=0):
         assert (settings.storage / "locks" / "pets").read_text() == me
+
+
+def test_what_is_logged_beside_a_block_that_fails_leaves_no_run_that_says_running(settings: Settings) -> None:
+    begun = threading.Event()
+
+    def log(stop: threading.Event) -> None:
+        begun.set()
+        stop.wait(0.5)
+        session.new_tracker().start_variant(run_id, WORK, ORIGIN)
+
+    with suppress(NotImplementedError), open_session(settings, PETS) as session:
+        run_id = session.start_run("key", ORIGIN)
+        session.log_beside(log)
+        assert begun.wait(10)
+        raise NotImplementedError
+    assert [run.info.status for run in session.tracker._find()] == ["FAILED", "FAILED"]
+    with open_session(settings, PETS) as session:
+        session.log_beside(lambda stop: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            session.finish_logging()
 
 
 def test_another_name_and_another_storage_wait_for_nobody(settings: Settings, tmp_path: Path) -> None:

@@ -66,4 +66,4 @@ def test_what_a_part_takes_of_the_memory_is_measured(monkeypatch: pytest.MonkeyP
     example = torch.zeros(2, 2**20, device=GPU)
     assert choose_number(run, example, 10**6) == 1
     assert told[0].num_bytes == pytest.approx(2**30 + NUM_COPIES * example.nbytes, rel=0.01)
-    assert 0 < told[0].seconds < told[0].first_seconds + 1
+    assert min(told[0].seconds, told[0].first_seconds) > 0
