@@ -7,6 +7,7 @@ no key to ask for it by. A search reads the images that have no thumbnail yet: t
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -116,7 +117,9 @@ def compare(job: Job, pairs: Sequence[Pair], num_threads: int) -> Leaks:
     by_sample: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         by_sample[pair[0].digest].append(pair)
-    with ThreadPoolExecutor(num_threads, "leaks", torch.set_num_threads, (1,)) as pool:
+    pool = ThreadPoolExecutor(num_threads, "leaks", torch.set_num_threads, (1,))
+    # For all threads: reading an image sets filters of warnings, which are the process's.
+    with warnings.catch_warnings(action="ignore"), pool:
         found = [leak for leak in pool.map(closest, by_sample.values()) if leak]
     leaks = tuple(sorted(found, key=lambda leak: (-leak.likeness, leak.file)))
     return Leaks(len(by_sample), len(small), leaks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -149,7 +150,9 @@ def score_here(models: Sequence[Scorable], version: DataVersion, num_threads: in
     torch.set_num_threads(num_threads if num_parts == 1 else 1)
     parts = [replace(version, samples=version.samples[number::num_parts]) for number in range(num_parts)]
     read = partial(score_together, models, batch_size=max(MIN_BATCH_SIZE, BATCH_SIZE // num_parts))
-    with ThreadPoolExecutor(num_parts, "scoring", torch.set_num_threads, (torch.get_num_threads(),)) as pool:
+    pool = ThreadPoolExecutor(num_parts, "scoring", torch.set_num_threads, (torch.get_num_threads(),))
+    # For all threads: reading an image sets filters of warnings, which are the process's.
+    with warnings.catch_warnings(action="ignore"), pool:
         return list(pool.map(read, parts))
 
 

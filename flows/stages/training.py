@@ -8,7 +8,7 @@ from functools import partial
 from threading import Event
 
 from flows import cluster, dataset, job, tracking
-from flows.places import as_root
+from flows.places import Place, as_root
 from flows.records import FailedVariant, TrainResult
 from flows.stages.baseline import baseline_work, tfidf_key
 from flows.stages.driver_training import trains_in_driver
@@ -50,9 +50,11 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
             outcome = session.run_job(training_job)
         keep_in_bounds(session)
     root = session.settings.root
-    works = as_root(works_root(root).address)
-    runs = tracking.start_runs(session.tracker, run_id, work_plan.works, works, origin)
-    session.log_beside(partial(_log, session, run_id, work_plan, origin))
+    works = works_root(root)
+    runs = tracking.start_runs(session.tracker, run_id, work_plan.works, as_root(works.address), origin)
+    tracker = session.new_tracker()
+    tracker.connect()
+    session.log_beside(partial(_log, tracker, run_id, work_plan, works, origin))
     failed = _failed(session, work_plan, runs)
     failed_keys = {variant.key for variant in failed}
     finished = [work for work in work_plan.works if work.key not in failed_keys]
@@ -64,11 +66,10 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
     )
 
 
-def _log(session: RetrainingSession, run_id: str, work_plan: WorkPlan, origin: tracking.Origin, stop: Event) -> None:
-    """Log what MLflow lacks of the works, with their pictures; in a thread, and so with clients of its own."""
+def _log(tracker: tracking.Tracker, run_id: str, work_plan: WorkPlan, works: Place, origin: tracking.Origin, stop: Event) -> None:
+    """Log what MLflow lacks of the works, with their pictures."""
     from flows.pictures import draw_variant
 
-    works, tracker = works_root(session.settings.root), session.new_tracker()
     draw = partial(draw_variant, works=works)
     tracking.fill_in(tracker, run_id, work_plan.works, as_root(works.address), origin, draw, stop)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class Origin:
         return tags | ({"mlflow.source.git.commit": self.git_commit} if self.git_commit else {})
 
 
+# The same for all runs of a retraining; and only the first call changes the process's filters of warnings.
+@lru_cache(8)
 def dataset_input(name: str, origin: Origin) -> DatasetInput:
     """The data that a run of the experiment `name` trained on, by digest and git revision."""
     from mlflow.data.dataset_source_registry import resolve_dataset_source
