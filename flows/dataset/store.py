@@ -15,7 +15,6 @@ from flows.errors import AskedWrongly, Busy, HeadstartError
 from flows.manifest import MASK_TABLE, NAME, parse, parse_masks
 from flows.records import SPLITS, Mask, Remote, Sample
 from flows.workspace import DATA, find, md5_of
-from heads.cache_home import cache_home
 
 LOG = logging.getLogger(__name__)
 # The files that `init_store` makes, and that a workspace commits.
@@ -79,7 +78,7 @@ class Store:
         digests = dict.fromkeys([*(s.digest for s in samples), *(mask.digest for mask in self.masks(digest).values())])
         files = {digest: path for digest in digests if (path := find(digest, (self.cache,))) is not None}
         try:
-            objects.write_packs(objects.Reader(self.bucket), cache_home("data") / "packs", files)
+            objects.write_packs(objects.Reader(self.bucket), objects.cache_folder() / "packs", files)
         except (HeadstartError, OSError) as error:
             LOG.warning("the new files are on the remote, and could not be packed there as well: %s", error)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from flows.objects.fetched import counting, num_fetched
 from flows.objects.node import Damaged, Node
@@ -19,6 +20,7 @@ __all__ = [
     "Missing",
     "Node",
     "Reader",
+    "cache_folder",
     "cache_status",
     "counting",
     "find_missing",
@@ -31,12 +33,17 @@ __all__ = [
 _NODES: dict[tuple[int, Remote], Node] = {}
 
 
+def cache_folder() -> Path:
+    """The folder of this person's copies of objects on this machine."""
+    return cache_home("data")
+
+
 def node_of(remote: Remote) -> Node:
     """This process's access to a remote; a forked process gets its own, since connections and threads are not inherited."""
     key = os.getpid(), remote
     if key not in _NODES:
         # Of threads that ask at once all get the same.
-        _NODES.setdefault(key, Node(remote, NodeCache(cache_home("data"), cache_limit())))
+        _NODES.setdefault(key, Node(remote, NodeCache(cache_folder(), cache_limit())))
     return _NODES[key]
 
 
@@ -48,4 +55,4 @@ def find_missing(remote: Remote, digests: Iterable[str]) -> list[str]:
 
 def cache_status() -> CacheStatus:
     """What this machine's copies are, and how large they may be."""
-    return NodeCache(cache_home("data"), cache_limit()).status()
+    return NodeCache(cache_folder(), cache_limit()).status()

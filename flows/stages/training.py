@@ -53,6 +53,7 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
     works = works_root(root)
     runs = tracking.start_runs(session.tracker, run_id, work_plan.works, as_root(works.address), origin)
     tracker = session.new_tracker()
+    # Here, not in the thread: connecting sets filters of warnings, which are the process's.
     tracker.connect()
     session.log_beside(partial(_log, tracker, run_id, work_plan, works, origin))
     failed = _failed(session, work_plan, runs)

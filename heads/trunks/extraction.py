@@ -186,7 +186,7 @@ def _read(
 def cut_in_parts(num_samples: int, batch_size: int, num_processes: int) -> Iterator[tuple[int, int]]:
     """Where each part that a process reads begins, and its size: a batch.
 
-    Of the first batches each process reads a quarter, then a half, so that a device gets the first one four times as early.
+    Of the first batches each process reads a quarter, then a half, so that a device gets the first part four times as early.
     """
     start = 0
     for pieces in (4, 2) if batch_size % 4 == 0 else ():
