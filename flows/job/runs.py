@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from functools import partial
 
 from flows.job.job import Job
-from flows.places import as_root
 from flows.work_folder import works_root
 
 LOG = logging.getLogger(__name__)
@@ -42,13 +41,11 @@ def _follow(job: Job, ended: threading.Event) -> None:
         from flows import tracking
         from flows.pictures import draw_variant
 
-        runs = job.tracking
-        tracker = tracking.Tracker(runs.address, runs.artifacts, runs.name)
-        origin, draw = tracking.Origin(**runs.origin), partial(draw_variant, works=works_root(job.storage))
-        root = as_root(works_root(job.storage).address)
+        asked, works = job.tracking, works_root(job.storage)
+        tracker = tracking.Tracker(asked.address, asked.artifacts, asked.name)
+        runs = tracking.VariantRuns(tracker, asked.parent, job.works, works, tracking.Origin(**asked.origin))
         every_seconds = max(1.0, job.place.look_seconds)
-        look = partial(_stamps, job)
-        tracking.follow(tracker, runs.parent, job.works, root, origin, draw, ended, every_seconds, look)
+        runs.follow(partial(draw_variant, works=works), ended, every_seconds, partial(_stamps, job))
     except Exception as error:
         LOG.warning("the runs are not followed, the training goes on: %s", error)
 

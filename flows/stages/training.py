@@ -8,7 +8,7 @@ from functools import partial
 from threading import Event
 
 from flows import cluster, dataset, job, tracking
-from flows.places import Place, as_root
+from flows.places import Place
 from flows.records import FailedVariant, TrainResult
 from flows.stages.baseline import baseline_work, tfidf_key
 from flows.stages.driver_training import trains_in_driver
@@ -51,11 +51,12 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
         keep_in_bounds(session)
     root = session.settings.root
     works = works_root(root)
-    runs = tracking.start_runs(session.tracker, run_id, work_plan.works, as_root(works.address), origin)
+    variant_runs = tracking.VariantRuns(session.tracker, run_id, work_plan.works, works, origin)
+    runs = variant_runs.start()
     tracker = session.new_tracker()
     # Here, not in the thread: connecting sets filters of warnings, which are the process's.
     tracker.connect()
-    session.log_beside(partial(_log, tracker, run_id, work_plan, works, origin))
+    session.log_beside(partial(_log, replace(variant_runs, tracker=tracker), works))
     failed = _failed(session, work_plan, runs)
     failed_keys = {variant.key for variant in failed}
     finished = [work for work in work_plan.works if work.key not in failed_keys]
@@ -67,12 +68,11 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
     )
 
 
-def _log(tracker: tracking.Tracker, run_id: str, work_plan: WorkPlan, works: Place, origin: tracking.Origin, stop: Event) -> None:
+def _log(runs: tracking.VariantRuns, works: Place, stop: Event) -> None:
     """Log what MLflow lacks of the works, with their pictures."""
     from flows.pictures import draw_variant
 
-    draw = partial(draw_variant, works=works)
-    tracking.fill_in(tracker, run_id, work_plan.works, as_root(works.address), origin, draw, stop)
+    runs.fill_in(partial(draw_variant, works=works), stop)
 
 
 def _failed(session: RetrainingSession, work_plan: WorkPlan, runs: Mapping[str, str]) -> tuple[FailedVariant, ...]:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ import pytest
 from flows import tracking
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
 from flows.mlflow_connection import check, connect, database_file
+from flows.places import open_place
 from flows.records import Verdict, Weights, Work
-from flows.tracking import Origin, Tracker
+from flows.tracking import Origin, Tracker, VariantRuns
 from flows.tracking.moving import follow_move
 from flows.work_folder import EpochRecord, WorkResult
 from heads.spec import Fit, Head, Variant
@@ -81,6 +82,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def tracker(address: str, tmp_path: Path) -> Tracker:
     return Tracker(address, tmp_path / "artifacts", f"pets-{tmp_path.name}")
+
+
+def variant_runs(tracker: Tracker, parent: str, works: Sequence[Work], root: Path) -> VariantRuns:
+    """The runs of the works whose folders lie in `root`."""
+    return VariantRuns(tracker, parent, works, open_place(root), ORIGIN)
 
 
 def runs(tracker: Tracker) -> dict[str, Any]:
@@ -146,10 +152,10 @@ def test_what_mlflow_shows_of_a_run_is_its_best_epoch_and_its_curve_ends_with_it
     work = make_work(1)
     progress(tmp_path, work, 2)
     parent = tracker.start_retraining("key1", ORIGIN)
-    run_id = tracking.fill_in(tracker, parent, [work], tmp_path, ORIGIN, draw)[work.key]
+    run_id = variant_runs(tracker, parent, [work], tmp_path).fill_in(draw)[work.key]
     assert MEASURE not in tracker._client.get_run(run_id).data.metrics, "no measure of a model that is not there yet"
     finish(tmp_path, work)
-    tracking.fill_in(tracker, parent, [work], tmp_path, ORIGIN, draw)
+    variant_runs(tracker, parent, [work], tmp_path).fill_in(draw)
     assert curve(tracker, run_id, f"epoch/{MEASURE}") == [(0, 0.0), (1, 0.1), (2, 0.2)]
     assert curve(tracker, run_id, MEASURE) == [(1, 0.1)]
     assert curve(tracker, run_id, "train/loss") == [(1, 0.9)]
@@ -163,7 +169,7 @@ def test_a_run_begun_when_curves_had_the_measures_own_names_still_shows_its_best
     for step, value in enumerate((0.0, 0.1, 0.2)):
         tracker._client.log_metric(run_id, MEASURE, value, step=step)
     finish(tmp_path, work)
-    tracking.fill_in(tracker, "none", [work], tmp_path, ORIGIN, draw)
+    variant_runs(tracker, "none", [work], tmp_path).fill_in(draw)
     assert tracker._client.get_run(run_id).data.metrics[MEASURE] == 0.1
 
 
@@ -194,7 +200,7 @@ def test_a_storage_that_moved_or_was_copied_keeps_its_artifacts(tmp_path: Path) 
     work, first = make_work(1), storage("a")
     finish(tmp_path / "work", work)
     parent = first.start_retraining("key1", ORIGIN)
-    run_id = tracking.fill_in(first, parent, [work], tmp_path / "work", ORIGIN, draw)[work.key]
+    run_id = variant_runs(first, parent, [work], tmp_path / "work").fill_in(draw)[work.key]
     assert follow_move(first.address, first.artifacts) == 0
 
     shutil.copytree(tmp_path / "a", tmp_path / "copy of a")
@@ -211,7 +217,7 @@ def test_a_storage_that_moved_or_was_copied_keeps_its_artifacts(tmp_path: Path) 
     # What is logged from now on does not make the old folder again.
     other = storage("copy of a")
     finish(tmp_path / "work", make_work(2))
-    tracking.fill_in(other, other.start_retraining("key2", ORIGIN), [make_work(2)], tmp_path / "work", ORIGIN, draw)
+    variant_runs(other, other.start_retraining("key2", ORIGIN), [make_work(2)], tmp_path / "work").fill_in(draw)
     assert not (tmp_path / "a").exists()
 
 
@@ -220,7 +226,7 @@ def test_a_database_elsewhere_keeps_the_paths_of_a_storage_that_is_only_not_name
     work = make_work(1)
     finish(tmp_path / "work", work)
     tracker = Tracker(address, tmp_path / "one" / "artifacts", "pets")
-    run_id = tracking.fill_in(tracker, tracker.start_retraining("k", ORIGIN), [work], tmp_path / "work", ORIGIN, draw)[work.key]
+    run_id = variant_runs(tracker, tracker.start_retraining("k", ORIGIN), [work], tmp_path / "work").fill_in(draw)[work.key]
     assert follow_move(address, tmp_path / "two" / "artifacts") == 0
     assert [file.path for file in tracker._client.list_artifacts(run_id, "bundle")] == ["bundle/card.md"]
     (tmp_path / "one").rename(tmp_path / "three")
@@ -245,7 +251,7 @@ def test_a_finished_variant_holds_measures_pictures_and_the_bundle(tracker: Trac
         epoch["is_compiled"] = number > 0
     write(tmp_path / work.key / "result.json", result)
     parent = tracker.start_retraining("key1", ORIGIN)
-    run_id = tracking.fill_in(tracker, parent, [work, make_work(2)], tmp_path, ORIGIN, draw)[work.key]
+    run_id = variant_runs(tracker, parent, [work, make_work(2)], tmp_path).fill_in(draw)[work.key]
     run = tracker._client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics[MEASURE] == 0.1, "the measures shown are those of the weights kept, not of the last epoch"
@@ -261,13 +267,13 @@ def test_a_variant_that_failed_for_good_ends_failed_with_its_reason_once(tracker
     work = make_work(1)
     progress(tmp_path, work, 1)
     parent = tracker.start_retraining("key1", ORIGIN)
-    begun = tracking.fill_in(tracker, parent, [work], tmp_path, ORIGIN, draw)
+    begun = variant_runs(tracker, parent, [work], tmp_path).fill_in(draw)
     write(tmp_path / work.key / "failure.json", {"work_key": work.key, "reason": "it diverged", "epochs": make_epochs(2)})
-    assert tracking.fill_in(tracker, parent, [work], tmp_path, ORIGIN, draw) == begun
+    assert variant_runs(tracker, parent, [work], tmp_path).fill_in(draw) == begun
     run = tracker._client.get_run(begun[work.key])
     assert (run.info.status, run.data.metrics["epoch"]) == ("FAILED", 1)
     assert run.data.tags["mlflow.note.content"] == "Failed: it diverged"
-    tracking.fill_in(tracker, tracker.start_retraining("key2", ORIGIN), [work], tmp_path, ORIGIN, draw)
+    variant_runs(tracker, tracker.start_retraining("key2", ORIGIN), [work], tmp_path).fill_in(draw)
     again = tracker._client.get_run(begun[work.key])
     assert again.to_dictionary() == run.to_dictionary()
 
@@ -275,10 +281,10 @@ def test_a_variant_that_failed_for_good_ends_failed_with_its_reason_once(tracker
 def test_filling_in_again_changes_nothing(tracker: Tracker, tmp_path: Path) -> None:
     finish(tmp_path, make_work(1))
     parent = tracker.start_retraining("key1", ORIGIN)
-    first = tracking.fill_in(tracker, parent, [make_work(1)], tmp_path, ORIGIN, draw)
+    first = variant_runs(tracker, parent, [make_work(1)], tmp_path).fill_in(draw)
     before = tracker._client.get_run(first[make_work(1).key])
     other = tracker.start_retraining("key2", ORIGIN)
-    assert tracking.fill_in(tracker, other, [make_work(1)], tmp_path, ORIGIN, draw) == first
+    assert variant_runs(tracker, other, [make_work(1)], tmp_path).fill_in(draw) == first
     after = tracker._client.get_run(first[make_work(1).key])
     assert after.to_dictionary() == before.to_dictionary()
     assert after.data.tags["mlflow.parentRunId"] == parent
@@ -288,7 +294,7 @@ def test_runs_are_started_first_and_filled_in_until_that_is_to_stop(tracker: Tra
     works, parent, stop = [make_work(1), make_work(2), make_work(3)], tracker.start_retraining("key1", ORIGIN), threading.Event()
     for work in works[:2]:
         finish(tmp_path, work)
-    started = tracking.start_runs(tracker, parent, works, tmp_path, ORIGIN)
+    started = variant_runs(tracker, parent, works, tmp_path).start()
     assert list(started) == [work.key for work in works[:2]], "not of what has not begun"
     assert states(tracker, started) == ["RUNNING", "RUNNING"]
 
@@ -297,17 +303,16 @@ def test_runs_are_started_first_and_filled_in_until_that_is_to_stop(tracker: Tra
         return draw(result)
 
     first = works[0].key
-    assert tracking.fill_in(tracker, parent, works, tmp_path, ORIGIN, draw_and_stop, stop) == {first: started[first]}
-    assert tracking.fill_in(tracker, parent, works, tmp_path, ORIGIN, draw) == started
-    assert tracking.start_runs(tracker, parent, works, tmp_path, ORIGIN) == started
+    assert variant_runs(tracker, parent, works, tmp_path).fill_in(draw_and_stop, stop) == {first: started[first]}
+    assert variant_runs(tracker, parent, works, tmp_path).fill_in(draw) == started
+    assert variant_runs(tracker, parent, works, tmp_path).start() == started
     assert states(tracker, started) == ["FINISHED", "FINISHED"], "a complete run stays as it is"
 
 
 def test_following_logs_while_works_train_and_ends_when_all_are_done(tracker: Tracker, tmp_path: Path) -> None:
     works = [make_work(1), make_work(2)]
     parent = tracker.start_retraining("key1", ORIGIN)
-    arguments = (tracker, parent, works, tmp_path, ORIGIN, draw, threading.Event(), 0.05)
-    thread = threading.Thread(target=tracking.follow, args=arguments)
+    thread = threading.Thread(target=variant_runs(tracker, parent, works, tmp_path).follow, args=(draw, threading.Event(), 0.05))
     thread.start()
     progress(tmp_path, works[0], 1)
     wait_for(lambda: len(runs(tracker)) == 2)
@@ -332,8 +337,7 @@ def test_following_rests_beside_a_training_and_ends_with_it(tracker: Tracker, tm
 
     for work in works:
         finish(tmp_path, work)
-    arguments = (tracker, parent, works, tmp_path, ORIGIN, draw_slowly, ended)
-    thread = threading.Thread(target=tracking.follow, args=arguments)
+    thread = threading.Thread(target=variant_runs(tracker, parent, works, tmp_path).follow, args=(draw_slowly, ended))
     thread.start()
     # The parent's run is one of them.
     wait_for(lambda: sorted(run.info.status for run in runs(tracker).values()) == ["FINISHED", "RUNNING"])
@@ -348,8 +352,7 @@ def test_following_rests_beside_a_training_and_ends_with_it(tracker: Tracker, tm
 
 def test_following_stops_when_told(tracker: Tracker, tmp_path: Path) -> None:
     stop = threading.Event()
-    arguments = (tracker, "none", [make_work(1)], tmp_path, ORIGIN, draw, stop)
-    thread = threading.Thread(target=tracking.follow, args=arguments)
+    thread = threading.Thread(target=variant_runs(tracker, "none", [make_work(1)], tmp_path).follow, args=(draw, stop))
     thread.start()
     stop.set()
     thread.join(5)
@@ -451,6 +454,7 @@ WRITER = """
 import json, sys
 from pathlib import Path
 from flows import tracking
+from flows.places import open_place
 from flows.records import Weights, Work
 from heads.spec import Fit, Head, Variant
 address, artifacts, root, name, first, last = sys.argv[1:]
@@ -459,7 +463,8 @@ works = [Work(f"{i:016x}", Variant(backbone="resnet18", heads=(Head(target="labe
          for i in range(int(first), int(last))]
 tracker = tracking.Tracker(address, Path(artifacts), name)
 parent = tracker.start_retraining(f"key-{first}", origin)
-print(json.dumps(tracking.fill_in(tracker, parent, works, Path(root), origin, lambda result: {"a.png": b"a"})))
+runs = tracking.VariantRuns(tracker, parent, works, open_place(Path(root)), origin)
+print(json.dumps(runs.fill_in(lambda result: {"a.png": b"a"})))
 """
 
 
@@ -546,8 +551,7 @@ def test_a_server_killed_in_the_middle_costs_no_training_and_no_run(
     tracker = Tracker(address, tmp_path / "unused", "pets")
     parent = tracker.start_retraining("key1", ORIGIN)
     stop = threading.Event()
-    arguments = (tracker, parent, works, root, ORIGIN, draw, stop, 0.1)
-    follower = threading.Thread(target=tracking.follow, args=arguments)
+    follower = threading.Thread(target=variant_runs(tracker, parent, works, root).follow, args=(draw, stop, 0.1))
     follower.start()
     progress(root, works[0], 1)
     wait_for(lambda: len(runs(tracker)) == 2)
@@ -561,11 +565,11 @@ def test_a_server_killed_in_the_middle_costs_no_training_and_no_run(
     follower.join(30)
     assert not follower.is_alive()
     with pytest.raises(Unreachable):
-        tracking.fill_in(tracker, parent, works, root, ORIGIN, draw)
+        variant_runs(tracker, parent, works, root).fill_in(draw)
 
     finish(root, works[1])
     start()
-    filled = tracking.fill_in(tracker, parent, works, root, ORIGIN, draw)
+    filled = variant_runs(tracker, parent, works, root).fill_in(draw)
     assert set(filled) == {work.key for work in works}
     for run_id in filled.values():
         run = tracker._client.get_run(run_id)
