@@ -20,6 +20,8 @@ PAD, UNKNOWN, START, END, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", 
 CONTINUED = "##"
 # A longer word is unknown, whatever is in it.
 MAX_WORD_CHARS = 100
+# What stands between white space comes again and again, if it is short: its pieces are kept, which saves most of the time.
+MAX_KEPT_CHARS, MAX_KEPT_TEXTS = 32, 2**16
 _CJK = (
     *((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F)),
     *((0x2B920, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F)),
@@ -39,6 +41,7 @@ class Vocabulary:
     tokens: tuple[str, ...] = field(repr=False)
     lowercase: bool = True
     ids: dict[str, int] = field(init=False, repr=False, compare=False)
+    _kept: dict[str, tuple[int, ...]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         ids = {token: number for number, token in enumerate(self.tokens)}
@@ -52,8 +55,8 @@ class Vocabulary:
     def encode(self, text: str, max_tokens: int) -> list[int]:
         """The ids of a text: [CLS], then its pieces as far as `max_tokens` ids reach, then [SEP]."""
         ids = [self.ids[START]]
-        for word in words_of(text, lowercase=self.lowercase):
-            ids += _pieces(self, word)
+        for found in _BETWEEN_SPACES.finditer(text):
+            ids += self._pieces_of(found[0], max_tokens - len(ids))
             if len(ids) >= max_tokens:
                 break
         return [*ids[: max_tokens - 1], self.ids[END]]
@@ -68,10 +71,19 @@ class Vocabulary:
         for found in islice(_BETWEEN_SPACES.finditer(text), max_tokens):
             num_pieces = 0
             if place < max_tokens - 1:
-                num_pieces = sum(len(_pieces(self, part)) for part in words_of(found[0], lowercase=self.lowercase))
+                num_pieces = len(self._pieces_of(found[0], max_tokens))
             places.append(place if num_pieces and place < max_tokens - 1 else -1)
             place += num_pieces
         return places
+
+    def _pieces_of(self, text: str, most: int) -> Sequence[int]:
+        """The ids of the pieces of what stands between white space: all of a short one, of a long one as many as asked for."""
+        if (kept := self._kept.get(text)) is not None:
+            return kept
+        pieces = (number for word in words_of(text, lowercase=self.lowercase) for number in _pieces(self, word))
+        if len(text) > MAX_KEPT_CHARS or len(self._kept) >= MAX_KEPT_TEXTS:
+            return tuple(islice(pieces, most))
+        return self._kept.setdefault(text, tuple(pieces))
 
     def text(self) -> str:
         """The vocabulary as the text of a vocab.txt, a token a line."""
