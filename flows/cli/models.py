@@ -21,7 +21,7 @@ app = typer.Typer(help="Look at, pull, publish and roll back the registered mode
 AsOf = Annotated[
     datetime | None,
     typer.Option(
-        metavar="TIME", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"], help="A time, such as 2026-11-27T03:00, here."
+        metavar="TIME", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"], help="A time in UTC, such as 2026-11-27T03:00."
     ),
 ]
 Name = Annotated[str, typer.Argument(help="The model's name: the plan's `name`.")]
@@ -97,7 +97,7 @@ def history(name: Name, as_of: AsOf = None, workspace: Workspace = None, as_json
     """
     from flows.registry import champion_at
 
-    registry, time = _registry(workspace), None if as_of is None else as_of.timestamp()
+    registry, time = _registry(workspace), None if as_of is None else as_of.replace(tzinfo=UTC).timestamp()
     entries = [entry for entry in registry.history(name) if time is None or entry.time <= time]
     made = None if time is None else champion_at(entries, time)
     if as_json:

@@ -20,6 +20,8 @@ from flows.registry.ledger import MOVED, Entry, champion_at
 LEDGER_TAG = "headstart.ledger."
 # The registered model's tag with the id of the entry whose aliases are being moved; it is gone once they are.
 UNDER_WAY_TAG = "headstart.under_way"
+# The tag of a version that waits for approval, with the id of the entry that says it is proven.
+WAITS_TAG = "headstart.waits_for_approval"
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ class Bookkeeping(Catalog):
         if before:
             self._move(name, {"previous": after if is_rollback else before})
         self._move(name, {"champion": after})
+        self._client.delete_model_version_tag(name, after, WAITS_TAG)
         self._describe(name, after)
         if is_rollback:
             self._move(name, {"previous": self._champion_before(name, after)})
@@ -183,7 +186,7 @@ class Bookkeeping(Catalog):
     ) -> Entry:
         """An entry that is made now. Decisions after a move by another hand differ from the same ones before it."""
         moves = [entry.id for entry in history if entry.kind == MOVED]
-        return Entry(
+        entry = Entry(
             kind=kind,
             name=judged.name,
             version=judged.version,
@@ -207,3 +210,4 @@ class Bookkeeping(Catalog):
             fresh=verdict.fresh,
             after_move=moves[-1] if moves else "",
         )
+        return entry.distinct(history)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,7 +30,8 @@ class Entry:
     `asked_by` is who ran the command or the flow, `git_commit` the workspace's commit, `level_spent` the part of a verdict's
     alpha that its look at the holdout took; entries of earlier versions lack them. `superior` is false of one that was promoted
     as not worse by a margin, `waits` true of one that is proven and not approved yet. `after_move` is the id of the last move by
-    another hand before it, `fresh` the digest of the new samples that were bet on, empty if the holdout was asked.
+    another hand before it, `fresh` the digest of the new samples that were bet on, empty if the holdout was asked. `question` is
+    that of an entry that differs from an earlier one in nothing else; see `distinct`.
     """
 
     kind: str
@@ -55,6 +56,13 @@ class Entry:
     superior: bool = True
     waits: bool = False
     fresh: str = ""
+    question: str = ""
+
+    @property
+    def is_look(self) -> bool:
+        """Whether a verdict asked the holdout how well a challenger reads it."""
+        # Verdicts of before there was an account were looks, each of them.
+        return "look" in self.figures or "p_value" in self.figures
 
     @property
     def id(self) -> str:
@@ -70,7 +78,20 @@ class Entry:
         ]
         said += [self.after_move] if self.after_move else []
         said += [self.fresh] if self.fresh else []
+        said += [self.question] if self.question else []
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
+
+    def distinct(self, history: Iterable[Entry]) -> Entry:
+        """The entry, told apart from an equal one of the history, oldest first, that answered another question.
+
+        Such is a verdict on the same version by another measure or recipe, or one that looked where the other did not.
+        """
+        equal = next((known for known in history if known.id == self.id), None)
+        return self if equal is None or equal._question == self._question else replace(self, question=self._question)
+
+    @property
+    def _question(self) -> str:
+        return json.dumps([self.metric, self.recipe, self.waits, self.superior, self.is_look])
 
     def to_json(self) -> str:
         """One line of JSON."""

@@ -10,15 +10,13 @@ from flows.errors import AskedWrongly, Overtaken
 from flows.mlflow_connection import asking
 from flows.records import ModelVersion, Verdict
 from flows.registry import telling
-from flows.registry.bookkeeping import Bookkeeping, State
+from flows.registry.bookkeeping import WAITS_TAG, Bookkeeping, State
 from flows.registry.catalog import RUN_TAG, WITHDRAWN_TAG, card_file, is_withdrawn
 from flows.registry.ledger import Entry
 from flows.registry.registering import Registering
 
 # As the champion that a verdict compared with: whoever it is.
 ANY = ""
-# The tag of a version that waits for approval, with the id of the entry that says it is proven.
-WAITS_TAG = "headstart.waits_for_approval"
 
 
 class Registry(Bookkeeping, Registering):
@@ -33,14 +31,15 @@ class Registry(Bookkeeping, Registering):
 
         `over` as in `promote`; raises Overtaken as there.
         """
-        state, judged = self._state(name), self.find(name, version)
-        if over not in (ANY, state.champion):
-            raise Overtaken(name, judged.version, over, state.champion)
-        entry = self._entry("verdict", judged, verdict, state.champion, state.champion, state.history)
-        self._keep(entry)
-        self._client.set_model_version_tag(name, judged.version, telling.VERDICT, telling.verdict_tag(verdict))
-        if verdict.waits:
-            self._client.set_model_version_tag(name, judged.version, WAITS_TAG, entry.id)
+        with self.alone(name):
+            state, judged = self._state(name), self.find(name, version)
+            if over not in (ANY, state.champion):
+                raise Overtaken(name, judged.version, over, state.champion)
+            entry = self._entry("verdict", judged, verdict, state.champion, state.champion, state.history)
+            self._keep(entry)
+            self._client.set_model_version_tag(name, judged.version, telling.VERDICT, telling.verdict_tag(verdict))
+            if verdict.waits:
+                self._client.set_model_version_tag(name, judged.version, WAITS_TAG, entry.id)
         return entry
 
     @asking
@@ -57,8 +56,10 @@ class Registry(Bookkeeping, Registering):
             "headstart.data_version": data_version,
             "headstart.git_commit": git_commit,
         }
-        entry = self._entry("verdict", ModelVersion(name, "", (), tags, 0.0), verdict, over, over, self._state(name).history)
-        self._keep(entry)
+        judged = ModelVersion(name, "", (), tags, 0.0)
+        with self.alone(name):
+            entry = self._entry("verdict", judged, verdict, over, over, self._state(name).history)
+            self._keep(entry)
         return entry
 
     @asking
@@ -117,7 +118,6 @@ class Registry(Bookkeeping, Registering):
             verdict = replace(verdict, superior=proven.superior)
             self._client.set_model_version_tag(name, judged.version, telling.VERDICT, telling.verdict_tag(verdict))
             self._decide(self._entry("approval", judged, verdict, state.champion, judged.version, state.history))
-            self._client.delete_model_version_tag(name, judged.version, WAITS_TAG)
         return self.find(name, judged.version)
 
     @asking
@@ -145,8 +145,10 @@ class Registry(Bookkeeping, Registering):
 
     @asking
     def set_challenger(self, name: str, version: str) -> ModelVersion:
-        """Make the version the challenger: registered and judged, not promoted."""
-        self._move(name, {"challenger": self.find(name, version).version})
+        """Make the version the challenger: registered and judged, not promoted. One that was withdrawn is none."""
+        found = self.find(name, version)
+        if not is_withdrawn(found):
+            self._move(name, {"challenger": found.version})
         return self.find(name, version)
 
     @asking
@@ -195,9 +197,13 @@ class Registry(Bookkeeping, Registering):
 
 
 def _waiting(state: State) -> list[tuple[ModelVersion, Entry]]:
-    """The versions that wait for approval, each with the entry that says that it is proven, oldest first."""
+    """The versions that wait for approval, each with the entry that says that it is proven, oldest first.
+
+    One that became champion in another way, and was taken back, waits no more.
+    """
     entries = {entry.id: entry for entry in state.history}
-    versions = sorted(state.versions.values(), key=lambda version: int(version.version))
+    usable = (version for version in state.versions.values() if not is_withdrawn(version))
+    versions = sorted(usable, key=lambda version: int(version.version))
     tagged = ((version, entries.get(version.tags.get(WAITS_TAG, ""))) for version in versions)
     return [(version, entry) for version, entry in tagged if entry]
 

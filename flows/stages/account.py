@@ -45,7 +45,7 @@ def account_of(
         and entry.metric in ("", metric)
         and entry.work_key != work_key
     ]
-    looks = [entry for entry in judged if is_look(entry)]
+    looks = [entry for entry in judged if entry.is_look]
     days = (time.time() - max(entry.time for entry in looks)) / SECONDS_A_DAY if looks else math.inf
     files = [_scores_of(entry, versions, storage) for entry in judged if entry.recipe == recipe]
     kept = [file for file in files if file and file.exists()][-(WINDOW - 1) :]
@@ -68,12 +68,6 @@ def anchor_of(
 
 def _anchors(entry: Entry, version: str | None) -> bool:
     return entry.promoted and entry.superior and entry.version == version
-
-
-def is_look(entry: Entry) -> bool:
-    """Whether a verdict asked the holdout how well a challenger reads it."""
-    # Verdicts of before there was an account were looks, each of them.
-    return "look" in entry.figures or "p_value" in entry.figures
 
 
 def _scores_of(entry: Entry, versions: Mapping[str, ModelVersion], storage: Root) -> StoredFile | None:

@@ -14,7 +14,6 @@ from flows.places import Root, StoredFile
 from flows.records import DataVersion, ModelVersion, Sample
 from flows.registry import BUNDLE_TAG, Entry, is_withdrawn
 from flows.settings import Settings
-from flows.stages.account import is_look
 from flows.stages.values import WorkPlan
 from flows.words import counted
 
@@ -74,7 +73,7 @@ def fresh_account_of(
     nights = tuple(
         (job.read_scores(new), job.read_scores(old)) for new, old in files if new and old and new.exists() and old.exists()
     )
-    num_looks = sum(is_look(entry) for entry in over if entry.kind == "verdict" and entry.metric in ("", metric))
+    num_looks = sum(entry.is_look for entry in over if entry.kind == "verdict" and entry.metric in ("", metric))
     return FreshAccount(nights, len(files) - len(nights), num_looks)
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from flows.cli import models
 from flows.errors import AskedWrongly
 from flows.stages.promotion import carry_out
-from tests.flows.test_ledger import YES, aliases, by_hand, make, told
+from tests.flows.test_ledger import NO, YES, aliases, by_hand, make, told
 from tests.flows.test_promotion import DAY, Nights, Versions, nights
 
 __all__ = ["nights"]
@@ -99,6 +99,25 @@ def test_a_rejected_version_waits_no_more_and_is_not_promoted_by_itself(tmp_path
     assert told(registry)[-1] == ("rejection", "2", "1", "1")
     with pytest.raises(AskedWrongly, match="waiting: none"):
         registry.approve("m", "2", "after all")
+
+
+def test_a_version_that_was_promoted_by_itself_and_taken_back_waits_no_more(tmp_path: Path) -> None:
+    registry = make(tmp_path, 3)
+    registry.promote("m", "1", YES)
+    waits(registry, "2", "1")
+    assert carry_out(registry, registry.find("m", "2"), YES, "1").verdict.promoted
+    assert "headstart.waits_for_approval" not in registry.find("m", "2").tags
+    # As it was left by a version of Headstart that kept the tag.
+    waiting = next(entry.id for entry in registry.history("m") if entry.waits)
+    registry._client.set_model_version_tag("m", "2", "headstart.waits_for_approval", waiting)
+    registry.rollback("m")
+    assert registry.waiting("m") is None
+    with pytest.raises(AskedWrongly, match="waiting: none"):
+        registry.approve("m", None, "why")
+    assert carry_out(registry, registry.find("m", "3"), NO, "1").verdict.reasons == NO.reasons, "nothing waits"
+    assert aliases(registry) == {"champion": "1", "challenger": "3"}
+    carry_out(registry, registry.find("m", "2"), NO, "1")
+    assert aliases(registry)["challenger"] == "3", "what was taken back is no challenger"
 
 
 def test_the_deployments_flow_approves_or_rejects_as_its_form_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,30 @@ def test_every_entry_says_who_asked_on_which_commit_and_what_level_it_took(
     assert all(words in shown for words in ("ann", "c0ffeec0ffee", "level spent 0.044"))
 
 
+def test_a_verdict_that_answers_another_question_is_another_entry_and_the_same_one_is_not(tmp_path: Path) -> None:
+    registry = make(tmp_path, 2)
+    registry.promote("m", "1", YES)
+    verdicts = [
+        Verdict(False, ("a guard refused it before a look",), metric="label/accuracy", recipe="r"),
+        Verdict(False, ("it is not better",), {"look": 1.0}, metric="label/accuracy", recipe="r", level_spent=0.04),
+        Verdict(False, ("it is not better",), {"look": 1.0}, metric="label/f1_macro", recipe="r", level_spent=0.04),
+        Verdict(False, ("it is not better",), {"look": 1.0}, metric="label/accuracy", recipe="s", level_spent=0.04),
+        Verdict(False, ("proven, waits",), {"look": 1.0}, metric="label/accuracy", recipe="s", waits=True),
+    ]
+    for _ in range(2):
+        for verdict in verdicts:
+            registry.record("m", "2", verdict)
+    kept = registry.history("m")[1:]
+    assert [(e.metric, e.recipe, e.is_look, e.waits) for e in kept] == [
+        (v.metric, v.recipe, "look" in v.figures, v.waits) for v in verdicts
+    ]
+    assert len({entry.id for entry in kept}) == 5
+    waiting = registry.waiting("m")
+    assert waiting
+    assert registry.find("m", "2").tags["headstart.waits_for_approval"] == kept[-1].id
+    assert registry.history("m") == Versions(registry.address, tmp_path / "elsewhere").history("m"), "the tags hold all of it"
+
+
 PROMOTE = """
 import sys, time
 from pathlib import Path

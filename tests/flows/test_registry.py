@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -454,21 +455,31 @@ def test_the_ledger_tells_who_was_champion_at_a_time_and_why() -> None:
     assert at[41.0] == decided[3]
 
 
+@pytest.fixture
+def in_tokyo() -> Iterator[None]:
+    """This process nine hours ahead of UTC."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
 def test_the_command_tells_who_was_champion_at_a_time_and_how_to_go_back(
-    place: Place, first: ModelVersion, name: str, monkeypatch: pytest.MonkeyPatch
+    place: Place, first: ModelVersion, name: str, monkeypatch: pytest.MonkeyPatch, in_tokyo: None
 ) -> None:
     registry = place.registry()
     for version, key in enumerate(("a", "b"), start=1):
         add(place, first, name, key)
-        monkeypatch.setattr(time, "time", lambda day=version: datetime(2026, 11, day, 3, 0).timestamp())
+        monkeypatch.setattr(time, "time", lambda day=version: datetime(2026, 11, day, 3, 0, tzinfo=UTC).timestamp())
         registry.promote(name, str(version), YES)
     monkeypatch.undo()
     monkeypatch.setattr(models, "_registry", lambda _: place.registry())
     run = partial(CliRunner().invoke, models.app)
     then = run(["history", name, "--as-of", "2026-11-01T12:00", "--json"])
     assert (json.loads(then.stdout)["champion"], len(json.loads(then.stdout)["history"])) == ("1", 1)
-    told = run(["history", name, "--as-of", "2026-11-01T12:00"])
-    assert f"version 1 was the champion of {name}" in told.stderr
+    told = run(["history", name, "--as-of", "2026-11-01T03:01"])
+    assert f"At 2026-11-01 03:01 UTC version 1 was the champion of {name}" in told.stderr
     assert f"headstart models rollback {name} --to 1" in told.stderr
     assert "To go back" not in run(["history", name, "--as-of", "2026-11-03"]).stderr
     assert f"{name} had no champion" in run(["history", name, "--as-of", "2026-11-01"]).stderr
