@@ -88,6 +88,11 @@ class BaselineFolder:
         StoredFile(self.place, BASELINE).write_json({"failure": reason})
 
 
+def baseline_key(name: str) -> str:
+    """The key of the baseline whose bundle or file has this name under the storage root."""
+    return name.split("/")[-2]
+
+
 def probe_of(variant: Variant, target: str, *, is_random: bool) -> Variant:
     """The variant of a probe of one target on the frozen trunk of another variant: a linear head, and no more of its fit than
     changes features. Random weights also depend on the seed."""

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.dataset.losses import refuse_losses
 from flows.dataset.pointer import parse_pointer
 from flows.dataset.readiness import check_names, check_ready, refuse_ignored
 from flows.dataset.remotes import RemoteStatus, check_remote, parse_remote, read_remote, set_remote
 from flows.dataset.revisions import DATA_FILE, commit, committed_text, head_commit, holder, pointer_text, resolve, revisions
 from flows.dataset.setup import init_workspace
 from flows.dataset.store import Store, open_store
+from flows.dataset.unsaved import refuse_unsaved
 from flows.errors import AskedWrongly, Busy, HeadstartError
 from flows.files import undone_on_failure, write_whole
 from flows.manifest import MASK_TABLE, NAME, class_counts, split_counts
@@ -157,7 +157,7 @@ def checkout(workspace: Path, revision: str) -> DataVersion:
     with writing(workspace):
         store = open_store(workspace)
         if (workspace / DATA).exists() and store.is_dirty():
-            refuse_losses(store)
+            refuse_unsaved(store)
         with undone_on_failure(workspace / DATA_FILE):
             write_whole(workspace / DATA_FILE, text)
             store.bring()
@@ -182,7 +182,7 @@ def restore(workspace: Path) -> bool:
         return True
     with writing(workspace):
         if copy.parent.exists():
-            refuse_losses(store)
+            refuse_unsaved(store)
         try:
             store.bring()
         except Busy:

@@ -29,7 +29,7 @@ class Robustness:
 
 @dataclass(frozen=True)
 class Trials:
-    """The trials of a candidate; each is None until it is measured, and then its guard gives no finding.
+    """The trials of a candidate; of what was not measured a field is None, and its guard gives no finding.
 
     `serving` is of the candidate and of the champion (None: there is no champion). `load_failure` says in words why the
     bundle cannot be used where it is served, '' if it can. `robustness` is of the candidate and of the champion, on the same

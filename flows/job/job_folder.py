@@ -20,7 +20,7 @@ from flows.places import Fact, Place, Root, StoredFile, open_place
 
 JOB, SAMPLES, OUTCOME, ERROR = "job.json", "samples.json", "outcome.json", "error.json"
 TODO, SPAN, TO_STORE, SHARES = "todo.json", "span.json", "features.json", "shares.json"
-DRIVERS, GROUPS, LOSSES, NODES = "drivers.json", "groups.json", "losses.json", "nodes.json"
+DRIVERS, GROUPS, INTERRUPTIONS, NODES = "drivers.json", "groups.json", "losses.json", "nodes.json"
 NEXT, SUBMISSION = "next.json", "submission.json"
 NOTED = re.compile(r"(stored|fetched)-.*\.json")
 EPOCHS = "epochs"
@@ -91,7 +91,7 @@ class JobFolder:
 
     def forget(self) -> None:
         """Remove the notes and the outcome of an earlier job of the same key, before a new one begins."""
-        names = (OUTCOME, ERROR, NEXT, SUBMISSION, TODO, SPAN, TO_STORE, SHARES, DRIVERS, GROUPS, LOSSES, NODES)
+        names = (OUTCOME, ERROR, NEXT, SUBMISSION, TODO, SPAN, TO_STORE, SHARES, DRIVERS, GROUPS, INTERRUPTIONS, NODES)
         self.place.remove(*(name for name in self.place.facts() if name in names or NOTED.fullmatch(name)))
         self.place.within(EPOCHS).clear()
 
@@ -226,13 +226,13 @@ class JobFolder:
         """Note that another worker group begins."""
         self._file(GROUPS).write_json([asdict(start) for start in (*self.read_groups(), group)])
 
-    def read_losses(self) -> tuple[str, ...]:
+    def read_interruptions(self) -> tuple[str, ...]:
         """What killed workers and drivers cost, a line each, oldest first."""
-        return tuple(self._file(LOSSES).read_json([]))
+        return tuple(self._file(INTERRUPTIONS).read_json([]))
 
-    def add_loss(self, line: str) -> None:
+    def add_interruption(self, line: str) -> None:
         """Add a line about what a killed worker or driver cost."""
-        self._file(LOSSES).write_json([*self.read_losses(), line])
+        self._file(INTERRUPTIONS).write_json([*self.read_interruptions(), line])
 
     def read_nodes(self) -> tuple[str, ...]:
         """What the driver saw of the cluster's nodes, a line each, oldest first: who was lost or joined, what is waited for."""

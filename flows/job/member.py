@@ -16,7 +16,7 @@ from flows.baselines import BaselineFolder
 from flows.cluster import workers
 from flows.compile_times import KeptCompileTimes
 from flows.errors import ASKED_WRONGLY, Unreachable
-from flows.job import losses, results, screening
+from flows.job import interruptions, results, screening
 from flows.job.baseline import fit_baseline
 from flows.job.checkpoint_note import CHECKPOINT_NOTE, CHECKPOINT_STATE, CheckpointNote, read_note, write_note
 from flows.job.datasets import Splits
@@ -95,7 +95,7 @@ class _Member:
         todo = [work for work, done in zip(self.job.works, finished, strict=True) if not done]
         if self.leads and todo:
             titles = {work.key: _title(work) for work in todo}
-            losses.begin_group(self.job, todo, titles, _last_note())
+            interruptions.begin_group(self.job, todo, titles, _last_note())
             self.job.folder.mark_span(time.time())
         baseline = [] if self.job.baseline is None or has_baseline else [self.job.baseline]
         self.features.fill([*todo, *baseline])

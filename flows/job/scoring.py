@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from flows.baselines import TFIDF
+from flows.baselines import TFIDF, baseline_key
 from flows.cluster import workers
 from flows.errors import AskedWrongly
 from flows.job.job import Job
@@ -97,8 +97,7 @@ def _table(job: Job, digest: str, model: Scorable, rows: Sequence[Scored]) -> Sc
 
 
 def _digest(job: Job, name: str) -> str:
-    # TF-IDF is named by its key, as the flow names it.
-    return name.split("/")[-2] if name.endswith(TFIDF) else bundles.digest(job.fetch_bundle(name))
+    return baseline_key(name) if name.endswith(TFIDF) else bundles.digest(job.fetch_bundle(name))
 
 
 def open_model(address: str, device: str = "cpu") -> Scorable:

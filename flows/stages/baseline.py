@@ -42,7 +42,7 @@ def baseline_work(work_plan: WorkPlan) -> Work | None:
 
 def _key(work_plan: WorkPlan, work: Work) -> str:
     """The key of the probe on a work's trunk: the hash of what it is fitted on, and how."""
-    target = _target(work_plan)
+    target = work_plan.target
     probe = probe_of(work.variant, target, is_random=work.weights.path is None)
     return _hash([RECIPE, probe.variant_id, work.variant.sees_whole, work.weights.digest, _labels(work_plan)])
 
@@ -51,11 +51,11 @@ def tfidf_key(work_plan: WorkPlan) -> str:
     """The key of the TF-IDF of a plan of texts: the hash of target, texts and labels, and how it is fitted; '' of others."""
     if work_plan.version.modality != "text" or TASK_FACTS[_task(work_plan)].tells not in ("class", "labels"):
         return ""
-    return _hash(["tfidf", TFIDF_RECIPE, _target(work_plan), _task(work_plan), _labels(work_plan)])
+    return _hash(["tfidf", TFIDF_RECIPE, work_plan.target, _task(work_plan), _labels(work_plan)])
 
 
 def _labels(work_plan: WorkPlan) -> list[tuple[str, str, str]]:
-    target, samples = _target(work_plan), work_plan.version.only(SPLITS).samples
+    target, samples = work_plan.target, work_plan.version.only(SPLITS).samples
     return sorted((s.pixel_digest, s.split, cell) for s in samples if (cell := s.labels[target]) is not None)
 
 
@@ -97,7 +97,7 @@ def majority(work_plan: WorkPlan, note: str) -> Baseline:
     """
     from heads.training.constant import measure_constant, measure_constant_mask, measure_constant_tags
 
-    target, task, version = _target(work_plan), _task(work_plan), work_plan.version
+    target, task, version = work_plan.target, _task(work_plan), work_plan.version
     (column,) = (each for each in plans.targets_of(work_plan.plan, version) if each.column == target)
     train, val = (plans.count_classes(column, version, split) for split in ("train", "val"))
     names, counts = list(train), list(train.values())
@@ -113,9 +113,5 @@ def majority(work_plan: WorkPlan, note: str) -> Baseline:
     return Baseline(kind="majority", label="majority", metrics=metrics, note=note)
 
 
-def _target(work_plan: WorkPlan) -> str:
-    return work_plan.metric.rpartition("/")[0]
-
-
 def _task(work_plan: WorkPlan) -> Task:
-    return next(head.task for head in work_plan.works[0].variant.heads if head.target == _target(work_plan))
+    return next(head.task for head in work_plan.works[0].variant.heads if head.target == work_plan.target)

@@ -48,12 +48,12 @@ class Start:
             save_backbone(Path(folder) / "bundle", file)
 
 
-def find_start(registry: Registry, root: Root, name: str, key: str) -> Start:
+def find_start(registry: Registry, root: Root, name: str, key: str | None = None) -> Start:
     """The version of a model from which the retraining of this key starts: the one that was noted, else the champion now.
 
     Raises AskedWrongly if there is none.
     """
-    noted = _note(root, key).read_json()
+    noted = _note(root, key).read_json() if key else None
     version = registry.find(name, str(noted["version"])) if noted else registry.current(name).get("champion")
     if version is None:
         raise AskedWrongly(
@@ -77,15 +77,15 @@ def _note(root: Root, key: str) -> StoredFile:
 def find_weights(plan: Plan, backbone: str, start: Start | None = None) -> Weights:
     """The first weights of one of a plan's backbones, checked: random, torchvision's, a file's, a bucket's or a version's.
 
-    ImageNet's are downloaded once, and what lies elsewhere is brought to this machine once. `start` is the version of a plan
-    that says champion. Raises AskedWrongly if it is of another backbone, or if there is no such object in the bucket,
-    WeightsError if a file does not fit the backbone.
+    ImageNet's are downloaded once, and what lies elsewhere is brought to this machine once. `start` is the version that a
+    plan with `weights: champion` starts from. Raises AskedWrongly if it is of another backbone, or if there is no such object
+    in the bucket, WeightsError if a file does not fit the backbone.
     """
     named = plan.weights_of(backbone)
     if named == "none":
         return Weights("none")
     if named == "champion":
-        assert start, "a plan that says champion starts from a version"
+        assert start, "such a plan starts from a version"
         return _of_version(start, backbone)
     if named.startswith("s3://"):
         return _of_bucket(named, backbone)

@@ -88,7 +88,7 @@ def find_arrived(
 
     Raises AskedWrongly if the samples that a model was made from, or that were bet on, are not known on this machine.
     """
-    target = work_plan.metric.rpartition("/")[0]
+    target = work_plan.target
     seen = [sample for model in models for sample in _samples_of(settings, model)]
     known = {sample.digest for sample in seen}.union(*(_bet_on(settings, entry, versions) for entry in bets))
     groups = taken_together(work_plan.version)

@@ -52,8 +52,11 @@ def make_work_plan(plan: Plan, version: DataVersion, settings: Settings | None =
     return WorkPlan(plan, version, works, plans.primary_metric(plan, version), key)
 
 
-def find_champion(settings: Settings | None, plan: Plan, key: str = "") -> Start | None:
-    """The version that a plan starts from which says champion, as the retraining of this key did before; None of other plans."""
+def find_champion(settings: Settings | None, plan: Plan, key: str | None = None) -> Start | None:
+    """The version whose backbone a plan with `weights: champion` starts from; None of other plans.
+
+    It is the one that was noted if the retraining of this key began before, else the present champion.
+    """
     if not plan.starts_from_champion:
         return None
     assert settings, "they say where the registry is"
@@ -73,7 +76,7 @@ def planned(work_plan: WorkPlan | None) -> Iterator[None]:
 def plan_work(session: RetrainingSession, version: DataVersion) -> WorkPlan:
     """The works of the session's plan; says how many are left, and where first weights come from.
 
-    From which version a plan starts that says champion is noted here, so that it stays the same until the data changes.
+    With `weights: champion`, the version that it starts from is noted here, so that it stays the same until the data changes.
     """
     work_plan = _PLANNED.get()
     if session.plan.starts_from_champion:

@@ -23,15 +23,15 @@ def showing_progress(session: RetrainingSession, work_plan: WorkPlan, training_j
     before: Event | None = None
     finished = {work.key for work in work_plan.works if work_plan.is_done(session.settings, work)}
 
-    def report_losses() -> None:
-        for number, lines in enumerate((training_job.folder.read_nodes(), training_job.folder.read_losses())):
+    def report_interruptions() -> None:
+        for number, lines in enumerate((training_job.folder.read_nodes(), training_job.folder.read_interruptions())):
             for line in lines[num_reported[number] :]:
                 num_reported[number] += 1
                 session.say(line)
 
     def watch() -> None:
         nonlocal before
-        report_losses()
+        report_interruptions()
         event = _progress(work_plan, training_job, finished, before)
         if event != before:
             before = event
@@ -41,7 +41,7 @@ def showing_progress(session: RetrainingSession, work_plan: WorkPlan, training_j
         with watching(watch, max(EVERY_SECONDS, training_job.place.look_seconds)):
             yield
     finally:
-        report_losses()
+        report_interruptions()
     session.tell(Event(share=1.0))
 
 

@@ -26,7 +26,7 @@ def measure_robustness(session: RetrainingSession, work_plan: WorkPlan, scores: 
     from flows.stages.scoring import bundle_of
     from heads.bundle import digest
 
-    target = work_plan.metric.rpartition("/")[0]
+    target = work_plan.target
     if work_plan.version.modality != "image":
         session.say(f"Robustness is not measured: it is defined for images, and the data set holds {work_plan.version.modality}s")
         return Trials()

@@ -28,7 +28,7 @@ def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult)
     """
     from flows import gate
 
-    target = work_plan.metric.rpartition("/")[0]
+    target = work_plan.target
     num_labels = sum(s.split == "val" and s.labels[target] is not None for s in work_plan.version.samples)
     candidate, why = gate.choose(trained.variants, work_plan.metric, serving_costs(trained), num_labels)
     session.say(f"Candidate: {why}")

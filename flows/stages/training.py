@@ -41,7 +41,7 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
             works=work_plan.works,
             baseline=baseline_work(work_plan),
             tfidf=tfidf_key(work_plan),
-            target=work_plan.metric.rpartition("/")[0],
+            target=work_plan.target,
             in_driver=trains_in_driver(session.settings, work_plan, left),
             screening=None if session.plan.screening is None else job.Screening(session.plan.screening, work_plan.metric),
             tracking=job.Tracking(session.settings.tracking, session.settings.artifacts, session.plan.name, run_id, vars(origin)),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from flows import plan as plans
-from flows.baselines import Baseline
+from flows.baselines import Baseline, baseline_key
 from flows.plan import Plan
 from flows.records import DataVersion, ModelVersion, ScoreTable, TrainedVariant, Verdict, Work
 from flows.settings import Settings
@@ -30,6 +30,11 @@ class WorkPlan:
     works: tuple[Work, ...]
     metric: str
     key: str
+
+    @property
+    def target(self) -> str:
+        """The target of the measure that ranks them."""
+        return self.metric.rpartition("/")[0]
 
     def label(self, work: Work) -> str:
         """The shortest name of the variant that is unique in this plan."""
@@ -69,7 +74,7 @@ class StoredTfidf:
     @property
     def digest(self) -> str:
         """The key."""
-        return self.name.split("/")[-2]
+        return baseline_key(self.name)
 
 
 class Contest(Protocol):

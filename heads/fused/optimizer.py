@@ -83,7 +83,7 @@ def _initialise(state: dict[str, Any], weight: nn.Parameter, names: Sequence[str
 
 
 def clip_each(gradients: Sequence[Tensor], limits: Tensor) -> None:
-    """Scales the gradients of stacked training, its entries in stacks (V, ...), down to its norm in `limits` (V) together.
+    """Clips each training's gradients, as one vector, to its own norm in `limits` (V); they lie in stacks (V, ...).
 
     Gradients of a smaller norm stay; a limit of infinity clips nothing.
     """

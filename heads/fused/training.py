@@ -65,7 +65,7 @@ class TrainingRequest:
 
 
 def train_together(requests: Sequence[TrainingRequest], loaders: Loaders) -> None:
-    """Trains variants with fully frozen backbones on the same batches of stored features, fused as if it were alone.
+    """Trains variants with fully frozen backbones on the same batches of stored features, each as if it were alone.
 
     Each has its own head, optimizer, rate, random state and early stopping, and ends as `train` would end it on these features:
     in float32 on a CPU to the bit, with as many threads. They share seed, batch size and features. Trainings resumed from an

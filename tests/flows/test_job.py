@@ -224,7 +224,7 @@ def test_a_driver_alone_trains_the_very_heads_of_a_group_though_it_is_killed(
     assert outcome.trained == tuple(work.key for work in order.works)
     assert outcome.num_forwarded == 36 + 10, "what was stored is not forwarded again"
     assert [group.num_workers for group in order.folder.read_groups()] == [1, 1]
-    (line,) = order.folder.read_losses()
+    (line,) = order.folder.read_interruptions()
     assert line.startswith("The driver of the training died before the first epoch; ")
     alone = Run(order, outcome, (), {}, {})
     assert _digests(alone) == [_digests(undisturbed)[number] for number in (2, 3, 4)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows import job
-from flows.job import losses
+from flows.job import interruptions
 from flows.job.checkpoint_note import CheckpointNote
 from flows.records import DataVersion, Weights, Work, Workers
 from flows.work_folder import EpochRecord
@@ -37,28 +37,30 @@ def _progress(order: job.Job, epochs: int) -> None:
 def test_the_line_says_the_epoch_the_checkpoint_and_the_seconds(order: job.Job) -> None:
     _progress(order, 2)
     checkpoint = CheckpointNote("w1", 1, 1000.0)
-    told = losses.describe(order, [WORK], TITLES, checkpoint, who="A worker", begun=900.0, now=1014.0)
+    told = interruptions.describe(order, [WORK], TITLES, checkpoint, who="A worker", begun=900.0, now=1014.0)
     assert told == "A worker died in epoch 3 of mobilenet_v2 linear; goes on from epoch 2's checkpoint: 14 s lost"
 
 
 def test_without_a_checkpoint_all_since_the_group_began_is_lost(order: job.Job) -> None:
     _progress(order, 1)
-    told = losses.describe(order, [WORK], TITLES, CheckpointNote("other", 7, 1000.0), who="A worker", begun=900.0, now=1014.0)
+    told = interruptions.describe(
+        order, [WORK], TITLES, CheckpointNote("other", 7, 1000.0), who="A worker", begun=900.0, now=1014.0
+    )
     assert told == "A worker died in epoch 2 of mobilenet_v2 linear, before its first checkpoint; it begins again: 114 s lost"
 
 
 def test_before_the_first_epoch_stored_features_are_what_is_kept(order: job.Job) -> None:
     order.folder.write_stored(40, 0.0)
     order.folder.write_to_store(100)
-    told = losses.describe(order, [WORK], TITLES, None, who="The driver", begun=900.0, now=914.0)
+    told = interruptions.describe(order, [WORK], TITLES, None, who="The driver", begun=900.0, now=914.0)
     assert told == "The driver of the training died before the first epoch; 40 of 100 samples' features are kept: 14 s lost"
 
 
 def test_a_group_of_another_size_tells_how_many_workers_go_on(order: job.Job) -> None:
     order.folder.count_driver()
     for count in (2, 1, 3, 3):
-        losses.begin_group(replace(order, workers=Workers(count)), [WORK], TITLES, None)
-    fewer, more, same = order.folder.read_losses()
+        interruptions.begin_group(replace(order, workers=Workers(count)), [WORK], TITLES, None)
+    fewer, more, same = order.folder.read_interruptions()
     assert fewer.startswith("A worker of the training died before the first epoch")
     assert fewer.endswith("s lost; 1 worker instead of 2")
     assert more.startswith("The worker group of the training was ended for a larger one before the first epoch")
@@ -68,14 +70,14 @@ def test_a_group_of_another_size_tells_how_many_workers_go_on(order: job.Job) ->
 
 def test_the_first_group_tells_nothing_and_each_later_one_a_line(order: job.Job) -> None:
     order.folder.count_driver()
-    losses.begin_group(order, [WORK], TITLES, None)
-    assert order.folder.read_losses() == ()
-    losses.begin_group(order, [WORK], TITLES, None)
+    interruptions.begin_group(order, [WORK], TITLES, None)
+    assert order.folder.read_interruptions() == ()
+    interruptions.begin_group(order, [WORK], TITLES, None)
     order.folder.count_driver()
-    losses.begin_group(order, [WORK], TITLES, None)
-    first, second = order.folder.read_losses()
+    interruptions.begin_group(order, [WORK], TITLES, None)
+    first, second = order.folder.read_interruptions()
     assert first.startswith("A worker of the training died")
     assert second.startswith("The driver of the training died")
     # A group that finds everything done, since it lost its last member at the very end, has lost nothing.
-    losses.begin_group(replace(order), [], TITLES, None)
-    assert len(order.folder.read_losses()) == 2
+    interruptions.begin_group(replace(order), [], TITLES, None)
+    assert len(order.folder.read_interruptions()) == 2

@@ -26,7 +26,7 @@ def begin_group(job: Job, todo: Sequence[Work], titles: Mapping[str, str], check
             # Ray ends a group to begin a larger one; a lost member leaves as many, or fewer.
             who, did = "The worker group", "was ended for a larger one"
         line = describe(job, todo, titles, checkpoint, who=who, did=did, begun=groups[-1].at, now=now)
-        job.folder.add_loss(line if size == before else f"{line}; {counted(size, 'worker')} instead of {before}")
+        job.folder.add_interruption(line if size == before else f"{line}; {counted(size, 'worker')} instead of {before}")
     job.folder.add_group(GroupStart(now, drivers, job.workers.count))
 
 

@@ -14,7 +14,7 @@ from flows.folders import is_trace
 from flows.workspace import DATA, find, md5_of
 
 
-def refuse_losses(store: Store) -> None:
+def refuse_unsaved(store: Store) -> None:
     """Raise AskedWrongly if `data/` has files that no version has by that name and md5: a checkout would remove them."""
     data = store.workspace / DATA
     left = {path.relative_to(data).as_posix(): path for path in _files(data) if not is_trace(path.name)}
