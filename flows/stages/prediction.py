@@ -232,12 +232,18 @@ def _keep(answer: Answer, file: Path | None) -> Answered:
     new = file.with_name(f".{file.name}.{os.getpid()}.new")
     try:
         answer.picture().save(new, format="PNG")
+        _name(new, file)
+    finally:
+        new.unlink(missing_ok=True)
+    return MaskAnswer(str(file), dict(answer.shares))
+
+
+def _name(new: Path, file: Path) -> None:
+    """Give a written file its name. Raises AskedWrongly if another has it by now."""
+    try:
         # Linked, not renamed: a file that appeared there meanwhile is not overwritten.
         os.link(new, file)
     except FileExistsError:
         raise already_there([file]) from None
     except OSError:  # Not every file system has links.
         new.replace(file)
-    finally:
-        new.unlink(missing_ok=True)
-    return MaskAnswer(str(file), dict(answer.shares))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import random
+import resource
 import struct
 import zlib
 from pathlib import Path
@@ -115,6 +117,25 @@ def test_a_file_that_is_there_is_never_written_over(workspace: Path, bundle: str
         assert "--output" in answer.err
         assert (output / "b.png").read_bytes() == own
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
+
+
+def test_a_mask_that_cannot_be_written_is_told_by_its_own_cause(
+    workspace: Path, bundle: str, tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(tmp_path / "in/a.png", (30, 20))
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Its answer is there, and no file can take another byte, as on a full disk.
+    keep = prediction._keep
+    monkeypatch.setattr(
+        prediction, "_keep", lambda *answered: (resource.setrlimit(resource.RLIMIT_FSIZE, (0, largest[1])), keep(*answered))[1]
+    )
+    try:
+        answer = ask(workspace, "predict", bundle, str(tmp_path / "in"), "--output", str(tmp_path / "out"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, largest)
+    assert answer.status == 1
+    assert os.strerror(errno.EFBIG) in answer.err
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_one_bad_file_of_a_folder_costs_one_prediction(workspace: Path, bundle: str, tmp_path: Path, ask: Ask) -> None:
