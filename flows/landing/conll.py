@@ -58,7 +58,7 @@ def _read(root: Path, file: PurePosixPath) -> str:
 def _sentences(text: str) -> Iterator[Lines]:
     sentence: Lines = []
     for number, line in enumerate((*text.split("\n"), ""), 1):
-        if line.strip() and not line.startswith(DOCUMENT):
+        if line.strip() and not line.lstrip().startswith(DOCUMENT):
             sentence.append((number, line))
         elif sentence:
             yield sentence
@@ -67,7 +67,7 @@ def _sentences(text: str) -> Iterator[Lines]:
 
 def _entry(name: str, sentence: Lines, split: str | None, seen: Counter[str]) -> Entry:
     # Of several columns, as CoNLL's own files have, the first is the word and the last its tag.
-    rows = [(number, line.split("\t") if "\t" in line else line.split(" ")) for number, line in sentence]
+    rows = [(number, _columns(line)) for number, line in sentence]
     lacking = next((number for number, row in rows if len(row) < 2 or not row[0].strip() or not row[-1].strip()), None)
     fault, cell, content = None, None, b""
     if lacking is not None:
@@ -81,3 +81,8 @@ def _entry(name: str, sentence: Lines, split: str | None, seen: Counter[str]) ->
             fault = str(error).removeprefix("text: ") if isinstance(error, TextError) else "is no text in UTF-8"
     file = name if fault else numbered_name(content, seen)
     return Entry(TextFile(f"{TEXTS}{file}{'' if fault else TEXT_ENDING}", content), {TAGS: cell}, {}, split, None, fault)
+
+
+def _columns(line: str) -> list[str]:
+    """The columns of a line: what tabs part, where an empty one is a column too, or, in a line without tabs, what spaces part."""
+    return line.split("\t") if "\t" in line else [column for column in line.split(" ") if column]

@@ -67,6 +67,21 @@ def test_sentences_come_in_as_texts_with_their_tags_and_the_splits_of_their_file
     assert tree(data) == before
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "EU B-ORG \nrejects O \nGerman B-MISC   \nNew O\n",
+        " EU  NNP   B-ORG\n  rejects VBZ O\nGerman JJ  B-MISC  \nNew O\n",
+        "EU \t B-ORG\nrejects\t\tO\nGerman\tJJ NN\tB-MISC \nNew\tO\n",
+        " -DOCSTART- -X- O \r\n \t\r\nEU NNP B-NP B-ORG \r\nrejects VBZ B-VP O\r\nGerman JJ B-NP B-MISC\r\nNew NN I-NP O\n\t\n",
+    ],
+)
+def test_white_space_around_columns_and_between_them_is_no_column(lines: str, tmp_path: Path, data: Path) -> None:
+    report = ingest(write(tmp_path / "source", train=f"{lines}\n{sentences(40)}"), data)
+    assert (report.num_samples, report.quarantined) == (41, ())
+    assert samples(data)[f"texts/{md5('EU rejects German New')}.txt"].labels == {"tags": "tags: B-ORG O B-MISC O"}
+
+
 def test_the_words_alone_decide_a_split_and_equal_sentences_never_straddle_two(tmp_path: Path, data: Path) -> None:
     ingest(write(tmp_path / "one", all=sentences(60)), data)
     splits = {file: sample.split for file, sample in samples(data).items()}
@@ -88,6 +103,9 @@ def test_the_words_alone_decide_a_split_and_equal_sentences_never_straddle_two(t
         ("a\tB-x\nb\tI-y\n", "'I-y', goes on with a span of 'y' that the tag before it, 'B-x', is not in"),
         ("a\tS-x\n", "its tag 1 is 'S-x'; allowed: O, B-<type> and I-<type> (BIO)"),
         ("a\tO\nb\n", "its line 2 has no word and tag with a tab or a space between"),
+        ("a\tO\nb c\t\n", "its line 2 has no word and tag with a tab or a space between"),
+        ("a\tO\nb\tNN\t\n", "its line 2 has no word and tag with a tab or a space between"),
+        ("a\tO\n\tNN\tO\n", "its line 2 has no word and tag with a tab or a space between"),
         ("a\tO\n\tO\n", "its line 2 has no word and tag with a tab or a space between"),
         ("two words\tO\n", "has 2 words, as white space parts them, and 1 tags; give each word one tag"),
         ("a\0\tO\n", "holds NUL bytes, as no text does; leave it out"),
