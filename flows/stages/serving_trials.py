@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.errors import HeadstartError
 from flows.gate.trials import Serving, Trials
 from flows.stages.clean_process import ProcessFailed, holdout_images, run
 from heads.tasks.bio import read_cell
@@ -56,7 +57,10 @@ def collect_loads(session: RetrainingSession, work_plan: WorkPlan, scores: Conte
 
 
 def collect_latency(session: RetrainingSession, work_plan: WorkPlan, scores: Contest, /) -> Trials:
-    """Time the candidate and the champion in one process, sample by sample and in turns; nothing without a champion."""
+    """Time the candidate and the champion in one process, sample by sample and in turns; nothing without a champion.
+
+    A timing that fails is told and left out; where latency blocks, HeadstartError is raised, unless the guard of loading blocks.
+    """
     from flows.stages.scoring import bundle_of
 
     if scores.champion is None:
@@ -72,7 +76,14 @@ def collect_latency(session: RetrainingSession, work_plan: WorkPlan, scores: Con
             bundles=[str(bundle) for bundle in bundles],
             seconds=MEASURED_SECONDS,
         )
-    except ProcessFailed:  # the guard of loading says why
+    except ProcessFailed as error:
+        guards = session.plan.promotion.guards
+        if guards.latency == "block" and not (guards.loads == "block" and _load_failure(work_plan, scores)):
+            raise HeadstartError(
+                f"the candidate could not be timed beside version {scores.champion.version} of {scores.champion.name}: {error}; "
+                "mend that, or set guards: {latency: warn}, and retrain again"
+            ) from None
+        session.say(f"The candidate is not judged by its latency: {error}")
         return Trials()
     new, old = (Serving(tuple(taken), _num_bytes(path)) for taken, path in zip(seconds, bundles, strict=True))
     return Trials(serving=(new, old))

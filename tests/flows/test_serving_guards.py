@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ from PIL import Image
 from scipy.stats import quantile_test
 
 from flows import dataset, gate
+from flows.errors import HeadstartError
 from flows.gate.guards.latency import latency, median_ratio
 from flows.gate.trials import Serving, Trials
 from flows.job.scoring import score_shard
@@ -55,6 +56,7 @@ class Place:
     folder: Path
     registry: Registry
     version: DataVersion
+    said: list[str] = field(default_factory=list)
 
     def bundle(self, name: str, image_size_px: int = 64) -> Path:
         variant = Variant(
@@ -81,7 +83,7 @@ class Place:
             for named, of in ((digest, rows), (champion.tags[BUNDLE_TAG] if champion else "", worse))
         ]
         settings = SimpleNamespace(root=self.folder, storage=self.folder, workspace=self.folder)
-        session: Any = SimpleNamespace(plan=plan, registry=self.registry, settings=settings, say=lambda _: None)
+        session: Any = SimpleNamespace(plan=plan, registry=self.registry, settings=settings, say=self.said.append)
         work_plan = WorkPlan(plan, self.version, (Work(name, variant, Weights("none")),), METRIC, "k")
         return promote(session, work_plan, Scores(candidate, tables[0], champion, tables[1] if champion else None, bundle=bundle))
 
@@ -173,6 +175,25 @@ def test_a_better_model_that_takes_twice_as_long_is_promoted_with_a_warning(
     assert f"warning: {slow.words}" in promotion.verdict.reasons
     assert "more than 1.5 times" in slow.words
     assert place.registry.current(champion)["champion"].version == "2"
+
+
+def test_what_could_not_be_timed_is_told_and_is_no_promotion_where_time_blocks(
+    place: Place, champion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_trials, "TIME", "raise SystemExit('the other bundle is of another format')")
+    bundle = place.bundle(champion)
+    asked = champion, bundle, place.rows(bundle), bundles.digest(bundle)
+    with pytest.raises(HeadstartError, match=r"could not be timed .*: the other bundle is of another format; .*latency: warn"):
+        place.judge(*asked, latency="block", loads="off")
+    assert place.registry.current(champion)["champion"].version == "1"
+    alter(bundle)
+    refused = place.judge(*asked, latency="block").verdict
+    assert [finding.guard for finding in refused.findings if finding.blocks and not finding.passed] == ["loads"], "that says why"
+    alter(bundle)
+    promotion = place.judge(*asked, loads="off")
+    assert promotion.verdict.promoted
+    assert "latency" not in {finding.guard for finding in promotion.verdict.findings}
+    assert "The candidate is not judged by its latency: the other bundle is of another format" in place.said
 
 
 def test_a_consumers_process_has_the_consumers_packages_alone() -> None:
