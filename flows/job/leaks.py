@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -49,10 +49,7 @@ def search(job: Job) -> JobOutcome:
     num_threads = workers.cores_of(job.workers)
     asked = job.folder.address, job.workers.gpus_per_worker > 0, num_threads
     pairs = workers.run_alone(find_candidates, *asked, workers=job.workers)
-    # Its steps are so small that torch's threads mostly wait for each other: two take three times the processor's time of one.
-    with threads(1):
-        leaks = compare(job, pairs, num_threads)
-    write_leaks(leaks_file(job.storage, job.works[0].key), leaks)
+    write_leaks(leaks_file(job.storage, job.works[0].key), compare(job, pairs, num_threads))
     return JobOutcome(scores={})
 
 
@@ -93,33 +90,33 @@ def find_candidates(folder: str, uses_gpu: bool, num_threads: int) -> list[Pair]
 
 def compare(job: Job, pairs: Sequence[Pair], num_threads: int) -> Leaks:
     """The pairs that show the same picture by their pixels, the closest first, and for each test image the closest only."""
+    by_digest = {sample.pixel_digest: sample for pair in pairs for sample in pair}
+    by_sample: dict[str, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        by_sample[pair[0].digest].append(pair)
 
     @lru_cache(MAX_KEPT)
     def read_details(digest: str) -> Details | None:
         return details_of(decode(locate(job.version, by_digest[digest])))
 
-    def closest(own: Sequence[Pair]) -> Leak | None:
-        """The closest leak of one test sample, by its pairs; None if none is the same picture."""
-        best: Leak | None = None
-        for sample, other in own:
-            one, two = read_details(sample.pixel_digest), read_details(other.pixel_digest)
-            if one is None:
-                small.add(sample.digest)
-            elif (
-                two is not None
-                and (alike := round(likeness(one, two), 4)) >= SAME_PICTURE
-                and (best is None or alike > best.likeness)
-            ):
-                best = Leak(sample.digest, sample.file, other.file, other.split, alike)
-        return best
+    # Its steps are so small that torch's threads mostly wait for each other: two take three times the processor's time of one.
+    # Warnings are ignored for all threads: reading an image sets filters of warnings, which are the process's.
+    with threads(1), warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(num_threads, "leaks") as pool:
+        found = list(pool.map(lambda own: _closest(own, read_details), by_sample.values()))
+    leaks = sorted((leak for leak, _ in found if leak), key=lambda leak: (-leak.likeness, leak.file))
+    return Leaks(len(by_sample), sum(is_small for _, is_small in found), tuple(leaks))
 
-    by_digest, small = {sample.pixel_digest: sample for pair in pairs for sample in pair}, set[str]()
-    by_sample: dict[str, list[Pair]] = defaultdict(list)
-    for pair in pairs:
-        by_sample[pair[0].digest].append(pair)
-    pool = ThreadPoolExecutor(num_threads, "leaks", torch.set_num_threads, (1,))
-    # For all threads: reading an image sets filters of warnings, which are the process's.
-    with warnings.catch_warnings(action="ignore"), pool:
-        found = [leak for leak in pool.map(closest, by_sample.values()) if leak]
-    leaks = tuple(sorted(found, key=lambda leak: (-leak.likeness, leak.file)))
-    return Leaks(len(by_sample), len(small), leaks)
+
+def _closest(own: Sequence[Pair], read_details: Callable[[str], Details | None]) -> tuple[Leak | None, bool]:
+    """The closest leak of one test sample, by its pairs, None if there is none; and whether it is too small to tell."""
+    (sample, _), best = own[0], None
+    one = read_details(sample.pixel_digest)
+    if one is None:
+        return None, True
+    for _, other in own:
+        two = read_details(other.pixel_digest)
+        if two is None or (alike := round(likeness(one, two), 4)) < SAME_PICTURE:
+            continue
+        if best is None or alike > best.likeness:
+            best = Leak(sample.digest, sample.file, other.file, other.split, alike)
+    return best, False
