@@ -134,7 +134,7 @@ def begin(job: Job) -> JobFolder:
             "remote": None if job.version.remote is None else asdict(job.version.remote),
         },
         "classes": {target: list(names) for target, names in job.classes.items()},
-        # `least` is new, and what was written before stays the same.
+        # Left out if None, so that jobs without it keep their bytes.
         "workers": {name: value for name, value in asdict(job.workers).items() if value is not None},
         "works": [_work_fields(work) for work in job.works],
         "bundles": list(job.bundles),
@@ -144,7 +144,7 @@ def begin(job: Job) -> JobFolder:
         "tracking": None if job.tracking is None else {**vars(job.tracking), "artifacts": str(job.tracking.artifacts)},
     }
     if job.in_driver:
-        # Only then, so that all other jobs are written as before.
+        # Left out if not, so that jobs with workers keep their bytes.
         fields["in_driver"] = True
     store_weights(job.place, [work.weights for work in job.works])
     job.folder.write_job(fields, tables)
@@ -168,9 +168,9 @@ def read(folder: JobFolder) -> Job:
         samples=samples,
         data=Path(data["folder"]),
         objects=tuple(Path(folder) for folder in data["objects"]),
-        # Job files of earlier versions have no recipes.
         # Missing in job files of earlier versions.
         remote=Remote(**data["remote"]) if data.get("remote") else None,
+        # Masks, like samples, have no recipe in job files of earlier versions.
         masks={file: Mask(digest, dict(pixels), *recipe) for file, digest, pixels, *recipe in tables["masks"]},
     )
     tracking, screening, baseline = fields["tracking"], fields["screening"], fields.get("baseline")
