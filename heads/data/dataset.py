@@ -130,6 +130,9 @@ class ImageDataset(Dataset[Item]):
         """0: all images cost the same."""
         return 0
 
+    def words(self, indices: Sequence[int]) -> None:
+        """None: images hold no words."""
+
     def feed(self, device: torch.device) -> Feed:
         """What brings the images to a device: on a GPU they are prepared there, elsewhere one at a time as they are read."""
         return ImageFeed(self, device) if device.type == "cuda" else SampleFeed(self)

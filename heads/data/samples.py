@@ -83,6 +83,10 @@ class Samples(Protocol):
         """How long a sample is, where a batch costs as much as its longest one; 0 where all cost the same."""
         ...
 
+    def words(self, indices: Sequence[int]) -> Tensor | None:
+        """The `words` of `Inputs` for these samples (N, W); None if they are no texts, or no tags are asked for."""
+        ...
+
     def collate(self, samples: Sequence[Tensor]) -> Inputs:
         """Samples as one batch."""
         ...

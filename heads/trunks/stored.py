@@ -10,7 +10,6 @@ from torch import Tensor
 from heads.data.inputs import Inputs
 from heads.data.loading import Loader
 from heads.data.samples import Samples
-from heads.data.texts import TextDataset
 from heads.features import Features, FeatureStore, Key
 from heads.features.tokens import TokenFeatures, open_tokens
 from heads.phases import Tap
@@ -49,12 +48,10 @@ class FeatureLoader(Loader):
     def _read(self) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
         features = self._views[self._view]
         for step in self.steps:
-            inputs = Inputs(inputs_of(features[step.here], self._taps), self.dataset.size, self._words(step.here))
+            words = self.dataset.words(step.here.tolist())
+            inputs = Inputs(inputs_of(features[step.here], self._taps), self.dataset.size, words)
             # Maps in the layout that convolutions are fastest in, as they would come out of the stages before.
             yield inputs.to(self.device, channels_last=True), self.dataset.labels_in_view(step.here, self._view)
-
-    def _words(self, indices: Tensor) -> Tensor | None:
-        return self.dataset.words(indices.tolist()) if isinstance(self.dataset, TextDataset) else None
 
 
 def open_views(

@@ -54,6 +54,9 @@ class Labelled:
     def labels_in_view(self, indices: Tensor, number: int) -> dict[str, Tensor]:
         return {"kind": self.labels["kind"][indices]}
 
+    def words(self, indices: Sequence[int]) -> None:
+        pass
+
     def occurrences(self, target: str) -> tuple[Tensor, int]:
         return self.labels["kind"].bincount(minlength=NUM_CLASSES), len(self)
 

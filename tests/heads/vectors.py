@@ -90,6 +90,9 @@ class Vectors:
     def length(self, index: int) -> int:
         return 0
 
+    def words(self, indices: Sequence[int]) -> None:
+        pass
+
     def feed(self, device: torch.device) -> SampleFeed:
         return SampleFeed(self)
 
