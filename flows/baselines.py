@@ -99,4 +99,7 @@ def probe_of(variant: Variant, target: str, *, is_random: bool) -> Variant:
     (task,) = (head.task for head in variant.heads if head.target == target)
     names = (FIT_FIELDS_OF[variant.modality] - VARYING) | {"precision"} | ({"seed"} if is_random else set())
     fit = Fit.model_validate({name: getattr(variant.fit, name) for name in sorted(names)})
+    if fit.pooling == "attention":
+        # By weights that are not learned yet: the mean.
+        fit = fit.model_copy(update={"pooling": "mean"})
     return Variant(backbone=variant.backbone, heads=(Head(target=target, task=task, design="linear"),), freeze="all", fit=fit)

@@ -188,6 +188,8 @@ def _shape(training: Training) -> Hashable:
     # Decoders keep batch statistics, and other designs and activations compute an element by its place in the stack.
     of_words = any(TASK_FACTS[head.task].tells == "tags" for head in variant.heads)
     strange = any(head.design not in STACKED_DESIGNS for head in variant.heads) or fit.mlp_activation not in STACKED_ACTIVATIONS
+    # What weighs tokens is learned, too.
+    strange = strange or fit.pooling == "attention"
     # Learned weights of losses, and scalers of gradients, belong to one training.
     if strange or of_words or fit.head_weights != "equal" or fit.precision == "fp16" or fit.compile:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain
@@ -81,7 +81,7 @@ def extract(
         # Every rank has looked before any writes, so that all share out the same samples.
         if not sum_over_ranks(torch.tensor([float(sum(map(len, lacking.values())))], device=device)).item():
             return num_forwarded
-        for taps, lacked in _passes(trunk.backbone, lacking):
+        for taps, lacked in sorted(lacking.items()):
             mine = places.ordered(lacked)[rank() :: num_ranks()]
             if not mine:
                 continue
@@ -93,11 +93,12 @@ def extract(
             run = partial(run_stages, stages, taps, precision)
             number = choose_number(run, _example(feed, batch_size, device), num_parts)
             forward = Forward(stages, taps, precision, num_parts // number, _example(feed, number * batch_size, device))
-            lengths = places.num_rows(trunk.backbone, taps, mine)
+            of_tokens = [tap for tap in taps if is_by_token(trunk.backbone, [tap])]
+            num_rows = {tap.name: places.num_rows(trunk.backbone, tap, mine) for tap in of_tokens}
             with ShardWriter(trunk_features, device, on_stored) as writer:
-                for part, shard in cut_in_shards(forward, joined(batches, number), len(mine), lengths):
+                for part, shard in cut_in_shards(forward, joined(batches, number), len(mine), num_rows):
                     keys = [places.keys[place] for place in mine[part]]
-                    writer.write(token_keys(keys, lengths[part]) if lengths else keys, shard, len(keys))
+                    writer.write(keys, shard, {name: token_keys(keys, numbers[part]) for name, numbers in num_rows.items()})
             num_forwarded += len(mine)
         sum_over_ranks(torch.zeros(1, device=device))
 
@@ -130,11 +131,8 @@ class _Places:
         number, index = self._find(place)
         return self.feeds[number].length(index)
 
-    def num_rows(self, backbone: str, taps: Sequence[Tap], places: Sequence[int]) -> list[int] | None:
-        """How many tokens the samples of these places have at the tap; None if each is stored as a whole."""
-        if not is_by_token(backbone, taps):
-            return None
-        (tap,) = taps
+    def num_rows(self, backbone: str, tap: Tap, places: Sequence[int]) -> list[int]:
+        """How many tokens the texts of these places have at the tap."""
         return [num_rows(backbone, tap, self._length(place)) for place in places]
 
     def expect(self, places: Sequence[int]) -> None:
@@ -157,12 +155,6 @@ def _lacking(
                 lacking_by_taps[lacking.pop(key)].append(place)
         first += len(keys)
     return dict(lacking_by_taps)
-
-
-def _passes(backbone: str, lacking: Mapping[tuple[Tap, ...], list[int]]) -> Iterator[tuple[tuple[Tap, ...], list[int]]]:
-    """The taps that are stored together, and the places that lack them; with tokens each tap by itself, whose rows differ."""
-    for taps, places in sorted(lacking.items()):
-        yield from [((tap,), places) for tap in taps] if is_by_token(backbone, taps) else [(taps, places)]
 
 
 def _most_together(device: torch.device) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from time import monotonic
@@ -19,6 +19,9 @@ from heads.trunks.forward import Forward
 # twice as much memory. On a GPU it goes on beside the forward passes, but for the last shard, which is the smaller.
 SHARD_BYTES = {"cpu": 32 * 2**20, "cuda": 16 * 2**20}
 SHARD_SECONDS = 20.0
+
+# Gives the features of a shard by tap name, on the CPU.
+Shard = Callable[[], dict[str, Tensor]]
 
 
 class ShardWriter:
@@ -38,19 +41,22 @@ class ShardWriter:
         if kind is None:
             self._settle()
 
-    def write(self, keys: Sequence[Key], shard: Callable[[], dict[str, Tensor]], num_samples: int | None = None) -> None:
-        """Writes the shard that the function gives, of a sample a key, or of `num_samples`; raises what went wrong with the one
-        before it."""
-        number = len(keys) if num_samples is None else num_samples
+    def write(self, keys: Sequence[Key], shard: Shard, token_keys: Mapping[str, Sequence[Key]]) -> None:
+        """Writes the shard that the function gives, of a sample a key, and a shard of its own for each tap in `token_keys`, of a
+        token a key; raises what went wrong with the one before it."""
         if self._thread is None:
-            self._write(keys, shard)
-            self._tell(number)
+            self._write(keys, shard, token_keys)
+            self._tell(len(keys))
             return
         self._settle()
-        self._pending = number, self._thread.submit(self._write, keys, shard)
+        self._pending = len(keys), self._thread.submit(self._write, keys, shard, token_keys)
 
-    def _write(self, keys: Sequence[Key], shard: Callable[[], dict[str, Tensor]]) -> None:
-        self._features.write(keys, shard())
+    def _write(self, keys: Sequence[Key], shard: Shard, token_keys: Mapping[str, Sequence[Key]]) -> None:
+        features = shard()
+        for name, of_tokens in token_keys.items():
+            self._features.write(of_tokens, {name: features.pop(name)})
+        if features:
+            self._features.write(keys, features)
 
     def _settle(self) -> None:
         if self._pending:
@@ -64,23 +70,22 @@ class ShardWriter:
 
 
 def cut_in_shards(
-    forward: Forward, batches: Iterator[tuple[Tensor, int]], num_samples: int, lengths: Sequence[int] | None = None
-) -> Iterator[tuple[slice, Callable[[], dict[str, Tensor]]]]:
-    """Shards: the slice of the samples that each holds, and a function that gives their features by tap name, on the CPU:
-    a row a sample, or, with the `lengths` of all samples, a row a token."""
+    forward: Forward, batches: Iterator[tuple[Tensor, int]], num_samples: int, num_rows: Mapping[str, Sequence[int]]
+) -> Iterator[tuple[slice, Shard]]:
+    """Shards: the slice of the samples that each holds, and a function that gives their features by tap name, on the CPU.
+
+    Features are a row a sample, or, of a tap in `num_rows`, which has a number for each sample, so many rows a sample.
+    """
     parts: list[dict[str, Tensor]] = []
     first = num_bytes = end = 0
     start = monotonic()
     for batch, length in batches:
         limit = SHARD_BYTES.get(batch.device.type, SHARD_BYTES["cpu"])
         features = forward(batch)
-        if lengths is not None and batch.is_cuda:
+        if num_rows and batch.is_cuda:
             torch.cuda.current_stream(batch.device).synchronize()  # their rows are copied now
-        parts.append(
-            {name: tensor[:length] for name, tensor in features.items()}
-            if lengths is None
-            else {name: flatten_tokens(tensor[:length], lengths[end : end + length]) for name, tensor in features.items()}
-        )
+        part = {name: tensor[:length] for name, tensor in features.items()}
+        parts.append(part | {name: flatten_tokens(part[name], rows[end : end + length]) for name, rows in num_rows.items()})
         num_bytes += sum(tensor.nbytes for tensor in parts[-1].values())
         end += length
         if num_bytes >= limit or monotonic() - start >= SHARD_SECONDS or end == num_samples:

@@ -117,9 +117,9 @@ def choose_taps(variant: Variant) -> dict[Phase, PhaseInputs]:
 
 def _weigh(variant: Variant, num_frozen: int) -> PhaseInputs:
     taps, value_bytes = _taps(variant, num_frozen), 2 if variant.fit.precision in ("bf16", "fp16") else 4
-    tagged = any(TASK_FACTS[head.task].tells == "tags" for head in variant.heads)
-    if is_by_token(variant.backbone, taps) and not (tagged and variant.fit.views < MAX_VIEWS):
-        return PhaseInputs((), "features of a text's tokens are not stored, whose numbers differ")
+    drops = variant.fit.views > 1 and variant.fit.word_dropout
+    if is_by_token(variant.backbone, taps) and (drops or variant.fit.views > MAX_VIEWS):
+        return PhaseInputs((), "features of tokens are not stored in views that lack some of a text's")
     cost = price(variant.backbone, preparation_of(variant.backbone).size_of(variant.fit), taps, value_bytes)
     frozen = f"frozen through {variant.stages[num_frozen - 1]}"
     return PhaseInputs(taps if cost.pays else (), f"{frozen}: {cost}")
@@ -142,7 +142,7 @@ def _taps(variant: Variant, num_frozen: int) -> tuple[Tap, ...]:
 
 
 def is_by_token(backbone: str, taps: Collection[Tap]) -> bool:
-    """Whether these taps of a backbone are stored token by token, since their number differs from sample to sample."""
+    """Whether one of these taps of a backbone is stored token by token, since their number differs from sample to sample."""
     return row_of(backbone).layout == "text" and any(tap.form == "map" for tap in taps)
 
 

@@ -250,8 +250,8 @@ def test_shards_written_beside_the_forward_pass_are_told_in_order_and_their_erro
     features, told = Features(), []
     with shards.ShardWriter(features, torch.device("cuda"), told.append) as writer:  # type: ignore[arg-type]
         for number in range(3):
-            writer.write([0] * number, lambda number=number: {"tap": number})  # type: ignore[arg-type, misc]
+            writer.write([0] * number, lambda number=number: {"tap": number}, {})  # type: ignore[arg-type, misc]
     assert features.written == told == [0, 1, 2]
     with pytest.raises(OSError, match="no space"), shards.ShardWriter(features, torch.device("cuda"), told.append) as writer:  # type: ignore[arg-type]
-        writer.write([], lambda: {"tap": -1})  # type: ignore[dict-item, return-value]
+        writer.write([], lambda: {"tap": -1}, {})  # type: ignore[dict-item, return-value]
     assert told == [0, 1, 2]

@@ -21,7 +21,9 @@ from heads.data.texts import TextDataset
 from heads.data.wordpiece import MASK
 from heads.errors import BundleError, TextError, WeightsError
 from heads.features import FeatureStore
+from heads.fused.training import TrainingRequest, train_together
 from heads.model.model import Model, build_backbone, build_model
+from heads.phases import Tap
 from heads.spec import Fit, Head, Variant
 from heads.training.loop import train
 from heads.training.state import TrainingOutcome
@@ -130,23 +132,36 @@ def test_every_freeze_policy_trains_an_encoder_and_keeps_what_is_frozen(freeze: 
     )
 
 
-@pytest.mark.parametrize("pooling", ["mean", "class"])
+@pytest.mark.parametrize(
+    ("freeze", "design", "pooling"),
+    [
+        ("all", "linear", "mean"),
+        ("all", "linear", "class"),
+        ("all", "mlp", "attention"),
+        ("all", "attention", "mean"),
+        ("upto:layer1", "linear", "mean"),
+    ],
+)
 def test_a_frozen_encoder_goes_through_the_store_and_trains_to_the_same(
-    pooling: str, encoder: Path, files: list[Path], tmp_path: Path
+    freeze: str, design: str, pooling: str, encoder: Path, files: list[Path], tmp_path: Path
 ) -> None:
-    variant, store = variant_of(SIZE.name, "all", pooling=pooling), FeatureStore(tmp_path)
+    variant, store = variant_of(SIZE.name, freeze, design=design, pooling=pooling), FeatureStore(tmp_path)
     sets = sets_of(files, variant, encoder)
     trunk, ((phase, taps),) = trunk_of(variant, "w", CPU), stored_taps(variant).items()
     stages = build_backbone(variant, encoder).eval().requires_grad_(False)
     wanted = [ExtractionRequest(each, 0, taps) for each in sets]
     assert extract(lambda: stages, trunk, wanted, store, device=CPU, precision="fp32") == NUM_TRAIN + NUM_VAL
-    views = [open_views(store, [trunk], taps, each.digests, CPU, shuffled=False) for each in sets]
-    assert next(iter(views[0][0].layouts.values())).shape == (1, SIZE.channels)
+    views = [open_views(store, [trunk], taps, each.digests, CPU, shuffled=False, length=each.length) for each in sets]
     loaders = [FeatureLoader(each, view, taps, 16, CPU, training=each is sets[0]) for each, view in zip(sets, views, strict=True)]
     from_files, from_store = run(variant, sets, encoder), run(variant, sets, encoder, {phase: Loaders(*loaders)})
     assert from_store[0].metrics["val/colour/accuracy"] == from_files[0].metrics["val/colour/accuracy"]
     for one, other in zip(from_store[1].heads.parameters(), from_files[1].heads.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    if freeze == "all":
+        models = [build_model(variant, CLASSES, encoder, backbone=stages) for _ in range(2)]
+        train_together([TrainingRequest(model, variant, lambda *_: None, lambda _: None) for model in models], Loaders(*loaders))
+        for model in models:
+            assert all(map(torch.equal, model.heads.parameters(), from_store[1].heads.parameters())), "each as alone, to the bit"
 
 
 @pytest.mark.parametrize("name", ["lstm-1x128", "lstm-0x12", "lstm-9x12", "gru-2x5000", "rnn-02x12", "textcnn-2x12"])
@@ -176,12 +191,33 @@ def test_a_recurrent_network_of_several_layers_is_torchs() -> None:
         torch.testing.assert_close(stages(ids)[:, 1:], lstm(words)[0], atol=1e-6, rtol=1e-5)
 
 
-def test_what_hangs_on_its_own_words_or_on_all_tokens_is_not_stored() -> None:
+def test_heads_of_the_mean_and_of_all_tokens_share_one_pass(encoder: Path, files: list[Path], tmp_path: Path) -> None:
+    store, variants = FeatureStore(tmp_path), [variant_of(SIZE.name, "all", design) for design in ("linear", "attention")]
+    (train_set, _), trunk = sets_of(files, variants[0], encoder), trunk_of(variants[0], "w", CPU)
+    assert trunk_of(variants[1], "w", CPU) == trunk
+    stages = build_backbone(variants[0], encoder).eval().requires_grad_(False)
+    taps = [tap for variant in variants for of_phase in stored_taps(variant).values() for tap in of_phase]
+    told: list[int] = []
+    for num_forwarded in (NUM_TRAIN, 0):
+        wanted = [ExtractionRequest(train_set, 0, taps)]
+        on_stored = told.append
+        assert extract(lambda: stages, trunk, wanted, store, device=CPU, precision="fp32", on_stored=on_stored) == num_forwarded
+    assert sum(told) == NUM_TRAIN
+    pooled, tokens = (
+        open_views(store, [trunk], [tap], train_set.digests, CPU, shuffled=False, length=train_set.length)[0] for tap in taps
+    )
+    places = torch.arange(NUM_TRAIN)
+    assert torch.equal(pooled[places][taps[0].name], tokens[places][taps[1].name][:, :1]), "the mean stands before the tokens"
+
+
+def test_what_hangs_on_its_own_words_or_on_tokens_that_a_view_lacks_is_not_stored() -> None:
     (own,) = choose_taps(variant_of("textcnn", "all")).values()
     assert (own.taps, own.reason) == ((), "its words are learned from this data version alone")
     for weighing in ({"design": "attention"}, {"pooling": "attention"}):
-        (tokens,) = choose_taps(variant_of(SIZE.name, "all", **weighing)).values()
-        assert (tokens.taps, tokens.reason) == ((), "features of a text's tokens are not stored, whose numbers differ")
+        (tokens,) = choose_taps(variant_of(SIZE.name, "all", views=2, word_dropout=0.1, **weighing)).values()
+        assert (tokens.taps, tokens.reason) == ((), "features of tokens are not stored in views that lack some of a text's")
+        (tokens,) = choose_taps(variant_of(SIZE.name, "all", views=2, token_masking=0.1, **weighing)).values()
+        assert tokens.taps == (Tap(2, "map"),)
 
 
 def test_a_head_that_weighs_tokens_finds_the_one_that_matters(encoder: Path, files: list[Path]) -> None:
