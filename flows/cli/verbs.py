@@ -178,5 +178,10 @@ def up(
     """
     from flows import stack
     from flows.plan import read_plan
+    from flows.stages.planning import find_mismatch
 
-    stack.run(settings_of(workspace), [read_plan(file) for file in plan_files], cron=cron, source=source, say=screen.note)
+    settings, plans = settings_of(workspace), [read_plan(file) for file in plan_files]
+    for plan in plans:
+        if mismatch := find_mismatch(settings, plan):
+            screen.warn(mismatch)
+    stack.run(settings, plans, cron=cron, source=source, say=screen.note)

@@ -36,7 +36,8 @@ class VariantRow:
 def expand(plan: Plan, version: DataVersion) -> tuple[Variant, ...]:
     """Every variant of the plan's grid once, in the plan's order.
 
-    Raises AskedWrongly if the grid has more than MAX_VARIANTS, or the plan names no head design for the task of a target.
+    Raises AskedWrongly if the grid has more than MAX_VARIANTS, the plan names no head design for the task of a target, or a
+    backbone, a head and a setting of `fit` do not go together.
     """
     # Sorted, so that naming the same targets in another order asks for the same work.
     targets = sorted(targets_of(plan, version), key=lambda target: target.column)
@@ -49,7 +50,7 @@ def expand(plan: Plan, version: DataVersion) -> tuple[Variant, ...]:
         raise AskedWrongly(f"the plan has {total} variants ({parts}); at most {MAX_VARIANTS} are allowed: shorten its lists")
     fits = [_fit(dict(zip(grid, values, strict=True))) for values in itertools.product(*grid.values())]
     combinations = itertools.product(plan.sized_backbones, itertools.product(*heads), plan.freeze, fits)
-    variants = (Variant(backbone=b, heads=h, freeze=f, fit=fit) for b, h, f, fit in combinations)
+    variants = itertools.starmap(_variant, combinations)
     return tuple({variant.variant_id: variant for variant in variants}.values())
 
 
@@ -131,6 +132,13 @@ def _fit(values: Mapping[str, object]) -> Fit:
         return Fit.model_validate(values)
     except ValidationError as error:
         raise AskedWrongly(f"fit: {error.errors()[0]['msg']}, got {dict(values)}") from None
+
+
+def _variant(backbone: str, heads: tuple[Head, ...], freeze: str, fit: Fit) -> Variant:
+    try:
+        return Variant(backbone=backbone, heads=heads, freeze=freeze, fit=fit)
+    except ValidationError as error:
+        raise AskedWrongly(f"{backbone}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
 def _differing(variant: Variant, among: Sequence[Variant]) -> dict[str, object]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from flows import dataset
 from flows import plan as plans
 from flows.errors import AskedWrongly
 from flows.plan import Plan
@@ -61,6 +62,20 @@ def find_champion(settings: Settings | None, plan: Plan, key: str | None = None)
         return None
     assert settings, "they say where the registry is"
     return find_start(open_registry(settings), settings.root, plan.name, key)
+
+
+def find_mismatch(settings: Settings, plan: Plan) -> str:
+    """Why a plan would be refused on the workspace's present data version, in words; '' if it fits, or there is none yet."""
+    try:
+        version = dataset.read_version(settings.workspace)
+    except AskedWrongly:
+        return ""
+    try:
+        plans.check_data(plan, version)
+        plans.expand(plan, version)
+    except AskedWrongly as error:
+        return f"{plan.name} does not fit the data of now, and its runs will be refused: {error}"
+    return ""
 
 
 @contextlib.contextmanager

@@ -139,6 +139,7 @@ def test_an_address_of_something_else_is_told_apart(workspace: Path, ask: Ask, s
         ("weights: data", ("'data'", "are unknown")),
         ("weights: ./data", ("'./data'", "a folder")),
         ("colour: red", ("unknown key 'colour'", "allowed: name")),
+        ("fit: {max_tokens: 32, word_dropout: 0.1}", ("max_tokens, word_dropout is for texts", "reads images", "leave it out")),
     ],
 )
 def test_a_plan_that_cannot_run_is_refused(workspace: Path, ask: Ask, tmp_path: Path, lines: str, words: tuple[str, ...]) -> None:
@@ -235,7 +236,11 @@ def test_targets_of_three_tasks_are_one_plan(masked: Path, ask: Ask, tmp_path: P
 def test_a_stack_is_refused_before_its_first_server(workspace: Path, ask: Ask) -> None:
     refused(ask(workspace, "up", "plan.yaml", "--cron", "0 25 * * *"), "'0 25 * * *'", "five fields")
     refused(ask(workspace, "up", "plan.yaml", "--cron", "nightly"), "'nightly'", "0 2 * * *")
-    refused(ask(workspace, "up", "plan.yaml", HEADSTART_RAY_ADDRESS=DEAD), "Ray at", DEAD)
+    (workspace.parent / "texts.yaml").write_text(f"{PLAN}\nfit: {{max_tokens: 32}}\n")
+    told = ask(workspace, "up", "../texts.yaml", HEADSTART_RAY_ADDRESS=DEAD)
+    assert told.status == 2
+    assert "tiny does not fit the data of now, and its runs will be refused: resnet18: fit's max_tokens" in told.err
+    assert f"Ray at {DEAD}" in told.err
     assert left_behind(workspace) == set()
 
 

@@ -474,6 +474,20 @@ def test_a_grid_that_is_too_large_is_refused_before_it_is_built() -> None:
         expand(asked, version())
 
 
+@pytest.mark.parametrize(
+    ("fit", "words"),
+    [
+        ({"flip": True, "image_size_px": 64}, "textcnn: fit's flip, image_size_px is for images, and textcnn reads texts"),
+        ({"views": 2}, "textcnn: views 2 of texts that nothing varies would all be one"),
+        ({"views": 2, "word_dropout": [0.1, 0.0]}, "textcnn: views 2 of texts that nothing varies would all be one"),
+    ],
+)
+def test_a_backbone_and_settings_that_do_not_go_together_are_refused_in_words(fit: dict[str, object], words: str) -> None:
+    asked = plan(backbones=["textcnn"], weights="none", freeze=["none"], fit=fit)
+    with pytest.raises(AskedWrongly, match=re.escape(words)):
+        expand(asked, version())
+
+
 def test_the_one_target_of_a_data_set_need_not_be_named() -> None:
     assert expand(plan(), version())[0].heads[0].target == "label"
     head = expand(plan(), version(mask=("masks/m.png",)))[0].heads[0]
