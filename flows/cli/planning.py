@@ -8,15 +8,13 @@ from typing import get_args
 from flows.cli import screen
 from flows.records import Severity
 from flows.stages.compile_forecast import CompileForecast
-from flows.stages.costs import Estimate, ImagePhase, TrunkUse
+from flows.stages.costs import SAMPLE_UNITS, Estimate, ImagePhase, TrunkUse
 from flows.stages.plan_preview import Preview
 from flows.words import counted, short
 from heads.bert_size import modality_of
 from heads.catalogue import Modality
 
 TRUNK_COLUMNS = ["view", "variants", "samples", "stored", "to forward", "features", "GFLOPs", "time"]
-# What the size of a sample counts.
-UNITS: Mapping[Modality, str] = {"image": "px", "text": "tokens"}
 # More than so many reasons nobody reads.
 NUM_REASONS = 5
 
@@ -27,7 +25,7 @@ def show(preview: Preview, plan_file: object) -> None:
     modality = modality_of(preview.variants[0].backbone)
     if preview.trunks:
         title = "Trunks: each runs once a sample and view, for all the variants that share it"
-        columns = ["trunk", UNITS[modality], *TRUNK_COLUMNS]
+        columns = ["trunk", SAMPLE_UNITS[modality], *TRUNK_COLUMNS]
         screen.show_table(title, columns, [_trunk_row(trunk) for trunk in preview.trunks])
     _show_phases(preview.images, modality)
     for line in describe_compiling(preview.compiling):
@@ -87,7 +85,7 @@ def _trunk_row(trunk: TrunkUse) -> list[object]:
     views = trunk.views
     return [
         f"{trunk.backbone} through {trunk.through}",
-        trunk.image_size_px,
+        trunk.image_size_px or trunk.max_tokens,
         "plain" if views == (0,) else f"{len(views)} varied" if 0 not in views else f"plain, {len(views) - 1} varied",
         len(trunk.variants),
         trunk.samples,

@@ -35,12 +35,13 @@ class TrunkGroup:
     """A trunk, which runs once a sample and view for all `variants` (ids) that share it.
 
     `left` are the variants still to train, `taps` what these read of the trunk (or what all read, if none is left). `views` are
-    the numbers of the views that it runs on: view 0 of training and validation images, the others of training images only.
+    the numbers of the views that it runs on: view 0 of training and validation samples, the others of training samples only.
+    `sample_size` is that of `Variant`.
     """
 
     trunk_id: str
     backbone: str
-    image_size_px: int
+    sample_size: int
     whole: bool
     views: tuple[int, ...]
     variants: tuple[str, ...]
@@ -70,7 +71,7 @@ def _group(trunk_id: str, sharing: Sequence[VariantPhases]) -> TrunkGroup:
     return TrunkGroup(
         trunk_id=trunk_id,
         backbone=first.backbone,
-        image_size_px=first.sample_size,
+        sample_size=first.sample_size,
         whole=first.sees_whole,
         views=tuple(sorted(_views(trunk_id, left or sharing))),
         variants=tuple(one.variant.variant_id for one in sharing),

@@ -11,8 +11,9 @@ from flows.plan import TrunkGroup, VariantPhases
 from flows.records import Work
 from flows.sample_files import locate
 from flows.settings import Settings
-from flows.stages.costs import Costs, Estimate, ImagePhase, TrunkUse
+from flows.stages.costs import SAMPLE_UNITS, Costs, Estimate, ImagePhase, TrunkUse
 from flows.stages.values import WorkPlan
+from heads.bert_size import modality_of
 from heads.phases import Phase, Tap
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ CALIBRATION_SECONDS = 2.0
 MAX_FILES = 32
 # A head's step with its optimiser, when the features come from the store.
 STEP_SECONDS = 1.5e-3
-# The backbone and the image size in pixels that a rate was measured for.
+# The backbone and the size of samples that a rate was measured for.
 Network = tuple[str, int]
 
 
@@ -44,7 +45,7 @@ class Cost:
 def estimate_costs(settings: Settings, work_plan: WorkPlan, *, calibrate: bool) -> Costs:
     """What a plan costs; touches nothing.
 
-    `calibrate` times a few images and forward passes on this machine; without it, stated rates of another machine are used.
+    `calibrate` times a few samples and forward passes on this machine; without it, stated rates of another machine are used.
     """
     estimator = _CostEstimator(settings, work_plan, calibrate=calibrate)
     groups = plans.group_by_trunk(list(estimator.phases.values()))
@@ -82,17 +83,19 @@ class _CostEstimator:
         """A trunk: the variants that share it, its stored samples, and those left to forward through it."""
         from heads.trunks.pricing import price
 
-        tap_price = price(group.backbone, group.image_size_px, group.taps, self._value_bytes(group))
+        tap_price = price(group.backbone, group.sample_size, group.taps, self._value_bytes(group))
         total, stored, flops = self._count(group)
+        modality = modality_of(group.backbone)
         to_forward = total - stored if group.left else 0
-        rates = self.rates[group.backbone, group.image_size_px]
+        rates = self.rates[group.backbone, group.sample_size]
         cost = Cost(flops, to_forward * rates.sample_seconds + flops / rates.multiply_adds_per_second) if group.left else Cost()
         return TrunkUse(
             trunk_id=group.trunk_id,
             backbone=group.backbone,
             through=group.through,
             num_stages=group.num_stages,
-            image_size_px=group.image_size_px,
+            image_size_px=group.sample_size if modality == "image" else None,
+            max_tokens=group.sample_size if modality == "text" else None,
             whole=group.whole,
             views=tuple(group.views),
             taps=tuple(tap.name for tap in group.taps),
@@ -138,7 +141,7 @@ class _CostEstimator:
             calibrated=self.calibrated,
             device=self.device.type,
             elsewhere=self._elsewhere(),
-            rates={f"{name} {px} px": rates for (name, px), rates in self.rates.items()},
+            rates={f"{name} {size} {SAMPLE_UNITS[modality_of(name)]}": rates for (name, size), rates in self.rates.items()},
         )
 
     def _elsewhere(self) -> str:
@@ -178,7 +181,7 @@ class _CostEstimator:
         for tap, held in self.store.listed(group.trunk_id, keys, taps).items():
             deepest = np.where(held, deepest, np.maximum(deepest, taps[tap]))
         flops = sum(
-            int(count) * forward_multiply_adds(group.backbone, group.image_size_px, int(stage) + 1)
+            int(count) * forward_multiply_adds(group.backbone, group.sample_size, int(stage) + 1)
             for stage, count in zip(*np.unique(deepest[deepest >= 0], return_counts=True), strict=True)
         )
         return len(keys), int((deepest < 0).sum()), flops
@@ -198,6 +201,7 @@ class _CostEstimator:
         return cost
 
     def _cost_of_phase(self, work: Work, phase: Phase, taps: tuple[Tap, ...]) -> Cost:
+        from heads.data.modalities import preparation_of
         from heads.data.samples import DEFAULT_CACHE_BYTES
         from heads.trunks.pricing import BYTES_PER_SECOND, epoch_multiply_adds, price
 
@@ -208,9 +212,10 @@ class _CostEstimator:
         if taps:
             reading = samples * price(*network, taps).num_bytes / BYTES_PER_SECOND
         else:
-            # Images that fit in memory are decoded in the first epoch alone.
-            room = self.workers.count * DEFAULT_CACHE_BYTES / (3 * variant.fit.image_size_px**2 * max(1, samples))
-            again = 1 / phase.num_epochs if room >= 1 else 1 - room * (1 - 1 / phase.num_epochs)
+            # Samples that are kept in memory are read in the first epoch alone.
+            asked_bytes = samples * preparation_of(variant.backbone).kept_bytes(variant.sample_size)
+            kept = min(1.0, self.workers.count * DEFAULT_CACHE_BYTES / max(1, asked_bytes))
+            again = 1 - kept * (1 - 1 / phase.num_epochs)
             reading = samples * (again * rates.sample_seconds + rates.kept_sample_seconds)
         steps = samples / variant.fit.batch_size
         seconds = reading + steps * STEP_SECONDS + flops / rates.multiply_adds_per_second

@@ -6,8 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from heads.catalogue import Modality
+
 if TYPE_CHECKING:
     from heads.trunks.calibration import Rates
+
+# What the size of a sample counts.
+SAMPLE_UNITS: Mapping[Modality, str] = {"image": "px", "text": "tokens"}
 
 
 @dataclass(frozen=True)
@@ -15,14 +20,16 @@ class TrunkUse:
     """A trunk: the variants that share it, its stored samples, and those left to forward through it.
 
     `through` is its last stage, `views` are the numbers of its views (0 is the plain one, others are augmented), `taps` are
-    the outputs stored, such as `3:map`. `bytes` cover all its features, `flops` (multiply-adds) and `seconds` those left.
+    the outputs stored, such as `3:map`. Of texts `image_size_px` is None, of images `max_tokens`. `bytes` cover all its
+    features, `flops` (multiply-adds) and `seconds` those left.
     """
 
     trunk_id: str
     backbone: str
     through: str
     num_stages: int
-    image_size_px: int
+    image_size_px: int | None
+    max_tokens: int | None
     whole: bool
     views: tuple[int, ...]
     taps: tuple[str, ...]
@@ -54,7 +61,7 @@ class Estimate:
     """The cost of the work left, and of one job a variant without a feature store (`alone`).
 
     FLOPs are multiply-adds of backbones. `elsewhere` says how the training machine may differ from this one. The seconds are
-    computed from `rates`, by backbone and image size; `calibrated` says whether these were timed on this machine.
+    computed from `rates`, by backbone and size of samples; `calibrated` says whether these were timed on this machine.
     """
 
     flops: int

@@ -22,6 +22,8 @@ LIBRARIES = ("torch", "torchvision", "pillow")
 PLAIN_VIEW: tuple[Augment, bool] = ("none", False)
 # An image that is kept decoded takes 2 ms to become a network's input at 224 px. Decoding it takes 5 ms and more, and is left
 # out, since epochs after the first find the images of a small data set decoded.
+# Decoding a photograph of half a megapixel.
+DECODE_SECONDS = 5e-3
 PREPARE_SECONDS_PER_PIXEL = 2e-3 / 224**2
 
 
@@ -59,6 +61,21 @@ def size_of(fit: Fit) -> int:
 def prepare_seconds(size: int) -> float:
     """Seconds from a decoded image to a network's input of this side in pixels."""
     return size**2 * PREPARE_SECONDS_PER_PIXEL
+
+
+def read_seconds(size: int) -> float:
+    """Seconds from an image's file to a network's input of this side in pixels."""
+    return DECODE_SECONDS + prepare_seconds(size)
+
+
+def kept_seconds(size: int) -> float:
+    """Seconds from an image that is kept decoded to a network's input."""
+    return prepare_seconds(size)
+
+
+def kept_bytes(size: int) -> int:
+    """The bytes of an image that is kept decoded."""
+    return 3 * size**2
 
 
 def vocabulary_of(variant: Variant, weights: Path | None, train: Sequence[Path | bytes]) -> None:

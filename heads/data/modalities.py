@@ -60,6 +60,18 @@ class Preparation(Protocol):
         """Seconds that a sample of this size takes from memory to a network's input, stated rather than measured."""
         ...
 
+    def read_seconds(self, size: int) -> float:
+        """Seconds that a sample of this size takes from its file to a network's input, stated likewise."""
+        ...
+
+    def kept_seconds(self, size: int) -> float:
+        """Seconds that it takes once it is kept in memory, stated likewise."""
+        ...
+
+    def kept_bytes(self, size: int) -> int:
+        """The bytes that it takes there, of a cache that holds so many; 0 if all samples are kept, however many they are."""
+        ...
+
     def vocabulary_of(self, variant: Variant, weights: Path | None, train: Sequence[Path | bytes]) -> Vocabulary | None:
         """The words that the variant tells apart, of its weights or of its training samples; None if samples hold no words."""
         ...

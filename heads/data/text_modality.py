@@ -27,6 +27,7 @@ LIBRARIES = ("torch",)
 # The shares of tokens that are left out, and hidden.
 PLAIN_VIEW = ("0.0", "0.0")
 PREPARE_SECONDS_PER_TOKEN = 5e-6
+KEPT_SECONDS = 2e-6
 
 
 def varied_view(fit: Fit) -> tuple[str | bool, ...]:
@@ -65,6 +66,21 @@ def size_of(fit: Fit) -> int:
 def prepare_seconds(size: int) -> float:
     """Seconds from a text of so many tokens to their ids."""
     return size * PREPARE_SECONDS_PER_TOKEN
+
+
+def read_seconds(size: int) -> float:
+    """Seconds from a text's file to its ids, of so many tokens."""
+    return prepare_seconds(size)
+
+
+def kept_seconds(size: int) -> float:
+    """Seconds that a text takes whose ids are kept, of however many tokens."""
+    return KEPT_SECONDS
+
+
+def kept_bytes(size: int) -> int:
+    """0: the ids of all texts are kept."""
+    return 0
 
 
 def vocabulary_of(variant: Variant, weights: Path | None, train: Sequence[Path | bytes]) -> Vocabulary:

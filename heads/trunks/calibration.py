@@ -1,4 +1,4 @@
-"""How fast this machine is: a few images and a few forward passes are timed, for estimates and nothing else."""
+"""How fast this machine is: a few samples and a few forward passes are timed, for estimates and nothing else."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from heads.trunks.pricing import MULTIPLY_ADDS_PER_SECOND, forward_multiply_adds
 from heads.trunks.threads import threads
 
 BATCH_SIZE = 8
-# Decoding a photograph of half a megapixel.
-DECODE_SECONDS = 5e-3
 
 
 @dataclass(frozen=True)
@@ -35,9 +33,9 @@ class Rates:
 
 
 def state_rates(backbone: str, size: int) -> Rates:
-    """The rates that `heads.trunks.pricing` states; nothing is measured."""
-    prepare_seconds = preparation_of(backbone).prepare_seconds(size)
-    return Rates(DECODE_SECONDS + prepare_seconds, prepare_seconds, MULTIPLY_ADDS_PER_SECOND)
+    """The rates that the backbone's modality and `heads.trunks.pricing` state; nothing is measured."""
+    preparation = preparation_of(backbone)
+    return Rates(preparation.read_seconds(size), preparation.kept_seconds(size), MULTIPLY_ADDS_PER_SECOND)
 
 
 def measure_rates(
@@ -49,9 +47,9 @@ def measure_rates(
     num_threads: int,
     seconds: float,
 ) -> Rates:
-    """The rates of the variant's own backbone and image size, measured on these files in about `seconds`.
+    """The rates of the variant's own backbone and size of samples, measured on these files in about `seconds`.
 
-    Raises ImageError on a file that does not decode.
+    Raises ImageError or TextError on a file that cannot be read.
     """
     preparation = preparation_of(variant.backbone)
     size = preparation.size_of(variant.fit)

@@ -152,6 +152,11 @@ def test_a_plan_of_texts_speaks_of_texts(mail: Path, tmp_path: Path, ask: Ask) -
     (tmp_path / "plan.yaml").write_text(PLAN.format(weights=tmp_path / "weights"))
     answer = ask(mail, "plan", str(tmp_path / "plan.yaml"))
     assert "tokens" in answer.out, answer
+    told = ask(mail, "plan", str(tmp_path / "plan.yaml"), "--no-calibrate", "--json").told
+    assert [(trunk["max_tokens"], trunk["image_size_px"]) for trunk in told["trunks"]] == [(16, None)]
+    assert [name.split()[1:] for name in told["estimate"]["rates"]] == [["16", "tokens"]]
+    # Texts are cut into tokens once, and no photograph is decoded.
+    assert told["estimate"]["seconds_alone"] < 0.1
 
 
 def test_classes_by_the_thousand_are_planned(workspace: Path, tmp_path: Path, ask: Ask) -> None:

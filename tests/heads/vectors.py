@@ -133,6 +133,18 @@ def prepare_seconds(size: int) -> float:
     return 1e-3
 
 
+def read_seconds(size: int) -> float:
+    return 2e-3
+
+
+def kept_seconds(size: int) -> float:
+    return 1e-3
+
+
+def kept_bytes(size: int) -> int:
+    return 4 * size
+
+
 def open_samples(
     variant: Variant,
     files: Sequence[Path],
