@@ -16,8 +16,9 @@ from typing import Any
 from flows.errors import AskedWrongly
 from flows.files import read_value
 from flows.kept import keep_here
-from flows.places import Place, Root, StoredFile, open_place
+from flows.places import Folder, Place, Root, StoredFile, open_place
 from flows.records import TrainedVariant, Work
+from heads.appearing import sweep
 
 EXAMPLES = "examples"
 BUNDLE, CHECKPOINT, PROBE_CHECKPOINT = "bundle", "training.pt", "probe.pt"
@@ -196,13 +197,18 @@ class WorkFolder:
         self._file(PROBE).write_json({"metrics": metrics})
 
     def drop_checkpoint(self) -> None:
-        """Remove the checkpoint, and half-written ones that a kill left."""
-        half_written = [name for name in self.place.facts() if name.startswith(f".{CHECKPOINT}.")]
-        self.place.remove(CHECKPOINT, *half_written)
+        """Remove the checkpoint, and all that killed writers left half-written in the folder."""
+        self._drop(CHECKPOINT)
 
     def drop_probe_checkpoint(self) -> None:
-        """Remove the checkpoint of the probe phase; `probe.json` stays, since rivals are ranked by it."""
-        self.place.remove(PROBE_CHECKPOINT)
+        """Remove the checkpoint of the probe phase likewise; `probe.json` stays, since rivals are ranked by it."""
+        self._drop(PROBE_CHECKPOINT)
+
+    def _drop(self, name: str) -> None:
+        # Writers of earlier versions left files.
+        self.place.remove(name, *(left for left in self.place.facts() if left.startswith(f".{name}.")))
+        if isinstance(self.place, Folder):
+            sweep(self.place.path)
 
 
 def works_root(storage: Root) -> Place:

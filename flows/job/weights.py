@@ -10,6 +10,7 @@ from pathlib import Path
 from flows.kept import is_copy, keep_file, keep_folder
 from flows.places import Folder, Place
 from flows.records import Weights
+from heads.appearing import appearing
 
 
 def store_weights(storage: Place, used: Iterable[Weights]) -> None:
@@ -57,7 +58,5 @@ def _name(digest: str, path: Path) -> str:
 
 
 def _copy_whole(file: Path, goal: Path) -> None:
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    partial = goal.with_name(f".{goal.name}.new")
-    shutil.copyfile(file, partial)
-    partial.replace(goal)
+    with appearing(goal) as partial:
+        shutil.copyfile(file, partial)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
+from heads.appearing import appearing
 from heads.bundle.card import write_card
 from heads.bundle.contents import FILES, SUMS, TEXTS, VOCABULARY, WEIGHTS, Contents, are_files, digest_of, opened, parse_json
 from heads.bundle.predicting import Bundle, predict_together, share_backbones
@@ -91,7 +89,8 @@ def save(
     }
     if vocabulary:
         contents[VOCABULARY] = vocabulary.text().encode()
-    with _appearing(dest) as partial:
+    with appearing(dest) as partial:
+        partial.mkdir()
         sums = {WEIGHTS: write_weights(partial / WEIGHTS, model, shared)}
         for name, content in contents.items():
             (partial / name).write_bytes(content)
@@ -173,16 +172,3 @@ def _read_classes(listed: Any) -> dict[str, tuple[str, ...]]:
 
 def _json_bytes(value: object) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-@contextmanager
-def _appearing(dest: Path) -> Iterator[Path]:
-    """An empty folder, which takes the place of `dest` after the block."""
-    partial, old = (dest.with_name(f".{dest.name}.{os.getpid()}.{kind}") for kind in ("partial", "old"))
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    if dest.exists():
-        dest.rename(old)
-    partial.rename(dest)
-    shutil.rmtree(old, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from heads.appearing import appearing
 from heads.errors import CheckpointError
 from heads.spec import Variant
 from heads.training.state import Best, Epoch, Progress
@@ -33,10 +33,8 @@ def save(path: Path, variant: Variant, progress: Progress) -> None:
         "average": progress.average,
         "scaler": progress.scaler,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(state, partial)
-    partial.replace(path)
+    with appearing(path) as partial:
+        torch.save(state, partial)
 
 
 def _written(epoch: Epoch) -> dict[str, Any]:

@@ -5,8 +5,10 @@ import io
 import json
 import math
 import os
+import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch.export import Dim
 
 from heads import bundle
+from heads.appearing import STALE_SECONDS, appearing
 from heads.bundle import Bundle, Labels, MaskPrediction, Prediction
 from heads.bundle.program import export_program
 from heads.bundle.writing import TYPES, write_weights
@@ -80,6 +84,52 @@ def loaded(folder: Path) -> Bundle:
 def picture(width: int, height: int, seed: int) -> Image.Image:
     small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def test_a_bundle_that_cannot_be_written_leaves_the_one_before_and_no_part_of_itself(copy: Path) -> None:
+    before = {file.name: file.read_bytes() for file in copy.iterdir()}
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # As on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, largest[1]))
+    try:
+        with pytest.raises((OSError, SafetensorError), match="File too large"):
+            write(copy)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, largest)
+    assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
+    assert list(copy.parent.iterdir()) == [copy]
+
+
+def test_the_next_writer_removes_what_killed_ones_left_and_leaves_living_ones_alone(tmp_path: Path) -> None:
+    program = """
+import pathlib, sys
+from heads.appearing import appearing
+with appearing(pathlib.Path(sys.argv[1])) as made:
+    made.write_text(sys.argv[1])
+    print(flush=True)
+    sys.stdin.read()
+"""
+    names = ("killed", "living")
+    writers = [
+        subprocess.Popen([sys.executable, "-c", program, tmp_path / name], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for name in names
+    ]
+    for writer in writers:
+        assert writer.stdout
+        writer.stdout.readline()
+    killed, living = writers
+    killed.kill()
+    killed.communicate()
+    # Of an earlier version, and of another machine: the one is old, the other may be alive.
+    for name, age_seconds in ((".bundle.1.partial", 2 * STALE_SECONDS), (".elsewhere-1.partial", 60.0)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, times=(time.time() - age_seconds,) * 2)
+    with appearing(tmp_path / "new") as made:
+        assert len(list(tmp_path.iterdir())) == 3, "the living one, that of another machine, and this one"
+        made.write_text("new")
+    living.communicate()
+    assert {path.name for path in tmp_path.iterdir()} == {"living", "new", ".elsewhere-1.partial"}
+    assert [living.returncode, (tmp_path / "living").read_text()] == [0, str(tmp_path / "living")]
 
 
 def test_what_is_loaded_is_what_was_saved(folder: Path, loaded: Bundle) -> None:
