@@ -1,4 +1,4 @@
-"""`headstart data`: bring images in, and show the data versions."""
+"""`headstart data`: bring images or texts in, and show the data versions."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def remote(
 ) -> None:
     """Show where data versions are pushed to, or set another place, to which those of the history are pushed first.
 
-    Workers on other machines read images from there. Credentials are never stored: they come from AWS_PROFILE,
+    Workers on other machines read samples from there. Credentials are never stored: they come from AWS_PROFILE,
     AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, here as on the workers.
     """
     from flows import dataset

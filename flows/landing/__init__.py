@@ -28,7 +28,7 @@ MAX_REMOVED_SHARE = 0.1
 
 @dataclass(frozen=True)
 class IngestReport:
-    """The outcome of an ingest, in numbers of samples; `quarantined` has (file, reason) of each image left out."""
+    """The outcome of an ingest, in numbers of samples; `quarantined` has (file, reason) of each sample left out."""
 
     added: int
     updated: int
@@ -52,9 +52,9 @@ def ingest(
 ) -> IngestReport:
     """Bring `source` into `data`: a folder, `s3://bucket/prefix` or `digits`; files in `data` or in `own` are no part of it.
 
-    `on_progress` gets the numbers of images (done, all). `admit` gets the names of all files that `data` will hold, before
+    `on_progress` gets the numbers of samples (done, all). `admit` gets the names of all files that `data` will hold, before
     any is moved in, and may raise. Raises AskedWrongly, with `data` as it was, on a source that is missing, unreadable, empty,
-    of an unknown layout, of one class only or with too many bad images; if a mirror would remove more than `max_removed_share`
+    of an unknown layout, of one class only or with too many bad samples; if a mirror would remove more than `max_removed_share`
     of the samples; and if a file in `data` is in the way that no ingest brought. Raises Busy while another writer holds the
     workspace.
     """
@@ -122,7 +122,7 @@ def _list_bucket(source: str, storage: Path) -> Listing:
 
 
 def _refuse_other_modality(earlier: Sequence[Sample], entries: Sequence[Entry]) -> None:
-    before, now = (modality_in(files) for files in ([s.file for s in earlier], [entry.image.file for entry in entries]))
+    before, now = (modality_in(files) for files in ([s.file for s in earlier], [entry.file for entry in entries]))
     if earlier and entries and before != now:
         raise AskedWrongly(
             f"the source holds {now}s, and the workspace's data {before}s: a data set is of one kind. Make another workspace "
@@ -135,7 +135,7 @@ def _refuse_bad(arrivals: Sequence[Arrival], max_bad_share: float) -> None:
     if len(bad) > max_bad_share * len(arrivals):
         shown = "; ".join(f"{_printable(_plain(arrival.entry))}: {arrival.fault}" for arrival in bad[:5])
         raise AskedWrongly(
-            f"{len(bad)} of {len(arrivals)} {modality_in([bad[0].entry.image.file])}s are bad ({len(bad) / len(arrivals):.1%}), "
+            f"{len(bad)} of {len(arrivals)} {modality_in([bad[0].entry.file])}s are bad ({len(bad) / len(arrivals):.1%}), "
             f"more than the {max_bad_share:.0%} allowed; nothing was changed. {shown}{'; ...' if len(bad) > 5 else ''}"
         )
 
@@ -163,7 +163,7 @@ def _refuse_one_class(arrivals: Sequence[Arrival], samples: Sequence[Sample]) ->
 
 
 def _plain(entry: Entry) -> str:
-    return entry.image.file.removeprefix(IMAGES).removeprefix(TEXTS)
+    return entry.file.removeprefix(IMAGES).removeprefix(TEXTS)
 
 
 def _printable(name: str) -> str:
@@ -171,9 +171,9 @@ def _printable(name: str) -> str:
 
 
 def _quarantine(data: Path, arrivals: Sequence[Arrival], mirror: bool) -> str:
-    """The quarantine list as text: this source's bad images, and those of earlier sources that it does not list; '' if none."""
-    rows = {_printable(a.entry.image.file): (a.digest, a.fault) for a in arrivals if a.fault is not None}
-    listed = {_printable(arrival.entry.image.file) for arrival in arrivals}
+    """The quarantine list as text: this source's bad samples, and those of earlier sources that it does not list; '' if none."""
+    rows = {_printable(a.entry.file): (a.digest, a.fault) for a in arrivals if a.fault is not None}
+    listed = {_printable(arrival.entry.file) for arrival in arrivals}
     old = {} if mirror else {file: row for file, row in (quarantined(data) or {}).items() if file not in listed}
     return quarantine_text({**old, **rows})
 

@@ -34,9 +34,9 @@ class Known:
 
 @dataclass(frozen=True)
 class Arrival:
-    """An entry after reading: the md5 of its image, whether a file of it is new or changed, and its fault if it has one.
+    """An entry after reading: the md5 of its content, whether a file of it is new or changed, and its fault if it has one.
 
-    `recipe` is that of its image. `masks` are its masks by file name, empty if it has a fault. `drawn` says, for masks whose
+    `recipe` is that of its content. `masks` are its masks by file name, empty if it has a fault. `drawn` says, for masks whose
     image has an orientation, whether they are drawn on the image as 'stored', 'upright' or 'unknown'. `shaded` are new masks
     whose values look like shades.
     """
@@ -77,13 +77,13 @@ def _receive(entry: Entry, data: Path, incoming: Path, known: Known, digests: fr
         return Arrival(entry, "", False, entry.fault)
     digest = ""
     try:
-        entry.image.file.encode()
-        if any(len(text.splitlines()) > 1 for text in (entry.image.file, *filter(None, entry.labels.values()))):
+        entry.file.encode()
+        if any(len(text.splitlines()) > 1 for text in (entry.file, *filter(None, entry.labels.values()))):
             raise ImageError("its name or label holds a line break")
-        image = entry.image.read()
-        digest = _md5(image)
-        recipe = entry.image.recipe(image) if digest in digests else entry.image.decode(image)
-        before = known.samples.get(entry.image.file)
+        content = entry.content.read()
+        digest = _md5(content)
+        recipe = entry.content.recipe(content) if digest in digests else entry.content.decode(content)
+        before = known.samples.get(entry.file)
         new = before is None or before.digest != digest
         mask_of = {target: mask for target, mask in entry.masks.items() if mask}
         contents = {mask: mask.read() for mask in mask_of.values()}
@@ -91,24 +91,25 @@ def _receive(entry: Entry, data: Path, incoming: Path, known: Known, digests: fr
         cells = () if new or before is None else mask_files([before])
         checked = {file: known.masks[file] for file in cells if file in known.masks}
         masks = {
-            mask.file: _mask(contents[mask], image, checked.get(mask.file), _mask_title(target))
+            mask.file: _mask(contents[mask], content, checked.get(mask.file), _mask_title(target))
             for target, mask in mask_of.items()
         }
-        drawn = {mask.file: drawn_on(content, image) for mask, content in contents.items()}
-    # A damaged file makes decoders raise nearly anything; it must cost this one image only.
+        drawn = {mask.file: drawn_on(mask_content, content) for mask, mask_content in contents.items()}
+    # A damaged file makes decoders raise nearly anything; it must cost this one sample only.
     except Exception as error:
         return Arrival(entry, digest, False, _reason(error))
-    stale = {f: content for f, content in {**contents, entry.image: image}.items() if not _is_there(data / f.file, content)}
-    for file, content in stale.items():
-        _write(incoming / file.file, content)
+    read = {**contents, entry.content: content}
+    stale = {file: kept for file, kept in read.items() if not _is_there(data / file.file, kept)}
+    for file, kept in stale.items():
+        _write(incoming / file.file, kept)
     return Arrival(
         entry,
         digest,
         new or bool(stale),
-        masks={file: read.mask for file, read in masks.items()},
+        masks={file: one.mask for file, one in masks.items()},
         recipe=recipe,
         drawn={name: how for name, how in drawn.items() if how},
-        shaded=frozenset(file for file, read in masks.items() if read.is_shaded),
+        shaded=frozenset(file for file, one in masks.items() if one.is_shaded),
     )
 
 

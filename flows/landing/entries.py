@@ -1,4 +1,4 @@
-"""The listing of a source, whatever its layout: an entry for each image, with labels, masks and split."""
+"""The listing of a source, whatever its layout: an entry for each sample, with labels, masks and split."""
 
 from __future__ import annotations
 
@@ -62,12 +62,17 @@ class TextFile(ImageFile):
 class Entry:
     """An image or a text of a source, with what the source says of it; `fault` says why it cannot be used, None if it can."""
 
-    image: ImageFile
+    content: ImageFile
     labels: Mapping[str, str | None]
     masks: Mapping[str, ImageFile | None] = field(default_factory=dict)
     split: str | None = None
     group: str | None = None
     fault: str | None = None
+
+    @property
+    def file(self) -> str:
+        """Its name in the data folder."""
+        return self.content.file
 
 
 @dataclass(frozen=True)

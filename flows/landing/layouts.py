@@ -1,4 +1,4 @@
-"""The layouts of a source folder: which image has which labels, masks and split. Reads names, tables and a few images."""
+"""The layouts of a source folder: which sample has which labels, masks and split. Reads names, tables and a few images."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def _once(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     names: set[str] = set()
     checked = []
     for entry in entries:
-        taken = entry.image.file in names
-        names.add(entry.image.file)
+        taken = entry.file in names
+        names.add(entry.file)
         checked.append(
-            replace(entry, fault=f"another {modality_in([entry.image.file])} of the source has the same name") if taken else entry
+            replace(entry, fault=f"another {modality_in([entry.file])} of the source has the same name") if taken else entry
         )
     return tuple(checked)
 
@@ -156,7 +156,7 @@ def _left_out(
     root: Path, source: Contents, entries: Sequence[Entry], table: PurePosixPath | None = None, *, of_sentences: bool = False
 ) -> tuple[str, ...]:
     """A warning about all files that no entry uses, or none; `of_sentences` are in all `.conll` files."""
-    used = {file.content for entry in entries for file in (entry.image, *entry.masks.values()) if file}
+    used = {file.content for entry in entries for file in (entry.content, *entry.masks.values()) if file}
     rest = [file for file in source.files if root / file not in used and file != table]
     if of_sentences:
         rest = [file for file in rest if file.suffix.lower() != ENDING]

@@ -24,20 +24,20 @@ MAX_SHOWN_CHARS = 60
 def merge(earlier: Sequence[Sample], arrivals: Sequence[Arrival], mirror: bool) -> tuple[list[Sample], tuple[str, ...]]:
     """The samples after the ingest, with their splits settled, and warnings."""
     before = {sample.file: sample for sample in earlier}
-    listed = {arrival.entry.image.file for arrival in arrivals}
+    listed = {arrival.entry.file for arrival in arrivals}
     good = [arrival for arrival in arrivals if not arrival.fault]
-    replaced = {arrival.entry.image.file for arrival in good}
+    replaced = {arrival.entry.file for arrival in good}
     kept = [s for s in earlier if s.file not in replaced and (not mirror or s.file in listed)]
-    labels = [_labels(arrival, before.get(arrival.entry.image.file)) for arrival in good]
+    labels = [_labels(arrival, before.get(arrival.entry.file)) for arrival in good]
     targets = tuple(dict.fromkeys(t for cells in (*(s.labels for s in kept), *labels) for t in cells))
     # Earlier columns first, whatever order the rows come in.
     targets = tuple(dict.fromkeys((*(earlier[0].labels if earlier else ()), *targets)))
     drafts = [replace(s, labels={t: s.labels.get(t) for t in targets}) for s in kept]
     for arrival, cells in zip(good, labels, strict=True):
-        entry, old = arrival.entry, before.get(arrival.entry.image.file)
+        entry, old = arrival.entry, before.get(arrival.entry.file)
         group = entry.group or (old.group if old and old.digest == arrival.digest else None)
         labelled = {t: cells.get(t) for t in targets}
-        drafts.append(Sample(arrival.digest, entry.image.file, "", labelled, group, arrival.recipe))
+        drafts.append(Sample(arrival.digest, entry.file, "", labelled, group, arrival.recipe))
     given_splits = [None] * len(kept) + [arrival.entry.split for arrival in good]
     splits, warnings = settle(_unsettled(drafts, given_splits, earlier, mirror))
     samples = [replace(draft, split=split) for draft, split in zip(drafts, splits, strict=True)]
@@ -56,7 +56,7 @@ def _composed(item: tuple[str, str | None]) -> tuple[str, str | None]:
 
 
 def _labels(arrival: Arrival, before: Sample | None) -> dict[str, str | None]:
-    """The cells that the source gives; other cells stay as they were, if the image has the same bytes."""
+    """The cells that the source gives; other cells stay as they were, if the sample has the same bytes."""
     cells: dict[str, str | None] = dict(before.labels) if before and before.digest == arrival.digest else {}
     masks = {target: mask.file if mask else None for target, mask in arrival.entry.masks.items()}
     return cells | dict(arrival.entry.labels) | masks
@@ -92,7 +92,7 @@ def _classes(sample: Sample, targets: Iterable[str]) -> frozenset[ClassName]:
 
 
 def _seen(earlier: Sequence[Sample], samples: Sequence[Sample]) -> tuple[str, ...]:
-    """A warning if images that were learned from are held out from now on."""
+    """A warning if samples that were learned from are held out from now on."""
     trained = {sample.digest for sample in earlier if sample.split == "train"}
     num = len({sample.digest for sample in samples if sample.split == "test" and sample.digest in trained})
     if not num:
@@ -119,7 +119,7 @@ def _contradictions(samples: Sequence[Sample]) -> tuple[str, ...]:
 def tally(earlier: Sequence[Sample], samples: Sequence[Sample], arrivals: Sequence[Arrival]) -> Mapping[str, int]:
     """How many samples were added, updated, removed and unchanged."""
     before, after = {s.file: s for s in earlier}, {s.file: s for s in samples}
-    touched = {arrival.entry.image.file for arrival in arrivals if arrival.changed}
+    touched = {arrival.entry.file for arrival in arrivals if arrival.changed}
     kind = Counter(
         "added" if file not in before else "updated" if file in touched or not _same(before[file], sample) else "unchanged"
         for file, sample in after.items()

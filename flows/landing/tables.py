@@ -24,7 +24,7 @@ _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 @dataclass(frozen=True)
 class Row:
-    """A line: the image that it names, its target cells (None if empty), and what is wrong with it, if anything.
+    """A line: the sample that it names, its target cells (None if empty), and what is wrong with it, if anything.
 
     In a table of texts `file` is the text itself, and `number` the line's.
     """

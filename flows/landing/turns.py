@@ -39,7 +39,7 @@ def settle_recipes(
     If the sizes of some pairs of a target show that its masks are drawn on images as stored, and no pair shows the contrary,
     the masks whose sizes show nothing are turned, too. Otherwise these are taken as upright, with a warning.
     """
-    good = {arrival.entry.image.file: arrival for arrival in arrivals if not arrival.fault}
+    good = {arrival.entry.file: arrival for arrival in arrivals if not arrival.fault}
     samples = [sample if sample.file in good else _read_anew(sample, data) for sample in samples]
     new = {file for arrival in good.values() for file in arrival.masks}
     settled = {file: mask if file in new else _mask_read_anew(file, mask, data) for file, mask in masks.items()}

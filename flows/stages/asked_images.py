@@ -14,7 +14,7 @@ FILE_COLUMN = "file"
 
 @dataclass(frozen=True)
 class Unread:
-    """An image of a folder or a CSV that does not decode, or a line that names none, and why."""
+    """An image or a text of a folder or a CSV that cannot be read, or a line that names none, and why."""
 
     file: str
     reason: str

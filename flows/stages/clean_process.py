@@ -16,7 +16,7 @@ from flows.sample_files import locate
 from heads.catalogue import Modality
 
 TIMEOUT_SECONDS = 600
-NUM_IMAGES = 8
+NUM_SAMPLES = 8
 # What a consumer's installation does not have: packages of the extra `flows`, and what they bring.
 NOT_THE_CONSUMERS = (
     *("flows", "boto3", "dvc", "fastapi", "matplotlib", "mlflow", "pandas", "prefect", "psutil", "pyarrow", "pydantic_settings"),
@@ -38,12 +38,12 @@ from pathlib import Path
 import heads.bundle
 from heads.data.images import decode
 from PIL import Image
-images = {samples}
+samples = {samples}
 """
 # The samples as a consumer hands them over; one of any kind if none lies here.
 SAMPLES: Mapping[Modality, str] = {
-    "image": '[decode(Path(file)) for file in asked["images"]] or [Image.new("RGB", (256, 256), "grey")]',
-    "text": '[Path(file) for file in asked["images"]] or ["A text."]',
+    "image": '[decode(Path(file)) for file in asked["samples"]] or [Image.new("RGB", (256, 256), "grey")]',
+    "text": '[Path(file) for file in asked["samples"]] or ["A text."]',
 }
 
 
@@ -51,15 +51,15 @@ class ProcessFailed(Exception):
     """A program that did not end well: the message is the last line that it wrote, or how it ended."""
 
 
-def run(program: str, images: Sequence[Path], modality: Modality = "image", **asked: object) -> Any:
-    """The JSON value that a program prints, run by `python -I` after START, which gives it `asked`, `images` and `heads.bundle`.
+def run(program: str, samples: Sequence[Path], modality: Modality = "image", **asked: object) -> Any:
+    """The JSON value that a program prints, run by `python -I` after START, which gives it `asked`, `samples` and `heads.bundle`.
 
     Raises ProcessFailed if it fails, prints nothing, or takes more than TIMEOUT_SECONDS.
     """
     import heads
 
     root = Path(str(heads.__file__)).parents[1]
-    given = {"absent": NOT_THE_CONSUMERS, "root": str(root), "images": [str(image) for image in images]} | asked
+    given = {"absent": NOT_THE_CONSUMERS, "root": str(root), "samples": [str(sample) for sample in samples]} | asked
     command = [sys.executable, "-I", "-W", "ignore", "-c", START.replace("{samples}", SAMPLES[modality]) + program]
     # Without GPUs: it is a CPU's time that is measured, and they may be full.
     env = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
@@ -81,7 +81,7 @@ def run(program: str, images: Sequence[Path], modality: Modality = "image", **as
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def holdout_images(version: DataVersion, digests: Mapping[str, object]) -> dict[str, Path]:
+def holdout_samples(version: DataVersion, digests: Mapping[str, object]) -> dict[str, Path]:
     """The files of the first few holdout samples that lie on this machine, by digest; only of those in `digests`."""
     found: dict[str, Path] = {}
     for sample in version.samples:
@@ -92,6 +92,6 @@ def holdout_images(version: DataVersion, digests: Mapping[str, object]) -> dict[
                 continue
             if isinstance(file, Path):
                 found[sample.digest] = file
-            if len(found) == NUM_IMAGES:
+            if len(found) == NUM_SAMPLES:
                 break
     return found

@@ -20,7 +20,7 @@ LOST = "the data version that data.dvc named could not be had here; the new one 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """An image that was set aside, and why."""
+    """A sample that was set aside, and why."""
 
     file: str
     reason: str

@@ -75,7 +75,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Readings:
-    """The predictions: a row an image, in order; `unread` are images of folders and CSV files that do not decode."""
+    """The predictions: a row a sample, in order; `unread` are those of folders and CSV files that cannot be read."""
 
     rows: tuple[Reading, ...]
     unread: tuple[Unread, ...] = ()
@@ -97,7 +97,7 @@ def predict(
     `texts` are texts as they are; files of texts are read as `find_texts` says. Of images, a folder stands for the images in it,
     a CSV file for those that its `column` names (left out: `file`, or the only one).
     Masks become PNG files under `output`, one for each image, named after it. An image of a folder or a CSV that does not decode
-    is listed as unread. `progress` is told how many of how many images are done. Raises AskedWrongly if there is no such model,
+    is listed as unread. `progress` is told how many of how many samples are done. Raises AskedWrongly if there is no such model,
     file or column, no output folder for masks, or a mask file already exists; ImageError if an image that was named itself does
     not decode. Then nothing is written.
     """

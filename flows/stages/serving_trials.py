@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.errors import HeadstartError
 from flows.gate.trials import Serving, Trials
-from flows.stages.clean_process import ProcessFailed, holdout_images, run
+from flows.stages.clean_process import ProcessFailed, holdout_samples, run
 from heads.tasks.bio import read_cell
 from heads.tasks.rows import Scored
 
@@ -27,24 +27,24 @@ def told(answer):
     if hasattr(answer, "tags"):
         return {"tags": list(answer.tags)}
     return {"probabilities": dict(answer.probabilities)}
-answers = heads.bundle.load(asked["bundle"]).predict(images, 4)
+answers = heads.bundle.load(asked["bundle"]).predict(samples, 4)
 print(json.dumps([{target: told(answer) for target, answer in answer.items()} for answer in answers]))
 """
 TIME = """
 import time
 bundles = [heads.bundle.load(path) for path in asked["bundles"]]
-def seconds_of(bundle, image):
+def seconds_of(bundle, sample):
     begin = time.perf_counter()
-    bundle.predict([image])
+    bundle.predict([sample])
     return time.perf_counter() - begin
 for bundle in bundles:
-    for image in images[:3]:
-        bundle.predict([image])
+    for sample in samples[:3]:
+        bundle.predict([sample])
 measured, end = [], time.perf_counter() + asked["seconds"] * len(bundles)
 while len(measured) < 10 or (time.perf_counter() < end and len(measured) < 400):
     number = len(measured)
     order = bundles if number % 2 else bundles[::-1]
-    taken = [seconds_of(bundle, images[number // 2 % len(images)]) for bundle in order]
+    taken = [seconds_of(bundle, samples[number // 2 % len(samples)]) for bundle in order]
     measured.append(taken if number % 2 else taken[::-1])
 print(json.dumps(list(zip(*measured))))
 """
@@ -67,11 +67,11 @@ def collect_latency(session: RetrainingSession, work_plan: WorkPlan, scores: Con
         return Trials()
     session.say("Timing the candidate beside the champion")
     bundles = [scores.bundle, bundle_of(session, scores.champion).path]
-    images = holdout_images(work_plan.version, {row.digest: row for row in scores.table.rows})
+    samples = holdout_samples(work_plan.version, {row.digest: row for row in scores.table.rows})
     try:
         seconds = run(
             TIME,
-            list(images.values()),
+            list(samples.values()),
             work_plan.version.modality,
             bundles=[str(bundle) for bundle in bundles],
             seconds=MEASURED_SECONDS,
@@ -102,15 +102,15 @@ def _load_failure(work_plan: WorkPlan, scores: Contest) -> str:
     rows: dict[str, list[Scored]] = {}
     for row in scores.table.rows:
         rows.setdefault(row.digest, []).append(row)
-    images = holdout_images(work_plan.version, rows)
+    samples = holdout_samples(work_plan.version, rows)
     try:
         if bundles.digest(folder) != scores.table.bundle_digest:
             return "it was changed since it was scored"
         bundles.verify(folder)
-        answers = run(ANSWER, list(images.values()), work_plan.version.modality, bundle=str(folder))
+        answers = run(ANSWER, list(samples.values()), work_plan.version.modality, bundle=str(folder))
     except (BundleError, ProcessFailed) as error:
         return str(error)
-    compared = ((row, answer[row.target]) for digest, answer in zip(images, answers, strict=False) for row in rows[digest])
+    compared = ((row, answer[row.target]) for digest, answer in zip(samples, answers, strict=False) for row in rows[digest])
     return next((words for row, answer in compared if (words := _difference(row, answer))), "")
 
 

@@ -1,1 +1,1 @@
-"""Images: reading, preparing and augmenting them, and the batches of a data set."""
+"""Images and texts: reading, preparing and varying them, and the batches of a data set."""

@@ -46,7 +46,7 @@ def labels(found: Listing) -> set[str | None]:
 
 
 def pairs(entries: Iterable[Entry]) -> dict[str, str]:
-    return {entry.image.file: picture.file for entry in entries for picture in entry.masks.values() if picture}
+    return {entry.file: picture.file for entry in entries for picture in entry.masks.values() if picture}
 
 
 SPLITS = {
@@ -93,7 +93,7 @@ def test_folders_of_splits_are_no_classes(tmp_path: Path, folders: str) -> None:
 def test_splits_in_any_spelling_hold_class_folders(tmp_path: Path, train: str, test: str) -> None:
     found = scan(photos(tmp_path, *(f"{split}/{name}/{{}}.png" for split in (train, test) for name in ("cat", "dog"))))
     assert labels(found) == {"cat", "dog"}
-    splits = {entry.image.file.split("/")[1]: entry.split for entry in found.entries}
+    splits = {entry.file.split("/")[1]: entry.split for entry in found.entries}
     assert splits == {train: "train", test: "val" if test == "val2017" else "test"}
 
 
@@ -267,5 +267,5 @@ def test_images_that_a_table_does_not_name_are_counted_and_those_it_names_need_n
     (tmp_path / "images" / "0.png").rename(tmp_path / "images" / "zero")
     (tmp_path / "labels.csv").write_text("file,kind,mask\nzero,a,\n1.png,b,\n2.png,b,\n")
     found = scan(tmp_path)
-    assert next((entry.image.file, entry.fault) for entry in found.entries) == ("images/zero", None)
+    assert next((entry.file, entry.fault) for entry in found.entries) == ("images/zero", None)
     assert f"{3 + 2 * NUM} images that its table does not name, e.g. images/3.png" in found.warnings[0]
