@@ -17,7 +17,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from flows.gate.clusters import Clusters, count_touched, error_of_mean
+from flows.gate.clusters import Clusters, count_touched, error_of_mean, num_clusters
 from flows.gate.evidence import Level
 from flows.records import ScoreTable
 
@@ -63,13 +63,17 @@ class Account:
 
 
 class MeanLook(NamedTuple):
-    """Some challengers' mean against the champion over n samples: its gain, the standard error of that, the newest one's gain."""
+    """Some challengers' mean against the champion over n samples: its gain, the standard error of that, the newest one's gain.
+
+    `num_units` are the clusters of the samples, or the samples where each is drawn by itself.
+    """
 
     num_samples: int
     num_differing: int
     gain: float
     error: float
     newest_gain: float
+    num_units: int
 
     @property
     def z(self) -> float:
@@ -105,7 +109,13 @@ def look_at_mean(challengers: Values, champion: Values, clusters: Clusters | Non
     spread = float(mean.std(ddof=1)) if mean.size > 1 else 0.0
     error = error_of_mean(mean, clusters) if spread > ROUNDING else 0.0
     num_differing = count_touched(np.abs(mean) > ROUNDING, clusters)
-    return MeanLook(mean.size, num_differing, float(mean.mean()), error, float(differences[-1].mean()))
+    num_units = mean.size if clusters is None else num_clusters(clusters)
+    return MeanLook(mean.size, num_differing, float(mean.mean()), error, float(differences[-1].mean()), num_units)
+
+
+def chance_unseen(num_units: int, margin: float) -> float:
+    """The chance that so many samples or clusters show nothing of a loss of `margin`, where all of it is on so large a share."""
+    return float((1 - margin) ** num_units)
 
 
 def is_proven(look: MeanLook, alpha: float, margin: float | None = None) -> bool:
@@ -115,7 +125,7 @@ def is_proven(look: MeanLook, alpha: float, margin: float | None = None) -> bool
     it, and the newest too.
     """
     if margin is not None:
-        seen = (1 - margin) ** look.num_samples < scipy.stats.norm.sf(least_z(alpha))
+        seen = chance_unseen(look.num_units, margin) < scipy.stats.norm.sf(least_z(alpha))
         return bool(seen) and look.above(-margin) >= least_z(alpha) and look.newest_gain > -margin
     # Exchanging the two readers of a sample is as likely where they are equal (Fisher 1935), whatever the standard error says.
     enough = 2.0**-look.num_differing < scipy.stats.norm.sf(least_z(alpha))

@@ -71,14 +71,18 @@ class Pairs:
     @property
     def best_p_value(self) -> float:
         """What a model without a single mistake would reach against the old one."""
-        return mcnemar(count_touched(~self.right_before, self.clusters), 0) / 2
+        misread = count_touched(~self.right_before, self.clusters)
+        return mcnemar(misread, 0) / 2 if misread else 1.0
 
     @property
     def gain_interval(self) -> tuple[float, float]:
-        """The 95 % interval of the gain: Tango's, or of clusters Student's."""
+        """The 95 % interval of the gain: Tango's, or of clusters Student's, and Tango's where no cluster's total differs."""
         if self.clusters is None:
             return paired_interval(self.num_fixed, self.num_broken, self.num_samples)
-        error = error_of_mean(self.right.astype(np.float64) - self.right_before, self.clusters)
+        gains = self.right.astype(np.float64) - self.right_before
+        if not totals(gains, self.clusters).any():
+            return paired_interval(0, 0, num_clusters(self.clusters))
+        error = error_of_mean(gains, self.clusters)
         reach = error * float(scipy.stats.t.ppf((1 + LEVEL) / 2, num_clusters(self.clusters) - 1))
         return max(-1.0, self.gain - reach), min(1.0, self.gain + reach)
 

@@ -109,7 +109,7 @@ def _figures(
         "gain_high": resampled.gain.high,
         "p_value": one_sided(resampled.p_value, resampled.gain.value),
         # A model without a single mistake would reach no less against this opponent.
-        "best_p_value": least_p_value(num_imperfect) / 2,
+        "best_p_value": least_p_value(num_imperfect) / 2 if num_imperfect else 1.0,
         "alpha": policy.alpha,
         "level": level.value,
         "min_gain": policy.min_gain,

@@ -14,7 +14,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from flows.errors import AskedWrongly
 from flows.gate import Account, Policy, decide
 from flows.gate.account import MeanLook, first_level, is_proven, least_z
-from flows.gate.classes import paired_score
+from flows.gate.classes import paired_interval, paired_score
 from flows.gate.recipe import sample_values
 from flows.plan import parse_plan
 from flows.records import ModelVersion
@@ -80,9 +80,27 @@ def test_a_challenger_as_good_as_the_champion_passes_and_is_not_called_superior(
 def test_two_models_that_answer_alike_pass_if_a_loss_would_show() -> None:
     for n, passes in ((3000, True), (100, False)):
         assert gate(*pair(n, 0, 0, 10), MARGIN).promoted == passes
-        look = MeanLook(n, 0, 0.0, 0.0, 0.0)
+        look = MeanLook(n, 0, 0.0, 0.0, 0.0, n)
         assert is_proven(look, 0.05, 0.01) == passes
         assert not is_proven(look, 0.05)
+    assert not is_proven(MeanLook(3000, 0, 0.0, 0.0, 0.0, num_units=100), 0.05, 0.01), "3000 samples in 100 groups are 100"
+
+
+@pytest.mark.parametrize(("size", "num_groups", "passes"), [(2, 12, False), (10, 300, False), (2, 1500, True)])
+def test_groups_that_are_read_alike_rule_out_a_loss_only_if_it_would_show_in_so_many(
+    size: int, num_groups: int, passes: bool
+) -> None:
+    after, before = pair(size * num_groups, 0, 0, 0)
+    digests = sorted(row.digest for row in after.rows)
+    together = {digest: f"g{number // size}" for number, digest in enumerate(digests)}
+    verdict = decide(replace(case_of(before, [after]), policy=MARGIN, account=Account(), taken_together=together))
+    assert verdict.promoted == passes
+    unseen = 0.99**num_groups
+    assert verdict.figures["margin_p_value"] == pytest.approx(unseen)
+    assert f"chance that none of {num_groups} groups shows it p" in verdict.reasons[0]
+    # As of so many single samples that are read alike.
+    alone = paired_interval(0, 0, num_groups)
+    assert (verdict.figures["gain_low"], verdict.figures["gain_high"]) == pytest.approx(alone)
 
 
 def test_losses_are_counted_from_the_last_superior_model_so_that_they_cannot_add_up() -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import scipy
 
-from flows.gate.account import WINDOW, look_at_mean
+from flows.gate.account import WINDOW, chance_unseen, look_at_mean
 from flows.gate.account import least_z as least_z_of
 from flows.gate.case import Case, rows_of
 from flows.gate.classes import paired_score
-from flows.gate.clusters import num_clusters
 from flows.gate.evidence import Evidence
 from flows.gate.guards.paired_test import gathering, needed
 from flows.gate.recipe import sample_values
 from flows.records import Finding
+from flows.words import counted
 from heads.catalogue import TASK_FACTS
 
 NAME = "non_inferior"
@@ -58,8 +58,14 @@ def _p_value(case: Case, evidence: Evidence, margin: float) -> tuple[float, str]
         return float(scipy.stats.norm.sf(paired_score(fixed, broken, n, -margin))), "score test"
     rows = rows_of(case.candidate, case.target)
     look = look_at_mean(*sample_values([rows], case.before, case.task, case.measure), clusters)
-    num_units = look.num_samples if clusters is None else num_clusters(clusters)
-    return float(scipy.stats.t.sf(look.above(-margin), max(1, num_units - 1))), "t test of what each sample adds"
+    p_value, unseen = (
+        float(scipy.stats.t.sf(look.above(-margin), max(1, look.num_units - 1))),
+        chance_unseen(look.num_units, margin),
+    )
+    if unseen > p_value:
+        # Its standard error knows nothing of a loss that few samples have, and none of these.
+        return unseen, f"chance that none of {counted(look.num_units, 'sample' if clusters is None else 'group')} shows it"
+    return p_value, "t test of what each sample adds"
 
 
 def _weekly_look(case: Case, margin: float) -> Finding:
