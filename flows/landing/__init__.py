@@ -14,7 +14,7 @@ from flows.landing.bucket import fetch
 from flows.landing.digits import digits
 from flows.landing.entries import Entry, Listing
 from flows.landing.layouts import UNDERSTOOD, scan
-from flows.landing.merge import merge, refuse_removing, tally
+from flows.landing.merge import count_absent, merge, refuse_removing, tally
 from flows.landing.placing import Move, quarantine_text, quarantined, read_earlier, settle
 from flows.landing.turns import settle_recipes
 from flows.manifest import IMAGES, MASK_TABLE, NAME, TEXTS, class_counts, mask_files, modality_in
@@ -28,7 +28,11 @@ MAX_REMOVED_SHARE = 0.1
 
 @dataclass(frozen=True)
 class IngestReport:
-    """The outcome of an ingest, in numbers of samples; `quarantined` has (file, reason) of each sample left out."""
+    """The outcome of an ingest, in numbers of samples; `quarantined` has (file, reason) of each sample left out.
+
+    `absent` samples of earlier ingests are not in the source and stay, as they would not in a mirror; it is 0 if the source has
+    none of the earlier samples, as another source has not.
+    """
 
     added: int
     updated: int
@@ -37,6 +41,7 @@ class IngestReport:
     quarantined: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
     num_samples: int
+    absent: int = 0
 
 
 def ingest(
@@ -95,7 +100,13 @@ def _report(
     earlier: Sequence[Sample], samples: Sequence[Sample], arrivals: Sequence[Arrival], warnings: tuple[str, ...]
 ) -> IngestReport:
     bad = tuple((_printable(_plain(a.entry)), a.fault) for a in arrivals if a.fault)
-    return IngestReport(**tally(earlier, samples, arrivals), quarantined=bad, warnings=warnings, num_samples=len(samples))
+    return IngestReport(
+        **tally(earlier, samples, arrivals),
+        quarantined=bad,
+        warnings=warnings,
+        num_samples=len(samples),
+        absent=count_absent(earlier, samples, arrivals),
+    )
 
 
 def _list(source: str | Path, storage: Path, own: Sequence[Path]) -> Listing:

@@ -128,6 +128,13 @@ def tally(earlier: Sequence[Sample], samples: Sequence[Sample], arrivals: Sequen
     return {"added": kind["added"], "updated": kind["updated"], "removed": gone, "unchanged": kind["unchanged"]}
 
 
+def count_absent(earlier: Sequence[Sample], samples: Sequence[Sample], arrivals: Sequence[Arrival]) -> int:
+    """How many samples of earlier ingests stay though the source lacks them; 0 if it has none of them, as another source."""
+    before, listed = {sample.file for sample in earlier}, {arrival.entry.image.file for arrival in arrivals}
+    kept = before & {sample.file for sample in samples}
+    return len(kept - listed) if before & listed else 0
+
+
 def _same(one: Sample, other: Sample) -> bool:
     """Whether two samples are equal; a column that one of them lacks counts as empty."""
     filled = [{target: label for target, label in sample.labels.items() if label} for sample in (one, other)]

@@ -12,6 +12,8 @@ from flows.words import counted
 VAL_SHARE = 0.15
 TEST_SHARE = 0.15
 MIN_TRAIN = 5
+# Of the classes in a warning: a line each would hide the other warnings.
+MAX_SHOWN = 3
 _PROTECTION = {"train": 0, "val": 1, "test": 2}
 
 ClassName = tuple[str, str]
@@ -164,10 +166,16 @@ def _keep_small_classes(rows: Sequence[Unsettled], free: Sequence[_Unit], splits
         if not small.isdisjoint(unit.classes):
             _put(unit.rows, "train", splits)
             unit.choices = frozenset()
-    return [
-        f"class {name!r} of {target} is too small to be split ({counted(pool[target, name], 'sample')}): all of it stays in train"
-        for target, name in sorted(small - {_EVERYTHING})
-    ]
+    return _too_small({name: pool[name] for name in sorted(small - {_EVERYTHING})})
+
+
+def _too_small(counts: Mapping[ClassName, int]) -> list[str]:
+    """A warning about the classes that stay in train, given with their numbers of samples; none if there are none."""
+    shown = [(f"{name!r} of {target}", counted(count, "sample")) for (target, name), count in list(counts.items())[:MAX_SHOWN]]
+    if len(counts) == 1:
+        return [f"class {shown[0][0]} is too small to be split ({shown[0][1]}): all of it stays in train"]
+    examples = ", ".join(f"{name} ({count})" for name, count in shown)
+    return [f"{len(counts)} classes are too small to be split: all of them stay in train, e.g. {examples}"] if counts else []
 
 
 def _cover_classes(rows: Sequence[Unsettled], free: Sequence[_Unit], splits: list[str | None]) -> None:

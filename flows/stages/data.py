@@ -28,7 +28,10 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class Ingested:
-    """What an ingest did, in numbers of samples, and the data version that it made, by digest and git revision."""
+    """What an ingest did, in numbers of samples, and the data version that it made, by digest and git revision.
+
+    `absent` samples of earlier ingests are not in the source and stay, as they would not in a mirror.
+    """
 
     added: int
     updated: int
@@ -39,6 +42,7 @@ class Ingested:
     samples: int
     data_version: str
     revision: str
+    absent: int
 
 
 def ingest(
@@ -83,6 +87,7 @@ def ingest(
         samples=len(version.samples),
         data_version=version.digest,
         revision=version.revision,
+        absent=report.absent,
     )
 
 

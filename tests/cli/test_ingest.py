@@ -20,9 +20,21 @@ def test_a_mirror_removes_a_large_share_only_where_it_is_told_to(ask: Ask, tmp_p
     dataset.init_workspace(workspace)
     assert ask(workspace, "data", "ingest", str(source)).status == 0
     shutil.rmtree(source / "c")
+    answer = ask(workspace, "data", "ingest", str(source))
+    assert (answer.status, "10 samples of the data version are not in this source" in answer.err) == (0, True), answer
     answer = ask(workspace, "data", "ingest", str(source), "--mirror")
     assert (answer.status, "would remove 10 of 30 samples" in answer.err) == (2, True), answer
     assert len(list((workspace / "data/images/c").iterdir())) == 10
     assert ask(workspace, "data", "ingest", str(source), "--mirror", "--max-removed-share", "2").status == 2
     answer = ask(workspace, "data", "ingest", str(source), "--mirror", "--max-removed-share", "1")
     assert (answer.status, "10 removed" in answer.err, "1 file (1 .heic)" in answer.err) == (0, True, True), answer
+
+
+def test_samples_set_aside_are_told_by_the_first_five_and_the_list_of_all(ask: Ask, tmp_path: Path) -> None:
+    rows = [f"text {number},{'ab'[number % 2]}" for number in range(200)]
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "labels.csv").write_text("\n".join(["text,kind", *rows, *[",a"] * 8]))
+    dataset.init_workspace(tmp_path / "workspace")
+    answer = ask(tmp_path / "workspace", "data", "ingest", str(tmp_path / "source"))
+    assert (answer.status, answer.err.count("set aside row ")) == (0, 5), answer
+    assert "3 more were set aside: data/quarantine.csv lists all 8" in answer.err

@@ -97,6 +97,18 @@ def test_another_source_is_no_mirror_of_what_is_there(source: Path, data: Path, 
     refused(class_folders(tmp_path / "other", classes=("cat", "dog")), data, "would remove 60 of 60 samples")
 
 
+def test_without_a_mirror_what_the_source_no_longer_has_stays_and_is_counted(source: Path, data: Path, tmp_path: Path) -> None:
+    assert ingest(source, data).absent == 0
+    for index in range(3):
+        (source / f"ant/{index}.png").unlink()
+    (source / "ant/3.png").write_bytes(b"torn")
+    report = ingest(source, data)
+    assert (report.absent, report.removed, report.num_samples) == (3, 0, 60)
+    mirrored = ingest(source, data, mirror=True)
+    assert (mirrored.absent, mirrored.removed) == (0, 3)
+    assert ingest(class_folders(tmp_path / "other", 3, first=500), data).absent == 0, "another source lacks all, and says nothing"
+
+
 def test_a_mirror_removes_a_few_without_being_asked_twice(source: Path, data: Path) -> None:
     for index in range(6):
         (source / f"ant/{index}.png").unlink()

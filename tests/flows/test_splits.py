@@ -114,6 +114,18 @@ def test_a_small_class_stays_in_train_and_only_its_later_samples_may_be_carved()
     assert warnings == ()
 
 
+def test_many_classes_too_small_are_told_in_one_line_with_three_of_them() -> None:
+    rows = [row for label in range(300) for row in numbered(4, str(label), first=10 * label)]
+    splits, warnings = settle(rows)
+    assert set(splits) == {"train"}
+    told, *empty = warnings
+    assert told == (
+        "300 classes are too small to be split: all of them stay in train, e.g. '0' of label (4 samples), '1' of label "
+        "(4 samples), '10' of label (4 samples)"
+    )
+    assert len(empty) == 2
+
+
 def test_a_class_that_chance_left_out_of_a_split_is_put_into_it() -> None:
     for first in range(0, 4000, 100):
         splits = settle(numbered(9, first=first) + numbered(9, "b", first=first + 50))[0]
