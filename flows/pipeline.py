@@ -19,12 +19,12 @@ from prefect.utilities.annotations import quote
 from flows.plan import Plan, left_empty
 from flows.settings import prepare_process, read_settings
 from flows.stages.attendance import attending
-from flows.stages.closing import close, recall
 from flows.stages.data import version_data
 from flows.stages.planning import plan_work
 from flows.stages.promotion import promote
-from flows.stages.report import Report
-from flows.stages.report_text import leaderboard, verdict_text
+from flows.stages.reporting.closing import close, recall
+from flows.stages.reporting.report import Report
+from flows.stages.reporting.report_text import leaderboard, verdict_text
 from flows.stages.scoring import score
 from flows.stages.session import Event, listening, open_registry, open_session, stop_retraining
 from flows.stages.training import train

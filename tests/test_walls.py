@@ -44,7 +44,7 @@ def test_a_light_room_brings_nothing_heavy_along(room: str) -> None:
         ("flows.cli.retraining", HEAVY),
         ("flows.stack.__main__", {"torch", "torchvision", "ray", "sklearn", "matplotlib", "scipy.stats"}),
         ("flows.pipeline", {"torch", "torchvision", "ray", "mlflow", "dvc", "sklearn", "matplotlib", "pandas", "scipy.stats"}),
-        ("flows.job.scoring", {"ray", "mlflow", "prefect", "pandas", "torch._dynamo", "scipy.stats"}),
+        ("flows.job.holdout.scoring", {"ray", "mlflow", "prefect", "pandas", "torch._dynamo", "scipy.stats"}),
         ("heads.bundle", {"torch._dynamo", "torch._inductor", "sympy.core"}),
     ],
 )

@@ -16,7 +16,7 @@ from flows.words import counted
 from heads.tasks.bio import OUTSIDE
 
 if TYPE_CHECKING:
-    from flows.stages.prediction import Answered, Readings
+    from flows.stages.predicting.prediction import Answered, Readings
 
 NUM_SHARES_TOLD = 3
 
@@ -63,7 +63,7 @@ def write_csv(readings: Readings, file: Path) -> None:
 
 
 def _cells(target: str, answer: Answered) -> dict[str, object]:
-    from flows.stages.prediction import ClassAnswer, LabelsAnswer, TagsAnswer
+    from flows.stages.predicting.prediction import ClassAnswer, LabelsAnswer, TagsAnswer
 
     match answer:
         case ClassAnswer():
@@ -76,7 +76,7 @@ def _cells(target: str, answer: Answered) -> dict[str, object]:
 
 
 def _words(answer: Answered) -> str:
-    from flows.stages.prediction import ClassAnswer, LabelsAnswer, TagsAnswer
+    from flows.stages.predicting.prediction import ClassAnswer, LabelsAnswer, TagsAnswer
 
     match answer:
         case ClassAnswer():

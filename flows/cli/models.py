@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli import bundles, screen
+from flows.cli import delivery as bundles
+from flows.cli import screen
 from flows.cli.options import AsJson, Workspace, settings_of
 from flows.words import short
 
@@ -66,7 +67,7 @@ def show(name: Name, workspace: Workspace = None, as_json: AsJson = False) -> No
     Warns if the champion was moved by another hand: the next retraining writes that into the ledger.
     """
     from flows.stages.model_summary import describe_model
-    from flows.stages.report_text import describe_measures
+    from flows.stages.reporting.report_text import describe_measures
 
     summary = describe_model(_registry(workspace), name)
     if as_json:

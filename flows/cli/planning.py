@@ -7,9 +7,9 @@ from typing import get_args
 
 from flows.cli import screen
 from flows.records import Severity
-from flows.stages.compile_forecast import CompileForecast
-from flows.stages.costs import SAMPLE_UNITS, Estimate, ImagePhase, TrunkUse
-from flows.stages.plan_preview import Preview
+from flows.stages.preview.compile_forecast import CompileForecast
+from flows.stages.preview.costs import SAMPLE_UNITS, Estimate, ImagePhase, TrunkUse
+from flows.stages.preview.plan_preview import Preview
 from flows.words import counted, short
 from heads.bert_size import modality_of
 from heads.catalogue import Modality

@@ -16,12 +16,13 @@ from flows.places.check import check_root
 from flows.plan import Plan
 from flows.settings import Settings
 from flows.stack.orphans import end_orphans
-from flows.stages import planning, report_text
-from flows.stages.closing import Known, look_up
+from flows.stages import planning
+from flows.stages.background.warming import warming
 from flows.stages.preflight import dead_servers, preflight_check
-from flows.stages.report import Report
+from flows.stages.reporting import report_text
+from flows.stages.reporting.closing import Known, look_up
+from flows.stages.reporting.report import Report
 from flows.stages.session import Event, listening
-from flows.stages.warming import warming
 from flows.words import counted
 from heads.catalogue import TASK_FACTS, Modality
 

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import checking, data, deploying, features, models, screen
+from flows.cli import data, features, models, screen
+from flows.cli import deploy as deploying
+from flows.cli import doctor as checking
 from flows.cli.options import AsJson, Endpoint, Workspace, settings_of
 from flows.errors import AskedWrongly
 
@@ -73,9 +75,10 @@ def plan(
 
     Without a plan: headstart plan --backbones
     """
-    from flows.cli import listing, planning
+    from flows.cli import backbones as listing
+    from flows.cli import planning
     from flows.plan import read_plan
-    from flows.stages import plan_preview
+    from flows.stages.preview import plan_preview
 
     if backbones:
         return listing.show(as_json)
@@ -104,7 +107,7 @@ def retrain(
     """
     from flows.cli import retraining
     from flows.plan import read_plan
-    from flows.stages.report import report_json
+    from flows.stages.reporting.report import report_json
 
     asked = read_plan(plan_file)
     report = retraining.run(settings_of(workspace), asked, source)
@@ -143,7 +146,7 @@ def predict(
     Example: headstart predict banking77@champion --text "My card has not arrived."
     """
     from flows.cli import answers
-    from flows.stages import prediction
+    from flows.stages.predicting import prediction
 
     if csv is not None:
         answers.refuse_existing(csv)

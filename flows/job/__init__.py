@@ -3,11 +3,11 @@
 The names below are for the flow that submits such a job; they load neither torch nor Ray.
 """
 
+from flows.job.holdout.scores import read_scores, scores_file
+from flows.job.holdout.trials import leaks_file, read_leaks, robustness_file
 from flows.job.job import Job, JobKind, Screening, Tracking, begin, new_folder
 from flows.job.job_folder import JobFolder, jobs_root
 from flows.job.outcome import JobOutcome
-from flows.job.scores import read_scores, scores_file
-from flows.job.trials import leaks_file, read_leaks, robustness_file
 
 __all__ = [
     "Job",

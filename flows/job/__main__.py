@@ -1,8 +1,8 @@
 """`python -m flows.job JOBFILE`, on the cluster: does the job, and writes its outcome or its error beside the job file.
 
-This process is the job's driver: for a training it begins a worker group, whose members do the work (`flows.job.member`), or,
-of heads on stored features, does that work itself. With `--stay` it waits a while for another job, which finds all loaded; with
-`--wait` for its first one, too, and loads meanwhile.
+This process is the job's driver: for a training it begins a worker group, whose members do the work
+(`flows.job.training.member`), or, of heads on stored features, does that work itself. With `--stay` it waits a while for another
+job, which finds all loaded; with `--wait` for its first one, too, and loads meanwhile.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from flows.errors import Unreachable
 from flows.job.job import Job, read
 from flows.job.job_folder import JobFolder
 from flows.job.outcome import JobOutcome
-from flows.job.runs import following
-from flows.job.tfidf_beside import fitting_tfidf
+from flows.job.training.runs import following
+from flows.job.training.tfidf_beside import fitting_tfidf
 
 # Between two jobs of a retraining pass seconds. If its flow dies, nobody hands on another.
 STAY_SECONDS = 60.0
@@ -72,7 +72,7 @@ def _run_group(job: Job) -> None:
 
 def _train_works(config: Mapping[str, Any]) -> None:
     # In a member. Only there: a driver with a group hands the function on, and needs no network for that.
-    from flows.job.member import train_works
+    from flows.job.training.member import train_works
 
     train_works(config)
 
@@ -87,19 +87,19 @@ def _end_at_error(job: Job) -> None:
 
 
 def _score(job: Job) -> JobOutcome:
-    from flows.job import scoring
+    from flows.job.holdout import scoring
 
     return scoring.score(job)
 
 
 def _find_leaks(job: Job) -> JobOutcome:
-    from flows.job import leaks
+    from flows.job.holdout import leaks
 
     return leaks.search(job)
 
 
 def _measure_robustness(job: Job) -> JobOutcome:
-    from flows.job import robustness
+    from flows.job.holdout import robustness
 
     return robustness.measure(job)
 

@@ -1,1 +1,3 @@
-"""The stages of a retraining, a file each: a stage takes frozen values, calls one room, and returns frozen values."""
+"""The stages of a retraining, a file each, with packages of what several share: a stage takes frozen values, calls one room,
+and returns frozen values.
+"""

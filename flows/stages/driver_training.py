@@ -28,7 +28,7 @@ def trains_in_driver(settings: Settings, work_plan: WorkPlan, left: Sequence[Wor
     if any(tap.form == "map" for work in left for taps in stored_taps(work.variant).values() for tap in taps):
         # What heads compute on maps is more than the estimate knows.
         return False
-    from flows.stages.cost_estimate import estimate_costs
+    from flows.stages.preview.cost_estimate import estimate_costs
 
     saved = estimate_costs(settings, work_plan, calibrate=False).estimate.seconds * (workers.count - 1)
     return saved < GROUP_SECONDS

@@ -10,7 +10,7 @@ from flows.records import Finding, Verdict
 from flows.stages.fresh import taken_together
 from flows.stages.scoring import score_bundles
 from flows.stages.session import RetrainingSession
-from flows.stages.trials import collect_trials
+from flows.stages.trials.collect import collect_trials
 from flows.stages.values import Challenge, FreshScores, WorkPlan
 
 

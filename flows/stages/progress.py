@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Collection, Iterator
 
 from flows import job
+from flows.stages.background.watching import watching
 from flows.stages.session import Event, RetrainingSession
 from flows.stages.values import WorkPlan
-from flows.stages.watching import watching
 
 EVERY_SECONDS = 1.0
 

@@ -14,7 +14,7 @@ from flows.gate.guards.admission import WITHDRAWN
 from flows.records import DataVersion, Finding, ModelVersion, Verdict
 from flows.registry import Registry, is_withdrawn
 from flows.stages.session import RetrainingSession
-from flows.stages.trials import collect_trials
+from flows.stages.trials.collect import collect_trials
 from flows.stages.values import FreshScores, Promotion, Scores, WorkPlan
 from heads.catalogue import TASK_FACTS
 from heads.errors import BundleError

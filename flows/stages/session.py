@@ -19,8 +19,8 @@ from flows.places.locks import Held, Lock, Locks, locks_of
 from flows.plan import Plan
 from flows.registry import Registry
 from flows.settings import Settings
-from flows.stages.beside import Beside
-from flows.stages.warming import warm
+from flows.stages.background.beside import Beside
+from flows.stages.background.warming import warm
 from flows.surroundings import user_name
 
 # A nightly run and one by hand may meet: the second waits for the first, within reason.

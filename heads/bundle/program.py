@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from heads.bundle import Bundle
 from heads.catalogue import Modality
-from heads.data.images import ImagePreprocess, crop_centre, normalise, resize
+from heads.data.image_transforms import ImagePreprocess, crop_centre, normalise, resize
 from heads.data.inputs import Inputs
 from heads.model.model import upsample
 from heads.tasks.table import TASKS

@@ -16,10 +16,10 @@ from heads.bundle.attacks import fgsm, pgd
 from heads.catalogue import TASK_FACTS
 from heads.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from heads.data.decoding import decode
-from heads.data.images import crop_centre, resize
+from heads.data.image_preprocess import ImagePreprocess, normalise
+from heads.data.image_transforms import crop_centre, resize
 from heads.data.masks import MaskFile
 from heads.data.pixels import pixels_of
-from heads.data.preprocess import ImagePreprocess, normalise
 from heads.errors import HeadsError
 from heads.spec import Head
 from heads.tasks.table import TASKS

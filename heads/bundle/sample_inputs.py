@@ -16,10 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 from heads.catalogue import Modality
 from heads.data.decoding import decode
 from heads.data.image_feed import prepare_plain
+from heads.data.image_preprocess import ImagePreprocess
 from heads.data.inputs import Inputs, of_images
 from heads.data.order import by_length
 from heads.data.pixels import decode_pixels, pixels_of
-from heads.data.preprocess import ImagePreprocess
 from heads.data.samples import Preprocess
 from heads.data.text_preprocess import TextPreprocess, compose, decode_text
 from heads.data.wordpiece import Vocabulary, split_words

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from heads.data.augmentation import Erased, Variation, erase, recolour, turn
-from heads.data.preprocess import ImagePreprocess, frame_of, normalise_in_place
+from heads.data.image_preprocess import ImagePreprocess, frame_of, normalise_in_place
 from heads.data.resampling import Span, max_taps, resize_sides, resize_sides_whole, weight_matrices, whole_matrices
 
 # Images are laid side by side in float, filled up to the largest: so many bytes at once.

@@ -15,14 +15,14 @@ from torch.utils.data import default_collate
 
 from heads.data.augmentation import Variation
 from heads.data.device_images import Plan, num_spare_bytes, plan, prepare_images, prepare_planned
-from heads.data.images import Draw, build_draw, prepare_pixels, resize
+from heads.data.image_preprocess import ImagePreprocess, resized_size
+from heads.data.image_transforms import Draw, build_draw, prepare_pixels, resize
 from heads.data.inputs import Inputs, of_images
 from heads.data.pixels import decode_pixels
-from heads.data.preprocess import ImagePreprocess, resized_size
 from heads.data.slabs import empty_bytes, in_slab, pinned
 
 if TYPE_CHECKING:
-    from heads.data.dataset import ImageDataset
+    from heads.data.image_dataset import ImageDataset
 
 # The share of a GPU's memory in which a data set's decoded images are kept. A picture of 256 px takes 0.2 MB: 80,000 in 16 GB.
 KEPT_SHARE = 0.2

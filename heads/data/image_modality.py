@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heads.data.dataset import ImageDataset
-from heads.data.images import ImagePreprocess, preprocess_for
+from heads.data.image_dataset import ImageDataset
+from heads.data.image_transforms import ImagePreprocess, preprocess_for
 from heads.data.masks import Masks
 from heads.data.samples import DEFAULT_CACHE_BYTES
 from heads.data.tags import Tags

@@ -13,7 +13,7 @@ from heads.data.inputs import Inputs
 from heads.data.tags import pad_tags
 
 if TYPE_CHECKING:
-    from heads.data.texts import TextDataset
+    from heads.data.text_dataset import TextDataset
 
 
 class TextFeed(SampleFeed):

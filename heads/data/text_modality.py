@@ -17,8 +17,8 @@ from heads.data.ahead import expect
 from heads.data.masks import Masks
 from heads.data.samples import DEFAULT_CACHE_BYTES
 from heads.data.tags import Tags
+from heads.data.text_dataset import TextDataset
 from heads.data.text_preprocess import TextPreprocess, decode_text
-from heads.data.texts import TextDataset
 from heads.data.wordpiece import Vocabulary, learn_vocabulary, parse_vocabulary
 from heads.errors import WeightsError
 from heads.spec import Fit, Variant

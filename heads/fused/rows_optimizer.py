@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from heads.fused.rows import Columns
+from heads.fused.row_layout import RowLayout
 
 
 class RowsOptimizer(Protocol):
@@ -20,7 +20,7 @@ class RowsOptimizer(Protocol):
         ...
 
 
-def rows_optimizer(optimizers: Sequence[torch.optim.Optimizer], columns: Columns, weights: Tensor) -> RowsOptimizer:
+def rows_optimizer(optimizers: Sequence[torch.optim.Optimizer], columns: RowLayout, weights: Tensor) -> RowsOptimizer:
     """What steps in place of these optimizers, all of one kind, whose weights lie in the rows of `weights`.
 
     Their own state becomes views of its state, so that it is theirs to save.
@@ -29,7 +29,7 @@ def rows_optimizer(optimizers: Sequence[torch.optim.Optimizer], columns: Columns
 
 
 class _AdamW:
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], columns: Columns, weights: Tensor) -> None:
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], columns: RowLayout, weights: Tensor) -> None:
         self._weights, self._decays = weights, list(_decays(optimizers, columns, weights))
         self._means, self._squares = (_bound(optimizers, columns, name) for name in ("exp_avg", "exp_avg_sq"))
         self._step = _common_step(optimizers, weights)
@@ -63,7 +63,7 @@ class _AdamW:
 class _SGD:
     """Nesterov's momentum without dampening: its buffer begins as zeros."""
 
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], columns: Columns, weights: Tensor) -> None:
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], columns: RowLayout, weights: Tensor) -> None:
         self._weights, self._decays = weights, list(_decays(optimizers, columns, weights))
         self._buffer = _bound(optimizers, columns, "momentum_buffer")
         self._momentum = optimizers[0].param_groups[0]["momentum"]
@@ -81,7 +81,7 @@ def _weights_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
-def _decays(optimizers: Sequence[torch.optim.Optimizer], columns: Columns, weights: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def _decays(optimizers: Sequence[torch.optim.Optimizer], columns: RowLayout, weights: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """The columns of each parameter group that decays, and its weight decay in each training (V, 1)."""
     num_before = 0
     for same in zip(*(optimizer.param_groups for optimizer in optimizers), strict=True):
@@ -92,7 +92,7 @@ def _decays(optimizers: Sequence[torch.optim.Optimizer], columns: Columns, weigh
         num_before = num_after
 
 
-def _bound(optimizers: Sequence[torch.optim.Optimizer], columns: Columns, name: str) -> Tensor:
+def _bound(optimizers: Sequence[torch.optim.Optimizer], columns: RowLayout, name: str) -> Tensor:
     """The optimizers' state of this name as rows (V, P), zeros before their first step; theirs is from now on a view of it."""
     owned = [(optimizer.state, _weights_of(optimizer)) for optimizer in optimizers]
     rows = columns.gather([[state[w].get(name, torch.zeros_like(w)) for w in weights] for state, weights in owned])

@@ -15,8 +15,9 @@ from heads.catalogue import TASK_FACTS
 from heads.data.loading import Loaders
 from heads.distributed import single_process
 from heads.errors import TrainingDiverged
-from heads.fused.at_once import AtOnce
-from heads.fused.stack import Descriptors, FusedHeads, OneByOne
+from heads.fused.cpu_heads import CpuHeads
+from heads.fused.fused_heads import Descriptors, FusedHeads
+from heads.fused.gpu_heads import GpuHeads
 from heads.model.model import Model
 from heads.model.precision import is_exact
 from heads.spec import Fit, Variant
@@ -177,7 +178,7 @@ def _stack(trainings: Sequence[Training]) -> list[FusedHeads | Training]:
     for number, training in enumerate(trainings):
         alike[_shape(training) or number].append(training)
     descriptors = Descriptors()
-    kind = OneByOne if is_exact(trainings[0].device) else AtOnce
+    kind = CpuHeads if is_exact(trainings[0].device) else GpuHeads
     # A stack of one as well, so that a variant's result depends on no neighbour.
     return [group[0] if isinstance(shape, int) else kind(group, descriptors) for shape, group in alike.items()]
 

@@ -28,9 +28,9 @@ from loop_speed import BREEDS, BareLoop, Case, HeldLoader
 from torch import Tensor
 from workspaces import SHARED, say
 
-from heads.data.dataset import ImageDataset
+from heads.data.image_dataset import ImageDataset
 from heads.data.image_feed import ImageFeed
-from heads.data.images import preprocess_for
+from heads.data.image_transforms import preprocess_for
 from heads.data.loading import Loader, Loaders, SampleLoader, num_loader_workers
 from heads.features import FeatureStore
 from heads.model.model import build_backbone, build_model

@@ -33,9 +33,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from workspaces import SHARED, say
 
-from heads.data.dataset import ImageDataset
 from heads.data.decoding import decode
-from heads.data.images import ImagePreprocess, build_draw, pixels_of, preprocess_for, resize, vary
+from heads.data.image_dataset import ImageDataset
+from heads.data.image_transforms import ImagePreprocess, build_draw, pixels_of, preprocess_for, resize, vary
 from heads.data.inputs import Inputs
 from heads.data.loading import Loaders, SampleLoader, num_loader_workers
 from heads.model.model import build_model

@@ -23,7 +23,7 @@ from PIL import Image
 from workspaces import MOBILENET_V2, SHARED, say
 
 from flows import job
-from flows.job.leaks import compare, find_candidates
+from flows.job.holdout.leaks import compare, find_candidates
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from heads.data.decoding import decode
 from heads.spec import Fit, Head, Variant

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from workspaces import MOBILENET_V2, SHARED, say
 
-from heads.data.dataset import ImageDataset
-from heads.data.images import preprocess_for
+from heads.data.image_dataset import ImageDataset
+from heads.data.image_transforms import preprocess_for
 from heads.data.loading import Loaders
 from heads.features import FeatureStore
 from heads.model.model import build_backbone, build_model

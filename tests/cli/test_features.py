@@ -19,8 +19,8 @@ from flows import dataset
 from flows.cli import planning, screen
 from flows.job.trunks import name_trunk
 from flows.settings import Settings
-from flows.stages.costs import Estimate
 from flows.stages.feature_store import SHARE_OF_DISK, keep_in_bounds
+from flows.stages.preview.costs import Estimate
 from heads.features import FeatureStore, Key
 from heads.spec import Head, Variant
 from heads.trunks.trunk import Trunk, trunk_of

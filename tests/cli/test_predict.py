@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from flows.stages import prediction
-from flows.stages.mask_files import mask_files
-from flows.stages.prediction import BATCH_SIZE
+from flows.stages.predicting import prediction
+from flows.stages.predicting.mask_files import mask_files
+from flows.stages.predicting.prediction import BATCH_SIZE
 from heads.bundle import load, save
-from heads.data.images import preprocess_for
+from heads.data.image_transforms import preprocess_for
 from heads.model.model import build_model
 from heads.spec import Head, Variant
 from tests.cli.conftest import Ask, make_workspace

@@ -16,10 +16,10 @@ from PIL import Image
 
 from flows import dataset
 from flows.settings import read_settings
-from flows.stages import plan_preview
 from flows.stages.data import ingest
+from flows.stages.preview import plan_preview
 from heads.bundle import save
-from heads.data.images import preprocess_for
+from heads.data.image_transforms import preprocess_for
 from heads.model.model import build_model
 from heads.spec import Head, Variant
 from tests.cli.conftest import Answer, Ask, make_workspace

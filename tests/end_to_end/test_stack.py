@@ -24,7 +24,7 @@ from flows.records import Verdict
 from flows.registry import BUNDLE_TAG, Registry
 from flows.stages.promotion import carry_out
 from heads import bundle as bundles
-from heads.data.images import preprocess_for
+from heads.data.image_transforms import preprocess_for
 from heads.model.model import build_model
 from heads.spec import Fit, Head, Variant
 from tests.end_to_end.conftest import Workspace, wait_for

@@ -17,7 +17,7 @@ from flows.gate.account import Kind, first_level, is_proven, least_z, look_at_me
 from flows.gate.case import rows_of
 from flows.gate.measures import Answers, measure_of
 from flows.gate.recipe import contributions, sample_values
-from flows.job.scores import write_scores
+from flows.job.holdout.scores import write_scores
 from flows.records import Finding, ModelVersion, ScoreTable, Verdict
 from flows.registry import BUNDLE_TAG, Entry
 from flows.stages.account import SECONDS_A_DAY, account_of

@@ -15,9 +15,9 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score, j
 
 from flows import job
 from flows.baselines import Baseline, BaselineFolder, probe_of
-from flows.job import baseline as of_job
-from flows.job.baseline import fit_baseline
 from flows.job.datasets import Splits
+from flows.job.training import baseline as of_job
+from flows.job.training.baseline import fit_baseline
 from flows.job.trunks import JobFeatures
 from flows.plan import parse_plan
 from flows.records import DataVersion, Mask, Sample, Weights, Work, Workers

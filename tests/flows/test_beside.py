@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from flows.stages.beside import Beside
+from flows.stages.background.beside import Beside
 
 
 def test_what_it_raises_is_raised_where_it_is_joined_alone() -> None:

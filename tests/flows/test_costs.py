@@ -17,10 +17,11 @@ from flows.job.costs import ExtractionCosts, PassCost, costs_of
 from flows.plan import parse_plan
 from flows.records import DataVersion, Sample, ScoreTable, TrainedVariant, TrainResult, Verdict, Weights, Work, Workers
 from flows.settings import Settings
-from flows.stages import closing, progress
+from flows.stages import progress
 from flows.stages.planning import make_work_plan
-from flows.stages.report import Counts
-from flows.stages.report_text import leaderboard
+from flows.stages.reporting import closing
+from flows.stages.reporting.report import Counts
+from flows.stages.reporting.report_text import leaderboard
 from flows.stages.session import Event
 from flows.stages.values import Promotion, Scores, WorkPlan
 from heads.spec import Fit, Head, Variant

@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from flows.job.examples import IGNORED, save_examples
+from flows.job.training.examples import IGNORED, save_examples
 from flows.pictures import draw_variant
 from flows.places import open_place
 from flows.records import DataVersion, Mask, Sample
 from flows.work_folder import WorkResult
 from flows.workspace import md5_of
 from heads import bundle
-from heads.data.images import preprocess_for
+from heads.data.image_transforms import preprocess_for
 from heads.model.model import build_model
 from heads.spec import Fit, Head, Variant
 

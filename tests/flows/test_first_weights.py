@@ -32,7 +32,7 @@ from flows.stages.planning import find_champion, make_work_plan, plan_work
 from heads import bundle as bundles
 from heads.backbones import BACKBONES, build_stages, check_weights, skeleton_stages, state_of, weights_digest
 from heads.bundle.backbone import save_backbone
-from heads.data.images import preprocess_for
+from heads.data.image_transforms import preprocess_for
 from heads.errors import WeightsError
 from heads.model.model import build_model
 from heads.spec import Fit, Head, Variant

@@ -16,7 +16,7 @@ from flows.errors import AskedWrongly
 from flows.gate import Case, FreshAccount, Policy, decide
 from flows.gate.case import rows_of
 from flows.gate.fresh import BETS, LAID_ANEW, STAKES, VALUES, bets_of, is_proven, log_wealths
-from flows.job.scoring import _likeliest
+from flows.job.holdout.scoring import _likeliest
 from flows.plan import parse_plan
 from flows.plan.promotion import FRESH_MEASURES
 from flows.records import DataVersion, Sample, ScoreTable

@@ -16,7 +16,7 @@ import pytest
 from flows import job
 from flows.baselines import Baseline
 from flows.errors import AskedWrongly, HeadstartError
-from flows.job.scores import write_scores
+from flows.job.holdout.scores import write_scores
 from flows.plan import Plan
 from flows.records import DataVersion, Sample, ScoreTable, TrainedVariant, TrainResult, Weights, Work
 from flows.registry import BUNDLE_TAG, Entry

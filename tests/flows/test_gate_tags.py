@@ -16,7 +16,7 @@ from flows.gate.measures import measure_of
 from flows.gate.recipe import sample_values
 from flows.gate.standing import accuracies, reliability
 from flows.records import ScoreTable
-from flows.stages.serving_trials import _difference
+from flows.stages.trials.serving import _difference
 from heads.spec import Head
 from heads.tasks import tagging
 from heads.tasks.answers import TagsPrediction

@@ -16,9 +16,10 @@ from PIL import Image
 
 from flows import job
 from flows.errors import AskedWrongly
-from flows.job import results, scoring, together
 from flows.job.datasets import Splits
+from flows.job.holdout import scoring
 from flows.job.job import read
+from flows.job.training import results, together
 from flows.job.trunks import JobFeatures
 from flows.landing import ingest
 from flows.manifest import parse

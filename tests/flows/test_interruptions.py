@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from flows import job
-from flows.job import interruptions
-from flows.job.checkpoint_note import CheckpointNote
+from flows.job.training import interruptions
+from flows.job.training.checkpoint_note import CheckpointNote
 from flows.records import DataVersion, Weights, Work, Workers
 from flows.work_folder import EpochRecord
 from heads.spec import Fit, Head, Variant

@@ -24,7 +24,7 @@ from flows import cluster, job
 from flows.baselines import BASELINE, Baseline, BaselineFolder
 from flows.cluster import processes
 from flows.errors import AskedWrongly
-from flows.job.scoring import MIN_SHARD_SAMPLES
+from flows.job.holdout.scoring import MIN_SHARD_SAMPLES
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from flows.work_folder import EpochRecord, WorkResult, bundle_name, read_trained
 from heads import bundle

@@ -19,15 +19,15 @@ from sklearn.neighbors import NearestNeighbors
 from flows import job
 from flows.errors import HeadstartError
 from flows.gate import Case, Policy, Trials, decide
-from flows.job import leaks as search_job
+from flows.job.holdout import leaks as search_job
 from flows.job.job import read
 from flows.leak_records import Leak, Leaks
 from flows.plan import Plan
 from flows.records import DataVersion, Sample, ScoreTable, Severity, TrainedVariant, Weights, Work
-from flows.stages.trials import collect_trials
+from flows.stages.trials.collect import collect_trials
 from flows.stages.values import Scores, WorkPlan
 from heads.data.decoding import decode
-from heads.data.likeness import SAME_PICTURE, Details, details_of, is_comparable, likeness
+from heads.data.near_duplicates.likeness import SAME_PICTURE, Details, details_of, is_comparable, likeness
 from heads.features import FeatureStore, Key, neighbours
 from heads.spec import Fit, Head, Variant
 from heads.tasks.rows import Scored

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from flows.cli import listing
+from flows.cli import backbones as listing
 from heads.catalogue import BACKBONE_STAGES, IMAGE_BACKBONES
 
 

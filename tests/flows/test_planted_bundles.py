@@ -13,9 +13,10 @@ import torch
 from PIL import Image, ImageOps
 
 from flows import job
-from flows.job import scoring, together
 from flows.job.datasets import Splits
-from flows.job.scores import write_scores
+from flows.job.holdout import scoring
+from flows.job.holdout.scores import write_scores
+from flows.job.training import together
 from flows.job.trunks import JobFeatures
 from flows.records import DataVersion, Sample, ScoreTable, Verdict, Weights, Work, Workers
 from heads import bundle

@@ -19,15 +19,15 @@ from flows.cli import models
 from flows.gate import Case, Trials
 from flows.gate.classes import compare_classes
 from flows.gate.guards.table import TRIAL_GUARDS
-from flows.job import leaks
+from flows.job.holdout import leaks
+from flows.job.holdout.scores import write_scores
 from flows.job.job import read
-from flows.job.scores import write_scores
 from flows.plan import Plan
 from flows.records import DataVersion, Finding, ModelVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
 from flows.registry import BUNDLE_TAG, Registry, ledger, read_holdout, telling
 from flows.stages.promotion import promote
 from flows.stages.scoring import find_anchor
-from flows.stages.trials import COLLECTORS, TOGETHER
+from flows.stages.trials.collect import COLLECTORS, TOGETHER
 from flows.stages.values import Promotion, Scores, WorkPlan
 from heads.errors import BundleError
 from heads.spec import Fit, Head, Variant

@@ -26,7 +26,7 @@ from flows.pulling import InTheWay
 from flows.stages import delivery
 from flows.stages.delivery import Offer
 from heads import bundle as bundles
-from heads.data.images import preprocess_for
+from heads.data.image_transforms import preprocess_for
 from heads.errors import BundleError
 from heads.model.model import build_model
 from heads.spec import Fit, Head, Variant

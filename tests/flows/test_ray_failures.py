@@ -23,8 +23,8 @@ from flows.plan import parse_plan
 from flows.records import DataVersion, Workers
 from flows.settings import Settings
 from flows.stages import session
+from flows.stages.background.warming import warm, warming
 from flows.stages.session import stop_retraining
-from flows.stages.warming import warm, warming
 
 
 @dataclass

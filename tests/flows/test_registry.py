@@ -33,7 +33,7 @@ from flows.settings import read_settings
 from flows.stages import delivery
 from flows.tracking import Origin, Tracker
 from heads import bundle as bundles
-from heads.data.images import preprocess_for
+from heads.data.image_transforms import preprocess_for
 from heads.errors import BundleError
 from heads.model.model import build_model
 from heads.spec import Fit, Head, Variant

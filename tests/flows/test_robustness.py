@@ -17,15 +17,15 @@ from flows import job
 from flows.gate import Case, Policy, Trials, decide
 from flows.gate.guards.robustness import robustness
 from flows.gate.trials import Robustness
-from flows.job import robustness as job_room
+from flows.job.holdout import robustness as job_room
 from flows.job.job import read
 from flows.plan import Plan
 from flows.records import DataVersion, ModelVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
-from flows.stages import robustness as stage_room
-from flows.stages.robustness import measure_robustness
+from flows.stages.trials.collect import robustness as stage_room
+from flows.stages.trials.robustness import measure_robustness
 from flows.stages.values import Scores, WorkPlan
 from heads import bundle as bundles
-from heads.data.images import preprocess_for
+from heads.data.image_transforms import preprocess_for
 from heads.model.model import build_model
 from heads.spec import Fit, Head, Variant
 from heads.tasks.rows import Scored

@@ -22,7 +22,7 @@ from torch import distributed
 from flows import job
 from flows.cluster import workers
 from flows.files import read_json
-from flows.job import member, screening
+from flows.job.training import member, screening
 from flows.plan import parse_plan
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from flows.stages.planning import make_work_plan

@@ -16,9 +16,9 @@ from flows.job.job import read as read_order
 from flows.plan import Plan, expand, parse_plan, screenings, work_key
 from flows.records import DataVersion, Sample, Work
 from flows.settings import Settings
-from flows.stages.cost_estimate import STEP_SECONDS, estimate_costs
-from flows.stages.costs import Costs
 from flows.stages.planning import make_work_plan
+from flows.stages.preview.cost_estimate import STEP_SECONDS, estimate_costs
+from flows.stages.preview.costs import Costs
 from flows.stages.training import train
 from flows.stages.values import WorkPlan
 from heads.trunks.pricing import epoch_multiply_adds, forward_multiply_adds

@@ -18,16 +18,17 @@ from flows import dataset, gate
 from flows.errors import HeadstartError
 from flows.gate.guards.latency import latency, median_ratio
 from flows.gate.trials import Serving, Trials
-from flows.job.scoring import score_shard
+from flows.job.holdout.scoring import score_shard
 from flows.plan import Plan
 from flows.records import DataVersion, ModelVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
 from flows.registry import BUNDLE_TAG, Registry
-from flows.stages import clean_process, serving_trials
 from flows.stages.promotion import promote
+from flows.stages.trials.collect import clean_process
+from flows.stages.trials.collect import serving as serving_trials
 from flows.stages.values import Promotion, Scores, WorkPlan
 from flows.workspace import md5_of
 from heads import bundle as bundles
-from heads.data.images import preprocess_for
+from heads.data.image_transforms import preprocess_for
 from heads.model.model import build_model
 from heads.spec import Fit, Head, Variant
 from heads.tasks.rows import Scored

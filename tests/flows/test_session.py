@@ -16,7 +16,7 @@ from flows.errors import Busy
 from flows.plan import parse_plan
 from flows.records import Weights, Work
 from flows.settings import Settings
-from flows.stages.loading import loading_ahead
+from flows.stages.background.loading import loading_ahead
 from flows.stages.session import Event, listening, open_session
 from flows.tracking import Origin
 from heads.spec import Head, Variant

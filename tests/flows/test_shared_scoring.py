@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from flows import job
-from flows.job.scores import read_scores
-from flows.job.scoring import score
+from flows.job.holdout.scores import read_scores
+from flows.job.holdout.scoring import score
 from flows.places import Folder, StoredFile
 from flows.records import DataVersion, Mask, Sample, Workers
 from flows.workspace import md5_of

@@ -28,10 +28,11 @@ from flows.records import (
     Workers,
 )
 from flows.settings import Settings
-from flows.stages import closing, report, report_text, training
+from flows.stages import training
 from flows.stages.planning import make_work_plan, plan_work, planned
-from flows.stages.report import Report, report_json
-from flows.stages.report_text import leaderboard, verdict_text
+from flows.stages.reporting import closing, report, report_text
+from flows.stages.reporting.report import Report, report_json
+from flows.stages.reporting.report_text import leaderboard, verdict_text
 from flows.stages.session import Event
 from flows.stages.values import Challenge, FreshScores, Promotion, Scores, StoredBundle, WorkPlan
 from flows.work_folder import WorkFailure, WorkFolder

@@ -18,12 +18,12 @@ from flows import job
 from flows.baselines import TFIDF, Baseline, BaselineFolder
 from flows.errors import AskedWrongly
 from flows.job import tfidf
-from flows.job.baseline import fit_tfidf
 from flows.job.datasets import Splits
-from flows.job.scores import read_scores, scores_file
-from flows.job.scoring import score
+from flows.job.holdout.scores import read_scores, scores_file
+from flows.job.holdout.scoring import score
 from flows.job.tfidf import fit_model, read_tfidf
-from flows.job.tfidf_beside import fitting_tfidf
+from flows.job.training.baseline import fit_tfidf
+from flows.job.training.tfidf_beside import fitting_tfidf
 from flows.plan import parse_plan
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from flows.settings import Settings

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from flows.job import thumbnails
-from flows.job.thumbnails import TAP, open_thumbnails, store_thumbnails
+from flows.job.holdout import thumbnails
+from flows.job.holdout.thumbnails import TAP, open_thumbnails, store_thumbnails
 from flows.records import DataVersion, Sample
 from heads.data.decoding import decode
-from heads.data.thumbnails import SIDE_PX, alikeness, thumbnail_of, windows_in
+from heads.data.near_duplicates.thumbnails import SIDE_PX, alikeness, thumbnail_of, windows_in
 from heads.errors import ImageError
 from heads.features import FeatureStore, neighbours
 from tests.flows.test_leaks import ALTERED, photographs, real

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from flows import job
-from flows.job import together
 from flows.job.datasets import Splits
-from flows.job.sharing import deal_out, load_of, probe_load
+from flows.job.training import together
+from flows.job.training.sharing import deal_out, load_of, probe_load
 from flows.job.trunks import JobFeatures
 from flows.places import Root
 from flows.records import DataVersion, Sample, Weights, Work, Workers

@@ -18,13 +18,13 @@ from flows.files import write_json
 from flows.plan import VariantPhases, group_by_trunk, parse_plan
 from flows.records import DataVersion, Sample
 from flows.settings import Settings
-from flows.stages.compile_forecast import CompileForecast, forecast
-from flows.stages.cost_estimate import estimate_costs
 from flows.stages.planning import make_work_plan
+from flows.stages.preview.compile_forecast import CompileForecast, forecast
+from flows.stages.preview.cost_estimate import estimate_costs
 from flows.stages.values import WorkPlan
 from heads.backbones import BACKBONES
-from heads.data.dataset import ImageDataset
-from heads.data.images import preprocess_for
+from heads.data.image_dataset import ImageDataset
+from heads.data.image_transforms import preprocess_for
 from heads.features import FeatureStore
 from heads.model.model import build_backbone, build_model
 from heads.phases import PhaseInputs, Tap, compile_policy

@@ -18,10 +18,10 @@ from flows.pictures import reliability_diagram
 from flows.plan import Plan
 from flows.records import DataVersion, Finding, Sample, ScoreTable, TrainedVariant, Verdict, Weights, Work
 from flows.registry import Registry
-from flows.stages import version_card
-from flows.stages.card_text import describe_change, with_verdict
+from flows.stages.reporting import version_card
+from flows.stages.reporting.card_text import describe_change, with_verdict
+from flows.stages.reporting.version_card import keep_card
 from flows.stages.values import Challenge, Promotion, Scores, StoredBundle, WorkPlan
-from flows.stages.version_card import keep_card
 from flows.tracking import Origin, Tracker
 from heads.backbones import BACKBONES
 from heads.spec import Head, Variant

@@ -9,8 +9,8 @@ import pytest
 
 from flows import job
 from flows.errors import AskedWrongly, HeadstartError
-from flows.job.checkpoint_note import CheckpointNote, read_note, write_note
 from flows.job.job_folder import GroupStart
+from flows.job.training.checkpoint_note import CheckpointNote, read_note, write_note
 from flows.records import Weights, Work
 from flows.work_folder import EpochRecord, MaskExample, WorkFailure, WorkFolder, WorkResult, read_trained
 from heads.spec import Head, Variant

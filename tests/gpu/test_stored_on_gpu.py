@@ -11,7 +11,7 @@ from torch import nn
 
 from heads.catalogue import Task
 from heads.features import FeatureStore, Key
-from heads.fused.tally import StackedTally
+from heads.fused.stacked_metrics import StackedMetrics
 from heads.model.model import build_backbone
 from heads.phases import Tap
 from heads.spec import Variant
@@ -222,7 +222,7 @@ def test_a_batch_that_finds_no_room_on_the_gpu_runs_in_parts() -> None:
 def test_measures_of_a_stack_are_those_of_each_on_the_cpu(task: Task) -> None:
     random = torch.Generator().manual_seed(3)
     joint, each = (
-        StackedTally({"x": task}, keeps_scores=True),
+        StackedMetrics({"x": task}, keeps_scores=True),
         [MetricAccumulator({"x": task}, keeps_scores=True) for _ in range(3)],
     )
     for num_samples in (400, 77):

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from heads.data.dataset import ImageDataset
-from heads.data.images import preprocess_for
+from heads.data.image_dataset import ImageDataset
+from heads.data.image_transforms import preprocess_for
 from heads.data.loading import Loaders
 from heads.data.masks import Masks
 from heads.errors import TrainingDiverged

@@ -25,9 +25,9 @@ from heads.appearing import STALE_SECONDS, appearing
 from heads.bundle import Bundle, Labels, MaskPrediction, Prediction
 from heads.bundle.program import export_program
 from heads.bundle.writing import TYPES, write_weights
-from heads.data.dataset import ImageDataset
 from heads.data.decoding import decode_mask
-from heads.data.images import decode, prepare, preprocess_for
+from heads.data.image_dataset import ImageDataset
+from heads.data.image_transforms import decode, prepare, preprocess_for
 from heads.data.masks import Masks
 from heads.errors import BundleError, HeadsError, ImageError
 from heads.model.model import Model, build_model

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from heads.catalogue import IMAGE_BACKBONES
-from heads.data.dataset import ImageDataset
-from heads.data.images import ImagePreprocess, preprocess_for
+from heads.data.image_dataset import ImageDataset
+from heads.data.image_transforms import ImagePreprocess, preprocess_for
 from heads.data.masks import Masks
 from heads.errors import ImageError
 

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from heads.data import image_feed
-from heads.data.dataset import ImageDataset
 from heads.data.device_images import prepare_images
+from heads.data.image_dataset import ImageDataset
 from heads.data.image_feed import ImageFeed
-from heads.data.images import ImagePreprocess, crop_centre, normalise, preprocess_for, resize, resized_size
+from heads.data.image_transforms import ImagePreprocess, crop_centre, normalise, preprocess_for, resize, resized_size
 from heads.data.loading import SampleLoader
 from heads.data.masks import Masks
 from heads.data.pixels import decode_pixels

@@ -19,7 +19,7 @@ import torch
 from flows.pulling import placing
 from heads import bundle
 from heads.bundle import contents
-from heads.data.images import preprocess_for
+from heads.data.image_transforms import preprocess_for
 from heads.errors import BundleError
 from heads.model.model import build_model, build_outline
 from heads.spec import Fit, Head, Variant

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from heads.catalogue import IMAGE_BACKBONES
 from heads.data import decoding
 from heads.data.augmentation import STRENGTHS, Geometry, apply_geometry, draw_geometry
-from heads.data.dataset import ImageDataset
-from heads.data.images import ImagePreprocess, build_draw, decode, pixels_of, prepare, preprocess_for, resize, vary
+from heads.data.image_dataset import ImageDataset
+from heads.data.image_transforms import ImagePreprocess, build_draw, decode, pixels_of, prepare, preprocess_for, resize, vary
 from heads.errors import ImageError
 
 PREPROCESS = ImagePreprocess(32, 36, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))

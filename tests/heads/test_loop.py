@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from heads.data.dataset import ImageDataset
-from heads.data.images import preprocess_for
+from heads.data.image_dataset import ImageDataset
+from heads.data.image_transforms import preprocess_for
 from heads.data.loading import shuffle, split_steps
 from heads.distributed import rank
 from heads.errors import HeadsError

@@ -21,7 +21,7 @@ from heads.bundle import Bundle, robustness
 from heads.bundle.attacks import fgsm, loss_gradients, pgd
 from heads.bundle.robustness import EPS, UNBOUNDED, Picture, measure
 from heads.data.corruptions import CORRUPTIONS, STRENGTHS, convolve, corrupt, disk, streak
-from heads.data.images import preprocess_for
+from heads.data.image_transforms import preprocess_for
 from heads.errors import HeadsError
 from heads.model.model import build_model
 from heads.spec import Fit, Head, Variant

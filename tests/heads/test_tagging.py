@@ -21,7 +21,7 @@ from heads.data.inputs import Inputs
 from heads.data.labels import MISSING_LABEL
 from heads.data.loading import Loaders, SampleLoader
 from heads.data.modalities import preparation_of, preprocess_of
-from heads.data.texts import TextDataset
+from heads.data.text_dataset import TextDataset
 from heads.data.wordpiece import Vocabulary, split_words
 from heads.errors import BundleError, TextError
 from heads.features import FeatureStore

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, jaccard_score
 
-from heads.data.dataset import ImageDataset
-from heads.data.images import preprocess_for
+from heads.data.image_dataset import ImageDataset
+from heads.data.image_transforms import preprocess_for
 from heads.data.masks import Masks
 from heads.model.model import Model, build_model
 from heads.spec import Fit, Head, Variant

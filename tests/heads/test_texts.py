@@ -16,8 +16,8 @@ from heads.bundle.program import export_program
 from heads.catalogue import CLASS_DESIGNS, TEXT_BACKBONES
 from heads.data.loading import Loaders
 from heads.data.modalities import preparation_of, preprocess_of
+from heads.data.text_dataset import TextDataset
 from heads.data.text_preprocess import compose, decode_text
-from heads.data.texts import TextDataset
 from heads.data.wordpiece import MASK
 from heads.errors import BundleError, TextError, WeightsError
 from heads.features import FeatureStore

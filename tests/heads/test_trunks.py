@@ -19,8 +19,8 @@ from PIL import Image
 from torch import nn
 
 from heads.catalogue import BACKBONE_STAGES
-from heads.data.dataset import ImageDataset
-from heads.data.images import preprocess_for
+from heads.data.image_dataset import ImageDataset
+from heads.data.image_transforms import preprocess_for
 from heads.errors import CheckpointError, TrainingDiverged
 from heads.features import FeatureStore, Key
 from heads.model.model import build_backbone, build_model

@@ -1,0 +1,1 @@
+"""The parts of a job that read the holdout: scores, leaks, robustness."""

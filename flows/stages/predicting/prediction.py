@@ -1,0 +1,249 @@
+"""Predictions of a bundle on images, with masks written to files, or on texts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows import owners
+from flows.errors import AskedWrongly
+from flows.settings import Settings
+from flows.stages.predicting.asked_images import Unread, find_images
+from flows.stages.predicting.asked_texts import AskedTexts, find_texts
+from flows.stages.predicting.mask_files import already_there, mask_files, refuse_taken
+from flows.stages.session import open_registry
+from flows.words import counted
+from heads.catalogue import TASK_FACTS
+
+BATCH_SIZE = 32
+# Decoded, an image takes three bytes a pixel.
+MAX_BATCH_PIXELS = 50_000_000
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from heads.bundle import Answer, Bundle
+    from heads.tasks.answers import TextSpan
+
+
+@dataclass(frozen=True)
+class ClassAnswer:
+    """The predicted class, and its probability."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class LabelsAnswer:
+    """The predicted set of labels, and the probability of every label."""
+
+    labels: tuple[str, ...]
+    probabilities: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class MaskAnswer:
+    """The file of the predicted mask, and each class's share of its pixels."""
+
+    mask: str
+    shares: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TagsAnswer:
+    """The words of a text, the tag of each, and the spans that these mark."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+    spans: tuple[TextSpan, ...]
+
+
+Answered = ClassAnswer | LabelsAnswer | MaskAnswer | TagsAnswer
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The predictions for one sample, by target; `file` is its file, its line of a CSV, or a text itself."""
+
+    file: str
+    answers: Mapping[str, Answered]
+
+
+@dataclass(frozen=True)
+class Readings:
+    """The predictions: a row a sample, in order; `unread` are those of folders and CSV files that cannot be read."""
+
+    rows: tuple[Reading, ...]
+    unread: tuple[Unread, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def predict(
+    settings: Settings,
+    model: str,
+    files: Sequence[Path],
+    output: Path | None = None,
+    *,
+    texts: Sequence[str] = (),
+    column: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Readings:
+    """Predictions of a bundle's folder, or of a registered `NAME@WHICH`, on images or, if it reads them, on texts.
+
+    `texts` are texts as they are; files of texts are read as `find_texts` says. Of images, a folder stands for the images in it,
+    a CSV file for those that its `column` names (left out: `file`, or the only one).
+    Masks become PNG files under `output`, one for each image, named after it. An image of a folder or a CSV that does not decode
+    is listed as unread. `progress` is told how many of how many samples are done. Raises AskedWrongly if there is no such model,
+    file or column, no output folder for masks, or a mask file already exists; ImageError if an image that was named itself does
+    not decode. Then nothing is written.
+    """
+    if not files and not texts:
+        raise AskedWrongly("nothing is asked for: name files, or give a text with --text")
+    if missing := [file for file in files if not file.exists()]:
+        raise AskedWrongly(f"{missing[0]} does not exist: name files, folders of them, or CSV files")
+    bundle = _load(settings, model)
+    if bundle.variant.modality == "text":
+        return _read_texts(bundle, find_texts(texts, files, column), progress)
+    if texts:
+        raise AskedWrongly(f"{model} reads images, and was given {counted(len(texts), 'text')} with --text; name files of images")
+    asked = find_images(files, output, column)
+    masks = [head.target for head in bundle.variant.heads if TASK_FACTS[head.task].tells == "pixels"]
+    if masks and output is None:
+        raise AskedWrongly(f"{model} reads masks ({', '.join(masks)}): name the folder that they are written to with --output")
+    _check_named([file for file, is_named in asked.files if is_named])
+    images = [file for file, _ in asked.files]
+    places = mask_files(images, masks, output) if output is not None and masks else [{} for _ in images]
+    refuse_taken([place for of_image in places for place in of_image.values()])
+    rows: list[Reading] = []
+    unread = list(asked.unread)
+    progress(0, len(images))
+    for done, row in enumerate(_read(bundle, images, places), 1):
+        if isinstance(row, Unread):
+            unread.append(row)
+        else:
+            rows.append(row)
+        progress(done, len(images))
+    return Readings(tuple(rows), tuple(unread), asked.warnings)
+
+
+def _read_texts(bundle: Bundle, asked: AskedTexts, progress: Callable[[int, int], None]) -> Readings:
+    """The predictions for texts. Raises TextError if one cannot be read that was named itself."""
+    from heads.bundle import predict_together
+    from heads.data.text_preprocess import compose, decode_text
+    from heads.errors import TextError
+
+    opened: list[tuple[str, str]] = []
+    unread = list(asked.unread)
+    for text in asked.texts:
+        try:
+            content, name = text.content, text.name if isinstance(text.content, Path) or not text.is_named else "the text"
+            opened.append((text.name, compose(content, name) if isinstance(content, str) else decode_text(content)))
+        except TextError as error:
+            if text.is_named:
+                raise
+            unread.append(Unread(text.name, str(error).removeprefix(f"{text.name}: ")))
+    rows: dict[int, Reading] = {}
+    progress(0, len(opened))
+    for numbers, (answers,) in predict_together([bundle], (text for _, text in opened), BATCH_SIZE):
+        for number, told in zip(numbers, answers, strict=True):
+            rows[number] = Reading(opened[number][0], {target: _keep(answer, None) for target, answer in told.items()})
+        progress(len(rows), len(opened))
+    return Readings(tuple(rows[number] for number in range(len(opened))), tuple(unread), asked.warnings)
+
+
+def _load(settings: Settings, model: str) -> Bundle:
+    from heads import bundle as bundles
+
+    owners.sweep()
+    with owners.scratch("predict") as made:
+        folder = Path(model)
+        if not folder.is_dir():
+            name, at, which = model.partition("@")
+            if not at:
+                raise AskedWrongly(f"{model!r} is no bundle's folder; a registered model is written NAME@champion or NAME@3")
+            folder = made / "bundle"
+            open_registry(settings).pull(name, which or "champion", folder)
+        return bundles.load(folder)
+
+
+def _check_named(files: Sequence[Path]) -> None:
+    """Raise ImageError if a file that was named itself does not decode, before anything is written."""
+    from heads.data.decoding import decode
+
+    for file in files:
+        decode(file)
+
+
+def _read(bundle: Bundle, images: Sequence[Path], places: Sequence[Mapping[str, Path]]) -> Iterator[Reading | Unread]:
+    """For each image its predictions, or why it does not decode; masks are written on the way.
+
+    Images are held in memory a batch at a time: up to BATCH_SIZE, and fewer if they are large.
+    """
+    batch: list[tuple[Path, Mapping[str, Path], Image | Unread]] = []
+    num_pixels = 0
+    for image, place in zip(images, places, strict=True):
+        found = _decode(image)
+        batch.append((image, place, found))
+        num_pixels += 0 if isinstance(found, Unread) else found.width * found.height
+        if len(batch) == BATCH_SIZE or num_pixels >= MAX_BATCH_PIXELS:
+            yield from _read_batch(bundle, batch)
+            batch, num_pixels = [], 0
+    yield from _read_batch(bundle, batch)
+
+
+def _decode(image: Path) -> Image | Unread:
+    from heads.data.decoding import decode
+    from heads.errors import ImageError
+
+    try:
+        if image.exists() and not image.is_file():
+            raise ImageError("is no regular file")
+        return decode(image)
+    except ImageError as error:
+        return Unread(str(image), str(error).removeprefix(f"{image}: "))
+
+
+def _read_batch(bundle: Bundle, batch: Sequence[tuple[Path, Mapping[str, Path], Image | Unread]]) -> Iterator[Reading | Unread]:
+    answers = iter(bundle.predict([found for _, _, found in batch if not isinstance(found, Unread)], BATCH_SIZE))
+    for image, place, found in batch:
+        if isinstance(found, Unread):
+            yield found
+        else:
+            yield Reading(str(image), {target: _keep(answer, place.get(target)) for target, answer in next(answers).items()})
+
+
+def _keep(answer: Answer, file: Path | None) -> Answered:
+    """The bundle's answer as a value for a reading; a mask is written to `file`."""
+    from heads.bundle import Labels, Prediction, TagsPrediction
+
+    match answer:
+        case Prediction():
+            return ClassAnswer(answer.label, answer.probability)
+        case Labels():
+            return LabelsAnswer(tuple(answer.labels), dict(answer.probabilities))
+        case TagsPrediction():
+            return TagsAnswer(answer.words, answer.tags, answer.spans)
+    assert file is not None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_name(f".{file.name}.{os.getpid()}.new")
+    try:
+        answer.picture().save(new, format="PNG")
+        _name(new, file)
+    finally:
+        new.unlink(missing_ok=True)
+    return MaskAnswer(str(file), dict(answer.shares))
+
+
+def _name(new: Path, file: Path) -> None:
+    """Give a written file its name. Raises AskedWrongly if another has it by now."""
+    try:
+        # Linked, not renamed: a file that appeared there meanwhile is not overwritten.
+        os.link(new, file)
+    except FileExistsError:
+        raise already_there([file]) from None
+    except OSError:  # Not every file system has links.
+        new.replace(file)

@@ -1,0 +1,1 @@
+"""What a plan would do and cost, before anything is done."""

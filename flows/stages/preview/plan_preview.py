@@ -1,0 +1,83 @@
+"""The variants that a plan would train, which of them are done, and what the others cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flows import plan as plans
+from flows.plan import Plan
+from flows.records import Severity
+from flows.settings import Settings
+from flows.stages.driver_training import trains_in_driver
+from flows.stages.planning import make_work_plan, why_failed
+from flows.stages.preview.compile_forecast import CompileForecast, forecast
+from flows.stages.preview.cost_estimate import estimate_costs
+from flows.stages.preview.costs import Estimate, ImagePhase, TrunkUse
+
+
+@dataclass(frozen=True)
+class PlannedVariant(plans.VariantRow):
+    """A variant of a plan, and whether it is done; `failed` is why it failed for good, None if it did not."""
+
+    epochs: int
+    done: bool
+    failed: str | None
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A plan on a data version: its variants, how many are left to train, what that costs, and what guards may do.
+
+    `in_driver` says that the job's driver trains them by itself, without workers; `compiling` is of variants that ask for it.
+    """
+
+    name: str
+    data_version: str
+    samples: int
+    metric: str
+    guards: Mapping[str, Severity]
+    variants: tuple[PlannedVariant, ...]
+    left: int
+    trunks: tuple[TrunkUse, ...]
+    images: tuple[ImagePhase, ...]
+    estimate: Estimate
+    in_driver: bool
+    compiling: tuple[CompileForecast, ...]
+
+
+def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Preview:
+    """The variants of a plan on the workspace's data version, which are done, and what the others cost; touches nothing.
+
+    `calibrate` times this machine for about two seconds, so that the estimate is in seconds of this machine.
+    """
+    from flows import dataset
+
+    version = dataset.read_version(settings.workspace)
+    work_plan = make_work_plan(plan, version, settings)
+    rows = zip(work_plan.works, plans.describe([work.variant for work in work_plan.works]), strict=True)
+    variants = tuple(
+        PlannedVariant(
+            **vars(row),
+            epochs=work.variant.fit.epochs,
+            done=work_plan.is_done(settings, work),
+            failed=why_failed(settings, work),
+        )
+        for work, row in rows
+    )
+    left = [work for work, variant in zip(work_plan.works, variants, strict=True) if not variant.done]
+    costs = estimate_costs(settings, work_plan, calibrate=calibrate)
+    return Preview(
+        name=plan.name,
+        data_version=version.digest,
+        samples=len(version.samples),
+        metric=work_plan.metric,
+        guards=plan.promotion.guards.severities,
+        variants=variants,
+        left=len(left),
+        trunks=costs.trunks,
+        images=costs.images,
+        estimate=costs.estimate,
+        in_driver=trains_in_driver(settings, work_plan, left),
+        compiling=forecast(work_plan, left, device=costs.estimate.device, is_here=not costs.estimate.elsewhere),
+    )
