@@ -28,7 +28,7 @@ def check_weights_of_texts(backbone: str, named: str) -> None:
     if backbone == "bert" and (named in WORDS or "://" in named):
         raise ValueError(
             f"backbone bert has the size and the words of its weights, and weights is {named!r}; give a folder with "
-            "config.json, model.safetensors and vocab.txt, or use transformer, which learns from nothing"
+            "config.json, model.safetensors and vocab.txt or tokenizer.json, or use transformer, which learns from nothing"
         )
     if backbone != "bert" and named != "none":
         raise ValueError(f"{backbone} learns its words from the training texts, and weights is {named!r}; allowed: none")

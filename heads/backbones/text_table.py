@@ -16,8 +16,8 @@ from heads.backbones.words import CHANNELS, NUM_WORDS
 from heads.bert_size import BertSize, parse_bert_size
 from heads.recurrent_size import RecurrentSize, parse_recurrent_size
 
-# Poolers and heads of a pretraining.
-NOT_FEATURES = ("pooler.", "cls.", "classifier.")
+# Poolers, and heads of a pretraining or of a task.
+NOT_FEATURES = ("pooler.", "cls.", "classifier.", "qa_outputs.")
 # What the plan's `bert` stands for until its weights are read.
 USUAL = BertSize(48, 384, 12, 1536)
 SMALL = BertSize(2, 128, 4, 512, num_tokens=NUM_WORDS, num_positions=8192)

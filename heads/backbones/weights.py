@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from heads.backbones import text_weights
 from heads.backbones.blank import build_blank, build_skeleton
+from heads.backbones.state_checks import NUM_KEYS_SHOWN, check_finite, listed
 from heads.backbones.table import BACKBONES, Backbone, row_of
 from heads.bert_size import modality_of, stages_of
 from heads.catalogue import IMAGE_BACKBONES
 from heads.errors import WeightsError
 
-NUM_KEYS_SHOWN = 6
 WHAT_TO_GIVE = "give a file written by torch.save(model.state_dict(), path) from torchvision's model"
 # Keys of torchvision's published files of DenseNet and the vision transformers that its modules call otherwise today.
 OLD_NAMES = (
@@ -167,8 +167,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"weights file {path} could not be read ({reason}); {WHAT_TO_GIVE}") from error
     if not _is_state(state):
         raise WeightsError(f"weights file {path} holds {_outline(state)}, not a state dict; {WHAT_TO_GIVE}")
-    if spoilt := [key for key, value in state.items() if not value.isfinite().all()]:
-        raise WeightsError(f"weights file {path} holds numbers that are not finite in {_listed(spoilt)}; give another file")
+    check_finite(f"weights file {path}", state)
     return {_renamed(key): value for key, value in state.items()}
 
 
@@ -208,7 +207,7 @@ def _check_fit(name: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tens
     if not (missing or unexpected or reshaped):
         return
     lines = [
-        f"{title}: {_listed(keys)}"
+        f"{title}: {listed(keys)}"
         for title, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
         if keys
     ]
@@ -229,11 +228,6 @@ def _differences(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> t
         if key in given and given[key].shape != wanted[key].shape
     ]
     return missing, unexpected, reshaped
-
-
-def _listed(keys: list[str]) -> str:
-    more = f" and {len(keys) - NUM_KEYS_SHOWN} more" if len(keys) > NUM_KEYS_SHOWN else ""
-    return ", ".join(keys[:NUM_KEYS_SHOWN]) + more
 
 
 def _architecture_of(given: Mapping[str, Tensor]) -> str | None:

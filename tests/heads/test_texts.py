@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -312,7 +313,7 @@ def test_weights_that_lack_a_file_or_a_layer_or_are_a_file_are_refused(encoder: 
     with pytest.raises(WeightsError, match=r"does not hold what its config.json says, bert-3x16x2.*; missing: encoder.layer.2"):
         check_weights(sized("bert", write_encoder(tmp_path / "deep", num_hidden_layers=3)), tmp_path / "deep")
     (write_encoder(tmp_path / "bare") / "vocab.txt").unlink()
-    with pytest.raises(WeightsError, match=r"lacks vocab.txt; give a folder with config.json, model.safetensors, vocab.txt"):
+    with pytest.raises(WeightsError, match=r"lacks vocab.txt or tokenizer.json; give a folder with config.json, model.safetens"):
         sized("bert", tmp_path / "bare")
     (write_encoder(tmp_path / "cut") / "model.safetensors").write_bytes(b"junk")
     with pytest.raises(WeightsError, match=r"model.safetensors could not be read"):
@@ -321,6 +322,39 @@ def test_weights_that_lack_a_file_or_a_layer_or_are_a_file_are_refused(encoder: 
         sized("bert", encoder / "vocab.txt")
     with pytest.raises(WeightsError, match="textcnn learns its words from the training texts, and was given weights"):
         sized("textcnn", encoder)
+
+
+@pytest.mark.parametrize("prefix", ["", "bert.", "model.bert.", "0.auto_model."])
+def test_parameters_are_known_by_the_names_of_old_files_and_of_other_models(prefix: str, encoder: Path, tmp_path: Path) -> None:
+    folder, file = write_encoder(tmp_path), tmp_path / "model.safetensors"
+    state = {prefix + name.removeprefix("bert."): tensor for name, tensor in safetensors.torch.load_file(file).items()}
+    state |= {"cls.seq_relationship.bias": torch.zeros(2), "qa_outputs.bias": torch.zeros(2)}
+    renamed = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in state.items()
+    }
+    assert sum(name.endswith(("gamma", "beta")) for name in renamed) == 10
+    safetensors.torch.save_file(renamed, file)
+    check_weights(SIZE.name, folder)
+    old, new = (build_stages(SIZE.name, each).state_dict() for each in (folder, encoder))
+    assert old.keys() == new.keys()
+    assert all(map(torch.equal, old.values(), new.values()))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_weights_with_numbers_that_are_not_finite_are_refused_by_their_name(number: float, tmp_path: Path) -> None:
+    file = write_encoder(tmp_path) / "model.safetensors"
+    state = safetensors.torch.load_file(file)
+    # Finite, though their sum is not.
+    state["bert.embeddings.word_embeddings.weight"] = torch.full((14, 16), 3e38)
+    safetensors.torch.save_file(state, file)
+    check_weights(SIZE.name, tmp_path)
+    state["bert.encoder.layer.1.output.dense.bias"][3] = number
+    safetensors.torch.save_file(state, file)
+    with pytest.raises(
+        WeightsError, match=r"holds numbers that are not finite in encoder.layer.1.output.dense.bias; give another"
+    ):
+        check_weights(SIZE.name, tmp_path)
 
 
 @pytest.mark.parametrize(
