@@ -71,8 +71,12 @@ def above_or_not(value: float, passed: bool, most: float) -> str:
     return f"at most {most:g}" if value <= most else f"{'not proven ' if passed else ''}above {most:g}"
 
 
+def describe_p(p_value: float) -> str:
+    """A p-value in words: 'p = 0.012', or 'p < 0.001'."""
+    return f"p = {p_value:.3f}" if p_value >= 0.001 else "p < 0.001"
+
+
 def describe_test(test: str, gain: float, p_value: float, level: Level) -> str:
     """How a one-sided test came out, in words: 'exact McNemar p = 0.012, below alpha 0.05'."""
-    shown = f"= {p_value:.3f}" if p_value >= 0.001 else "< 0.001"
     below = "below" if p_value < level.value else "not below"
-    return f"{test} p {shown}, {below} {level.words}{', and for the worse' if gain < 0 else ''}"
+    return f"{test} {describe_p(p_value)}, {below} {level.words}{', and for the worse' if gain < 0 else ''}"

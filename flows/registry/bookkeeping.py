@@ -67,7 +67,7 @@ class Bookkeeping(Catalog):
         return state.history
 
     def _state(self, name: str) -> State:
-        versions = {version.version: version for version in self.versions(name)}
+        versions = self.versions_by_number(name)
         model = self._registered(name)
         tags = [tag for tags in (model.tags if model else {}, *(v.tags for v in versions.values())) for tag in tags.items()]
         tagged = [Entry.from_text(value) for tag, value in tags if tag.startswith(LEDGER_TAG)]

@@ -92,6 +92,10 @@ class Catalog:
         ]
         return sorted(made, key=lambda version: int(version.version))
 
+    def versions_by_number(self, name: str) -> dict[str, ModelVersion]:
+        """The versions of a model by their numbers, oldest first; none if the name is unknown."""
+        return {version.version: version for version in self.versions(name)}
+
     def current(self, name: str) -> dict[str, ModelVersion]:
         """The version that each alias points at; empty if the name is unknown."""
         return {alias: version for version in self.versions(name) for alias in version.aliases}

@@ -30,7 +30,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
     policy = gate.Policy(work_plan.metric, rules.min_gain, rules.alpha, rules.guards.severities, rules.margin, rules.max_slowdown)
     if scores.fresh and champion:
         return _promote_challenger(session, work_plan, scores, scores.fresh, policy, recipe)
-    versions = {version.version: version for version in session.registry.versions(name)}
+    versions = session.registry.versions_by_number(name)
     own = [version for version in versions.values() if version.tags.get("headstart.work_key") == candidate.key]
     case = gate.Case(
         scores.table,

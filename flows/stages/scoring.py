@@ -26,39 +26,57 @@ def score(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult)
 
     Beside a first model the baseline is scored, if one was fitted, of several the best on validation.
     """
+    unscored = _choose_candidate(session, work_plan, trained)
+    session.registry.prepare(session.plan.name, unscored.bundle, unscored.key)
+    if not any(s.split == "test" and s.labels[work_plan.target] is not None for s in work_plan.version.samples):
+        return unscored
+    if unscored.champion and session.plan.promotion.evidence == "fresh":
+        session.say("Scoring the candidate on the holdout")
+        (table,) = score_bundles(session, work_plan, [unscored.stored])
+        fresh = score_fresh(session, work_plan, unscored.champion, unscored.key)
+        return replace(unscored, table=table, fresh=fresh)
+    return _score_on_holdout(session, work_plan, unscored)
+
+
+def _choose_candidate(session: RetrainingSession, work_plan: WorkPlan, trained: TrainResult) -> Scores:
+    """The variant that validation chooses, with what it is compared with; nothing is scored yet."""
     from flows import gate
 
-    target = work_plan.target
-    num_labels = sum(s.split == "val" and s.labels[target] is not None for s in work_plan.version.samples)
+    num_labels = sum(s.split == "val" and s.labels[work_plan.target] is not None for s in work_plan.version.samples)
     candidate, why = gate.choose(trained.variants, work_plan.metric, serving_costs(trained), num_labels)
     session.say(f"Candidate: {why}")
     baselines = find_baselines(session.settings, work_plan)
-    baseline = baselines[0]
     if settled := session.registry.settle(session.plan.name, besides=candidate.key):
         session.say(f"Ledger: {settled.reasons[0]}")
-    champion = session.registry.current(session.plan.name).get("champion")
-    bundle = _fetch_bundle(session, bundle_name(candidate.key)).path
-    session.registry.prepare(session.plan.name, bundle, candidate.key)
-    if not any(s.split == "test" and s.labels[target] is not None for s in work_plan.version.samples):
-        empty = ScoreTable("", work_plan.version.digest, (), {})
-        return Scores(candidate, empty, champion, None, why=why, bundle=bundle, baselines=baselines)
-    stored = StoredBundle(bundle_name(candidate.key), bundle)
-    if champion and session.plan.promotion.evidence == "fresh":
-        session.say("Scoring the candidate on the holdout")
-        (table,) = score_bundles(session, work_plan, [stored])
-        fresh = score_fresh(session, work_plan, champion, candidate.key)
-        return Scores(candidate, table, champion, None, why=why, bundle=bundle, fresh=fresh, baselines=baselines)
-    anchor = find_anchor(session, work_plan.metric, champion)
-    bundles: list[StoredBundle | StoredTfidf] = [stored, *(bundle_of(session, each) for each in (champion, anchor) if each)]
-    beside = f"champion {champion.version}" if champion else ""
-    if champion is None and baseline.bundle and session.plan.promotion.guards.baseline != "off":
-        bundles.append(StoredTfidf(baseline.bundle) if baseline.kind == "tfidf" else _fetch_bundle(session, baseline.bundle))
-        beside = f"the {baseline.label}"
-    session.say("Scoring the candidate" + (f" and {beside}" if beside else "") + " on the holdout")
-    table, *others = score_bundles(session, work_plan, bundles)
-    champion_table, anchor_table = others[0] if champion else None, others[1] if anchor else None
-    baseline_table = others[0] if others and not champion else None
-    return Scores(candidate, table, champion, champion_table, anchor, anchor_table, why, baselines, baseline_table, bundle=bundle)
+    return Scores(
+        candidate=candidate,
+        table=ScoreTable("", work_plan.version.digest, (), {}),
+        champion=session.registry.current(session.plan.name).get("champion"),
+        why=why,
+        baselines=baselines,
+        bundle=_fetch_bundle(session, bundle_name(candidate.key)).path,
+    )
+
+
+def _score_on_holdout(session: RetrainingSession, work_plan: WorkPlan, unscored: Scores) -> Scores:
+    """The scores of the candidate and of the champion with its anchor, or, beside a first model, of the baseline."""
+    champion, baseline = unscored.champion, unscored.baseline
+    if champion:
+        anchor = find_anchor(session, work_plan.metric, champion)
+        session.say(f"Scoring the candidate and champion {champion.version} on the holdout")
+        others = [bundle_of(session, version) for version in (champion, anchor) if version]
+        table, champion_table, *rest = score_bundles(session, work_plan, [unscored.stored, *others])
+        return replace(
+            unscored, table=table, champion_table=champion_table, anchor=anchor, anchor_table=rest[0] if rest else None
+        )
+    if baseline and baseline.bundle and session.plan.promotion.guards.baseline != "off":
+        session.say(f"Scoring the candidate and the {baseline.label} on the holdout")
+        plain = StoredTfidf(baseline.bundle) if baseline.kind == "tfidf" else _fetch_bundle(session, baseline.bundle)
+        table, baseline_table = score_bundles(session, work_plan, [unscored.stored, plain])
+        return replace(unscored, table=table, baseline_table=baseline_table)
+    session.say("Scoring the candidate on the holdout")
+    (table,) = score_bundles(session, work_plan, [unscored.stored])
+    return replace(unscored, table=table)
 
 
 def serving_costs(trained: TrainResult) -> dict[str, int]:
@@ -78,7 +96,7 @@ def find_anchor(session: RetrainingSession, metric: str, champion: ModelVersion 
     if champion is None or session.plan.promotion.margin is None:
         return None
     name = session.plan.name
-    versions = {version.version: version for version in session.registry.versions(name)}
+    versions = session.registry.versions_by_number(name)
     anchor = anchor_of(session.registry.history(name), versions, champion, metric)
     return anchor if anchor.version != champion.version else None
 
@@ -98,7 +116,7 @@ def score_fresh(session: RetrainingSession, work_plan: WorkPlan, champion: Model
     the candidate of this `work_key` is the next challenger all the same.
     """
     registry, name = session.registry, session.plan.name
-    versions = {version.version: version for version in registry.versions(name)}
+    versions = registry.versions_by_number(name)
     challenger = find_challenger(versions.values(), champion, work_key)
     if challenger is None:
         return FreshScores(words=f"champion {champion.version} has no challenger yet: the first is this candidate")

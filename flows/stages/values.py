@@ -127,7 +127,7 @@ class FreshScores:
     words: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """The candidate's and the champion's scores on the same holdout; the champion's are None for a first model.
 
@@ -139,8 +139,8 @@ class Scores:
 
     candidate: TrainedVariant
     table: ScoreTable
-    champion: ModelVersion | None
-    champion_table: ScoreTable | None
+    champion: ModelVersion | None = None
+    champion_table: ScoreTable | None = None
     anchor: ModelVersion | None = None
     anchor_table: ScoreTable | None = None
     why: str = ""

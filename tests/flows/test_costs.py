@@ -124,7 +124,7 @@ def test_a_report_counts_what_was_done_now_and_saved_by_it(work_plan: WorkPlan) 
         trained(second, reused=False, forwarded=8, read=24, flops=30, alone=100),
     )
     result = TrainResult(variants, 20, 0.1, (), flops_stored=10, num_fetched=7, run_id="parent")
-    scores = Scores(variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
+    scores = Scores(candidate=variants[0], table=ScoreTable("", "d" * 32, (), {}))
     told = closing.make_report(work_plan, result, scores, Promotion(Verdict(False, ("too few",)), None), {})
     assert told.counts == Counts(
         samples=10,

@@ -182,7 +182,7 @@ def collect(storage: Path, work_plan: WorkPlan) -> tuple[Trials, Any]:
     session: Any = Session(storage, work_plan.plan)
     candidate = TrainedVariant("w1", work_plan.works[0].variant, False, {}, 1, 1, 1, 1.0)
     return collect_trials(
-        session, work_plan, Scores(candidate, table(work_plan.version, "new", 0), None, None, bundle=storage / "bundle")
+        session, work_plan, Scores(candidate=candidate, table=table(work_plan.version, "new", 0), bundle=storage / "bundle")
     ), session
 
 

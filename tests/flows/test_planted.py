@@ -142,7 +142,7 @@ def test_the_surest_flips_are_shown_where_the_verdict_tells_of_them(tmp_path: Pa
 
     monkeypatch.setattr("flows.pictures.sample_images", draw)
     (tmp_path / "10.png").unlink()
-    scores = Scores(candidate, new, champion, old)
+    scores = Scores(candidate=candidate, table=new, champion=champion, champion_table=old)
     verdict = decide(Case(new, old, Policy(METRIC, guards={"negative_flips": "warn"})))
     pictures = flip_pictures(work_plan, scores, verdict)
     with Image.open(io.BytesIO(pictures["negative_flips.png"])) as drawn:

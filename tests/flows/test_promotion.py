@@ -105,7 +105,15 @@ class Nights:
         )
         anchor = find_anchor(session, METRIC, champion)
         of_anchor = job.read_scores(job.scores_file(self.folder, anchor.tags[BUNDLE_TAG], "d1")) if anchor else None
-        judged = Scores(candidate, scores, champion, table, anchor, of_anchor, bundle=self.folder / "bundle")
+        judged = Scores(
+            candidate=candidate,
+            table=scores,
+            champion=champion,
+            champion_table=table,
+            anchor=anchor,
+            anchor_table=of_anchor,
+            bundle=self.folder / "bundle",
+        )
         return promote(session, WorkPlan(plan, version, (work,), METRIC, "k"), judged)
 
     def run_job(self, requested: job.Job) -> job.JobOutcome:

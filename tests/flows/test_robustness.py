@@ -21,7 +21,7 @@ from flows.job.holdout import robustness as job_room
 from flows.job.job import read
 from flows.plan import Plan
 from flows.records import DataVersion, ModelVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
-from flows.stages.trials.collect import robustness as stage_room
+from flows.stages.trials import robustness as stage_room
 from flows.stages.trials.robustness import measure_robustness
 from flows.stages.values import Scores, WorkPlan
 from heads import bundle as bundles
@@ -142,7 +142,7 @@ def test_the_trial_reads_the_same_samples_by_both_models_once(tmp_path: Path, mo
     )
     candidate = TrainedVariant("w1", work.variant, False, {}, 1, 1, 1, 1.0)
     champion = ModelVersion("m", "3", ("champion",), {}, 0.0)
-    scores = Scores(candidate, scored("new", 0), champion, scored("old", 0), bundle=new)
+    scores = Scores(candidate=candidate, table=scored("new", 0), champion=champion, champion_table=scored("old", 0), bundle=new)
     found = measure_robustness(session, WorkPlan(plan, version, (work,), METRIC, "k"), scores).robustness
     assert found is not None
     assert found[1] is not None

@@ -23,8 +23,8 @@ from flows.plan import Plan
 from flows.records import DataVersion, ModelVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
 from flows.registry import BUNDLE_TAG, Registry
 from flows.stages.promotion import promote
-from flows.stages.trials.collect import clean_process
-from flows.stages.trials.collect import serving as serving_trials
+from flows.stages.trials import clean_process
+from flows.stages.trials import serving as serving_trials
 from flows.stages.values import Promotion, Scores, WorkPlan
 from flows.workspace import md5_of
 from heads import bundle as bundles
@@ -86,7 +86,9 @@ class Place:
         settings = SimpleNamespace(root=self.folder, storage=self.folder, workspace=self.folder)
         session: Any = SimpleNamespace(plan=plan, registry=self.registry, settings=settings, say=self.said.append)
         work_plan = WorkPlan(plan, self.version, (Work(name, variant, Weights("none")),), METRIC, "k")
-        return promote(session, work_plan, Scores(candidate, tables[0], champion, tables[1] if champion else None, bundle=bundle))
+        before = tables[1] if champion else None
+        scores = Scores(candidate=candidate, table=tables[0], champion=champion, champion_table=before, bundle=bundle)
+        return promote(session, work_plan, scores)
 
 
 TASKS: Any = {"label": "classification"}

@@ -100,7 +100,7 @@ def test_the_report_names_a_failed_variant_apart_from_those_ranked(work_plan: Wo
     result = TrainResult(
         (trained(tame),), 6, 0.1, (FailedVariant(wild.key, wild.variant, "it diverged", "run1"),), run_id="parent"
     )
-    scores = Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
+    scores = Scores(candidate=result.variants[0], table=ScoreTable("", "d" * 32, (), {}))
     told = closing.make_report(work_plan, result, scores, Promotion(Verdict(False, ("too few",)), None), {})
     assert [one.variant_id for one in told.variants] == [tame.variant.variant_id]
     assert [(one.label, one.reason, one.run_id) for one in told.failed] == [(work_plan.label(wild), "it diverged", "run1")]
@@ -115,7 +115,7 @@ def reported(work_plan: WorkPlan, seconds: dict[str, float]) -> Report:
     result = TrainResult((replace(first, run_id="run1"), replace(second, run_id="run2", metrics=exact)), 6, 2.5, run_id="parent")
     version = ModelVersion("x", "3", ("champion",), {}, 0.0)
     verdict = Verdict(True, ("better",), {"gain": 0.1}, (Finding("paired_test", True, "better", {"gain": 0.1}, ("by far",)),))
-    scores = Scores(result.variants[0], ScoreTable("", "d" * 32, (), {}), None, None)
+    scores = Scores(candidate=result.variants[0], table=ScoreTable("", "d" * 32, (), {}))
     told = closing.make_report(work_plan, result, scores, Promotion(verdict, version), seconds)
     return replace(told, run_id="parent", experiment_id="7")
 

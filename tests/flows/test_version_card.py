@@ -152,7 +152,7 @@ def kept(registry: Registry, monkeypatch: pytest.MonkeyPatch, figures: dict[str,
     return keep_card(
         session,
         work_plan,
-        Scores(candidate, table(scored), champion, None, bundle=bundle),
+        Scores(candidate=candidate, table=table(scored), champion=champion, bundle=bundle),
         Promotion(verdict, registry.find("pets", "2")),
     )
 

@@ -9,7 +9,7 @@ import torch
 
 from heads.catalogue import Task
 from heads.features import FeatureStore
-from heads.fused.row_layout import Columns
+from heads.fused.row_layout import RowLayout
 from heads.fused.rows_optimizer import rows_optimizer
 from heads.fused.stacked_metrics import StackedMetrics
 from heads.spec import Variant
@@ -92,7 +92,7 @@ def test_a_step_of_rows_is_a_step_of_each_optimizer_but_for_rounding(build: Buil
     owned, parts = make(build)
     # In the optimizers' order: those that decay, then the others.
     order = [0, 2, 1, 3]
-    columns = Columns([torch.Size(SHAPES[number]) for number in order])
+    columns = RowLayout([torch.Size(SHAPES[number]) for number in order])
     rows = columns.gather([[own[number] for number in order] for own in owned])
     joint, scale = rows_optimizer(parts, columns, rows), torch.tensor(RATES)[:, None]
     for number in range(1, 6):

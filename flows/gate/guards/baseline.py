@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flows.gate.case import Case
+from flows.gate.evidence import describe_p
 from flows.records import Finding
 from heads.catalogue import TASK_FACTS
 
@@ -28,8 +29,7 @@ def baseline(case: Case) -> Finding | None:
     passed = p_worse >= alpha
     figures = {"value": new, "baseline": old, "p_worse": p_worse, "alpha": alpha}
     figures |= {name: found[name] for name in ("num_samples", "gain", "gain_low", "gain_high")}
-    shown = f"= {p_worse:.3f}" if p_worse >= 0.001 else "< 0.001"
-    told = "not proven worse" if passed else f"proven worse (p {shown}, below alpha {alpha:g})"
+    told = "not proven worse" if passed else f"proven worse ({describe_p(p_worse)}, below alpha {alpha:g})"
     words = (
         f"holdout {'accuracy' if measure == 'accuracy' else case.policy.metric} {new:.3f} against {old:.3f} of {name}: "
         f"{gain:+.3f} ({found['gain_low']:+.3f} to {found['gain_high']:+.3f}), {told}"

@@ -8,7 +8,7 @@ from flows.gate.account import WINDOW, chance_unseen, look_at_mean
 from flows.gate.account import least_z as least_z_of
 from flows.gate.case import Case, rows_of
 from flows.gate.classes import paired_score
-from flows.gate.evidence import Evidence
+from flows.gate.evidence import Evidence, describe_p
 from flows.gate.guards.paired_test import gathering, needed
 from flows.gate.recipe import sample_values
 from flows.records import Finding
@@ -40,11 +40,11 @@ def _first_look(case: Case, evidence: Evidence, margin: float) -> Finding:
     passed, level = p_value < case.level.value, case.level
     gain = evidence.figures["gain"]
     figures = {**evidence.figures, "look": 1.0, "margin": margin, "margin_p_value": p_value}
-    shown = f"= {p_value:.3f}" if p_value >= 0.001 else "< 0.001"
     words = (
         f"{gain:+.4f} ({evidence.figures['gain_low']:+.4f} to {evidence.figures['gain_high']:+.4f}) on "
         f"{evidence.figures['num_samples']:.0f} samples against {evidence.opponent}; a loss of {margin:g} "
-        f"is {'' if passed else 'not '}ruled out: {test} p {shown}, {'below' if passed else 'not below'} {level.words}"
+        f"is {'' if passed else 'not '}ruled out: {test} {describe_p(p_value)}, "
+        f"{'below' if passed else 'not below'} {level.words}"
     )
     return Finding(NAME, passed, words, figures)
 
