@@ -223,7 +223,7 @@ def test_a_verdict_on_an_earlier_candidate_names_that_one_and_its_promotion_chan
     promoted = replace(new, aliases=("champion",))
     judged = Challenge(promoted, StoredBundle("", Path()), empty, old, empty)
     verdict, named = Verdict(True, ("proven",)), Verdict(False, ("the challenger from now on",))
-    scores = Scores(result.variants[0], empty, old, None, fresh=FreshScores(judged))
+    scores = Scores(candidate=result.variants[0], table=empty, champion=old, fresh=FreshScores(judged))
     told = closing.make_report(work_plan, result, scores, Promotion(verdict, candidate, judged, named), {})
     assert (told.judged, told.champion, told.model and told.model.version) == ("4", "4", "5")
     words = verdict_text(told)
