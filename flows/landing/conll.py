@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
 from flows.landing.entries import TAGS, Entry, TextFile
-from flows.landing.names import splits_among
+from flows.landing.given_splits import by_file_name
 from flows.landing.tables import composed
 from flows.landing.texts import ENDING as TEXT_ENDING
 from flows.landing.texts import fault_of_tags, numbered_name
@@ -28,20 +28,16 @@ def sentence_entries(root: Path, files: Sequence[PurePosixPath]) -> list[Entry]:
     """An entry for every sentence of the `.conll` files, whose split is that of the file's name or of its folder's.
 
     A sentence is kept as a text, a space between words, in a file named after its md5, its repetitions numbered. Raises
-    AskedWrongly on a file that is no text in UTF-8.
+    AskedWrongly on a file that is no text in UTF-8, and if only some of the names say a split.
     """
     tagged = [file for file in files if file.suffix.lower() == ENDING]
-    splits = splits_among(dict.fromkeys(name for file in tagged for name in (file.stem, *file.parts[:-1])))
+    splits = by_file_name(root, tagged)
     seen: Counter[str] = Counter()
     return [
-        _entry(f"{file} line {sentence[0][0]}", sentence, _split_of(file, splits), seen)
+        _entry(f"{file} line {sentence[0][0]}", sentence, splits[file], seen)
         for file in tagged
         for sentence in _sentences(_read(root, file))
     ]
-
-
-def _split_of(file: PurePosixPath, splits: dict[str, str]) -> str | None:
-    return next((split for name in (file.stem, *reversed(file.parts[:-1])) if (split := splits.get(name))), None)
 
 
 def _read(root: Path, file: PurePosixPath) -> str:

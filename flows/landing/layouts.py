@@ -11,8 +11,9 @@ from flows.folders import NOWHERE, Contents, contents, describe_left_out
 from flows.landing.conll import ENDING, sentence_entries
 from flows.landing.doubts import refuse_no_classes
 from flows.landing.entries import LABEL, MASK, Entry, ImageFile, Listing, image_file
+from flows.landing.given_splits import in_split_folders
 from flows.landing.listed import read_listed
-from flows.landing.names import split_of, splits_among
+from flows.landing.names import split_of
 from flows.landing.pairs import Masks
 from flows.landing.tables import TABLES, composed
 from flows.landing.texts import folder_entries
@@ -101,28 +102,11 @@ def _class_folders(root: Path, images: Sequence[PurePosixPath]) -> list[Entry]:
 
 
 def _split_folders(root: Path, images: Sequence[PurePosixPath]) -> list[Entry]:
-    tops = dict.fromkeys(file.parts[0] for file in images if len(file.parts) > 1)
-    splits = splits_among(tops)
-    files = [file for file in images if len(file.parts) == 3 and file.parts[0] in splits]
-    if not files:
-        return []
-    classes = _by_folder(files, 1)
-    refuse_no_classes(root, classes)
-    unclear = sorted({file.parts[0] for file in files if not splits[file.parts[0]]})
-    if unclear:
-        raise AskedWrongly(
-            f"source {str(root)!r}: which split is the folder {unclear[0]!r}? Name it train, val or test, or take it out. "
-            "Nothing was changed"
-        )
-    beside = sorted({file.parts[0] for file in images if len(file.parts) == 2} & classes.keys())
-    if beside:
-        raise AskedWrongly(
-            f"source {str(root)!r} has the class {beside[0]!r} both as a folder of its own and in a split ({', '.join(splits)}); "
-            "put every image into a split, or none. Nothing was changed"
-        )
+    splits = in_split_folders(root, images)
+    refuse_no_classes(root, _by_folder(splits, 1))
     return [
-        Entry(ImageFile(f"{IMAGES}{file}", root / file), {LABEL: composed(file.parts[1])}, split=splits[file.parts[0]])
-        for file in files
+        Entry(ImageFile(f"{IMAGES}{file}", root / file), {LABEL: composed(file.parts[1])}, split=split)
+        for file, split in splits.items()
     ]
 
 

@@ -130,7 +130,7 @@ def tally(earlier: Sequence[Sample], samples: Sequence[Sample], arrivals: Sequen
 
 def count_absent(earlier: Sequence[Sample], samples: Sequence[Sample], arrivals: Sequence[Arrival]) -> int:
     """How many samples of earlier ingests stay though the source lacks them; 0 if it has none of them, as another source."""
-    before, listed = {sample.file for sample in earlier}, {arrival.entry.content.file for arrival in arrivals}
+    before, listed = {sample.file for sample in earlier}, {arrival.entry.file for arrival in arrivals}
     kept = before & {sample.file for sample in samples}
     return len(kept - listed) if before & listed else 0
 

@@ -1,4 +1,4 @@
-"""The meaning of folder names in public data sets: splits, images in general, masks. Pure."""
+"""The meaning of names of folders and files in public data sets: splits, images in general, masks. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from functools import cache
 # The spellings that folders and the column `split` of a table may have; eval is a test, as in Hugging Face's data sets.
 SPLIT_NAMES: Mapping[str, str] = {
     **dict.fromkeys(("train", "training", "trainval"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "devel"), "val"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+# The files of CoNLL-2003 for validation and test.
+_TEST_HALVES: Mapping[str, str] = {"testa": "val", "testb": "test"}
 # Names of splits for which nobody can say which of ours they are.
 UNCLEAR_SPLIT_NAMES = ("holdout", "unlabelled", "unlabeled", "submission")
 # Words that say no more than that images lie there.
@@ -109,6 +111,17 @@ def splits_among(names: Iterable[str]) -> dict[str, str]:
     for group in alike.values():
         splits |= group if len(set(group.values())) > 1 else {}
     return splits
+
+
+def split_at_an_end(name: str, *, halves: bool) -> str | None:
+    """The split that a name says by its first or last word (emerging.dev, wnut17train): '' if unclear which, None if neither.
+
+    With `halves`, testa is val and testb is test.
+    """
+    said = [word for word in words(name) if word not in _FILLERS and len(word) > 1]
+    known = {**SPLIT_NAMES, **dict.fromkeys(UNCLEAR_SPLIT_NAMES, ""), **(_TEST_HALVES if halves else {})}
+    splits = {known[word] for word in (*said[:1], *said[-1:]) if word in known}
+    return None if not splits else splits.pop() if len(splits) == 1 else ""
 
 
 @cache

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from flows.landing.entries import LABEL, Entry, TextFile
-from flows.landing.names import splits_among
+from flows.landing.given_splits import in_split_folders
 from flows.landing.tables import Table, composed
 from flows.manifest import TEXTS
 from heads.data.text_preprocess import compose
@@ -55,10 +55,10 @@ def fault_of_tags(text: str, cell: str) -> str | None:
 def folder_entries(root: Path, files: Sequence[PurePosixPath]) -> list[Entry]:
     """An entry for every text in a class folder, or in one within a split: `<class>/*.txt`, `{train,val,test}/<class>/*.txt`."""
     texts = [file for file in files if file.suffix.lower() == ENDING]
-    splits = splits_among(dict.fromkeys(file.parts[0] for file in texts if len(file.parts) == 3))
-    found = [(file, splits.get(file.parts[0])) for file in texts if len(file.parts) == 3 and splits.get(file.parts[0])]
     # In folders of splits, other folders hold no classes.
-    found = found or [(file, None) for file in texts if len(file.parts) == 2]
+    found: dict[PurePosixPath, str | None] = {**in_split_folders(root, texts)}
+    found = found or {file: None for file in texts if len(file.parts) == 2}
     return [
-        Entry(TextFile(f"{TEXTS}{file}", root / file), {LABEL: composed(file.parts[-2])}, split=split) for file, split in found
+        Entry(TextFile(f"{TEXTS}{file}", root / file), {LABEL: composed(file.parts[-2])}, split=split)
+        for file, split in found.items()
     ]

@@ -51,7 +51,7 @@ def pairs(entries: Iterable[Entry]) -> dict[str, str]:
 
 SPLITS = {
     "train": "train Train TRAIN training training_set Training-Data train2017 trainA trainset train_images trainval",
-    "val": "val Val valid validation Validation val2017 dev validation_set",
+    "val": "val Val valid validation Validation val2017 dev devel validation_set",
     "test": "test TEST test1 testing test_set testset Testing eval evaluation test_images test-data",
     "": "holdout hold_out unlabelled unlabeled test-dev",
 }

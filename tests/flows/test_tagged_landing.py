@@ -119,6 +119,56 @@ def test_a_sentence_that_is_no_bio_is_set_aside_with_its_line(lines: str, reason
     assert report.num_samples == 40
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        "train=train testa=val testb=test",
+        "eng.train=train eng.testa=val eng.testb=test",
+        "wnut17train=train emerging.dev=val emerging.test=test",
+        "en-ud-train=train en-ud-devel=val en-ud-test=test",
+        "train_1=train train_2=train validation2003=val gold-TEST=test",
+        "de/train/a=train de/dev/b=val fr/test/c=test",
+    ],
+)
+def test_the_splits_of_public_sets_of_tags_are_read_from_their_files_names(files: str, tmp_path: Path, data: Path) -> None:
+    expected = {}
+    for number, (name, split) in enumerate(file.split("=") for file in files.split()):
+        place = (tmp_path / "source" / name).parent
+        write(place, **{name.rpartition("/")[2]: sentences(12, f"word{number}x")})
+        expected |= {md5(f"word{number}x0"): split, md5(f"word{number}x1 Rome"): split, md5(f"word{number}x2"): split}
+    report = ingest(tmp_path / "source", data)
+    found = {sample.digest: sample.split for sample in samples(data).values()}
+    assert {digest: found[digest] for digest in expected} == expected
+    assert report.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ("train dev more", "more.conll"),
+        ("train testa", "testa.conll"),
+        ("train dev-test", "dev-test.conll"),
+        ("train dev holdout", "holdout.conll"),
+        ("a.train b.train notes", "notes.conll"),
+    ],
+)
+def test_a_file_that_says_no_split_beside_others_that_do_is_refused(files: str, named: str, tmp_path: Path, data: Path) -> None:
+    source = write(tmp_path / "source", **{name: sentences(12, f"word{name}") for name in files.split()})
+    with pytest.raises(
+        AskedWrongly, match=f"which split is the file '{named}'. Others say theirs, as '[a-z.]+.conll' does. Let its name"
+    ):
+        ingest(source, data)
+    assert tree(data) == {}
+
+
+def test_files_of_tags_of_which_none_says_a_split_are_carved_and_so_is_one_alone(tmp_path: Path, data: Path) -> None:
+    for number, names in enumerate((("part1", "part2"), ("my.test",))):
+        other = tmp_path / str(number) / "data"
+        other.mkdir(parents=True)
+        ingest(write(tmp_path / f"source{number}", **{name: sentences(60, name) for name in names}), other)
+        assert {sample.split for sample in samples(other).values()} == {"train", "val", "test"}
+
+
 def test_a_file_that_is_no_text_or_no_tagging_is_refused_and_nothing_changed(tmp_path: Path, data: Path) -> None:
     for content, words in (
         (b"\x89PNG\r\n\x1a\n\0\0", "train.conll is no text in UTF-8 .* save it as UTF-8"),

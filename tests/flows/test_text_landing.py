@@ -78,6 +78,25 @@ def test_folders_of_txt_files_are_classes(layout: str, tmp_path: Path, data: Pat
     assert (data / place).read_text() == "mail 1\nend"
 
 
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        ("train/ham train/spam holdout/ham", "which split is the folder 'holdout'"),
+        ("train/ham train/spam test/ham spam", "has the class 'spam' both as a folder of its own and in a split"),
+    ],
+)
+def test_folders_of_texts_that_are_no_clear_split_are_refused_like_those_of_images(
+    folders: str, words: str, tmp_path: Path, data: Path
+) -> None:
+    for folder in folders.split():
+        (tmp_path / "source" / folder).mkdir(parents=True)
+        for number in range(9):
+            (tmp_path / "source" / folder / f"{number}.txt").write_text(f"mail {folder} {number}")
+    with pytest.raises(AskedWrongly, match=words):
+        ingest(tmp_path / "source", data)
+    assert tree(data) == {}
+
+
 def test_what_is_no_text_is_set_aside_with_a_reason(tmp_path: Path, data: Path) -> None:
     for number in range(40):
         folder = tmp_path / "source" / ("ham", "spam")[number % 2]
