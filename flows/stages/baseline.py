@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Raised when a probe is fitted otherwise than before, so that older ones are fitted again.
 RECIPE = 1
 TFIDF_RECIPE = 3
-SPLITS = ("train", "val")
+LEARNED_SPLITS = ("train", "val")
 
 
 def baseline_work(work_plan: WorkPlan) -> Work | None:
@@ -55,7 +55,7 @@ def tfidf_key(work_plan: WorkPlan) -> str:
 
 
 def _labels(work_plan: WorkPlan) -> list[tuple[str, str, str]]:
-    target, samples = work_plan.target, work_plan.version.only(SPLITS).samples
+    target, samples = work_plan.target, work_plan.version.only(LEARNED_SPLITS).samples
     return sorted((s.pixel_digest, s.split, cell) for s in samples if (cell := s.labels[target]) is not None)
 
 

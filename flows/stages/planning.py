@@ -20,7 +20,6 @@ from flows.stages.first_weights import Start, find_start, find_weights, note_sta
 from flows.stages.session import RetrainingSession, open_registry
 from flows.stages.values import WorkPlan
 from flows.words import counted
-from flows.work_folder import WorkFolder
 from heads.spec import Variant
 
 _PLANNED: ContextVar[WorkPlan | None] = ContextVar("planned", default=None)
@@ -124,19 +123,3 @@ def _sized(variant: Variant, weights: Path | None) -> Variant:
         return Variant.model_validate(variant.model_dump() | {"backbone": name})
     except ValidationError as error:
         raise AskedWrongly(f"bert: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
-
-
-def why_failed(settings: Settings, work: Work) -> str | None:
-    """Why a work failed for good, or None if it did not."""
-    failure = WorkFolder.of(settings.root, work.key).read_failure()
-    return failure.reason if failure else None
-
-
-def failures(settings: Settings, work_plan: WorkPlan) -> dict[str, str]:
-    """Why works failed for good, by work key. Raises AskedWrongly if all of them did."""
-    by_work = {work.key: why_failed(settings, work) for work in work_plan.works}
-    reasons = {key: reason for key, reason in by_work.items() if reason}
-    if len(reasons) == len(work_plan.works):
-        listed = "; ".join(f"{work_plan.label(work)}: {reasons[work.key]}" for work in work_plan.works)
-        raise AskedWrongly(f"every variant of the plan failed, so nothing can be ranked: {listed}")
-    return reasons

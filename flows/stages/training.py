@@ -13,9 +13,9 @@ from flows.records import FailedVariant, TrainResult
 from flows.stages.background.loading import loading_ahead
 from flows.stages.baseline import baseline_work, tfidf_key
 from flows.stages.driver_training import trains_in_driver
+from flows.stages.failures import failures
 from flows.stages.feature_store import check_features, keep_in_bounds
 from flows.stages.jobs import new_job
-from flows.stages.planning import failures
 from flows.stages.progress import showing_progress
 from flows.stages.session import RetrainingSession
 from flows.stages.values import WorkPlan

@@ -10,7 +10,8 @@ from flows.plan import Plan
 from flows.records import Severity
 from flows.settings import Settings
 from flows.stages.driver_training import trains_in_driver
-from flows.stages.planning import make_work_plan, why_failed
+from flows.stages.failures import why_failed
+from flows.stages.planning import make_work_plan
 from flows.stages.preview.compile_forecast import CompileForecast, forecast
 from flows.stages.preview.cost_estimate import estimate_costs
 from flows.stages.preview.costs import Estimate, ImagePhase, TrunkUse

@@ -138,10 +138,16 @@ def _standing(standing: TargetStanding, facts: CardFacts) -> str:
         ]
         parts.append("\n".join([*head, *lines]))
     if standing.rows:
-        surest = sorted(standing.rows, key=lambda row: -row.probability)
-        parts += [_examples("Right", [row for row in surest if row.predicted == row.truth], facts)]
-        parts += [_examples("Wrong", [row for row in surest if row.predicted != row.truth], facts)]
+        right, wrong = surest(standing.rows, NUM_EXAMPLES)
+        parts += [_examples("Right", right, facts), _examples("Wrong", wrong, facts)]
     return "\n\n".join(part for part in parts if part)
+
+
+def surest(rows: Sequence[Scored], most: int) -> tuple[list[Scored], list[Scored]]:
+    """The right and the wrong answers that the model is surest of, the surest first, at most so many of each."""
+    ranked = sorted(rows, key=lambda row: -row.probability)
+    right, wrong = ([row for row in ranked if (row.predicted == row.truth) == is_right] for is_right in (True, False))
+    return right[:most], wrong[:most]
 
 
 def _examples(kind: str, rows: Sequence[Scored], facts: CardFacts) -> str:
@@ -151,7 +157,7 @@ def _examples(kind: str, rows: Sequence[Scored], facts: CardFacts) -> str:
         f"- {facts.files.get(row.digest, row.digest)}: {row.truth or 'nothing'}"
         + ("" if row.predicted == row.truth else f", read as {row.predicted or 'nothing'}")
         + f" ({row.probability:.2f})"
-        for row in rows[:NUM_EXAMPLES]
+        for row in rows
     ]
     return "\n".join([f"{kind}, the surest first:", "", *told])
 

@@ -14,7 +14,8 @@ from flows.places import StoredFile, open_place
 from flows.plan import Plan
 from flows.records import TrainResult
 from flows.settings import Settings
-from flows.stages.planning import failures, make_work_plan
+from flows.stages.failures import failures
+from flows.stages.planning import make_work_plan
 from flows.stages.reporting.flips import flip_pictures
 from flows.stages.reporting.report import (
     Counts,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from flows.errors import HeadstartError
 from flows.records import DataVersion
 from flows.sample_files import locate
-from flows.stages.reporting.card_text import TargetStanding
+from flows.stages.reporting.card_text import NUM_EXAMPLES, TargetStanding, surest
 from heads.catalogue import TASK_FACTS
 from heads.errors import HeadsError
 from heads.tasks.rows import Scored
 
-NUM_EXAMPLES = 4
+NUM_COLOURED = 4
 SNIPPET_CHARS = 80
 HOW = {
     "attention": "colours: the head's attention",
@@ -39,7 +40,7 @@ def text_pictures(version: DataVersion, path: Path, standings: Sequence[TargetSt
         if TASK_FACTS[tasks[standing.target]].tells not in ("class", "labels"):
             continue
         shown, how = [], ""
-        for row in _surest(standing.rows):
+        for row in chain(*surest(standing.rows, NUM_COLOURED)):
             try:
                 text = weigh_tokens(bundle, locate(version, by_digest[row.digest]), standing.target)
             except (HeadstartError, HeadsError, KeyError):
@@ -56,7 +57,8 @@ def snippets(version: DataVersion, standings: Sequence[TargetStanding]) -> dict[
     """The beginnings of the texts that a card may name, by digest, in quotes; those that cannot be read are left out."""
     from heads.data.text_preprocess import decode_text
 
-    found, named = dict[str, str](), {row.digest for standing in standings for row in _surest(standing.rows)}
+    found, shown = dict[str, str](), [surest(standing.rows, NUM_EXAMPLES) for standing in standings]
+    named = {row.digest for right, wrong in shown for row in (*right, *wrong)}
     for sample in version.samples:
         if sample.digest in named and sample.split == "test":
             try:
@@ -66,13 +68,6 @@ def snippets(version: DataVersion, standings: Sequence[TargetStanding]) -> dict[
             short = text if len(text) <= SNIPPET_CHARS else f"{text[: SNIPPET_CHARS - 1]}…"
             found[sample.digest] = f'"{short}"'
     return found
-
-
-def _surest(rows: Sequence[Scored]) -> list[Scored]:
-    """The right answers that the model is surest of, then the wrong ones."""
-    surest = sorted(rows, key=lambda row: -row.probability)
-    right, wrong = ([row for row in surest if (row.predicted == row.truth) == is_right] for is_right in (True, False))
-    return [*right[:NUM_EXAMPLES], *wrong[:NUM_EXAMPLES]]
 
 
 def _words(row: Scored) -> str:
