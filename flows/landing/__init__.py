@@ -54,11 +54,13 @@ def ingest(
     own: Sequence[Path] = (),
     on_progress: Progress | None = None,
     admit: Callable[[Iterable[str]], None] | None = None,
+    was_judged: Callable[[], bool] = lambda: False,
 ) -> IngestReport:
     """Bring `source` into `data`: a folder, `s3://bucket/prefix` or `digits`; files in `data` or in `own` are no part of it.
 
     `on_progress` gets the numbers of samples (done, all). `admit` gets the names of all files that `data` will hold, before
-    any is moved in, and may raise. Raises AskedWrongly, with `data` as it was, on a source that is missing, unreadable, empty,
+    any is moved in, and may raise. `was_judged` tells whether any version before had samples in val or test: if none had, splits
+    are carved anew. Raises AskedWrongly, with `data` as it was, on a source that is missing, unreadable, empty,
     of an unknown layout, of one class only or with too many bad samples; if a mirror would remove more than `max_removed_share`
     of the samples; and if a file in `data` is in the way that no ingest brought. Raises Busy while another writer holds the
     workspace.
@@ -74,7 +76,7 @@ def ingest(
             known = Known({sample.file: sample for sample in earlier.samples}, earlier.masks)
             arrivals = receive(listing.entries, data, incoming, known, on_progress)
             _refuse_bad(arrivals, max_bad_share)
-            merged, notes = merge(earlier.samples, arrivals, mirror)
+            merged, notes = merge(earlier.samples, arrivals, mirror, was_judged)
             _refuse_one_class(arrivals, merged)
             samples, masks, recipe_warnings = settle_recipes(
                 merged, _masks(merged, earlier.masks, arrivals), earlier, arrivals, data

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from textwrap import shorten
 
 from flows.errors import AskedWrongly
 from flows.landing.arrivals import Arrival
+from flows.landing.ids import leave_out_ids, names_classes, tells_masks_or_tags
 from flows.landing.splits import ClassName, Unsettled, settle
 from flows.landing.tables import composed
-from flows.manifest import FOLDER_OF, MASKS, is_mask_target, is_tags_target
+from flows.landing.vanished import vanished
+from flows.manifest import FOLDER_OF, MASKS
 from flows.records import SPLITS, Sample
 from flows.words import counted
 from heads.tasks.names import split_labels
@@ -21,8 +23,13 @@ from heads.tasks.names import split_labels
 MAX_SHOWN_CHARS = 60
 
 
-def merge(earlier: Sequence[Sample], arrivals: Sequence[Arrival], mirror: bool) -> tuple[list[Sample], tuple[str, ...]]:
-    """The samples after the ingest, with their splits settled, and warnings."""
+def merge(
+    earlier: Sequence[Sample], arrivals: Sequence[Arrival], mirror: bool, was_judged: Callable[[], bool] = lambda: False
+) -> tuple[list[Sample], tuple[str, ...]]:
+    """The samples after the ingest, with their splits settled, and warnings.
+
+    `was_judged` tells whether any version had samples to judge by, and is asked only if those of `earlier` are all in train.
+    """
     before = {sample.file: sample for sample in earlier}
     listed = {arrival.entry.file for arrival in arrivals}
     good = [arrival for arrival in arrivals if not arrival.fault]
@@ -39,9 +46,21 @@ def merge(earlier: Sequence[Sample], arrivals: Sequence[Arrival], mirror: bool) 
         labelled = {t: cells.get(t) for t in targets}
         drafts.append(Sample(arrival.digest, entry.file, "", labelled, group, arrival.recipe))
     given_splits = [None] * len(kept) + [arrival.entry.split for arrival in good]
-    splits, warnings = settle(_unsettled(drafts, given_splits, earlier, mirror))
+    given = {split for split in given_splits if split in ("val", "test")}
+    if earlier and not any(sample.split in ("val", "test") for sample in earlier) and not was_judged():
+        # Nothing was judged by these splits, so they are carved again. Those of samples that are not listed may have been given.
+        stay: Sequence[Sample] = kept if given else ()
+    else:
+        # In a mirror the source alone decides the splits that it gives.
+        stay = [sample for sample in earlier if not mirror or sample.split not in given]
+    brought = {target for arrival in good for target in arrival.entry.labels}
+    rows, ids = leave_out_ids(
+        _unsettled(drafts, given_splits, stay), others=any(tells_masks_or_tags(drafts, t) for t in targets), told=brought
+    )
+    splits, warnings = settle(rows)
     samples = [replace(draft, split=split) for draft, split in zip(drafts, splits, strict=True)]
-    return sorted(samples, key=lambda sample: sample.file), (*warnings, *_seen(earlier, samples), *_contradictions(samples))
+    told = (*ids, *warnings, *_seen(stay, samples), *vanished(earlier, samples), *_contradictions(samples))
+    return sorted(samples, key=lambda sample: sample.file), told
 
 
 def composed_labels(samples: Sequence[Sample]) -> tuple[Sample, ...]:
@@ -62,29 +81,16 @@ def _labels(arrival: Arrival, before: Sample | None) -> dict[str, str | None]:
     return cells | dict(arrival.entry.labels) | masks
 
 
-def _unsettled(
-    drafts: Sequence[Sample], given_splits: Sequence[str | None], earlier: Sequence[Sample], mirror: bool
-) -> list[Unsettled]:
-    # In a mirror the source alone decides the splits that it gives.
-    source_gives = {split for split in given_splits if split in ("val", "test")} if mirror else set()
-    stay = [sample for sample in earlier if sample.split not in source_gives]
+def _unsettled(drafts: Sequence[Sample], given_splits: Sequence[str | None], stay: Sequence[Sample]) -> list[Unsettled]:
     # Where the same bytes lie in two splits, the holdout claims them.
     by_digest = {s.digest: s.split for s in sorted(stay, key=lambda sample: SPLITS.index(sample.split))}
     by_file = {s.file: s.split for s in stay}
-    targets = [target for target in (drafts[0].labels if drafts else ()) if _names_classes(drafts, target)]
+    targets = [target for target in (drafts[0].labels if drafts else ()) if names_classes(drafts, target)]
     before = [by_digest.get(draft.digest) or by_file.get(draft.file) for draft in drafts]
     return [
         Unsettled(draft.digest, split, earlier_split, draft.group, _classes(draft, targets))
         for draft, split, earlier_split in zip(drafts, given_splits, before, strict=True)
     ]
-
-
-def _names_classes(samples: Sequence[Sample], target: str) -> bool:
-    """Whether a target's cells look like classes: not masks or tags, and not another text (a note, an id) in most rows."""
-    cells = [cell for sample in samples if (cell := sample.labels[target]) is not None]
-    if is_mask_target(samples, target) or is_tags_target(samples, target):
-        return False
-    return len(set(cells)) <= 20 or len(set(cells)) <= len(cells) / 2
 
 
 def _classes(sample: Sample, targets: Iterable[str]) -> frozenset[ClassName]:

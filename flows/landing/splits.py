@@ -50,14 +50,24 @@ def settle(rows: Sequence[Unsettled]) -> tuple[tuple[str, ...], tuple[str, ...]]
     Given and earlier splits are kept; a split that the source lacks is carved from train by a hash of the group or the digest.
     Of two splits for the same bytes the more protected one wins (test, then val, then train).
     """
-    lacking = frozenset({"val", "test"} - {row.given for row in rows})
+    lacking = lacking_splits(rows)
     splits = _protect(rows)
     warnings = _overruled(rows, splits, lacking)
     free = _carve(rows, _units(rows), lacking, splits)
     warnings += _keep_small_classes(rows, free, splits)
     _cover_classes(rows, free, splits)
     settled = [split or "train" for split in splits]
-    return tuple(settled), (*warnings, *_straddling(rows, settled), *_empty(settled))
+    return tuple(settled), (*warnings, *_straddling(rows, settled), *_empty(settled, free))
+
+
+def lacking_splits(rows: Iterable[Unsettled]) -> frozenset[str]:
+    """The splits that the source does not give and that are carved from train, of val and test."""
+    return frozenset({"val", "test"} - {row.given for row in rows})
+
+
+def may_be_carved(row: Unsettled, lacking: frozenset[str]) -> bool:
+    """Whether a row's split is neither known from before nor given for good by the source."""
+    return row.earlier is None and (row.given is None or (row.given == "train" and bool(lacking)))
 
 
 def share(key: str) -> float:
@@ -209,12 +219,17 @@ def _straddling(rows: Sequence[Unsettled], splits: Sequence[str]) -> list[str]:
             places[row.group].add(split)
     apart = sorted(group for group, splits_of in places.items() if len(splits_of) > 1)
     lie = counted(len(apart), "group lies", "groups lie")
-    return [f"{lie} in several splits because the source says so, e.g. {apart[0]!r}"] if apart else []
+    return [f"{lie} in several splits, which the source or an earlier ingest gave them, e.g. {apart[0]!r}"] if apart else []
 
 
-def _empty(splits: Sequence[str]) -> list[str]:
-    return [
-        f"no sample is in {split}: the source gives none and train is too small to carve it from"
-        for split in ("val", "test")
-        if split not in splits
-    ]
+def _empty(splits: Sequence[str], free: Sequence[_Unit]) -> list[str]:
+    """A warning about each of val and test that is empty, and why no sample could be carved into it."""
+    if len(splits) < MIN_TRAIN + 2:
+        why = "train is too small to carve it from"
+    elif not free:
+        why = "the samples keep the splits that they have"
+    elif not any(unit.choices for unit in free):
+        why = "every sample that could be carved is of a class that is too small to be split"
+    else:
+        why = "train can spare no group of samples"
+    return [f"no sample is in {split}: the source gives none and {why}" for split in ("val", "test") if split not in splits]

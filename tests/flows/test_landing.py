@@ -417,6 +417,42 @@ def test_a_class_too_small_to_split_stays_in_train_and_is_named(tmp_path: Path, 
     assert any("'wasp' of label is too small" in warning for warning in report.warnings)
 
 
+def test_a_column_of_ids_leaves_the_splits_to_the_classes_for_good(tmp_path: Path, data: Path) -> None:
+    rows = [f"{i}.png,{'ab'[i % 2]},g{i // 3}" for i in range(60)]
+    report = ingest(table_source(tmp_path / "source", ["file,label,serie", *rows], 60), data)
+    assert [warning for warning in report.warnings if "serie (20 in 60 samples) looks like a column of ids" in warning]
+    assert all(split_counts(samples(data).values()).values())
+    before = samples(data)
+    table_source(tmp_path / "source", ["file,label,group", *rows], 60)
+    (warning,) = ingest(tmp_path / "source", data).warnings
+    assert "groups lie in several splits, which the source or an earlier ingest gave them" in warning
+    assert {file: sample.split for file, sample in samples(data).items()} == {f: s.split for f, s in before.items()}
+
+
+@pytest.mark.parametrize("was_judged", [True, False])
+def test_a_version_without_val_and_test_is_carved_again_unless_there_was_one_to_judge_by(
+    was_judged: bool, tmp_path: Path, data: Path
+) -> None:
+    rows = [f"{i}.png,c{i // 3}" for i in range(60)]
+    report = ingest(table_source(tmp_path / "source", ["file,label", *rows], 60), data)
+    assert split_counts(samples(data).values()) == {"train": 60, "val": 0, "test": 0}
+    assert any("every sample that could be carved is of a class that is too small" in warning for warning in report.warnings)
+    table_source(tmp_path / "source", ["file,label", *(f"{i}.png,{'ab'[i % 2]}" for i in range(60))], 60)
+    report = ingest(tmp_path / "source", data, was_judged=lambda: was_judged)
+    assert all(split_counts(samples(data).values()).values()) is not was_judged
+    assert not any("a champion that was trained before has seen them" in warning for warning in report.warnings)
+
+
+def test_what_an_earlier_source_may_have_given_is_not_carved_where_this_one_gives_splits(tmp_path: Path, data: Path) -> None:
+    class_folders(tmp_path / "first/train", 4)
+    ingest(tmp_path / "first", data)
+    for split, first in (("train", 100), ("test", 200)):
+        class_folders(tmp_path / "second" / split, 20, first=first)
+    ingest(tmp_path / "second", data)
+    assert {s.split for file, s in samples(data).items() if "00." not in file and len(Path(file).stem) == 1} == {"train"}
+    assert split_counts(samples(data).values())["val"] > 0
+
+
 def test_two_writers_at_once_are_refused(tmp_path: Path, data: Path) -> None:
     storage = data.parent / ".headstart"
     storage.mkdir(parents=True)

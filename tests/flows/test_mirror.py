@@ -113,3 +113,15 @@ def test_a_mirror_removes_a_few_without_being_asked_twice(source: Path, data: Pa
     for index in range(6):
         (source / f"ant/{index}.png").unlink()
     assert ingest(source, data, mirror=True).removed == 6
+
+
+def test_classes_that_no_sample_has_any_more_are_named_in_one_warning(source: Path, data: Path) -> None:
+    class_folders(source, 2, ("gnat", "fly"), first=900)
+    assert not [warning for warning in ingest(source, data).warnings if "any more" in warning]
+    shutil.rmtree(source / "gnat")
+    shutil.rmtree(source / "fly")
+    report = ingest(source, data, mirror=True)
+    assert [warning for warning in report.warnings if "any more" in warning] == [
+        "2 classes have no sample any more: 'fly' of label, 'gnat' of label; models trained from now on will not know them"
+    ]
+    assert not [warning for warning in ingest(source, data, mirror=True).warnings if "any more" in warning]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flows.landing.ids import leave_out_ids
 from flows.landing.splits import MIN_TRAIN, Unsettled, settle
 
 # A busy machine is no fault of the code.
@@ -156,3 +157,36 @@ def test_a_conflict_of_given_splits_goes_to_the_most_protected_and_is_told() -> 
     splits, warnings = settle(rows)
     assert splits[:2] == ("val", "val")
     assert any("most protected" in warning for warning in warnings)
+
+
+def test_a_column_of_ids_has_no_say_in_the_splits() -> None:
+    rows = numbered(90) + numbered(90, "b", first=90)
+    by_serie = [replace(row, classes=row.classes | {("serie", f"g{i // 3}")}) for i, row in enumerate(rows)]
+    kept, (warning,) = leave_out_ids(by_serie, others=False, told=("label", "serie"))
+    assert settle(kept) == settle(rows)
+    assert warning.startswith("serie (60 in 180 samples) looks like a column of ids, too small to be split, and has no say")
+    assert "with the column called 'group'" in warning
+    settled = [replace(row, earlier=split) for row, split in zip(by_serie, settle(kept)[0], strict=True)]
+    assert leave_out_ids(settled, others=False, told=("label", "serie"))[1] == (), "nothing is left to be carved"
+    night = [replace(row, classes=row.classes | {("serie", f"n{i // 3}")}) for i, row in enumerate(numbered(60, first=900))]
+    assert set(settle(leave_out_ids([*settled, *night], others=False, told=())[0])[0][180:]) == {"train", "val", "test"}
+
+
+def test_columns_of_small_classes_decide_where_there_is_no_other() -> None:
+    few = [row for label in range(30) for row in numbered(4, str(label), first=10 * label)]
+    assert leave_out_ids(few, others=False, told=("label",)) == (few, ())
+    assert set(settle(leave_out_ids(few, others=True, told=("label",))[0])[0]) == {"train", "val", "test"}
+    flagged = [replace(row, classes=row.classes | {("flag", "torn")}) for row in numbered(4, first=900)]
+    assert leave_out_ids(flagged + numbered(60), others=False, told=("flag",))[1] == (), "a few flags are no ids"
+    half = numbered(21) + few[:20]
+    assert leave_out_ids(half, others=True, told=("label",)) == (half, ()), "most of its samples can be split"
+
+
+def test_what_keeps_val_and_test_empty_is_told_as_it_is() -> None:
+    few = [row for label in range(30) for row in numbered(4, str(label), first=10 * label)]
+    assert all("is of a class that is too small to be split" in warning for warning in settle(few)[1][-2:])
+    assert all("train is too small to carve it from" in warning for warning in settle(numbered(3))[1][-2:])
+    held = numbered(60, earlier="train")
+    assert all("keep the splits that they have" in warning for warning in settle(held)[1][-2:])
+    one = [replace(row, group="all") for row in numbered(60)]
+    assert all("train can spare no group" in warning for warning in settle(one)[1][-2:])
