@@ -6,7 +6,9 @@ import atexit
 import base64
 import contextlib
 import contextvars
+import errno
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,14 +16,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 from flows import addresses, prefect_database, surroundings
-from flows.errors import Unreachable
+from flows.errors import HeadstartError, Unreachable
 from flows.prefect_private import SERVER_APP, SERVER_ENVIRONMENT, SERVER_PROGRAM
 
 START = "Start it (`headstart up` starts one), set HEADSTART_PREFECT_ADDRESS to http://host:4200/api, or unset it."
 LOG_IN = "Set PREFECT_API_AUTH_STRING to user:password for a server of your own, or PREFECT_API_KEY for Prefect Cloud."
 CLOUD = "prefect.cloud/"
+# In the PREFECT_HOME of a server of our own.
+LOG = "server.log"
+# A database of Prefect's has no room in these.
+FEW_BYTES = 2**20
 # How Prefect's message begins when the server that it starts for itself does not answer in time.
 _TOO_LATE = "Timed out while attempting to connect to ephemeral Prefect API server"
 _SECONDS = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
@@ -71,6 +78,26 @@ def of_its_own(meanwhile: Callable[[], None] | None = None, home: Path | None = 
         if not str(error).startswith(_TOO_LATE):
             raise
         raise _unanswered(str(error).removeprefix(_TOO_LATE)) from error
+    except Exception as error:
+        if home and _is_its_failure(error):
+            raise _failed(home) from error
+        raise
+
+
+def _is_its_failure(error: Exception) -> bool:
+    """Whether a server of Prefect's told its client that it met an error of its own."""
+    if "prefect.exceptions" not in sys.modules:
+        return False
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    return isinstance(error, PrefectHTTPStatusError) and error.response.status_code >= 500
+
+
+def _failed(home: Path) -> Exception:
+    """What a server of our own failed of: a full disk, of which its log can say nothing, or what the log says."""
+    if shutil.disk_usage(home).free < FEW_BYTES:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(home))
+    return HeadstartError(f"the server that Prefect starts for itself failed; {home / LOG} says of what. Then run this again")
 
 
 def _unanswered(more: str) -> Unreachable:
@@ -85,7 +112,7 @@ def _unanswered(more: str) -> Unreachable:
 def _start_beside(meanwhile: Callable[[], None], home: Path | None) -> None:
     with prefect_database.from_template(home):
         if home and is_plain(os.environ, home):
-            _start_now(meanwhile)
+            _start_now(meanwhile, home)
         else:
             _start_as_prefect_does(meanwhile)
 
@@ -116,15 +143,20 @@ def _speaks_of_prefect(file: Path) -> bool:
         return True
 
 
-def _start_now(meanwhile: Callable[[], None]) -> None:
-    """Start the server as Prefect does, but before Prefect is loaded, which then takes it for one that stands."""
+def _start_now(meanwhile: Callable[[], None], home: Path) -> None:
+    """Start the server as Prefect does, but before Prefect is loaded, which then takes it for one that stands.
+
+    What it says goes to a log in its home: its tracebacks would bury what we say of the same failure.
+    """
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         address = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
         # `-P`: what lies in the current folder is no module of the server's.
         command = [sys.executable, "-P", "-c", SERVER_PROGRAM, SERVER_APP, str(listening.fileno())]
-        server = subprocess.Popen(command, pass_fds=[listening.fileno()], env={**os.environ, **SERVER_ENVIRONMENT})
+        env = {**os.environ, **SERVER_ENVIRONMENT}
+        with _open_log(home) as log:
+            server = subprocess.Popen(command, pass_fds=[listening.fileno()], env=env, stdout=log, stderr=log)
     # Before Prefect registers what it does at the end, which therefore happens first.
     atexit.register(_end, server)
     os.environ["PREFECT_API_URL"] = address
@@ -134,10 +166,19 @@ def _start_now(meanwhile: Callable[[], None]) -> None:
     finally:
         del os.environ["PREFECT_API_URL"]
     meanwhile()
-    _wait(server, address, float(os.environ[_SECONDS]))
+    _wait(server, address, float(os.environ[_SECONDS]), home / LOG)
 
 
-def _wait(server: subprocess.Popen[bytes], address: str, seconds: float) -> None:
+def _open_log(home: Path) -> BinaryIO:
+    """The log to add to; on a disk that is full or read-only, nowhere."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        return (home / LOG).open("ab")
+    except OSError:
+        return Path(os.devnull).open("ab")
+
+
+def _wait(server: subprocess.Popen[bytes], address: str, seconds: float, log: Path) -> None:
     deadline = time.monotonic() + seconds
     # Its socket listens from the start, so that a request waits for its answer, or for the server's end.
     while (left := deadline - time.monotonic()) > 0 and server.poll() is None:
@@ -145,7 +186,7 @@ def _wait(server: subprocess.Popen[bytes], address: str, seconds: float) -> None
             return
         time.sleep(0.1)
     status = server.poll()
-    raise _unanswered("" if status is None else f"it ended with status {status}")
+    raise _unanswered("" if status is None else f"it ended with status {status}; see {log}")
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

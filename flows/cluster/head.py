@@ -73,13 +73,17 @@ def _join(folder: Path, num_cpus: float, say: Say) -> Cluster:
                 )
             _end(folder, record)
             record = None
-        if record:
-            say(f"Using the local Ray at {record['address']}")
-        else:
+        is_new = record is None
+        if record is None:
             say("Starting a local Ray")
             record = _start(folder, num_cpus)
-            say(f"Local Ray at {record['address']}")
-        _write(folder, record | {"users": [*_users(record), mark()]})
+        try:
+            say(f"{'Local Ray' if is_new else 'Using the local Ray'} at {record['address']}")
+            _write(folder, record | {"users": [*_users(record), mark()]})
+        except BaseException:
+            if not _users(record):
+                _end(folder, record)
+            raise
         return _cluster(folder, record)
 
 
@@ -92,9 +96,12 @@ def _leave(folder: Path) -> None:
         users = _users(record)
         if me in users:
             users.remove(me)
-        if users:
-            _write(folder, record | {"users": users})
-        else:
+        try:
+            if users:
+                _write(folder, record | {"users": users})
+        except OSError:  # as on a full disk: another process that ends is no user by itself, this one has failed and ends soon
+            users = [user for user in users if user != me]
+        if not users:
             _end(folder, record)
 
 
@@ -179,7 +186,8 @@ def _users(record: dict[str, Any]) -> list[str]:
 def _end(folder: Path, record: dict[str, Any]) -> None:
     processes.end(record["home"], record.get("session"))
     shutil.rmtree(record["home"], ignore_errors=True)
-    (folder / "cluster.json").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # gone already, or read-only by now: it tells of nobody who lives
+        (folder / "cluster.json").unlink()
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
@@ -196,6 +204,12 @@ def _write(folder: Path, record: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:  # read-only by now: what was started there is ended all the same
+        lock = os.open(folder / "lock", os.O_RDONLY | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)

@@ -85,7 +85,7 @@ class Handover:
         """Let the kept driver end, if there is one."""
         kept, self._kept = self._kept, None
         # Where its place is out of reach, it ends by itself.
-        with suppress(HeadstartError):
+        with suppress(HeadstartError, OSError):
             if kept:
                 kept[1].hand_on("")
 

@@ -209,6 +209,19 @@ def test_the_last_to_leave_ends_the_heads_processes_and_no_other(tmp_path: Path,
         decoy.wait()
 
 
+def test_a_head_is_ended_where_who_uses_it_can_no_longer_be_written(tmp_path: Path) -> None:
+    record = tmp_path / "ray" / "cluster.json"
+    with contextlib.ExitStack() as twice:
+        for _ in range(2):
+            twice.enter_context(cluster.open_cluster(None, tmp_path))
+        mark = json.loads(record.read_text())["home"]
+        assert processes.members(mark)
+        # As on a full disk: no file can be written that then takes the record's name.
+        record.with_name(f".cluster.json.{os.getpid()}.new").mkdir()
+    assert not processes.members(mark)
+    assert not record.exists()
+
+
 def test_a_package_holds_our_code_and_nothing_else() -> None:
     with zipfile.ZipFile(BytesIO(code.pack())) as package:
         names = package.namelist()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from flows import prefect_database, prefect_private, prefect_server
+from flows.errors import HeadstartError
 
 SECONDS = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
 # A flow run on the server that was started for the block, and what is loaded and set meanwhile.
@@ -172,6 +173,27 @@ def test_a_database_that_is_there_or_whose_log_is_or_that_stands_elsewhere_stays
 
 
 @pytest.mark.slow
+def test_a_server_that_ends_is_told_with_its_log_and_says_nothing_beside(cache: Path, tmp_path: Path) -> None:
+    code = f"""
+import os
+from flows import prefect_private, prefect_server
+from flows.errors import Unreachable
+prefect_server.SERVER_PROGRAM = "raise SystemExit('no such table')"
+try:
+    exec({RUN!r})
+except Unreachable as error:
+    print(error)
+"""
+    home = tmp_path / "home"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=_environment(home, cache), cwd=cache, capture_output=True, text=True, check=True
+    )
+    assert f"(it ended with status 1; see {home / 'server.log'}): run this again" in done.stdout
+    assert (home / "server.log").read_text() == "no such table\n"
+    assert done.stderr == ""
+
+
+@pytest.mark.slow
 def test_a_server_that_is_late_is_told_with_what_to_do(cache: Path, tmp_path: Path) -> None:
     code = f"""
 from flows.errors import Unreachable
@@ -183,6 +205,26 @@ except Unreachable as error:
     said = _run(code, tmp_path / "home", cache, seconds="0")
     assert said.startswith("the server that Prefect starts for itself did not answer within 0 seconds: run this again")
     assert SECONDS in said
+
+
+@pytest.mark.parametrize(("free", "told"), [(0, "No space left on device"), (10**9, r"failed; .*server\.log says of what")])
+def test_a_server_of_our_own_that_fails_is_told_with_its_log_or_as_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, told: str
+) -> None:
+    from httpx import Request, Response
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    def answer(status: int) -> None:
+        request = Request("POST", "http://127.0.0.1:1/api/flow_runs/")
+        raise PrefectHTTPStatusError("refused", request=request, response=Response(status, request=request))
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - free, free))
+    with pytest.raises((OSError, HeadstartError), match=told), prefect_server.of_its_own(home=tmp_path):
+        answer(500)
+    with pytest.raises(PrefectHTTPStatusError), prefect_server.of_its_own(home=tmp_path):
+        answer(404)
+    with pytest.raises(PrefectHTTPStatusError), prefect_server.of_its_own():
+        answer(500)
 
 
 def test_prefect_starts_its_server_itself_where_a_file_or_a_variable_may_say_how(

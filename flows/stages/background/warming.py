@@ -41,7 +41,7 @@ class Warm:
         """End the driver, if it waits, and Ray, unless another process uses it."""
         self.join()
         self._held.close()
-        with contextlib.suppress(HeadstartError):
+        with contextlib.suppress(HeadstartError, OSError):
             # A driver that ends clears its folder, but cannot where its Ray was ended first.
             end_at = time.monotonic() + CLEAR_SECONDS
             while self._folder.place.facts() and time.monotonic() < end_at:
