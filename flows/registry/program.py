@@ -95,7 +95,8 @@ def load_exporter() -> None:
 def write_model(dest: Path, bundle: Path) -> None:
     """Make the folder `dest`: MLmodel, data/model.pt2 and `bundle/`, no pickle.
 
-    The program takes uint8 images (N, H, W, 3), or token ids (N, L) of int64, to probabilities (N, C).
+    The program takes uint8 images (N, H, W, 3), or token ids (N, L) of int64, to probabilities (N, C); with masks among the
+    targets (N, C, H, W), with tags (N, C, L).
     Raises BundleError on a damaged bundle, HeadstartError if the program answers otherwise than the bundle.
     """
     from heads import bundle as bundles
@@ -117,10 +118,12 @@ def write_program(dest: Path, program: nn.Module, signature: Signature = SIGNATU
     example = np.full(signature.example, signature.fill, signature.dtype)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # of the exporter, about its own insides
-        num_classes = int(program(torch.from_numpy(example)).shape[1])
+        answer = program(torch.from_numpy(example))
         # Unnamed: MLflow hands a named input over in a dict, which its own PyTorch flavour then refuses.
         samples = TensorSpec(np.dtype(signature.dtype), signature.shape)
-        probabilities = TensorSpec(np.dtype("float32"), (-1, num_classes))
+        # The classes stand in the second dimension; every other is as long as the samples: their number, pixels or tokens.
+        shape = tuple(size if at == 1 else -1 for at, size in enumerate(answer.shape))
+        probabilities = TensorSpec(np.dtype("float32"), shape)
         model = Model()
         mlflow.pytorch.save_model(
             program,

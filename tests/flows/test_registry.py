@@ -33,10 +33,13 @@ from flows.settings import read_settings
 from flows.stages import delivery
 from flows.tracking import Origin, Tracker
 from heads import bundle as bundles
+from heads.bundle.program import export_program
 from heads.data.image_transforms import preprocess_for
+from heads.data.modalities import preprocess_of
 from heads.errors import BundleError
 from heads.model.model import build_model
 from heads.spec import Fit, Head, Variant
+from heads.tasks.bio import tag_names
 
 VARIANT = Variant(backbone="squeezenet1_1", heads=(Head(target="label"),), fit=Fit(image_size_px=48))
 CLASSES = {"label": ("ant", "bee", "wasp")}
@@ -638,6 +641,35 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("colours") / "model"
     program.write_program(folder, Colours())
     return folder
+
+
+MASKED = Variant(
+    backbone="squeezenet1_1",
+    heads=(Head(target="label"), Head(target="mask", task="segmentation", design="fcn")),
+    fit=Fit(image_size_px=32),
+)
+TAGGED = Variant(backbone="textcnn", heads=(Head(target="label"), Head(target="tags", task="tagging")))
+
+
+@pytest.mark.parametrize(("variant", "num_dimensions"), [(None, 2), (MASKED, 4), (TAGGED, 3)], ids=["classes", "masks", "tags"])
+def test_a_signature_has_the_dimensions_of_the_models_answer(
+    variant: Variant | None, num_dimensions: int, colours: Path, tmp_path: Path
+) -> None:
+    folder, num_classes, signature = colours, 2, program.SIGNATURES["image"]
+    if variant:
+        names = CLASSES | {"mask": ("sky", "road"), "tags": tag_names(["place"])}
+        classes = {head.target: names[head.target] for head in variant.heads}
+        made = bundles.Bundle(build_model(variant, classes, None), variant, classes, preprocess_of(variant), {})
+        folder, num_classes, signature = tmp_path / "model", sum(map(len, classes.values())), program.SIGNATURES[variant.modality]
+        program.write_program(folder, export_program(made), signature)
+    import mlflow.pyfunc
+
+    loaded = mlflow.pyfunc.load_model(str(folder))
+    told = loaded.metadata.signature.outputs.inputs[0].shape
+    assert told == (-1, num_classes, *[-1] * (num_dimensions - 2))
+    for shape in signature.trials:
+        answer = loaded.predict(np.full(shape, signature.fill, signature.dtype))
+        assert all(size in (-1, given) for size, given in zip(told, answer.shape, strict=True))
 
 
 @pytest.mark.parametrize(("shift", "told"), [(0.1, r"0\.0\d+"), (float("nan"), "nan")])
