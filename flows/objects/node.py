@@ -17,7 +17,7 @@ from flows.objects import fetched
 from flows.objects.node_cache import NodeCache
 from flows.objects.packing import read_packs
 from flows.objects.packs import FOLDER, PACK, Packs
-from flows.objects.plans import Part, Request, plan
+from flows.objects.plans import PackPart, Request, plan
 from flows.objects.reading import NUM_THREADS, Reader, object_key
 from flows.records import Remote
 
@@ -117,7 +117,7 @@ class Node:
             Thread(target=work, daemon=True, name="ahead").start()
 
     def _serve(self, request: Request, begun: _Pass) -> None:
-        if isinstance(request, Part):
+        if isinstance(request, PackPart):
             with self._alone(request) if request.shared else nullcontext():
                 self._serve_part(request, begun)
             return
@@ -128,7 +128,7 @@ class Node:
             finally:
                 begun.settle(request, content)
 
-    def _serve_part(self, part: Part, begun: _Pass) -> None:
+    def _serve_part(self, part: PackPart, begun: _Pass) -> None:
         wanted = [row for row in part.objects if row[0] in self._wanted or row[0] in begun.wanted]
         with self._fetching([digest for digest, _, _ in wanted]) as mine:
             rows = [row for row in wanted if row[0] in mine and self.cache.find(row[0]) is None]
@@ -175,7 +175,7 @@ class Node:
             done.set_result(None)
 
     @contextmanager
-    def _alone(self, part: Part) -> Iterator[None]:
+    def _alone(self, part: PackPart) -> Iterator[None]:
         """Hold a part's lock, so that of a node's processes one reads it; without a lock if the disk refuses one."""
         path = self.cache.folder / "locks" / f"{part.pack}-{part.start}"
         try:

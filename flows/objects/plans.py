@@ -18,7 +18,7 @@ GAP_BYTES = 64 * 2**10
 
 
 @dataclass(frozen=True)
-class Part:
+class PackPart:
     """Bytes of a pack from `start` to `end`, and the objects in them with their own start and end in the pack.
 
     A `shared` part is cut alike by every process, so that one of a node reads it for all.
@@ -31,7 +31,7 @@ class Part:
     shared: bool
 
 
-Request = str | Part
+Request = str | PackPart
 
 
 def plan(digests: Sequence[str], packs: Packs) -> list[Request]:
@@ -53,15 +53,15 @@ def plan(digests: Sequence[str], packs: Packs) -> list[Request]:
     return [*first, *(request for _, request in sorted(requests, key=lambda pair: pair[0]))]
 
 
-def _parts(pack: str, content: Sequence[tuple[str, int, int]], wanted: set[str]) -> Iterator[Part]:
+def _parts(pack: str, content: Sequence[tuple[str, int, int]], wanted: set[str]) -> Iterator[PackPart]:
     held = [row for row in content if row[0] in wanted]
     if sum(end - start for _, start, end in held) > WHOLE_SHARE * content[-1][2]:
         for rows in _runs(content, gap=0):
             if any(row[0] in wanted for row in rows):
-                yield Part(pack, rows[0][1], rows[-1][2], tuple(rows), shared=True)
+                yield PackPart(pack, rows[0][1], rows[-1][2], tuple(rows), shared=True)
     else:
         for rows in _runs(held, gap=GAP_BYTES):
-            yield Part(pack, rows[0][1], rows[-1][2], tuple(rows), shared=False)
+            yield PackPart(pack, rows[0][1], rows[-1][2], tuple(rows), shared=False)
 
 
 def _runs(rows: Sequence[tuple[str, int, int]], gap: int) -> Iterator[list[tuple[str, int, int]]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flows import pulling
 from flows.errors import AskedWrongly
-from flows.publishing.places import Place, open_place
+from flows.publishing.places import BundlePlace, open_place
 from flows.publishing.pointer import FORMAT, POINTER, Pointer, Stored, read_pointer
 
 __all__ = ["POINTER", "Pointer", "Published", "check_signing", "publish", "sign"]
@@ -30,7 +30,7 @@ class Published:
     address: str
 
     @property
-    def _place(self) -> Place:
+    def _place(self) -> BundlePlace:
         return open_place(self.address)
 
     def pointer(self) -> Pointer:
@@ -61,7 +61,7 @@ class Published:
 
 @dataclass(frozen=True)
 class _Files:
-    place: Place
+    place: BundlePlace
     pointer: Pointer
 
     def fetch(self, name: str, file: Path) -> None:

@@ -18,7 +18,7 @@ from flows.publishing.streams import append, small
 MAX_SIGNED_SECONDS = 7 * 86400
 
 
-class Place(Protocol):
+class BundlePlace(Protocol):
     """A place of files by name, such as `<digest>/card.md`."""
 
     def read(self, name: str) -> bytes | None:
@@ -42,7 +42,7 @@ class Place(Protocol):
         ...
 
 
-def open_place(address: str) -> Place:
+def open_place(address: str) -> BundlePlace:
     """The place of an address: `s3://bucket/prefix`, a folder's path, or that of a file of signed addresses."""
     if "://" not in address:
         return Signed(Path(address)) if Path(address).is_file() else _Folder(Path(address))

@@ -18,7 +18,7 @@ from flows.stack import serving
 from flows.stack.logs import Log
 from flows.stack.orphans import end_orphans
 from flows.stack.servers import Program, Server, mlflow, prefect
-from flows.stack.watch import Part, watch
+from flows.stack.watch import StackServer, watch
 from flows.stages.preflight import preflight_check
 
 Say = Callable[[str], None]
@@ -133,16 +133,16 @@ class _Stack:
         if answers:
             self._tidy(all_of_them=True)
 
-    def _ray_part(self, num_cpus: float) -> Part:
+    def _ray_part(self, num_cpus: float) -> StackServer:
         def death() -> str | None:
             return cluster.death(self._ray)
 
         def revive() -> None:
             self._ray = cluster.reopen(self._settings.storage, num_cpus=num_cpus)
 
-        return Part("Ray", death, revive)
+        return StackServer("Ray", death, revive)
 
-    def _serving_part(self, served: Program) -> Part:
+    def _serving_part(self, served: Program) -> StackServer:
         started = time.monotonic()
 
         def death() -> str | None:
@@ -159,10 +159,10 @@ class _Stack:
             self._tidy(all_of_them=True)
             served.start()
 
-        return Part("What serves the plans", death, revive)
+        return StackServer("What serves the plans", death, revive)
 
 
-def _part_of(server: Server) -> Part:
+def _part_of(server: Server) -> StackServer:
     def death() -> str | None:
         status = server.status()
         return None if status is None else f"{_describe_end(status)}; its log: {server.log}"
@@ -172,7 +172,7 @@ def _part_of(server: Server) -> Part:
         server.start()
         server.wait_healthy()
 
-    return Part(server.name, death, revive)
+    return StackServer(server.name, death, revive)
 
 
 def _describe_end(status: int) -> str:

@@ -16,7 +16,7 @@ WITHIN_SECONDS = 900.0
 
 
 @dataclass
-class Part:
+class StackServer:
     """A part of the stack: its name, a function that says what it died of (None while it lives), and one that restarts it."""
 
     name: str
@@ -25,7 +25,7 @@ class Part:
     restarts: list[float] = field(default_factory=list)
 
 
-def look(parts: Sequence[Part], say: Callable[[str], None], changed: Callable[[], None]) -> None:
+def look(parts: Sequence[StackServer], say: Callable[[str], None], changed: Callable[[], None]) -> None:
     """Start again each part that is dead, and call `changed` after each. Raises HeadstartError if one died too often."""
     for part in parts:
         if (death := part.death()) is None:
@@ -45,7 +45,7 @@ def look(parts: Sequence[Part], say: Callable[[str], None], changed: Callable[[]
 
 
 def watch(
-    parts: Sequence[Part],
+    parts: Sequence[StackServer],
     logs: Sequence[Log],
     say: Callable[[str], None],
     *,

@@ -26,7 +26,7 @@ class Offer:
     digest: str | None
 
 
-class Origin(Protocol):
+class BundleSource(Protocol):
     """Where one model is pulled from."""
 
     def pull_if_new(self, dest: Path, held: Offer | None) -> Offer:
@@ -59,7 +59,7 @@ class _Published:
         return Offer(pointer.name, pointer.version, pointer.digest)
 
 
-def open_origin(settings: Settings, model: str) -> Origin:
+def open_origin(settings: Settings, model: str) -> BundleSource:
     """The origin that is written as NAME@WHICH (in the registry), `s3://bucket/prefix`, or a path with a slash.
 
     The path is that of a folder, or of a file of signed addresses. Raises AskedWrongly on a web address.
@@ -76,7 +76,7 @@ def open_origin(settings: Settings, model: str) -> Origin:
     return _Registered(settings, name, which or "champion")
 
 
-def follow(origin: Origin, dest: Path, seconds: float, say: Callable[[str], None]) -> None:
+def follow(origin: BundleSource, dest: Path, seconds: float, say: Callable[[str], None]) -> None:
     """Keep the folder `dest` at the version that is on offer, asking every so many seconds; ends by an exception alone.
 
     While nothing answers, or what is on offer is damaged, `dest` stays as it is, which is said once. Raises InTheWay if `dest`

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from heads.errors import HeadsError
-from heads.features.folder import SHARD, TOUCH_SECONDS, USED, Entry, Opened
+from heads.features.folder import SHARD, TOUCH_SECONDS, USED, Opened, ShardFile
 from heads.features.local_cache import LocalCache, cache_folder
 from heads.features.refusals import explain
 
@@ -37,8 +37,8 @@ class Peeked:
         """Ends the reading."""
 
 
-class Bucket:
-    """A `heads.features.place.Place` that is a prefix of an object store.
+class ShardBucket:
+    """A `heads.features.place.ShardPlace` that is a prefix of an object store.
 
     Credentials and endpoints come from the usual places of the store's tools (AWS_PROFILE, AWS_ENDPOINT_URL_S3, ...), and so
     do retries. Raises HeadsError if the store refuses or does not answer.
@@ -53,7 +53,7 @@ class Bucket:
         self._touched_at = -TOUCH_SECONDS
 
     @classmethod
-    def at(cls, address: str) -> Bucket:
+    def at(cls, address: str) -> ShardBucket:
         """The prefix that an address such as `s3://bucket/prefix` names."""
         address = address.rstrip("/")
         digest = hashlib.sha256(address.encode()).hexdigest()[:16]
@@ -62,9 +62,9 @@ class Bucket:
     def __str__(self) -> str:
         return self.address
 
-    def within(self, name: str) -> Bucket:
+    def within(self, name: str) -> ShardBucket:
         """The prefix of that name below this one."""
-        return Bucket(f"{self.address}/{name}", self._files, self._cache.within(name))
+        return ShardBucket(f"{self.address}/{name}", self._files, self._cache.within(name))
 
     def places(self) -> list[str]:
         """The names of the prefixes right below this one, sorted."""
@@ -78,11 +78,13 @@ class Bucket:
             self._sizes[name] = len(content)
             self._cache.keep(name, content)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[ShardFile]:
         """The shards that lie here now, by name, in one listing."""
         objects = self._list()
         return [
-            Entry(name, objects[name]["size"], _written_at(objects[name])) for name in sorted(objects) if SHARD.fullmatch(name)
+            ShardFile(name, objects[name]["size"], _written_at(objects[name]))
+            for name in sorted(objects)
+            if SHARD.fullmatch(name)
         ]
 
     def names(self, form: re.Pattern[str] = SHARD) -> list[str]:

@@ -26,7 +26,7 @@ TOUCH_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Entry:
+class ShardFile:
     """A shard in a folder: its name, bytes, and when it was written (seconds since the epoch)."""
 
     name: str
@@ -52,8 +52,8 @@ class Opened:
         return True
 
 
-class Folder:
-    """A `heads.features.place.Place` that is a local folder."""
+class ShardFolder:
+    """A `heads.features.place.ShardPlace` that is a local folder."""
 
     # Threads overlap computing checksums and waiting for headers; not on all cores, which a training needs too.
     num_readers = min(4, os.cpu_count() or 1)
@@ -65,9 +65,9 @@ class Folder:
     def __str__(self) -> str:
         return str(self.path)
 
-    def within(self, name: str) -> Folder:
+    def within(self, name: str) -> ShardFolder:
         """The folder of that name in this one, there or not."""
-        return Folder(self.path / name)
+        return ShardFolder(self.path / name)
 
     def places(self) -> list[str]:
         """The names of the folders in this one, sorted; a link is none."""
@@ -89,14 +89,14 @@ class Folder:
             finally:
                 partial.unlink(missing_ok=True)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[ShardFile]:
         """The shards that lie here now, by name."""
         entries = []
         for entry in self._scan():
             # A shard that is removed meanwhile is not there.
             if SHARD.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 with suppress(FileNotFoundError):
-                    entries.append(Entry(entry.name, entry.stat().st_size, entry.stat().st_mtime))
+                    entries.append(ShardFile(entry.name, entry.stat().st_size, entry.stat().st_mtime))
         return sorted(entries, key=lambda entry: entry.name)
 
     def names(self, form: re.Pattern[str] = SHARD) -> list[str]:

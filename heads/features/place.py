@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-from heads.features.folder import SHARD, Entry, Opened
+from heads.features.folder import SHARD, Opened, ShardFile
 
 
 class Readable(Protocol):
@@ -20,7 +20,7 @@ class Readable(Protocol):
         """Ends the reading."""
 
 
-class Place(Protocol):
+class ShardPlace(Protocol):
     """Where shards and smaller objects about them lie; any number of processes may read and write them without a lock.
 
     An object never changes under its name. A place may keep copies nearer to the reader, and a copy may be damaged while
@@ -31,7 +31,7 @@ class Place(Protocol):
     def num_readers(self) -> int:
         """How many objects to read concurrently."""
 
-    def within(self, name: str) -> Place:
+    def within(self, name: str) -> ShardPlace:
         """The place of that name in this one, there or not."""
 
     def places(self) -> list[str]:
@@ -40,7 +40,7 @@ class Place(Protocol):
     def put(self, name: str, content: bytes) -> None:
         """Makes `content` appear under a name, whole; what has that name already holds the same."""
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[ShardFile]:
         """The shards that lie here now, by name."""
 
     def names(self, form: re.Pattern[str] = SHARD) -> list[str]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from heads.errors import HeadsError
 from heads.features.folder import SUFFIX, Opened
 from heads.features.keys import FORMAT, PACKED, Packed
-from heads.features.place import Place, Readable
+from heads.features.place import Readable, ShardPlace
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 MAX_HEADER_BYTES = 100_000_000
@@ -99,7 +99,7 @@ def bytes_of(tensor: Tensor) -> memoryview:
     return flat.data
 
 
-def read_shard(place: Place, trunk: str, name: str) -> Shard:
+def read_shard(place: ShardPlace, trunk: str, name: str) -> Shard:
     """A shard's header, verified by its name.
 
     Raises FeatureError if it is damaged, StrangerError if it is another program's file, FileNotFoundError if it is gone.
@@ -115,7 +115,7 @@ def read_shard(place: Place, trunk: str, name: str) -> Shard:
     return _past_copies(place, name, read)
 
 
-def check_tap(place: Place, shard: Shard, tap: str) -> None:
+def check_tap(place: ShardPlace, shard: Shard, tap: str) -> None:
     """Reads a tap of a shard once. Raises FeatureError if its checksum differs, FileNotFoundError if the shard is gone."""
 
     def check() -> None:
@@ -128,7 +128,7 @@ def check_tap(place: Place, shard: Shard, tap: str) -> None:
     _past_copies(place, shard.name, check)
 
 
-def audit(place: Place, trunk: str, name: str) -> None:
+def audit(place: ShardPlace, trunk: str, name: str) -> None:
     """Reads every byte of a shard as it lies in its place; raises as `read_shard` and `check_tap` do."""
     opened = place.open_here(name)
     try:
@@ -139,7 +139,7 @@ def audit(place: Place, trunk: str, name: str) -> None:
         opened.close()
 
 
-def _past_copies(place: Place, name: str, read: Callable[[], R]) -> R:
+def _past_copies(place: ShardPlace, name: str, read: Callable[[], R]) -> R:
     """The result of `read`, which is tried again without the place's copy if that was damaged."""
     try:
         return read()

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heads.errors import HeadsError
-from heads.features.bucket import Bucket
-from heads.features.folder import Folder
+from heads.features.bucket import ShardBucket
+from heads.features.folder import ShardFolder
 from heads.features.keys import Key, count_samples, pack
-from heads.features.place import Place
+from heads.features.place import ShardPlace
 from heads.features.shards import FeatureError, Layout, Shard, StrangerError, audit, read_shard
 from heads.features.trunk import TrunkFeatures, beside
 
@@ -145,7 +145,7 @@ class FeatureStore:
             if name.removesuffix(FACTS) not in trunks:
                 self._place.remove(name)
 
-    def _places(self) -> dict[str, Place]:
+    def _places(self) -> dict[str, ShardPlace]:
         return {name: self._place.within(name) for name in self._place.places() if _is_trunk(name)}
 
 
@@ -153,11 +153,11 @@ def _is_trunk(text: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{16}", text) is not None
 
 
-def _used_at(place: Place, written_at: list[float]) -> float:
+def _used_at(place: ShardPlace, written_at: list[float]) -> float:
     return max([place.used_at(), *written_at])
 
 
-def _status(trunk: str, place: Place) -> TrunkStatus:
+def _status(trunk: str, place: ShardPlace) -> TrunkStatus:
     entries = place.entries()
     shards = _read(trunk, place, [entry.name for entry in entries])
     taps: dict[str, tuple[int, Layout]] = {}
@@ -178,7 +178,7 @@ def _num_keys(shards: list[Shard]) -> int:
     return count_samples(np.concatenate([shard.keys for shard in shards])) if shards else 0
 
 
-def _damaged(trunk: str, place: Place) -> list[DamagedShard]:
+def _damaged(trunk: str, place: ShardPlace) -> list[DamagedShard]:
     def read(name: str) -> DamagedShard | None:
         try:
             audit(place, trunk, name)
@@ -191,7 +191,7 @@ def _damaged(trunk: str, place: Place) -> list[DamagedShard]:
     return [damaged for damaged in beside(place, read, place.names()) if damaged]
 
 
-def _is_a_strangers(trunk: str, place: Place, name: str) -> bool:
+def _is_a_strangers(trunk: str, place: ShardPlace, name: str) -> bool:
     try:
         read_shard(place, trunk, name)
     except StrangerError:
@@ -201,7 +201,7 @@ def _is_a_strangers(trunk: str, place: Place, name: str) -> bool:
     return False
 
 
-def _read(trunk: str, place: Place, names: Sequence[str]) -> list[Shard]:
+def _read(trunk: str, place: ShardPlace, names: Sequence[str]) -> list[Shard]:
     """The headers of the shards that are there and whole."""
 
     def read(name: str) -> Shard | None:
@@ -212,6 +212,6 @@ def _read(trunk: str, place: Place, names: Sequence[str]) -> list[Shard]:
     return [shard for shard in beside(place, read, names) if shard]
 
 
-def place_of(root: Path | str) -> Place:
+def place_of(root: Path | str) -> ShardPlace:
     """A folder, or the prefix of an address such as `s3://bucket/prefix`. Raises HeadsError if its library is not installed."""
-    return Bucket.at(root) if isinstance(root, str) and "://" in root else Folder(Path(root))
+    return ShardBucket.at(root) if isinstance(root, str) and "://" in root else ShardFolder(Path(root))

@@ -16,7 +16,7 @@ from torch import Tensor
 from heads.errors import HeadsError
 from heads.features.folder import Opened
 from heads.features.keys import Key, Packed, count_samples, pack
-from heads.features.place import Place
+from heads.features.place import ShardPlace
 from heads.features.reading import Features, StoredTap
 from heads.features.shards import DTYPES, FeatureError, Layout, Shard, StrangerError, check_tap, make_shard, read_shard
 
@@ -50,7 +50,7 @@ class TrunkFeatures:
     for; a damaged shard is removed with a warning, and its samples count as missing.
     """
 
-    def __init__(self, place: Place, trunk: str) -> None:
+    def __init__(self, place: ShardPlace, trunk: str) -> None:
         self.trunk, self._place = trunk, place
         self._shards: dict[str, Shard] = {}
         self._indices: dict[str, _Index] = {}
@@ -216,7 +216,7 @@ def _layout_of(tensor: Tensor) -> Layout:
     return Layout(tuple(tensor.shape[1:]), tensor.dtype)
 
 
-def beside(place: Place, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+def beside(place: ShardPlace, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """The result of `function` for each item, in order, computed by up to `place.num_readers` threads."""
     if len(items) < 2:
         return [function(item) for item in items]

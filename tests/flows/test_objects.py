@@ -26,7 +26,7 @@ from flows.objects import packing
 from flows.objects.node import Node
 from flows.objects.node_cache import NodeCache
 from flows.objects.packing import write_packs
-from flows.objects.plans import Part, plan
+from flows.objects.plans import PackPart, plan
 from flows.objects.reading import Reader
 from flows.records import DataVersion, Mask, Remote, Sample, Weights, Work, Workers
 from flows.sample_files import expect, files_of, locate, locate_mask
@@ -373,10 +373,10 @@ def test_of_a_pack_that_is_mostly_unwanted_only_ranges_are_asked_for(bucket: typ
 
     packs = read_packs(Reader(REMOTE), tmp_path / "indexes")
     wanted = digests[::10]
-    parts = [part for part in plan([*(md5(bytes([n])) for n in range(64)), *wanted], packs) if isinstance(part, Part)]
+    parts = [part for part in plan([*(md5(bytes([n])) for n in range(64)), *wanted], packs) if isinstance(part, PackPart)]
     assert parts == []
     assert set(plan(wanted * 3, packs)) == set(wanted)
-    whole = [part for part in plan([*(md5(bytes([n])) for n in range(64)), *digests], packs) if isinstance(part, Part)]
+    whole = [part for part in plan([*(md5(bytes([n])) for n in range(64)), *digests], packs) if isinstance(part, PackPart)]
     assert sum(part.end - part.start for part in whole) == 400 * 100_000
     assert {row[0] for part in whole for row in part.objects} == set(digests)
 

@@ -8,13 +8,13 @@ import pytest
 
 from flows.errors import HeadstartError
 from flows.stack.logs import Log
-from flows.stack.watch import MAX_RESTARTS, Part, look
+from flows.stack.watch import MAX_RESTARTS, StackServer, look
 
 
 def test_a_part_that_dies_is_started_again_a_few_times_and_then_the_stack_ends() -> None:
     starts: list[int] = []
     told: list[str] = []
-    part = Part("Prefect", lambda: "killed by SIGKILL", lambda: starts.append(1))
+    part = StackServer("Prefect", lambda: "killed by SIGKILL", lambda: starts.append(1))
     for _ in range(MAX_RESTARTS):
         look([part], told.append, lambda: told.append("changed"))
     assert len(starts) == MAX_RESTARTS
@@ -26,7 +26,7 @@ def test_a_part_that_dies_is_started_again_a_few_times_and_then_the_stack_ends()
 
 
 def test_deaths_of_long_ago_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    part = Part("MLflow", lambda: "status 1", lambda: None, restarts=[-1e9] * MAX_RESTARTS)
+    part = StackServer("MLflow", lambda: "status 1", lambda: None, restarts=[-1e9] * MAX_RESTARTS)
     look([part], lambda _: None, lambda: None)
     assert len(part.restarts) == 1
 
@@ -35,7 +35,7 @@ def test_a_living_part_is_left_alone() -> None:
     def never() -> None:
         raise AssertionError("it lives")
 
-    look([Part("Ray", lambda: None, never)], lambda _: never(), never)
+    look([StackServer("Ray", lambda: None, never)], lambda _: never(), never)
 
 
 def _log(folder: Path) -> tuple[Log, Path, list[str]]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from heads.errors import HeadsError
 from heads.features import FeatureError, FeatureStore, Key, TrunkFeatures, trunk_id
-from heads.features.folder import Folder, Opened
+from heads.features.folder import Opened, ShardFolder
 from heads.features.shards import Layout
 
 TRUNK = trunk_id({"backbone": "mobilenet_v2", "cut": 8})
@@ -300,14 +300,14 @@ def test_a_reader_goes_on_over_shards_that_a_prune_removed(store: FeatureStore, 
 
 def test_a_shard_that_goes_between_finding_and_opening_is_missing(kept: TrunkFeatures, monkeypatch: pytest.MonkeyPatch) -> None:
     write(kept, range(4))
-    keys, open_shard = keys_of(range(4)), Folder.open
+    keys, open_shard = keys_of(range(4)), ShardFolder.open
     assert kept.missing(keys, ["map"]) == []
 
-    def remove_and_open(folder: Folder, name: str) -> Opened:
+    def remove_and_open(folder: ShardFolder, name: str) -> Opened:
         folder.remove(name)
         return open_shard(folder, name)
 
-    monkeypatch.setattr(Folder, "open", remove_and_open)
+    monkeypatch.setattr(ShardFolder, "open", remove_and_open)
     with pytest.raises(FeatureError, match="4 of 4"):
         kept.open(keys, ["map"])
 

@@ -17,7 +17,7 @@ import torch
 
 from heads.errors import HeadsError
 from heads.features import FeatureStore, Key, local_cache, trunk_id
-from heads.features.bucket import PEEK_BYTES, Bucket
+from heads.features.bucket import PEEK_BYTES, ShardBucket
 from tests import object_store
 from tests.heads.test_features import (  # noqa: F401  the contract, collected here once more
     TRUNK,
@@ -257,21 +257,21 @@ def test_copies_make_way_for_others_and_who_has_them_open_reads_on(
     # As many shards as are fetched at once.
     for start in range(0, 80, 10):
         write(on_node("writer").trunk(TRUNK), range(start, start + 10))
-    assert len(shards(bucket)) == Bucket.num_readers
+    assert len(shards(bucket)) == ShardBucket.num_readers
     one, keys = len(bucket.objects[shards(bucket)[0]]), keys_of(range(80))
 
     def usage(path: Path) -> SimpleNamespace:
         """That of a disk for eight shards."""
         return SimpleNamespace(free=8 * one - sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
 
-    fetch = Bucket._fetch
+    fetch = ShardBucket._fetch
 
-    def fetch_slowly(self: Bucket, name: str, goal: Path) -> None:
+    def fetch_slowly(self: ShardBucket, name: str, goal: Path) -> None:
         time.sleep(seconds)
         fetch(self, name, goal)
 
     monkeypatch.setattr(local_cache, "shutil", SimpleNamespace(disk_usage=usage))
-    monkeypatch.setattr(Bucket, "_fetch", fetch_slowly)
+    monkeypatch.setattr(ShardBucket, "_fetch", fetch_slowly)
     reader = on_node("reader")
     features = reader.trunk(TRUNK).open(keys, ["pooled"])
     assert 1 <= len(copies(tmp_path / "reader")) <= 4
@@ -352,11 +352,11 @@ def test_a_shard_that_goes_between_finding_and_opening_is_missing(
     bucket: type[object_store.Bucket], on_node: OnNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(on_node("writer").trunk(TRUNK), range(4))
-    found, fetch = on_node("reader").trunk(TRUNK), Bucket._fetch
+    found, fetch = on_node("reader").trunk(TRUNK), ShardBucket._fetch
 
-    def remove_and_fetch(place: Bucket, name: str, goal: Path) -> None:
+    def remove_and_fetch(place: ShardBucket, name: str, goal: Path) -> None:
         bucket.objects.clear()
         fetch(place, name, goal)
 
-    monkeypatch.setattr(Bucket, "_fetch", remove_and_fetch)
+    monkeypatch.setattr(ShardBucket, "_fetch", remove_and_fetch)
     assert found.missing(keys_of(range(4)), ["map"]) == keys_of(range(4))
