@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,14 +54,16 @@ class Bundle:
         a TagsPrediction.
 
         An image is a file's path, a file's bytes, a Pillow image, or an array of uint8 (H, W, 3) in RGB. A text is a string, the
-        path of a file as a Path, or a file's bytes. Raises ImageError or TextError, naming the sample, if one cannot be read;
-        nothing is predicted then.
+        path of a file as a Path, or a file's bytes; a string that is a file's path is read as a text, with a warning. Raises
+        ImageError or TextError, naming the sample, if one cannot be read; nothing is predicted then.
         """
         reader = READERS[self.variant.modality]
         if reader.is_one(samples):
             raise HeadsError(f"predict takes a list of {reader.PLURAL} and was given one {type(samples).__name__}; put it in [ ]")
         if batch_size < 1:
             raise HeadsError(f"batch_size is {batch_size}; it must be 1 or more")
+        if doubt := reader.doubt_of(samples):
+            warnings.warn(doubt, stacklevel=2)
         answers: dict[int, dict[str, Answer]] = {}
         for numbers, (told,) in predict_together([self], samples, batch_size):
             answers.update(zip(numbers, told, strict=True))

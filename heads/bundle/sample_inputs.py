@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,6 +54,10 @@ class Reader(Protocol):
         """Whether this is one sample, where a list of them is asked for."""
         ...
 
+    def doubt_of(self, samples: Sequence[SampleInput]) -> str | None:
+        """Why these samples may not be what a person meant, None if nothing says so."""
+        ...
+
     def open(self, sample: SampleInput, name: str, preparing: Preparing) -> Opened:
         """A sample as it is kept until its batch is complete. Raises ImageError or TextError, naming it, if it is none."""
         ...
@@ -85,6 +90,9 @@ class _Images:
 
     def is_one(self, samples: object) -> bool:
         return isinstance(samples, str | bytes | Path | Image.Image) or (isinstance(samples, np.ndarray) and samples.ndim != 4)
+
+    def doubt_of(self, samples: Sequence[SampleInput]) -> None:
+        return None
 
     def open(self, sample: SampleInput, name: str, preparing: Preparing) -> Tensor:
         """An image's pixels (1, 3, H, W) in uint8."""
@@ -133,6 +141,16 @@ class _Texts:
 
     def is_one(self, samples: object) -> bool:
         return isinstance(samples, str | bytes | Path)
+
+    def doubt_of(self, samples: Sequence[SampleInput]) -> str | None:
+        """The first string that is the path of a file."""
+        for number, sample in enumerate(samples):
+            if isinstance(sample, str) and isfile(sample):
+                return (
+                    f"{self.PLURAL}[{number}], {sample!r}, is a string and so is read as a text by itself, but a file of that "
+                    "name exists; to read the file, give its path as a pathlib.Path"
+                )
+        return None
 
     def open(self, sample: SampleInput, name: str, preparing: Preparing) -> _Text:
         letters, vocabulary = _letters_of(sample, name), preparing.vocabulary
