@@ -16,7 +16,8 @@ from flows.words import counted
 from heads.tasks.bio import OUTSIDE
 
 if TYPE_CHECKING:
-    from flows.stages.predicting.prediction import Answered, Readings
+    from flows.stages.predicting.asked_images import Unread
+    from flows.stages.predicting.readings import Answered, Reading, Readings
 
 NUM_SHARES_TOLD = 3
 
@@ -47,23 +48,30 @@ def refuse_existing(file: Path) -> None:
 
 
 def write_csv(readings: Readings, file: Path) -> None:
-    """Write a line an image, whole or not at all: the file, each target's answer, the probability of a class, what was wrong.
+    """Write a line a sample, whole or not at all: the file, each target's answer, the probability of a class, what was wrong.
 
-    Sets of labels are written as in tables of labels (`a|b`), masks as the path of their file, tags with spaces between.
+    They are in the order of what was asked, so that a CSV's lines keep theirs. Sets of labels are written as in tables of labels
+    (`a|b`), masks as the path of their file, tags with spaces between.
     """
     text = io.StringIO()
-    targets = list(readings.rows[0].answers) if readings.rows else []
-    lines = [{"file": row.file} | {k: v for t in targets for k, v in _cells(t, row.answers[t]).items()} for row in readings.rows]
-    columns = list(lines[0]) if lines else ["file"]
+    lines = [_line(each) for each in readings.told]
+    columns = list(_line(readings.rows[0])) if readings.rows else ["file"]
     writer = csv.DictWriter(text, [*columns, "error"], restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    writer.writerows({"file": image.file, "error": image.reason} for image in readings.unread)
     write_whole(file, text.getvalue())
 
 
+def _line(told: Reading | Unread) -> dict[str, object]:
+    from flows.stages.predicting.readings import Reading
+
+    if not isinstance(told, Reading):
+        return {"file": told.file, "error": told.reason}
+    return {"file": told.file} | {name: cell for t, answer in told.answers.items() for name, cell in _cells(t, answer).items()}
+
+
 def _cells(target: str, answer: Answered) -> dict[str, object]:
-    from flows.stages.predicting.prediction import ClassAnswer, LabelsAnswer, TagsAnswer
+    from flows.stages.predicting.readings import ClassAnswer, LabelsAnswer, TagsAnswer
 
     match answer:
         case ClassAnswer():
@@ -76,7 +84,7 @@ def _cells(target: str, answer: Answered) -> dict[str, object]:
 
 
 def _words(answer: Answered) -> str:
-    from flows.stages.predicting.prediction import ClassAnswer, LabelsAnswer, TagsAnswer
+    from flows.stages.predicting.readings import ClassAnswer, LabelsAnswer, TagsAnswer
 
     match answer:
         case ClassAnswer():

@@ -20,6 +20,8 @@ from flows.stages.predicting.mask_files import mask_files
 from flows.stages.predicting.prediction import BATCH_SIZE
 from heads.bundle import load, save
 from heads.data.image_transforms import preprocess_for
+from heads.data.modalities import preprocess_of
+from heads.data.wordpiece import learn_vocabulary
 from heads.model.model import build_model
 from heads.spec import Head, Variant
 from tests.cli.conftest import Ask, make_workspace
@@ -221,15 +223,15 @@ def test_a_csv_names_images_beside_it_and_bad_lines_cost_one_prediction_each(
     bomb(tmp_path / "in/bomb.png", 12_000)
     bomb(tmp_path / "in/larger.png", 2_000_000)
     good = [f"deep/{index:02}.png" for index in range(BATCH_SIZE + 2)]
-    others = ["gone.png,x", ",empty", "deep,x", "bomb.png,x", "larger.png,x", "deep/00.png"]
-    lines = ["path,note", *[f"{name},x" for name in good], *others]
+    others = [",empty", "deep,x", "bomb.png,x", "larger.png,x", "deep/00.png"]
+    lines = ["path,note", "gone.png,x", *[f"{name},x" for name in good], *others]
     (tmp_path / "in/list.csv").write_text("\n".join(lines) + "\n")
     words = ("predict", classifier, str(tmp_path / "in/list.csv"), "--column", "path")
     answer = ask(workspace, *words, "--json", "--csv", str(tmp_path / "out.csv"))
     assert answer.status == 1, answer.err
     assert [row["file"] for row in answer.told["predictions"]] == [str(tmp_path / "in" / name) for name in good]
     unread = {Path(row["file"]).name: row["reason"] for row in answer.told["unread"]}
-    assert list(unread) == ["list.csv line 37", "list.csv line 41", "gone.png", "deep", "bomb.png", "larger.png"]
+    assert list(unread) == ["gone.png", "list.csv line 37", "deep", "bomb.png", "larger.png", "list.csv line 41"]
     assert unread["list.csv line 37"] == "names no file in the column 'path'"
     assert unread["list.csv line 41"] == "has 1 cells for 2 columns"
     assert unread["gone.png"] == "there is no such file"
@@ -239,13 +241,30 @@ def test_a_csv_names_images_beside_it_and_bad_lines_cost_one_prediction_each(
     with (tmp_path / "out.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     one_by_one = ask(workspace, "predict", classifier, *[str(tmp_path / "in" / name) for name in good[:3]], "--json").told
-    for row, told, line in zip(one_by_one["predictions"], answer.told["predictions"][:3], written[:3], strict=True):
+    for row, told, line in zip(one_by_one["predictions"], answer.told["predictions"][:3], written[1:4], strict=True):
         assert row["kind"]["label"] == told["kind"]["label"] == line["kind"]
         assert told["kind"]["probability"] == pytest.approx(row["kind"]["probability"], abs=1e-5)
         assert float(line["kind/probability"]) == pytest.approx(row["kind"]["probability"], abs=1e-5)
         assert line["tags"] == "indoor|night"
-    assert [line["error"] for line in written] == [""] * len(good) + list(unread.values())
+    gone, *later = unread.values()
+    assert [line["error"] for line in written] == [gone, *[""] * len(good), *later]
     assert ask(workspace, *words, "--csv", str(tmp_path / "out.csv")).status == 2
+
+
+def test_the_answers_to_a_csv_of_texts_have_the_order_of_its_lines(workspace: Path, tmp_path: Path, ask: Ask) -> None:
+    variant = Variant(backbone="textcnn", heads=(Head(target="kind"),), freeze="none")
+    vocabulary, classes = learn_vocabulary(["a card was lost"], 16), {"kind": ["card", "loan"]}
+    model, preprocess = build_model(variant, classes, None), preprocess_of(variant)
+    made = {"model": model, "variant": variant, "classes": classes, "preprocess": preprocess, "facts": {}}
+    save(tmp_path / "bundle", **made, vocabulary=vocabulary)
+    (tmp_path / "q.csv").write_text('id,body\n7,a card was lost and lost\n8,""\n9,a card\n10\n11,lost\n')
+    words = ("predict", str(tmp_path / "bundle"), str(tmp_path / "q.csv"), "--column", "body", "--csv", str(tmp_path / "out.csv"))
+    answer = ask(workspace, *words, "--json")
+    assert answer.status == 1, answer.err
+    with (tmp_path / "out.csv").open(newline="") as file:
+        written = [(line["file"].removeprefix(f"{tmp_path / 'q.csv'} line "), line["error"]) for line in csv.DictReader(file)]
+    assert written == [("2", ""), ("3", "is empty"), ("4", ""), ("5", "has 1 cells for 2 columns"), ("6", "")]
+    assert [Path(row["file"]).name for row in answer.told["unread"]] == ["q.csv line 3", "q.csv line 5"]
 
 
 def test_a_csv_without_the_column_or_in_another_form_is_refused(

@@ -261,7 +261,9 @@ def test_a_bundle_of_texts_answers_as_its_model_and_exports_for_any_batch_and_le
     texts = [file.read_text() for file in files[:5]]
     answers = loaded.predict([*texts[:2], files[2], files[3].read_bytes(), texts[4]])
     assert answers == loaded.predict(texts)
-    with pytest.warns(UserWarning, match=rf"texts\[1\], '{files[2]}', is a string .*; to read the file, give .* pathlib.Path") as told:
+    with pytest.warns(
+        UserWarning, match=rf"texts\[1\], '{files[2]}', is a string .*; to read the file, give .* pathlib.Path"
+    ) as told:
         assert loaded.predict([texts[0], *map(str, files[2:4])])[1] == loaded.predict([f"{files[2]} "])[0] != answers[2]
     assert [Path(warning.filename) for warning in told] == [Path(__file__)]
     alone = [loaded.predict([text])[0]["colour"] for text in texts]

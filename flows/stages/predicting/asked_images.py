@@ -22,11 +22,16 @@ class Unread:
 
 @dataclass(frozen=True)
 class AskedImages:
-    """The images in order: each file, and whether it was named itself (True) or only its folder or CSV was."""
+    """The images in order, and between them lines that name none: each file, and whether it was named itself (True) or only its
+    folder or CSV was."""
 
-    files: tuple[tuple[Path, bool], ...]
-    unread: tuple[Unread, ...]
+    found: tuple[tuple[Path, bool] | Unread, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def files(self) -> list[tuple[Path, bool]]:
+        """The images alone."""
+        return [each for each in self.found if not isinstance(each, Unread)]
 
 
 def find_images(files: Sequence[Path], output: Path | None, column: str | None) -> AskedImages:
@@ -35,8 +40,7 @@ def find_images(files: Sequence[Path], output: Path | None, column: str | None) 
     Images below the folder `output`, where masks are written to, are left out. A CSV's paths, in its `column`, are relative to
     its folder. Raises AskedWrongly if one of `files` names no image.
     """
-    found: list[tuple[Path, bool]] = []
-    unread: list[Unread] = []
+    found: list[tuple[Path, bool] | Unread] = []
     warnings: list[str] = []
     for file in files:
         if file.is_dir():
@@ -44,12 +48,10 @@ def find_images(files: Sequence[Path], output: Path | None, column: str | None) 
             found += [(image, False) for image in images]
             warnings += told
         elif file.suffix.lower() == ".csv":
-            listed, wrong = _of_csv(file, column)
-            found += [(image, False) for image in listed]
-            unread += wrong
+            found += _of_csv(file, column)
         else:
             found.append((file, True))
-    return AskedImages(tuple(found), tuple(unread), tuple(warnings))
+    return AskedImages(tuple(found), tuple(warnings))
 
 
 def _of_folder(folder: Path, output: Path | None) -> tuple[list[Path], list[str]]:
@@ -63,24 +65,23 @@ def _of_folder(folder: Path, output: Path | None) -> tuple[list[Path], list[str]
     return [folder / path for path in images], [f"{folder}: no images, and passed over: {left_out}"] if left_out else []
 
 
-def _of_csv(file: Path, column: str | None) -> tuple[list[Path], list[Unread]]:
-    """The images that a CSV names, and its lines that name none."""
+def _of_csv(file: Path, column: str | None) -> list[tuple[Path, bool] | Unread]:
+    """The images that a CSV names, and its lines that name none, in order."""
     from flows.landing.tables import read_csv
 
     columns, lines = read_csv(file)
     names = [name.strip() for name in columns]
     place = column_of(file, names, column, "the paths")
-    images: list[Path] = []
-    unread: list[Unread] = []
+    found: list[tuple[Path, bool] | Unread] = []
     for number, line in lines:
         cell = line[place].strip() if len(line) == len(columns) else ""
         if len(line) != len(columns):
-            unread.append(Unread(f"{file} line {number}", f"has {len(line)} cells for {len(columns)} columns"))
+            found.append(Unread(f"{file} line {number}", f"has {len(line)} cells for {len(columns)} columns"))
         elif not cell or "\0" in cell:
-            unread.append(Unread(f"{file} line {number}", f"names no file in the column {names[place]!r}"))
+            found.append(Unread(f"{file} line {number}", f"names no file in the column {names[place]!r}"))
         else:
-            images.append(file.parent / cell)
-    return images, unread
+            found.append((file.parent / cell, False))
+    return found
 
 
 def column_of(file: Path, names: Sequence[str], asked: str | None, what: str) -> int:

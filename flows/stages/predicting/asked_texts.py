@@ -24,10 +24,9 @@ class AskedText:
 
 @dataclass(frozen=True)
 class AskedTexts:
-    """The texts in order, lines of a CSV that hold none, and warnings."""
+    """The texts in order, and between them lines of a CSV that hold none; warnings."""
 
-    texts: tuple[AskedText, ...]
-    unread: tuple[Unread, ...]
+    found: tuple[AskedText | Unread, ...]
     warnings: tuple[str, ...]
 
 
@@ -36,8 +35,7 @@ def find_texts(texts: Sequence[str], files: Sequence[Path], column: str | None) 
 
     The column is `text` if it is left out, or the only one. Raises AskedWrongly if one of `files` holds no text.
     """
-    found = [AskedText(text, text, True) for text in texts]
-    unread: list[Unread] = []
+    found: list[AskedText | Unread] = [AskedText(text, text, True) for text in texts]
     warnings: list[str] = []
     for file in files:
         if file.is_dir():
@@ -45,12 +43,10 @@ def find_texts(texts: Sequence[str], files: Sequence[Path], column: str | None) 
             found += of_folder
             warnings += told
         elif file.suffix.lower() == ".csv":
-            of_table, wrong = _of_csv(file, column)
-            found += of_table
-            unread += wrong
+            found += _of_csv(file, column)
         else:
             found.append(AskedText(str(file), file, True))
-    return AskedTexts(tuple(found), tuple(unread), tuple(warnings))
+    return AskedTexts(tuple(found), tuple(warnings))
 
 
 def _of_folder(folder: Path) -> tuple[list[AskedText], list[str]]:
@@ -63,19 +59,18 @@ def _of_folder(folder: Path) -> tuple[list[AskedText], list[str]]:
     return [AskedText(str(folder / path), folder / path, False) for path in texts], told
 
 
-def _of_csv(file: Path, column: str | None) -> tuple[list[AskedText], list[Unread]]:
-    """The texts in a CSV's column, and its lines that hold none."""
+def _of_csv(file: Path, column: str | None) -> list[AskedText | Unread]:
+    """The texts in a CSV's column, and its lines that hold none, in order."""
     from flows.landing.tables import read_csv
 
     columns, lines = read_csv(file)
     names = [name.strip() for name in columns]
     place = column_of(file, names, column or TEXT_COLUMN if len(names) > 1 else column, "the texts")
-    texts: list[AskedText] = []
-    unread: list[Unread] = []
+    found: list[AskedText | Unread] = []
     for number, line in lines:
         name = f"{file} line {number}"
         if len(line) != len(columns):
-            unread.append(Unread(name, f"has {len(line)} cells for {len(columns)} columns"))
+            found.append(Unread(name, f"has {len(line)} cells for {len(columns)} columns"))
         else:
-            texts.append(AskedText(name, line[place], False))
-    return texts, unread
+            found.append(AskedText(name, line[place], False))
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from flows.settings import Settings
 from flows.stages.predicting.asked_images import Unread, find_images
 from flows.stages.predicting.asked_texts import AskedTexts, find_texts
 from flows.stages.predicting.mask_files import already_there, mask_files, refuse_taken
+from flows.stages.predicting.readings import Answered, ClassAnswer, LabelsAnswer, MaskAnswer, Reading, Readings, TagsAnswer
 from flows.stages.session import open_registry
 from flows.words import counted
 from heads.catalogue import TASK_FACTS
@@ -26,60 +26,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from heads.bundle import Answer, Bundle
-    from heads.tasks.answers import TextSpan
-
-
-@dataclass(frozen=True)
-class ClassAnswer:
-    """The predicted class, and its probability."""
-
-    label: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class LabelsAnswer:
-    """The predicted set of labels, and the probability of every label."""
-
-    labels: tuple[str, ...]
-    probabilities: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class MaskAnswer:
-    """The file of the predicted mask, and each class's share of its pixels."""
-
-    mask: str
-    shares: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class TagsAnswer:
-    """The words of a text, the tag of each, and the spans that these mark."""
-
-    words: tuple[str, ...]
-    tags: tuple[str, ...]
-    spans: tuple[TextSpan, ...]
-
-
-Answered = ClassAnswer | LabelsAnswer | MaskAnswer | TagsAnswer
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The predictions for one sample, by target; `file` is its file, its line of a CSV, or a text itself."""
-
-    file: str
-    answers: Mapping[str, Answered]
-
-
-@dataclass(frozen=True)
-class Readings:
-    """The predictions: a row a sample, in order; `unread` are those of folders and CSV files that cannot be read."""
-
-    rows: tuple[Reading, ...]
-    unread: tuple[Unread, ...] = ()
-    warnings: tuple[str, ...] = ()
 
 
 def predict(
@@ -118,16 +64,12 @@ def predict(
     images = [file for file, _ in asked.files]
     places = mask_files(images, masks, output) if output is not None and masks else [{} for _ in images]
     refuse_taken([place for of_image in places for place in of_image.values()])
-    rows: list[Reading] = []
-    unread = list(asked.unread)
-    progress(0, len(images))
-    for done, row in enumerate(_read(bundle, images, places), 1):
-        if isinstance(row, Unread):
-            unread.append(row)
-        else:
-            rows.append(row)
-        progress(done, len(images))
-    return Readings(tuple(rows), tuple(unread), asked.warnings)
+    read, told = _read(bundle, images, places), list[Reading | Unread]()
+    progress(0, len(asked.found))
+    for each in asked.found:
+        told.append(each if isinstance(each, Unread) else next(read))
+        progress(len(told), len(asked.found))
+    return Readings(tuple(told), asked.warnings)
 
 
 def _read_texts(bundle: Bundle, asked: AskedTexts, progress: Callable[[int, int], None]) -> Readings:
@@ -136,23 +78,26 @@ def _read_texts(bundle: Bundle, asked: AskedTexts, progress: Callable[[int, int]
     from heads.data.text_preprocess import compose, decode_text
     from heads.errors import TextError
 
-    opened: list[tuple[str, str]] = []
-    unread = list(asked.unread)
-    for text in asked.texts:
+    told: dict[int, Reading | Unread] = {}
+    opened: list[tuple[int, str, str]] = []
+    for place, text in enumerate(asked.found):
+        if isinstance(text, Unread):
+            told[place] = text
+            continue
         try:
             content, name = text.content, text.name if isinstance(text.content, Path) or not text.is_named else "the text"
-            opened.append((text.name, compose(content, name) if isinstance(content, str) else decode_text(content)))
+            letters = compose(content, name) if isinstance(content, str) else decode_text(content)
+            opened.append((place, text.name, letters))
         except TextError as error:
             if text.is_named:
                 raise
-            unread.append(Unread(text.name, str(error).removeprefix(f"{text.name}: ")))
-    rows: dict[int, Reading] = {}
-    progress(0, len(opened))
-    for numbers, (answers,) in predict_together([bundle], (text for _, text in opened), BATCH_SIZE):
-        for number, told in zip(numbers, answers, strict=True):
-            rows[number] = Reading(opened[number][0], {target: _keep(answer, None) for target, answer in told.items()})
-        progress(len(rows), len(opened))
-    return Readings(tuple(rows[number] for number in range(len(opened))), tuple(unread), asked.warnings)
+            told[place] = Unread(text.name, str(error).removeprefix(f"{text.name}: "))
+    progress(len(told), len(asked.found))
+    for numbers, (answers,) in predict_together([bundle], (letters for *_, letters in opened), BATCH_SIZE):
+        for (place, name, _), answer in zip([opened[number] for number in numbers], answers, strict=True):
+            told[place] = Reading(name, {target: _keep(one, None) for target, one in answer.items()})
+        progress(len(told), len(asked.found))
+    return Readings(tuple(told[place] for place in range(len(asked.found))), asked.warnings)
 
 
 def _load(settings: Settings, model: str) -> Bundle:
