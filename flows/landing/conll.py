@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from flows.errors import AskedWrongly
-from flows.landing.entries import TAGS, Entry, TextFile
+from flows.landing.entries import TAGS, Entry, Listing, TextFile
 from flows.landing.given_splits import by_file_name
+from flows.landing.misnamed import refuse_tagged
+from flows.landing.schemes import BIO, scheme_of, to_bio
 from flows.landing.tables import composed
+from flows.landing.tagged_lines import Line, read_sentences
 from flows.landing.texts import ENDING as TEXT_ENDING
 from flows.landing.texts import fault_of_tags, numbered_name
 from flows.manifest import TEXTS
@@ -18,67 +21,56 @@ from heads.errors import TextError
 from heads.tasks.bio import write_cell
 
 ENDING = ".conll"
-# A line of its own that parts the documents of CoNLL's files.
-DOCUMENT = "-DOCSTART-"
-# The numbers of a file's lines, and the lines.
-Lines = list[tuple[int, str]]
 
 
-def sentence_entries(root: Path, files: Sequence[PurePosixPath]) -> list[Entry]:
+@dataclass(frozen=True)
+class _Sentence:
+    """The words of a sentence and their tags, as they stand in a file, or what is wrong with it; `name` says where it stands."""
+
+    name: str
+    split: str | None
+    words: Sequence[str] = ()
+    tags: Sequence[str] = ()
+    fault: str | None = None
+
+
+def read_tagged(root: Path, files: Sequence[PurePosixPath]) -> Listing:
     """An entry for every sentence of the `.conll` files, whose split is that of the file's name or of its folder's.
 
-    A sentence is kept as a text, a space between words, in a file named after its md5, its repetitions numbered. Raises
-    AskedWrongly on a file that is no text in UTF-8, and if only some of the names say a split.
+    A sentence is kept as a text, a space between words, in a file named after its md5, its repetitions numbered; tags of
+    another scheme than BIO are read as BIO, with a warning. Raises AskedWrongly on a file that is no text in UTF-8, if only some
+    of the names say a split, and if the file of a split that is missing has another ending.
     """
     tagged = [file for file in files if file.suffix.lower() == ENDING]
     splits = by_file_name(root, tagged)
-    seen: Counter[str] = Counter()
-    return [
-        _entry(f"{file} line {sentence[0][0]}", sentence, splits[file], seen)
-        for file in tagged
-        for sentence in _sentences(_read(root, file))
+    sentences = [
+        _sentence(f"{file} line {lines[0][0]}", splits[file], lines) for file in tagged for lines in read_sentences(root, file)
     ]
+    if sentences:
+        refuse_tagged(root, [file for file in files if file not in splits], {*splits.values()})
+    scheme = scheme_of([sentence.tags for sentence in sentences if not sentence.fault])
+    seen: Counter[str] = Counter()
+    warning = f"the tags are of the scheme {scheme}, and were read as BIO, by which they mark the same spans"
+    return Listing(tuple(_entry(sentence, scheme, seen) for sentence in sentences), () if scheme == BIO else (warning,))
 
 
-def _read(root: Path, file: PurePosixPath) -> str:
-    try:
-        return (root / file).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise AskedWrongly(
-            f"{file} is no text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8. Nothing was changed"
-        ) from None
-    except OSError as error:
-        raise AskedWrongly(f"{file} cannot be read ({error.strerror}); nothing was changed") from None
-
-
-def _sentences(text: str) -> Iterator[Lines]:
-    sentence: Lines = []
-    for number, line in enumerate((*text.split("\n"), ""), 1):
-        if line.strip() and not line.lstrip().startswith(DOCUMENT):
-            sentence.append((number, line))
-        elif sentence:
-            yield sentence
-            sentence = []
-
-
-def _entry(name: str, sentence: Lines, split: str | None, seen: Counter[str]) -> Entry:
+def _sentence(name: str, split: str | None, lines: Sequence[Line]) -> _Sentence:
     # Of several columns, as CoNLL's own files have, the first is the word and the last its tag.
-    rows = [(number, _columns(line)) for number, line in sentence]
-    lacking = next((number for number, row in rows if len(row) < 2 or not row[0].strip() or not row[-1].strip()), None)
-    fault, cell, content = None, None, b""
+    rows = [(number, columns[0].strip(), columns[-1].strip() if len(columns) > 1 else "") for number, columns in lines]
+    lacking = next((number for number, word, tag in rows if not word or not tag), None)
     if lacking is not None:
-        fault = f"its line {lacking} has no word and tag with a tab or a space between"
-    else:
-        words, tags = zip(*((row[0].strip(), composed(row[-1].strip())) for _, row in rows), strict=True)
+        return _Sentence(name, split, fault=f"its line {lacking} has no word and tag with a tab or a space between")
+    return _Sentence(name, split, [word for _, word, _ in rows], [composed(tag) for _, _, tag in rows])
+
+
+def _entry(sentence: _Sentence, scheme: str, seen: Counter[str]) -> Entry:
+    fault, cell, content = sentence.fault, None, b""
+    if not fault:
+        tags, fault = to_bio(sentence.tags, scheme)
         try:
-            text, cell = compose(" ".join(words)), write_cell(tags)
-            fault, content = fault_of_tags(text, cell), text.encode()
+            text, cell = compose(" ".join(sentence.words)), write_cell(tags)
+            fault, content = fault or fault_of_tags(text, cell), text.encode()
         except (TextError, UnicodeEncodeError) as error:
             fault = str(error).removeprefix("text: ") if isinstance(error, TextError) else "is no text in UTF-8"
-    file = name if fault else numbered_name(content, seen)
-    return Entry(TextFile(f"{TEXTS}{file}{'' if fault else TEXT_ENDING}", content), {TAGS: cell}, {}, split, None, fault)
-
-
-def _columns(line: str) -> list[str]:
-    """The columns of a line: what tabs part, where an empty one is a column too, or, in a line without tabs, what spaces part."""
-    return line.split("\t") if "\t" in line else [column for column in line.split(" ") if column]
+    file = sentence.name if fault else f"{numbered_name(content, seen)}{TEXT_ENDING}"
+    return Entry(TextFile(f"{TEXTS}{file}", content), {TAGS: cell}, {}, sentence.split, None, fault)

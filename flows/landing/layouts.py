@@ -8,11 +8,12 @@ from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
 from flows.folders import NOWHERE, Contents, contents, describe_left_out
-from flows.landing.conll import ENDING, sentence_entries
+from flows.landing.conll import ENDING, read_tagged
 from flows.landing.doubts import refuse_no_classes
 from flows.landing.entries import LABEL, MASK, Entry, ImageFile, Listing, image_file
 from flows.landing.given_splits import in_split_folders
 from flows.landing.listed import read_listed
+from flows.landing.misnamed import advise, refuse_tagged
 from flows.landing.names import split_of
 from flows.landing.pairs import Masks
 from flows.landing.tables import TABLES, composed
@@ -25,7 +26,7 @@ UNDERSTOOD = (
     "labels.parquet (columns file, targets, split, group) beside images/; image and mask pairs of the same stem (or x.jpg "
     "and x_mask.png) in images/ + masks/ or train/ + trainannot/ (or train_masks/). Texts: such a table with a "
     "column text in place of file, class folders of .txt, or tags of words in .conll files (train.conll, dev.conll, test.conll): "
-    "a word and its BIO tag a line, sentences parted by empty lines."
+    "a word and its tag a line (BIO; IOB1, BIOES, BILOU and BMES are read as BIO), sentences parted by empty lines."
 )
 # Texts about a data set and its origin: that they are left out needs no warning.
 _PAPERS = ("readme", "license", "licence", "copying", "citation", "changelog", "data.dvc")
@@ -46,15 +47,18 @@ def scan(root: Path, own: Collection[Path] = ()) -> Listing:
             _once(listing.entries), (*listing.warnings, *_left_out(root, source, listing.entries, table)), _vanished(source)
         )
     images = source.images
-    if not images and (sentences := sentence_entries(root, source.files)):
-        return Listing(tuple(sentences), _left_out(root, source, sentences, of_sentences=True), _vanished(source))
+    if not images and (tagged := read_tagged(root, source.files)).entries:
+        left_out = _left_out(root, source, tagged.entries, of_sentences=True)
+        return Listing(tagged.entries, (*tagged.warnings, *left_out), _vanished(source))
+    if not images:
+        refuse_tagged(root, source.files)
     if not images and (texts := folder_entries(root, source.files)):
         return Listing(_once(texts), _left_out(root, source, texts), _vanished(source))
     if not images:
         seen = describe_left_out(source.files, source.passed)
         raise AskedWrongly(
             f"source {str(root)!r} is empty: it holds no image and no text{f', only {seen}' if seen else ''}; an image is what "
-            f"Pillow reads: .jpg, .png, .tif, .webp and the like. {UNDERSTOOD}"
+            f"Pillow reads: .jpg, .png, .tif, .webp and the like.{advise(root, source.files)} {UNDERSTOOD}"
         )
     for read in (_pairs, _split_folders, _class_folders):
         entries = read(root, images)

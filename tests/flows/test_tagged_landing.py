@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from flows.landing import ingest
 from flows.manifest import class_counts
 from flows.plan import check_data, class_names, expand, parse_plan, primary_metric, targets_of
 from flows.records import DataVersion
+from heads.tasks.bio import read_cell, spans_of
 from tests.flows.test_landing import data, samples, tree
 
 __all__ = ["data"]
@@ -131,7 +133,7 @@ def test_a_sentence_that_is_no_bio_is_set_aside_with_its_line(lines: str, reason
     ],
 )
 def test_the_splits_of_public_sets_of_tags_are_read_from_their_files_names(files: str, tmp_path: Path, data: Path) -> None:
-    expected = {}
+    expected: dict[str, str] = {}
     for number, (name, split) in enumerate(file.split("=") for file in files.split()):
         place = (tmp_path / "source" / name).parent
         write(place, **{name.rpartition("/")[2]: sentences(12, f"word{number}x")})
@@ -167,6 +169,86 @@ def test_files_of_tags_of_which_none_says_a_split_are_carved_and_so_is_one_alone
         other.mkdir(parents=True)
         ingest(write(tmp_path / f"source{number}", **{name: sentences(60, name) for name in names}), other)
         assert {sample.split for sample in samples(other).values()} == {"train", "val", "test"}
+
+
+def test_comments_before_a_sentence_are_no_words_of_it(tmp_path: Path, data: Path) -> None:
+    lines = (
+        "# id 52-a\tdomain=train\n# text = Vitamin O\n# Das U-Boot\nEU _ _ B-ORG\n# _ _ O\n\n"
+        "# _ _ O\n1 _ _ O\n\n# newdoc\n\n# sent_id = 3\n"
+    )
+    report = ingest(write(tmp_path / "source", train=lines + sentences(40)), data)
+    assert (report.num_samples, report.quarantined) == (42, ())
+    found = samples(data)
+    assert found[f"texts/{md5('EU #')}.txt"].labels == {"tags": "tags: B-ORG O"}
+    assert found[f"texts/{md5('# 1')}.txt"].labels == {"tags": "tags: O O"}
+
+
+Spans = list[tuple[str, int, int]]
+
+
+def in_scheme(spans: Spans, count: int, scheme: str) -> list[str]:
+    """The tags of words with spans (type, start, end), in a plain loop."""
+    tags, free = ["O"] * count, {*range(count)}
+    for kind, start, end in spans:
+        assert free >= {*range(start, end)}
+        free -= {*range(start, end)}
+        after = start > 0 and tags[start - 1][1:] == f"-{kind}"
+        inside, last, single = {"BIOES": ("I", "E", "S"), "BILOU": ("I", "L", "U"), "BMES": ("M", "E", "S")}.get(
+            scheme, ("I", "I", "I")
+        )
+        for place in range(start, end):
+            letter = inside
+            if scheme == "IOB1":
+                letter = "B" if place == start and after else "I"
+            elif end - start == 1:
+                letter = single
+            elif place in (start, end - 1):
+                letter = "B" if place == start else last
+            tags[place] = f"{letter}-{kind}"
+    return tags
+
+
+@pytest.mark.parametrize("scheme", ["BIOES", "BILOU", "BMES", "IOB1"])
+def test_tags_of_other_schemes_mark_the_same_spans_in_bio(scheme: str, tmp_path: Path, data: Path) -> None:
+    random = Random(scheme)
+    expected: dict[str, Spans] = {}
+    lines: list[str] = []
+    for number in range(200):
+        spans: Spans = []
+        place = 0
+        while (place := place + random.randrange(3)) < 8:
+            spans.append((random.choice("xy"), place, min(place + random.randint(1, 3), 8)))
+            place = spans[-1][2]
+        words = [f"w{number}-{place}" for place in range(8)]
+        expected[md5(" ".join(words))] = spans
+        lines += [f"{word}\t{tag}" for word, tag in zip(words, in_scheme(spans, 8, scheme), strict=True)] + [""]
+    wrong = {"BIOES": "B-x O", "BILOU": "B-x L-y", "BMES": "M-x", "IOB1": "O B-x"}[scheme]
+    source = write(tmp_path / "source", all="\n".join([*lines, *(f"v\t{tag}" for tag in wrong.split())]))
+    report = ingest(source, data)
+    assert report.warnings[0].startswith(f"the tags are of the scheme {scheme}, ")
+    (reason,) = [reason for _, reason in report.quarantined]
+    assert f"{wrong.split()[-1]!r}" in reason or "no end" in reason
+    assert f"of the scheme {scheme}, in which most of the source's sentences are" in reason
+    read = {sample.digest: spans_of(read_cell(sample.labels["tags"] or "")) for sample in samples(data).values()}
+    assert read == expected
+
+
+@pytest.mark.parametrize("folder", ["", "en"])
+@pytest.mark.parametrize("names", ["train.txt valid.txt test.txt", "eng.train eng.testa eng.testb"])
+def test_tagged_sentences_under_other_names_are_told_what_they_should_be_called(
+    names: str, folder: str, tmp_path: Path, data: Path
+) -> None:
+    place = tmp_path / "source" / folder
+    place.mkdir(parents=True)
+    for name in names.split():
+        (place / name).write_text(f"-DOCSTART- -X- -X- O\n\n{sentences(900)}")
+    with pytest.raises(AskedWrongly, match=r"a word and its tag a line: let its name end in .conll"):
+        ingest(tmp_path / "source", data)
+    write(tmp_path / "mixed", train=sentences(40), **{"emerging.dev": sentences(9, "x")})
+    (tmp_path / "mixed" / "emerging.test.annotated").write_text(sentences(9, "y"))
+    with pytest.raises(AskedWrongly, match=r"emerging.test.annotated.* a word and its tag a line: let its name end in .conll"):
+        ingest(tmp_path / "mixed", data)
+    assert tree(data) == {}
 
 
 def test_a_file_that_is_no_text_or_no_tagging_is_refused_and_nothing_changed(tmp_path: Path, data: Path) -> None:
