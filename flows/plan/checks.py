@@ -21,13 +21,15 @@ MAX_MASK_VALUES = 256
 MANY_VALUES = 128
 FEW_PIXELS = 0.005
 TOP = 5
+# Guards that are measured on images alone.
+OF_IMAGES = ("leaks", "robustness")
 
 
 def check_data(plan: Plan, version: DataVersion) -> None:
     """Check that the data version has what the plan needs.
 
     Raises AskedWrongly on a missing target, class, split, measure or column of groups, on masks whose pixels were not counted or
-    are shades, and on an image of the holdout that is also trained on.
+    are shades, on an image of the holdout that is also trained on, and on a guard that is to block and can never be measured.
     """
     _check_modality(plan, version)
     targets = targets_of(plan, version)
@@ -44,6 +46,7 @@ def check_data(plan: Plan, version: DataVersion) -> None:
             "allowed: cross_entropy, focal"
         )
     metric = primary_metric(plan, version)
+    _check_guards(plan, version, next(t for t in targets if t.column == metric.rpartition("/")[0]))
     if plan.promotion.evidence == "fresh":
         try:
             refuse_unfit(metric)
@@ -65,6 +68,22 @@ def _check_modality(plan: Plan, version: DataVersion) -> None:
         raise AskedWrongly(
             f"backbones: {wrong[0]} reads {modality_of(wrong[0])}s, and the data set holds {version.modality}s; "
             f"allowed: {allowed}"
+        )
+
+
+def _check_guards(plan: Plan, version: DataVersion, target: Target) -> None:
+    """Refuse guards that are to block and can never be measured on this data: nothing would ever be blocked by them."""
+    severities = plan.promotion.guards.severities
+    blocking = [name for name in OF_IMAGES if severities.get(name) == "block"]
+    if blocking and version.modality != "image":
+        raise AskedWrongly(
+            f"promotion.guards.{blocking[0]}: block has nothing to block by: it is measured on images, and the data set holds "
+            f"{version.modality}s; write {blocking[0]}: off"
+        )
+    if "robustness" in blocking and tells_pixels(target):
+        raise AskedWrongly(
+            "promotion.guards.robustness: block has nothing to block by: it is measured on classes and label sets, and "
+            f"{target.column!r}, which ranks, holds masks; write robustness: off"
         )
 
 

@@ -155,6 +155,9 @@ def test_a_plan_of_texts_speaks_of_texts(mail: Path, tmp_path: Path, ask: Ask) -
     told = ask(mail, "plan", str(tmp_path / "plan.yaml"), "--no-calibrate", "--json").told
     assert [(trunk["max_tokens"], trunk["image_size_px"]) for trunk in told["trunks"]] == [(16, None)]
     assert [name.split()[1:] for name in told["estimate"]["rates"]] == [["16", "tokens"]]
+    (tmp_path / "plan.yaml").write_text(PLAN.format(weights=tmp_path / "weights") + "promotion: {guards: {leaks: block}}\n")
+    answer = ask(mail, "plan", str(tmp_path / "plan.yaml"))
+    assert (answer.status, "guards.leaks: block has nothing to block by" in answer.err) == (2, True), answer
     # Texts are cut into tokens once, and no photograph is decoded.
     assert told["estimate"]["seconds_alone"] < 0.1
 

@@ -535,6 +535,11 @@ def test_the_one_target_of_a_data_set_need_not_be_named() -> None:
         ({"targets": "colour"}, {"breed": ("a", "b")}, "no column 'colour'; allowed: breed"),
         ({"targets": "bred"}, {"breed": ("a", "b")}, "did you mean 'breed'"),
         ({"promotion": {"metric": "bred/f1_macro"}}, {"breed": ("a", "b")}, "did you mean 'breed'.*allowed: breed/f1_macro"),
+        (
+            {"promotion": {"guards": {"robustness": "block"}}},
+            {"mask": ("masks/m.png",)},
+            "guards.robustness: block has nothing to block by.*'mask', which ranks, holds masks; write robustness: off",
+        ),
         ({}, {"label": ("ant",)}, "at least two classes in the train split; found: ant"),
         ({}, {"label": (None,)}, "at least two classes in the train split; found: none"),
     ],
