@@ -16,6 +16,7 @@ from flows.landing.listed import read_listed
 from flows.landing.misnamed import advise, refuse_tagged
 from flows.landing.names import split_of
 from flows.landing.pairs import Masks
+from flows.landing.split_tables import read_split_tables, split_tables
 from flows.landing.tables import TABLES, composed
 from flows.landing.texts import folder_entries
 from flows.manifest import IMAGES, MASKS, modality_in
@@ -25,8 +26,9 @@ UNDERSTOOD = (
     "Layouts understood: class folders <class>/*.jpg or {train,val,test}/<class>/*.jpg; a table labels.csv or "
     "labels.parquet (columns file, targets, split, group) beside images/; image and mask pairs of the same stem (or x.jpg "
     "and x_mask.png) in images/ + masks/ or train/ + trainannot/ (or train_masks/). Texts: such a table with a "
-    "column text in place of file, class folders of .txt, or tags of words in .conll files (train.conll, dev.conll, test.conll): "
-    "a word and its tag a line (BIO; IOB1, BIOES, BILOU and BMES are read as BIO), sentences parted by empty lines."
+    "column text in place of file, or one for each split (train.csv, dev.csv, test.csv), class folders of .txt, or tags of words "
+    "in .conll files (train.conll, dev.conll, test.conll): a word and its tag a line (BIO; IOB1, BIOES, BILOU and BMES are read "
+    "as BIO), sentences parted by empty lines."
 )
 # Texts about a data set and its origin: that they are left out needs no warning.
 _PAPERS = ("readme", "license", "licence", "copying", "citation", "changelog", "data.dvc")
@@ -44,7 +46,7 @@ def scan(root: Path, own: Collection[Path] = ()) -> Listing:
     if table is not None:
         listing = read_listed(root, root / table, source)
         return Listing(
-            _once(listing.entries), (*listing.warnings, *_left_out(root, source, listing.entries, table)), _vanished(source)
+            _once(listing.entries), (*listing.warnings, *_left_out(root, source, listing.entries, {table})), _vanished(source)
         )
     images = source.images
     if not images and (tagged := read_tagged(root, source.files)).entries:
@@ -54,6 +56,10 @@ def scan(root: Path, own: Collection[Path] = ()) -> Listing:
         refuse_tagged(root, source.files)
     if not images and (texts := folder_entries(root, source.files)):
         return Listing(_once(texts), _left_out(root, source, texts), _vanished(source))
+    if not images and (tables := split_tables(root, source.files)):
+        listing = read_split_tables(root, tables)
+        left_out = _left_out(root, source, listing.entries, tables)
+        return Listing(listing.entries, (*listing.warnings, *left_out), _vanished(source))
     if not images:
         seen = describe_left_out(source.files, source.passed)
         raise AskedWrongly(
@@ -141,17 +147,17 @@ def _split_in(file: PurePosixPath) -> str | None:
 
 
 def _left_out(
-    root: Path, source: Contents, entries: Sequence[Entry], table: PurePosixPath | None = None, *, of_sentences: bool = False
+    root: Path, source: Contents, entries: Sequence[Entry], tables: Collection[PurePosixPath] = (), *, of_sentences: bool = False
 ) -> tuple[str, ...]:
     """A warning about all files that no entry uses, or none; `of_sentences` are in all `.conll` files."""
     used = {file.content for entry in entries for file in (entry.content, *entry.masks.values()) if file}
-    rest = [file for file in source.files if root / file not in used and file != table]
+    rest = [file for file in source.files if root / file not in used and file not in tables]
     if of_sentences:
         rest = [file for file in rest if file.suffix.lower() != ENDING]
     images = set(source.images).intersection(rest)
     others = [file for file in rest if file not in images and not _is_paper(file)]
     first = next((file for file in rest if file in images), None)
-    where = "that its table does not name" if table else "that are not in a place to which its layout gives a label"
+    where = "that its table does not name" if tables else "that are not in a place to which its layout gives a label"
     parts = [f"{counted(len(images), 'image')} {where}, e.g. {_printable(first)}"] if first else []
     more = describe_left_out(others, source.passed)
     return (f"left out of the source: {'; '.join([*parts, *([more] if more else [])])}",) if parts or more else ()

@@ -24,7 +24,7 @@ def read_listed(root: Path, path: Path, source: Contents) -> Listing:
     """An entry for every line of the table at `path`, whose files lie in `root`; these need not end as images do."""
     table = read_table(path)
     if table.of_texts:
-        return Listing(table_entries(table, lambda value: _split_value(value, path)), table.warnings)
+        return Listing(table_entries(table, lambda value: split_value(value, path)), table.warnings)
     known = {**{_composed(file): file for file in source.files}, **{file: file for file in source.files}}
     masks = Masks(source.images)
     mask_columns = [c for c in table.targets if _is_mask_column(root, [row.cells[c] for row in table.rows], known)]
@@ -40,7 +40,7 @@ def read_listed(root: Path, path: Path, source: Contents) -> Listing:
         fault = row.fault or _fault_of(row.file, file, table) or (gone[0] if gone else None)
         image = image_file(root, file, IMAGES) if file else ImageFile(IMAGES + row.file, b"")
         labels = {c: row.cells[c] for c in table.targets if c not in mask_columns}
-        entries.append(Entry(image, labels, named, _split_value(row.split, path), row.group, fault))
+        entries.append(Entry(image, labels, named, split_value(row.split, path), row.group, fault))
     return Listing(tuple(entries), table.warnings)
 
 
@@ -77,7 +77,8 @@ def _is_mask_column(root: Path, cells: Sequence[str | None], known: _Known) -> b
     return all(map(is_image, filled)) and any(_find(root, cell, known, _MASK_FOLDERS) for cell in filled)
 
 
-def _split_value(value: str | None, path: Path) -> str | None:
+def split_value(value: str | None, path: Path) -> str | None:
+    """The split that a table's cell names, None if it is empty. Raises AskedWrongly on another word."""
     if value is None:
         return None
     if value.lower() not in SPLIT_NAMES:

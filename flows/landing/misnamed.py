@@ -28,8 +28,13 @@ def advise(root: Path, files: Sequence[PurePosixPath]) -> str:
     if tagged:
         return f" {_rename(tagged)}"
     table = next((file for file in files if file.suffix.lower() in _TABLES), None)
+    if table and len(table.parts) > 1:
+        return f" If {_printable(table)} is a table of the samples, give its folder as the source."
     if table:
-        return f" If {_printable(table)} is a table of the samples, write it as labels.csv, with commas, or as labels.parquet."
+        return (
+            f" If {_printable(table)} is a table of the samples, write it as labels.csv, with commas, or as labels.parquet; one "
+            "of texts of a single split as train.csv, dev.csv or test.csv."
+        )
     return ""
 
 

@@ -26,7 +26,7 @@ _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 class Row:
     """A line: the sample that it names, its target cells (None if empty), and what is wrong with it, if anything.
 
-    In a table of texts `file` is the text itself, and `number` the line's.
+    In a table of texts `file` is the text itself, and `place` the line's: row 7.
     """
 
     file: str
@@ -34,7 +34,7 @@ class Row:
     split: str | None
     group: str | None
     fault: str | None = None
-    number: int = 0
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,9 @@ def _text_rows(columns: Sequence[str], lines: Iterable[Line], targets: Sequence[
         cell = _cells(columns, number, line, path)
         labels = {t: composed(label) if (label := cell.get(t)) else None for t in targets}
         group = cell.get("group")
-        rows.append(Row(cell.get(TEXT) or "", labels, cell.get("split"), composed(group) if group else None, None, number))
+        rows.append(
+            Row(cell.get(TEXT) or "", labels, cell.get("split"), composed(group) if group else None, None, f"row {number}")
+        )
     return tuple(rows)
 
 

@@ -28,9 +28,9 @@ def table_entries(table: Table, split_value: Callable[[str | None], str | None])
             text = compose(row.file)
             content, faults = text.encode(), [fault_of_tags(text, cell) for cell in row.cells.values() if cell and is_cell(cell)]
             fault = next(filter(None, faults), None)
-            name = f"row {row.number}" if fault else numbered_name(content, seen)
+            name = row.place if fault else numbered_name(content, seen)
         except (TextError, UnicodeEncodeError) as error:
-            content, name = b"", f"row {row.number}"
+            content, name = b"", row.place
             fault = str(error).removeprefix("text: ") if isinstance(error, TextError) else "is no text in UTF-8"
         labels = dict(row.cells)
         entries.append(Entry(TextFile(f"{TEXTS}{name}{ENDING}", content), labels, {}, split_value(row.split), row.group, fault))

@@ -117,6 +117,68 @@ def test_an_empty_text_costs_its_line_and_a_very_long_one_comes_in(tmp_path: Pat
     assert report.num_samples == 31
 
 
+def write_tables(folder: Path, header: str = "text,intent", **rows: list[str]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in rows.items():
+        (folder / f"{name}.csv").write_text("\n".join([header, *lines]) + "\n")
+    return folder
+
+
+def of(word: str, count: int) -> list[str]:
+    return [f"{word} number {number},{('pay', 'ask')[number % 2]}" for number in range(count)]
+
+
+def test_tables_named_as_splits_are_one_table_whose_files_say_the_split(tmp_path: Path, data: Path) -> None:
+    source = write_tables(tmp_path / "source", train=[*of("a", 200), ",ask"], dev=[*of("b", 20), ",pay"], test=of("c", 20))
+    report = ingest(source, data)
+    assert (report.num_samples, report.warnings) == (240, ())
+    assert [name for name, _ in report.quarantined] == ["dev.csv row 22.txt", "train.csv row 202.txt"]
+    found = {sample.digest: sample.split for sample in samples(data).values()}
+    assert [found[md5(f"{word} number 1")] for word in "abc"] == ["train", "val", "test"]
+    assert ingest(source, data).unchanged == 240
+    # The cell of a row goes before the name of its file, and columns may stand in another order.
+    (source / "dev.csv").write_text("split,intent,text\ntest,pay,b number 0\n,ask,b number 1\n")
+    (source / "train.csv").rename(source / "train-00000-of-00001.csv")
+    ingest(source, data)
+    found = {sample.digest: sample.split for sample in samples(data).values()}
+    assert [found[md5(f"b number {number}")] for number in range(2)] == ["test", "val"]
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (
+            {"train": of("a", 20), "more": of("b", 20)},
+            r"which split is the file 'more.csv'. Others say theirs, as 'train.csv' does",
+        ),
+        (
+            {"reviews": of("a", 20)},
+            r"is empty: .* If reviews.csv is a table .*, write it as labels.csv.* as train.csv, dev.csv or",
+        ),
+        ({"train": [], "test": of("b", 20)}, r"train.csv has no lines under its header"),
+    ],
+)
+def test_tables_that_say_no_split_or_nothing_are_refused_with_what_to_do(
+    files: dict[str, list[str]], words: str, tmp_path: Path, data: Path
+) -> None:
+    with pytest.raises(AskedWrongly, match=words):
+        ingest(write_tables(tmp_path / "source", **files), data)
+    assert tree(data) == {}
+
+
+def test_tables_of_splits_must_have_the_same_targets_and_hold_texts(tmp_path: Path, data: Path) -> None:
+    source = write_tables(tmp_path / "source", train=of("a", 20))
+    write_tables(source, "text,id", test=of("b", 20))
+    with pytest.raises(
+        AskedWrongly, match=r"test.csv has the targets 'id', and train.csv 'intent'; give all of them the same columns"
+    ):
+        ingest(source, data)
+    write_tables(source, "file,intent", train=of("a", 20), test=of("b", 20))
+    with pytest.raises(AskedWrongly, match=r"test.csv names files in its column 'file', and the source holds no image"):
+        ingest(source, data)
+    assert tree(data) == {}
+
+
 def test_a_table_without_files_and_texts_is_refused(tmp_path: Path, data: Path) -> None:
     with pytest.raises(AskedWrongly, match="has no column 'file' or 'text'"):
         ingest(write_table(tmp_path / "source", "a,b,train", header="words,intent,split"), data)
