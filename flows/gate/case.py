@@ -29,7 +29,8 @@ class Case:
     the group that its split keeps whole, which counts as one. `trials` is what was measured besides the scores. `anchor` is the
     last model that was promoted as superior, if the champion is another: where the policy has a margin, the candidate must not
     be worse than that one by as much. `baseline` is a plain model that a first one must not be worse than,
-    `baseline_reads` says what that answers by, `is_frozen` that the candidate's heads alone were trained.
+    `baseline_reads` says what that answers by, `is_frozen` that the candidate's heads alone were trained,
+    `is_pretrained` that it began with other weights than random ones.
 
     With a `fresh` account the holdout is not asked which is better: both are scored on new samples, which no model was made
     from, and bets on them decide. Once they have, the case is of the holdout again, for the other guards, and `proof` is what
@@ -53,6 +54,7 @@ class Case:
     baseline_name: str = ""
     baseline_reads: str = "the frozen features"
     is_frozen: bool = False
+    is_pretrained: bool = True
     fresh: FreshAccount | None = None
     proof: Finding | None = None
 
@@ -131,6 +133,12 @@ class Case:
         return rows if TASK_FACTS[self.task].tells != "pixels" else {key: rows[key] for key in self.after if key in rows}
 
     @property
+    def num_repeated(self) -> int:
+        """How many of the candidate's rows repeat a sample, and so do not count."""
+        keys = ((row.digest, row.truth) for row in self.candidate.rows if row.target == self.target)
+        return sum(key in self.after for key in keys) - len(self.after)
+
+    @property
     def level(self) -> Level:
         """What the p-value has to be below: all of alpha against a constant, against a champion the first look's share."""
         alpha = self.policy.alpha
@@ -165,14 +173,19 @@ class Case:
         were taken together count as one. Raises AskedWrongly if the measure is unknown or undefined on the samples.
         """
         tables, name = (self.candidate, self.champion, self.after, self.before), self.champion_name
+        repeated = self.num_repeated
         grouped = clusters_of(self.after, self.taken_together)
         clusters = _if_enough(grouped)
         found: Evidence | str
         if TASK_FACTS[self.task].tells == "class":
             constant = "" if self.champion else self.majority[self.target]
-            found = compare_classes(*tables, self.policy, self.level, majority=constant, name=name, clusters=clusters)
+            found = compare_classes(
+                *tables, self.policy, self.level, majority=constant, name=name, clusters=clusters, num_repeated=repeated
+            )
         else:
-            found = compare_resampled(*tables, self.policy, self.level, task=self.task, name=name, clusters=clusters)
+            found = compare_resampled(
+                *tables, self.policy, self.level, task=self.task, name=name, clusters=clusters, num_repeated=repeated
+            )
         too_few = grouped is not None and clusters is None
         return replace(found, limits=(*found.limits, FEW_GROUPS)) if too_few and isinstance(found, Evidence) else found
 

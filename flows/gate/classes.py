@@ -140,11 +140,12 @@ def compare_classes(
     majority: str,
     name: str,
     clusters: Clusters | None = None,
+    num_repeated: int = 0,
 ) -> Evidence:
     """The evidence on accuracy against the champion, or, without one, against always answering `majority`.
 
-    Samples in `clusters` (of the sorted rows) are exchanged cluster by cluster. Raises AskedWrongly if a table lacks the
-    policy's measure.
+    Samples in `clusters` (of the sorted rows) are exchanged cluster by cluster; `num_repeated` more do not count. Raises
+    AskedWrongly if a table lacks the policy's measure.
     """
     value, old = _measure(candidate, policy.metric), _measure(champion, policy.metric) if champion else None
     if champion:
@@ -153,7 +154,8 @@ def compare_classes(
         pairs, opponent = _pairs(after, dict.fromkeys(after, majority), clusters), f"always answering {majority!r}"
     figures = _figures(pairs, policy, level, value, old)
     limits = (_out_of_reach(pairs, level, figures, opponent),) if figures["best_p_value"] >= level.value else ()
-    return Evidence(figures, _words(pairs, level, figures, opponent), value, old, opponent, limits)
+    samples = sampled_words(pairs.num_samples, clusters, num_repeated)
+    return Evidence(figures, _words(pairs, level, figures, samples, opponent), value, old, opponent, limits)
 
 
 def _measure(table: ScoreTable, metric: str) -> float:
@@ -192,11 +194,11 @@ def _figures(pairs: Pairs, policy: Policy, level: Level, value: float, old: floa
     return figures if old is None else {**figures, "champion_metric": old, "metric_gain": value - old}
 
 
-def _words(pairs: Pairs, level: Level, figures: Mapping[str, float], opponent: str) -> str:
+def _words(pairs: Pairs, level: Level, figures: Mapping[str, float], samples: str, opponent: str) -> str:
     return (
         f"holdout accuracy {figures['accuracy']:.3f} ({figures['accuracy_low']:.3f} to {figures['accuracy_high']:.3f}) against "
         f"{pairs.right_before.mean():.3f} of {opponent}: {figures['gain']:+.3f} ({figures['gain_low']:+.3f} to "
-        f"{figures['gain_high']:+.3f}) on {sampled_words(pairs.num_samples, pairs.clusters)} ({pairs.num_fixed} fixed, "
+        f"{figures['gain_high']:+.3f}) on {samples} ({pairs.num_fixed} fixed, "
         f"{pairs.num_broken} broken), {describe_test(pairs.test, figures['gain'], figures['p_value'], level)}"
     )
 

@@ -36,9 +36,11 @@ def num_clusters(clusters: Clusters) -> int:
     return int(clusters.max()) + 1
 
 
-def sampled_words(num_samples: int, clusters: Clusters | None) -> str:
-    """How many samples there are, and in how many clusters."""
-    return counted(num_samples, "sample") + ("" if clusters is None else f" in {counted(num_clusters(clusters), 'group')}")
+def sampled_words(num_samples: int, clusters: Clusters | None, num_repeated: int) -> str:
+    """How many samples there are, in how many clusters, and how many more repeat one of them and so do not count."""
+    grouped = "" if clusters is None else f" in {counted(num_clusters(clusters), 'group')}"
+    repeated = f", {counted(num_repeated, 'repeated one')} left out" if num_repeated else ""
+    return counted(num_samples, "sample") + grouped + repeated
 
 
 def group_figures(clusters: Clusters | None) -> dict[str, float]:

@@ -34,6 +34,7 @@ def compare_resampled(
     task: Task,
     name: str,
     clusters: Clusters | None = None,
+    num_repeated: int = 0,
 ) -> Evidence | str:
     """The evidence on the policy's measure, computed from the rows, against the champion, or, without one, a constant answer.
 
@@ -71,7 +72,8 @@ def compare_resampled(
     figures = _figures(resampled, policy, level, len(new.truths), differing, num_imperfect, first=champion is None)
     figures |= group_figures(clusters)
     limits = _limits(figures, level, num_imperfect, opponent)
-    words = _words(resampled, policy.metric, level, sampled_words(len(new.truths), clusters), opponent)
+    samples = sampled_words(len(new.truths), clusters, num_repeated)
+    words = _words(resampled, policy.metric, level, samples, opponent)
     return Evidence(figures, words, resampled.new.value, resampled.old if champion else None, opponent, limits)
 
 

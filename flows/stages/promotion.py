@@ -48,6 +48,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         baseline_name=f"the {scores.baseline.label}" if scores.baseline else "",
         baseline_reads=scores.baseline.reads if scores.baseline else "",
         is_frozen=candidate.variant.freeze == "all",
+        is_pretrained=session.plan.weights_of(candidate.variant.backbone) != "none",
         taken_together={s.digest: s.group for s in work_plan.version.samples if s.group and s.split == "test"},
     )
     verdict = gate.decide(case)

@@ -56,6 +56,8 @@ def test_a_first_model_that_is_proven_worse_than_the_probe_is_not_promoted(task:
     alone = "the frozen features alone tell more than the training made of them: try "
     assert worse.reasons[-1] == alone + "freeze: all, or a lower learning_rate"
     assert judge(poor, good, task=task, is_frozen=True).reasons[-1] == alone + "more epochs, or another learning_rate"
+    random_first = judge(poor, good, task=task, is_pretrained=False).reasons[-1]
+    assert random_first == alone + "more epochs, or a backbone with pretrained weights"
     assert equal.findings[-1].words.endswith("+0.000 to +0.000), not proven worse") or task == "classification"
     assert worse.figures == worse.findings[0].figures, "the figures of a verdict stay those of its first test"
     warned = judge(poor, good, "warn", task=task)

@@ -188,6 +188,16 @@ def test_a_clear_gain_over_the_champion_is_promoted_with_its_numbers() -> None:
     assert figures["metric_gain"] == pytest.approx(18 / 298)
 
 
+def test_a_repeated_sample_counts_once_and_the_verdict_says_so() -> None:
+    new, old = pair(270, 20, 2, 6)
+    again = replace(new, rows=(*new.rows, *new.rows[-8:], replace(new.rows[0], target="other")))
+    found, alone = (gate(each, old).findings[0] for each in (again, new))
+    assert found.figures == alone.figures
+    assert found.words == alone.words.replace("on 298 samples (", "on 298 samples, 8 repeated ones left out (") != alone.words
+    allowed = gate(again, old, Policy(METRIC, margin=0.01)).findings[0]
+    assert (allowed.guard, " on 298 samples, 8 repeated ones left out against" in allowed.words) == ("non_inferior", True)
+
+
 def test_an_unproven_gain_is_not_promoted() -> None:
     verdict = gate(*pair(278, 8, 2, 10), champion_name="version 3")
     assert not verdict.promoted

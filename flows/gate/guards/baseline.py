@@ -34,6 +34,11 @@ def baseline(case: Case) -> Finding | None:
         f"holdout {'accuracy' if measure == 'accuracy' else case.policy.metric} {new:.3f} against {old:.3f} of {name}: "
         f"{gain:+.3f} ({found['gain_low']:+.3f} to {found['gain_high']:+.3f}), {told}"
     )
-    remedy = "more epochs, or another learning_rate" if case.is_frozen else "freeze: all, or a lower learning_rate"
+    if case.is_frozen:
+        remedy = "more epochs, or another learning_rate"
+    elif case.is_pretrained:
+        remedy = "freeze: all, or a lower learning_rate"
+    else:
+        remedy = "more epochs, or a backbone with pretrained weights"
     advice = f"{case.baseline_reads} alone tell more than the training made of them: try {remedy}"
     return Finding("baseline", passed, words, figures, () if passed else (advice,))

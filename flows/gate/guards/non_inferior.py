@@ -8,6 +8,7 @@ from flows.gate.account import WINDOW, chance_unseen, look_at_mean
 from flows.gate.account import least_z as least_z_of
 from flows.gate.case import Case, rows_of
 from flows.gate.classes import paired_score
+from flows.gate.clusters import sampled_words
 from flows.gate.evidence import Evidence, describe_p
 from flows.gate.guards.paired_test import gathering, needed
 from flows.gate.recipe import sample_values
@@ -40,10 +41,10 @@ def _first_look(case: Case, evidence: Evidence, margin: float) -> Finding:
     passed, level = p_value < case.level.value, case.level
     gain = evidence.figures["gain"]
     figures = {**evidence.figures, "look": 1.0, "margin": margin, "margin_p_value": p_value}
+    samples = sampled_words(int(evidence.figures["num_samples"]), None, case.num_repeated)
     words = (
-        f"{gain:+.4f} ({evidence.figures['gain_low']:+.4f} to {evidence.figures['gain_high']:+.4f}) on "
-        f"{evidence.figures['num_samples']:.0f} samples against {evidence.opponent}; a loss of {margin:g} "
-        f"is {'' if passed else 'not '}ruled out: {test} {describe_p(p_value)}, "
+        f"{gain:+.4f} ({evidence.figures['gain_low']:+.4f} to {evidence.figures['gain_high']:+.4f}) on {samples} against "
+        f"{evidence.opponent}; a loss of {margin:g} is {'' if passed else 'not '}ruled out: {test} {describe_p(p_value)}, "
         f"{'below' if passed else 'not below'} {level.words}"
     )
     return Finding(NAME, passed, words, figures)
@@ -80,7 +81,7 @@ def _weekly_look(case: Case, margin: float) -> Finding:
         return Finding(NAME, False, words, figures)
     figures |= {"gain": look.gain, "z": look.above(-margin), "newest_gain": look.newest_gain}
     words = (
-        f"{asked} is ruled out: it gains {look.gain:+.4f} on {look.num_samples} samples, {look.above(-margin):.2f} standard "
-        f"errors above that (at least {least:.1f}), and the newest {look.newest_gain:+.4f}"
+        f"{asked} is ruled out: it gains {look.gain:+.4f} on {sampled_words(look.num_samples, None, case.num_repeated)}, "
+        f"{look.above(-margin):.2f} standard errors above that (at least {least:.1f}), and the newest {look.newest_gain:+.4f}"
     )
     return Finding(NAME, True, words, figures)

@@ -6,6 +6,7 @@ import math
 
 from flows.gate.account import DAYS_BETWEEN_LOOKS, DAYS_TOLERATED, WINDOW, least_z
 from flows.gate.case import Case
+from flows.gate.clusters import sampled_words
 from flows.records import Finding
 from flows.words import counted
 
@@ -58,8 +59,8 @@ def _weekly_look(case: Case) -> Finding:
         return Finding("paired_test", False, f"{asked} is not proven better{needed(look.z, least, look.num_samples)}", figures)
     figures |= {"gain": look.gain, "z": look.z, "newest_gain": look.newest_gain}
     words = (
-        f"{asked} gains {look.gain:+.4f} on {look.num_samples} samples, {look.z:.2f} standard errors (at least {least:.1f}), "
-        f"and the newest {look.newest_gain:+.4f}"
+        f"{asked} gains {look.gain:+.4f} on {sampled_words(look.num_samples, None, case.num_repeated)}, {look.z:.2f} standard "
+        f"errors (at least {least:.1f}), and the newest {look.newest_gain:+.4f}"
     )
     return Finding("paired_test", True, words, figures)
 
