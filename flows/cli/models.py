@@ -42,7 +42,9 @@ def _when(seconds: float) -> str:
 def _decision(entry: Entry) -> str:
     if entry.kind == "verdict":
         return "promoted" if entry.promoted else "proven, waits" if entry.waits else "not promoted"
-    return {"rollback": "rolled back", "approval": "approved", "rejection": "rejected"}.get(entry.kind, entry.kind)
+    return {"rollback": "rolled back", "rollback undone": "brought back", "approval": "approved", "rejection": "rejected"}.get(
+        entry.kind, entry.kind
+    )
 
 
 def _origin(entry: Entry) -> str:
@@ -124,13 +126,27 @@ def _champion_then(name: str, time: float, made: Entry | None, champion: str | N
 @app.command()
 def rollback(
     name: Name,
-    to: Annotated[str | None, typer.Option(metavar="VERSION", help="An earlier champion; left out: the previous one.")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION", help="An earlier champion, or, with a reason, one taken back; left out: the previous one."
+        ),
+    ] = None,
     reason: Annotated[str, typer.Option(help="Why, in words that the ledger keeps.")] = "",
     workspace: Workspace = None,
 ) -> None:
-    """Make an earlier champion the champion again; the one taken back is never promoted again."""
-    version = _registry(workspace).rollback(name, to, reason.strip())
+    """Make an earlier champion the champion again; the one taken back is never promoted again by itself.
+
+    A rollback is undone by the version that it took back: headstart models rollback NAME --to VERSION --reason TEXT
+    """
+    registry = _registry(workspace)
+    version = registry.rollback(name, to, reason.strip())
     screen.note(f"{name}: version {version.version} is the champion again")
+    if (last := registry.history(name)[-1]).kind == "rollback":
+        screen.note(
+            f"Version {last.version} is taken back. To undo this: "
+            f"headstart models rollback {name} --to {last.version} --reason TEXT"
+        )
 
 
 for verb in (bundles.pull, bundles.publish, bundles.card):

@@ -22,6 +22,8 @@ LEDGER_TAG = "headstart.ledger."
 UNDER_WAY_TAG = "headstart.under_way"
 # The tag of a version that waits for approval, with the id of the entry that says it is proven.
 WAITS_TAG = "headstart.waits_for_approval"
+# The kinds of decisions that make an earlier champion the champion again, by taking the present one back, or by undoing that.
+ROLLBACK, UNDONE = "rollback", "rollback undone"
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Bookkeeping(Catalog):
     def settle(self, name: str, besides: str = "") -> Entry | None:
         """Make ledger and aliases agree, as after a crash, or after the champion was moved by another hand.
 
-        A decision whose aliases were not all moved is finished, but if it is on the work `besides`, which is being judged again.
+        A decision whose aliases were not all moved is finished, but a verdict on the work `besides`, which is being judged again.
         A champion from another hand stays and is written into the ledger. Returns the entry, None if there was nothing to do.
         """
         with self.alone(name):
@@ -101,7 +103,7 @@ class Bookkeeping(Catalog):
 
     def _settle(self, state: State, besides: str = "") -> Entry | None:
         if state.made and self._under_way(state):
-            if state.made.work_key == besides:
+            if state.made.kind == "verdict" and state.made.work_key == besides:
                 return None
             self._carry_out(state.made)
             return state.made
@@ -124,7 +126,7 @@ class Bookkeeping(Catalog):
 
     def _carry_out(self, entry: Entry) -> None:
         name, before, after = entry.name, entry.champion_before, str(entry.champion_after)
-        if is_rollback := entry.kind == "rollback":
+        if is_rollback := entry.kind == ROLLBACK:
             self._client.set_model_version_tag(name, str(before), WITHDRAWN_TAG, "true")
         elif self._aliases(name).get("challenger") == after:
             self._move(name, {"challenger": None})
@@ -132,6 +134,8 @@ class Bookkeeping(Catalog):
             self._move(name, {"previous": after if is_rollback else before})
         self._move(name, {"champion": after})
         self._client.delete_model_version_tag(name, after, WAITS_TAG)
+        if entry.kind in (ROLLBACK, UNDONE):
+            self._client.delete_model_version_tag(name, after, WITHDRAWN_TAG)
         self._describe(name, after)
         if is_rollback:
             self._move(name, {"previous": self._champion_before(name, after)})

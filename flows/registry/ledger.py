@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -30,8 +31,9 @@ class Entry:
     `asked_by` is who ran the command or the flow, `git_commit` the workspace's commit, `level_spent` the part of a verdict's
     alpha that its look at the holdout took; entries of earlier versions lack them. `superior` is false of one that was promoted
     as not worse by a margin, `waits` true of one that is proven and not approved yet. `after_move` is the id of the last move by
-    another hand before it, `fresh` the digest of the new samples that were bet on, empty if the holdout was asked. `question` is
-    that of an entry that differs from an earlier one in nothing else; see `distinct`.
+    another hand before it, or, of a decision made once more, of the last decision; `fresh` is the digest of the new samples that
+    were bet on, empty if the holdout was asked. `question` is that of an entry that differs from an earlier one in nothing else;
+    see `distinct`.
     """
 
     kind: str
@@ -81,13 +83,21 @@ class Entry:
         said += [self.question] if self.question else []
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
 
-    def distinct(self, history: Iterable[Entry]) -> Entry:
-        """The entry, told apart from an equal one of the history, oldest first, that answered another question.
+    def distinct(self, history: Sequence[Entry]) -> Entry:
+        """The entry, told apart from an equal one of the history, oldest first, that is another decision.
 
-        Such is a verdict on the same version by another measure or recipe, or one that looked where the other did not.
+        Such is a verdict on the same version by another measure or recipe, or one that looked where the other did not; and a
+        version made champion once more after it was taken back. The last decision, cut short and made again, is the same one.
         """
-        equal = next((known for known in history if known.id == self.id), None)
-        return self if equal is None or equal._question == self._question else replace(self, question=self._question)
+        known, made = {entry.id: entry for entry in history}, champion_at(history, math.inf)
+        equal = known.get(self.id)
+        own = self if equal is None or equal._question == self._question else replace(self, question=self._question)
+        if made is None or self.champion_before == self.champion_after:
+            return own
+        again = replace(own, after_move=made.after_move)
+        if again.id == made.id:
+            return again
+        return replace(own, after_move=made.id) if own.id in known else own
 
     @property
     def _question(self) -> str:

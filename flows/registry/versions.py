@@ -10,7 +10,7 @@ from flows.errors import AskedWrongly, Overtaken
 from flows.mlflow_connection import asking
 from flows.records import ModelVersion, Verdict
 from flows.registry import telling
-from flows.registry.bookkeeping import WAITS_TAG, Bookkeeping, State
+from flows.registry.bookkeeping import ROLLBACK, UNDONE, WAITS_TAG, Bookkeeping, State
 from flows.registry.catalog import RUN_TAG, WITHDRAWN_TAG, card_file, is_withdrawn
 from flows.registry.ledger import Entry
 from flows.registry.registering import Registering
@@ -164,36 +164,48 @@ class Registry(Bookkeeping, Registering):
     def rollback(self, name: str, to: str | None = None, reason: str = "") -> ModelVersion:
         """Make the previous champion, or the earlier champion `to`, the champion again; the ledger keeps the `reason`.
 
-        The version taken back is tagged withdrawn, and never promoted again. Raises AskedWrongly if there is no previous
-        champion, or `to` is none that may come back.
+        The version taken back is tagged withdrawn, and never promoted by itself. With a reason `to` may be one that was taken
+        back; if the last decision did that, it is undone, and the present champion is not taken back. Raises AskedWrongly if
+        there is no previous champion, or `to` is none that may come back.
         """
         with self.alone(name):
             self.find(name, "champion")
             settled = self._settle(self._state(name))
-            if settled and settled.kind == "rollback" and to in (None, settled.champion_after):
+            if settled and (settled.kind, to) in (
+                (ROLLBACK, None),
+                (ROLLBACK, settled.champion_after),
+                (UNDONE, settled.champion_after),
+            ):
                 return self.find(name, "champion")  # it was cut short, and is finished now
             champion, previous = self.find(name, "champion"), self.current(name).get("previous")
             if to is not None:
-                previous = self._former_champion(name, to, champion.version)
+                previous = self._former_champion(name, to, champion.version, reason)
             if previous is None or previous == champion:
                 raise AskedWrongly(f"{name} has no previous champion to go back to; version {champion.version} stays champion")
-            why = f": {reason}" if reason else ""
-            reasons = (f"version {champion.version} was taken back by hand{why}; version {previous.version} is champion again",)
-            before, after, history = champion.version, previous.version, self._state(name).history
-            self._decide(self._entry("rollback", champion, Verdict(False, reasons), before, after, history))
+            self._decide(self._rollback(self._state(name), champion, previous, f": {reason}" if reason else ""))
         return self.find(name, "champion")
 
-    def _former_champion(self, name: str, version: str, champion: str) -> ModelVersion:
-        """The version, if it was champion before and was not taken back. Raises AskedWrongly, with those that may come back."""
+    def _rollback(self, state: State, champion: ModelVersion, former: ModelVersion, why: str) -> Entry:
+        made, before, after = state.made, champion.version, former.version
+        if made and (made.kind, made.champion_before, made.champion_after) == (ROLLBACK, after, before):
+            reasons = (f"the rollback to version {before} was undone by hand{why}; version {after} is champion again",)
+            return self._entry(UNDONE, former, Verdict(False, reasons), before, after, state.history)
+        reasons = (f"version {before} was taken back by hand{why}; version {after} is champion again",)
+        return self._entry(ROLLBACK, champion, Verdict(False, reasons), before, after, state.history)
+
+    def _former_champion(self, name: str, version: str, champion: str, reason: str) -> ModelVersion:
+        """The version, if it was champion before. Raises AskedWrongly, with those that were, or if it needs a reason."""
         once = {entry.champion_after for entry in self.history(name)} - {champion}
-        allowed = [v for v in self.versions(name) if v.version in once and not is_withdrawn(v)]
-        for former in allowed:
-            if former.version == version:
-                return former
-        names = ", ".join(v.version for v in allowed) or "none"
-        raise AskedWrongly(
-            f"version {version} of {name} is no earlier champion that may come back (one taken back may not); allowed: {names}"
-        )
+        former = {v.version: v for v in self.versions(name) if v.version in once}
+        names = ", ".join(former) or "none"
+        if version not in former:
+            raise AskedWrongly(f"version {version} of {name} is no earlier champion that may come back; allowed: {names}")
+        if is_withdrawn(former[version]) and not reason:
+            raise AskedWrongly(
+                f"version {version} of {name} was taken back; to bring it back say why, in words that the ledger keeps: "
+                f"headstart models rollback {name} --to {version} --reason TEXT"
+            )
+        return former[version]
 
 
 def _waiting(state: State) -> list[tuple[ModelVersion, Entry]]:

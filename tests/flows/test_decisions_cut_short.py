@@ -34,13 +34,15 @@ def cut_short(registry: Versions, step: str, count: int, decide: Callable[[Versi
         del registry.__dict__[step]
 
 
-# A decision on three versions, who were champion before it (the third waits, if it was not), and the aliases after it.
+# A decision on three versions, the reign before it, the aliases after it, and who is taken back then.
 Decide = Callable[[Versions], object]
-DECISIONS: dict[str, tuple[Decide, int, dict[str, str]]] = {
-    "verdict": (lambda registry: registry.promote("m", "3", YES), 2, {"champion": "3", "previous": "2"}),
-    "approval": (lambda registry: registry.approve("m", None, "why"), 2, {"champion": "3", "previous": "2"}),
-    "rollback": (lambda registry: registry.rollback("m"), 3, {"champion": "2", "previous": "1"}),
-    "rollback to": (lambda registry: registry.rollback("m", "1"), 3, {"champion": "1"}),
+DECISIONS: dict[str, tuple[Decide, str, dict[str, str], list[str]]] = {
+    "verdict": (lambda registry: registry.promote("m", "3", YES), "two", {"champion": "3", "previous": "2"}, []),
+    "approval": (lambda registry: registry.approve("m", None, "why"), "two", {"champion": "3", "previous": "2"}, []),
+    "rollback": (lambda registry: registry.rollback("m"), "three", {"champion": "2", "previous": "1"}, ["3"]),
+    "rollback to": (lambda registry: registry.rollback("m", "1"), "three", {"champion": "1"}, ["3"]),
+    "rollback once more": (lambda registry: registry.rollback("m"), "undone", {"champion": "2", "previous": "1"}, ["3"]),
+    "rollback undone": (lambda registry: registry.rollback("m", "3", "why"), "back", {"champion": "3", "previous": "2"}, []),
 }
 # In which step, after how many calls of it, and who finishes it.
 AGAIN, NEXT = "the same decision again", "the next retraining"
@@ -56,26 +58,36 @@ KILLS = [
 
 @pytest.fixture(scope="module")
 def reigns(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Registries in which two, or all three, versions were champion; where it is two, the third waits."""
+    """Registries in which two versions were champion and the third waits, all three were, or the third was taken back since.
+
+    Where that was undone, it is champion again.
+    """
     folder = tmp_path_factory.mktemp("reigns")
-    for count in (2, 3):
-        (folder / str(count)).mkdir()
-        registry = make(folder / str(count), 3)
-        for number in range(1, count + 1):
+    for reign in ("two", "three", "back", "undone"):
+        (folder / reign).mkdir()
+        registry = make(folder / reign, 3)
+        for number in range(1, 3 if reign == "two" else 4):
             registry.promote("m", str(number), YES)
-        if count == 2:
+        if reign == "two":
             assert carry_out(registry, registry.find("m", "3"), YES, "2", manual=True).verdict.waits
+        if reign in ("back", "undone"):
+            registry.rollback("m")
+        if reign == "undone":
+            registry.rollback("m", "3", "by mistake")
     return folder
 
 
-@pytest.mark.parametrize(("step", "count", "by"), KILLS)
-@pytest.mark.parametrize("name", DECISIONS)
+# To undo a rollback moves two aliases.
+@pytest.mark.parametrize(
+    ("name", "step", "count", "by"),
+    [(name, *kill) for name in DECISIONS for kill in KILLS if name != "rollback undone" or kill[1] < 3],
+)
 def test_a_decision_that_is_cut_short_is_made_once(
     reigns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, step: str, count: int, by: str
 ) -> None:
-    decide, num_champions, after = DECISIONS[name]
+    decide, reign, after, taken_back = DECISIONS[name]
     monkeypatch.setattr(Versions, "pull", lambda self, name, which, dest: self.find(name, which))
-    shutil.copytree(reigns / str(num_champions), tmp_path / "reign")
+    shutil.copytree(reigns / reign, tmp_path / "reign")
     registry = Versions(f"sqlite:///{tmp_path / 'reign' / 'mlflow.db'}", tmp_path / "reign" / "ledger")
     entries = told(registry)
     cut_short(registry, step, count, decide)
@@ -87,10 +99,11 @@ def test_a_decision_that_is_cut_short_is_made_once(
         assert registry.settle("m")
     assert aliases(registry) == after
     made = told(registry)[len(entries) :]
-    assert [(kind, champion) for kind, _, _, champion in made] == [(name.split()[0], after["champion"])]
+    kind = name if name == "rollback undone" else name.split()[0]
+    assert [(entry[0], entry[3]) for entry in made] == [(kind, after["champion"])]
     assert UNDER_WAY_TAG not in registry._client.get_registered_model("m").tags
     withdrawn = [v.version for v in registry.versions("m") if v.tags.get("headstart.withdrawn")]
-    assert withdrawn == (["3"] if num_champions == 3 else [])
+    assert withdrawn == taken_back
 
 
 @pytest.mark.parametrize("num_moves", [0, 1])

@@ -27,7 +27,7 @@ from flows.places import Folder, StoredFile
 from flows.pulling import placing
 from flows.records import Finding, ModelVersion, Verdict, Weights, Work
 from flows.registry import Registry, ledger, program, read_holdout, telling
-from flows.registry.catalog import ModelRow
+from flows.registry.catalog import ModelRow, is_withdrawn
 from flows.registry.ledger import Entry, champion_at
 from flows.settings import read_settings
 from flows.stages import delivery
@@ -443,6 +443,42 @@ def test_a_rollback_to_an_earlier_champion_keeps_why(place: Place, first: ModelV
     assert aliases(place, name) == {"champion": "1"}
     assert registry.rollback(name, "2").version == "2"
     assert aliases(place, name) == {"champion": "2"}, "whom it replaced was taken back"
+
+
+def test_a_rollback_by_mistake_is_undone_with_a_reason_and_takes_nobody_back(
+    place: Place, first: ModelVersion, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = place.registry()
+    for version, key in enumerate(("a", "b", "c"), start=1):
+        add(place, first, name, key)
+        registry.promote(name, str(version), YES)
+    monkeypatch.setattr(models, "_registry", lambda _: place.registry())
+    run = partial(CliRunner().invoke, models.app)
+
+    def withdrawn() -> list[str]:
+        return [version.version for version in registry.versions(name) if is_withdrawn(version)]
+
+    undo = ["rollback", name, "--to", "3", "--reason", "wrong model"]
+    for _ in range(2):
+        told = run(["rollback", name]).stderr
+        assert f"Version 3 is taken back. To undo this: headstart models rollback {name} --to 3 --reason TEXT" in told
+        assert withdrawn() == ["3"]
+        with pytest.raises(AskedWrongly, match=f"taken back; to bring it back say why.* rollback {name} --to 3 --reason TEXT"):
+            registry.rollback(name, "3")
+        assert "To undo" not in run(undo).stderr
+        assert (aliases(place, name), withdrawn()) == ({"champion": "3", "previous": "2"}, [])
+        assert registry.settle(name) is None
+    last = registry.history(name)[-1]
+    assert (last.kind, last.version, last.champion_after) == ("rollback undone", "3", "3")
+    assert last.reasons == ("the rollback to version 2 was undone by hand: wrong model; version 3 is champion again",)
+    kinds = [entry.kind for entry in registry.history(name)]
+    assert kinds[3:] == ["rollback", "rollback undone"] * 2
+    assert "brought back" in run(["history", name]).stdout
+    # Later, one that was taken back is gone back to as to any other: the present champion is taken back.
+    registry.rollback(name, "1")
+    registry.rollback(name, "2")
+    registry.rollback(name, "3", "the best of the three")
+    assert (aliases(place, name), withdrawn()) == ({"champion": "3"}, ["1", "2"])
 
 
 def test_the_ledger_tells_who_was_champion_at_a_time_and_why() -> None:
