@@ -12,6 +12,7 @@ from flows.errors import AskedWrongly
 from flows.files import read_json, write_json
 from flows.kept import copies_root
 from flows.records import Weights
+from heads.bert_size import modality_of
 
 
 def checked_file(named: str, backbone: str) -> Weights:
@@ -31,6 +32,10 @@ def checked_file(named: str, backbone: str) -> Weights:
     # Of before, so that what is written meanwhile differs from the note.
     file = _identity(path)
     digest = backbones.check_weights(backbones.sized(backbone, path), path)
+    if modality_of(backbone) == "text":
+        from heads.data.text_modality import read_vocabulary
+
+        read_vocabulary(path, lowercase=True)
     if note and file:
         # A disk that takes no note costs time alone.
         with suppress(OSError):

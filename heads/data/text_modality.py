@@ -20,7 +20,7 @@ from heads.data.tags import Tags
 from heads.data.text_dataset import TextDataset
 from heads.data.text_preprocess import TextPreprocess, decode_text
 from heads.data.wordpiece import Vocabulary, learn_vocabulary, parse_vocabulary
-from heads.errors import WeightsError
+from heads.errors import HeadsError, WeightsError
 from heads.spec import Fit, Variant
 
 LIBRARIES = ("torch",)
@@ -94,7 +94,16 @@ def vocabulary_of(variant: Variant, weights: Path | None, train: Sequence[Path |
         return learn_vocabulary(map(decode_text, train), NUM_WORDS)
     if weights is None:
         raise WeightsError(f"{variant.backbone} needs the vocabulary of its weights; give a folder of weights")
-    return parse_vocabulary(read_vocabulary_text(weights), lowercase=preprocess_of(variant).lowercase)
+    return read_vocabulary(weights, lowercase=preprocess_of(variant).lowercase)
+
+
+def read_vocabulary(weights: Path, *, lowercase: bool) -> Vocabulary:
+    """The vocabulary in a folder of weights. Raises WeightsError, naming it, if it cannot be read or is none."""
+    text = read_vocabulary_text(weights)
+    try:
+        return parse_vocabulary(text, lowercase=lowercase)
+    except HeadsError as error:
+        raise WeightsError(f"weights folder {weights}: {error}") from None
 
 
 def open_samples(

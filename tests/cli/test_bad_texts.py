@@ -143,6 +143,19 @@ def test_a_weights_folder_of_another_encoder_is_refused_before_anything_starts(
     assert not (mail / ".headstart" / "jobs").exists()
 
 
+@pytest.mark.parametrize("verb", ["plan", "retrain"])
+def test_a_weights_folder_whose_words_are_no_vocabulary_is_refused_before_anything_starts(
+    verb: str, mail: Path, tmp_path: Path, ask: Ask
+) -> None:
+    words = write_encoder(tmp_path / "weights") / "vocab.txt"
+    words.write_text(words.read_text().replace("[MASK]\n", "<mask>\n"))
+    (tmp_path / "plan.yaml").write_text(PLAN.format(weights=tmp_path / "weights"))
+    answer = ask(mail, verb, str(tmp_path / "plan.yaml"))
+    assert answer.status == 2, answer
+    assert f"weights folder {tmp_path / 'weights'}: the vocabulary lacks [MASK]; it must hold [PAD], " in answer.err
+    assert not (mail / ".headstart" / "jobs").exists()
+
+
 def test_a_plan_of_texts_speaks_of_texts(mail: Path, tmp_path: Path, ask: Ask) -> None:
     (tmp_path / "plan.yaml").write_text(PLAN.format(weights=write_encoder(tmp_path / "weights")) + "freeze: [none]\n")
     answer = ask(mail, "plan", str(tmp_path / "plan.yaml"))
