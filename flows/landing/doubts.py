@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
 from flows.landing.glances import Glance, are_mostly
 from flows.landing.names import MASK_MARK, is_images_in_general, is_masks_in_general, role, speaks_of_masks, splits_among
 
-_REMEDY = "If these are classes all the same, name the labels in a table labels.csv (columns file and label). Nothing was changed"
+_REMEDY = "If these are classes all the same, name the labels in a table labels.csv (columns {} and label). Nothing was changed"
 # Among so many class folders none holds the masks of another, and comparing each with each takes long.
 _MANY = 20
 Classes = Mapping[str, Sequence[PurePosixPath]]
@@ -17,12 +17,7 @@ Classes = Mapping[str, Sequence[PurePosixPath]]
 
 def refuse_no_classes(root: Path, classes: Classes) -> None:
     """Raise AskedWrongly if one of the folders, given with their images, is no class but a split, images in general or masks."""
-    splits = list(splits_among(classes))
-    if splits:
-        raise AskedWrongly(
-            f"{_named(root, splits)}, named as splits are, which would be learnt as classes. For splits put class folders into "
-            f"each (train/cat/*.jpg), and take out what has no label. {_REMEDY}"
-        )
+    refuse_splits(root, classes)
     general = [name for name in classes if is_images_in_general(name)]
     masks = [name for name in classes if is_masks_in_general(name)]
     if general or masks:
@@ -30,10 +25,23 @@ def refuse_no_classes(root: Path, classes: Classes) -> None:
         raise AskedWrongly(
             f"{_named(root, [*general, *masks, *beside])}, named as pictures in general or masks are and not as a class. For "
             "masks give each picture one of the same stem: images/x.jpg and masks/x.png, or for every picture x_mask.png or "
-            f"x.jpg.png. {_REMEDY}"
+            f"x.jpg.png. {_REMEDY.format('file')}"
         )
     _refuse_masks(root, classes)
     _refuse_masks_within(root, classes)
+
+
+def refuse_splits(root: Path, classes: Iterable[str], ending: str = ".jpg", column: str = "file") -> None:
+    """Raise AskedWrongly if one of the folders, given by name, is no class but a split.
+
+    `ending` is that of their files, and `column` that of a table which could hold them.
+    """
+    splits = list(splits_among(classes))
+    if splits:
+        raise AskedWrongly(
+            f"{_named(root, splits)}, named as splits are, which would be learnt as classes. For splits put class folders into "
+            f"each (train/cat/*{ending}), and take out what has no label. {_REMEDY.format(column)}"
+        )
 
 
 def _named(root: Path, names: Sequence[str]) -> str:
@@ -48,7 +56,7 @@ def _refuse_masks(root: Path, classes: Classes) -> None:
             raise AskedWrongly(
                 f"{_named(root, [name])}, which holds masks: its pictures have a few flat values, and those beside it have not. "
                 "Put pictures into images/ and their masks into masks/, of the same stem each, or name both in a table "
-                f"labels.csv (columns file and mask). {_REMEDY}"
+                f"labels.csv (columns file and mask). {_REMEDY.format('file')}"
             )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
-from flows.landing.names import split_at_an_end, splits_among
+from flows.landing.names import split_at_an_end, split_of, splits_among
 
 
 def in_split_folders(root: Path, files: Sequence[PurePosixPath]) -> dict[PurePosixPath, str]:
@@ -18,10 +18,7 @@ def in_split_folders(root: Path, files: Sequence[PurePosixPath]) -> dict[PurePos
     found = {file: splits[file.parts[0]] for file in files if len(file.parts) == 3 and file.parts[0] in splits}
     unclear = sorted({file.parts[0] for file, split in found.items() if not split})
     if unclear:
-        raise AskedWrongly(
-            f"source {str(root)!r}: which split is the folder {unclear[0]!r}? Name it train, val or test, or take it out. "
-            "Nothing was changed"
-        )
+        raise _unclear(root, unclear[0])
     beside = sorted({file.parts[0] for file in files if len(file.parts) == 2} & {file.parts[1] for file in found})
     if beside:
         raise AskedWrongly(
@@ -29,6 +26,21 @@ def in_split_folders(root: Path, files: Sequence[PurePosixPath]) -> dict[PurePos
             "put every sample into a split, or none. Nothing was changed"
         )
     return found
+
+
+def by_folder(root: Path, file: PurePosixPath) -> str | None:
+    """The split that a folder around a file says, None if none does. Raises AskedWrongly if it is unclear which split it is."""
+    said = {part: split for part in file.parts[:-1] if (split := split_of(part)) is not None}
+    if said and not any(said.values()):
+        raise _unclear(root, next(iter(said)))
+    return next(filter(None, said.values()), None)
+
+
+def _unclear(root: Path, folder: str) -> AskedWrongly:
+    return AskedWrongly(
+        f"source {str(root)!r}: which split is the folder {folder!r}? Name it train, val or test, or take it out. "
+        "Nothing was changed"
+    )
 
 
 def by_file_name(root: Path, files: Sequence[PurePosixPath]) -> dict[PurePosixPath, str | None]:

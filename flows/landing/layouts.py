@@ -11,10 +11,9 @@ from flows.folders import NOWHERE, Contents, contents, describe_left_out
 from flows.landing.conll import ENDING, read_tagged
 from flows.landing.doubts import refuse_no_classes
 from flows.landing.entries import LABEL, MASK, Entry, ImageFile, Listing, image_file
-from flows.landing.given_splits import in_split_folders
+from flows.landing.given_splits import by_folder, in_split_folders
 from flows.landing.listed import read_listed
 from flows.landing.misnamed import advise, refuse_tagged
-from flows.landing.names import split_of
 from flows.landing.pairs import Masks
 from flows.landing.split_tables import read_split_tables, split_tables
 from flows.landing.tables import TABLES, composed
@@ -136,14 +135,10 @@ def _pairs(root: Path, images: Sequence[PurePosixPath]) -> list[Entry]:
             "file and mask). Nothing was changed"
         )
     return [
-        Entry(image_file(root, file, IMAGES), {}, {MASK: image_file(root, mask, MASKS)}, split=_split_in(file))
+        Entry(image_file(root, file, IMAGES), {}, {MASK: image_file(root, mask, MASKS)}, split=by_folder(root, file))
         for file in images
         if file.parent not in masks.folders and (mask := masks.of(file))
     ]
-
-
-def _split_in(file: PurePosixPath) -> str | None:
-    return next((split for part in file.parts[:-1] if (split := split_of(part))), None)
 
 
 def _left_out(

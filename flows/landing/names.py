@@ -16,7 +16,7 @@ SPLIT_NAMES: Mapping[str, str] = {
 # The files of CoNLL-2003 for validation and test.
 _TEST_HALVES: Mapping[str, str] = {"testa": "val", "testb": "test"}
 # Names of splits for which nobody can say which of ours they are.
-UNCLEAR_SPLIT_NAMES = ("holdout", "unlabelled", "unlabeled", "submission")
+UNCLEAR_SPLIT_NAMES = ("holdout", "unlabelled", "unlabeled", "unsup", "submission")
 # Words that say no more than that images lie there.
 _IMAGES_IN_GENERAL = frozenset({"images", "image", "imgs", "img"})
 _FILLERS = _IMAGES_IN_GENERAL.union(

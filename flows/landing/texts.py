@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
+from flows.landing.doubts import refuse_splits
 from flows.landing.entries import LABEL, Entry, TextFile
 from flows.landing.given_splits import in_split_folders
-from flows.landing.tables import Table, composed
+from flows.landing.tables import TEXT, Table, composed
 from flows.manifest import TEXTS
 from heads.data.text_preprocess import compose
 from heads.data.wordpiece import split_words
@@ -58,6 +59,7 @@ def folder_entries(root: Path, files: Sequence[PurePosixPath]) -> list[Entry]:
     # In folders of splits, other folders hold no classes.
     found: dict[PurePosixPath, str | None] = {**in_split_folders(root, texts)}
     found = found or {file: None for file in texts if len(file.parts) == 2}
+    refuse_splits(root, dict.fromkeys(file.parts[-2] for file in found), ENDING, TEXT)
     return [
         Entry(TextFile(f"{TEXTS}{file}", root / file), {LABEL: composed(file.parts[-2])}, split=split)
         for file, split in found.items()

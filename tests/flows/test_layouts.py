@@ -53,7 +53,7 @@ SPLITS = {
     "train": "train Train TRAIN training training_set Training-Data train2017 trainA trainset train_images trainval",
     "val": "val Val valid validation Validation val2017 dev devel validation_set",
     "test": "test TEST test1 testing test_set testset Testing eval evaluation test_images test-data",
-    "": "holdout hold_out unlabelled unlabeled test-dev",
+    "": "holdout hold_out unlabelled unlabeled unsup test-dev",
 }
 
 
@@ -108,6 +108,9 @@ def test_a_split_of_unlabelled_images_is_left_out_with_a_word(tmp_path: Path) ->
 def test_an_unclear_split_and_a_mixture_of_splits_and_classes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AskedWrongly, match="which split is the folder 'holdout'"):
         scan(photos(tmp_path / "a", *(f"{split}/{name}/{{}}.png" for split in ("train", "holdout") for name in "ab")))
+    root = photos(tmp_path / "pairs", "train/images/{}.jpg", "holdout/images/{}.jpg")
+    with pytest.raises(AskedWrongly, match="which split is the folder 'holdout'"):
+        scan(masks(masks(root, "train/masks/{}.png"), "holdout/masks/{}.png"))
     with pytest.raises(AskedWrongly, match="class 'cat' both"):
         scan(photos(tmp_path / "b", "cat/{}.png", "dog/{}.png", "test/cat/{}.png", "test/dog/{}.png"))
     with pytest.raises(AskedWrongly, match="named as splits are"):

@@ -83,6 +83,11 @@ def test_folders_of_txt_files_are_classes(layout: str, tmp_path: Path, data: Pat
     [
         ("train/ham train/spam holdout/ham", "which split is the folder 'holdout'"),
         ("train/ham train/spam test/ham spam", "has the class 'spam' both as a folder of its own and in a split"),
+        (
+            "train/ham train/spam train/unsup test/ham test/spam",
+            r"'unsup', named as splits .* \(train/cat/\*.txt\), and take out",
+        ),
+        ("train test", r"'test', 'train', named as splits are, .* in a table labels.csv \(columns text and label\)"),
     ],
 )
 def test_folders_of_texts_that_are_no_clear_split_are_refused_like_those_of_images(
