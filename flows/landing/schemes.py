@@ -19,7 +19,8 @@ _ENDED: Mapping[str, tuple[str, str, str]] = {
     "BILOU": ("I-", "L-", "U-"),
     "BMES": ("M-", "E-", "S-"),
 }
-_SCHEMES = (BIO, IOB1, *_ENDED)
+# So many more sentences must be IOB1 than BIO.
+_MANY = 5
 _TAG = re.compile(r"O|[BIESLUM]-\S+")
 
 
@@ -29,11 +30,22 @@ def is_tag(text: str) -> bool:
 
 
 def scheme_of(sentences: Sequence[Sequence[str]]) -> str:
-    """The scheme in which most of the sentences, given by their tags, are well formed; BIO if no other has more."""
-    well_formed = {scheme: sum(to_bio(tags, scheme)[1] is None for tags in sentences) for scheme in _SCHEMES[:1]}
-    if well_formed[BIO] < len(sentences):
-        well_formed |= {scheme: sum(to_bio(tags, scheme)[1] is None for tags in sentences) for scheme in _SCHEMES[1:]}
-    return max(well_formed, key=lambda scheme: well_formed[scheme])
+    """The scheme in which most of the sentences, given by their tags, are well formed; BIO if no other has more.
+
+    A few sentences are not enough for IOB1, since a B that was forgotten makes any BIO look like it.
+    """
+    num_bio = _count_well_formed(sentences, BIO)
+    if num_bio == len(sentences):
+        return BIO
+    others = {scheme: _count_well_formed(sentences, scheme) for scheme in (IOB1, *_ENDED)}
+    if others[IOB1] - num_bio < _MANY:
+        del others[IOB1]
+    best = max(others, key=lambda scheme: others[scheme])
+    return best if others[best] > num_bio else BIO
+
+
+def _count_well_formed(sentences: Sequence[Sequence[str]], scheme: str) -> int:
+    return sum(to_bio(tags, scheme)[1] is None for tags in sentences)
 
 
 def to_bio(tags: Sequence[str], scheme: str) -> tuple[list[str], str | None]:

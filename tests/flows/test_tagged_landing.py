@@ -233,6 +233,13 @@ def test_tags_of_other_schemes_mark_the_same_spans_in_bio(scheme: str, tmp_path:
     assert read == expected
 
 
+def test_a_few_sentences_without_a_b_are_faulty_bio_and_no_other_scheme(tmp_path: Path, data: Path) -> None:
+    few = "\n".join(f"a{number}\tI-x\nb\tI-x\n" for number in range(4))
+    with pytest.raises(AskedWrongly, match=r"4 of 4 texts are bad .* write the first tag of each span as 'B-x' \(BIO\)"):
+        ingest(write(tmp_path / "source", train=few), data)
+    assert ingest(write(tmp_path / "source", train=few, dev="c\tI-x\nd\tI-y\n"), data).num_samples == 5
+
+
 @pytest.mark.parametrize("folder", ["", "en"])
 @pytest.mark.parametrize("names", ["train.txt valid.txt test.txt", "eng.train eng.testa eng.testb"])
 def test_tagged_sentences_under_other_names_are_told_what_they_should_be_called(
