@@ -31,6 +31,8 @@ def show(preview: Preview, plan_file: object) -> None:
     for line in describe_compiling(preview.compiling):
         screen.out.print(line, markup=False, soft_wrap=True)
     screen.out.print(describe_guards(preview.guards), markup=False, soft_wrap=True)
+    for warning in preview.warnings:
+        screen.warn(warning)
     left, total = preview.left, len(preview.variants)
     if left:
         screen.out.print(describe_estimate(preview.estimate, left, in_driver=preview.in_driver), markup=False, soft_wrap=True)

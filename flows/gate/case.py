@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from flows.errors import AskedWrongly
 from flows.gate.account import WEEKLY_SHARE, Account, Kind, MeanLook, first_level, is_proven, look_at_mean
-from flows.gate.bootstrap import seed_of
+from flows.gate.bootstrap import NUM_RESAMPLES, seed_of
 from flows.gate.classes import compare_classes
 from flows.gate.clusters import FEW_GROUPS, MIN_CLUSTERS, Clusters, clusters_of, num_clusters
 from flows.gate.evidence import Evidence, Level, Policy, Rows
 from flows.gate.fresh import FreshAccount
+from flows.gate.reach import missing_classes
 from flows.gate.recipe import judged_keys, sample_values
 from flows.gate.resampling import compare_resampled
 from flows.gate.trials import Trials
 from flows.records import Finding, ScoreTable
 from heads.catalogue import TASK_FACTS, Task
 
+NO_LABEL = "the holdout has no sample labelled for {!r}: nothing can be shown; add test samples"
+
 
 @dataclass(frozen=True)
 class Case:
     """A candidate and the champion, if there is one, scored on the same samples, and the policy that they are judged by.
 
-    Without a champion the candidate is compared with a constant answer, for classes `majority[target]`. `withdrawn` says that a
+    Without a champion the candidate is compared with a constant answer, for classes `majority[target]`. `classes` are those
+    that its heads learned, by target. `withdrawn` says that a
     person rolled this very model back. `account` is what was asked of the champion's earlier challengers, `recipe` names the
     candidate's. Each distinct image counts once. `groups` has, by digest, the group of a sample that is in one; `taken_together`
     the group that its split keeps whole, which counts as one. `trials` is what was measured besides the scores. `anchor` is the
@@ -57,6 +62,7 @@ class Case:
     is_pretrained: bool = True
     fresh: FreshAccount | None = None
     proof: Finding | None = None
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def target(self) -> str:
@@ -172,19 +178,49 @@ class Case:
         Classes are tested by exact McNemar on accuracy, other tasks by the paired bootstrap of the policy's measure. Samples that
         were taken together count as one. Raises AskedWrongly if the measure is unknown or undefined on the samples.
         """
+        return self._compare(NUM_RESAMPLES)
+
+    def foresee(self) -> str:
+        """Why not even this candidate can be promoted, in the verdict's words; '' if it can, as far as the test goes.
+
+        A plan asks it of a candidate without a mistake, before there is any other.
+        """
+        if not self.after:
+            return NO_LABEL.format(self.target)
+        try:
+            # What is out of reach does not depend on resamples.
+            found = self._compare(1)
+        except AskedWrongly as error:
+            return str(error)
+        if isinstance(found, str):
+            return found
+        return found.limits[0] if found.figures["best_p_value"] >= self.level.value else ""
+
+    def _compare(self, num_resamples: int) -> Evidence | str:
         tables, name = (self.candidate, self.champion, self.after, self.before), self.champion_name
-        repeated = self.num_repeated
         grouped = clusters_of(self.after, self.taken_together)
         clusters = _if_enough(grouped)
+        missing = missing_classes(self.task, self.after, self.classes.get(self.target, ()))
         found: Evidence | str
         if TASK_FACTS[self.task].tells == "class":
             constant = "" if self.champion else self.majority[self.target]
             found = compare_classes(
-                *tables, self.policy, self.level, majority=constant, name=name, clusters=clusters, num_repeated=repeated
+                *(*tables, self.policy, self.level),
+                majority=constant,
+                name=name,
+                clusters=clusters,
+                num_repeated=self.num_repeated,
+                missing=missing,
             )
         else:
             found = compare_resampled(
-                *tables, self.policy, self.level, task=self.task, name=name, clusters=clusters, num_repeated=repeated
+                *(*tables, self.policy, self.level),
+                task=self.task,
+                name=name,
+                clusters=clusters,
+                num_repeated=self.num_repeated,
+                missing=missing,
+                num_resamples=num_resamples,
             )
         too_few = grouped is not None and clusters is None
         return replace(found, limits=(*found.limits, FEW_GROUPS)) if too_few and isinstance(found, Evidence) else found

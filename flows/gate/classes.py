@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +24,7 @@ from flows.gate.clusters import (
     units_of,
 )
 from flows.gate.evidence import LEVEL, Evidence, Level, Policy, Rows, describe_test, one_sided
+from flows.gate.reach import out_of_reach
 from flows.records import ScoreTable
 
 
@@ -141,11 +142,12 @@ def compare_classes(
     name: str,
     clusters: Clusters | None = None,
     num_repeated: int = 0,
+    missing: Collection[str] = (),
 ) -> Evidence:
     """The evidence on accuracy against the champion, or, without one, against always answering `majority`.
 
-    Samples in `clusters` (of the sorted rows) are exchanged cluster by cluster; `num_repeated` more do not count. Raises
-    AskedWrongly if a table lacks the policy's measure.
+    Samples in `clusters` (of the sorted rows) are exchanged cluster by cluster; `num_repeated` more do not count. Of `missing`
+    classes there is no sample. Raises AskedWrongly if a table lacks the policy's measure.
     """
     value, old = _measure(candidate, policy.metric), _measure(champion, policy.metric) if champion else None
     if champion:
@@ -153,7 +155,11 @@ def compare_classes(
     else:
         pairs, opponent = _pairs(after, dict.fromkeys(after, majority), clusters), f"always answering {majority!r}"
     figures = _figures(pairs, policy, level, value, old)
-    limits = (_out_of_reach(pairs, level, figures, opponent),) if figures["best_p_value"] >= level.value else ()
+    best, misread = figures["best_p_value"], count_touched(~pairs.right_before, clusters)
+    words = out_of_reach(
+        opponent, misread, units_of(figures), f"p = {best:.3f}", level, missing=missing, is_constant=champion is None
+    )
+    limits = (words,) if best >= level.value else ()
     samples = sampled_words(pairs.num_samples, clusters, num_repeated)
     return Evidence(figures, _words(pairs, level, figures, samples, opponent), value, old, opponent, limits)
 
@@ -200,12 +206,4 @@ def _words(pairs: Pairs, level: Level, figures: Mapping[str, float], samples: st
         f"{pairs.right_before.mean():.3f} of {opponent}: {figures['gain']:+.3f} ({figures['gain_low']:+.3f} to "
         f"{figures['gain_high']:+.3f}) on {samples} ({pairs.num_fixed} fixed, "
         f"{pairs.num_broken} broken), {describe_test(pairs.test, figures['gain'], figures['p_value'], level)}"
-    )
-
-
-def _out_of_reach(pairs: Pairs, level: Level, figures: Mapping[str, float], opponent: str) -> str:
-    misread = count_touched(~pairs.right_before, pairs.clusters)
-    return (
-        f"{opponent} misreads only {misread} of {units_of(figures)}: even a model without a mistake would reach "
-        f"p = {figures['best_p_value']:.3f}, not below {level.words}; add test samples or raise alpha"
     )

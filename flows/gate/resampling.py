@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
 from flows.errors import AskedWrongly
 from flows.gate.answers import answer_most_pixels, answer_no_span, answer_shares, read_pair
-from flows.gate.bootstrap import Resampled, least_p_value, resample, seed_of
+from flows.gate.bootstrap import NUM_RESAMPLES, ROUNDING, Resampled, least_p_value, resample, seed_of
 from flows.gate.clusters import Clusters, count_touched, group_figures, sampled_words, units_of
 from flows.gate.evidence import Evidence, Level, Policy, Rows, describe_test, one_sided
 from flows.gate.measures import Answers, is_ranked, measure_of, num_differing
+from flows.gate.reach import lacked, out_of_reach
 from flows.records import ScoreTable
 from heads.catalogue import TASK_FACTS, Task, Tells
 
@@ -35,14 +36,16 @@ def compare_resampled(
     name: str,
     clusters: Clusters | None = None,
     num_repeated: int = 0,
+    missing: Collection[str] = (),
+    num_resamples: int = NUM_RESAMPLES,
 ) -> Evidence | str:
     """The evidence on the policy's measure, computed from the rows, against the champion, or, without one, a constant answer.
 
     The constant answer of masks is the value that most of their pixels have; of label sets, every label's share of the samples
     as its probability, and as a set the labels that more than half of the samples have; of tags, that no word is in a span.
-    Returns a reason, as a string, if the two cannot be compared. The random draws depend only on the two bundles, the data
-    version and the measure, so that a verdict repeats exactly. Raises AskedWrongly if the measure is unknown or not defined on
-    the samples.
+    Of `missing` classes there is no sample. Returns a reason, as a string, if the two cannot be compared. The random draws
+    depend only on the two bundles, the data version and the measure, so that a verdict repeats exactly. Raises AskedWrongly if
+    the measure is unknown or not defined on the samples.
     """
     measure = policy.metric.rpartition("/")[2]
     names, new, old = read_pair(task, after, before if champion else after)
@@ -60,18 +63,24 @@ def compare_resampled(
         num_samples=len(new.truths),
         num_differing=differing,
         seed=seed,
+        num_resamples=num_resamples,
         clusters=clusters,
     )
     if not (math.isfinite(resampled.new.value) and math.isfinite(resampled.old)):
         raise AskedWrongly(
             f"{policy.metric} is not defined on the {len(new.truths)} samples of the holdout (auroc needs samples with a label "
-            "and without it, for instance); add test samples or change promotion.metric"
+            f"and without it, span_f1 a span, for instance); add test samples{lacked(missing)} or change promotion.metric"
         )
     is_imperfect = np.full(len(old.truths), True) if is_ranked(task, measure) else ~old.is_perfect
-    num_imperfect = count_touched(is_imperfect, clusters)
+    # Of a measure that ranks any sample may be out of order, unless the opponent's is 1, which leaves nothing to gain.
+    num_imperfect = 0 if resampled.old > 1 - ROUNDING else count_touched(is_imperfect, clusters)
     figures = _figures(resampled, policy, level, len(new.truths), differing, num_imperfect, first=champion is None)
     figures |= group_figures(clusters)
-    limits = _limits(figures, level, num_imperfect, opponent)
+    best = f"no less than p = {figures['best_p_value']:.3f}"
+    unproven = out_of_reach(
+        opponent, num_imperfect, units_of(figures), best, level, missing=missing, is_constant=champion is None
+    )
+    limits = _limits(figures, level, unproven)
     samples = sampled_words(len(new.truths), clusters, num_repeated)
     words = _words(resampled, policy.metric, level, samples, opponent)
     return Evidence(figures, words, resampled.new.value, resampled.old if champion else None, opponent, limits)
@@ -128,15 +137,12 @@ def _words(resampled: Resampled, metric: str, level: Level, samples: str, oppone
     )
 
 
-def _limits(figures: Mapping[str, float], level: Level, num_imperfect: int, opponent: str) -> tuple[str, ...]:
-    best, units = figures["best_p_value"], units_of(figures)
-    if best >= level.value:
-        return (
-            f"{opponent} misreads only {num_imperfect} of {units}: even a model without a mistake would reach no less than "
-            f"p = {best:.3f}, not below {level.words}; add test samples or raise alpha",
-        )
+def _limits(figures: Mapping[str, float], level: Level, unproven: str) -> tuple[str, ...]:
+    if figures["best_p_value"] >= level.value:
+        return (unproven,)
     differing = int(figures["num_differing"])
     least = least_p_value(differing) / 2
     if differing and least >= level.value:
-        return (f"only {differing} of {units} are read differently: chance gives so few one direction with p = {least:.3f}",)
+        words = f"only {differing} of {units_of(figures)} are read differently"
+        return (f"{words}: chance gives so few one direction with p = {least:.3f}",)
     return ()

@@ -1,7 +1,7 @@
 """The plan: reading and checking it, its variants, and the keys of its works. Pure, but for reading the file."""
 
 from flows.plan.checks import check_data
-from flows.plan.classes import class_names, count_classes
+from flows.plan.classes import class_names, count_classes, majority_classes
 from flows.plan.expansion import VariantRow, describe, expand, label, recipe_key, retraining_key, screenings, start_key, work_key
 from flows.plan.form import Plan
 from flows.plan.promotion import PRIMARY
@@ -27,6 +27,7 @@ __all__ = [
     "groups_of",
     "label",
     "left_empty",
+    "majority_classes",
     "parse_plan",
     "primary_metric",
     "read_plan",

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from flows.plan.form import Target
-from flows.plan.targets import task_of
+from flows.plan.targets import find_task, task_of
 from flows.records import DataVersion
 from heads.catalogue import TASK_FACTS, Task
 from heads.tasks.bio import read_cell, tag_names, types_in
@@ -34,6 +34,18 @@ def count_classes(target: Target, version: DataVersion, split: str) -> dict[str,
     if TASK_FACTS[task].tells == "tags" and counts:
         names = tag_names(types_in(counts))
     return {name: counts[name] for name in names}
+
+
+def majority_classes(version: DataVersion) -> dict[str, str]:
+    """The most frequent cell of each target in `train`, without targets of masks and tags; ties go to the first by name."""
+    majority = {}
+    for target in version.targets:
+        if TASK_FACTS[find_task(version, target)].tells in ("pixels", "tags"):
+            continue
+        counts = Counter(name for s in version.samples if s.split == "train" and (name := s.labels[target]) is not None)
+        if counts:
+            majority[target] = min(counts, key=lambda name: (-counts[name], name))
+    return majority
 
 
 def _classes_in(cell: str, task: Task, target: Target, version: DataVersion) -> Mapping[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -11,12 +10,11 @@ from flows import plan as plans
 from flows.errors import Overtaken
 from flows.gate import Account, Policy
 from flows.gate.guards.admission import WITHDRAWN
-from flows.records import DataVersion, Finding, ModelVersion, Verdict
+from flows.records import Finding, ModelVersion, Verdict
 from flows.registry import Registry, is_withdrawn
 from flows.stages.session import RetrainingSession
 from flows.stages.trials.collect import collect_trials
 from flows.stages.values import FreshScores, Promotion, Scores, WorkPlan
-from heads.catalogue import TASK_FACTS
 from heads.errors import BundleError
 
 
@@ -36,7 +34,8 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         scores.table,
         scores.champion_table,
         policy,
-        majority=majority_classes(work_plan.version),
+        majority=plans.majority_classes(work_plan.version),
+        classes=work_plan.classes,
         withdrawn=any(is_withdrawn(version) for version in own),
         champion_name=f"champion {champion.version}" if champion else "",
         account=_account(session, work_plan, scores, recipe, versions),
@@ -210,15 +209,3 @@ def keep_verdict(
         )
         registry.record(name, number, verdict)
     return verdict, version
-
-
-def majority_classes(version: DataVersion) -> dict[str, str]:
-    """The most frequent cell of each target in `train`, without targets of masks and tags; ties go to the first by name."""
-    majority = {}
-    for target in version.targets:
-        if TASK_FACTS[plans.find_task(version, target)].tells in ("pixels", "tags"):
-            continue
-        counts = Counter(name for s in version.samples if s.split == "train" and (name := s.labels[target]) is not None)
-        if counts:
-            majority[target] = min(counts, key=lambda name: (-counts[name], name))
-    return majority

@@ -262,6 +262,20 @@ def test_a_holdout_too_small_for_any_challenger_is_said_so() -> None:
     assert "misreads only 4 of 60 samples: even a model without a mistake would reach p = 0.062" in verdict.reasons[-1]
 
 
+def test_a_holdout_of_the_majority_class_alone_is_told_by_the_classes_that_it_lacks() -> None:
+    good = table([True] * 18)
+    classes = {"label": ["bird", "cat", "dog"]}
+    verdict = decide(Case(good, None, Policy(METRIC), majority={"label": "cat"}, classes=classes))
+    assert verdict.reasons[-1] == (
+        "always answering 'cat' misreads none of 18 samples, so no model can be shown to be better, whatever alpha is; add test "
+        "samples of 'bird', 'dog' (the holdout has none)"
+    )
+    rows = (*good.rows, *(replace(row, digest=f"b{i}", truth="bird", predicted="bird") for i, row in enumerate(good.rows[:3])))
+    few = Case(replace(good, rows=rows), None, Policy(METRIC), majority={"label": "cat"}, classes=classes)
+    assert decide(few).reasons[-1].endswith("p = 0.125, not below alpha 0.05; add test samples of other classes or raise alpha")
+    assert few.foresee() == decide(few).reasons[-1]
+
+
 @pytest.mark.parametrize(
     ("champion", "words"),
     [

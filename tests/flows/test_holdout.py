@@ -23,9 +23,8 @@ from flows.job.training import results, together
 from flows.job.trunks import JobFeatures
 from flows.landing import ingest
 from flows.manifest import parse
-from flows.plan import Plan, check_data, class_names, targets_of
+from flows.plan import Plan, check_data, class_names, majority_classes, targets_of
 from flows.records import DataVersion, Sample, Weights, Work, Workers
-from flows.stages.promotion import majority_classes
 from flows.work_folder import bundle_name, read_trained
 from heads import bundle
 from heads.features import FeatureStore

@@ -18,6 +18,7 @@ from flows.records import (
     DataVersion,
     FailedVariant,
     Finding,
+    Mask,
     ModelVersion,
     Sample,
     ScoreTable,
@@ -30,6 +31,7 @@ from flows.records import (
 from flows.settings import Settings
 from flows.stages import training
 from flows.stages.planning import make_work_plan, plan_work, planned
+from flows.stages.preview.foreseen import foresee_verdict
 from flows.stages.reporting import closing, report, report_text
 from flows.stages.reporting.report import Report, report_json
 from flows.stages.reporting.report_text import leaderboard, verdict_text
@@ -62,6 +64,51 @@ def work_plan(tmp_path: Path) -> WorkPlan:
     version = DataVersion("d" * 32, "r" * 40, samples, tmp_path, ())
     plan = {"name": "x", "backbones": ["resnet18"], "weights": "none", "fit": {"learning_rate": [0.001, 5.0]}}
     return make_work_plan(parse_plan(plan), version)
+
+
+# Of each task: cells of two kinds, and what the holdout is told to lack that has the first alone.
+CELLS = {
+    "classification": (("a", "b"), "add test samples of 'b' (the holdout has none)"),
+    "multilabel": (("a|b", "a|c"), "add test samples of 'c' (the holdout has none)"),
+    "segmentation": (("masks/a.png", "masks/b.png"), "add test samples of '2' (the holdout has none)"),
+    "tagging": (("tags: O O", "tags: O B-x"), "add test samples of 'x' (the holdout has none) or change promotion.metric"),
+}
+
+
+@pytest.mark.parametrize("task", CELLS)
+def test_a_plan_says_what_the_verdict_will_say_of_a_holdout_that_can_prove_nothing(task: str, tmp_path: Path) -> None:
+    cells, words = CELLS[task]
+    folder = "texts" if task == "tagging" else "images"
+    fields = {
+        "backbones": ["lstm" if task == "tagging" else "resnet18"],
+        "weights": "none",
+        "heads": ["unet"] if task == "segmentation" else ["linear"],
+    }
+
+    def foreseen(tested: list[str], **promotion: object) -> str:
+        told = [
+            *(("train", cell) for cell in (cells[0], *cells) * 3),
+            *(("val", cell) for cell in cells),
+            *(("test", cell) for cell in tested),
+        ]
+        samples = tuple(Sample(f"{n:032x}", f"{folder}/{n}", split, {"label": cell}) for n, (split, cell) in enumerate(told))
+        masks = {"masks/a.png": Mask("1" * 32, {1: 64}), "masks/b.png": Mask("2" * 32, {1: 32, 2: 32})}
+        version = DataVersion("d" * 32, "r" * 40, samples, tmp_path, (), masks)
+        return foresee_verdict(make_work_plan(parse_plan({"name": "x", **fields, "promotion": promotion}), version))
+
+    alone = foreseen([cells[0]] * 18)
+    assert alone.startswith("no first model can be promoted on this test split: ")
+    why = (
+        "is not defined on the 18" if task == "tagging" else "misreads none of 18 samples, so no model can be shown to be better"
+    )
+    assert why in alone
+    assert alone.endswith(words)
+    assert foreseen([cells[0]] * 14 + [cells[1]] * 20) == ""
+    few = foreseen([cells[0]] * 2 + [cells[1]] * 2)
+    assert "even a model without a mistake would reach" in few
+    assert few.endswith("not below alpha 0.05; add test samples of other classes or raise alpha")
+    assert foreseen([cells[0]] * 2 + [cells[1]] * 2, alpha=0.3) == ""
+    assert "the holdout has no sample labelled for 'label'" in foreseen([])
 
 
 def give_up(settings: Settings, work: Work) -> None:

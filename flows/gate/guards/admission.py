@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 
 from flows.errors import AskedWrongly
-from flows.gate.case import Case, rows_of
+from flows.gate.case import NO_LABEL, Case, rows_of
 from flows.records import Finding, ScoreTable
 
 WITHDRAWN = "a person rolled this very model back or rejected it; it is not promoted again by itself"
@@ -28,8 +28,7 @@ def not_withdrawn(case: Case) -> Finding | None:
 def testable(case: Case) -> Finding | None:
     """A refusal of a holdout without labels of the target, or of masks of which the two models count different values."""
     if not case.after:
-        words = f"the holdout has no sample labelled for {case.target!r}: nothing can be shown; add test samples"
-        return Finding("testable", False, words)
+        return Finding("testable", False, NO_LABEL.format(case.target))
     if case.fresh:
         return None  # bets are made on any sample
     return Finding("testable", False, case.evidence) if isinstance(case.evidence, str) else None

@@ -15,6 +15,7 @@ from flows.stages.planning import make_work_plan
 from flows.stages.preview.compile_forecast import CompileForecast, forecast
 from flows.stages.preview.cost_estimate import estimate_costs
 from flows.stages.preview.costs import Estimate, ImagePhase, TrunkUse
+from flows.stages.preview.foreseen import foresee_verdict
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Preview:
     """A plan on a data version: its variants, how many are left to train, what that costs, and what guards may do.
 
     `in_driver` says that the job's driver trains them by itself, without workers; `compiling` is of variants that ask for it.
+    `warnings` say so if no model could be promoted on the test split.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Preview:
     estimate: Estimate
     in_driver: bool
     compiling: tuple[CompileForecast, ...]
+    warnings: tuple[str, ...]
 
 
 def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Preview:
@@ -81,4 +84,5 @@ def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Previe
         estimate=costs.estimate,
         in_driver=trains_in_driver(settings, work_plan, left),
         compiling=forecast(work_plan, left, device=costs.estimate.device, is_here=not costs.estimate.elsewhere),
+        warnings=tuple(filter(None, [foresee_verdict(work_plan)])),
     )
