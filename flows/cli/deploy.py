@@ -38,7 +38,7 @@ def deploy(
     from flows import dataset, prefect_server
     from flows.cron import check_cron
     from flows.plan import read_plan
-    from flows.stages.planning import find_mismatch
+    from flows.stages.planning import find_mismatches
 
     check_cron(cron)
     plans = [read_plan(file) for file in plan_files]
@@ -54,9 +54,8 @@ def deploy(
     prefect_server.check(settings.prefect)
     from flows import work_pool  # Prefect is imported once the environment names its server
 
-    for plan in plans:
-        if mismatch := find_mismatch(settings, plan):
-            screen.warn(mismatch)
+    for mismatch in find_mismatches(settings, plans):
+        screen.warn(mismatch)
     registration = work_pool.register(
         plans, pool=pool, image=image, workspace=settings.workspace, cron=cron, timezone=timezone, source=source
     )

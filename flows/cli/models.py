@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli import delivery as bundles
-from flows.cli import screen
+from flows.cli import delivery, screen
 from flows.cli.options import AsJson, Workspace, settings_of
 from flows.words import short
 
@@ -149,7 +148,7 @@ def rollback(
         )
 
 
-for verb in (bundles.pull, bundles.publish, bundles.card):
+for verb in (delivery.pull, delivery.publish, delivery.card):
     app.command()(verb)
 
 

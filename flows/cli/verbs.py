@@ -8,9 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import data, features, models, screen
-from flows.cli import deploy as deploying
-from flows.cli import doctor as checking
+from flows.cli import data, deploy, doctor, features, models, screen
 from flows.cli.options import AsJson, Endpoint, Workspace, settings_of
 from flows.errors import AskedWrongly
 
@@ -25,8 +23,8 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.add_typer(features.app, name="features")
-app.command()(deploying.deploy)
-app.command()(checking.doctor)
+app.command()(deploy.deploy)
+app.command()(doctor.doctor)
 
 PLAN = typer.Argument(metavar="PLAN", help="A plan: a YAML file such as flows/plans/demo.yaml.")
 PlanFile = Annotated[Path, PLAN]
@@ -75,13 +73,13 @@ def plan(
 
     Without a plan: headstart plan --backbones
     """
-    from flows.cli import backbones as listing
     from flows.cli import planning
+    from flows.cli.backbones import show
     from flows.plan import read_plan
     from flows.stages.preview import plan_preview
 
     if backbones:
-        return listing.show(as_json)
+        return show(as_json)
     if plan_file is None:
         raise AskedWrongly("no plan was named; give the path of a YAML file, or --backbones for what a plan may name")
     asked = read_plan(plan_file)
@@ -181,10 +179,9 @@ def up(
     """
     from flows import stack
     from flows.plan import read_plan
-    from flows.stages.planning import find_mismatch
+    from flows.stages.planning import find_mismatches
 
     settings, plans = settings_of(workspace), [read_plan(file) for file in plan_files]
-    for plan in plans:
-        if mismatch := find_mismatch(settings, plan):
-            screen.warn(mismatch)
+    for mismatch in find_mismatches(settings, plans):
+        screen.warn(mismatch)
     stack.run(settings, plans, cron=cron, source=source, say=screen.note)

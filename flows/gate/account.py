@@ -118,6 +118,11 @@ def chance_unseen(num_units: int, margin: float) -> float:
     return float((1 - margin) ** num_units)
 
 
+def least_units(alpha: float, margin: float) -> int:
+    """So many samples or clusters show a loss of `margin` in a weekly look, wherever it lies."""
+    return math.ceil(math.log(scipy.stats.norm.sf(least_z(alpha))) / math.log1p(-margin))
+
+
 def is_proven(look: MeanLook, alpha: float, margin: float | None = None) -> bool:
     """Whether the recipe is better: its mean by far, on enough samples that are read differently, the newest not behind.
 

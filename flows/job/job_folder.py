@@ -20,6 +20,7 @@ from flows.places import Fact, Place, Root, StoredFile, open_place
 
 JOB, SAMPLES, OUTCOME, ERROR = "job.json", "samples.json", "outcome.json", "error.json"
 TODO, SPAN, TO_STORE, SHARES = "todo.json", "span.json", "features.json", "shares.json"
+# `losses.json` holds interruptions, as it did under its earlier name.
 DRIVERS, GROUPS, INTERRUPTIONS, NODES = "drivers.json", "groups.json", "losses.json", "nodes.json"
 NEXT, SUBMISSION = "next.json", "submission.json"
 NOTED = re.compile(r"(stored|fetched)-.*\.json")

@@ -120,8 +120,16 @@ class RareFit(Value):
         "mean",
         description="What heads read of a text: its tokens' mean, the first one (class), or their mean by learned weights.",
     )
-    word_dropout: Decays = Field(0.0, description="Share of a training text's tokens that are left out, anew each time.")
-    token_masking: Decays = Field(0.0, description="Share of a training text's tokens that are hidden, anew each time.")
+    word_dropout: Decays = Field(
+        0.0,
+        description="Share of a training text's tokens that are left out, anew each time; frozen trunks read whole texts, unless "
+        "views says more.",
+    )
+    token_masking: Decays = Field(
+        0.0,
+        description="Share of a training text's tokens that are hidden, anew each time; frozen trunks read whole texts, unless "
+        "views says more.",
+    )
     recurrent_layers: Layers = Field(1, description="Layers of lstm, gru and rnn.")
     recurrent_width: CellWidths = Field(128, description="Channels of each layer of lstm, gru and rnn, of one direction.")
     bidirectional: StrictBool = Field(True, description="Whether lstm, gru and rnn also read a text backwards.")

@@ -91,13 +91,18 @@ class Entry:
         """
         known, made = {entry.id: entry for entry in history}, champion_at(history, math.inf)
         equal = known.get(self.id)
-        own = self if equal is None or equal._question == self._question else replace(self, question=self._question)
+        own = self if equal is None or self._asks_as(equal) else replace(self, question=self._question)
         if made is None or self.champion_before == self.champion_after:
             return own
         again = replace(own, after_move=made.after_move)
         if again.id == made.id:
             return again
         return replace(own, after_move=made.id) if own.id in known else own
+
+    def _asks_as(self, other: Entry) -> bool:
+        # Entries of earlier versions have neither a measure nor a recipe.
+        named = all(not one or not two or one == two for one, two in ((self.metric, other.metric), (self.recipe, other.recipe)))
+        return named and (self.waits, self.superior, self.is_look) == (other.waits, other.superior, other.is_look)
 
     @property
     def _question(self) -> str:

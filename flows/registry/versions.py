@@ -133,9 +133,10 @@ class Registry(Bookkeeping, Registering):
             verdict = Verdict(False, (f"rejected by hand: {reason.strip()}",), {}, (), proven.metric, proven.recipe)
             self._keep(self._entry("rejection", judged, verdict, state.champion, state.champion, state.history))
             self._client.set_model_version_tag(name, judged.version, telling.VERDICT, telling.verdict_tag(verdict))
-            self._client.set_model_version_tag(name, judged.version, WITHDRAWN_TAG, "true")
             if "challenger" in judged.aliases:
                 self._move(name, {"challenger": None})
+            # From here on it waits no more: killed before this, the same call does it all again.
+            self._client.set_model_version_tag(name, judged.version, WITHDRAWN_TAG, "true")
             self._client.delete_model_version_tag(name, judged.version, WAITS_TAG)
         return self.find(name, judged.version)
 

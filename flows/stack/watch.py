@@ -17,7 +17,7 @@ WITHIN_SECONDS = 900.0
 
 @dataclass
 class StackServer:
-    """A part of the stack: its name, a function that says what it died of (None while it lives), and one that restarts it."""
+    """A server of the stack: its name, a function that says what it died of (None while it lives), and one that restarts it."""
 
     name: str
     death: Callable[[], str | None]

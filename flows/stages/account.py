@@ -47,7 +47,9 @@ def account_of(
     ]
     looks = [entry for entry in judged if entry.is_look]
     days = (time.time() - max(entry.time for entry in looks)) / SECONDS_A_DAY if looks else math.inf
-    files = [_scores_of(entry, versions, storage) for entry in judged if entry.recipe == recipe]
+    # A challenger that was judged twice, with a look and without, counts once.
+    mine = {(entry.version, entry.data_version): entry for entry in judged if entry.recipe == recipe}
+    files = [_scores_of(entry, versions, storage) for entry in mine.values()]
     kept = [file for file in files if file and file.exists()][-(WINDOW - 1) :]
     return Account(len(looks), days, tuple(job.read_scores(file) for file in kept))
 

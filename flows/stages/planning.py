@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from flows import dataset
 from flows import plan as plans
-from flows.errors import AskedWrongly
+from flows.errors import AskedWrongly, HeadstartError
 from flows.plan import Plan
 from flows.records import DataVersion, Work
 from flows.sample_files import check_turned
@@ -20,6 +20,7 @@ from flows.stages.first_weights import Start, find_start, find_weights, note_sta
 from flows.stages.session import RetrainingSession, open_registry
 from flows.stages.values import WorkPlan
 from flows.words import counted
+from heads.errors import HeadsError
 from heads.spec import Variant
 
 _PLANNED: ContextVar[WorkPlan | None] = ContextVar("planned", default=None)
@@ -48,8 +49,22 @@ def make_work_plan(plan: Plan, version: DataVersion, settings: Settings | None =
         )
         for v in variants
     )
+    _check_leaks_guard(plan, works)
     key = plans.retraining_key(plan, version, works)
     return WorkPlan(plan, version, works, plans.primary_metric(plan, version), key)
+
+
+def _check_leaks_guard(plan: Plan, works: Sequence[Work]) -> None:
+    """Refuse a plan that is to block by near-duplicates, and has no features to look for them by."""
+    if plan.promotion.guards.leaks != "block":
+        return
+    from heads.trunks.trunk import stored_taps
+
+    if not any(stored_taps(work.variant) for work in works):
+        raise AskedWrongly(
+            "promotion.guards.leaks: block, and near-duplicates of the holdout cannot be looked for: no variant of the plan "
+            "stores features; add one whose backbone is frozen (freeze: all), or write leaks: warn"
+        )
 
 
 def find_champion(settings: Settings | None, plan: Plan, key: str | None = None) -> Start | None:
@@ -63,18 +78,20 @@ def find_champion(settings: Settings | None, plan: Plan, key: str | None = None)
     return find_start(open_registry(settings), settings.root, plan.name, key)
 
 
-def find_mismatch(settings: Settings, plan: Plan) -> str:
-    """Why a plan would be refused on the workspace's present data version, in words; '' if it fits, or there is none yet."""
+def find_mismatches(settings: Settings, asked: Sequence[Plan]) -> list[str]:
+    """Which plans would be refused on the workspace's present data version, and why, in words; none if that cannot be read."""
     try:
         version = dataset.read_version(settings.workspace)
-    except AskedWrongly:
-        return ""
-    try:
-        plans.check_data(plan, version)
-        plans.expand(plan, version)
-    except AskedWrongly as error:
-        return f"{plan.name} does not fit the data of now, and its runs will be refused: {error}"
-    return ""
+    except (HeadstartError, HeadsError, OSError):
+        return []
+    found = []
+    for plan in asked:
+        try:
+            plans.check_data(plan, version)
+            plans.expand(plan, version)
+        except (HeadstartError, HeadsError) as error:
+            found.append(f"{plan.name} does not fit the data of now, on which its runs are refused: {error}")
+    return found
 
 
 @contextlib.contextmanager

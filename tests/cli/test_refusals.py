@@ -239,7 +239,7 @@ def test_a_stack_is_refused_before_its_first_server(workspace: Path, ask: Ask) -
     (workspace.parent / "texts.yaml").write_text(f"{PLAN}\nfit: {{max_tokens: 32}}\n")
     told = ask(workspace, "up", "../texts.yaml", HEADSTART_RAY_ADDRESS=DEAD)
     assert told.status == 2
-    assert "tiny does not fit the data of now, and its runs will be refused: resnet18: fit's max_tokens" in told.err
+    assert "tiny does not fit the data of now, on which its runs are refused: resnet18: fit's max_tokens" in told.err
     assert f"Ray at {DEAD}" in told.err
     assert left_behind(workspace) == set()
 

@@ -122,3 +122,15 @@ def test_a_decision_is_not_finished_if_its_work_is_judged_again_or_another_hand_
     assert registry.settle("m")
     by_hand(registry, "1")
     assert registry.moved_by_hand("m"), "back by hand is no crash"
+
+
+@pytest.mark.parametrize(("step", "count"), [("_keep", 0), ("_keep", 1), ("_move", 0), ("_move", 1)])
+def test_a_rejection_that_is_cut_short_is_finished_by_the_same_call(reigns: Path, tmp_path: Path, step: str, count: int) -> None:
+    shutil.copytree(reigns / "two", tmp_path / "reign")
+    registry = Versions(f"sqlite:///{tmp_path / 'reign' / 'mlflow.db'}", tmp_path / "reign" / "ledger")
+    cut_short(registry, step, count, lambda registry: registry.reject("m", None, "why"))
+    assert registry.reject("m", None, "why").version == "3"
+    assert [entry[0] for entry in told(registry)].count("rejection") == 1
+    assert aliases(registry) == {"champion": "2", "previous": "1"}
+    tags = registry.find("m", "3").tags
+    assert (tags["headstart.withdrawn"], "headstart.waits_for_approval" in tags) == ("true", False)

@@ -134,6 +134,18 @@ def test_a_weekly_look_rules_the_loss_out_of_the_mean_of_seven() -> None:
     assert "gathering evidence" in waiting.reasons[0]
 
 
+def test_a_weekly_look_at_readers_that_are_all_alike_says_how_many_labels_would_show_a_loss() -> None:
+    reader = np.arange(500) < 450
+    challengers = [table(reader, f"c{number}") for number in range(7)]
+    case = replace(case_of(table(reader, "champion"), challengers, looks=1), policy=replace(MARGIN, margin=0.005))
+    verdict = decide(case)
+    assert not verdict.promoted
+    # As many as leave no more than the look's level that none of them is among the lost ones.
+    wanted = int(np.ceil(np.log(norm.sf(least_z(0.05))) / np.log(0.995)))
+    assert f"it might lie where none of these do; {wanted - 500} more labels would show it" in verdict.reasons[0]
+    assert decide(replace(case, policy=replace(MARGIN, margin=0.02))).promoted
+
+
 @pytest.mark.parametrize("task", bootstrap.TASKS)
 def test_label_sets_and_masks_are_tested_by_what_samples_add_to_the_measure(task: Task) -> None:
     draw = bootstrap.DRAWN[task]

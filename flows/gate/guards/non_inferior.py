@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import scipy
 
-from flows.gate.account import WINDOW, chance_unseen, look_at_mean
+from flows.gate.account import WINDOW, chance_unseen, least_units, look_at_mean
 from flows.gate.account import least_z as least_z_of
 from flows.gate.case import Case, rows_of
 from flows.gate.classes import paired_score
@@ -77,7 +77,10 @@ def _weekly_look(case: Case, margin: float) -> Finding:
         f"look {number} against {case.tested.champion_name}: of the mean of the last {WINDOW} of this recipe a loss of {margin:g}"
     )
     if not case.is_decided:
-        words = f"{asked} is not ruled out{needed(look.above(-margin), least, look.num_samples)}"
+        few = least_units(case.policy.alpha, margin) - look.num_units
+        kind = "label" if look.num_units == look.num_samples else "group"
+        lacking = f": it might lie where none of these do; {counted(few, f'more {kind}')} would show it" if few > 0 else ""
+        words = f"{asked} is not ruled out{lacking or needed(look.above(-margin), least, look.num_samples)}"
         return Finding(NAME, False, words, figures)
     figures |= {"gain": look.gain, "z": look.above(-margin), "newest_gain": look.newest_gain}
     words = (

@@ -67,7 +67,8 @@ def _weekly_look(case: Case) -> Finding:
 
 def needed(z: float, least: float, num_samples: int) -> str:
     """How many labels more would decide, in words, as coarse as to tell nothing of the holdout."""
-    coarse = COARSE_Z * round(z / COARSE_Z)
+    # Without any spread nothing is known of how much more it takes.
+    coarse = COARSE_Z * round(z / COARSE_Z) if math.isfinite(z) else 0.0
     if coarse < 1:
         return ", and nothing points that way yet"
     more = num_samples * ((least + POWER_Z) ** 2 / coarse**2 - 1)
