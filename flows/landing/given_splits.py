@@ -56,7 +56,8 @@ def by_file_name(root: Path, files: Sequence[PurePosixPath]) -> dict[PurePosixPa
         halves = _with_test_halves(files)
         ends = {file: split_at_an_end(file.stem, halves=file.parent in halves) for file in files}
         splits = {file: ends[file] if split is None else split for file, split in splits.items()}
-        unclear = next((file for file, split in splits.items() if not split), None)
+        # A name that says some split, and not which, first: it is refused in any company.
+        unclear = next((file for said in ("", None) for file, split in splits.items() if split == said), None)
         clear = next((file for file, split in splits.items() if split), None)
         if unclear and (clear or splits[unclear] == ""):
             others = f" Others say theirs, as {str(clear)!r} does." if clear else ""

@@ -11,6 +11,9 @@ from flows.manifest import is_mask_target, is_tags_target
 from flows.records import Sample
 from flows.words import counted
 
+# Rare classes beside common ones are a long tail; ids are nearly all rare.
+IDS_SHARE = 0.9
+
 
 def tells_masks_or_tags(samples: Sequence[Sample], target: str) -> bool:
     """Whether a target's cells are masks, or tags of words."""
@@ -30,8 +33,8 @@ def leave_out_ids(
 ) -> tuple[Sequence[Unsettled], tuple[str, ...]]:
     """The rows without the classes of columns that look like ids, and a warning about those of them that are `told` of.
 
-    Such a column has most of its samples, and most of those still to be carved, in classes too small to be split. Where all
-    columns are such, they stay, unless there are `others`, of masks or tags.
+    Such a column has nearly all of its samples, and most of those still to be carved, in classes too small to be split. Where
+    all columns are such, they stay, unless there are `others`, of masks or tags.
     """
     lacking = lacking_splits(rows)
     to_carve = [row for row in rows if may_be_carved(row, lacking)]
@@ -39,7 +42,7 @@ def leave_out_ids(
     small = {name for name, size in sizes.items() if size < MIN_TRAIN + max(1, len(lacking))}
     labelled, in_small = (_by_target({name: sizes[name] for name in names}) for names in (sizes, small))
     held = Counter(target for row in to_carve for target in {target for target, _ in row.classes & small})
-    ids = [t for t in sorted(labelled) if 2 * in_small[t] > labelled[t] and 2 * held[t] > len(to_carve)]
+    ids = [t for t in sorted(labelled) if in_small[t] > IDS_SHARE * labelled[t] and 2 * held[t] > len(to_carve)]
     if not ids or (len(ids) == len(labelled) and not others):
         return rows, ()
     kept = [replace(row, classes=frozenset(name for name in row.classes if name[0] not in ids)) for row in rows]
@@ -49,7 +52,7 @@ def leave_out_ids(
     words = (
         f"{', '.join(named)} {what}, too small to be split, and has no say in the splits, which are for good: if samples of one "
         "id were taken together, ingest into a new workspace with the column called 'group', which keeps them in one split; if "
-        "it is nothing to learn, leave it out of the table. It stays a target that a plan may name"
+        "it is nothing to learn, leave it out of the table"
     )
     return kept, (words,) if named else ()
 

@@ -74,7 +74,8 @@ def ingest(
         own=own,
         on_progress=on_progress,
         admit=admit,
-        was_judged=lambda: any(v.splits.get("val") or v.splits.get("test") for v in dataset.history(workspace)),
+        # Of a version whose manifest is not on this machine nobody knows.
+        was_judged=lambda: any(not v.splits or v.splits.get("val") or v.splits.get("test") for v in dataset.history(workspace)),
     )
     version = dataset.record_version(workspace, f"Data from {source}")
     lost = before is not None and pointer.read_text() != before

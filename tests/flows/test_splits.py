@@ -178,6 +178,9 @@ def test_columns_of_small_classes_decide_where_there_is_no_other() -> None:
     assert set(settle(leave_out_ids(few, others=True, told=("label",))[0])[0]) == {"train", "val", "test"}
     flagged = [replace(row, classes=row.classes | {("flag", "torn")}) for row in numbered(4, first=900)]
     assert leave_out_ids(flagged + numbered(60), others=False, told=("flag",))[1] == (), "a few flags are no ids"
+    tail = [row for label in range(60) for row in numbered(2, f"rare{label}", first=500 + 2 * label)]
+    breeds = [replace(row, classes=row.classes | {("colour", "red")}) for row in numbered(90) + tail]
+    assert leave_out_ids(breeds, others=True, told=("label",))[1] == (), "a long tail of classes is no column of ids"
     half = numbered(21) + few[:20]
     assert leave_out_ids(half, others=True, told=("label",)) == (half, ()), "most of its samples can be split"
 

@@ -163,6 +163,13 @@ def test_a_file_that_says_no_split_beside_others_that_do_is_refused(files: str, 
     assert tree(data) == {}
 
 
+@pytest.mark.parametrize("beside", ["aaa", "zzz"])
+def test_a_file_whose_split_is_unclear_is_refused_beside_any_other(beside: str, tmp_path: Path, data: Path) -> None:
+    source = write(tmp_path / "source", **{name: sentences(12, f"word{name}") for name in (beside, "holdout")})
+    with pytest.raises(AskedWrongly, match=r"which split is the file 'holdout.conll'\? Let its name"):
+        ingest(source, data)
+
+
 def test_files_of_tags_of_which_none_says_a_split_are_carved_and_so_is_one_alone(tmp_path: Path, data: Path) -> None:
     for number, names in enumerate((("part1", "part2"), ("my.test",))):
         other = tmp_path / str(number) / "data"
