@@ -30,7 +30,8 @@ PLAN = typer.Argument(metavar="PLAN", help="A plan: a YAML file such as flows/pl
 PlanFile = Annotated[Path, PLAN]
 Texts = Annotated[list[str] | None, typer.Option(help="A text itself, for a model of texts; may be given several times.")]
 MaskFolder = Annotated[
-    Path | None, typer.Option("--output", "--masks", help="The folder that masks are written to, as PNG of the images' size.")
+    Path | None,
+    typer.Option("--output", "--masks", help="The folder for masks, PNG of the images' size; --csv and --json may do without."),
 ]
 COLUMN = "The column of a CSV with paths, relative to the CSV, or with texts; left out: `file`, `text`, or the only one."
 Column = Annotated[str | None, typer.Option(help=COLUMN)]
@@ -157,6 +158,7 @@ def predict(
             output,
             texts=text or [],
             column=column,
+            without_masks=csv is not None or as_json,
             progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )
     if csv is not None:

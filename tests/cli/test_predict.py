@@ -107,6 +107,30 @@ def test_several_masks_of_an_image_lie_in_folders_of_their_own(workspace: Path, 
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["masks"]
 
 
+def test_classes_beside_masks_are_told_without_a_folder_for_masks_where_a_csv_or_json_is_asked_for(
+    workspace: Path, bundle: str, tmp_path: Path, ask: Ask
+) -> None:
+    heads = (Head(target="kind"), Head(target="mask", task="segmentation", design="fcn"))
+    variant, classes = Variant(backbone="squeezenet1_1", heads=heads), {"kind": ["cat", "dog"], "mask": ["0", "9"]}
+    model, preprocess = build_model(variant, classes, None), preprocess_for(variant.backbone, 64, whole=True)
+    both = str(save(tmp_path / "both", model=model, variant=variant, classes=classes, preprocess=preprocess, facts={}))
+    image, table = str(draw(tmp_path / "a.png", (30, 20))), tmp_path / "told.csv"
+    answer = ask(workspace, "predict", both, image, "--json", "--csv", str(table))
+    assert answer.status == 0, answer.err
+    assert answer.err.count("masks (mask) are not written: name a folder for them with --output FOLDER") == 1
+    (row,) = answer.told["predictions"]
+    assert row["kind"]["label"] in ("cat", "dog")
+    assert row["mask"]["mask"] is None
+    assert sum(row["mask"]["shares"].values()) == pytest.approx(1)
+    assert table.read_text().splitlines()[1].startswith(f"{image},{row['kind']['label']},")
+    refused = ask(workspace, "predict", both, image)
+    assert (refused.status, "--output FOLDER, or ask for the other answers alone with --csv" in refused.err) == (2, True)
+    alone = ask(workspace, "predict", bundle, image, "--json")
+    assert alone.status == 2
+    assert "--output FOLDER" in alone.err
+    assert "the other answers" not in alone.err
+
+
 def test_a_file_that_is_there_is_never_written_over(workspace: Path, bundle: str, tmp_path: Path, ask: Ask) -> None:
     draw(tmp_path / "in/a.png", (30, 20))
     own = draw(tmp_path / "in/b.png", (30, 20)).read_bytes()

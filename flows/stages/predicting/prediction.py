@@ -36,13 +36,15 @@ def predict(
     *,
     texts: Sequence[str] = (),
     column: str | None = None,
+    without_masks: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Readings:
     """Predictions of a bundle's folder, or of a registered `NAME@WHICH`, on images or, if it reads them, on texts.
 
     `texts` are texts as they are; files of texts are read as `find_texts` says. Of images, a folder stands for the images in it,
     a CSV file for those that its `column` names (left out: `file`, or the only one).
-    Masks become PNG files under `output`, one for each image, named after it. An image of a folder or a CSV that does not decode
+    Masks become PNG files under `output`, one for each image, named after it; without it, a model that tells more than masks may
+    be asked for answers `without_masks`. An image of a folder or a CSV that does not decode
     is listed as unread. `progress` is told how many of how many samples are done. Raises AskedWrongly if there is no such model,
     file or column, no output folder for masks, or a mask file already exists; ImageError if an image that was named itself does
     not decode. Then nothing is written.
@@ -58,8 +60,15 @@ def predict(
         raise AskedWrongly(f"{model} reads images, and was given {counted(len(texts), 'text')} with --text; name files of images")
     asked = find_images(files, output, column)
     masks = [head.target for head in bundle.variant.heads if TASK_FACTS[head.task].tells == "pixels"]
+    warnings = asked.warnings
     if masks and output is None:
-        raise AskedWrongly(f"{model} reads masks ({', '.join(masks)}): name the folder that they are written to with --output")
+        others = len(masks) < len(bundle.variant.heads)
+        if not (others and without_masks):
+            rest = ", or ask for the other answers alone with --csv FILE or --json" if others else ""
+            raise AskedWrongly(
+                f"{model} reads masks ({', '.join(masks)}): name the folder that they are written to with --output FOLDER{rest}"
+            )
+        warnings += (f"masks ({', '.join(masks)}) are not written: name a folder for them with --output FOLDER",)
     _check_named([file for file, is_named in asked.files if is_named])
     images = [file for file, _ in asked.files]
     places = mask_files(images, masks, output) if output is not None and masks else [{} for _ in images]
@@ -69,7 +78,7 @@ def predict(
     for each in asked.found:
         told.append(each if isinstance(each, Unread) else next(read))
         progress(len(told), len(asked.found))
-    return Readings(tuple(told), asked.warnings)
+    return Readings(tuple(told), warnings)
 
 
 def _read_texts(bundle: Bundle, asked: AskedTexts, progress: Callable[[int, int], None]) -> Readings:
@@ -162,7 +171,7 @@ def _read_batch(bundle: Bundle, batch: Sequence[tuple[Path, Mapping[str, Path], 
 
 
 def _keep(answer: Answer, file: Path | None) -> Answered:
-    """The bundle's answer as a value for a reading; a mask is written to `file`."""
+    """The bundle's answer as a value for a reading; a mask is written to `file`, if one is given."""
     from heads.bundle import Labels, Prediction, TagsPrediction
 
     match answer:
@@ -172,7 +181,8 @@ def _keep(answer: Answer, file: Path | None) -> Answered:
             return LabelsAnswer(tuple(answer.labels), dict(answer.probabilities))
         case TagsPrediction():
             return TagsAnswer(answer.words, answer.tags, answer.spans)
-    assert file is not None
+    if file is None:
+        return MaskAnswer(None, dict(answer.shares))
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_name(f".{file.name}.{os.getpid()}.new")
     try:

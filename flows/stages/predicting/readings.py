@@ -30,9 +30,9 @@ class LabelsAnswer:
 
 @dataclass(frozen=True)
 class MaskAnswer:
-    """The file of the predicted mask, and each class's share of its pixels."""
+    """The file of the predicted mask, None if it was not written, and each class's share of its pixels."""
 
-    mask: str
+    mask: str | None
     shares: Mapping[str, float]
 
 
