@@ -54,6 +54,7 @@ def verify(workspace: Workspace = None, as_json: AsJson = False) -> None:
         screen.warn(f"{shard.trunk_id}/{shard.shard}: {shard.reason}")
     screen.note(f"{check.root}: {counted(check.shards, 'shard')}, {screen.size(check.bytes)}; {len(check.damaged)} damaged")
     if check.damaged:
+        screen.note("Nothing has to be done: the next retraining that needs these samples removes them and computes them again")
         raise typer.Exit(1)
 
 

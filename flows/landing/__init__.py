@@ -146,10 +146,14 @@ def _refuse_other_modality(earlier: Sequence[Sample], entries: Sequence[Entry]) 
 def _refuse_bad(arrivals: Sequence[Arrival], max_bad_share: float) -> None:
     bad = [arrival for arrival in arrivals if arrival.fault]
     if len(bad) > max_bad_share * len(arrivals):
-        shown = "; ".join(f"{_printable(_plain(arrival.entry))}: {arrival.fault}" for arrival in bad[:5])
+        names: dict[str, list[str]] = defaultdict(list)
+        for arrival in bad:
+            names[str(arrival.fault)].append(_printable(_plain(arrival.entry)))
+        told = [f"{of[0]}: {fault}{f' (and {len(of) - 1} more)' if len(of) > 1 else ''}" for fault, of in names.items()]
+        shown = "; ".join([*told[:5], *(["..."] if len(told) > 5 else [])])
         raise AskedWrongly(
             f"{len(bad)} of {len(arrivals)} {modality_in([bad[0].entry.file])}s are bad ({len(bad) / len(arrivals):.1%}), "
-            f"more than the {max_bad_share:.0%} allowed; nothing was changed. {shown}{'; ...' if len(bad) > 5 else ''}"
+            f"more than the {max_bad_share:.0%} allowed; nothing was changed. {shown}"
         )
 
 

@@ -29,6 +29,8 @@ UNDERSTOOD = (
     "in .conll files (train.conll, dev.conll, test.conll): a word and its tag a line (BIO; IOB1, BIOES, BILOU and BMES are read "
     "as BIO), sentences parted by empty lines."
 )
+# The endings of other tools' annotations of images, as COCO's and VOC's.
+ANNOTATIONS = (".json", ".xml")
 # Texts about a data set and its origin: that they are left out needs no warning.
 _PAPERS = ("readme", "license", "licence", "copying", "citation", "changelog", "data.dvc")
 
@@ -65,14 +67,22 @@ def scan(root: Path, own: Collection[Path] = ()) -> Listing:
             f"source {str(root)!r} is empty: it holds no image and no text{f', only {seen}' if seen else ''}; an image is what "
             f"Pillow reads: .jpg, .png, .tif, .webp and the like.{advise(root, source.files)} {UNDERSTOOD}"
         )
-    for read in (_pairs, _split_folders, _class_folders):
-        entries = read(root, images)
-        if entries:
-            return Listing(_once(entries), _left_out(root, source, entries), _vanished(source))
+    unread = _annotations(source.files)
+    try:
+        entries = _in_folders(root, images)
+    except AskedWrongly as error:
+        raise AskedWrongly(f"{error}{unread}") from None
+    if entries:
+        return Listing(_once(entries), _left_out(root, source, entries), _vanished(source))
     raise AskedWrongly(
-        f"source {str(root)!r} has {counted(len(images), 'image')}, e.g. {images[0]}, in no layout understood.{_deeper(images)} "
-        f"{UNDERSTOOD}"
+        f"source {str(root)!r} has {counted(len(images), 'image')}, e.g. {images[0]}, in no layout understood."
+        f"{_deeper(root, images)}{unread} {UNDERSTOOD}"
     )
+
+
+def _in_folders(root: Path, images: Sequence[PurePosixPath]) -> list[Entry]:
+    """The entries of images whose folders tell their labels, or whose names tell their masks; none in another layout."""
+    return next((entries for read in (_pairs, _split_folders, _class_folders) if (entries := read(root, images))), [])
 
 
 def _vanished(source: Contents) -> tuple[PurePosixPath, ...]:
@@ -86,9 +96,26 @@ def _is_folder(root: Path) -> bool:
         raise AskedWrongly(f"source {str(root)!r} cannot be read ({error.strerror}); nothing was changed") from None
 
 
-def _deeper(images: Sequence[PurePosixPath]) -> str:
-    tops = {image.parts[0] for image in images if len(image.parts) > 2}
-    return f" All lie under {tops.pop()!r}: try that folder." if len(tops) == 1 and all(len(i.parts) > 2 for i in images) else ""
+def _deeper(root: Path, images: Sequence[PurePosixPath]) -> str:
+    """The folder that all images lie under, in words, if there is enough to learn from in it; else ''."""
+    tops = {image.parts[0] for image in images}
+    if len(tops) != 1 or any(len(image.parts) < 3 for image in images):
+        return ""
+    top = tops.pop()
+    try:
+        entries = _in_folders(root / top, [image.relative_to(top) for image in images])
+    except AskedWrongly:
+        return ""
+    is_enough = any(entry.masks for entry in entries) or len({entry.labels.get(LABEL) for entry in entries}) > 1
+    return f" All lie under {top!r}: try that folder." if is_enough else ""
+
+
+def _annotations(files: Sequence[PurePosixPath]) -> str:
+    """That annotations beside images are not read, in words; '' if there are none."""
+    found = next((file for file in files if file.suffix.lower() in ANNOTATIONS), None)
+    if found is None:
+        return ""
+    return f" Annotations in {found.suffix} are not read ({_printable(found)}): write their labels into a table labels.csv."
 
 
 def _once(entries: Iterable[Entry]) -> tuple[Entry, ...]:

@@ -50,6 +50,8 @@ def _fault_of(cell: str, file: PurePosixPath | None, table: Table) -> str | None
         return f"is a text, and `file` names images: give texts themselves in a column `{TEXT}`, and no column `file`"
     if file:
         return None
+    if Path(cell).is_absolute():
+        return "no such image in the source; write paths relative to the table's folder"
     both = f"; a table of texts has a column `{TEXT}` and no column `file`" if TEXT in table.targets else ""
     return f"no such image in the source{both}"
 
@@ -61,11 +63,20 @@ def _mask_file(root: Path, file: PurePosixPath | None) -> ImageFile | None:
 def _find(root: Path, cell: str, known: _Known, folders: Sequence[str]) -> PurePosixPath | None:
     """The file of the source that a cell names, with or without one of `folders` before it, in any Unicode composition."""
     named = Path(cell.replace("\\", "/"))
-    if named.is_absolute() and named.is_relative_to(root):
-        named = named.relative_to(root)
+    if named.is_absolute():
+        named = _within(root, named)
     plain = PurePosixPath(os.path.normpath(named.as_posix()))
     places = [plain, *(PurePosixPath(folder) / plain for folder in folders)]
     return next((known[name] for place in places for name in (place, _composed(place)) if name in known), None)
+
+
+def _within(root: Path, named: Path) -> Path:
+    """An absolute path as one in `root`, whichever links lead to both; itself if it lies elsewhere."""
+    if named.is_relative_to(root):
+        return named.relative_to(root)
+    # The file itself may be a link that leads out of the source.
+    there, real = Path(os.path.realpath(named.parent)) / named.name, Path(os.path.realpath(root))
+    return there.relative_to(real) if there.is_relative_to(real) else named
 
 
 def _composed(file: PurePosixPath) -> PurePosixPath:

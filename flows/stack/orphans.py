@@ -1,4 +1,4 @@
-"""Servers and flow runs that a killed `headstart up` left running, and their end."""
+"""Servers and flow runs that a killed command, mostly `headstart up`, left running, and their end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def end_orphans(settings: Settings, say: Callable[[str], None] | None = None) ->
     at_work = [one for one in orphans if _is_run(one)]
     if orphans and say:
         kept = f" and {counted(len(at_work), 'run')}, whose trained work is kept" if at_work else ""
-        say(f"Ending what a killed `headstart up` left running: {counted(len(orphans) - len(at_work), 'server')}{kept}")
+        say(f"Ending what a killed `headstart` command left running: {counted(len(orphans) - len(at_work), 'server')}{kept}")
     # The runs first, for they still speak to the servers.
     for group in (at_work, [one for one in orphans if one not in at_work]):
         processes.end(group, END_SECONDS)

@@ -92,6 +92,7 @@ def test_every_byte_is_verified_and_damage_ends_with_status_1(workspace: Path, a
     assert answer.status == 1
     assert [(one["trunk_id"], one["shard"]) for one in json.loads(answer.out)["damaged"]] == [(trunks()[0].id, shard.name)]
     assert shard.name in answer.err
+    assert "the next retraining that needs these samples removes them and computes them again" in answer.err
     assert shard.exists()
 
 

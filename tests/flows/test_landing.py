@@ -309,6 +309,23 @@ def test_a_row_without_its_image_is_quarantined(tmp_path: Path, data: Path) -> N
     assert report.quarantined == (("24.png", "no such image in the source"),)
 
 
+def test_absolute_paths_are_those_of_the_source_by_whichever_link_and_others_are_told_what_to_write(
+    tmp_path: Path, data: Path
+) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    link.symlink_to(real)
+    rows = [f"{(real, link)[i % 2] / 'images' / f'{i}.png'},{'ab'[i // 2 % 2]}" for i in range(24)]
+    table_source(real, ["file,kind", *rows, "/elsewhere/24.png,a"])
+    for source in (real, link, tmp_path / "real" / ".." / "link"):
+        report = ingest(source, data)
+        ((file, fault),) = report.quarantined
+        assert (report.num_samples, file, fault) == (
+            24,
+            "/elsewhere/24.png",
+            "no such image in the source; write paths relative to the table's folder",
+        )
+
+
 def too_many_bad(root: Path) -> None:
     class_folders(root)
     for index in range(3):

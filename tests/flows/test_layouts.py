@@ -243,6 +243,22 @@ def test_a_folder_too_deep_is_named(tmp_path: Path) -> None:
         scan(photos(tmp_path, "archive/train/cat/{}.png", "archive/train/dog/{}.png"))
 
 
+@pytest.mark.parametrize(
+    "tree", [("images/train2017/{}.png", "images/val2017/{}.png"), ("photos/all/{}.png",) * 2, ("{}.png",) * 2]
+)
+def test_annotations_of_another_tool_are_said_not_to_be_read_and_no_folder_is_named_that_is_refused_too(
+    tmp_path: Path, tree: tuple[str, str]
+) -> None:
+    source = photos(tmp_path, *tree)
+    (source / "annotations").mkdir()
+    (source / "annotations" / "instances_train2017.json").write_text("{}")
+    with pytest.raises(
+        AskedWrongly, match=r"in .json are not read .annotations/instances_train2017.json.: .* table labels.csv"
+    ) as told:
+        scan(source)
+    assert "try that folder" not in str(told.value)
+
+
 def test_what_a_layout_leaves_out_is_told_in_one_warning(tmp_path: Path) -> None:
     photos(tmp_path, "cat/{}.png", "dog/{}.png", "dog/deep/{}.png", ".net/{}.png")
     for name in ("cat/0.heic", "cat/1.HEIC", "notes.txt", "noend", "README.md", ".DS_Store", "dog/Thumbs.db"):

@@ -238,7 +238,7 @@ def test_noise_is_no_delay_and_a_delay_blocks_if_the_plan_says_so() -> None:
     verdict = gate.decide(slow)
     assert not verdict.promoted
     assert verdict.reasons[-2].startswith("a sample takes 2")
-    assert "2.00 times as long (2.00 to 2.00)" in verdict.reasons[-2]
+    assert "; 2.00 times as long (2.00 to 2.00) in the median of paired calls, more than" in verdict.reasons[-2]
     assert "9.0 MB against 5.0 MB" in verdict.reasons[-2]
     assert gate.decide(replace(slow, policy=replace(slow.policy, max_slowdown=2.0))).promoted
     assert gate.decide(case(old, old, "block")).promoted

@@ -206,8 +206,10 @@ def test_a_lossy_mask_is_refused_at_ingest_and_a_smooth_one_told(tmp_path: Path)
             (tmp_path / root / "masks").mkdir(exist_ok=True)
             small = mask.resize((13, 13), Image.Resampling.BILINEAR).resize((40, 40), Image.Resampling.BILINEAR)
             (mask if kind == "jpg" else small).save(tmp_path / root / "masks" / f"{index}.{kind}")
-    with pytest.raises(AskedWrongly, match=r"24 of 24 images are bad.*its mask: is a picture in JPEG.*save masks as PNG"):
+    words = r"24 of 24 images are bad.*changed. 0.png: its mask: is a picture in JPEG.*save masks as PNG.* .and 23 more.$"
+    with pytest.raises(AskedWrongly, match=words) as told:
         ingest(tmp_path / "lossy", data)
+    assert str(told.value).count("JPEG") == 1
     assert not data.exists()
     (warning,) = ingest(tmp_path / "smooth", data).warnings
     assert warning.startswith("24 masks, e.g. masks/0.png, look like shades")

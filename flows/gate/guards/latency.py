@@ -23,8 +23,9 @@ def latency(case: Case) -> Finding | None:
     passed = low <= case.policy.max_slowdown
     (new_median, new_most), (old_median, old_most) = (np.quantile(serving.seconds, [0.5, 0.9]) * 1000 for serving in (new, old))
     words = (
-        f"a sample takes {new_median:.1f} ms on this machine (90 % within {new_most:.1f}), of {case.champion_name} "
-        f"{old_median:.1f} ms ({old_most:.1f}): {ratio:.2f} times as long ({low:.2f} to {high:.2f}), "
+        f"a sample takes {new_median:.1f} ms on this machine (90 % within {new_most:.1f}), "
+        f"of {case.champion_name} {old_median:.1f} ms ({old_most:.1f}); "
+        f"{ratio:.2f} times as long ({low:.2f} to {high:.2f}) in the median of paired calls, "
         f"{'not more' if passed else 'more'} than {case.policy.max_slowdown:g} times; the bundle has "
         f"{new.num_bytes / 1e6:.1f} MB against {old.num_bytes / 1e6:.1f} MB"
     )
