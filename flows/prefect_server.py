@@ -27,6 +27,7 @@ LOG_IN = "Set PREFECT_API_AUTH_STRING to user:password for a server of your own,
 CLOUD = "prefect.cloud/"
 # In the PREFECT_HOME of a server of our own.
 LOG = "server.log"
+MAX_LOG_BYTES = 5_000_000
 # A database of Prefect's has no room in these.
 FEW_BYTES = 2**20
 # How Prefect's message begins when the server that it starts for itself does not answer in time.
@@ -170,10 +171,12 @@ def _start_now(meanwhile: Callable[[], None], home: Path) -> None:
 
 
 def _open_log(home: Path) -> BinaryIO:
-    """The log to add to; on a disk that is full or read-only, nowhere."""
+    """The log to add to, begun anew where it is long; on a disk that is full or read-only, nowhere."""
     try:
         home.mkdir(parents=True, exist_ok=True)
-        return (home / LOG).open("ab")
+        log = home / LOG
+        is_long = log.exists() and log.stat().st_size > MAX_LOG_BYTES
+        return log.open("wb" if is_long else "ab")
     except OSError:
         return Path(os.devnull).open("ab")
 

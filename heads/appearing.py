@@ -86,4 +86,5 @@ def _lock(number: int, *, wait: bool) -> None:
 
 
 def _prefix() -> str:
-    return f".{platform.node()}-"
+    # A letter that names of machines have not: one's name may begin another's.
+    return f".{platform.node()}_"
