@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 
 
-COLUMNS = ["trunk", "backbone", "px", "views", "samples", "taps", "size", "last used"]
+COLUMNS = ["trunk", "backbone", "sample", "views", "samples", "taps", "size", "last used"]
 
 
 @app.command()
@@ -94,11 +94,17 @@ def _json(status: FeaturesStatus) -> dict[str, object]:
     return asdict(status) | {"trunks": trunks}
 
 
+def _sample(trunk: StoredTrunk) -> str:
+    """As what a trunk sees a sample, in words."""
+    units = {"image_size_px": "px", "max_tokens": "tokens"}
+    return next((f"{trunk.about[name]} {unit}" for name, unit in units.items() if name in trunk.about), "-")
+
+
 def _row(trunk: StoredTrunk) -> list[object]:
     return [
         trunk.trunk_id,
         trunk.about.get("backbone", "unknown"),
-        trunk.about.get("image_size_px", "-"),
+        _sample(trunk),
         trunk.about.get("views", "-"),
         trunk.samples,
         "\n".join(f"{tap} {stored.layout}: {stored.samples}" for tap, stored in trunk.taps.items()),
