@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import data, deploy, doctor, features, models, screen
+from flows.cli import data, deploy, doctor, features, models, screen, works
 from flows.cli.options import AsJson, Endpoint, Workspace, settings_of
 from flows.errors import AskedWrongly
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.add_typer(features.app, name="features")
+app.add_typer(works.app, name="works")
 app.command()(deploy.deploy)
 app.command()(doctor.doctor)
 

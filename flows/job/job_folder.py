@@ -80,10 +80,15 @@ class JobFolder:
 
         Raises AskedWrongly if there is no job.
         """
-        fields, tables = (self._file(name).read_json() for name in (JOB, SAMPLES))
+        fields, tables = self.read_fields(), self._file(SAMPLES).read_json()
         if fields is None or tables is None:
             raise AskedWrongly(f"{self.address} holds no job: it was removed meanwhile; start the retraining again")
         return fields, tables
+
+    def read_fields(self) -> Mapping[str, Any] | None:
+        """The job as JSON without its tables, None if there is none."""
+        fields: Mapping[str, Any] | None = self._file(JOB).read_json()
+        return fields
 
     def write_job(self, fields: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
         """Write what `read_job` reads."""

@@ -59,8 +59,10 @@ class Bucket:
         return True
 
     def facts(self) -> Mapping[str, Fact]:
-        listed = self._list(Delimiter="/")
-        return {name: Fact(item["ETag"], item["LastModified"].timestamp(), item["Size"]) for name, item in listed}
+        return {name: _fact(item) for name, item in self._list(Delimiter="/")}
+
+    def tree(self) -> Mapping[str, Fact]:
+        return {name: _fact(item) for name, item in self._list()}
 
     def remove(self, *names: str) -> None:
         for name in names:
@@ -128,6 +130,10 @@ class Bucket:
 
     def _where(self, name: str) -> str:
         return f"{self.address}/{name}"
+
+
+def _fact(item: Mapping[str, Any]) -> Fact:
+    return Fact(item["ETag"], item["LastModified"].timestamp(), item["Size"])
 
 
 def _bytes(content: str | bytes) -> bytes:

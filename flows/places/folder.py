@@ -61,8 +61,16 @@ class Folder:
                 # One that is removed meanwhile is not there.
                 with suppress(FileNotFoundError):
                     if entry.is_file():
-                        status = entry.stat()
-                        found[entry.name] = Fact(str(status.st_mtime_ns), status.st_mtime_ns / 1e9, status.st_size)
+                        found[entry.name] = _fact(entry.stat())
+        return found
+
+    def tree(self) -> Mapping[str, Fact]:
+        found = {}
+        for folder, _, names in os.walk(self.path):
+            for file in (Path(folder, name) for name in names):
+                # One that is removed meanwhile is not there.
+                with suppress(FileNotFoundError):
+                    found[file.relative_to(self.path).as_posix()] = _fact(file.lstat())
         return found
 
     def remove(self, *names: str) -> None:
@@ -86,3 +94,7 @@ class Folder:
     @contextmanager
     def filling(self) -> Iterator[Path]:
         yield self.path
+
+
+def _fact(status: os.stat_result) -> Fact:
+    return Fact(str(status.st_mtime_ns), status.st_mtime_ns / 1e9, status.st_size)

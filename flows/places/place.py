@@ -54,6 +54,9 @@ class Place(Protocol):
     def facts(self) -> Mapping[str, Fact]:
         """The files that lie right here, by name, in one listing; those of places within are left out."""
 
+    def tree(self) -> Mapping[str, Fact]:
+        """All files here and below, by their names from here, such as `w1/result.json`."""
+
     def remove(self, *names: str) -> None:
         """Remove files, those that are there."""
 

@@ -68,6 +68,13 @@ class Bookkeeping(Catalog):
             self.find(name, "champion")
         return state.history
 
+    @asking
+    def works_in_use(self) -> set[str]:
+        """The keys of the works whose versions, of any model, have an alias or wait for approval."""
+        versions = [version for model in self.models() for version in self.versions(model.name)]
+        used = (v for v in versions if v.aliases or (WAITS_TAG in v.tags and not is_withdrawn(v)))
+        return {version.tags.get("headstart.work_key", "") for version in used}
+
     def _state(self, name: str) -> State:
         versions = self.versions_by_number(name)
         model = self._registered(name)

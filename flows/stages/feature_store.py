@@ -10,7 +10,7 @@ from pathlib import Path
 from flows import dataset
 from flows.errors import Busy
 from flows.settings import Settings
-from flows.stages.session import RetrainingSession, session_locks
+from flows.stages.session import RetrainingSession, at_work
 
 # The share of its disk, less what others use, that the store may fill if no size is set.
 SHARE_OF_DISK = 0.5
@@ -116,7 +116,7 @@ def prune_features(settings: Settings, max_bytes: int) -> Pruned:
 
     Raises Busy while a retraining runs, which may be about to read them.
     """
-    if holder := _at_work(settings, besides=None):
+    if holder := at_work(settings):
         raise Busy(f"a retraining is at work ({holder}) and reads features; wait until it ends, then run this again")
     return _prune(settings, max_bytes)
 
@@ -138,7 +138,7 @@ def keep_in_bounds(session: RetrainingSession) -> None:
         return
     total = sum(trunk.num_bytes for trunk in FeatureStore(root).status())
     allowed = _max_bytes(session.settings, total)
-    if allowed is not None and total > allowed and not _at_work(session.settings, besides=session.plan.name):
+    if allowed is not None and total > allowed and not at_work(session.settings, besides=session.plan.name):
         freed = _prune(session.settings, allowed)
         session.say(f"The feature store was over its {allowed / 1e9:.1f} GB: {freed.freed_bytes / 1e9:.1f} GB are freed")
 
@@ -168,9 +168,3 @@ def _max_bytes(settings: Settings, num_bytes: int) -> int | None:
         return None
     there = next(folder for folder in (root, *root.parents) if folder.is_dir())
     return int(SHARE_OF_DISK * (shutil.disk_usage(there).free + num_bytes))
-
-
-def _at_work(settings: Settings, *, besides: str | None) -> str | None:
-    """The name and process of a retraining that runs on this storage root, other than of model `besides`; None if none."""
-    holders = session_locks(settings).holders()
-    return next((f"{name}, {holder}" for name, holder in holders.items() if name != besides), None)

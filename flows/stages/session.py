@@ -198,6 +198,12 @@ def session_locks(settings: Settings) -> Locks:
     return locks_of(open_place(settings.root).within("locks"))
 
 
+def at_work(settings: Settings, *, besides: str | None = None) -> str | None:
+    """The name and process of a retraining that runs on this storage root, other than of model `besides`; None if none."""
+    holders = session_locks(settings).holders()
+    return next((f"{name}, {holder}" for name, holder in holders.items() if name != besides), None)
+
+
 @contextlib.contextmanager
 def _alone(session: RetrainingSession, wait_seconds: float) -> Iterator[Lock]:
     """Hold the lock of the model name for the block; it dies with its process, which `flows.stages.attendance` knows by it."""

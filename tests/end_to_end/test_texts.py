@@ -8,11 +8,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from flows.settings import Settings
+from flows.stages.first_weights import find_start
+from flows.stages.scoring import checked_bundle
+from flows.stages.session import open_registry
 from heads import bundle
 from tests import object_store
 from tests.end_to_end.conftest import Workspace
@@ -135,3 +141,24 @@ def test_a_retraining_speaks_of_texts(texts: Workspace, report: dict[str, Any]) 
     shown = texts.run("retrain", "plan.yaml")
     assert "texts forwarded" in shown
     assert 'predict colours@champion --text "..."' in shown
+
+
+def test_after_a_prune_with_other_data_the_champion_is_pulled_compared_with_and_started_from_as_before(
+    texts: Workspace, report: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even without the champion's own work, which a prune never removes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "labels.csv").write_text("\n".join(["text,colour,things,names,split", row_of(NUM_TEXTS)]))
+    texts.run("data", "ingest", str(tmp_path / "source"))
+    told = texts.json("works", "prune", "--older-than", "0d")
+    assert (told["removed"], told["freed_bytes"] > 0) == (1, True)
+    (champion,) = (texts.storage / "work").iterdir()
+    shutil.rmtree(champion)
+    texts.run("models", "pull", "colours@champion", str(tmp_path / "model"))
+    settings = Settings(workspace=texts.folder)
+    registry = open_registry(settings)
+    session: Any = SimpleNamespace(settings=settings, registry=registry)
+    stored = checked_bundle(session, registry.find("colours", "champion"))
+    assert (stored.name, stored.digest) == ("pulled/colours-1", bundle.digest(tmp_path / "model"))
+    assert find_start(registry, settings.root, "colours").bring().is_file()

@@ -54,6 +54,7 @@ def test_a_file_is_written_read_listed_and_removed(place: Place) -> None:
     inner.within("deeper").write("b", "text")
     assert set(inner.facts()) == {"a.json"}, "what lies within a place within is none of its own"
     assert inner.read("deeper/b") == b"text"
+    assert {name: fact.num_bytes for name, fact in place.tree().items()} == {"work/w1/a.json": 5, "work/w1/deeper/b": 4}
     fetched = inner.fetch("a.json")
     assert fetched is not None
     assert fetched.read_bytes() == b"12345"
