@@ -138,7 +138,7 @@ def test_a_new_job_of_the_same_key_finds_nothing_but_what_is_asked(tmp_path: Pat
     folder.write_shares({"w1": 1})
     folder.count_driver()
     folder.add_group(GroupStart(1, 1))
-    folder.add_loss("a line")
+    folder.add_interruption("a line")
     assert len(list(folder.place.path.iterdir())) == len(asked) + 10
     folder.forget()
     assert sorted(file.name for file in folder.place.path.iterdir()) == asked == ["job.json", "samples.json"]
