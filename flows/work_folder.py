@@ -11,93 +11,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from flows.errors import AskedWrongly
 from flows.files import read_value
 from flows.kept import keep_here
 from flows.places import Folder, Place, Root, StoredFile, open_place
 from flows.records import TrainedVariant, Work
+from flows.work_records import EpochRecord, MaskExample, WorkFailure, WorkResult, read_epochs, result_json, written
 from heads.appearing import sweep
 
 EXAMPLES = "examples"
 BUNDLE, CHECKPOINT, PROBE_CHECKPOINT = "bundle", "training.pt", "probe.pt"
 PROGRESS, RESULT, FAILURE, PROBE = "progress.json", "result.json", "failure.json", "probe.json"
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """A finished epoch: its measures, named `train/...` and `val/...`, and its wall seconds.
-
-    `decisions` are those of adaptive freezing after it; `ended` is why the training ended with it, None if it went on;
-    `is_compiled` whether its steps ran compiled as it ended, None if the variant does not ask for that.
-    """
-
-    epoch: int
-    phase: int
-    metrics: Mapping[str, float]
-    seconds: float
-    # Missing in epochs of earlier versions.
-    num_frozen_stages: int | None = None
-    decisions: tuple[str, ...] = ()
-    ended: str | None = None
-    is_compiled: bool | None = None
-
-
-@dataclass(frozen=True)
-class MaskExample:
-    """A validation image with its true and its predicted mask, as PNG files in the work's folder.
-
-    `right` is the share of the labelled pixels that are right, `colours` are the hex colours of the mask's values; `image`,
-    `truth` and `told` (the prediction) are the names of the files.
-    """
-
-    target: str
-    file: str
-    right: float
-    colours: Mapping[str, str]
-    image: str
-    truth: str
-    told: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkResult:
-    """The content of `result.json`, of a finished work.
-
-    `variant` is its spec in JSON's values. `num_forwarded` counts images, `num_features_read` stored samples; `flops` are
-    multiply-adds of its backbone, `flops_alone` those of the same epochs without a feature store. `seconds` include
-    `shared_seconds`, its share of filling the store. `confusion` counts (true, predicted) by target. A field is None if the
-    file, of an earlier version, lacks it.
-    """
-
-    work_key: str
-    variant: Mapping[str, Any] | None = None
-    metrics: Mapping[str, float]
-    num_parameters: int
-    num_trained_parameters: int
-    num_forwarded: int
-    num_features_read: int | None = None
-    flops: int | None = None
-    flops_alone: int | None = None
-    seconds: float
-    shared_seconds: float | None = None
-    gpu_seconds: float | None = None
-    best_epoch: int | None = None
-    ended: str | None = None
-    epochs: tuple[EpochRecord, ...]
-    confusion: Mapping[str, Sequence[Sequence[int]]]
-    classes: Mapping[str, Sequence[str]]
-    examples: tuple[MaskExample, ...] | None = None
-
-
-@dataclass(frozen=True)
-class WorkFailure:
-    """The content of `failure.json`: why a work would fail the same way every time, and the epochs that it had."""
-
-    work_key: str
-    reason: str
-    epochs: tuple[EpochRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -151,14 +76,14 @@ class WorkFolder:
 
     def read_progress(self) -> tuple[EpochRecord, ...]:
         """The epochs so far, the first one first."""
-        return _epochs(self._file(PROGRESS).read_json({"epochs": []})["epochs"])
+        return read_epochs(self._file(PROGRESS).read_json({"epochs": []})["epochs"])
 
     def add_progress(self, work_key: str, epochs: Sequence[EpochRecord]) -> None:
         """Add the epochs that are not in the file yet."""
         before = self.read_progress()
         # An epoch repeated after a crash gives the same record, so readers of the file never see it shrink.
         if new := [epoch for epoch in epochs if epoch.epoch >= len(before)]:
-            self._file(PROGRESS).write_json({"work_key": work_key, "epochs": [_written(epoch) for epoch in (*before, *new)]})
+            self._file(PROGRESS).write_json({"work_key": work_key, "epochs": [written(epoch) for epoch in (*before, *new)]})
 
     def read_result(self) -> WorkResult | None:
         """The result, None if there is none."""
@@ -167,7 +92,7 @@ class WorkFolder:
             return None
         examples = content.get("examples")
         typed = {
-            "epochs": _epochs(content["epochs"]),
+            "epochs": read_epochs(content["epochs"]),
             "examples": None if examples is None else tuple(read_value(MaskExample, row) for row in examples),
         }
         return read_value(WorkResult, content | typed)
@@ -179,11 +104,11 @@ class WorkFolder:
     def read_failure(self) -> WorkFailure | None:
         """Why the work failed for good, None if it did not."""
         content = self._file(FAILURE).read_json()
-        return content and read_value(WorkFailure, content | {"epochs": _epochs(content["epochs"])})
+        return content and read_value(WorkFailure, content | {"epochs": read_epochs(content["epochs"])})
 
     def write_failure(self, failure: WorkFailure) -> None:
         """Write why the work failed for good: the mark that no other try is made."""
-        content = asdict(failure) | {"epochs": [_written(epoch) for epoch in failure.epochs]}
+        content = asdict(failure) | {"epochs": [written(epoch) for epoch in failure.epochs]}
         self._file(FAILURE).write_json(content)
 
     def read_probe(self) -> Mapping[str, float] | None:
@@ -238,17 +163,3 @@ def read_trained(storage: Root, work: Work, *, reused: bool) -> TrainedVariant:
         )
     own = {"key": work.key, "variant": work.variant, "reused": reused}
     return read_value(TrainedVariant, {name: value for name, value in vars(result).items() if value is not None} | own)
-
-
-def result_json(result: WorkResult) -> Mapping[str, object]:
-    """A result as JSON values, as the file holds it."""
-    return _written(result) | {"epochs": [_written(epoch) for epoch in result.epochs]}
-
-
-def _epochs(rows: Sequence[Mapping[str, Any]]) -> tuple[EpochRecord, ...]:
-    return tuple(read_value(EpochRecord, {**row, "decisions": tuple(row.get("decisions", ()))}) for row in rows)
-
-
-def _written(value: EpochRecord | WorkResult) -> dict[str, object]:
-    """The fields of a value that are not None."""
-    return {name: content for name, content in asdict(value).items() if content is not None}

@@ -48,8 +48,8 @@ class JobFiles(Protocol[JobEnd]):
     def read_submission(self) -> str | None:
         """The id of the submission whose driver was handed this job, None if it has one of its own."""
 
-    def num_drivers(self) -> int | None:
-        """How many drivers have begun the job, None before the first."""
+    def num_drivers(self) -> int:
+        """How many drivers have begun the job."""
 
 
 class Handover:
@@ -135,7 +135,7 @@ def run_job(
             return outcome
         if ended.status == "STOPPED":
             raise HeadstartError(f"the Ray job {ended.submission_id} was stopped before its end; run it again to finish it")
-        if was_handed and files.num_drivers() is None:
+        if was_handed and not files.num_drivers():
             # It had waited too long, and ended before it was handed this one: it counts for no attempt.
             was_handed, submission = False, None
             continue

@@ -85,10 +85,9 @@ class JobFolder:
             raise AskedWrongly(f"{self.address} holds no job: it was removed meanwhile; start the retraining again")
         return fields, tables
 
-    def read_fields(self) -> Mapping[str, Any] | None:
+    def read_fields(self) -> Any:
         """The job as JSON without its tables, None if there is none."""
-        fields: Mapping[str, Any] | None = self._file(JOB).read_json()
-        return fields
+        return self._file(JOB).read_json()
 
     def write_job(self, fields: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
         """Write what `read_job` reads."""
@@ -182,8 +181,7 @@ class JobFolder:
 
     def flops_stored(self) -> int:
         """The multiply-adds that the job's members spent on filling the feature store."""
-        flops: float = sum(self._noted("stored", "flops"))
-        return round(flops)
+        return round(sum(map(float, self._noted("stored", "flops"))))
 
     def write_fetched(self, num_objects: int) -> None:
         """Write the number of samples and masks that this process and its readers have fetched from the data remote."""
@@ -191,8 +189,7 @@ class JobFolder:
 
     def num_fetched(self) -> int:
         """How many samples and masks the job's members have fetched from the data remote."""
-        fetched: int = sum(self._noted("fetched", "num_objects"))
-        return fetched
+        return sum(map(int, self._noted("fetched", "num_objects")))
 
     def _noted(self, kind: str, name: str) -> list[Any]:
         files = [file for file in sorted(self.place.facts()) if (found := NOTED.fullmatch(file)) and found[1] == kind]
@@ -215,14 +212,13 @@ class JobFolder:
         """Write each work's share of the seconds of filling the feature store."""
         self._file(SHARES).write_json(shares)
 
-    def num_drivers(self) -> int | None:
-        """How many drivers the job has had, None before the first."""
-        count: int | None = self._file(DRIVERS).read_json()
-        return count
+    def num_drivers(self) -> int:
+        """How many drivers the job has had."""
+        return int(self._file(DRIVERS).read_json(0))
 
     def count_driver(self) -> None:
         """Count one more driver."""
-        self._file(DRIVERS).write_json((self.num_drivers() or 0) + 1)
+        self._file(DRIVERS).write_json(self.num_drivers() + 1)
 
     def read_groups(self) -> tuple[GroupStart, ...]:
         """The starts of the job's worker groups, in order."""

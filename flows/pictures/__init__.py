@@ -12,7 +12,7 @@ from flows.pictures.reliability import reliability_diagram
 from flows.pictures.samples import sample_images
 from flows.pictures.tokens import ColouredText, coloured_texts
 from flows.places import Place
-from flows.work_folder import WorkResult
+from flows.work_records import WorkResult
 from heads.bert_size import stages_of
 from heads.catalogue import TASK_FACTS
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from flows.pictures.canvas import COLOURS, GRID, INK, QUIET, entitle, new_figure, plain, tidy, to_png
-from flows.work_folder import EpochRecord
+from flows.work_records import EpochRecord
 from heads.catalogue import TASK_FACTS, Task
 
 ORDER = ("loss", "accuracy", "average_precision", "f1_macro", "miou", "dice")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from flows.pictures.canvas import INK, QUIET, new_figure, plain, to_png
 from flows.places import Place
-from flows.work_folder import MaskExample
+from flows.work_records import MaskExample
 
 KINDS = ("image", "truth", "told")
 SHARE_OF_COLOUR = 0.55

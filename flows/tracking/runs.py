@@ -23,7 +23,7 @@ from flows.tracking.text import (
     safe_name,
     summary,
 )
-from flows.work_folder import EpochRecord, WorkResult, result_json
+from flows.work_records import EpochRecord, WorkResult, result_json
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run

@@ -15,7 +15,7 @@ from flows.records import Verdict
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-    from flows.work_folder import WorkResult
+    from flows.work_records import WorkResult
 
 COUNTS = (
     *("num_parameters", "num_trained_parameters", "best_epoch", "num_forwarded", "num_features_read"),

@@ -14,7 +14,8 @@ from flows.places import Place
 from flows.records import Work
 from flows.tracking.origin import Origin
 from flows.tracking.runs import Tracker
-from flows.work_folder import WorkFolder, WorkResult
+from flows.work_folder import WorkFolder
+from flows.work_records import WorkResult
 
 LOG = logging.getLogger(__name__)
 LONGEST_PAUSE_SECONDS = 60.0

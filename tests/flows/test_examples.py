@@ -14,7 +14,7 @@ from flows.job.training.examples import IGNORED, save_examples
 from flows.pictures import draw_variant
 from flows.places import open_place
 from flows.records import DataVersion, Mask, Sample
-from flows.work_folder import WorkResult
+from flows.work_records import WorkResult
 from flows.workspace import md5_of
 from heads import bundle
 from heads.data.image_transforms import preprocess_for

@@ -11,7 +11,7 @@ from flows import job
 from flows.job.training import interruptions
 from flows.job.training.checkpoint_note import CheckpointNote
 from flows.records import DataVersion, Weights, Work, Workers
-from flows.work_folder import EpochRecord
+from flows.work_records import EpochRecord
 from heads.spec import Fit, Head, Variant
 
 VARIANT = Variant(

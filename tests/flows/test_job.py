@@ -26,7 +26,8 @@ from flows.cluster import processes
 from flows.errors import AskedWrongly
 from flows.job.holdout.scoring import MIN_SHARD_SAMPLES
 from flows.records import DataVersion, Sample, Weights, Work, Workers
-from flows.work_folder import EpochRecord, WorkResult, bundle_name, read_trained
+from flows.work_folder import bundle_name, read_trained
+from flows.work_records import EpochRecord, WorkResult
 from heads import bundle
 from heads.spec import Fit, Head, Variant
 

@@ -17,7 +17,7 @@ from PIL import Image
 from flows import pictures
 from flows.pictures import confusions, curves
 from flows.places import Folder
-from flows.work_folder import EpochRecord, MaskExample, WorkResult
+from flows.work_records import EpochRecord, MaskExample, WorkResult
 
 
 def _size(png: bytes) -> tuple[int, int]:

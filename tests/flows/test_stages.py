@@ -37,7 +37,8 @@ from flows.stages.reporting.report import Report, report_json
 from flows.stages.reporting.report_text import leaderboard, verdict_text
 from flows.stages.session import Event
 from flows.stages.values import Challenge, FreshScores, Promotion, Scores, StoredBundle, WorkPlan
-from flows.work_folder import WorkFailure, WorkFolder
+from flows.work_folder import WorkFolder
+from flows.work_records import WorkFailure
 
 TRAINING = "?workflowType=machine_learning"
 

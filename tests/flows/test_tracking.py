@@ -27,7 +27,7 @@ from flows.places import open_place
 from flows.records import Verdict, Weights, Work
 from flows.tracking import Origin, Tracker, VariantRuns
 from flows.tracking.moving import follow_move
-from flows.work_folder import EpochRecord, WorkResult
+from flows.work_records import EpochRecord, WorkResult
 from heads.spec import Fit, Head, Variant
 
 VERSION = "3eaab9e1b6c9a3f2d1c0b9a8f7e6d5c4.dir"

@@ -12,7 +12,8 @@ from flows.errors import AskedWrongly, HeadstartError
 from flows.job.job_folder import GroupStart
 from flows.job.training.checkpoint_note import CheckpointNote, read_note, write_note
 from flows.records import Weights, Work
-from flows.work_folder import EpochRecord, MaskExample, WorkFailure, WorkFolder, WorkResult, read_trained
+from flows.work_folder import WorkFolder, read_trained
+from flows.work_records import EpochRecord, MaskExample, WorkFailure, WorkResult
 from heads.spec import Head, Variant
 
 EPOCHS = (

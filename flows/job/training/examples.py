@@ -12,7 +12,8 @@ from PIL import Image
 
 from flows.records import DataVersion, Sample
 from flows.sample_files import locate, locate_mask
-from flows.work_folder import EXAMPLES, MaskExample
+from flows.work_folder import EXAMPLES
+from flows.work_records import MaskExample
 from heads import bundle as bundles
 from heads.catalogue import TASK_FACTS
 from heads.data.decoding import decode, decode_mask

@@ -17,7 +17,7 @@ def begin_group(job: Job, todo: Sequence[Work], titles: Mapping[str, str], check
 
     `todo` are the works that are left, `checkpoint` is the note of the last checkpoint of the whole group.
     """
-    drivers, groups = job.folder.num_drivers() or 1, job.folder.read_groups()
+    drivers, groups = max(1, job.folder.num_drivers()), job.folder.read_groups()
     now = time.time()
     if groups and todo:
         before, size = groups[-1].num_workers or job.workers.count, job.workers.count

@@ -10,7 +10,8 @@ from flows.job.datasets import Splits
 from flows.job.job import Job
 from flows.job.training.examples import save_examples
 from flows.records import Work
-from flows.work_folder import BUNDLE, EpochRecord, WorkFailure, WorkResult
+from flows.work_folder import BUNDLE
+from flows.work_records import EpochRecord, WorkFailure, WorkResult
 from heads import bundle
 from heads.data.modalities import preprocess_of
 from heads.errors import TrainingDiverged
