@@ -176,15 +176,20 @@ def test_threads_that_score_parts_of_the_holdout_tell_what_one_tells(
     version = pictures(tmp_path / "data") if modality == "images" else sentences(tmp_path / "data")
     made = images_of(tmp_path) if modality == "images" else texts_of(tmp_path, write_encoder(tmp_path / "encoder"))
     names, files, threads = (made("linear", KIND), made("two", KIND, MARKS)), [], set[str]()
-    forward = Model.forward_backbone
-    monkeypatch.setattr(
-        Model,
-        "forward_backbone",
-        lambda self, inputs, also=(): threads.add(threading.current_thread().name) or forward(self, inputs, also),
-    )
+    forward, together = Model.forward_backbone, threading.Barrier(1)
+
+    def forward_noted(self: Model, inputs: Any, also: Any = ()) -> Any:
+        if (name := threading.current_thread().name) not in threads:
+            threads.add(name)
+            # A thread that is done with its part before another begins would take that one's, too.
+            together.wait(30)
+        return forward(self, inputs, also)
+
+    monkeypatch.setattr(Model, "forward_backbone", forward_noted)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     for count in (1, 3):
         threads.clear()
+        together = threading.Barrier(count)
         asked = job.Job("score", "k", "x", tmp_path / str(count), version, CLASSES, Workers(count=count), bundles=names)
         for name in names:
             shutil.copytree(tmp_path / name, tmp_path / str(count) / name)
@@ -193,6 +198,7 @@ def test_threads_that_score_parts_of_the_holdout_tell_what_one_tells(
         files.append(outcome.scores or {})
     if modality == "images":
         threads.clear()
+        together = threading.Barrier(1)
         mask = made("mask", Head(target="area", task="segmentation", design="fcn"))
         score(replace(asked, storage=tmp_path, bundles=(mask,)))
         assert len(threads) == 1, "masks of an image's size, several at once, could fill the memory"
