@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -111,6 +112,14 @@ def test_a_verdict_that_answers_another_question_is_another_entry_and_the_same_o
     assert waiting
     assert registry.find("m", "2").tags["headstart.waits_for_approval"] == kept[-1].id
     assert registry.history("m") == Versions(registry.address, tmp_path / "elsewhere").history("m"), "the tags hold all of it"
+
+
+def test_a_verdict_of_an_earlier_version_which_named_no_measure_is_the_same_one(tmp_path: Path) -> None:
+    registry = make(tmp_path, 2)
+    registry.promote("m", "1", YES)
+    registry.record("m", "2", NO)
+    registry.record("m", "2", replace(NO, metric="label/accuracy", recipe="r"))
+    assert len(registry.history("m")) == 2
 
 
 PROMOTE = """
