@@ -77,7 +77,7 @@ class Nights:
         for file, content in files.items():
             place.write(f"work/{key}/{file}", content)
             if self.bucket:
-                self.bucket.written_at[f"nights/work/{key}/{file}"] = time.time() - days * DAY
+                self.bucket.written_at["/".join(("nights", "work", key, file))] = time.time() - days * DAY
             elif isinstance(place, Folder):
                 os.utime(place.path / "work" / key / file, (time.time() - days * DAY,) * 2)
         if ended:
