@@ -12,7 +12,7 @@ import re
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from flows.errors import ASKED_WRONGLY, AskedWrongly, HeadstartError
 from flows.job.outcome import JobOutcome
@@ -85,9 +85,9 @@ class JobFolder:
             raise AskedWrongly(f"{self.address} holds no job: it was removed meanwhile; start the retraining again")
         return fields, tables
 
-    def read_fields(self) -> Any:
+    def read_fields(self) -> Mapping[str, Any] | None:
         """The job as JSON without its tables, None if there is none."""
-        return self._file(JOB).read_json()
+        return cast("Mapping[str, Any] | None", self._file(JOB).read_json())
 
     def write_job(self, fields: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
         """Write what `read_job` reads."""
