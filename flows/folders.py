@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
-from flows.words import counted
+from flows.words import counted, first_of
 from flows.workspace import DATA, STORAGE
 
 # What systems and tools leave in folders, in lower case: nobody's images, so passed over without a word.
@@ -191,6 +191,5 @@ def describe_left_out(others: Iterable[PurePosixPath], passed: Iterable[Passed])
     for one in passed:
         by_reason.setdefault(one.reason, []).append(str(one.path))
     for reason, paths in by_reason.items():
-        more = f" and {len(paths) - _MAX_TOLD} more" if len(paths) > _MAX_TOLD else ""
-        parts.append(f"{', '.join(paths[:_MAX_TOLD])}{more} ({reason})")
+        parts.append(f"{first_of(paths, _MAX_TOLD)} ({reason})")
     return "; ".join(parts).encode(errors="backslashreplace").decode()

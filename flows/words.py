@@ -1,9 +1,16 @@
-"""Numbers of things, and digests, in words."""
+"""Numbers of things, lists and digests in words."""
+
+from collections.abc import Sequence
 
 
 def counted(number: int, one: str, more: str = "") -> str:
     """A number of things in words: '1 variant', '2 variants'; the plural is `more`, or `one` with an s."""
     return f"{number} {one if number == 1 else more or f'{one}s'}"
+
+
+def first_of(words: Sequence[str], most: int) -> str:
+    """The first words, and how many more there are: 'a, b and 3 more'."""
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
 def short(digest: str) -> str:

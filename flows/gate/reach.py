@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from flows.gate.evidence import Level, Rows
+from flows.words import first_of
 from heads.catalogue import TASK_FACTS, Task
 from heads.tasks.bio import types_in
 from heads.tasks.names import split_labels
@@ -44,5 +45,4 @@ def out_of_reach(
 def lacked(missing: Collection[str]) -> str:
     """Of which classes to add samples, in words; '' if the holdout lacks none."""
     names = [repr(name) for name in missing]
-    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-    return f" of {', '.join(names[:MAX_SHOWN])}{more} (the holdout has none)" if names else ""
+    return f" of {first_of(names, MAX_SHOWN)} (the holdout has none)" if names else ""

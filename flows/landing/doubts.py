@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from flows.errors import AskedWrongly
 from flows.landing.glances import Glance, are_mostly
 from flows.landing.names import MASK_MARK, is_images_in_general, is_masks_in_general, role, speaks_of_masks, splits_among
+from flows.words import first_of
 
 _REMEDY = "If these are classes all the same, name the labels in a table labels.csv (columns {} and label). Nothing was changed"
 # Among so many class folders none holds the masks of another, and comparing each with each takes long.
@@ -45,7 +46,7 @@ def refuse_splits(root: Path, classes: Iterable[str], ending: str = ".jpg", colu
 
 
 def _named(root: Path, names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    shown = first_of([repr(name) for name in names], 5)
     return f"source {str(root)!r} has the folder{'s' if len(names) > 1 else ''} {shown}"
 
 

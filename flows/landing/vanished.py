@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from flows.landing.ids import names_classes
 from flows.manifest import is_tags_target
 from flows.records import Sample
-from flows.words import counted
+from flows.words import counted, first_of
 from heads.tasks.bio import read_cell, types_in
 from heads.tasks.names import split_labels
 
@@ -24,9 +24,8 @@ def vanished(earlier: Sequence[Sample], samples: Sequence[Sample]) -> tuple[str,
     ]
     if not gone:
         return ()
-    more = f" and {len(gone) - MAX_SHOWN} more" if len(gone) > MAX_SHOWN else ""
     have = counted(len(gone), "class has", "classes have")
-    return (f"{have} no sample any more: {', '.join(gone[:MAX_SHOWN])}{more}; models trained from now on will not know them",)
+    return (f"{have} no sample any more: {first_of(gone, MAX_SHOWN)}; models trained from now on will not know them",)
 
 
 def _names(samples: Iterable[Sample], target: str) -> set[str]:

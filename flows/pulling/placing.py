@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from flows.errors import AskedWrongly
+from flows.words import first_of
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 OLD = "old"
@@ -33,8 +34,7 @@ def held_bundle(dest: Path, name: str) -> str | None:
     if own := sorted(
         entry.name for entry in dest.iterdir() if entry.name not in {*bundles.FILES, bundles.VOCABULARY, bundles.SUMS}
     ):
-        more = f" and {len(own) - 3} more" if len(own) > 3 else ""
-        raise in_the_way(dest, name, f"it holds {', '.join(own[:3])}{more}, which no bundle has")
+        raise in_the_way(dest, name, f"it holds {first_of(own, 3)}, which no bundle has")
     try:
         bundles.verify(dest)
         return bundles.digest(dest)

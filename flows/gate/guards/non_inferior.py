@@ -59,10 +59,8 @@ def _p_value(case: Case, evidence: Evidence, margin: float) -> tuple[float, str]
         return float(scipy.stats.norm.sf(paired_score(fixed, broken, n, -margin))), "score test"
     rows = rows_of(case.candidate, case.target)
     look = look_at_mean(*sample_values([rows], case.before, case.task, case.measure), clusters)
-    p_value, unseen = (
-        float(scipy.stats.t.sf(look.above(-margin), max(1, look.num_units - 1))),
-        chance_unseen(look.num_units, margin),
-    )
+    p_value = float(scipy.stats.t.sf(look.above(-margin), max(1, look.num_units - 1)))
+    unseen = chance_unseen(look.num_units, margin)
     if unseen > p_value:
         # Its standard error knows nothing of a loss that few samples have, and none of these.
         return unseen, f"chance that none of {counted(look.num_units, 'sample' if clusters is None else 'group')} shows it"
