@@ -10,6 +10,7 @@ from flows.landing.splits import MIN_TRAIN, ClassName, Unsettled, lacking_splits
 from flows.manifest import is_mask_target, is_tags_target
 from flows.records import Sample
 from flows.words import counted
+from heads.tasks.names import split_labels
 
 # Rare classes beside common ones are a long tail; ids are nearly all rare.
 IDS_SHARE = 0.9
@@ -21,11 +22,14 @@ def tells_masks_or_tags(samples: Sequence[Sample], target: str) -> bool:
 
 
 def names_classes(samples: Sequence[Sample], target: str) -> bool:
-    """Whether a target's cells look like classes: not masks or tags, and not another text (a note, an id) in most rows."""
-    cells = [cell for sample in samples if (cell := sample.labels[target]) is not None]
+    """Whether a target's cells look like classes or sets of labels: not masks or tags, and not mostly a text (a note, an id) each.
+
+    Of a set each label counts: sets of many labels mostly differ.
+    """
     if tells_masks_or_tags(samples, target):
         return False
-    return len(set(cells)) <= 20 or len(set(cells)) <= len(cells) / 2
+    names = [name for sample in samples if (cell := sample.labels[target]) is not None for name in split_labels(cell)]
+    return len(set(names)) <= 20 or len(set(names)) <= len(names) / 2
 
 
 def leave_out_ids(

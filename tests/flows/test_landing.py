@@ -303,6 +303,15 @@ def test_cells_of_several_labels_are_carved_by_each_of_them(tmp_path: Path, data
         assert {label for cell in cells for label in split_labels(cell)} == {"sky", "sea", "sand"}
 
 
+def test_sets_of_labels_that_all_differ_are_carved_by_their_labels(tmp_path: Path, data: Path) -> None:
+    # Three rows have the rare label, and no two rows the same set.
+    pairs_of = [f"c{i}|c{j}" for i in range(10) for j in range(i)]
+    lines = ["file,tags"] + [f"{i}.png,{pairs_of[i]}{'|rare' if i < 3 else ''}" for i in range(45)]
+    report = ingest(table_source(tmp_path / "source", lines, 45), data)
+    assert any("'rare' of tags is too small to be split" in warning for warning in report.warnings)
+    assert {s.split for s in samples(data).values() if "rare" in str(s.labels["tags"])} == {"train"}
+
+
 def test_a_row_without_its_image_is_quarantined(tmp_path: Path, data: Path) -> None:
     lines = ["file,kind"] + [f"{i}.png,{'ab'[i % 2]}" for i in range(25)]
     report = ingest(table_source(tmp_path / "source", lines), data)
