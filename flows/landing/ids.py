@@ -22,9 +22,9 @@ def tells_masks_or_tags(samples: Sequence[Sample], target: str) -> bool:
 
 
 def names_classes(samples: Sequence[Sample], target: str) -> bool:
-    """Whether a target's cells look like classes or sets of labels: not masks or tags, and not mostly a text (a note, an id) each.
+    """Whether a target's cells look like classes or sets of labels: not masks or tags, and mostly no texts of their own.
 
-    Of a set each label counts: sets of many labels mostly differ.
+    Such texts are notes or ids. Of a set each label counts: sets of many labels mostly differ.
     """
     if tells_masks_or_tags(samples, target):
         return False
