@@ -17,8 +17,6 @@ from flows.words import counted, short
 from heads.tasks.bio import read_cell, spans_of
 from heads.tasks.names import split_labels
 
-# Of the samples set aside: a table in the data folder has all.
-MAX_SHOWN = 5
 app = typer.Typer(help="Bring images or texts in and look at the data versions.", no_args_is_help=True)
 
 
@@ -51,19 +49,12 @@ def ingest(
             max_removed_share=max_removed_share,
             on_progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )
-    for warning in ingested.warnings:
+    for warning in ingested.tell_warnings():
         screen.warn(warning)
-    for bad in ingested.quarantined[:MAX_SHOWN]:
-        screen.warn(f"set aside {bad.file}: {bad.reason}")
-    if more := len(ingested.quarantined[MAX_SHOWN:]):
-        screen.warn(f"{more} more were set aside: data/quarantine.csv lists all {len(ingested.quarantined)}")
     if as_json:
         return screen.show_json(asdict(ingested))
-    changes = ", ".join(f"{getattr(ingested, what)} {what}" for what in ("added", "updated", "removed", "unchanged"))
-    screen.note(f"{source}: {changes}")
-    if ingested.absent:
-        lacking = counted(ingested.absent, "sample of the data version is", "samples of the data version are")
-        screen.note(f"{lacking} not in this source and stay; with --mirror they would be removed")
+    for line in ingested.tell_changes(source):
+        screen.note(line)
     samples = counted(ingested.samples, "sample")
     return screen.note(f"data version {short(ingested.data_version)} holds {samples} (git {ingested.revision[:8]})")
 

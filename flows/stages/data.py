@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,8 @@ from flows.settings import Settings
 from flows.stages.session import RetrainingSession
 from flows.words import counted, short
 
+# Of the samples set aside: a table in the data folder has all.
+MAX_SHOWN = 5
 # More objects than these are not listed before a training: a reader that misses one says so then.
 MOST_LISTED = 200_000
 LOST = "the data version that data.dvc named could not be had here; the new one holds this source alone"
@@ -43,6 +45,20 @@ class Ingested:
     data_version: str
     revision: str
     absent: int
+
+    def tell_warnings(self) -> Iterator[str]:
+        """What a person should know of it: the warnings, and the first samples that were set aside, with the number of the others."""
+        yield from self.warnings
+        yield from (f"set aside {bad.file}: {bad.reason}" for bad in self.quarantined[:MAX_SHOWN])
+        if more := len(self.quarantined[MAX_SHOWN:]):
+            yield f"{more} more were set aside: data/quarantine.csv lists all {len(self.quarantined)}"
+
+    def tell_changes(self, source: str) -> Iterator[str]:
+        """What it changed, and what stays that the source lacks."""
+        yield f"{source}: " + ", ".join(f"{getattr(self, what)} {what}" for what in ("added", "updated", "removed", "unchanged"))
+        if self.absent:
+            lacking = counted(self.absent, "sample of the data version is", "samples of the data version are")
+            yield f"{lacking} not in this source and stay; `headstart data ingest --mirror` would remove them"
 
 
 def ingest(
@@ -99,7 +115,8 @@ def version_data(session: RetrainingSession, source: str | None) -> DataVersion:
 
     if source:
         ingested = ingest(session.settings, source)
-        session.say(f"{source}: {ingested.added} added, {ingested.updated} updated, {len(ingested.quarantined)} set aside")
+        for line in (*(f"Warning: {warning}" for warning in ingested.tell_warnings()), *ingested.tell_changes(source)):
+            session.say(line)
     version = dataset.read_version(session.settings.workspace)
     if session.settings.ray_address:
         check_remote_holds(version)

@@ -8,6 +8,10 @@ from pathlib import Path
 from PIL import Image
 
 from flows import dataset
+from flows.plan import parse_plan
+from flows.settings import read_settings
+from flows.stages.data import version_data
+from flows.stages.session import Event, listening, open_session
 from tests.cli.conftest import Ask
 
 
@@ -38,3 +42,18 @@ def test_samples_set_aside_are_told_by_the_first_five_and_the_list_of_all(ask: A
     answer = ask(tmp_path / "workspace", "data", "ingest", str(tmp_path / "source"))
     assert (answer.status, answer.err.count("set aside row ")) == (0, 5), answer
     assert "3 more were set aside: data/quarantine.csv lists all 8" in answer.err
+
+
+def test_a_night_tells_of_its_ingest_what_the_command_tells(ask: Ask, tmp_path: Path) -> None:
+    source, workspace, told = tmp_path / "source", tmp_path / "workspace", list[Event]()
+    rows = [f"text {number},{'ab'[number % 2]}" for number in range(100)]
+    source.mkdir()
+    (source / "labels.csv").write_text("\n".join(["text,kind", *rows]))
+    dataset.init_workspace(workspace)
+    assert ask(workspace, "data", "ingest", str(source)).status == 0
+    (source / "labels.csv").write_text("\n".join(["text,kind", *rows[10:], ",a", "new,b"]))
+    with listening(told.append), open_session(read_settings(workspace), parse_plan({"name": "texts"})) as session:
+        assert len(version_data(session, str(source)).samples) == 101
+    lines = [event.text for event in told]
+    assert lines[:2] == ["Warning: set aside row 92.txt: is empty", f"{source}: 1 added, 0 updated, 0 removed, 100 unchanged"]
+    assert "10 samples of the data version are not in this source and stay" in str(lines[2])
