@@ -20,6 +20,9 @@ app = typer.Typer(
 
 SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 OlderThan = Annotated[str, typer.Option("--older-than", help="How long ago a work must have ended, such as 30d, 12h or 0d.")]
+Unlogged = Annotated[
+    bool, typer.Option("--unlogged", help="Also works of retrainings that did not end, and that nobody will run to their end.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
 
 
@@ -37,7 +40,7 @@ def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
         ("unfinished", status.unfinished),
         (f"of the present data version {short(status.data_version)}", status.of_data_version),
         ("of a version with an alias, or one that waits for approval", status.in_use),
-        ("of a retraining that did not end, so that MLflow may lack them", status.unlogged),
+        ("of a retraining that did not end, so that MLflow may lack them (prune --unlogged)", status.unlogged),
         ("could be pruned", status.prunable),
     ]
     screen.show_table("Works", ["works", "count"], rows)
@@ -46,19 +49,26 @@ def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def prune(older_than: OlderThan, workspace: Workspace = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+def prune(
+    older_than: OlderThan,
+    workspace: Workspace = None,
+    unlogged: Unlogged = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
     """Remove the works that ended longer ago than that and that nothing needs; a retraining that asks again trains them again.
 
     What stays: all works of the workspace's present data version; those of versions, of any model, with an alias (champion,
-    previous, challenger) or waiting for approval; and those of a retraining that did not end. An unfinished work counts from its
-    last checkpoint. Refused while a retraining is at work on this storage, or while the registry does not answer. Registered
-    versions can be pulled and rolled back to as before: MLflow keeps its own copies of bundles in its runs (see mlflow gc).
+    previous, challenger) or waiting for approval; and, without --unlogged, those of a retraining that did not end: it may be run
+    again, and MLflow may lack them. An unfinished work counts from its last checkpoint. Refused while a retraining is at work on
+    this storage, or while the registry does not answer. Registered versions can be pulled and rolled back to as before: MLflow
+    keeps its own copies of bundles in its runs (see mlflow gc).
 
     Example: headstart works prune --older-than 30d --dry-run
     """
     from flows.stages.works import prune_works
 
-    pruned = prune_works(settings_of(workspace), _seconds(older_than), dry_run=dry_run)
+    pruned = prune_works(settings_of(workspace), _seconds(older_than), unlogged=unlogged, dry_run=dry_run)
     if as_json:
         return screen.show_json(asdict(pruned))
     done = ("would be removed", "to be freed") if dry_run else ("removed", "freed")

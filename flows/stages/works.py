@@ -54,11 +54,11 @@ class _Needs:
     data_version: str
     in_use: frozenset[str]
 
-    def allow(self, work: StoredWork) -> bool:
-        """Whether nothing needs the work; of one that no job here tells of, that is not known."""
+    def allow(self, work: StoredWork, *, unlogged: bool = False) -> bool:
+        """Whether nothing needs the work, or only MLflow would, if `unlogged`; of one that no job here tells of, that is not known."""
         if work.data_version in (self.data_version, None) or work.key in self.in_use:
             return False
-        return work.state == "unfinished" or work.is_logged
+        return work.state == "unfinished" or work.is_logged or unlogged
 
 
 def works_status(settings: Settings) -> WorksStatus:
@@ -82,8 +82,10 @@ def works_status(settings: Settings) -> WorksStatus:
     )
 
 
-def prune_works(settings: Settings, older_than_seconds: float, *, dry_run: bool = False) -> PrunedWorks:
+def prune_works(settings: Settings, older_than_seconds: float, *, unlogged: bool = False, dry_run: bool = False) -> PrunedWorks:
     """Remove the works that nothing needs and that ended, or were last written to, longer ago than that.
+
+    If `unlogged`, those of retrainings that did not end as well, which MLflow may lack.
 
     Raises Busy while a retraining runs on this storage, Unreachable if the registry does not answer, AskedWrongly if the
     workspace has no data version: then it is not known what is needed.
@@ -91,7 +93,7 @@ def prune_works(settings: Settings, older_than_seconds: float, *, dry_run: bool 
     _refuse_beside_retraining(settings)
     needs, stored = _needs(settings), read_works(settings.root)
     latest = time.time() - older_than_seconds
-    old = [work for work in stored.works if needs.allow(work) and work.written_at < latest]
+    old = [work for work in stored.works if needs.allow(work, unlogged=unlogged) and work.written_at < latest]
     freed = sum(work.num_bytes for work in old)
     if not dry_run:
         _remove(settings, old)

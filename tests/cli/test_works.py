@@ -167,6 +167,13 @@ def test_folders_that_no_training_made_are_left_alone(nights: Nights) -> None:
     assert nights.left() == NEEDED | {"mine", "copied"}
 
 
+def test_works_of_retrainings_that_did_not_end_go_where_that_is_asked_for(asked: Ask, nights: Nights) -> None:
+    nights.train("9", data=dataset.read_version(nights.workspace).digest, ended=False)
+    nights.train("c0", ended=False)
+    asked("works", "prune", "--older-than", "30d", "--unlogged", "--json")
+    assert nights.left() == NEEDED - {"00000005"} | {"00000008", "00000009"}
+
+
 def test_nothing_is_pruned_while_the_registry_does_not_answer(asked: Ask, nights: Nights) -> None:
     before = nights.left()
     silent = asked("works", "prune", "--older-than", "0d", HEADSTART_TRACKING_ADDRESS=DEAD)
