@@ -24,6 +24,7 @@ UNDER_WAY_TAG = "headstart.under_way"
 WAITS_TAG = "headstart.waits_for_approval"
 # The kinds of decisions that make an earlier champion the champion again, by taking the present one back, or by undoing that.
 ROLLBACK, UNDONE = "rollback", "rollback undone"
+TICK_SECONDS = 0.001
 
 
 @dataclass(frozen=True)
@@ -197,11 +198,13 @@ class Bookkeeping(Catalog):
     ) -> Entry:
         """An entry that is made now. Decisions after a move by another hand differ from the same ones before it."""
         moves = [entry.id for entry in history if entry.kind == MOVED]
+        # A clock that was ahead, or is behind on another machine, does not put a decision before the one that it follows.
+        now = max(time.time(), history[-1].time + TICK_SECONDS if history else 0.0)
         entry = Entry(
             kind=kind,
             name=judged.name,
             version=judged.version,
-            time=time.time(),
+            time=now,
             promoted=verdict.promoted,
             reasons=tuple(verdict.reasons),
             champion_before=before,

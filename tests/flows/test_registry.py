@@ -527,6 +527,21 @@ def test_the_command_tells_who_was_champion_at_a_time_and_how_to_go_back(
     assert "worse at night" in registry.history(name)[-1].reasons[0]
 
 
+def test_decisions_keep_their_order_whatever_the_clock_says(
+    place: Place, first: ModelVersion, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = place.registry()
+    for version, key in enumerate(("a", "b", "c"), start=1):
+        add(place, first, name, key)
+        with monkeypatch.context() as patch:
+            now = time.time() + 86_400 * (version == 2)
+            patch.setattr(time, "time", lambda now=now: now)
+            registry.promote(name, str(version), YES)
+    assert registry.settle(name) is None, "nobody else moved the champion"
+    assert registry.rollback(name).version == "2"
+    assert [entry.champion_after for entry in registry.history(name)] == ["1", "2", "3", "2"]
+
+
 def test_the_ledger_keeps_every_verdict_once_and_survives_either_copy(place: Place, first: ModelVersion, name: str) -> None:
     for key in ("a", "b"):
         add(place, first, name, key)
