@@ -55,6 +55,7 @@ def settle(rows: Sequence[Unsettled]) -> tuple[tuple[str, ...], tuple[str, ...]]
     warnings = _overruled(rows, splits, lacking)
     free = _carve(rows, _units(rows), lacking, splits)
     warnings += _keep_small_classes(rows, free, splits)
+    _refill_train(rows, free, splits)
     _cover_classes(rows, free, splits)
     settled = [split or "train" for split in splits]
     return tuple(settled), (*warnings, *_straddling(rows, settled), *_empty(settled, free))
@@ -146,6 +147,10 @@ def _by_hash(key: str) -> str:
     return "test" if position < TEST_SHARE else "val" if position < TEST_SHARE + VAL_SHARE else "train"
 
 
+def _by_share(units: Iterable[_Unit]) -> list[_Unit]:
+    return sorted(units, key=lambda unit: (share(unit.key), unit.key))
+
+
 def _put(indices: Iterable[int], split: str, splits: list[str | None]) -> None:
     for index in indices:
         splits[index] = split
@@ -163,20 +168,43 @@ def _count(rows: Sequence[Unsettled], splits: Sequence[str | None]) -> Mapping[s
 
 
 def _keep_small_classes(rows: Sequence[Unsettled], free: Sequence[_Unit], splits: list[str | None]) -> list[str]:
-    """Put carved units back into train if a class of theirs would keep fewer than MIN_TRAIN samples there."""
-    train = _count(rows, splits)["train"]
-    pool, choices = train.copy(), Counter[ClassName]()
+    """Put carved units back into train if a class of theirs has too few samples for MIN_TRAIN there and one in each split."""
+    pool, choices = _count(rows, splits)["train"].copy(), Counter[ClassName]()
     for unit in free:
         if splits[unit.rows[0]] != "train":
             pool.update(unit.classes)
         for name in unit.classes:
             choices[name] = max(choices[name], len(unit.choices))
-    small = {name for name, wanted in choices.items() if wanted and (train[name] < MIN_TRAIN or pool[name] < MIN_TRAIN + wanted)}
+    small = {name for name, wanted in choices.items() if wanted and pool[name] < MIN_TRAIN + wanted}
     for unit in free:
         if not small.isdisjoint(unit.classes):
             _put(unit.rows, "train", splits)
             unit.choices = frozenset()
     return _too_small({name: pool[name] for name in sorted(small - {_EVERYTHING})})
+
+
+def _refill_train(rows: Sequence[Unsettled], free: Sequence[_Unit], splits: list[str | None]) -> None:
+    """Put carved units back into train while a class has fewer than MIN_TRAIN samples there, or none to spare for a split without it.
+
+    They come from the split that has most of the class.
+    """
+    counts, carved = _count(rows, splits), defaultdict[ClassName, list[_Unit]](list)
+    for unit in _by_share(unit for unit in free if splits[unit.rows[0]] != "train"):
+        for name in unit.classes:
+            carved[name].append(unit)
+    for name, units in sorted(carved.items()):
+        choices = frozenset[str]().union(*(unit.choices for unit in units))
+        while units := [unit for unit in units if splits[unit.rows[0]] != "train"]:
+            lacking = sum(not counts[split][name] for split in choices)
+            if counts["train"][name] >= MIN_TRAIN + lacking:
+                break
+            unit = max(units, key=lambda unit: counts[str(splits[unit.rows[0]])][name])
+            split = str(splits[unit.rows[0]])
+            if counts["train"][name] >= MIN_TRAIN and counts[split][name] == unit.classes[name]:
+                break
+            _put(unit.rows, "train", splits)
+            counts[split].subtract(unit.classes)
+            counts["train"].update(unit.classes)
 
 
 def _too_small(counts: Mapping[ClassName, int]) -> list[str]:
@@ -192,7 +220,7 @@ def _cover_classes(rows: Sequence[Unsettled], free: Sequence[_Unit], splits: lis
     """Give a carved split one unit of each class that chance left out of it, if train can spare it."""
     counts = _count(rows, splits)
     spare: dict[ClassName, list[_Unit]] = defaultdict(list)
-    for unit in sorted((u for u in free if splits[u.rows[0]] == "train" and u.choices), key=lambda u: (share(u.key), u.key)):
+    for unit in _by_share(unit for unit in free if splits[unit.rows[0]] == "train" and unit.choices):
         for name in unit.classes:
             spare[name].append(unit)
     for split in ("test", "val"):

@@ -135,6 +135,15 @@ def test_a_class_that_chance_left_out_of_a_split_is_put_into_it() -> None:
             assert part == ("train",) * 9 or not spare or set(part) == {"train", "val", "test"}
 
 
+def test_a_class_that_can_be_split_is_split_however_chance_put_it() -> None:
+    others = numbered(100, first=9_000)
+    for count in (7, 8, 10):
+        for first in range(0, 4000, 100):
+            splits, warnings = settle(numbered(count, "b", first=first) + others)
+            assert Counter(splits[:count]) >= Counter(train=MIN_TRAIN, val=1, test=1)
+            assert not warnings
+
+
 def test_new_members_follow_their_group() -> None:
     rows = [Unsettled(f"{number:032x}", earlier="test" if number == 0 else None, group="one") for number in range(4)]
     assert settle(rows + numbered(50, first=900, earlier="train"))[0][:4] == ("test",) * 4
