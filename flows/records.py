@@ -237,14 +237,3 @@ class Verdict:
     superior: bool = True
     waits: bool = False
     fresh: str = ""
-
-
-@dataclass(frozen=True)
-class ModelVersion:
-    """A version in the registry, with its tags and the aliases that point at it."""
-
-    name: str
-    version: str
-    aliases: tuple[str, ...]
-    tags: Mapping[str, str]
-    created: float

@@ -8,20 +8,17 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from flows import mlflow_tags
 from flows.errors import HeadstartError
 from flows.mlflow_connection import asking
+from flows.model_version import ModelVersion
 from flows.places import Root, StoredFile, open_place
 from flows.places.locks import locks_of
-from flows.records import ModelVersion, Verdict
+from flows.records import Verdict
 from flows.registry import ledger, telling
-from flows.registry.catalog import WITHDRAWN_TAG, Catalog, is_withdrawn
+from flows.registry.catalog import Catalog
 from flows.registry.ledger import MOVED, Entry, champion_at
 
-LEDGER_TAG = "headstart.ledger."
-# The registered model's tag with the id of the entry whose aliases are being moved; it is gone once they are.
-UNDER_WAY_TAG = "headstart.under_way"
-# The tag of a version that waits for approval, with the id of the entry that says it is proven.
-WAITS_TAG = "headstart.waits_for_approval"
 # The kinds of decisions that make an earlier champion the champion again, by taking the present one back, or by undoing that.
 ROLLBACK, UNDONE = "rollback", "rollback undone"
 TICK_SECONDS = 0.001
@@ -73,14 +70,14 @@ class Bookkeeping(Catalog):
     def works_in_use(self) -> set[str]:
         """The keys of the works whose versions, of any model, have an alias or wait for approval."""
         versions = [version for model in self.models() for version in self.versions(model.name)]
-        used = (v for v in versions if v.aliases or (WAITS_TAG in v.tags and not is_withdrawn(v)))
-        return {version.tags.get("headstart.work_key", "") for version in used}
+        used = (v for v in versions if v.aliases or (mlflow_tags.WAITS in v.tags and not v.is_withdrawn))
+        return {version.work_key for version in used}
 
     def _state(self, name: str) -> State:
         versions = self.versions_by_number(name)
         model = self._registered(name)
         tags = [tag for tags in (model.tags if model else {}, *(v.tags for v in versions.values())) for tag in tags.items()]
-        tagged = [Entry.from_text(value) for tag, value in tags if tag.startswith(LEDGER_TAG)]
+        tagged = [Entry.from_text(value) for tag, value in tags if tag.startswith(mlflow_tags.LEDGER_PREFIX)]
         return State(versions, ledger.merge([*tagged, *ledger.read(self._ledger_file(name))]))
 
     @asking
@@ -124,34 +121,34 @@ class Bookkeeping(Catalog):
         made = state.made
         if made is None or state.champion not in (made.champion_before, made.champion_after):
             return False
-        return bool(self._client.get_registered_model(made.name).tags.get(UNDER_WAY_TAG) == made.id)
+        return bool(self._client.get_registered_model(made.name).tags.get(mlflow_tags.UNDER_WAY) == made.id)
 
     def _decide(self, entry: Entry) -> None:
         """Keep a decision that changes the champion, and move the aliases; killed in between, `settle` finishes it."""
-        self._client.set_registered_model_tag(entry.name, UNDER_WAY_TAG, entry.id)
+        self._client.set_registered_model_tag(entry.name, mlflow_tags.UNDER_WAY, entry.id)
         self._keep(entry)
         self._carry_out(entry)
 
     def _carry_out(self, entry: Entry) -> None:
         name, before, after = entry.name, entry.champion_before, str(entry.champion_after)
         if is_rollback := entry.kind == ROLLBACK:
-            self._client.set_model_version_tag(name, str(before), WITHDRAWN_TAG, "true")
+            self._client.set_model_version_tag(name, str(before), mlflow_tags.WITHDRAWN, "true")
         elif self._aliases(name).get("challenger") == after:
             self._move(name, {"challenger": None})
         if before:
             self._move(name, {"previous": after if is_rollback else before})
         self._move(name, {"champion": after})
-        self._client.delete_model_version_tag(name, after, WAITS_TAG)
+        self._client.delete_model_version_tag(name, after, mlflow_tags.WAITS)
         if entry.kind in (ROLLBACK, UNDONE):
-            self._client.delete_model_version_tag(name, after, WITHDRAWN_TAG)
+            self._client.delete_model_version_tag(name, after, mlflow_tags.WITHDRAWN)
         self._describe(name, after)
         if is_rollback:
             self._move(name, {"previous": self._champion_before(name, after)})
-        self._client.delete_registered_model_tag(name, UNDER_WAY_TAG)
+        self._client.delete_registered_model_tag(name, mlflow_tags.UNDER_WAY)
 
     def _keep(self, entry: Entry) -> None:
         """Write an entry as a tag of its version, or else of the model if that is registered, and into the file."""
-        tag, model = LEDGER_TAG + entry.id, None if entry.version else self._registered(entry.name)
+        tag, model = mlflow_tags.LEDGER_PREFIX + entry.id, None if entry.version else self._registered(entry.name)
         if entry.version and tag not in self.find(entry.name, entry.version).tags:
             self._client.set_model_version_tag(entry.name, entry.version, tag, entry.to_text(telling.TAG_CHARS))
         elif model and tag not in model.tags:
@@ -167,7 +164,7 @@ class Bookkeeping(Catalog):
         if telling.is_ours(model.description, model.tags):
             version = self._client.get_model_version(name, champion)
             text = telling.describe_model(champion, version.description or "")
-            self._client.set_registered_model_tag(name, telling.DESCRIBED, telling.hash_of(text))
+            self._client.set_registered_model_tag(name, mlflow_tags.DESCRIPTION_HASH, telling.hash_of(text))
             self._client.update_registered_model(name, text)
 
     def _move(self, name: str, moves: Mapping[str, str | None]) -> None:
@@ -183,7 +180,7 @@ class Bookkeeping(Catalog):
 
     def _champion_before(self, name: str, version: str) -> str | None:
         """The champion that the version replaced when it was promoted; None if that was withdrawn since."""
-        usable = {v.version for v in self.versions(name) if not is_withdrawn(v)}
+        usable = {v.version for v in self.versions(name) if not v.is_withdrawn}
         promotions = [e for e in self.history(name) if e.promoted and e.version == version and e.champion_before in usable]
         return promotions[-1].champion_before if promotions else None
 
@@ -209,15 +206,15 @@ class Bookkeeping(Catalog):
             reasons=tuple(verdict.reasons),
             champion_before=before,
             champion_after=after,
-            data_version=judged.tags.get("headstart.data_version", ""),
-            variant_id=judged.tags.get("headstart.variant_id", ""),
-            work_key=judged.tags.get("headstart.work_key", ""),
+            data_version=judged.data_version,
+            variant_id=judged.variant_id,
+            work_key=judged.work_key,
             figures=dict(verdict.figures),
             findings=verdict.findings,
             metric=verdict.metric,
             recipe=verdict.recipe,
             asked_by=self.asked_by,
-            git_commit=judged.tags.get("headstart.git_commit", ""),
+            git_commit=judged.git_commit,
             level_spent=verdict.level_spent,
             superior=verdict.superior,
             waits=verdict.waits,

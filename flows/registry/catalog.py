@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from flows import pulling
 from flows.errors import AskedWrongly, HeadstartError
 from flows.mlflow_connection import asking, connect, every, is_missing
-from flows.records import ModelVersion
+from flows.model_version import ModelVersion
 from flows.registry.program import BUNDLE_FOLDER
 
 if TYPE_CHECKING:
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 ALIASES = ("champion", "previous", "challenger")
-BUNDLE_TAG = "headstart.bundle_digest"
-RUN_TAG = "headstart.run_id"
 CARDS = "cards"
-WITHDRAWN_TAG = "headstart.withdrawn"
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,7 @@ class Catalog:
         if card_file(version) not in self._run_files(version, CARDS):
             return self._read(version, "card.md").decode()
         with tempfile.TemporaryDirectory(prefix="headstart-card-") as made:
-            where = f"runs:/{version.tags[RUN_TAG]}/{card_file(version)}"
+            where = f"runs:/{version.run_id}/{card_file(version)}"
             return Path(download_artifacts(where, dst_path=made, tracking_uri=self.address)).read_text(encoding="utf-8")
 
     @asking
@@ -149,9 +146,8 @@ class Catalog:
         return tuple(file.rpartition("/")[2] for file in self._run_files(version, "pictures"))
 
     def _run_files(self, version: ModelVersion, folder: str) -> list[str]:
-        run_id = version.tags.get(RUN_TAG)
         try:
-            return sorted(file.path for file in self._client.list_artifacts(run_id, folder)) if run_id else []
+            return sorted(file.path for file in self._client.list_artifacts(version.run_id, folder)) if version.run_id else []
         except Exception as error:
             if is_missing(error):  # the run was deleted
                 return []
@@ -160,8 +156,8 @@ class Catalog:
     @asking
     def bundle_digest(self, version: ModelVersion) -> str | None:
         """The digest of a version's bundle: its tag, or, of earlier Headstarts, its SHA256SUMS hashed; None if that is lost."""
-        if digest := version.tags.get(BUNDLE_TAG):
-            return digest
+        if version.bundle_digest:
+            return version.bundle_digest
         try:
             return hashlib.sha256(self._read(version, "SHA256SUMS")).hexdigest()
         except Exception:
@@ -205,11 +201,6 @@ class _Downloads:
 def card_file(version: ModelVersion) -> str:
     """The path of a version's card among the files of its run."""
     return f"{CARDS}/{version.name}-{version.version}.md"
-
-
-def is_withdrawn(version: ModelVersion) -> bool:
-    """Whether a person took the version back, so that it is never promoted again by itself."""
-    return version.tags.get(WITHDRAWN_TAG) == "true"
 
 
 def _ranges(versions: list[ModelVersion]) -> str:

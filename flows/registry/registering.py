@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from flows import mlflow_tags
 from flows.mlflow_connection import asking
-from flows.records import ModelVersion
+from flows.model_version import ModelVersion
 from flows.registry import program, telling
-from flows.registry.catalog import BUNDLE_TAG, Catalog
+from flows.registry.catalog import Catalog
 
 
 class Registering(Catalog):
@@ -21,7 +22,7 @@ class Registering(Catalog):
     @asking
     def prepare(self, name: str, bundle: Path, work_key: str) -> None:
         """Begin to make what `register` uploads of a work's bundle, in a thread, unless the work has its version."""
-        if all(version.tags.get("headstart.work_key") != work_key for version in self.versions(name)):
+        if all(version.work_key != work_key for version in self.versions(name)):
             self._exports[bundle] = program.Export(bundle)
 
     @asking
@@ -39,14 +40,14 @@ class Registering(Catalog):
     ) -> ModelVersion:
         """Register a work's bundle as a version, or find the one registered before; a new one appears whole or not at all."""
         for version in self.versions(name):
-            if version.tags.get("headstart.work_key") == work_key:
+            if version.work_key == work_key:
                 return version
         marks = {
-            "headstart.work_key": work_key,
-            "headstart.variant_id": variant_id,
-            "headstart.data_version": data_version,
-            "headstart.run_id": run_id,
-            "headstart.git_commit": git_commit,
+            mlflow_tags.WORK_KEY: work_key,
+            mlflow_tags.VARIANT_ID: variant_id,
+            mlflow_tags.DATA_VERSION: data_version,
+            mlflow_tags.RUN_ID: run_id,
+            mlflow_tags.GIT_COMMIT: git_commit,
         }
         model_id = self._logged_model(name, bundle, run_id, marks)
         try:
@@ -54,7 +55,7 @@ class Registering(Catalog):
         except Exception as error:
             if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
                 raise
-        tags = marks | {telling.HOLDOUT: telling.holdout_tag(metrics), BUNDLE_TAG: _bundle_digest(bundle)}
+        tags = marks | {mlflow_tags.HOLDOUT: telling.holdout_tag(metrics), mlflow_tags.BUNDLE_DIGEST: _bundle_digest(bundle)}
         description = telling.describe_version((bundle / "card.md").read_text(encoding="utf-8"), metrics)
         made = self._client.create_model_version(
             name, source=f"models:/{model_id}", run_id=run_id, tags=tags, description=description, model_id=model_id
@@ -64,14 +65,16 @@ class Registering(Catalog):
     @asking
     def tell_holdout(self, version: ModelVersion, metrics: Mapping[str, float]) -> None:
         """Put a version's measures on the holdout in place of those that it was registered with."""
-        self._client.set_model_version_tag(version.name, version.version, telling.HOLDOUT, telling.holdout_tag(metrics))
+        self._client.set_model_version_tag(version.name, version.version, mlflow_tags.HOLDOUT, telling.holdout_tag(metrics))
 
     def _logged_model(self, name: str, bundle: Path, run_id: str, marks: Mapping[str, str]) -> str:
         """The id of the work's logged model in MLflow: one that an earlier try finished, or a new one."""
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
         experiment = self._client.get_run(run_id).info.experiment_id
-        known = self._client.search_logged_models([experiment], f"tags.`headstart.work_key` = '{marks['headstart.work_key']}'")
+        known = self._client.search_logged_models(
+            [experiment], f"tags.`{mlflow_tags.WORK_KEY}` = '{marks[mlflow_tags.WORK_KEY]}'"
+        )
         for model in known:
             if model.status == LoggedModelStatus.READY:
                 return str(model.model_id)

@@ -7,14 +7,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from flows import mlflow_tags
 from flows.records import Verdict
 
 # The longest tag and description that every MLflow registry takes.
 TAG_CHARS = DESCRIPTION_CHARS = 5000
-HOLDOUT = "headstart.holdout"
-VERDICT = "headstart.verdict"
-# The tag with the hash of the description that we gave a model: one that a person wrote has another, and stays.
-DESCRIBED = "headstart.description"
 UNPROMOTED = "Retrained and promoted by Headstart."
 
 
@@ -25,11 +22,11 @@ def holdout_tag(metrics: Mapping[str, float]) -> str:
 
 def read_holdout(tags: Mapping[str, str]) -> dict[str, float]:
     """The measures on the holdout in a version's tags; earlier Headstarts wrote them as JSON."""
-    if HOLDOUT in tags:
-        lines = [line.rpartition(" ") for line in tags[HOLDOUT].splitlines()]
+    if mlflow_tags.HOLDOUT in tags:
+        lines = [line.rpartition(" ") for line in tags[mlflow_tags.HOLDOUT].splitlines()]
         return {name: float(value) for name, _, value in lines}
     try:
-        return {name: float(value) for name, value in json.loads(tags.get("headstart.metrics", "{}")).items()}
+        return {name: float(value) for name, value in json.loads(tags.get(mlflow_tags.HOLDOUT_AS_JSON, "{}")).items()}
     except ValueError:  # cut short, as there were more of them than a tag takes
         return {}
 
@@ -53,7 +50,7 @@ def describe_model(version: str, described: str) -> str:
 
 def is_ours(description: str | None, tags: Mapping[str, Any]) -> bool:
     """Whether a model's description is empty or ours, unchanged by a person."""
-    return not description or description == UNPROMOTED or tags.get(DESCRIBED) == hash_of(description)
+    return not description or description == UNPROMOTED or tags.get(mlflow_tags.DESCRIPTION_HASH) == hash_of(description)
 
 
 def hash_of(description: str) -> str:

@@ -6,12 +6,14 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from flows import mlflow_tags
 from flows.errors import AskedWrongly, Overtaken
 from flows.mlflow_connection import asking
-from flows.records import ModelVersion, Verdict
+from flows.model_version import ModelVersion
+from flows.records import Verdict
 from flows.registry import telling
-from flows.registry.bookkeeping import ROLLBACK, UNDONE, WAITS_TAG, Bookkeeping, State
-from flows.registry.catalog import RUN_TAG, WITHDRAWN_TAG, card_file, is_withdrawn
+from flows.registry.bookkeeping import ROLLBACK, UNDONE, Bookkeeping, State
+from flows.registry.catalog import card_file
 from flows.registry.ledger import Entry
 from flows.registry.registering import Registering
 
@@ -37,9 +39,9 @@ class Registry(Bookkeeping, Registering):
                 raise Overtaken(name, judged.version, over, state.champion)
             entry = self._entry("verdict", judged, verdict, state.champion, state.champion, state.history)
             self._keep(entry)
-            self._client.set_model_version_tag(name, judged.version, telling.VERDICT, telling.verdict_tag(verdict))
+            self._client.set_model_version_tag(name, judged.version, mlflow_tags.VERDICT, telling.verdict_tag(verdict))
             if verdict.waits:
-                self._client.set_model_version_tag(name, judged.version, WAITS_TAG, entry.id)
+                self._client.set_model_version_tag(name, judged.version, mlflow_tags.WAITS, entry.id)
         return entry
 
     @asking
@@ -51,10 +53,10 @@ class Registry(Bookkeeping, Registering):
         `over` is the champion that it was compared with, None for none.
         """
         tags = {
-            "headstart.work_key": work_key,
-            "headstart.variant_id": variant_id,
-            "headstart.data_version": data_version,
-            "headstart.git_commit": git_commit,
+            mlflow_tags.WORK_KEY: work_key,
+            mlflow_tags.VARIANT_ID: variant_id,
+            mlflow_tags.DATA_VERSION: data_version,
+            mlflow_tags.GIT_COMMIT: git_commit,
         }
         judged = ModelVersion(name, "", (), tags, 0.0)
         with self.alone(name):
@@ -74,7 +76,7 @@ class Registry(Bookkeeping, Registering):
             raise AskedWrongly(f"version {version} of {name} can not become champion: its verdict is not to promote it")
         judged = self.find(name, version)
         with self.alone(name):
-            self._settle(self._state(name), besides=judged.tags.get("headstart.work_key", ""))
+            self._settle(self._state(name), besides=judged.work_key)
             state = self._state(name)
             champion = state.champion
             if champion == judged.version:
@@ -83,7 +85,7 @@ class Registry(Bookkeeping, Registering):
             if over not in (ANY, champion):
                 raise Overtaken(name, judged.version, over, champion)
             entry = self._entry("verdict", judged, verdict, champion, judged.version, state.history)
-            self._client.set_model_version_tag(name, judged.version, telling.VERDICT, telling.verdict_tag(verdict))
+            self._client.set_model_version_tag(name, judged.version, mlflow_tags.VERDICT, telling.verdict_tag(verdict))
             self._decide(entry)
         return self.find(name, judged.version)
 
@@ -116,7 +118,7 @@ class Registry(Bookkeeping, Registering):
                 self.pull(name, judged.version, Path(folder) / "bundle")
             verdict = Verdict(True, (f"approved by hand: {reason.strip()}",), {}, (), proven.metric, proven.recipe)
             verdict = replace(verdict, superior=proven.superior)
-            self._client.set_model_version_tag(name, judged.version, telling.VERDICT, telling.verdict_tag(verdict))
+            self._client.set_model_version_tag(name, judged.version, mlflow_tags.VERDICT, telling.verdict_tag(verdict))
             self._decide(self._entry("approval", judged, verdict, state.champion, judged.version, state.history))
         return self.find(name, judged.version)
 
@@ -132,12 +134,12 @@ class Registry(Bookkeeping, Registering):
             judged, proven = _pick(name, state, version, reason)
             verdict = Verdict(False, (f"rejected by hand: {reason.strip()}",), {}, (), proven.metric, proven.recipe)
             self._keep(self._entry("rejection", judged, verdict, state.champion, state.champion, state.history))
-            self._client.set_model_version_tag(name, judged.version, telling.VERDICT, telling.verdict_tag(verdict))
+            self._client.set_model_version_tag(name, judged.version, mlflow_tags.VERDICT, telling.verdict_tag(verdict))
             if "challenger" in judged.aliases:
                 self._move(name, {"challenger": None})
             # From here on it waits no more: killed before this, the same call does it all again.
-            self._client.set_model_version_tag(name, judged.version, WITHDRAWN_TAG, "true")
-            self._client.delete_model_version_tag(name, judged.version, WAITS_TAG)
+            self._client.set_model_version_tag(name, judged.version, mlflow_tags.WITHDRAWN, "true")
+            self._client.delete_model_version_tag(name, judged.version, mlflow_tags.WAITS)
         return self.find(name, judged.version)
 
     def _refuse_unknown(self, name: str) -> None:
@@ -148,15 +150,15 @@ class Registry(Bookkeeping, Registering):
     def set_challenger(self, name: str, version: str) -> ModelVersion:
         """Make the version the challenger: registered and judged, not promoted. One that was withdrawn is none."""
         found = self.find(name, version)
-        if not is_withdrawn(found):
+        if not found.is_withdrawn:
             self._move(name, {"challenger": found.version})
         return self.find(name, version)
 
     @asking
     def describe(self, version: ModelVersion, card: str) -> None:
         """Make a card the version's: whole among the files of its run, as far as it fits as its description in MLflow."""
-        if run_id := version.tags.get(RUN_TAG):
-            self._client.log_text(run_id, card, card_file(version))
+        if version.run_id:
+            self._client.log_text(version.run_id, card, card_file(version))
         self._client.update_model_version(version.name, version.version, telling.fitting(card, card_file(version)))
         if self._aliases(version.name).get("champion") == version.version:
             self._describe(version.name, version.version)
@@ -201,7 +203,7 @@ class Registry(Bookkeeping, Registering):
         names = ", ".join(former) or "none"
         if version not in former:
             raise AskedWrongly(f"version {version} of {name} is no earlier champion that may come back; allowed: {names}")
-        if is_withdrawn(former[version]) and not reason:
+        if former[version].is_withdrawn and not reason:
             raise AskedWrongly(
                 f"version {version} of {name} was taken back; to bring it back say why, in words that the ledger keeps: "
                 f"headstart models rollback {name} --to {version} --reason TEXT"
@@ -215,9 +217,9 @@ def _waiting(state: State) -> list[tuple[ModelVersion, Entry]]:
     One that became champion in another way, and was taken back, waits no more.
     """
     entries = {entry.id: entry for entry in state.history}
-    usable = (version for version in state.versions.values() if not is_withdrawn(version))
+    usable = (version for version in state.versions.values() if not version.is_withdrawn)
     versions = sorted(usable, key=lambda version: int(version.version))
-    tagged = ((version, entries.get(version.tags.get(WAITS_TAG, ""))) for version in versions)
+    tagged = ((version, entries.get(version.tags.get(mlflow_tags.WAITS, ""))) for version in versions)
     return [(version, entry) for version, entry in tagged if entry]
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from flows import job
 from flows.gate.account import WINDOW, Account
+from flows.model_version import ModelVersion
 from flows.places import Root, StoredFile
-from flows.records import ModelVersion
-from flows.registry import BUNDLE_TAG, Entry, is_withdrawn
+from flows.registry import Entry
 
 SECONDS_A_DAY = 86_400
 
@@ -63,7 +63,7 @@ def anchor_of(
     """
     for entry in reversed(history):
         version = versions.get(entry.version)
-        if version and _anchors(entry, version.version) and entry.metric in ("", metric) and not is_withdrawn(version):
+        if version and _anchors(entry, version.version) and entry.metric in ("", metric) and not version.is_withdrawn:
             return version
     return champion
 
@@ -73,5 +73,5 @@ def _anchors(entry: Entry, version: str | None) -> bool:
 
 
 def _scores_of(entry: Entry, versions: Mapping[str, ModelVersion], storage: Root) -> StoredFile | None:
-    digest = versions[entry.version].tags.get(BUNDLE_TAG) if entry.version in versions else None
-    return job.scores_file(storage, digest, entry.data_version) if digest else None
+    version = versions.get(entry.version)
+    return job.scores_file(storage, version.bundle_digest, entry.data_version) if version and version.bundle_digest else None

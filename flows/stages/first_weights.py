@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 from flows import s3
 from flows.errors import AskedWrongly
 from flows.kept import keep_here, keep_made
+from flows.model_version import ModelVersion
 from flows.places import Root, StoredFile, open_place
 from flows.plan import Plan
-from flows.records import ModelVersion, Weights
+from flows.records import Weights
 from flows.registry import Registry
 from flows.stages.checked_weights import checked_file
 from flows.work_folder import bundle_name
@@ -39,7 +40,7 @@ class Start:
     def _save(self, file: Path) -> None:
         from heads.bundle.backbone import save_backbone
 
-        trained = open_place(self.root).within(bundle_name(self.version.tags.get("headstart.work_key", "-")))
+        trained = open_place(self.root).within(bundle_name(self.version.work_key or "-"))
         if found := keep_here(trained):
             save_backbone(found, file)
             return

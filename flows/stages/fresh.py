@@ -6,18 +6,17 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from flows import dataset, job
+from flows import dataset, job, mlflow_tags
 from flows.errors import AskedWrongly
 from flows.gate.clusters import MIN_CLUSTERS
 from flows.gate.fresh import FreshAccount
+from flows.model_version import ModelVersion
 from flows.places import Root, StoredFile
-from flows.records import DataVersion, ModelVersion, Sample
-from flows.registry import BUNDLE_TAG, Entry, is_withdrawn
+from flows.records import DataVersion, Sample
+from flows.registry import Entry
 from flows.settings import Settings
 from flows.stages.values import WorkPlan
 from flows.words import counted
-
-DATA_TAG = "headstart.data_version"
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,7 @@ def find_challenger(versions: Iterable[ModelVersion], champion: ModelVersion, wo
     later = [
         version
         for version in versions
-        if int(version.version) > int(champion.version)
-        and version.tags.get("headstart.work_key") != work_key
-        and not is_withdrawn(version)
+        if int(version.version) > int(champion.version) and version.work_key != work_key and not version.is_withdrawn
     ]
     return max(later, key=lambda version: int(version.version), default=None)
 
@@ -112,9 +109,11 @@ def taken_together(version: DataVersion) -> dict[str, str]:
 
 
 def _samples_of(settings: Settings, model: ModelVersion) -> tuple[Sample, ...]:
-    if not (digest := model.tags.get(DATA_TAG)):
-        raise AskedWrongly(f"it is not known what version {model.version} was made from: it has no tag {DATA_TAG}")
-    return _read(settings, digest, f"version {model.version} was made from")
+    if not model.data_version:
+        raise AskedWrongly(
+            f"it is not known what version {model.version} was made from: it has no tag {mlflow_tags.DATA_VERSION}"
+        )
+    return _read(settings, model.data_version, f"version {model.version} was made from")
 
 
 def _bet_on(settings: Settings, entry: Entry, versions: Mapping[str, ModelVersion]) -> set[str]:
@@ -144,5 +143,4 @@ def _pair(entry: Entry) -> tuple[str, str]:
 
 
 def _table_of(entry: Entry, version: ModelVersion | None, storage: Root) -> StoredFile | None:
-    digest = version.tags.get(BUNDLE_TAG) if version else None
-    return job.scores_file(storage, digest, entry.fresh) if digest else None
+    return job.scores_file(storage, version.bundle_digest, entry.fresh) if version and version.bundle_digest else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flows.records import ModelVersion
+from flows.model_version import ModelVersion
 from flows.registry import Registry, read_holdout
 
 
@@ -51,11 +51,10 @@ def describe_model(registry: Registry, name: str) -> ModelSummary:
 def _summary(version: ModelVersion | None) -> VersionSummary | None:
     if version is None:
         return None
-    tags = version.tags
     return VersionSummary(
         version=version.version,
-        variant_id=tags.get("headstart.variant_id"),
-        data_version=tags.get("headstart.data_version"),
-        run_id=tags.get("headstart.run_id"),
-        metrics=read_holdout(tags),
+        variant_id=version.variant_id or None,
+        data_version=version.data_version or None,
+        run_id=version.run_id or None,
+        metrics=read_holdout(version.tags),
     )

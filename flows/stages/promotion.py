@@ -10,8 +10,9 @@ from flows import plan as plans
 from flows.errors import Overtaken
 from flows.gate import Account, Policy
 from flows.gate.guards.admission import WITHDRAWN
-from flows.records import Finding, ModelVersion, Verdict
-from flows.registry import Registry, is_withdrawn
+from flows.model_version import ModelVersion
+from flows.records import Finding, Verdict
+from flows.registry import Registry
 from flows.stages.session import RetrainingSession
 from flows.stages.trials.collect import collect_trials
 from flows.stages.values import FreshScores, Promotion, Scores, WorkPlan
@@ -29,14 +30,14 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
     if scores.fresh and champion:
         return _promote_challenger(session, work_plan, scores, scores.fresh, policy, recipe)
     versions = session.registry.versions_by_number(name)
-    own = [version for version in versions.values() if version.tags.get("headstart.work_key") == candidate.key]
+    own = [version for version in versions.values() if version.work_key == candidate.key]
     case = gate.Case(
         scores.table,
         scores.champion_table,
         policy,
         majority=plans.majority_classes(work_plan.version),
         classes=work_plan.classes,
-        withdrawn=any(is_withdrawn(version) for version in own),
+        withdrawn=any(version.is_withdrawn for version in own),
         champion_name=f"champion {champion.version}" if champion else "",
         account=_account(session, work_plan, scores, recipe, versions),
         recipe=recipe,
@@ -97,7 +98,7 @@ def _promote_challenger(
             registry.tell_holdout(version, judged.table.metrics)
     if named is None or named == champion:
         return Promotion(verdict, named, judged)
-    words = WITHDRAWN if is_withdrawn(named) else "the challenger from now on: what arrives after its data version judges it"
+    words = WITHDRAWN if named.is_withdrawn else "the challenger from now on: what arrives after its data version judges it"
     told = Verdict(False, (words,), {}, (Finding("fresh_labels", False, words),), policy.metric, recipe)
     registry.record(named.name, named.version, told)
     waiting = registry.waiting(named.name)

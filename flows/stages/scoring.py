@@ -9,8 +9,9 @@ from dataclasses import replace
 from flows import job
 from flows.errors import AskedWrongly, HeadstartError
 from flows.kept import keep_here
+from flows.model_version import ModelVersion
 from flows.places import open_place
-from flows.records import DataVersion, ModelVersion, ScoreTable, TrainResult
+from flows.records import DataVersion, ScoreTable, TrainResult
 from flows.stages.account import anchor_of
 from flows.stages.baseline import find_baselines
 from flows.stages.fresh import bets_before, find_arrived, find_challenger, fresh_account_of
@@ -165,7 +166,7 @@ def checked_bundle(session: RetrainingSession, version: ModelVersion) -> StoredB
 def bundle_of(session: RetrainingSession, version: ModelVersion) -> StoredBundle:
     """The bundle of a registered version: in its work's folder, else pulled once from the registry."""
     storage = open_place(session.settings.root)
-    trained, pulled = bundle_name(version.tags.get("headstart.work_key", "-")), f"pulled/{version.name}-{version.version}"
+    trained, pulled = bundle_name(version.work_key or "-"), f"pulled/{version.name}-{version.version}"
     for name in (trained, pulled):
         if found := keep_here(storage.within(name)):
             return StoredBundle(name, found)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from flows import plan as plans
 from flows.baselines import Baseline, baseline_key
+from flows.model_version import ModelVersion
 from flows.plan import Plan
-from flows.records import DataVersion, ModelVersion, ScoreTable, TrainedVariant, Verdict, Work
+from flows.records import DataVersion, ScoreTable, TrainedVariant, Verdict, Work
 from flows.settings import Settings
 from flows.work_folder import WorkFolder, bundle_name
 
@@ -107,7 +108,7 @@ class Challenge:
     @property
     def key(self) -> str:
         """The key of the challenger's work."""
-        return self.version.tags.get("headstart.work_key", "")
+        return self.version.work_key
 
     @property
     def bundle(self) -> Path:

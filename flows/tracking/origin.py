@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from flows import mlflow_tags
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -23,9 +25,16 @@ class Origin:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The fields that are known, each as `headstart.<field>`."""
-        tags = {f"headstart.{name}": value for name, value in asdict(self).items() if value}
-        return tags | ({"mlflow.source.git.commit": self.git_commit} if self.git_commit else {})
+        """The fields that are known, as a run's tags."""
+        tags = {
+            mlflow_tags.DATA_VERSION: self.data_version,
+            mlflow_tags.DATA_REVISION: self.data_revision,
+            mlflow_tags.DATA_SOURCE: self.data_source,
+            mlflow_tags.GIT_COMMIT: self.git_commit,
+            mlflow_tags.FLOW_RUN_ID: self.flow_run_id,
+            mlflow_tags.SOURCE_COMMIT: self.git_commit,
+        }
+        return {name: value for name, value in tags.items() if value}
 
 
 # The same for all runs of a retraining; and only the first call changes the process's filters of warnings.

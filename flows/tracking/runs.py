@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from flows import mlflow_tags
 from flows.mlflow_connection import asking, connect, every, experiment
 from flows.records import Verdict, Work
 from flows.tracking.origin import Origin, dataset_input
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 End = Literal["FINISHED", "FAILED", "KILLED"]
-PARENT = "mlflow.parentRunId"
 # The prefix of measures with a value an epoch; measures without it are those of the model that was kept.
 CURVES = "epoch/"
 RUNNING = "attributes.status = 'RUNNING'"
@@ -83,8 +83,8 @@ class Tracker:
     @asking
     def start_retraining(self, key: str, origin: Origin, plan: Mapping[str, Any] | None = None) -> str:
         """Start the parent run of the retraining `key`, or go on with the one that exists; its id."""
-        existing = self._run_tagged("headstart.retraining", key)
-        tags = origin.tags | {"headstart.kind": "retraining", "headstart.retraining": key}
+        existing = self._run_tagged(mlflow_tags.RETRAINING_KEY, key)
+        tags = origin.tags | {mlflow_tags.KIND: "retraining", mlflow_tags.RETRAINING_KEY: key}
         run_id = self._open(existing, retraining_name(self.name, origin.data_version), tags)
         self._log_params(run_id, existing, flat(plan or {}))
         self._log_data(run_id, origin)
@@ -93,16 +93,16 @@ class Tracker:
     @asking
     def start_variant(self, parent: str, work: Work, origin: Origin) -> str:
         """Start the child run of a variant's work, or go on with the one that exists; its id. A complete run stays as it is."""
-        existing = self._run_tagged("headstart.work_key", work.key)
+        existing = self._run_tagged(mlflow_tags.WORK_KEY, work.key)
         if existing is not None and _is_complete(existing):
             return str(existing.info.run_id)
         variant = work.variant
         tags = origin.tags | {
-            PARENT: parent,
-            "headstart.kind": "variant",
-            "headstart.work_key": work.key,
-            "headstart.variant_id": variant.variant_id,
-            "headstart.weights": work.weights.digest,
+            mlflow_tags.PARENT_RUN: parent,
+            mlflow_tags.KIND: "variant",
+            mlflow_tags.WORK_KEY: work.key,
+            mlflow_tags.VARIANT_ID: variant.variant_id,
+            mlflow_tags.WEIGHTS: work.weights.digest,
         }
         designs = "+".join(dict.fromkeys(head.design for head in variant.heads))
         run_id = self._open(existing, f"{variant.backbone} {designs} {variant.freeze} {variant.variant_id[:6]}", tags)
@@ -159,16 +159,16 @@ class Tracker:
             self._client.log_artifacts(run_id, str(bundle), "bundle")
             for name, words in end_tags(result).items():
                 self._client.set_tag(run_id, name, words)
-            self._client.set_tag(run_id, "headstart.complete", "true")
+            self._client.set_tag(run_id, mlflow_tags.COMPLETE, "true")
         if run.info.status != "FINISHED":
             self._client.set_terminated(run_id, "FINISHED")
 
     @asking
     def fail_variant(self, run_id: str, reason: str) -> None:
         """End a run as FAILED, with the reason as its note, and mark it complete: it failed for good."""
-        self._client.set_tag(run_id, "mlflow.note.content", f"Failed: {reason}"[:5000])
+        self._client.set_tag(run_id, mlflow_tags.NOTE, f"Failed: {reason}"[:5000])
         self._client.set_terminated(run_id, "FAILED")
-        self._client.set_tag(run_id, "headstart.complete", "true")
+        self._client.set_tag(run_id, mlflow_tags.COMPLETE, "true")
 
     def _log_files(self, run_id: str, files: Mapping[str, bytes], folder: str) -> None:
         with tempfile.TemporaryDirectory() as made:
@@ -179,7 +179,7 @@ class Tracker:
     @asking
     def find_complete(self, work_key: str) -> str | None:
         """The id of a work's child run if it is complete and ended, or None."""
-        run = self._run_tagged("headstart.work_key", work_key)
+        run = self._run_tagged(mlflow_tags.WORK_KEY, work_key)
         whole = run is not None and _is_complete(run) and run.info.status in ("FINISHED", "FAILED")
         return str(run.info.run_id) if run and whole else None
 
@@ -202,11 +202,11 @@ class Tracker:
         files, note = summary(leaderboard, verdict)
         if files:
             self._log_files(parent, files, "")
-            self._client.set_tag(parent, "mlflow.note.content", note[:5000])
+            self._client.set_tag(parent, mlflow_tags.NOTE, note[:5000])
         if verdict is not None:
-            self._client.set_tag(parent, "headstart.promoted", str(verdict.promoted).lower())
+            self._client.set_tag(parent, mlflow_tags.PROMOTED, str(verdict.promoted).lower())
         if baseline:
-            self._client.set_tag(parent, "headstart.baseline", baseline)
+            self._client.set_tag(parent, mlflow_tags.BASELINE, baseline)
         if pictures:
             self._log_files(parent, pictures, "pictures")
         self._log_metrics(parent, metrics_at(metrics or {}, 0))
@@ -214,19 +214,19 @@ class Tracker:
 
     def _terminate(self, parent: str, end: End) -> None:
         unfinished: End = "KILLED" if end == "KILLED" else "FAILED"
-        for child in list(self._find(equals(PARENT, parent), RUNNING)):
+        for child in list(self._find(equals(mlflow_tags.PARENT_RUN, parent), RUNNING)):
             self._client.set_terminated(child.info.run_id, "FINISHED" if _is_complete(child) else unfinished)
         self._client.set_terminated(parent, end)
 
     @asking
     def repair(self) -> tuple[str, ...]:
         """Set parent runs that say RUNNING, and their children, to KILLED; their ids. The caller must hold the name's lock."""
-        return self._kill(equals("headstart.kind", "retraining"), RUNNING)
+        return self._kill(equals(mlflow_tags.KIND, "retraining"), RUNNING)
 
     @asking
     def stop_runs(self, flow_run_id: str) -> tuple[str, ...]:
         """Set the running parent runs of a flow run, and their children, to KILLED; their ids."""
-        return self._kill(equals("headstart.flow_run_id", flow_run_id), equals("headstart.kind", "retraining"), RUNNING)
+        return self._kill(equals(mlflow_tags.FLOW_RUN_ID, flow_run_id), equals(mlflow_tags.KIND, "retraining"), RUNNING)
 
     def _kill(self, *conditions: str) -> tuple[str, ...]:
         run_ids = tuple(str(run.info.run_id) for run in self._find(*conditions))
@@ -247,4 +247,4 @@ def stop_runs(address: str, flow_run_id: str) -> tuple[str, ...]:
 
 
 def _is_complete(run: Run) -> bool:
-    return run.data.tags.get("headstart.complete") == "true"
+    return run.data.tags.get(mlflow_tags.COMPLETE) == "true"

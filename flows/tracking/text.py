@@ -10,6 +10,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from flows import mlflow_tags
 from flows.records import Verdict
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def measures_of(result: WorkResult) -> dict[str, float]:
 def end_tags(result: WorkResult) -> dict[str, str]:
     """The tags of how a training ended: why, and in how many of its epochs it ran compiled, if its variant asks for that."""
     told = [epoch.is_compiled for epoch in result.epochs if epoch.is_compiled is not None]
-    compiled = {"headstart.compiled": f"{sum(told)} of {len(told)} epochs"} if told else {}
-    return compiled if result.ended is None else {"headstart.ended": result.ended, **compiled}
+    compiled = {mlflow_tags.COMPILED: f"{sum(told)} of {len(told)} epochs"} if told else {}
+    return compiled if result.ended is None else {mlflow_tags.ENDED: result.ended, **compiled}
 
 
 def now_ms() -> int:

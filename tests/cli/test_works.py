@@ -13,12 +13,11 @@ from typing import Literal
 
 import pytest
 
-from flows import dataset, job
+from flows import dataset, job, mlflow_tags
 from flows.errors import Busy
 from flows.kept import keep_here
 from flows.places import Bucket, Folder, Root, StoredFile, open_place
 from flows.records import DataVersion, Weights, Work, Workers
-from flows.registry.bookkeeping import WAITS_TAG
 from flows.settings import Settings
 from flows.stages import works
 from flows.work_folder import WorkFolder, bundle_name
@@ -49,7 +48,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("other", "champion", "1"),
     ):
         registry._client.set_registered_model_alias(name, alias, version)
-    registry._client.set_model_version_tag("m", "4", WAITS_TAG, "e")
+    registry._client.set_model_version_tag("m", "4", mlflow_tags.WAITS, "e")
     return folder
 
 

@@ -17,11 +17,11 @@ import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import work_pool
+from flows import mlflow_tags, work_pool
 from flows.errors import AskedWrongly
 from flows.plan import form_values, parse_plan
 from flows.records import Verdict
-from flows.registry import BUNDLE_TAG, Registry
+from flows.registry import Registry
 from flows.stages.promotion import carry_out
 from heads import bundle as bundles
 from heads.data.image_transforms import preprocess_for
@@ -182,7 +182,7 @@ def _let_two_wait(digits: Workspace, bundle: Path) -> None:
     registry = Registry(f"sqlite:///{digits.storage / 'mlflow.db'}", digits.storage / "ledger")
     registry._client.create_registered_model("seen")
     for key in ("1", "2"):
-        tags = {"headstart.work_key": key, BUNDLE_TAG: bundles.digest(bundle)}
+        tags = {"headstart.work_key": key, mlflow_tags.BUNDLE_DIGEST: bundles.digest(bundle)}
         made = registry._client.create_model_version("seen", str(bundle.parent), tags=tags)
         proven = Verdict(True, ("it is better",))
         assert carry_out(registry, registry.find("seen", str(made.version)), proven, None, manual=True).verdict.waits

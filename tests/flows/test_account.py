@@ -11,15 +11,16 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from flows import job
+from flows import job, mlflow_tags
 from flows.gate import Account, Case, Policy, decide
 from flows.gate.account import Kind, first_level, is_proven, least_z, look_at_mean
 from flows.gate.case import rows_of
 from flows.gate.measures import Answers, measure_of
 from flows.gate.recipe import contributions, sample_values
 from flows.job.holdout.scores import write_scores
-from flows.records import Finding, ModelVersion, ScoreTable, Verdict
-from flows.registry import BUNDLE_TAG, Entry
+from flows.model_version import ModelVersion
+from flows.records import Finding, ScoreTable, Verdict
+from flows.registry import Entry
 from flows.stages.account import SECONDS_A_DAY, account_of
 from heads.catalogue import Task
 from heads.tasks.rows import Scored
@@ -227,7 +228,10 @@ def test_the_account_is_read_from_the_ledger(tmp_path: Path, monkeypatch: pytest
     now = 100 * SECONDS_A_DAY
     monkeypatch.setattr("time.time", lambda: now)
     champion = ModelVersion("m", "1", ("champion",), {}, 0.0)
-    versions = {str(number): ModelVersion("m", str(number), (), {BUNDLE_TAG: f"{number:x}" * 64}, 0.0) for number in range(1, 14)}
+    versions = {
+        str(number): ModelVersion("m", str(number), (), {mlflow_tags.BUNDLE_DIGEST: f"{number:x}" * 64}, 0.0)
+        for number in range(1, 14)
+    }
     for number in (2, 3, 5, 6, 8, 9, 10, 11):
         scores = table(np.ones(3, dtype=bool), f"{number:x}" * 64, version="d1")
         write_scores(job.scores_file(tmp_path, scores.bundle_digest, "d1"), scores)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flows.registry.bookkeeping import UNDER_WAY_TAG
+from flows import mlflow_tags
 from flows.stages.promotion import carry_out
 from tests.flows.test_ledger import YES, aliases, by_hand, make, told
 from tests.flows.test_promotion import Versions
@@ -101,7 +101,7 @@ def test_a_decision_that_is_cut_short_is_made_once(
     made = told(registry)[len(entries) :]
     kind = name if name == "rollback undone" else name.split()[0]
     assert [(entry[0], entry[3]) for entry in made] == [(kind, after["champion"])]
-    assert UNDER_WAY_TAG not in registry._client.get_registered_model("m").tags
+    assert mlflow_tags.UNDER_WAY not in registry._client.get_registered_model("m").tags
     withdrawn = [v.version for v in registry.versions("m") if v.tags.get("headstart.withdrawn")]
     assert withdrawn == taken_back
 

@@ -21,9 +21,10 @@ from flows import job, kept
 from flows.errors import AskedWrongly, Unreachable
 from flows.job.job import read
 from flows.kept import keep_file
+from flows.model_version import ModelVersion
 from flows.places import Folder
 from flows.plan import Plan, parse_plan
-from flows.records import DataVersion, ModelVersion, Sample, Verdict, Weights, Work, Workers
+from flows.records import DataVersion, Sample, Verdict, Weights, Work, Workers
 from flows.registry import Registry
 from flows.registry.program import BUNDLE_FOLDER
 from flows.settings import Settings, read_settings

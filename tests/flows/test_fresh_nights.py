@@ -19,7 +19,7 @@ from flows.errors import AskedWrongly, HeadstartError
 from flows.job.holdout.scores import write_scores
 from flows.plan import Plan
 from flows.records import DataVersion, Sample, ScoreTable, TrainedVariant, TrainResult, Weights, Work
-from flows.registry import BUNDLE_TAG, Entry
+from flows.registry import Entry
 from flows.stages import scoring
 from flows.stages.account import account_of
 from flows.stages.promotion import promote
@@ -141,7 +141,7 @@ class Stream:
 
     def digests_bet_on(self) -> list[str]:
         """The samples of all bets, those of every bet once."""
-        tags = {version.version: version.tags[BUNDLE_TAG] for version in self.registry.versions("m")}
+        tags = {version.version: version.bundle_digest for version in self.registry.versions("m")}
         files = [job.scores_file(self.folder, tags[entry.version], entry.fresh) for entry in self.bets()]
         return [row.digest for file in files if file.exists() for row in job.read_scores(file).rows]
 

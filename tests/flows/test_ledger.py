@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from flows.cli import models
 from flows.errors import Overtaken
-from flows.records import ModelVersion, Verdict
+from flows.model_version import ModelVersion
+from flows.records import Verdict
 from flows.registry import Registry
 from flows.stages.promotion import carry_out
 from tests.flows.test_promotion import Versions

@@ -16,8 +16,8 @@ from flows.gate import Account, Policy, decide
 from flows.gate.account import MeanLook, first_level, is_proven, least_z
 from flows.gate.classes import paired_interval, paired_score
 from flows.gate.recipe import sample_values
+from flows.model_version import ModelVersion
 from flows.plan import parse_plan
-from flows.records import ModelVersion
 from flows.stages.account import SECONDS_A_DAY, account_of, anchor_of
 from heads.catalogue import Task
 from tests.flows import test_gate_bootstrap as bootstrap

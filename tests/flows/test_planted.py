@@ -16,9 +16,10 @@ from PIL import Image
 from flows import job
 from flows.gate import Account, Case, Policy, decide
 from flows.job.holdout.scores import write_scores
+from flows.model_version import ModelVersion
 from flows.pictures import sample_images
 from flows.plan import Plan
-from flows.records import DataVersion, ModelVersion, Sample, ScoreTable, TrainedVariant
+from flows.records import DataVersion, Sample, ScoreTable, TrainedVariant
 from flows.stages.reporting.flips import flip_pictures
 from flows.stages.values import Scores, WorkPlan
 from heads.spec import Head, Variant

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from flows import dataset, job
+from flows import dataset, job, mlflow_tags
 from flows.cli import models
 from flows.gate import Case, Trials
 from flows.gate.classes import compare_classes
@@ -22,9 +22,10 @@ from flows.gate.guards.table import TRIAL_GUARDS
 from flows.job.holdout import leaks
 from flows.job.holdout.scores import write_scores
 from flows.job.job import read
+from flows.model_version import ModelVersion
 from flows.plan import Plan
-from flows.records import DataVersion, Finding, ModelVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
-from flows.registry import BUNDLE_TAG, Registry, ledger, read_holdout, telling
+from flows.records import DataVersion, Finding, Sample, ScoreTable, TrainedVariant, Weights, Work
+from flows.registry import Registry, ledger, read_holdout, telling
 from flows.stages.promotion import promote
 from flows.stages.scoring import find_anchor
 from flows.stages.trials.collect import COLLECTORS, TOGETHER
@@ -61,7 +62,7 @@ class Versions(Registry):
         if not self.versions(name):
             self._client.create_registered_model(name)
         tags = {"headstart.work_key": work_key, "headstart.data_version": data_version, "headstart.variant_id": variant_id}
-        tags |= {BUNDLE_TAG: work_key * 8, telling.HOLDOUT: telling.holdout_tag(metrics)}
+        tags |= {mlflow_tags.BUNDLE_DIGEST: work_key * 8, mlflow_tags.HOLDOUT: telling.holdout_tag(metrics)}
         made = self._client.create_model_version(name, "mlflow-artifacts:/m", tags=tags)
         return self.find(name, str(made.version))
 
@@ -95,7 +96,7 @@ class Nights:
         work = work or Work(key, untrained, Weights("none"))
         version = DataVersion("d1", "r" * 40, SAMPLES, self.folder / "data", ())
         champion = self.registry.current("m").get("champion") if self.registry.models() else None
-        table = job.read_scores(job.scores_file(self.folder, champion.tags[BUNDLE_TAG], "d1")) if champion else None
+        table = job.read_scores(job.scores_file(self.folder, champion.bundle_digest, "d1")) if champion else None
         candidate = TrainedVariant(key, work.variant, False, {}, 1, 1, 1, 1.0, run_id="run")
         settings = SimpleNamespace(
             root=self.folder, storage=self.folder, workspace=self.folder, features=self.folder / "features"
@@ -104,7 +105,7 @@ class Nights:
             plan=plan, registry=self.registry, settings=settings, say=lambda _: None, run_job=self.run_job
         )
         anchor = find_anchor(session, METRIC, champion)
-        of_anchor = job.read_scores(job.scores_file(self.folder, anchor.tags[BUNDLE_TAG], "d1")) if anchor else None
+        of_anchor = job.read_scores(job.scores_file(self.folder, anchor.bundle_digest, "d1")) if anchor else None
         judged = Scores(
             candidate=candidate,
             table=scores,
@@ -127,7 +128,10 @@ class Nights:
     def told(self) -> dict[str, tuple[float, float]]:
         """How well each version reads the holdout, as its tags tell it, and exactly."""
         tags = {version.version: version.tags for version in self.registry.versions("m")}
-        read = {version: job.read_scores(job.scores_file(self.folder, of[BUNDLE_TAG], "d1")) for version, of in tags.items()}
+        read = {
+            version: job.read_scores(job.scores_file(self.folder, of[mlflow_tags.BUNDLE_DIGEST], "d1"))
+            for version, of in tags.items()
+        }
         return {v: (read_holdout(tags[v])[METRIC], scores.metrics[METRIC]) for v, scores in read.items() if scores}
 
 

@@ -23,11 +23,12 @@ from typer.testing import CliRunner
 
 from flows.cli import models
 from flows.errors import AskedWrongly, HeadstartError
+from flows.model_version import ModelVersion
 from flows.places import Folder, StoredFile
 from flows.pulling import placing
-from flows.records import Finding, ModelVersion, Verdict, Weights, Work
+from flows.records import Finding, Verdict, Weights, Work
 from flows.registry import Registry, ledger, program, read_holdout, telling
-from flows.registry.catalog import ModelRow, is_withdrawn
+from flows.registry.catalog import ModelRow
 from flows.registry.ledger import Entry, champion_at
 from flows.settings import read_settings
 from flows.stages import delivery
@@ -456,7 +457,7 @@ def test_a_rollback_by_mistake_is_undone_with_a_reason_and_takes_nobody_back(
     run = partial(CliRunner().invoke, models.app)
 
     def withdrawn() -> list[str]:
-        return [version.version for version in registry.versions(name) if is_withdrawn(version)]
+        return [version.version for version in registry.versions(name) if version.is_withdrawn]
 
     undo = ["rollback", name, "--to", "3", "--reason", "wrong model"]
     for _ in range(2):

@@ -19,8 +19,9 @@ from flows.gate.guards.robustness import robustness
 from flows.gate.trials import Robustness
 from flows.job.holdout import robustness as job_room
 from flows.job.job import read
+from flows.model_version import ModelVersion
 from flows.plan import Plan
-from flows.records import DataVersion, ModelVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
+from flows.records import DataVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
 from flows.stages.trials import robustness as stage_room
 from flows.stages.trials.robustness import measure_robustness
 from flows.stages.values import Scores, WorkPlan

@@ -14,14 +14,15 @@ import pytest
 from PIL import Image
 from scipy.stats import quantile_test
 
-from flows import dataset, gate
+from flows import dataset, gate, mlflow_tags
 from flows.errors import HeadstartError
 from flows.gate.guards.latency import latency, median_ratio
 from flows.gate.trials import Serving, Trials
 from flows.job.holdout.scoring import score_shard
+from flows.model_version import ModelVersion
 from flows.plan import Plan
-from flows.records import DataVersion, ModelVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
-from flows.registry import BUNDLE_TAG, Registry
+from flows.records import DataVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
+from flows.registry import Registry
 from flows.stages.promotion import promote
 from flows.stages.trials import clean_process
 from flows.stages.trials import serving as serving_trials
@@ -45,7 +46,7 @@ class Versions(Registry):
         bundles.load(bundle)
         if not self.versions(name):
             self._client.create_registered_model(name)
-        tags = {"headstart.work_key": work_key, BUNDLE_TAG: bundles.digest(bundle)}
+        tags = {"headstart.work_key": work_key, mlflow_tags.BUNDLE_DIGEST: bundles.digest(bundle)}
         made = self._client.create_model_version(name, str(bundle.parent), tags=tags)
         return self.find(name, str(made.version))
 
@@ -81,7 +82,7 @@ class Place:
         worse = [replace(row, predicted="?") if number < NUM_GAINED else row for number, row in enumerate(rows)]
         tables = [
             ScoreTable(named, "d1", tuple(of), {METRIC: np.mean([row.truth == row.predicted for row in of]).item()}, TASKS)
-            for named, of in ((digest, rows), (champion.tags[BUNDLE_TAG] if champion else "", worse))
+            for named, of in ((digest, rows), (champion.bundle_digest if champion else "", worse))
         ]
         settings = SimpleNamespace(root=self.folder, storage=self.folder, workspace=self.folder)
         session: Any = SimpleNamespace(plan=plan, registry=self.registry, settings=settings, say=self.said.append)

@@ -9,7 +9,8 @@ from pathlib import Path
 from flows import dataset
 from flows import plan as plans
 from flows.errors import HeadstartError
-from flows.records import ModelVersion, Sample, Verdict, Weights
+from flows.model_version import ModelVersion
+from flows.records import Sample, Verdict, Weights
 from flows.stages.reporting.card_text import CardFacts, TargetStanding, with_verdict, write_version_card
 from flows.stages.reporting.text_examples import snippets, text_pictures
 from flows.stages.session import RetrainingSession
@@ -28,7 +29,7 @@ def keep_card(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, p
     if promotion.judged:
         _tell_verdict(session, promotion.judged.version, promotion.verdict)
     version, verdict = promotion.model, promotion.on_candidate
-    if version is None or version.tags.get("headstart.work_key") != scores.candidate.key:
+    if version is None or version.work_key != scores.candidate.key:
         return {}
     standings = _standings(work_plan, scores, verdict)
     work = next(work for work in work_plan.works if work.key == scores.candidate.key)
@@ -39,14 +40,14 @@ def keep_card(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, p
         version=version.version,
         verdict=verdict,
         data_version=work_plan.version.digest,
-        git_commit=version.tags.get("headstart.git_commit", "unknown"),
+        git_commit=version.git_commit or "unknown",
         samples=work_plan.version.samples,
         before=_before(session, scores.champion),
         champion=scores.champion.version if scores.champion else None,
         standings=standings,
         licence=_licence(work.variant.backbone, work.weights),
         bundle_card=(scores.bundle / "card.md").read_text(encoding="utf-8"),
-        run_id=version.tags.get("headstart.run_id", ""),
+        run_id=version.run_id,
         of_texts=data.modality == "text",
         files={sample.digest: sample.file for sample in work_plan.version.samples if sample.split == "test"} | texts,
         pictures=session.registry.pictures(version),
@@ -81,7 +82,7 @@ def _standings(work_plan: WorkPlan, scores: Scores, verdict: Verdict) -> tuple[T
 
 
 def _before(session: RetrainingSession, champion: ModelVersion | None) -> Sequence[Sample] | None:
-    digest = champion.tags.get("headstart.data_version") if champion else None
+    digest = champion.data_version if champion else ""
     try:
         return dataset.read_samples(session.settings.workspace, digest) if digest else None
     except HeadstartError:
