@@ -51,10 +51,10 @@ def files_of(version: DataVersion, samples: Iterable[Sample]) -> Iterator[tuple[
                 yield cell, version.masks[cell].digest
 
 
-def expect(version: DataVersion, files: Iterable[tuple[str, str]], reader: Hashable = None) -> None:
+def prefetch(version: DataVersion, files: Iterable[tuple[str, str]], reader: Hashable = None) -> None:
     """Fetch files, given by name in the data folder and digest, ahead of a reader, who reads them in this order.
 
-    What the same reader expected before is given up. Does nothing where the workspace can be reached.
+    What the same reader was to read before is given up. Does nothing where the workspace can be reached.
     """
     if version.remote is None or find(version.digest, version.objects) is not None:
         return
@@ -65,7 +65,7 @@ def expect(version: DataVersion, files: Iterable[tuple[str, str]], reader: Hasha
         if find(digest, version.objects) is None and not (has_copy and (version.data / file).is_file())
     ]
     if away:
-        _node(version, version.remote).expect(reader, away)
+        _node(version, version.remote).prefetch(reader, away)
 
 
 def check_turned(version: DataVersion) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flows.job.job import SPLITS_OF, Job
 from flows.records import DataVersion, Sample
-from flows.sample_files import expect, files_of, locate, locate_mask
+from flows.sample_files import files_of, locate, locate_mask, prefetch
 from heads.data.masks import MaskFile, Masks
 from heads.data.modalities import preparation_of, preprocess_of
 from heads.data.samples import DEFAULT_CACHE_BYTES, Samples
@@ -108,10 +108,10 @@ class _Files(Sequence[Path | bytes]):
     def __len__(self) -> int:
         return len(self._samples)
 
-    def expect(self, indices: Sequence[int]) -> None:
+    def prefetch(self, indices: Sequence[int]) -> None:
         """Fetch the files of these samples ahead, with their masks, if they are on another machine."""
         samples = [self._samples[index] for index in indices]
-        expect(self._version, files_of(self._version, samples), self._split)
+        prefetch(self._version, files_of(self._version, samples), self._split)
 
     @overload
     def __getitem__(self, index: int) -> Path | bytes: ...

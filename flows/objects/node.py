@@ -81,16 +81,16 @@ class Node:
                 return content
         return self.cache.find(digest)
 
-    def expect(self, reader: Hashable, digests: Sequence[str]) -> None:
+    def prefetch(self, reader: Hashable, digests: Sequence[str]) -> None:
         """Fetch these objects ahead, in the order in which this reader will ask; ends what was fetched for it before."""
         begun = _Pass(digests)
         with self._lock:
             if before := self._passes.get(reader):
                 before.end()
             self._passes[reader] = begun
-        Thread(target=self._fetch_ahead, args=(begun,), daemon=True, name="ahead").start()
+        Thread(target=self._prefetch, args=(begun,), daemon=True, name="ahead").start()
 
-    def _fetch_ahead(self, begun: _Pass) -> None:
+    def _prefetch(self, begun: _Pass) -> None:
         lacking = [digest for digest in begun.digests if self.cache.find(digest) is None]
         if not lacking:
             return

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
-from heads.data.ahead import Ahead
 from heads.data.augmentation import Variation
 from heads.data.decoding import decode_mask
 from heads.data.feeds import Feed, SampleFeed
@@ -20,6 +19,7 @@ from heads.data.inputs import Inputs, of_images
 from heads.data.labels import MISSING_LABEL, has_label
 from heads.data.masks import Masks
 from heads.data.pixels import decode_pixels
+from heads.data.prefetch import prefetch
 from heads.data.samples import DEFAULT_CACHE_BYTES, Item
 from heads.spec import Augment
 
@@ -78,10 +78,9 @@ class ImageDataset(Dataset[Item]):
         """Sets the epoch whose augmentation the next items have."""
         self._epoch.fill_(epoch)
 
-    def expect(self, indices: Sequence[int]) -> None:
+    def prefetch(self, indices: Sequence[int]) -> None:
         """Says that these images are read next, in this order, so that files of other machines are fetched ahead."""
-        if isinstance(self.paths, Ahead):
-            self.paths.expect([index for index in indices if index not in self._resized])
+        prefetch(self.paths, [index for index in indices if index not in self._resized])
 
     def occurrences(self, target: str) -> tuple[Tensor, int]:
         """How often each class occurs (C, up to the last that does; for masks in pixels), and how many samples are labelled."""

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from heads.data.ahead import expect
 from heads.data.feeds import deliver
 from heads.data.inputs import Inputs
 from heads.data.labels import has_label
+from heads.data.prefetch import prefetch
 from heads.data.samples import Samples
 from heads.distributed import num_ranks, rank
 from heads.errors import HeadsError
@@ -190,7 +190,7 @@ class SampleLoader(Loader):
         )
 
     def _read(self) -> Iterator[tuple[Inputs, dict[str, Tensor]]]:
-        expect(self.dataset, [index for step in self.steps for index in step.here.tolist()])
+        prefetch(self.dataset, [index for step in self.steps for index in step.here.tolist()])
         for _, inputs, labels in deliver(self._loader, self._feed.finish, self.device, channels_last=self._channels_last):
             yield inputs, labels
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from heads.data.ahead import expect
 from heads.data.inputs import Inputs
 from heads.data.labels import MISSING_LABEL, has_label
+from heads.data.prefetch import prefetch
 from heads.data.samples import Item
 from heads.data.tags import Tags, pad_tags
 from heads.data.text_feed import TextFeed
@@ -66,9 +66,9 @@ class TextDataset:
         """Sets the epoch whose variation the next items have."""
         self._epoch.fill_(epoch)
 
-    def expect(self, indices: Sequence[int]) -> None:
+    def prefetch(self, indices: Sequence[int]) -> None:
         """Says that these texts are read next, in this order, so that files of other machines are fetched ahead."""
-        expect(self.files, [index for index in indices if index not in self._ids])
+        prefetch(self.files, [index for index in indices if index not in self._ids])
 
     def __getitem__(self, index: int) -> Item:
         ids = self._varied(self._read(index), (self.seed, int(self._epoch), index))

@@ -13,8 +13,8 @@ from heads.backbones.table import row_of
 from heads.backbones.text_weights import read_vocabulary_text
 from heads.backbones.words import NUM_WORDS
 from heads.bert_size import parse_bert_size
-from heads.data.ahead import expect
 from heads.data.masks import Masks
+from heads.data.prefetch import prefetch
 from heads.data.samples import DEFAULT_CACHE_BYTES
 from heads.data.tags import Tags
 from heads.data.text_dataset import TextDataset
@@ -90,7 +90,7 @@ def vocabulary_of(variant: Variant, weights: Path | None, train: Sequence[Path |
     """
     row = row_of(variant.backbone)
     if row.learns_words:
-        expect(train, range(len(train)))
+        prefetch(train, range(len(train)))
         return learn_vocabulary(map(decode_text, train), NUM_WORDS)
     if weights is None:
         raise WeightsError(f"{variant.backbone} needs the vocabulary of its weights; give a folder of weights")

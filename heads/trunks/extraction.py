@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heads.data.ahead import expect_places
 from heads.data.feeds import Feed, deliver
 from heads.data.inputs import Inputs
 from heads.data.loading import num_loader_workers
 from heads.data.order import by_length
+from heads.data.prefetch import prefetch_places
 from heads.data.readers import Job, Read, run_jobs
 from heads.data.samples import Samples
 from heads.distributed import num_ranks, rank, sum_over_ranks
@@ -85,7 +85,7 @@ def extract(
             mine = places.ordered(lacked)[rank() :: num_ranks()]
             if not mine:
                 continue
-            places.expect(mine)
+            places.prefetch(mine)
             feed = places.feeds[0]
             # Reading begins here, and goes on while the stages are built and captured.
             batches = _read(feed, places.reader, mine, batch_size, device)
@@ -124,7 +124,7 @@ class _Places:
         """These places by length, images as they are: none is read to know how long it is."""
         if not self._length(places[0]):
             return places
-        self.expect(places)
+        self.prefetch(places)
         return by_length(places, self._length)
 
     def _length(self, place: int) -> int:
@@ -135,9 +135,9 @@ class _Places:
         """How many tokens the texts of these places have at the tap."""
         return [num_rows(backbone, tap, self._length(place)) for place in places]
 
-    def expect(self, places: Sequence[int]) -> None:
+    def prefetch(self, places: Sequence[int]) -> None:
         """Say that these are read next, in this order."""
-        expect_places([request.dataset for request in self._requests], self._ends, places)
+        prefetch_places([request.dataset for request in self._requests], self._ends, places)
 
 
 def _lacking(

@@ -62,7 +62,7 @@ def read_all(digests: Sequence[str], every: Sequence[str], folder: Path) -> int:
     node = Node(REMOTE, NodeCache(folder))
     # As a job's members do, of all samples of their data version.
     node.pin("benchmark", lambda: every)
-    node.expect("benchmark", digests)
+    node.prefetch("benchmark", digests)
     for digest in digests:
         node.take(digest)
     return node.reader.num_requests

@@ -29,7 +29,7 @@ from flows.objects.packing import write_packs
 from flows.objects.plans import PackPart, plan
 from flows.objects.reading import Reader
 from flows.records import DataVersion, Mask, Remote, Sample, Weights, Work, Workers
-from flows.sample_files import expect, files_of, locate, locate_mask
+from flows.sample_files import files_of, locate, locate_mask, prefetch
 from flows.stages.data import check_remote_holds
 from heads.spec import Fit, Head, Variant
 from tests import object_store
@@ -98,7 +98,7 @@ def version(bucket: type[Bucket], tmp_path: Path) -> DataVersion:
 
 
 def test_samples_and_masks_come_from_the_remote_once_a_node(version: DataVersion, bucket: type[Bucket]) -> None:
-    expect(version, files_of(version, version.samples))
+    prefetch(version, files_of(version, version.samples))
     found = [locate(version, sample) for sample in version.samples]
     masks = [locate_mask(version, file) for file in version.masks]
     assert all(isinstance(file, Path) for file in (*found, *masks))
@@ -107,7 +107,7 @@ def test_samples_and_masks_come_from_the_remote_once_a_node(version: DataVersion
     # Another process of the node asks for nothing.
     bucket.asked.clear()
     objects._NODES.clear()
-    expect(version, files_of(version, version.samples))
+    prefetch(version, files_of(version, version.samples))
     assert [locate(version, sample) for sample in version.samples] == found
     assert bucket.asked == []
 
@@ -117,7 +117,7 @@ def test_readers_and_what_is_fetched_ahead_of_them_never_ask_for_an_object_twice
     for number in range(12):
         bucket.asked.clear()
         one = Node(REMOTE, NodeCache(tmp_path / str(number), None), reader)
-        one.expect("reader", digests)
+        one.prefetch("reader", digests)
         with ThreadPoolExecutor(3) as readers:
             found = list(readers.map(one.take, digests * 2))
         assert [md5(read(content)) for content in found] == digests * 2
@@ -155,7 +155,7 @@ def test_a_reachable_workspace_is_read_as_it_is_and_nothing_is_copied(
         path = tmp_path / "none" / digest[:2] / digest[2:]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bucket.objects.get(key_of(digest), b"[]"))
-    expect(version, files_of(version, version.samples))
+    prefetch(version, files_of(version, version.samples))
     assert {locate(version, sample).parent.parent for sample in version.samples} == {tmp_path / "none"}
     assert bucket.asked == []
     assert not (tmp_path / "home").exists()
@@ -200,7 +200,7 @@ def test_a_server_that_is_busy_for_a_while_is_asked_again_with_one_line(
 ) -> None:
     bucket.busy = 8
     with caplog.at_level(logging.WARNING):
-        expect(version, files_of(version, version.samples))
+        prefetch(version, files_of(version, version.samples))
         assert [md5(read(locate(version, sample))) for sample in version.samples] == [s.digest for s in version.samples]
     assert bucket.busy == 0
     assert [record.getMessage() for record in caplog.records if "in trouble" in record.getMessage()] == [
@@ -223,7 +223,7 @@ def test_where_there_is_no_room_samples_are_read_in_order_without_being_kept(
     small.pin("all", lambda: digests)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            small.expect("reader", digests)
+            small.prefetch("reader", digests)
             assert [md5(read(small.take(digest))) for digest in digests] == digests
     assert 15 <= len(copies(tmp_path / "small")) <= 25
     assert sum("without being kept" in record.getMessage() for record in caplog.records) == 1
@@ -239,7 +239,7 @@ def test_a_disk_that_refuses_copies_is_said_once_and_read_past(
     refusing = node(tmp_path / "file")
     with caplog.at_level(logging.WARNING):
         refusing.pin("all", lambda: digests)
-        refusing.expect("reader", digests)
+        refusing.prefetch("reader", digests)
         assert [md5(read(refusing.take(digest))) for digest in digests] == digests
     assert sum("without being kept" in record.getMessage() for record in caplog.records) == 1
 
@@ -284,7 +284,7 @@ from flows.objects.node_cache import NodeCache
 from flows.records import Remote
 node = Node(Remote("s3://pets/data"), NodeCache(Path(sys.argv[1])))
 digests = sys.argv[2:]
-node.expect("reader", digests)
+node.prefetch("reader", digests)
 for digest in digests:
     node.take(digest)
 print("done")
@@ -329,7 +329,7 @@ def test_packed_objects_come_by_parts_and_each_night_adds_a_pack_of_its_own(buck
     bucket.asked.clear()
     reader = node(tmp_path / "node")
     with objects.counting(tmp_path):
-        reader.expect("reader", digests)
+        reader.prefetch("reader", digests)
         wait_for(lambda: copies(tmp_path / "node").keys() == set(digests))
         assert objects.num_fetched() == len(digests)
     assert [md5(read(reader.take(digest))) for digest in digests] == digests
@@ -361,7 +361,7 @@ def test_a_part_with_other_bytes_than_its_index_says_is_left_for_the_objects_the
     for key in [key for key in bucket.objects if key.endswith(".pack")]:
         bucket.objects[key] = bytes(len(bucket.objects[key]))
     reader = node(tmp_path / "node")
-    reader.expect("reader", digests)
+    reader.prefetch("reader", digests)
     assert [md5(read(reader.take(digest))) for digest in digests] == digests
     assert all(md5(content) == digest for digest, content in copies(tmp_path / "node").items())
 

@@ -12,7 +12,7 @@ from flows.job.holdout.trials import robustness_file
 from flows.job.job import Job, read
 from flows.job.job_folder import JobFolder
 from flows.job.outcome import JobOutcome
-from flows.sample_files import expect, locate
+from flows.sample_files import locate, prefetch
 from heads import bundle as bundles
 from heads.bundle import robustness
 from heads.bundle.robustness import Picture, Readings
@@ -54,5 +54,5 @@ def choose(job: Job) -> list[Picture]:
     """At most MAX_SAMPLES distinct labelled test images, by a hash of their digests: the same ones for every model."""
     labelled = {sample.digest: sample for sample in job.version.samples if sample.labels[job.target] is not None}
     chosen = sorted(labelled, key=lambda digest: hashlib.sha256(f"robustness {digest}".encode()).digest())[:MAX_SAMPLES]
-    expect(job.version, [(labelled[digest].file, digest) for digest in chosen])
+    prefetch(job.version, [(labelled[digest].file, digest) for digest in chosen])
     return [Picture(locate(job.version, labelled[d]), d, labelled[d].labels[job.target] or "") for d in chosen]

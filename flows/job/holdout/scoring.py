@@ -23,7 +23,7 @@ from flows.job.outcome import JobOutcome
 from flows.kept import keep_here
 from flows.places import open_place
 from flows.records import DataVersion, Sample, ScoreTable
-from flows.sample_files import expect, files_of, locate, locate_mask
+from flows.sample_files import files_of, locate, locate_mask, prefetch
 from heads import bundle as bundles
 from heads.bundle import Answer, Bundle, predict_together, share_backbones
 from heads.catalogue import TASK_FACTS, Modality
@@ -159,7 +159,7 @@ def score_together(models: Sequence[Scorable], version: DataVersion, batch_size:
     """For each model of a group that `share_trunks` made, a score row for each label of the version's samples."""
     rows: list[list[Scored]] = [[] for _ in models]
     heads = [{head.target: head for head in model.heads} for model in models]
-    expect(version, files_of(version, version.samples), threading.get_ident())
+    prefetch(version, files_of(version, version.samples), threading.get_ident())
     # In batches: the masks of all images, at full size, could fill the memory.
     for numbers, told in _answers(models, version, batch_size):
         for kept, named, answers in zip(rows, heads, told, strict=True):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flows.records import DataVersion, Sample
-from flows.sample_files import expect, files_of, locate
+from flows.sample_files import files_of, locate, prefetch
 from heads.data.decoding import decode
 from heads.data.loading import num_loader_workers
 from heads.data.near_duplicates.thumbnails import SIDE_PX, thumbnail_of
@@ -29,7 +29,7 @@ def store_thumbnails(store: FeatureStore, version: DataVersion, samples: Sequenc
     thumbnails, by_digest = store.trunk(thumbnails_id()), {sample.pixel_digest: sample for sample in samples}
     store.describe(thumbnails_id(), {"backbone": "thumbnails", "image_size_px": SIDE_PX, "dtype": "float16", "views": "plain"})
     lacking = [by_digest[key.digest] for key in thumbnails.missing([Key(digest) for digest in by_digest], [TAP])]
-    expect(version, files_of(version, lacking), "thumbnails")
+    prefetch(version, files_of(version, lacking), "thumbnails")
     batches = [lacking[start : start + BATCH] for start in range(0, len(lacking), BATCH)]
     shard, read = list[Tensor](), 0
     # Located here, where the version is: what is sent to other processes is small.
