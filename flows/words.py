@@ -1,6 +1,9 @@
-"""Numbers of things, lists and digests in words."""
+"""Words for people: numbers of things, lists and digests in words, and what says them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+# Tells people a line of text: on a terminal, in a log, or both.
+Say = Callable[[str], None]
 
 
 def counted(number: int, one: str, more: str = "") -> str:

@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,10 @@ from flows.cluster.api import Cluster, answers, connect, death
 from flows.errors import AskedWrongly, Busy, HeadstartError
 from flows.files import write_whole
 from flows.processes import lives, mark
+from flows.words import Say
 
 MIN_MEMORY_BYTES = int(1.5 * 2**30)
 MIN_CPUS = 4
-
-Say = Callable[[str], None]
 
 
 @contextlib.contextmanager

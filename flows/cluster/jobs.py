@@ -15,6 +15,7 @@ from flows import machine
 from flows.cluster import code
 from flows.cluster.api import Cluster, call, death, job_path
 from flows.errors import HeadstartError, Unreachable
+from flows.words import Say
 
 RUNNING = ("PENDING", "RUNNING")
 POLL_SECONDS, LOOK_SECONDS = 0.5, 0.05
@@ -35,7 +36,6 @@ CREDENTIALS = ("ACCESS_KEY", "PASSWORD", "SECRET", "TOKEN")
 # half of a forward pass on a CPU (tests/benchmarks/kept_memory.py). Told so, it keeps them, in one arena for all threads.
 KEEPING_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
-Text = Callable[[str], None]
 # After its job a driver ends; told to stay it takes others, and told to wait it has none yet: it is handed the first as well.
 DriverOption = Literal["", "--stay", "--wait"]
 Until = Callable[[], bool]
@@ -71,7 +71,7 @@ def submit(cluster: Cluster, job_file: str, *, metadata: Mapping[str, str], opti
     return Submission(submission_id, "PENDING", metadata["folder"])
 
 
-def watch(cluster: Cluster, submission_id: str, say: Text | None = None, until: Until | None = None) -> Submission:
+def watch(cluster: Cluster, submission_id: str, say: Say | None = None, until: Until | None = None) -> Submission:
     """Wait until a submission has ended, or `until` is true, and return it; `say` gets a message if Ray is silent.
 
     Raises HeadstartError as soon as a local head is dead, Unreachable if a cluster has been silent for a minute.

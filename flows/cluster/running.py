@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from flows.cluster.api import Cluster
-from flows.cluster.jobs import Submission, Text, Until, find, stop, submit, watch
+from flows.cluster.jobs import Submission, Until, find, stop, submit, watch
 from flows.errors import HeadstartError
+from flows.words import Say
 
 RESUBMISSIONS = 2
 
@@ -97,8 +99,8 @@ def run_job(
     key: str,
     name: str,
     flow_run_id: str = "",
-    on_start: Text | None = None,
-    say: Text | None = None,
+    on_start: Callable[[str], None] | None = None,
+    say: Say | None = None,
     handover: Handover | None = None,
 ) -> JobEnd:
     """Run the job that these files describe, and return its outcome.

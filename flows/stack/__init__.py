@@ -20,8 +20,7 @@ from flows.stack.orphans import end_orphans
 from flows.stack.servers import Program, Server, mlflow, prefect
 from flows.stack.watch import StackServer, watch
 from flows.stages.preflight import preflight_check
-
-Say = Callable[[str], None]
+from flows.words import Say
 
 
 def run(settings: Settings, plans: Sequence[Plan], *, cron: str, source: str | None, say: Say) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
+
+from flows.words import Say
 
 TRACEBACK = "Traceback (most recent call last)"
 # How servers write the level of a line: `| ERROR |` (Prefect), `ERROR:` (uvicorn), ` ERROR mlflow.server: ` (MLflow).
@@ -17,7 +18,7 @@ LONGEST_LINE = 300
 class Log:
     """A server's log from its present end on: `look` shows its first error, and then their number each time it is tenfold."""
 
-    def __init__(self, name: str, file: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, name: str, file: Path, say: Say) -> None:
         self._name, self._file, self._say = name, file, say
         self._read_to = file.stat().st_size if file.exists() else 0
         self._rest, self._in_traceback = "", False

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
 from flows import processes
 from flows.settings import OWNER, Settings
-from flows.words import counted
+from flows.words import Say, counted
 
 # A run that is asked to end stops its Ray job first, and waits until Ray confirms that.
 END_SECONDS = 30.0
 
 
-def end_orphans(settings: Settings, say: Callable[[str], None] | None = None) -> list[int]:
+def end_orphans(settings: Settings, say: Say | None = None) -> list[int]:
     """End this storage's servers and served runs whose owner was killed, and return their pids; their ports are free then.
 
     A run ends as after a cancellation: its Ray job first.

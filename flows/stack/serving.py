@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import psutil
 
@@ -13,7 +13,7 @@ from flows import owners, processes
 from flows.plan import Plan
 from flows.settings import Settings, child_environment
 from flows.stack.servers import Program
-from flows.words import counted
+from flows.words import Say, counted
 
 ASKED_WRONGLY = 2
 # A run that is asked to end stops its Ray job first, and waits until Ray confirms that.
@@ -36,7 +36,7 @@ def runs(served: Program) -> list[psutil.Process]:
     return flow_runs
 
 
-def stop(served: Program, say: Callable[[str], None]) -> None:
+def stop(served: Program, say: Say) -> None:
     """End the runs as a cancellation does, each with its Ray job and its MLflow runs, and then the process that served them."""
     if served.process is None:
         return

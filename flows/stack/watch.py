@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from flows.errors import HeadstartError
 from flows.stack.logs import Log
+from flows.words import Say
 
 EVERY_SECONDS = 1.0
 # A part may be started again so many times within so many seconds.
@@ -25,7 +26,7 @@ class StackServer:
     restarts: list[float] = field(default_factory=list)
 
 
-def look(parts: Sequence[StackServer], say: Callable[[str], None], changed: Callable[[], None]) -> None:
+def look(parts: Sequence[StackServer], say: Say, changed: Callable[[], None]) -> None:
     """Start again each part that is dead, and call `changed` after each. Raises HeadstartError if one died too often."""
     for part in parts:
         if (death := part.death()) is None:
@@ -47,7 +48,7 @@ def look(parts: Sequence[StackServer], say: Callable[[str], None], changed: Call
 def watch(
     parts: Sequence[StackServer],
     logs: Sequence[Log],
-    say: Callable[[str], None],
+    say: Say,
     *,
     changed: Callable[[], None],
     tidy: Callable[[], None],

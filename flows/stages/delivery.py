@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +13,7 @@ from flows.publishing import Pointer, Published
 from flows.pulling import InTheWay
 from flows.settings import Settings
 from flows.stages.session import open_registry
+from flows.words import Say
 from heads.errors import HeadsError
 
 
@@ -76,7 +76,7 @@ def open_origin(settings: Settings, model: str) -> BundleSource:
     return _Registered(settings, name, which or "champion")
 
 
-def follow(origin: BundleSource, dest: Path, seconds: float, say: Callable[[str], None]) -> None:
+def follow(origin: BundleSource, dest: Path, seconds: float, say: Say) -> None:
     """Keep the folder `dest` at the version that is on offer, asking every so many seconds; ends by an exception alone.
 
     While nothing answers, or what is on offer is damaged, `dest` stays as it is, which is said once. Raises InTheWay if `dest`
