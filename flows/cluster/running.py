@@ -14,10 +14,10 @@ from flows.words import Say
 
 RESUBMISSIONS = 2
 
-JobEnd = TypeVar("JobEnd", covariant=True)
+Outcome = TypeVar("Outcome", covariant=True)
 
 
-class JobFiles(Protocol[JobEnd]):
+class JobFiles(Protocol[Outcome]):
     """The files of a job as this room needs them; the program `flows.job` knows their names and their content."""
 
     @property
@@ -38,8 +38,8 @@ class JobFiles(Protocol[JobEnd]):
     def has_outcome(self) -> bool:
         """Whether the job has written its outcome."""
 
-    def read_end(self) -> JobEnd | None:
-        """The outcome of the job, None if it has written none. Raises the job's own error."""
+    def read_outcome(self) -> Outcome | None:
+        """The outcome of the job, None before its end. Raises the job's own error."""
 
     def hand_on(self, job_file: str) -> None:
         """Hand the job's driver, which has done it, the file of another job; '' lets it end."""
@@ -94,7 +94,7 @@ class Handover:
 
 def run_job(
     cluster: Cluster,
-    files: JobFiles[JobEnd],
+    files: JobFiles[Outcome],
     *,
     key: str,
     name: str,
@@ -102,7 +102,7 @@ def run_job(
     on_start: Callable[[str], None] | None = None,
     say: Say | None = None,
     handover: Handover | None = None,
-) -> JobEnd:
+) -> Outcome:
     """Run the job that these files describe, and return its outcome.
 
     A job of the same folder that runs is joined, whichever driver does it. A driver that died without an outcome is submitted
@@ -131,7 +131,7 @@ def run_job(
         if on_start:
             on_start(submission.submission_id)
         ended = watch(cluster, submission.submission_id, say, _looking(files) if handover else None)
-        if (outcome := files.read_end()) is not None:
+        if (outcome := files.read_outcome()) is not None:
             if handover and ended.is_running:
                 handover.keep(ended, files)
             return outcome

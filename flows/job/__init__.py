@@ -5,7 +5,7 @@ The names below are for the flow that submits such a job; they load neither torc
 
 from flows.job.holdout.scores import read_scores, scores_file
 from flows.job.holdout.trials import leaks_file, read_leaks, robustness_file
-from flows.job.job import Job, JobKind, Screening, Tracking, begin, new_folder
+from flows.job.job import Job, JobKind, Screening, Tracking, new_folder, write_job
 from flows.job.job_folder import JobFolder, jobs_root
 from flows.job.outcome import JobOutcome
 
@@ -16,7 +16,6 @@ __all__ = [
     "JobOutcome",
     "Screening",
     "Tracking",
-    "begin",
     "jobs_root",
     "leaks_file",
     "new_folder",
@@ -24,4 +23,5 @@ __all__ = [
     "read_scores",
     "robustness_file",
     "scores_file",
+    "write_job",
 ]

@@ -19,7 +19,7 @@ from typing import Any
 from flows import machine, owners
 from flows.cluster import nodes, workers
 from flows.errors import Unreachable
-from flows.job.job import Job, read
+from flows.job.job import Job, read_job
 from flows.job.job_folder import JobFolder
 from flows.job.outcome import JobOutcome
 from flows.job.training.runs import following
@@ -129,7 +129,7 @@ def main(job_file: str, option: str = "") -> int:
 
 def _do(folder: JobFolder) -> int:
     try:
-        job = read(folder)
+        job = read_job(folder)
         folder.count_driver()
         machine.check_expected(os.environ)
         with owners.temporaries("work"):

@@ -116,8 +116,8 @@ def new_folder(storage: Root) -> JobFolder:
     return JobFolder(jobs_root(storage).within(f"waiting-{secrets.token_hex(4)}"))
 
 
-def begin(job: Job) -> JobFolder:
-    """Write the job, with the samples and masks that it reads, into its folder, and return that."""
+def write_job(job: Job) -> JobFolder:
+    """Write the job, with the samples and masks that it reads, into its folder; returns the folder."""
     tables = {
         "samples": [[s.digest, s.file, s.split, dict(s.labels), s.group, s.recipe] for s in job.version.samples],
         "masks": [[file, mask.digest, list(mask.pixels.items()), mask.recipe] for file, mask in job.version.masks.items()],
@@ -151,8 +151,8 @@ def begin(job: Job) -> JobFolder:
     return job.folder
 
 
-def read(folder: JobFolder) -> Job:
-    """The job that `begin` wrote into this folder. Raises AskedWrongly if it holds samples of a split that it may not see."""
+def read_job(folder: JobFolder) -> Job:
+    """The job that `write_job` wrote into this folder. Raises AskedWrongly if it holds samples of a split that it may not see."""
     fields, tables = folder.read_job()
     rows = SharedRows()
     data, samples = fields["data"], tuple(rows.sample(*row) for row in tables["samples"])

@@ -100,7 +100,7 @@ class JobFolder:
         self.place.remove(*(name for name in self.place.facts() if name in names or NOTED.fullmatch(name)))
         self.place.within(EPOCHS).clear()
 
-    def read_end(self) -> JobOutcome | None:
+    def read_outcome(self) -> JobOutcome | None:
         """The outcome of the job, None before its end. If it failed, raises AskedWrongly or HeadstartError with its message."""
         if (outcome := self._file(OUTCOME).read_json()) is not None:
             return JobOutcome.of(outcome, self.flops_stored(), self.num_fetched())

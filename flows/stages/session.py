@@ -138,7 +138,7 @@ class RetrainingSession:
         try:
             return cluster.run_job(
                 ray,
-                job.begin(requested),
+                job.write_job(requested),
                 key=requested.key,
                 name=self.plan.name,
                 flow_run_id=self.flow_run_id,

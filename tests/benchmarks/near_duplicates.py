@@ -88,7 +88,7 @@ def measure(name: str, planted: int, image_size_px: int, folder: Path) -> bool:
     variant = Variant(backbone="mobilenet_v2", heads=(Head(target="label"),), freeze="all", fit=Fit(image_size_px=image_size_px))
     work = Work("w", variant, Weights(hashlib.sha256(MOBILENET_V2.read_bytes()).hexdigest(), MOBILENET_V2))
     asked = job.Job("leaks", "k", "near", folder, version, {"label": ("a", "b")}, Workers(), works=(work,))
-    found = compare(asked, find_candidates(job.begin(asked).address, False, 2), 2)
+    found = compare(asked, find_candidates(job.write_job(asked).address, False, 2), 2)
     counts = Counter(Path(leak.file).stem.rpartition("-")[0] for leak in found.found if Path(leak.file).parent.parent == folder)
     total = Counter(Path(s.file).stem.rpartition("-")[0] for s in version.samples if Path(s.file).parent.parent == folder)
     honest = [leak for leak in found.found if Path(leak.file).parent.parent != folder]

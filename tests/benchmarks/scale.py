@@ -106,7 +106,7 @@ def begin(number: int, num_variants: int, folder: Path) -> tuple[Callable[[], ob
     from flows.job import job as jobs
 
     made = _job(number, num_variants, folder)
-    return (lambda: jobs.begin(made)), Path(made.folder.address)
+    return (lambda: jobs.write_job(made)), Path(made.folder.address)
 
 
 def read(number: int, num_variants: int, folder: Path) -> tuple[Callable[[], object], Path | None]:
@@ -115,11 +115,11 @@ def read(number: int, num_variants: int, folder: Path) -> tuple[Callable[[], obj
 
     made = folder / "jobs" / "train-scale"
     if not made.exists():
-        jobs.begin(_job(number, num_variants, folder))
+        jobs.write_job(_job(number, num_variants, folder))
         os.execv(sys.executable, [sys.executable, *sys.argv])
     from flows.job.job_folder import JobFolder
 
-    return (lambda: jobs.read(JobFolder.at(str(made)))), None
+    return (lambda: jobs.read_job(JobFolder.at(str(made)))), None
 
 
 STEPS = {step.__name__: step for step in (render, parse, plan, begin, read)}

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from flows import job
-from flows.job.job import read
+from flows.job.job import read_job
 from flows.job.trunks import name_trunk
 from flows.manifest import parse
 from flows.plan import parse_plan
@@ -143,9 +143,9 @@ def test_the_root_reaches_children_and_jobs(tmp_path: Path, monkeypatch: pytest.
         assert str(settings.features) == expected
         assert child_environment(settings).get("HEADSTART_FEATURES_ROOT") == (expected if given else None)
         asked = job.Job("train", "k", "tiny", settings.storage, version, {}, Workers(), features=settings.features)
-        folder = job.begin(asked)
-        assert str(read(folder).features_root) == expected
+        folder = job.write_job(asked)
+        assert str(read_job(folder).features_root) == expected
     older = json.loads(folder.place.read("job.json"))
     del older["features"]
     folder.place.write("job.json", json.dumps(older))
-    assert read(folder).features_root == tmp_path / ".headstart" / "features"
+    assert read_job(folder).features_root == tmp_path / ".headstart" / "features"

@@ -69,7 +69,7 @@ class Nights:
         key, seed = f"{name:0>8}", int(name, 16)
         variant = Variant(backbone="resnet18", heads=(Head(target="label"),), fit=Fit(seed=seed))
         version = DataVersion(data, "r" * 40, (), self.workspace / "data", ())
-        job.begin(job.Job("train", key, "m", self.root, version, {}, Workers(), works=(Work(key, variant, Weights("none")),)))
+        job.write_job(job.Job("train", key, "m", self.root, version, {}, Workers(), works=(Work(key, variant, Weights("none")),)))
         place = open_place(self.root)
         files = {ENDS[state]: b"{}"}
         files |= {f"bundle/{bundle.SUMS}": key.encode(), "bundle/model": bytes(1000)} if state == "finished" else {}

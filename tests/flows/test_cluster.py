@@ -128,7 +128,7 @@ def test_a_group_larger_than_a_head_in_use_is_refused(local: Head) -> None:
 
 def test_a_job_runs_our_two_packages_and_gives_its_outcome(local: Head) -> None:
     order = _order(local.storage, "k1")
-    outcome = cluster.run_job(local.cluster, job.begin(order), key=order.key, name="tiny")
+    outcome = cluster.run_job(local.cluster, job.write_job(order), key=order.key, name="tiny")
     assert outcome == job.JobOutcome(scores={})
 
 
@@ -136,14 +136,14 @@ def test_a_job_that_cannot_succeed_says_why_and_is_not_tried_again(local: Head) 
     order = replace(_order(local.storage, "k2"), bundles=("work/no-bundle",))
     started: list[str] = []
     with pytest.raises(HeadstartError, match="no-bundle"):
-        cluster.run_job(local.cluster, job.begin(order), key=order.key, name="tiny", on_start=started.append)
+        cluster.run_job(local.cluster, job.write_job(order), key=order.key, name="tiny", on_start=started.append)
     assert len(started) == 1
 
 
 def test_a_stopped_job_is_found_before_and_confirmed_as_stopped_after(local: Head) -> None:
     order = _order(local.storage, "k3")
     metadata = {"job_key": "k3", "name": "tiny", "flow_run_id": "f3", "folder": order.folder.address}
-    submission = jobs.submit(local.cluster, job.begin(order).job_file, metadata=metadata)
+    submission = jobs.submit(local.cluster, job.write_job(order).job_file, metadata=metadata)
     assert jobs.find(local.cluster, order.folder.address).submission_id == submission.submission_id  # type: ignore[union-attr]
     assert [s.submission_id for s in cluster.find_by_flow_run(local.cluster, "f3")] == [submission.submission_id]
     assert cluster.stop(local.cluster, submission.submission_id).status == "STOPPED"
@@ -316,7 +316,7 @@ def test_a_dead_local_head_is_told_within_seconds_and_opened_anew(tmp_path: Path
     with cluster.open_cluster(None, tmp_path) as opened:
         assert cluster.death(opened) is None
         metadata = {"job_key": "k4", "name": "tiny", "flow_run_id": "f4", "folder": order.folder.address}
-        submission = jobs.submit(opened, job.begin(order).job_file, metadata=metadata)
+        submission = jobs.submit(opened, job.write_job(order).job_file, metadata=metadata)
         (gcs,) = (p for p in processes.members(_record(tmp_path)["home"]) if p.name() == "gcs_server")
         gcs.kill()
         begun = time.monotonic()

@@ -22,7 +22,7 @@ from heads.spec import Fit, Head, Variant
 
 def _begin(storage: Path, key: str) -> job.JobFolder:
     version = DataVersion("d" * 32, "r" * 40, (), storage / "data", ())
-    return job.begin(job.Job("score", key, "tiny", storage, version, {"label": ("a", "b")}, Workers()))
+    return job.write_job(job.Job("score", key, "tiny", storage, version, {"label": ("a", "b")}, Workers()))
 
 
 def _wait_for_outcome(folder: job.JobFolder) -> None:
@@ -42,7 +42,7 @@ def test_a_driver_that_stays_does_what_it_is_handed_and_ends_when_told(tmp_path:
         assert not ended.done()
         second.hand_on("")
         assert ended.result(10) == 0
-    assert second.read_end() == job.JobOutcome(scores={})
+    assert second.read_outcome() == job.JobOutcome(scores={})
 
 
 def test_a_driver_without_a_job_waits_for_its_first_and_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,7 @@ def test_a_job_that_a_staying_driver_cannot_do_ends_it_with_the_reason(tmp_path:
     thread.join(60)
     assert status == [1]
     with pytest.raises(AskedWrongly, match="holds no job: it was removed meanwhile"):
-        second.read_end()
+        second.read_outcome()
 
 
 def test_a_job_asked_for_again_hands_its_driver_nothing_of_before(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from flows import job, kept
 from flows.errors import AskedWrongly, Unreachable
-from flows.job.job import read
+from flows.job.job import read_job
 from flows.kept import keep_file
 from flows.model_version import ModelVersion
 from flows.places import Folder
@@ -161,11 +161,11 @@ def test_brought_weights_travel_through_a_folder_that_is_the_storage(
     weights = found(ADDRESS)
     works = (Work("w1", VARIANT, weights), Work("w2", VARIANT, Weights(weights.digest, file)))
     asked = job.Job("train", "k", "m", tmp_path / "storage", version(), CLASSES, Workers(), works=works[:1])
-    stored = read(job.begin(asked)).works[0].weights
+    stored = read_job(job.write_job(asked)).works[0].weights
     assert stored.path == tmp_path / "storage" / "weights" / f"{weights.digest}.pth"
     assert stored.path.read_bytes() == file.read_bytes()
     own = replace(asked, storage=tmp_path / "other", works=works[1:])
-    assert read(job.begin(own)).works[0].weights.path == file, "a plan's own file is read where it lies"
+    assert read_job(job.write_job(own)).works[0].weights.path == file, "a plan's own file is read where it lies"
 
 
 def test_a_backbone_in_stages_has_the_names_of_torchvision() -> None:

@@ -18,7 +18,7 @@ from flows import job
 from flows.errors import AskedWrongly
 from flows.job.datasets import Splits
 from flows.job.holdout import scoring
-from flows.job.job import read
+from flows.job.job import read_job
 from flows.job.training import results, together
 from flows.job.trunks import JobFeatures
 from flows.landing import ingest
@@ -94,14 +94,14 @@ def test_a_training_gives_the_same_bytes_whatever_the_holdout_is(tmp_path: Path,
 def test_a_training_holds_no_test_sample_whatever_it_is_given(tmp_path: Path, version: DataVersion) -> None:
     asked = training(tmp_path, version)
     assert {sample.split for sample in asked.version.samples} == {"train", "val"}
-    assert {row[2] for row in json.loads((job.begin(asked).place.path / "samples.json").read_text())["samples"]} == {
+    assert {row[2] for row in json.loads((job.write_job(asked).place.path / "samples.json").read_text())["samples"]} == {
         "train",
         "val",
     }
     scoring = replace(asked, kind="score", version=version)
     assert {sample.split for sample in scoring.version.samples} == {"test"}
     fresh = replace(asked, kind="fresh", version=version.part(version.samples[-9:]))
-    assert len(read(job.begin(fresh)).version.samples) == 9, "new samples of any split"
+    assert len(read_job(job.write_job(fresh)).version.samples) == 9, "new samples of any split"
     assert fresh.version.digest.startswith(f"{version.digest}-")
 
 
@@ -113,12 +113,12 @@ def test_a_training_that_asks_for_the_holdout_is_refused(tmp_path: Path, version
 
 
 def test_a_test_sample_written_into_a_jobs_file_is_refused(tmp_path: Path, version: DataVersion) -> None:
-    folder = job.begin(training(tmp_path, version))
+    folder = job.write_job(training(tmp_path, version))
     tables = json.loads((folder.place.path / "samples.json").read_text())
     tables["samples"].append(["0" * 32, "images/leak.png", "test", {"label": "a", "marks": "x"}, None, 1])
     (folder.place.path / "samples.json").write_text(json.dumps(tables))
     with pytest.raises(AskedWrongly, match=r"1 sample of the split 'test' in a job of the kind train, e.g. images/leak.png"):
-        read(folder)
+        read_job(folder)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -97,7 +97,7 @@ def _run(place: Place, order: job.Job, disturb: Callable[[list[str]], dict[str, 
     thread = threading.Thread(target=run_disturbance, daemon=True)
     if disturb:
         thread.start()
-    outcome = cluster.run_job(place.cluster, job.begin(order), key=order.key, name="tiny", on_start=submissions.append)
+    outcome = cluster.run_job(place.cluster, job.write_job(order), key=order.key, name="tiny", on_start=submissions.append)
     if disturb:
         thread.join(10)
     return Run(order, outcome, tuple(submissions), seen, repairs)
@@ -212,15 +212,15 @@ def test_a_driver_alone_trains_the_very_heads_of_a_group_though_it_is_killed(
 ) -> None:
     whole = _order(tmp_path, version, "mobilenet_v3_small", probes=("linear", "mlp"))
     order = replace(whole, works=whole.works[1:], in_driver=True)
-    job_file = job.begin(order).job_file
+    job_file = job.write_job(order).job_file
     with subprocess.Popen([sys.executable, "-m", "flows.job", job_file]) as driver:
         while not order.folder.num_stored()[0]:
             assert driver.poll() is None
             time.sleep(0.01)
         driver.kill()
-    assert order.folder.read_end() is None
+    assert order.folder.read_outcome() is None
     subprocess.run([sys.executable, "-m", "flows.job", job_file], check=True)
-    outcome = order.folder.read_end()
+    outcome = order.folder.read_outcome()
     assert outcome is not None
     assert outcome.trained == tuple(work.key for work in order.works)
     assert outcome.num_forwarded == 36 + 10, "what was stored is not forwarded again"
@@ -305,7 +305,7 @@ def test_a_training_that_can_never_succeed_ends_at_once_with_its_reason_though_m
     order = _order(tmp_path, replace(version, samples=(*version.samples[1:], missing)), "squeezenet1_1")
     submissions: list[str] = []
     with pytest.raises(AskedWrongly, match=r"image nowhere\.png \(md5 0{32}\) .* is neither in the DVC cache"):
-        cluster.run_job(place.cluster, job.begin(order), key=order.key, name="tiny", on_start=submissions.append)
+        cluster.run_job(place.cluster, job.write_job(order), key=order.key, name="tiny", on_start=submissions.append)
     assert len(submissions) == 1, "another driver would only meet it again"
     assert not order.work_folder(order.works[0]).is_finished(), "with the file in its place it trains"
     assert len(order.folder.read_groups()) == 1, "nor is the group tried again"
@@ -326,7 +326,7 @@ def test_a_holdout_is_scored_sample_by_sample_bundle_after_bundle(
     version = replace(version, digest=f"{least:032}", samples=tuple(holdout) * -(-least // len(holdout)))
     names = tuple(bundle_name(work.key) for work in train.works[:2])
     order = replace(train, kind="score", key=f"s{least}", works=(), version=version, bundles=names)
-    outcome = cluster.run_job(place.cluster, job.begin(order), key=order.key, name="tiny")
+    outcome = cluster.run_job(place.cluster, job.write_job(order), key=order.key, name="tiny")
     assert outcome.scores is not None
     for name in names:
         path = train.fetch_bundle(name)

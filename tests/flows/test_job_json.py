@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flows import job
 from flows.files import write_json
-from flows.job.job import read
+from flows.job.job import read_job
 from flows.places import Folder, StoredFile
 from flows.records import DataVersion, Mask, Sample, ScoreTable, Weights, Work, Workers
 from heads.spec import Head, Variant
@@ -25,7 +25,7 @@ def test_an_order_carries_its_samples_with_their_masks_and_classes(tmp_path: Pat
     classes = {"breed": ["a", "b"], "mask": ["0", "255"]}
     plain = Work("p", Variant(backbone="resnet18", heads=(Head(target="breed"),)), Weights("w", tmp_path / "w.pth"))
     asked = job.Job("train", "k", "tiny", tmp_path, version, classes, Workers(), baseline=plain, target="breed")
-    found = read(job.begin(asked))
+    found = read_job(job.write_job(asked))
     assert found.version.samples == samples[:2]
     assert found.version.masks == {"masks/1.png": masks["masks/1.png"]}
     assert found.classes == classes
@@ -36,8 +36,8 @@ def test_an_order_carries_its_samples_with_their_masks_and_classes(tmp_path: Pat
 def test_an_order_says_the_fewest_workers_only_where_there_is_a_range(tmp_path: Path) -> None:
     version = DataVersion("d" * 32, "r" * 40, (), tmp_path / "data", ())
     for key, workers in (("fixed", Workers(3)), ("range", Workers(3, least=2))):
-        folder = job.begin(job.Job("train", key, "tiny", tmp_path, version, {"a": ("x", "y")}, workers))
-        assert read(folder).workers == workers
+        folder = job.write_job(job.Job("train", key, "tiny", tmp_path, version, {"a": ("x", "y")}, workers))
+        assert read_job(folder).workers == workers
         assert ('"least"' in Path(folder.job_file).read_text()) == (key == "range"), "job files of before stay as they were"
 
 
@@ -45,8 +45,8 @@ def test_an_order_says_that_its_driver_trains_only_where_it_does(tmp_path: Path)
     version = DataVersion("d" * 32, "r" * 40, (), tmp_path / "data", ())
     for key, in_driver in (("group", False), ("driver", True)):
         asked = job.Job("train", key, "tiny", tmp_path, version, {"a": ("x", "y")}, Workers(), in_driver=in_driver)
-        folder = job.begin(asked)
-        assert read(folder).in_driver == in_driver
+        folder = job.write_job(asked)
+        assert read_job(folder).in_driver == in_driver
         assert ("in_driver" in Path(folder.job_file).read_text()) == in_driver, "job files of before stay as they were"
 
 
@@ -55,9 +55,9 @@ def test_an_order_of_before_says_by_another_word_who_is_screened(tmp_path: Path)
     works = [
         Work(key, Variant(backbone="resnet18", heads=(Head(target="a"),)), Weights("none"), key == "w1") for key in ("w1", "w2")
     ]
-    folder = job.begin(job.Job("train", "k", "tiny", tmp_path, version, {"a": ("x", "y")}, Workers(), works=tuple(works)))
+    folder = job.write_job(job.Job("train", "k", "tiny", tmp_path, version, {"a": ("x", "y")}, Workers(), works=tuple(works)))
     folder.place.write("job.json", Path(folder.job_file).read_text().replace("is_screened", "in_contest"))
-    assert [work.is_screened for work in read(folder).works] == [True, False]
+    assert [work.is_screened for work in read_job(folder).works] == [True, False]
 
 
 def test_a_score_table_is_read_with_its_tasks_probabilities_and_pixels(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from flows import job, kept
 from flows.errors import AskedWrongly
-from flows.job.job import read
+from flows.job.job import read_job
 from flows.kept import keep_here
 from flows.places import Bucket, Folder
 from flows.records import DataVersion, Weights, Work, Workers
@@ -109,22 +109,22 @@ def test_first_weights_travel_with_a_job_whose_storage_is_in_a_bucket(bucket: ty
     works = tuple(Work(f"w{number}", VARIANT, Weights(digest, file)) for number in range(2))
     version = DataVersion("d" * 32, "r" * 40, (), tmp_path, ())
     asked = job.Job("train", "k", "m", "s3://pets/nights", version, CLASSES, Workers(), works=works)
-    folder = job.begin(asked)
-    job.begin(asked)
+    folder = job.write_job(asked)
+    job.write_job(asked)
     assert [key for method, key, _ in bucket.asked if method == "PUT" and "weights" in key] == [f"nights/weights/{digest}.pth"]
     content = file.read_bytes()
     file.unlink()
-    there = [work.weights for work in read(folder).works]
+    there = [work.weights for work in read_job(folder).works]
     assert {weights.digest for weights in there} == {digest}
     assert {weights.path.read_bytes() for weights in there if weights.path} == {content}
     assert there[0].path is not None
     there[0].path.unlink()
     bucket.objects[f"nights/weights/{digest}.pth"] = b"others"
     with pytest.raises(AskedWrongly, match="is not the file that it was"):
-        read(folder)
+        read_job(folder)
     del bucket.objects[f"nights/weights/{digest}.pth"]
     with pytest.raises(AskedWrongly, match="is gone: remove it, and start the retraining again"):
-        read(folder)
+        read_job(folder)
 
 
 def test_so_does_an_encoder_of_texts_which_is_a_folder(bucket: type[object_store.Bucket], tmp_path: Path) -> None:
@@ -133,10 +133,10 @@ def test_so_does_an_encoder_of_texts_which_is_a_folder(bucket: type[object_store
     variant = Variant(backbone=sized("bert", folder), heads=(Head(target="kind"),), fit=Fit(max_tokens=16))
     version = DataVersion("d" * 32, "r" * 40, (), tmp_path, ())
     works = (Work("w", variant, Weights(digest, folder)),)
-    begun = job.begin(job.Job("train", "k", "m", "s3://pets/nights", version, CLASSES, Workers(), works=works))
+    begun = job.write_job(job.Job("train", "k", "m", "s3://pets/nights", version, CLASSES, Workers(), works=works))
     content = {file.name: file.read_bytes() for file in folder.iterdir()}
     shutil.rmtree(folder)
-    (there,) = read(begun).works
+    (there,) = read_job(begun).works
     assert there.weights.path is not None
     assert {file.name: file.read_bytes() for file in there.weights.path.iterdir()} == content
     assert check_weights(variant.backbone, there.weights.path) == digest
@@ -144,4 +144,4 @@ def test_so_does_an_encoder_of_texts_which_is_a_folder(bucket: type[object_store
     for change in (lambda objects, name: objects.update({name: b"{}"}), dict.pop):
         change(bucket.objects, f"nights/weights/{digest}/vocab.txt")
         with pytest.raises(AskedWrongly, match="does not hold the weights that it held"):
-            read(begun)
+            read_job(begun)

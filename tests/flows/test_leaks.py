@@ -20,7 +20,7 @@ from flows import job
 from flows.errors import HeadstartError
 from flows.gate import Case, Policy, Trials, decide
 from flows.job.holdout import leaks as search_job
-from flows.job.job import read
+from flows.job.job import read_job
 from flows.leak_records import Leak, Leaks
 from flows.plan import Plan
 from flows.records import DataVersion, Sample, ScoreTable, Severity, TrainedVariant, Weights, Work
@@ -174,7 +174,7 @@ class Session:
 
     def run_job(self, requested: job.Job) -> job.JobOutcome:
         self.num_jobs += 1
-        self.begun = read(job.begin(requested))
+        self.begun = read_job(job.write_job(requested))
         return search_job.search(self.begun)
 
 

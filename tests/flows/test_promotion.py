@@ -21,7 +21,7 @@ from flows.gate.classes import compare_classes
 from flows.gate.guards.table import TRIAL_GUARDS
 from flows.job.holdout import leaks
 from flows.job.holdout.scores import write_scores
-from flows.job.job import read
+from flows.job.job import read_job
 from flows.model_version import ModelVersion
 from flows.plan import Plan
 from flows.records import DataVersion, Finding, Sample, ScoreTable, TrainedVariant, Weights, Work
@@ -118,7 +118,7 @@ class Nights:
         return promote(session, WorkPlan(plan, version, (work,), METRIC, "k"), judged)
 
     def run_job(self, requested: job.Job) -> job.JobOutcome:
-        return leaks.search(read(job.begin(requested)))
+        return leaks.search(read_job(job.write_job(requested)))
 
     def night(self, number: int, gain: float = 0.0, **changes: Any) -> Promotion:
         self.now += DAY

@@ -18,7 +18,7 @@ from flows.gate import Case, Policy, Trials, decide
 from flows.gate.guards.robustness import robustness
 from flows.gate.trials import Robustness
 from flows.job.holdout import robustness as job_room
-from flows.job.job import read
+from flows.job.job import read_job
 from flows.model_version import ModelVersion
 from flows.plan import Plan
 from flows.records import DataVersion, Sample, ScoreTable, TrainedVariant, Weights, Work
@@ -136,7 +136,7 @@ def test_the_trial_reads_the_same_samples_by_both_models_once(tmp_path: Path, mo
 
     def run_job(asked: job.Job) -> job.JobOutcome:
         jobs.append(asked)
-        return job_room.measure(read(job.begin(asked)))
+        return job_room.measure(read_job(job.write_job(asked)))
 
     session: Any = SimpleNamespace(
         plan=plan, settings=SimpleNamespace(root=tmp_path, features=None), say=said.append, run_job=run_job

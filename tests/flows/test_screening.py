@@ -122,7 +122,7 @@ def begin(storage: Path, work_plan: WorkPlan) -> job.Job:
         works=work_plan.works,
         screening=None if keep is None else job.Screening(keep, work_plan.metric),
     )
-    job.begin(order)
+    job.write_job(order)
     return order
 
 

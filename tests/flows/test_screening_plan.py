@@ -12,7 +12,7 @@ from flows import job
 from flows.cli import planning
 from flows.errors import AskedWrongly
 from flows.files import write_json
-from flows.job.job import read as read_order
+from flows.job.job import read_job
 from flows.plan import Plan, expand, parse_plan, screenings, work_key
 from flows.records import DataVersion, Sample, Work
 from flows.settings import Settings
@@ -187,6 +187,6 @@ def test_the_job_is_told_how_many_go_on_and_by_what_measure(version: DataVersion
     session.run_job = submit
     with pytest.raises(Submitted):
         train(session, make_work_plan(asked, version))
-    read = read_order(job.begin(orders[0]))
+    read = read_job(job.write_job(orders[0]))
     assert read.screening == (None if screening is None else job.Screening(2, "label/f1_macro"))
     assert [work.is_screened for work in read.works] == [screening == 2 and work.variant.freeze == "lp_ft" for work in read.works]

@@ -103,17 +103,17 @@ def test_a_work_without_a_result_is_no_trained_variant(tmp_path: Path) -> None:
 
 def test_a_jobs_outcome_comes_home_with_what_its_members_stored(tmp_path: Path) -> None:
     trained, scored = job.JobFolder.at(tmp_path / "train-k"), job.JobFolder.at(tmp_path / "score-k")
-    assert trained.read_end() is None
+    assert trained.read_outcome() is None
     trained.write_stored(40, 2.5e9)
     trained.write_outcome(job.JobOutcome(("w1",), ("w2",), 55, 1.5))
     written = '{"trained": ["w1"], "reused": ["w2"], "num_forwarded": 55, "seconds": 1.5}'
     assert (trained.place.path / "outcome.json").read_text() == written
-    assert trained.read_end() == job.JobOutcome(("w1",), ("w2",), 55, 1.5, 2_500_000_000)
+    assert trained.read_outcome() == job.JobOutcome(("w1",), ("w2",), 55, 1.5, 2_500_000_000)
     scored.write_outcome(job.JobOutcome(scores={"bundle": "scores.json"}, num_forwarded=7))
     assert (scored.place.path / "outcome.json").read_text() == '{"scores": {"bundle": "scores.json"}, "num_forwarded": 7}'
-    assert scored.read_end() == job.JobOutcome(scores={"bundle": "scores.json"}, num_forwarded=7)
+    assert scored.read_outcome() == job.JobOutcome(scores={"bundle": "scores.json"}, num_forwarded=7)
     (scored.place.path / "outcome.json").write_text('{"scores": {"bundle": "scores.json"}}')
-    assert scored.read_end() == job.JobOutcome(scores={"bundle": "scores.json"}), "as jobs of before wrote it"
+    assert scored.read_outcome() == job.JobOutcome(scores={"bundle": "scores.json"}), "as jobs of before wrote it"
 
 
 @pytest.mark.parametrize(("error", "raised"), [(AskedWrongly("no such head"), AskedWrongly), (OSError("gone"), HeadstartError)])
@@ -123,7 +123,7 @@ def test_the_first_error_of_a_job_is_the_one_that_is_raised(tmp_path: Path, erro
     folder.write_error(ValueError("another"))
     assert folder.has_failed()
     with pytest.raises(raised, match=str(error)):
-        folder.read_end()
+        folder.read_outcome()
 
 
 def test_a_new_job_of_the_same_key_finds_nothing_but_what_is_asked(tmp_path: Path) -> None:

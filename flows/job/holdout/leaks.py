@@ -19,7 +19,7 @@ from flows.cluster import workers
 from flows.job.datasets import Splits
 from flows.job.holdout.thumbnails import TAP, open_thumbnails, store_thumbnails
 from flows.job.holdout.trials import leaks_file, write_leaks
-from flows.job.job import Job, read
+from flows.job.job import Job, read_job
 from flows.job.job_folder import JobFolder
 from flows.job.outcome import JobOutcome
 from flows.job.trunks import JobFeatures, name_trunk
@@ -59,7 +59,7 @@ def find_candidates(folder: str, uses_gpu: bool, num_threads: int) -> list[Pair]
     Runs in a worker, or in the driver.
     """
     torch.set_num_threads(num_threads)
-    job = read(JobFolder.at(folder))
+    job = read_job(JobFolder.at(folder))
     (work,), device = job.works, torch.device("cuda" if uses_gpu else "cpu")
     splits = Splits(job)
     features = JobFeatures(job, splits, device)

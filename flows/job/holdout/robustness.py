@@ -9,7 +9,7 @@ import torch
 
 from flows.cluster import workers
 from flows.job.holdout.trials import robustness_file
-from flows.job.job import Job, read
+from flows.job.job import Job, read_job
 from flows.job.job_folder import JobFolder
 from flows.job.outcome import JobOutcome
 from flows.sample_files import locate, prefetch
@@ -39,7 +39,7 @@ def measure(job: Job) -> JobOutcome:
 def read_pictures(folder: str, bundle: str, num_before: int, uses_gpu: bool, num_threads: int) -> Readings:
     """One bundle's readings; notes in the job's folder how many are done. Runs in a worker, or in the driver."""
     torch.set_num_threads(num_threads)
-    job = read(JobFolder.at(folder))
+    job = read_job(JobFolder.at(folder))
     return robustness.measure(
         bundles.load(job.fetch_bundle(bundle), "cuda" if uses_gpu else "cpu"),
         job.target,

@@ -17,7 +17,7 @@ from flows.cluster import workers
 from flows.compile_times import KeptCompileTimes
 from flows.errors import ASKED_WRONGLY, Unreachable
 from flows.job.datasets import Splits
-from flows.job.job import Job, read
+from flows.job.job import Job, read_job
 from flows.job.job_folder import JobFolder
 from flows.job.training import interruptions, results, screening
 from flows.job.training.baseline import fit_baseline
@@ -54,7 +54,7 @@ def train_works(config: Mapping[str, Any]) -> None:
         return
     owners.sweep()
     try:
-        job = read(folder)
+        job = read_job(folder)
         # As many as there was room for.
         job = replace(job, workers=replace(job.workers, count=workers.count()))
         # Ray kills a group's processes when one of them is lost: what they leave here, the next group sweeps away.
