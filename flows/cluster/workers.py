@@ -156,7 +156,7 @@ def rank() -> int:
     return int(ray.train.get_context().get_world_rank())
 
 
-def count() -> int:
+def num_ranks() -> int:
     """The number of members of this member's group."""
     if not _HAS_GROUP.get():
         return 1

@@ -42,7 +42,7 @@ class Splits:
             tuple((head.target, head.task, head.ignore) for head in variant.heads),
         )
         view = preparation.varied_view(variant.fit) if split == "train" else preparation.PLAIN_VIEW
-        key = preprocess_of(variant), view, variant.fit.seed, heads, self._words(variant, weights)
+        key = preprocess_of(variant), view, variant.fit.seed, heads, self._vocabulary_key(variant, weights)
         if split not in self._open or self._open[split][0] != key:
             self._open.pop(split, None)
             self._open[split] = key, self.read(split, variant, weights)
@@ -68,13 +68,13 @@ class Splits:
 
     def vocabulary(self, variant: Variant, weights: Path | None) -> Vocabulary | None:
         """The words that a variant of texts tells apart: those of its weights' folder, or of the training texts alone."""
-        key = self._words(variant, weights)
+        key = self._vocabulary_key(variant, weights)
         if key not in self._vocabularies:
             train = _Files(self.job.version, self._of("train"), "train")
             self._vocabularies[key] = preparation_of(variant.backbone).vocabulary_of(variant, weights, train)
         return self._vocabularies[key]
 
-    def _words(self, variant: Variant, weights: Path | None) -> Hashable:
+    def _vocabulary_key(self, variant: Variant, weights: Path | None) -> Hashable:
         """What decides a variant's vocabulary."""
         return variant.modality, weights, preprocess_of(variant).to_json().get("lowercase")
 

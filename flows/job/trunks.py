@@ -29,14 +29,14 @@ from heads.trunks.stored import FeatureLoader, Stored, open_views
 from heads.trunks.trunk import Trunk, stored_taps, trunk_of
 
 # Validation reads stored features in batches of at least about so many bytes, for fewer calls.
-LOOK_BYTES = 2**20
+VALIDATION_BATCH_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class SplitView:
-    """One view of a split's samples, and all taps that the works need of it."""
+    """The view of this number of a split's samples, and all taps that the works need of it."""
 
-    view: int
+    number: int
     split: str
     taps: frozenset[Tap]
 
@@ -47,7 +47,7 @@ class TrunkPass:
 
     trunk: Trunk
     works: tuple[Work, ...]
-    parts: tuple[SplitView, ...]
+    views: tuple[SplitView, ...]
 
 
 class JobFeatures:
@@ -67,12 +67,12 @@ class JobFeatures:
         for trunk_pass, pass_cost in zip(passes, pass_costs, strict=True):
             name_trunk(self.store, trunk_pass.trunk)
             self.costs.begin(pass_cost)
-            first, names = trunk_pass.works[0], {part.split for part in trunk_pass.parts}
+            first, names = trunk_pass.works[0], {one.split for one in trunk_pass.views}
             sets = {name: self.splits.read(name, first.variant, first.weights.path, cache_bytes=0) for name in names}
             extract(
                 partial(self.backbone, first),
                 trunk_pass.trunk,
-                [ExtractionRequest(sets[part.split], part.view, part.taps) for part in trunk_pass.parts],
+                [ExtractionRequest(sets[one.split], one.number, one.taps) for one in trunk_pass.views],
                 self.store,
                 device=self.device,
                 precision=first.variant.fit.precision,
@@ -104,15 +104,15 @@ class JobFeatures:
             val = open_views(self.store, trunks[:1], taps, val_set.digests, self.device, shuffled=False, length=val_set.length)
             by_phase[phase] = Loaders(
                 FeatureLoader(train_set, train, taps, fit.batch_size, self.device, training=True, accumulate=fit.accumulate),
-                FeatureLoader(val_set, val, taps, self._look(work, phase, val[0]), self.device),
+                FeatureLoader(val_set, val, taps, self._validation_batch_size(work, phase, val[0]), self.device),
             )
         return by_phase
 
-    def _look(self, work: Work, phase: Phase, features: Stored) -> int:
-        """The batch size of validation: larger than in training if only heads follow."""
+    def _validation_batch_size(self, work: Work, phase: Phase, features: Stored) -> int:
+        """Larger than in training if only heads follow."""
         if phase.num_frozen_stages < work.variant.num_stages:
             return work.variant.fit.batch_size
-        return max(work.variant.fit.batch_size, LOOK_BYTES * len(features) // max(1, features.num_bytes))
+        return max(work.variant.fit.batch_size, VALIDATION_BATCH_BYTES * len(features) // max(1, features.num_bytes))
 
     def fuse(self, probes: Sequence[Work]) -> list[list[Work]]:
         """The probes, grouped by the batches they read: a group trains side by side."""
@@ -126,14 +126,14 @@ class JobFeatures:
 
     def _passes(self, works: Sequence[Work]) -> list[TrunkPass]:
         sharing: dict[Trunk, dict[str, Work]] = defaultdict(dict)
-        parts: dict[Trunk, dict[tuple[int, str], frozenset[Tap]]] = defaultdict(lambda: defaultdict(frozenset))
+        taps_of: dict[Trunk, dict[tuple[int, str], frozenset[Tap]]] = defaultdict(lambda: defaultdict(frozenset))
         for work in works:
             taps = frozenset(tap for taps in stored_taps(work.variant).values() for tap in taps)
             for trunk, view, split in self._views(work) if taps else ():
                 sharing[trunk][work.key] = work
-                parts[trunk][view, split] |= taps
+                taps_of[trunk][view, split] |= taps
         return [
-            TrunkPass(trunk, tuple(by_key.values()), tuple(SplitView(*place, taps) for place, taps in parts[trunk].items()))
+            TrunkPass(trunk, tuple(by_key.values()), tuple(SplitView(*view, taps) for view, taps in taps_of[trunk].items()))
             for trunk, by_key in sharing.items()
         ]
 
@@ -144,29 +144,29 @@ class JobFeatures:
         yield trunks[0], 0, "val"
 
     def _trunks(self, work: Work) -> list[Trunk]:
-        """The trunk of each view of the work's training images."""
+        """The trunk of each view of the work's training samples."""
         return [
             trunk_of(work.variant, work.weights.digest, self.device, varied=view > 0) for view in range(work.variant.fit.views)
         ]
 
     def _cost_of(self, trunk_pass: TrunkPass) -> PassCost:
-        num_samples, flops = map(sum, zip(*(self._work_of(trunk_pass, part) for part in trunk_pass.parts), strict=True))
+        num_samples, flops = map(sum, zip(*(self._work_of(trunk_pass, view) for view in trunk_pass.views), strict=True))
         # What the baseline reads is stored for others anyway.
         others = tuple(work.key for work in trunk_pass.works if work != self.job.baseline)
         return PassCost(num_samples, flops, others or tuple(work.key for work in trunk_pass.works))
 
-    def _work_of(self, trunk_pass: TrunkPass, part: SplitView) -> tuple[int, int]:
+    def _work_of(self, trunk_pass: TrunkPass, view: SplitView) -> tuple[int, int]:
         """How many samples lack a tap, and the multiply-adds of forwarding each up to the deepest tap that it lacks."""
         variant, deeper, flops = trunk_pass.works[0].variant, 0, 0
         size = preparation_of(variant.backbone).size_of(variant.fit)
-        for stage in sorted({tap.stage for tap in part.taps}, reverse=True):
-            lacking = self._count(trunk_pass, part, [tap for tap in part.taps if tap.stage >= stage])
+        for stage in sorted({tap.stage for tap in view.taps}, reverse=True):
+            lacking = self._count(trunk_pass, view, [tap for tap in view.taps if tap.stage >= stage])
             cost = forward_multiply_adds(variant.backbone, size, stage + 1)
             deeper, flops = lacking, flops + (lacking - deeper) * cost
         return deeper, flops
 
-    def _count(self, trunk_pass: TrunkPass, part: SplitView, taps: Collection[Tap]) -> int:
-        return count_missing(self.store, trunk_pass.trunk, taps, self.splits.digests(part.split), part.view)
+    def _count(self, trunk_pass: TrunkPass, view: SplitView, taps: Collection[Tap]) -> int:
+        return count_missing(self.store, trunk_pass.trunk, taps, self.splits.digests(view.split), view.number)
 
 
 def name_trunk(store: FeatureStore, trunk: Trunk) -> None:

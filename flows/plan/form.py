@@ -41,8 +41,8 @@ def _values(value: Any) -> Any:
 
 
 Listed = BeforeValidator(_listed)
-Member = Annotated[int, Field(ge=1, le=1024)]
-Members = Annotated[Member | tuple[Member, ...], Number]
+WorkerCount = Annotated[int, Field(ge=1, le=1024)]
+WorkerCounts = Annotated[WorkerCount | tuple[WorkerCount, ...], Number]
 Ignored = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**16)], ...], BeforeValidator(_values), Number]
 
 # `enum` only makes the form offer a choice: the validators below refuse other values, in our own words.
@@ -71,7 +71,7 @@ class WorkersSpec(Value):
 
     model_config = ConfigDict(title="Workers")
 
-    count: Members = Field(
+    count: WorkerCounts = Field(
         1,
         description="Number of workers; [least, most]: as many as there is room for, fewer after a node was lost, more once one "
         "has joined.",

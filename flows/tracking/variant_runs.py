@@ -23,7 +23,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 RESTS = 9.0
 
 Draw = Callable[[WorkResult], Mapping[str, bytes]]
-Look = Callable[[], Mapping[str, str]]
+Stamps = Callable[[], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,23 @@ class VariantRuns:
                 runs[work.key] = self._log(work, draw)[0]
         return runs
 
-    def follow(self, draw: Draw, stop: threading.Event, every_seconds: float = 1.0, look: Look | None = None) -> None:
+    def follow(self, draw: Draw, stop: threading.Event, every_seconds: float = 1.0, read_stamps: Stamps | None = None) -> None:
         """Log the works' runs as they begin, finish epochs and end, until `stop` is set or every work is logged.
 
         Meant for a thread beside the training, to which it leaves most of the processor. Errors of MLflow are logged and tried
-        again, never raised. `look` gives a stamp of each work that has begun, by its key, which changes whenever there is more
-        of it; by default their folders are asked, one by one.
+        again, never raised. `read_stamps` gives a stamp of each work that has begun, by its key, which changes whenever there is
+        more of it; by default their folders are asked, one by one.
         """
         seen, done = dict[str, str](), set[str]()
-        look = look or (lambda: {work.key: self._folder(work).stamp() for work in self.works if work.key not in done})
+        read_stamps = read_stamps or (
+            lambda: {work.key: self._folder(work).stamp() for work in self.works if work.key not in done}
+        )
         failures = 0
         while len(done) < len(self.works) and not stop.is_set():
             try:
                 # At once, before the training begins: the first use of MLflow takes seconds of processor time.
                 self.tracker.connect()
-                stamps = look()
+                stamps = read_stamps()
                 for work in self.works:
                     stamp = stamps.get(work.key, "")
                     if work.key in done or stamp == seen.get(work.key, ""):

@@ -21,6 +21,11 @@ class Inputs(NamedTuple):
     size: tuple[int, int] | None = None
     words: Tensor | None = None
 
+    @property
+    def num_samples(self) -> int:
+        """N."""
+        return len(self.features if isinstance(self.features, Tensor) else next(iter(self.features.values())))
+
     def to(self, device: torch.device, *, channels_last: bool) -> Inputs:
         """The same inputs on a device, images and maps laid out channels last if that is asked for."""
         words = None if self.words is None else self.words.to(device, non_blocking=True)

@@ -43,7 +43,7 @@ class Compilable(nn.Module):
         self._compiled = None
 
     def forward(self, inputs: Inputs) -> dict[str, Tensor]:
-        if self._compiled is None or num_samples(inputs) != self.batch_size:
+        if self._compiled is None or inputs.num_samples != self.batch_size:
             logits: dict[str, Tensor] = self.model(inputs)
             return logits
         try:
@@ -80,7 +80,7 @@ class CompilingTraining(Training):
         super().__init__(model, variant, loaders, backbone_is_ready=backbone_is_ready)
 
     def train_on(self, number: int, batch: Batch) -> None:
-        stopwatch = self._stopwatch if num_samples(batch.inputs) == self._pass.batch_size else None
+        stopwatch = self._stopwatch if batch.inputs.num_samples == self._pass.batch_size else None
         self._wait(stopwatch)
         start = perf_counter()
         super().train_on(number, batch)
@@ -206,9 +206,3 @@ def full_steps(steps: Sequence[Step]) -> tuple[int, int]:
     """How many samples of this rank a full step has, as all of an epoch's have but the last ones; and how many are full."""
     sizes = [len(step.here) for step in steps]
     return sizes[0], sizes.count(sizes[0])
-
-
-def num_samples(inputs: Inputs) -> int:
-    """How many samples a batch's inputs are of."""
-    features = inputs.features
-    return len(features if isinstance(features, Tensor) else next(iter(features.values())))

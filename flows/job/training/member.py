@@ -56,7 +56,7 @@ def train_works(config: Mapping[str, Any]) -> None:
     try:
         job = read_job(folder)
         # As many as there was room for.
-        job = replace(job, workers=replace(job.workers, count=workers.count()))
+        job = replace(job, workers=replace(job.workers, count=workers.num_ranks()))
         # Ray kills a group's processes when one of them is lost: what they leave here, the next group sweeps away.
         with owners.temporaries("work") as scratch, objects.counting(scratch):
             machine.check_expected(os.environ)
@@ -101,7 +101,7 @@ class _Member:
         self.features.fill([*todo, *baseline])
         self._note_fetched()
         # The last member, since the first one has the most to do; a kill leaves nothing half, and the next group fits it again.
-        if baseline and workers.rank() == workers.count() - 1:
+        if baseline and workers.rank() == workers.num_ranks() - 1:
             fit_baseline(self.features, baseline[0])
         probes = [work for work in todo if is_probe(work.variant)]
         self._train_probes(probes, probe_load(len(self.job.classes[self.job.target])) if baseline else 0.0)
@@ -116,12 +116,12 @@ class _Member:
         if self.job.screening is None or not any(work.key in left for work in rivals):
             return set()
         for group in self.features.fuse([work for work in rivals if work.key in left]):
-            train_first_phases(self.features, group[workers.rank() :: workers.count()])
+            train_first_phases(self.features, group[workers.rank() :: workers.num_ranks()])
         self._wait()
         ranked = screening.rank_probes(self.job, rivals)
         chosen = {work.key for work, _ in ranked[: self.job.screening.keep]}
         for place, (work, value) in enumerate(ranked, start=1):
-            if work.key in left - chosen and place % workers.count() == workers.rank():
+            if work.key in left - chosen and place % workers.num_ranks() == workers.rank():
                 screening.screen_out(self.job, self.features, work, place, len(ranked), value)
         self._wait()
         return {work.key for work in rivals} - chosen
@@ -131,7 +131,7 @@ class _Member:
 
         The last member has had so much to do meanwhile.
         """
-        loads = [0.0] * (workers.count() - 1) + [load_of_last]
+        loads = [0.0] * (workers.num_ranks() - 1) + [load_of_last]
         for dealt in deal_out(self.features.fuse(probes), loads):
             if mine := dealt[workers.rank()]:
                 train_probes(self.features, mine)
