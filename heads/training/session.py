@@ -39,7 +39,7 @@ from heads.training.mixup import draw_mix
 from heads.training.optimizer import build_optimizer, build_scaler, lay_out_state, update_weights
 from heads.training.random_state import seed_streams
 from heads.training.schedule import rate_factors
-from heads.training.state import Best, Epoch, Progress, TrainingOutcome, put_back, weights_of
+from heads.training.state import Best, Epoch, TrainingOutcome, TrainingState, put_back, weights_of
 
 
 class Training:
@@ -184,7 +184,7 @@ class Training:
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint of the state after the last epoch."""
-        progress = Progress(
+        state = TrainingState(
             epochs=tuple(self.history.epochs),
             best=self.history.best,
             model=weights_of(self.model, leaving_out=self._fixed),
@@ -193,27 +193,27 @@ class Training:
             average=weights_of(self.average.model, leaving_out=self._fixed) if self.average else None,
             scaler=self.scaler.state_dict(),
         )
-        checkpoint.save(path, self.variant, progress)
+        checkpoint.save(path, self.variant, state)
 
     def restore(self, path: Path) -> None:
         """Goes back to a checkpoint. Raises CheckpointError if it is not of this variant and its classes."""
-        progress = checkpoint.load(path, self.variant)
-        for epoch in progress.epochs:
+        state = checkpoint.load(path, self.variant)
+        for epoch in state.epochs:
             self._decide(epoch)
-        self._enter(progress.epochs[-1].phase)
+        self._enter(state.epochs[-1].phase)
         try:
-            put_back(self.model, progress.model, leaving_out=self._fixed)
-            self.balance.load_state_dict(progress.balance)
-            self.optimizer.load_state_dict(progress.optimizer)
+            put_back(self.model, state.model, leaving_out=self._fixed)
+            self.balance.load_state_dict(state.balance)
+            self.optimizer.load_state_dict(state.optimizer)
             lay_out_state(self.optimizer)
-            self.scaler.load_state_dict(progress.scaler or self.scaler.state_dict())
+            self.scaler.load_state_dict(state.scaler or self.scaler.state_dict())
             if self.average:
-                put_back(self.average.model, progress.average or progress.model, leaving_out=self._fixed)
+                put_back(self.average.model, state.average or state.model, leaving_out=self._fixed)
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(
                 f"{path} does not fit the model, whose classes may have changed; train without it: {error}"
             ) from error
-        self.history.go_back(progress.epochs, progress.best)
+        self.history.go_back(state.epochs, state.best)
 
     def finish(self, ended: str | None = None) -> TrainingOutcome:
         """The outcome, with the best epoch's weights in the model; `ended` says why a training ends before its own end."""

@@ -55,7 +55,7 @@ class Best:
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingState:
     """All that a training resumes from.
 
     `balance` are the log variances that weigh its heads, if any, `average` is the running average of its weights, `scaler` the
