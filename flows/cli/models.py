@@ -14,7 +14,7 @@ from flows.cli.options import AsJson, Workspace, settings_of
 from flows.words import short
 
 if TYPE_CHECKING:
-    from flows.registry import Entry, Registry
+    from flows.registry import LedgerEntry, Registry
 
 app = typer.Typer(help="Look at, pull, publish and roll back the registered models.", no_args_is_help=True)
 
@@ -38,7 +38,7 @@ def _when(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _decision(entry: Entry) -> str:
+def _decision(entry: LedgerEntry) -> str:
     if entry.kind == "verdict":
         return "promoted" if entry.promoted else "proven, waits" if entry.waits else "not promoted"
     return {"rollback": "rolled back", "rollback undone": "brought back", "approval": "approved", "rejection": "rejected"}.get(
@@ -46,7 +46,7 @@ def _decision(entry: Entry) -> str:
     )
 
 
-def _origin(entry: Entry) -> str:
+def _origin(entry: LedgerEntry) -> str:
     level = f"level spent {entry.level_spent:.2g}" if entry.level_spent else ""
     return "\n".join(part for part in (entry.asked_by, short(entry.git_commit), level) if part)
 
@@ -114,7 +114,7 @@ def history(name: Name, as_of: AsOf = None, workspace: Workspace = None, as_json
     return screen.show_table(f"Ledger of {name}", ["time", "version", "verdict", "reasons", "asked by, commit, level"], rows)
 
 
-def _champion_then(name: str, time: float, made: Entry | None, champion: str | None) -> str:
+def _champion_then(name: str, time: float, made: LedgerEntry | None, champion: str | None) -> str:
     if made is None:
         return f"{name} had no champion at {_when(time)}"
     then = made.champion_after

@@ -17,7 +17,7 @@ from flows.places.locks import locks_of
 from flows.records import Verdict
 from flows.registry import ledger, telling
 from flows.registry.catalog import Catalog
-from flows.registry.ledger import MOVED, Entry, champion_at
+from flows.registry.ledger import MOVED, LedgerEntry, champion_at
 
 # The kinds of decisions that make an earlier champion the champion again, by taking the present one back, or by undoing that.
 ROLLBACK, UNDONE = "rollback", "rollback undone"
@@ -29,7 +29,7 @@ class State:
     """A model's versions by their numbers, and its ledger, oldest entry first."""
 
     versions: Mapping[str, ModelVersion]
-    history: tuple[Entry, ...]
+    history: tuple[LedgerEntry, ...]
 
     @property
     def champion(self) -> str | None:
@@ -37,7 +37,7 @@ class State:
         return next((number for number, version in self.versions.items() if "champion" in version.aliases), None)
 
     @property
-    def made(self) -> Entry | None:
+    def made(self) -> LedgerEntry | None:
         """The last decision that made a champion."""
         return champion_at(self.history, math.inf)
 
@@ -59,7 +59,7 @@ class Bookkeeping(Catalog):
             yield
 
     @asking
-    def history(self, name: str) -> tuple[Entry, ...]:
+    def history(self, name: str) -> tuple[LedgerEntry, ...]:
         """Every decision on a model, oldest first, from the tags in MLflow and the file together."""
         state = self._state(name)
         if not state.versions and not state.history:
@@ -77,16 +77,16 @@ class Bookkeeping(Catalog):
         versions = self.versions_by_number(name)
         model = self._registered(name)
         tags = [tag for tags in (model.tags if model else {}, *(v.tags for v in versions.values())) for tag in tags.items()]
-        tagged = [Entry.from_text(value) for tag, value in tags if tag.startswith(mlflow_tags.LEDGER_PREFIX)]
+        tagged = [LedgerEntry.from_text(value) for tag, value in tags if tag.startswith(mlflow_tags.LEDGER_PREFIX)]
         return State(versions, ledger.merge([*tagged, *ledger.read(self._ledger_file(name))]))
 
     @asking
-    def moved_by_hand(self, name: str) -> Entry | None:
+    def moved_by_hand(self, name: str) -> LedgerEntry | None:
         """What the ledger should say if the champion is not the one of its last decision, nor a crash explains it; not kept."""
         state = self._state(name)
         return None if self._under_way(state) else self._moved(state)
 
-    def _moved(self, state: State) -> Entry | None:
+    def _moved(self, state: State) -> LedgerEntry | None:
         told, champion = state.made.champion_after if state.made else None, state.champion
         judged = state.versions.get(champion or told or "")
         if champion == told or judged is None:
@@ -96,7 +96,7 @@ class Bookkeeping(Catalog):
         return self._entry(MOVED, judged, Verdict(False, (words,)), told, champion, state.history)
 
     @asking
-    def settle(self, name: str, besides: str = "") -> Entry | None:
+    def settle(self, name: str, besides: str = "") -> LedgerEntry | None:
         """Make ledger and aliases agree, as after a crash, or after the champion was moved by another hand.
 
         A decision whose aliases were not all moved is finished, but a verdict on the work `besides`, which is being judged again.
@@ -106,7 +106,7 @@ class Bookkeeping(Catalog):
             state = self._state(name)
             return self._settle(state, besides) if state.versions else None
 
-    def _settle(self, state: State, besides: str = "") -> Entry | None:
+    def _settle(self, state: State, besides: str = "") -> LedgerEntry | None:
         if state.made and self._under_way(state):
             if state.made.kind == "verdict" and state.made.work_key == besides:
                 return None
@@ -123,13 +123,13 @@ class Bookkeeping(Catalog):
             return False
         return bool(self._client.get_registered_model(made.name).tags.get(mlflow_tags.UNDER_WAY) == made.id)
 
-    def _decide(self, entry: Entry) -> None:
+    def _decide(self, entry: LedgerEntry) -> None:
         """Keep a decision that changes the champion, and move the aliases; killed in between, `settle` finishes it."""
         self._client.set_registered_model_tag(entry.name, mlflow_tags.UNDER_WAY, entry.id)
         self._keep(entry)
         self._carry_out(entry)
 
-    def _carry_out(self, entry: Entry) -> None:
+    def _carry_out(self, entry: LedgerEntry) -> None:
         name, before, after = entry.name, entry.champion_before, str(entry.champion_after)
         if is_rollback := entry.kind == ROLLBACK:
             self._client.set_model_version_tag(name, str(before), mlflow_tags.WITHDRAWN, "true")
@@ -146,7 +146,7 @@ class Bookkeeping(Catalog):
             self._move(name, {"previous": self._champion_before(name, after)})
         self._client.delete_registered_model_tag(name, mlflow_tags.UNDER_WAY)
 
-    def _keep(self, entry: Entry) -> None:
+    def _keep(self, entry: LedgerEntry) -> None:
         """Write an entry as a tag of its version, or else of the model if that is registered, and into the file."""
         tag, model = mlflow_tags.LEDGER_PREFIX + entry.id, None if entry.version else self._registered(entry.name)
         if entry.version and tag not in self.find(entry.name, entry.version).tags:
@@ -191,13 +191,13 @@ class Bookkeeping(Catalog):
         verdict: Verdict,
         before: str | None,
         after: str | None,
-        history: tuple[Entry, ...],
-    ) -> Entry:
+        history: tuple[LedgerEntry, ...],
+    ) -> LedgerEntry:
         """An entry that is made now. Decisions after a move by another hand differ from the same ones before it."""
         moves = [entry.id for entry in history if entry.kind == MOVED]
         # A clock that was ahead, or is behind on another machine, does not put a decision before the one that it follows.
         now = max(time.time(), history[-1].time + TICK_SECONDS if history else 0.0)
-        entry = Entry(
+        entry = LedgerEntry(
             kind=kind,
             name=judged.name,
             version=judged.version,

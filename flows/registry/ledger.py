@@ -24,7 +24,7 @@ MOVED = "moved by another hand"
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """A decision on a version, made at `time` (seconds since 1970), with the champion's version before and after it.
 
     `version` is empty of a verdict on a work that could not be registered: its look at the holdout counts all the same.
@@ -83,7 +83,7 @@ class Entry:
         said += [self.question] if self.question else []
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
 
-    def distinct(self, history: Sequence[Entry]) -> Entry:
+    def distinct(self, history: Sequence[LedgerEntry]) -> LedgerEntry:
         """The entry, told apart from an equal one of the history, oldest first, that is another decision.
 
         Such is a verdict on the same version by another measure or recipe, or one that looked where the other did not; and a
@@ -99,7 +99,7 @@ class Entry:
             return again
         return replace(own, after_move=made.id) if own.id in known else own
 
-    def _asks_as(self, other: Entry) -> bool:
+    def _asks_as(self, other: LedgerEntry) -> bool:
         # Entries of earlier versions have neither a measure nor a recipe.
         named = all(not one or not two or one == two for one, two in ((self.metric, other.metric), (self.recipe, other.recipe)))
         return named and (self.waits, self.superior, self.is_look) == (other.waits, other.superior, other.is_look)
@@ -113,7 +113,7 @@ class Entry:
         return json.dumps(asdict(self) | {"id": self.id})
 
     @classmethod
-    def from_json(cls, text: str) -> Entry:
+    def from_json(cls, text: str) -> LedgerEntry:
         """The entry of a line of JSON. Raises ValueError, TypeError or KeyError on any other text."""
         return cls._made(json.loads(text))
 
@@ -128,7 +128,7 @@ class Entry:
         return text
 
     @classmethod
-    def from_text(cls, text: str) -> Entry:
+    def from_text(cls, text: str) -> LedgerEntry:
         """The entry of a text in YAML, or, of earlier versions, JSON. Raises ValueError, TypeError or KeyError on any other."""
         if text.startswith("{"):
             return cls.from_json(text)
@@ -138,7 +138,7 @@ class Entry:
             raise ValueError(str(error)) from None
 
     @classmethod
-    def _made(cls, fields: dict[str, Any]) -> Entry:
+    def _made(cls, fields: dict[str, Any]) -> LedgerEntry:
         content = {name: value for name, value in fields.items() if name not in ("id", "when")}
         # Entries of earlier versions have no findings.
         findings = tuple(Finding(**finding | {"notes": tuple(finding["notes"])}) for finding in content.get("findings", ()))
@@ -149,7 +149,7 @@ def _as_yaml(fields: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(fields), sort_keys=False, allow_unicode=True, width=10**6)
 
 
-def append(file: StoredFile, entry: Entry) -> None:
+def append(file: StoredFile, entry: LedgerEntry) -> None:
     """Add the entry at the file's end, unless the file has it; a line cut short by a crash stays there and is never read.
 
     In a bucket the object is written anew: only a holder of the model's lock may.
@@ -169,7 +169,7 @@ def append(file: StoredFile, entry: Entry) -> None:
             os.fsync(ledger.fileno())
 
 
-def _added(content: bytes, entry: Entry) -> bytes:
+def _added(content: bytes, entry: LedgerEntry) -> bytes:
     """What is to be added to the content of a ledger's file for an entry; nothing if that is in it."""
     if any(known.id == entry.id for known in _entries(content)):
         return b""
@@ -177,17 +177,17 @@ def _added(content: bytes, entry: Entry) -> bytes:
     return b"\n" * torn + entry.to_json().encode() + b"\n"
 
 
-def read(file: StoredFile) -> tuple[Entry, ...]:
+def read(file: StoredFile) -> tuple[LedgerEntry, ...]:
     """The file's entries in the order they were written; none if there is no file."""
     return tuple(_entries(file.read() or b""))
 
 
-def merge(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+def merge(entries: Iterable[LedgerEntry]) -> tuple[LedgerEntry, ...]:
     """The entries without duplicates, oldest first."""
     return tuple(sorted({entry.id: entry for entry in entries}.values(), key=lambda entry: entry.time))
 
 
-def champion_at(entries: Iterable[Entry], time: float) -> Entry | None:
+def champion_at(entries: Iterable[LedgerEntry], time: float) -> LedgerEntry | None:
     """The decision that made the champion at `time` (seconds since 1970); None if there was no champion yet.
 
     `entries` are one model's, oldest first. The champion at that time is the entry's `champion_after`.
@@ -196,9 +196,9 @@ def champion_at(entries: Iterable[Entry], time: float) -> Entry | None:
     return made[-1] if made else None
 
 
-def _entries(content: bytes) -> Iterable[Entry]:
+def _entries(content: bytes) -> Iterable[LedgerEntry]:
     for line in content.splitlines():
         try:
-            yield Entry.from_json(line.decode())
+            yield LedgerEntry.from_json(line.decode())
         except (ValueError, TypeError, KeyError):
             continue

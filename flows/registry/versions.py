@@ -14,7 +14,7 @@ from flows.records import Verdict
 from flows.registry import telling
 from flows.registry.bookkeeping import ROLLBACK, UNDONE, Bookkeeping, State
 from flows.registry.catalog import card_file
-from flows.registry.ledger import Entry
+from flows.registry.ledger import LedgerEntry
 from flows.registry.registering import Registering
 
 # As the champion that a verdict compared with: whoever it is.
@@ -28,7 +28,7 @@ class Registry(Bookkeeping, Registering):
     """
 
     @asking
-    def record(self, name: str, version: str, verdict: Verdict, over: str | None = ANY) -> Entry:
+    def record(self, name: str, version: str, verdict: Verdict, over: str | None = ANY) -> LedgerEntry:
         """Write a verdict not to promote a version into the ledger, as the version's tags and as a line of the file, once.
 
         `over` as in `promote`; raises Overtaken as there.
@@ -47,7 +47,7 @@ class Registry(Bookkeeping, Registering):
     @asking
     def record_unregistered(
         self, name: str, verdict: Verdict, over: str | None, *, work_key: str, variant_id: str, data_version: str, git_commit: str
-    ) -> Entry:
+    ) -> LedgerEntry:
         """Write a verdict on a work that could not be registered into the ledger, once: what its look spent stays spent.
 
         `over` is the champion that it was compared with, None for none.
@@ -188,7 +188,7 @@ class Registry(Bookkeeping, Registering):
             self._decide(self._rollback(self._state(name), champion, previous, f": {reason}" if reason else ""))
         return self.find(name, "champion")
 
-    def _rollback(self, state: State, champion: ModelVersion, former: ModelVersion, why: str) -> Entry:
+    def _rollback(self, state: State, champion: ModelVersion, former: ModelVersion, why: str) -> LedgerEntry:
         made, before, after = state.made, champion.version, former.version
         if made and (made.kind, made.champion_before, made.champion_after) == (ROLLBACK, after, before):
             reasons = (f"the rollback to version {before} was undone by hand{why}; version {after} is champion again",)
@@ -211,7 +211,7 @@ class Registry(Bookkeeping, Registering):
         return former[version]
 
 
-def _waiting(state: State) -> list[tuple[ModelVersion, Entry]]:
+def _waiting(state: State) -> list[tuple[ModelVersion, LedgerEntry]]:
     """The versions that wait for approval, each with the entry that says that it is proven, oldest first.
 
     One that became champion in another way, and was taken back, waits no more.
@@ -223,11 +223,11 @@ def _waiting(state: State) -> list[tuple[ModelVersion, Entry]]:
     return [(version, entry) for version, entry in tagged if entry]
 
 
-def _is_current(state: State, proven: Entry) -> bool:
+def _is_current(state: State, proven: LedgerEntry) -> bool:
     return proven.champion_before == state.champion
 
 
-def _pick(name: str, state: State, version: str | None, reason: str) -> tuple[ModelVersion, Entry]:
+def _pick(name: str, state: State, version: str | None, reason: str) -> tuple[ModelVersion, LedgerEntry]:
     """The version that waits, by default the latest; raises AskedWrongly if it does not, or there is no reason."""
     if not reason.strip():
         raise AskedWrongly("the reason is empty; say why, in words that the ledger keeps: --reason TEXT")

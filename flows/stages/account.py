@@ -10,13 +10,13 @@ from flows import job
 from flows.gate.account import WINDOW, Account
 from flows.model_version import ModelVersion
 from flows.places import Root, StoredFile
-from flows.registry import Entry
+from flows.registry import LedgerEntry
 
 SECONDS_A_DAY = 86_400
 
 
 def account_of(
-    history: Sequence[Entry],
+    history: Sequence[LedgerEntry],
     versions: Mapping[str, ModelVersion],
     champion: ModelVersion,
     storage: Root,
@@ -55,7 +55,7 @@ def account_of(
 
 
 def anchor_of(
-    history: Sequence[Entry], versions: Mapping[str, ModelVersion], champion: ModelVersion, metric: str
+    history: Sequence[LedgerEntry], versions: Mapping[str, ModelVersion], champion: ModelVersion, metric: str
 ) -> ModelVersion:
     """The version that losses are counted from: the last one that was promoted as superior, and not taken back since.
 
@@ -68,10 +68,10 @@ def anchor_of(
     return champion
 
 
-def _anchors(entry: Entry, version: str | None) -> bool:
+def _anchors(entry: LedgerEntry, version: str | None) -> bool:
     return entry.promoted and entry.superior and entry.version == version
 
 
-def _scores_of(entry: Entry, versions: Mapping[str, ModelVersion], storage: Root) -> StoredFile | None:
+def _scores_of(entry: LedgerEntry, versions: Mapping[str, ModelVersion], storage: Root) -> StoredFile | None:
     version = versions.get(entry.version)
     return job.scores_file(storage, version.bundle_digest, entry.data_version) if version and version.bundle_digest else None

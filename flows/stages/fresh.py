@@ -13,7 +13,7 @@ from flows.gate.fresh import FreshAccount
 from flows.model_version import ModelVersion
 from flows.places import Root, StoredFile
 from flows.records import DataVersion, Sample
-from flows.registry import Entry
+from flows.registry import LedgerEntry
 from flows.settings import Settings
 from flows.stages.values import WorkPlan
 from flows.words import counted
@@ -37,7 +37,9 @@ def find_challenger(versions: Iterable[ModelVersion], champion: ModelVersion, wo
     return max(later, key=lambda version: int(version.version), default=None)
 
 
-def bets_before(history: Sequence[Entry], champion: ModelVersion, challenger: ModelVersion, data_version: str) -> list[Entry]:
+def bets_before(
+    history: Sequence[LedgerEntry], champion: ModelVersion, challenger: ModelVersion, data_version: str
+) -> list[LedgerEntry]:
     """The verdicts that bet on new samples in any reign of the champion, oldest first.
 
     The verdict on this challenger and data version is left out: a retraining that was killed after it comes to the same again.
@@ -51,11 +53,11 @@ def bets_before(history: Sequence[Entry], champion: ModelVersion, challenger: Mo
 
 
 def fresh_account_of(
-    history: Sequence[Entry],
+    history: Sequence[LedgerEntry],
     versions: Mapping[str, ModelVersion],
     champion: ModelVersion,
     storage: Root,
-    bets: Sequence[Entry],
+    bets: Sequence[LedgerEntry],
     *,
     metric: str,
 ) -> FreshAccount:
@@ -78,7 +80,7 @@ def find_arrived(
     settings: Settings,
     work_plan: WorkPlan,
     models: Sequence[ModelVersion],
-    bets: Sequence[Entry],
+    bets: Sequence[LedgerEntry],
     versions: Mapping[str, ModelVersion],
 ) -> Arrived:
     """What is new to these models. A group is new as a whole or not at all, since its samples resemble each other.
@@ -116,7 +118,7 @@ def _samples_of(settings: Settings, model: ModelVersion) -> tuple[Sample, ...]:
     return _read(settings, model.data_version, f"version {model.version} was made from")
 
 
-def _bet_on(settings: Settings, entry: Entry, versions: Mapping[str, ModelVersion]) -> set[str]:
+def _bet_on(settings: Settings, entry: LedgerEntry, versions: Mapping[str, ModelVersion]) -> set[str]:
     """The digests that a verdict bet on; if its scores are gone, of all that its data version had."""
     table = _table_of(entry, versions.get(entry.version), settings.root)
     if table and table.exists():
@@ -134,13 +136,13 @@ def _read(settings: Settings, digest: str, what: str) -> tuple[Sample, ...]:
         ) from error
 
 
-def _data_of(entry: Entry) -> str:
+def _data_of(entry: LedgerEntry) -> str:
     return entry.fresh.rpartition("-")[0]
 
 
-def _pair(entry: Entry) -> tuple[str, str]:
+def _pair(entry: LedgerEntry) -> tuple[str, str]:
     return entry.version, str(entry.champion_before)
 
 
-def _table_of(entry: Entry, version: ModelVersion | None, storage: Root) -> StoredFile | None:
+def _table_of(entry: LedgerEntry, version: ModelVersion | None, storage: Root) -> StoredFile | None:
     return job.scores_file(storage, version.bundle_digest, entry.fresh) if version and version.bundle_digest else None

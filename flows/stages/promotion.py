@@ -15,11 +15,11 @@ from flows.records import Finding, Verdict
 from flows.registry import Registry
 from flows.stages.session import RetrainingSession
 from flows.stages.trials.collect import collect_trials
-from flows.stages.values import FreshScores, Promotion, Scores, WorkPlan
+from flows.stages.values import FreshScores, PromotionResult, Scores, WorkPlan
 from heads.errors import BundleError
 
 
-def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> Promotion:
+def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> PromotionResult:
     """Judge the candidate, register it, and make it champion or challenger as the verdict says; the ledger keeps the verdict."""
     from flows import gate
 
@@ -55,7 +55,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
     if verdict.promoted:
         verdict = gate.decide_by_trials(verdict, case, collect_trials(session, work_plan, scores))
     if champion and scores.champion_table and scores.table.bundle_digest == scores.champion_table.bundle_digest:
-        return Promotion(verdict, champion)
+        return PromotionResult(verdict, champion)
     session.say("Registering the candidate")
     try:
         version = _register(session, work_plan, scores, scores.told(verdict))
@@ -64,14 +64,14 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         _record_unregistered(session, work_plan, scores, verdict, str(error))
         if verdict.promoted:
             raise
-        return Promotion(verdict, None)
+        return PromotionResult(verdict, None)
     over = champion.version if champion else None
     return carry_out(session.registry, version, verdict, over, manual=rules.manual)
 
 
 def _promote_challenger(
     session: RetrainingSession, work_plan: WorkPlan, scores: Scores, fresh: FreshScores, policy: Policy, recipe: str
-) -> Promotion:
+) -> PromotionResult:
     """Judge the last challenger, make it champion if the verdict says so, and the candidate the challenger to be judged next.
 
     The candidate is registered before the verdict is kept: what the verdict bet on is never new to a later challenger.
@@ -97,13 +97,13 @@ def _promote_challenger(
         if verdict.promoted:
             registry.tell_holdout(version, judged.table.metrics)
     if named is None or named == champion:
-        return Promotion(verdict, named, judged)
+        return PromotionResult(verdict, named, judged)
     words = WITHDRAWN if named.is_withdrawn else "the challenger from now on: what arrives after its data version judges it"
     told = Verdict(False, (words,), {}, (Finding("fresh_labels", False, words),), policy.metric, recipe)
     registry.record(named.name, named.version, told)
     waiting = registry.waiting(named.name)
     registry.set_challenger(named.name, (waiting or named).version)
-    return Promotion(verdict, registry.find(named.name, named.version), judged, told)
+    return PromotionResult(verdict, registry.find(named.name, named.version), judged, told)
 
 
 def _register(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, measures: Mapping[str, float]) -> ModelVersion:
@@ -160,7 +160,7 @@ def _account(
 
 def carry_out(
     registry: Registry, version: ModelVersion, verdict: Verdict, over: str | None, *, manual: bool = False
-) -> Promotion:
+) -> PromotionResult:
     """Keep the verdict as `keep_verdict` does; a version that is not promoted becomes the challenger.
 
     None takes the place of a version that waits for approval but one that is proven, too.
@@ -169,10 +169,10 @@ def carry_out(
     waiting = registry.waiting(name)
     verdict, version = keep_verdict(registry, version, verdict, over, manual=manual)
     if verdict.promoted:
-        return Promotion(verdict, version)
+        return PromotionResult(verdict, version)
     if waiting and waiting.version != number and not verdict.waits and registry.waiting(name):
-        return Promotion(verdict, registry.find(name, number))
-    return Promotion(verdict, registry.set_challenger(name, number))
+        return PromotionResult(verdict, registry.find(name, number))
+    return PromotionResult(verdict, registry.set_challenger(name, number))
 
 
 def keep_verdict(

@@ -179,7 +179,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Promotion:
+class PromotionResult:
     """The verdict, and the candidate's version in the registry, None if it was not registered.
 
     Where new samples decide, the verdict is on the `judged` challenger, None if there was nothing to judge, and `named` is what

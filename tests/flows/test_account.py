@@ -20,7 +20,7 @@ from flows.gate.recipe import contributions, sample_values
 from flows.job.holdout.scores import write_scores
 from flows.model_version import ModelVersion
 from flows.records import Finding, ScoreTable, Verdict
-from flows.registry import Entry
+from flows.registry import LedgerEntry
 from flows.stages.account import SECONDS_A_DAY, account_of
 from heads.catalogue import Task
 from heads.tasks.rows import Scored
@@ -211,7 +211,7 @@ def test_what_samples_add_to_a_measure_is_its_jackknife(measure: str) -> None:
     assert added.std() == pytest.approx(jackknife.std(), rel=0.1)
 
 
-def entry(version: str, time: float, **changes: object) -> Entry:
+def entry(version: str, time: float, **changes: object) -> LedgerEntry:
     fields: dict[str, object] = {
         "kind": "verdict",
         "name": "m",
@@ -221,7 +221,7 @@ def entry(version: str, time: float, **changes: object) -> Entry:
         "reasons": (),
     }
     fields |= {"champion_before": "1", "champion_after": "1", "data_version": "d1", "variant_id": "v", "work_key": f"w{version}"}
-    return Entry(**fields | {"metric": METRIC, "recipe": "r"} | changes)  # type: ignore[arg-type]
+    return LedgerEntry(**fields | {"metric": METRIC, "recipe": "r"} | changes)  # type: ignore[arg-type]
 
 
 def test_the_account_is_read_from_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from flows.stages.reporting import closing
 from flows.stages.reporting.report import Counts
 from flows.stages.reporting.report_text import leaderboard
 from flows.stages.session import Event
-from flows.stages.values import Promotion, Scores, WorkPlan
+from flows.stages.values import PromotionResult, Scores, WorkPlan
 from heads.spec import Fit, Head, Variant
 from heads.training.state import Epoch, TrainingOutcome
 from heads.trunks.pricing import epoch_multiply_adds
@@ -125,7 +125,7 @@ def test_a_report_counts_what_was_done_now_and_saved_by_it(work_plan: WorkPlan) 
     )
     result = TrainResult(variants, 20, 0.1, (), flops_stored=10, num_fetched=7, run_id="parent")
     scores = Scores(candidate=variants[0], table=ScoreTable("", "d" * 32, (), {}))
-    told = closing.make_report(work_plan, result, scores, Promotion(Verdict(False, ("too few",)), None), {})
+    told = closing.make_report(work_plan, result, scores, PromotionResult(Verdict(False, ("too few",)), None), {})
     assert told.counts == Counts(
         samples=10,
         trunk_forwards=20,

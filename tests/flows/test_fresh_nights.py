@@ -19,12 +19,12 @@ from flows.errors import AskedWrongly, HeadstartError
 from flows.job.holdout.scores import write_scores
 from flows.plan import Plan
 from flows.records import DataVersion, Sample, ScoreTable, TrainedVariant, TrainResult, Weights, Work
-from flows.registry import Entry
+from flows.registry import LedgerEntry
 from flows.stages import scoring
 from flows.stages.account import account_of
 from flows.stages.promotion import promote
 from flows.stages.scoring import score
-from flows.stages.values import Promotion, WorkPlan
+from flows.stages.values import PromotionResult, WorkPlan
 from heads.spec import Fit, Head, Variant
 from heads.tasks.rows import Scored
 from tests.flows.test_ledger import aliases
@@ -110,7 +110,7 @@ class Stream:
             table = self.table(name.split("/")[1], asked.version)
             write_scores(job.scores_file(self.folder, table.bundle_digest, asked.version.digest), table)
 
-    def judge(self, number: int, gain: float = 0.0, **changes: Any) -> Promotion:
+    def judge(self, number: int, gain: float = 0.0, **changes: Any) -> PromotionResult:
         """The stages' verdict of a night, with a candidate that gains so much."""
         key = f"{number:08x}"
         self.skills[key] = gain
@@ -129,13 +129,13 @@ class Stream:
         scores = score(session, work_plan, TrainResult((trained,), 0, 0.0, run_id="run"))
         return promote(session, work_plan, scores)
 
-    def night(self, number: int, gain: float = 0.0, count: int = A_NIGHT, **changes: Any) -> Promotion:
+    def night(self, number: int, gain: float = 0.0, count: int = A_NIGHT, **changes: Any) -> PromotionResult:
         """A day later, after so many samples came."""
         self.now += DAY
         self.arrive(count)
         return self.judge(number, gain, **changes)
 
-    def bets(self) -> list[Entry]:
+    def bets(self) -> list[LedgerEntry]:
         """The verdicts that bet on new samples."""
         return [entry for entry in self.registry.history("m") if entry.fresh]
 
@@ -182,7 +182,7 @@ def test_a_better_challenger_is_promoted_by_what_arrived_after_it_and_an_equal_o
     )
     assert [asked.kind for asked in stream.jobs[-2:]] == ["score", "fresh"], "the champion is not scored on the holdout"
     assert {sample.split for sample in stream.jobs[-1].version.samples} == {"train", "val", "test"}
-    better = list[Promotion]()
+    better = list[PromotionResult]()
     while not better or not better[-1].verdict.promoted:
         assert len(better) < 8
         better.append(stream.night(7 + len(better), 0.06))

@@ -28,7 +28,7 @@ from flows.gate.measures import Answers, measure_of
 from flows.gate.parts import holm, least_samples, pool_small
 from flows.gate.reliability import calibration_error, gaps_of
 from flows.records import Finding, ScoreTable, Severity, Verdict
-from flows.registry import Entry
+from flows.registry import LedgerEntry
 from heads.catalogue import Task
 from heads.tasks.rows import Scored
 
@@ -321,5 +321,5 @@ def test_a_finding_that_was_written_before_guards_could_warn_blocks() -> None:
         **dict.fromkeys(("kind", "name", "version", "data_version", "variant_id", "work_key"), "x"),
         **{"time": 1.0, "promoted": False, "reasons": ["too little"], "champion_before": None, "champion_after": None},
     }
-    assert Entry.from_json(json.dumps(line | {"findings": [old]})).findings == (Finding("min_gain", False, "too little"),)
-    assert Entry.from_json(json.dumps(line | {"findings": [old | {"blocks": False}]})).findings[0].blocks is False
+    assert LedgerEntry.from_json(json.dumps(line | {"findings": [old]})).findings == (Finding("min_gain", False, "too little"),)
+    assert LedgerEntry.from_json(json.dumps(line | {"findings": [old | {"blocks": False}]})).findings[0].blocks is False

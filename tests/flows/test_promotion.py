@@ -29,7 +29,7 @@ from flows.registry import Registry, ledger, read_holdout, telling
 from flows.stages.promotion import promote
 from flows.stages.scoring import find_anchor
 from flows.stages.trials.collect import COLLECTORS, TOGETHER
-from flows.stages.values import Promotion, Scores, WorkPlan
+from flows.stages.values import PromotionResult, Scores, WorkPlan
 from heads.errors import BundleError
 from heads.spec import Fit, Head, Variant
 from heads.tasks.rows import Scored
@@ -89,7 +89,7 @@ class Nights:
         write_scores(job.scores_file(self.folder, scores.bundle_digest, "d1"), scores)
         return scores
 
-    def judge(self, key: str, scores: ScoreTable, work: Work | None = None, **changes: Any) -> Promotion:
+    def judge(self, key: str, scores: ScoreTable, work: Work | None = None, **changes: Any) -> PromotionResult:
         """The stage's verdict on tonight's candidate, an hour's work before the next night's; its jobs run in this process."""
         plan = Plan.model_validate({"name": "m", "fit": {"seed": int(key, 16)}} | changes)
         untrained = Variant(backbone="resnet18", heads=(Head(target="label"),), fit=Fit(seed=int(key, 16)))
@@ -120,7 +120,7 @@ class Nights:
     def run_job(self, requested: job.Job) -> job.JobOutcome:
         return leaks.search(read_job(job.write_job(requested)))
 
-    def night(self, number: int, gain: float = 0.0, **changes: Any) -> Promotion:
+    def night(self, number: int, gain: float = 0.0, **changes: Any) -> PromotionResult:
         self.now += DAY
         key = f"{number:08x}"
         return self.judge(key, self.table(key, gain), **changes)

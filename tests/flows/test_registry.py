@@ -29,7 +29,7 @@ from flows.pulling import placing
 from flows.records import Finding, Verdict, Weights, Work
 from flows.registry import Registry, ledger, program, read_holdout, telling
 from flows.registry.catalog import ModelRow
-from flows.registry.ledger import Entry, champion_at
+from flows.registry.ledger import LedgerEntry, champion_at
 from flows.settings import read_settings
 from flows.stages import delivery
 from flows.tracking import Origin, Tracker
@@ -582,10 +582,10 @@ def test_the_ledger_of_an_unknown_model_says_what_is_known(place: Place, first: 
         place.registry().history("cats")
 
 
-def entry(version: str, **changes: Any) -> Entry:
+def entry(version: str, **changes: Any) -> LedgerEntry:
     told: dict[str, Any] = {"kind": "verdict", "name": "m", "version": version, "time": 1.0, "promoted": True, "reasons": ()}
     told |= {"champion_before": None, "champion_after": version, "data_version": "d", "variant_id": "v", "work_key": "w"}
-    return Entry(**told | changes)
+    return LedgerEntry(**told | changes)
 
 
 def test_a_line_cut_short_by_a_crash_costs_no_other_line(tmp_path: Path) -> None:
@@ -601,13 +601,13 @@ def test_a_line_cut_short_by_a_crash_costs_no_other_line(tmp_path: Path) -> None
 
 def test_an_entry_too_long_for_a_tag_loses_findings_figures_and_last_reasons_in_turn() -> None:
     findings = (Finding("paired_test", True, "y" * 3000, {"p": 0.1}, ("z" * 3000,)),)
-    told = Entry.from_text(entry("1", figures={"p": 0.1}, findings=findings).to_text(5000))
+    told = LedgerEntry.from_text(entry("1", figures={"p": 0.1}, findings=findings).to_text(5000))
     assert (told.findings, told.figures) == ((), {"p": 0.1})
     long = entry("1", reasons=("why",) + ("x" * 1000,) * 9, figures={f"f{i}": 0.5 for i in range(900)}, findings=findings)
-    short = Entry.from_text(long.to_text(5000))
+    short = LedgerEntry.from_text(long.to_text(5000))
     assert len(long.to_text(5000)) <= 5000
     assert (short.reasons[0], len(short.reasons), short.figures) == ("why", 5, {})
-    assert Entry.from_json(long.to_json()) == long
+    assert LedgerEntry.from_json(long.to_json()) == long
 
 
 def test_an_entry_of_the_ledger_reads_as_plain_lines_and_is_the_same_again() -> None:
@@ -617,10 +617,10 @@ def test_an_entry_of_the_ledger_reads_as_plain_lines_and_is_the_same_again() -> 
     told = replace(told, findings=(Finding("min_gain", False, "less than: 0.1", {"gain": 0.05}, ("a note",)),))
     text = told.to_text(5000)
     assert text.startswith("when: 2026-11-27 04:55 UTC\nkind: verdict\n")
-    assert Entry.from_text(text) == told
-    assert Entry.from_text(told.to_json()) == told, "as registries of before hold it"
+    assert LedgerEntry.from_text(text) == told
+    assert LedgerEntry.from_text(told.to_json()) == told, "as registries of before hold it"
     before = {name: value for name, value in json.loads(told.to_json()).items() if name != "findings"}
-    assert Entry.from_json(json.dumps(before)) == replace(told, findings=()), "entries of before had none"
+    assert LedgerEntry.from_json(json.dumps(before)) == replace(told, findings=()), "entries of before had none"
 
 
 def test_a_registry_that_fails_says_so_in_our_words(place: Place, first: ModelVersion) -> None:

@@ -26,7 +26,7 @@ from flows.registry import Registry
 from flows.stages.promotion import promote
 from flows.stages.trials import clean_process
 from flows.stages.trials import serving as serving_trials
-from flows.stages.values import Promotion, Scores, WorkPlan
+from flows.stages.values import PromotionResult, Scores, WorkPlan
 from flows.workspace import md5_of
 from heads import bundle as bundles
 from heads.data.image_transforms import preprocess_for
@@ -73,7 +73,7 @@ class Place:
         (told,) = score_shard([str(bundle)], self.version.only(["test"]), False, 1)
         return [replace(row, truth=row.predicted, probabilities={}) for row in told]
 
-    def judge(self, name: str, bundle: Path, rows: list[Scored], digest: str, **guards: str) -> Promotion:
+    def judge(self, name: str, bundle: Path, rows: list[Scored], digest: str, **guards: str) -> PromotionResult:
         """The stage's verdict on a bundle with these rows, against a champion that is wrong on some of them."""
         plan = Plan.model_validate({"name": name, "promotion": {"guards": {"leaks": "off"} | guards}})
         variant = Variant(backbone="resnet18", heads=(Head(target="label"),))

@@ -36,7 +36,7 @@ from flows.stages.reporting import closing, report, report_text
 from flows.stages.reporting.report import Report, report_json
 from flows.stages.reporting.report_text import leaderboard, verdict_text
 from flows.stages.session import Event
-from flows.stages.values import Challenge, FreshScores, Promotion, Scores, StoredBundle, WorkPlan
+from flows.stages.values import Challenge, FreshScores, PromotionResult, Scores, StoredBundle, WorkPlan
 from flows.work_folder import WorkFolder
 from flows.work_records import WorkFailure
 
@@ -149,7 +149,7 @@ def test_the_report_names_a_failed_variant_apart_from_those_ranked(work_plan: Wo
         (trained(tame),), 6, 0.1, (FailedVariant(wild.key, wild.variant, "it diverged", "run1"),), run_id="parent"
     )
     scores = Scores(candidate=result.variants[0], table=ScoreTable("", "d" * 32, (), {}))
-    told = closing.make_report(work_plan, result, scores, Promotion(Verdict(False, ("too few",)), None), {})
+    told = closing.make_report(work_plan, result, scores, PromotionResult(Verdict(False, ("too few",)), None), {})
     assert [one.variant_id for one in told.variants] == [tame.variant.variant_id]
     assert [(one.label, one.reason, one.run_id) for one in told.failed] == [(work_plan.label(wild), "it diverged", "run1")]
     assert len(leaderboard(told)) == 1
@@ -164,7 +164,7 @@ def reported(work_plan: WorkPlan, seconds: dict[str, float]) -> Report:
     version = ModelVersion("x", "3", ("champion",), {}, 0.0)
     verdict = Verdict(True, ("better",), {"gain": 0.1}, (Finding("paired_test", True, "better", {"gain": 0.1}, ("by far",)),))
     scores = Scores(candidate=result.variants[0], table=ScoreTable("", "d" * 32, (), {}))
-    told = closing.make_report(work_plan, result, scores, Promotion(verdict, version), seconds)
+    told = closing.make_report(work_plan, result, scores, PromotionResult(verdict, version), seconds)
     return replace(told, run_id="parent", experiment_id="7")
 
 
@@ -272,7 +272,7 @@ def test_a_verdict_on_an_earlier_candidate_names_that_one_and_its_promotion_chan
     judged = Challenge(promoted, StoredBundle("", Path()), empty, old, empty)
     verdict, named = Verdict(True, ("proven",)), Verdict(False, ("the challenger from now on",))
     scores = Scores(candidate=result.variants[0], table=empty, champion=old, fresh=FreshScores(judged))
-    told = closing.make_report(work_plan, result, scores, Promotion(verdict, candidate, judged, named), {})
+    told = closing.make_report(work_plan, result, scores, PromotionResult(verdict, candidate, judged, named), {})
     assert (told.judged, told.champion, told.model and told.model.version) == ("4", "4", "5")
     words = verdict_text(told)
     assert words.startswith("**Promoted**: challenger 4 of x\n")

@@ -21,7 +21,7 @@ from flows.registry import Registry
 from flows.stages.reporting import version_card
 from flows.stages.reporting.card_text import describe_change, with_verdict
 from flows.stages.reporting.version_card import keep_card
-from flows.stages.values import Challenge, Promotion, Scores, StoredBundle, WorkPlan
+from flows.stages.values import Challenge, PromotionResult, Scores, StoredBundle, WorkPlan
 from flows.tracking import Origin, Tracker
 from heads.backbones import BACKBONES
 from heads.spec import Head, Variant
@@ -153,7 +153,7 @@ def kept(registry: Registry, monkeypatch: pytest.MonkeyPatch, figures: dict[str,
         session,
         work_plan,
         Scores(candidate=candidate, table=table(scored), champion=champion, bundle=bundle),
-        Promotion(verdict, registry.find("pets", "2")),
+        PromotionResult(verdict, registry.find("pets", "2")),
     )
 
 
@@ -209,7 +209,7 @@ def test_a_challenger_that_is_judged_later_has_its_verdict_in_its_card(
     judged = Challenge(version, StoredBundle("", Path()), scored, registry.find("pets", "1"), scored)
     session: Any = SimpleNamespace(registry=registry)
     unused: Any = None
-    assert keep_card(session, unused, unused, Promotion(verdict, None, judged)) == {}
+    assert keep_card(session, unused, unused, PromotionResult(verdict, None, judged)) == {}
     after = registry.card("pets", "2")
     assert after == before.replace(
         "promoted\n\n- `paired_test`, passed: it is better\n- `latency`, warning: it is slow",

@@ -52,8 +52,8 @@ class Scorable(Protocol):
     def predict(self, samples: Any, batch_size: int = 32) -> list[dict[str, Answer]]: ...
 
 
-# The numbers of some samples, and the answers of each model for these.
-Told = tuple[Sequence[int], Sequence[Sequence[Mapping[str, Answer]]]]
+# The numbers of a batch's samples, and the answers of each model for these.
+BatchAnswers = tuple[Sequence[int], Sequence[Sequence[Mapping[str, Answer]]]]
 
 
 def score(job: Job) -> JobOutcome:
@@ -161,15 +161,15 @@ def score_together(models: Sequence[Scorable], version: DataVersion, batch_size:
     heads = [{head.target: head for head in model.heads} for model in models]
     prefetch(version, files_of(version, version.samples), threading.get_ident())
     # In batches: the masks of all images, at full size, could fill the memory.
-    for numbers, told in _answers(models, version, batch_size):
-        for kept, named, answers in zip(rows, heads, told, strict=True):
+    for numbers, by_model in _answers(models, version, batch_size):
+        for kept, named, answers in zip(rows, heads, by_model, strict=True):
             for sample, by_target in zip((version.samples[number] for number in numbers), answers, strict=True):
                 known = ((target, truth) for target in by_target if (truth := sample.labels.get(target)) is not None)
                 kept += [_row(version, sample, named[target], truth, by_target[target]) for target, truth in known]
     return rows
 
 
-def _answers(models: Sequence[Scorable], version: DataVersion, batch_size: int) -> Iterator[Told]:
+def _answers(models: Sequence[Scorable], version: DataVersion, batch_size: int) -> Iterator[BatchAnswers]:
     samples = version.samples
     if bundled := [model for model in models if isinstance(model, Bundle)]:
         assert len(bundled) == len(models)

@@ -31,7 +31,7 @@ from flows.stages.reporting.report import (
 from flows.stages.reporting.report_text import leaderboard
 from flows.stages.reporting.version_card import keep_card
 from flows.stages.session import RetrainingSession, open_registry
-from flows.stages.values import Promotion, Scores, WorkPlan
+from flows.stages.values import PromotionResult, Scores, WorkPlan
 
 
 def close(
@@ -39,7 +39,7 @@ def close(
     work_plan: WorkPlan,
     trained: TrainResult,
     scores: Scores,
-    promotion: Promotion,
+    promotion: PromotionResult,
     seconds: Mapping[str, float],
 ) -> Report:
     """Make the report, end the parent MLflow run with it, and keep it for the next time the same is asked."""
@@ -121,7 +121,7 @@ def _file(settings: Settings, work_plan: WorkPlan) -> StoredFile:
 
 
 def make_report(
-    work_plan: WorkPlan, trained: TrainResult, scores: Scores, promotion: Promotion, seconds: Mapping[str, float]
+    work_plan: WorkPlan, trained: TrainResult, scores: Scores, promotion: PromotionResult, seconds: Mapping[str, float]
 ) -> Report:
     """The report of a retraining without its MLflow run and pages; `seconds` are the stages' wall seconds."""
     model, judged = promotion.model, promotion.judged

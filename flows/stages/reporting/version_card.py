@@ -14,13 +14,13 @@ from flows.records import Sample, Verdict, Weights
 from flows.stages.reporting.card_text import CardFacts, TargetStanding, with_verdict, write_version_card
 from flows.stages.reporting.text_examples import snippets, text_pictures
 from flows.stages.session import RetrainingSession
-from flows.stages.values import Promotion, Scores, WorkPlan
+from flows.stages.values import PromotionResult, Scores, WorkPlan
 from heads.catalogue import TASK_FACTS
 
 MAX_HEAD_CHARS = 4000
 
 
-def keep_card(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, promotion: Promotion) -> dict[str, bytes]:
+def keep_card(session: RetrainingSession, work_plan: WorkPlan, scores: Scores, promotion: PromotionResult) -> dict[str, bytes]:
     """Write the card of the version that was judged, and give its reliability diagrams and texts' examples by file name.
 
     Nothing is written if no version was registered for the candidate. Where an earlier one was judged, that one's card gets the
