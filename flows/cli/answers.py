@@ -16,7 +16,7 @@ from flows.words import counted
 from heads.tasks.bio import OUTSIDE
 
 if TYPE_CHECKING:
-    from flows.stages.predicting.asked_images import Unread
+    from flows.stages.predicting.asked import Unread
     from flows.stages.predicting.readings import Answered, Reading, Readings
 
 NUM_SHARES_TOLD = 3

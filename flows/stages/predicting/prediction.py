@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from flows import owners
 from flows.errors import AskedWrongly
 from flows.settings import Settings
-from flows.stages.predicting.asked_images import Unread, find_images
-from flows.stages.predicting.asked_texts import AskedTexts, find_texts
+from flows.stages.predicting.asked import Asked, Unread
+from flows.stages.predicting.asked_images import find_images
+from flows.stages.predicting.asked_texts import find_texts
 from flows.stages.predicting.mask_files import already_there, mask_files, refuse_taken
 from flows.stages.predicting.readings import Answered, ClassAnswer, LabelsAnswer, MaskAnswer, Reading, Readings, TagsAnswer
 from flows.stages.session import open_registry
@@ -69,8 +70,8 @@ def predict(
                 f"{model} reads masks ({', '.join(masks)}): name the folder that they are written to with --output FOLDER{rest}"
             )
         warnings += (f"masks ({', '.join(masks)}) are not written: name a folder for them with --output FOLDER",)
-    _check_named([file for file, is_named in asked.files if is_named])
-    images = [file for file, _ in asked.files]
+    images = [Path(image.content) for image in asked.samples]
+    _check_named([file for file, image in zip(images, asked.samples, strict=True) if image.is_named])
     places = mask_files(images, masks, output) if output is not None and masks else [{} for _ in images]
     refuse_taken([place for of_image in places for place in of_image.values()])
     read, told = _read(bundle, images, places), list[Reading | Unread]()
@@ -81,7 +82,7 @@ def predict(
     return Readings(tuple(told), warnings)
 
 
-def _read_texts(bundle: Bundle, asked: AskedTexts, progress: Callable[[int, int], None]) -> Readings:
+def _read_texts(bundle: Bundle, asked: Asked, progress: Callable[[int, int], None]) -> Readings:
     """The predictions for texts. Raises TextError if one cannot be read that was named itself."""
     from heads.bundle import predict_together
     from heads.data.text_preprocess import compose, decode_text

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flows.stages.predicting.asked_images import Unread
+from flows.stages.predicting.asked import Unread
 
 if TYPE_CHECKING:
     from heads.tasks.answers import TextSpan
