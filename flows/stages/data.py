@@ -47,7 +47,7 @@ class Ingested:
     absent: int
 
     def tell_warnings(self) -> Iterator[str]:
-        """What a person should know of it: the warnings, and the first samples that were set aside, with the number of the others."""
+        """What a person should know of it: the warnings, and the first samples that were set aside, and how many more were."""
         yield from self.warnings
         yield from (f"set aside {bad.file}: {bad.reason}" for bad in self.quarantined[:MAX_SHOWN])
         if more := len(self.quarantined[MAX_SHOWN:]):

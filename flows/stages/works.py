@@ -55,7 +55,7 @@ class _Needs:
     in_use: frozenset[str]
 
     def allow(self, work: StoredWork, *, unlogged: bool = False) -> bool:
-        """Whether nothing needs the work, or only MLflow would, if `unlogged`; of one that no job here tells of, that is not known."""
+        """Whether nothing needs the work, or only MLflow would, if `unlogged`; of one that no job here tells of nobody knows."""
         if work.data_version in (self.data_version, None) or work.key in self.in_use:
             return False
         return work.state == "unfinished" or work.is_logged or unlogged
