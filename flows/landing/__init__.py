@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.errors import AskedWrongly
-from flows.landing.arrivals import Arrival, Known, Progress, receive
+from flows.landing.arrivals import Arrival, Progress, receive
 from flows.landing.bucket import fetch
 from flows.landing.digits import digits
+from flows.landing.earlier import read_earlier
 from flows.landing.entries import Entry, Listing
 from flows.landing.layouts import UNDERSTOOD, scan
 from flows.landing.merge import count_absent, merge, refuse_removing, tally
-from flows.landing.placing import Move, quarantine_text, quarantined, read_earlier, settle
-from flows.landing.turns import settle_recipes
+from flows.landing.placing import Move, forget_arriving, quarantine_text, quarantined
+from flows.landing.recipes import settle_recipes
 from flows.manifest import IMAGES, MASK_TABLE, NAME, TEXTS, class_counts, mask_files, modality_in
 from flows.records import Mask, Sample
 from flows.workspace import writing
@@ -73,8 +74,7 @@ def ingest(
             listing = _list(source, storage, (data, storage, *own))
             earlier = read_earlier(data, storage)
             _refuse_other_modality(earlier.samples, listing.entries)
-            known = Known({sample.file: sample for sample in earlier.samples}, earlier.masks)
-            arrivals = receive(listing.entries, data, incoming, known, on_progress)
+            arrivals = receive(listing.entries, data, incoming, earlier, on_progress)
             _refuse_bad(arrivals, max_bad_share)
             merged, notes = merge(earlier.samples, arrivals, mirror, was_judged)
             _refuse_one_class(arrivals, merged)
@@ -92,7 +92,7 @@ def ingest(
             move.carry_out(storage)
             if mirror:
                 move.sweep({*named})
-            settle(storage)
+            forget_arriving(storage)
             return report
         finally:
             shutil.rmtree(incoming, ignore_errors=True)

@@ -13,23 +13,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.landing.earlier import Earlier
 from flows.landing.entries import MASK, Entry
 from flows.manifest import mask_files
-from flows.records import Mask, Sample
+from flows.records import Mask
 from heads.data.decoding import decode_mask
 from heads.data.mask_values import is_shaded
 from heads.data.recipes import FIRST, drawn_on, mask_recipe
 from heads.errors import ImageError, TextError
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Known:
-    """Samples and masks of earlier ingests, by file: files with the same bytes are not decoded again."""
-
-    samples: Mapping[str, Sample]
-    masks: Mapping[str, Mask]
 
 
 @dataclass(frozen=True)
@@ -59,20 +52,25 @@ class _Read:
     is_shaded: bool = False
 
 
-def receive(entries: Sequence[Entry], data: Path, incoming: Path, known: Known, on_progress: Progress | None) -> list[Arrival]:
-    """Read all entries, in order; files that `data` lacks are written to `incoming`, under their names in the data folder."""
+def receive(
+    entries: Sequence[Entry], data: Path, incoming: Path, earlier: Earlier, on_progress: Progress | None
+) -> list[Arrival]:
+    """Read all entries, in order; files that `data` lacks are written to `incoming`, under their names in the data folder.
+
+    Files with the bytes that an earlier ingest has read are not decoded again.
+    """
     arrivals = []
-    digests = frozenset(sample.digest for sample in known.samples.values())
+    digests = frozenset(sample.digest for sample in earlier.samples)
     with warnings.catch_warnings(), ThreadPoolExecutor(max(2, cpu_count() or 2)) as pool:
         warnings.simplefilter("ignore")
-        for arrival in pool.map(lambda entry: _receive(entry, data, incoming, known, digests), entries):
+        for arrival in pool.map(lambda entry: _receive(entry, data, incoming, earlier, digests), entries):
             arrivals.append(arrival)
             if on_progress:
                 on_progress(len(arrivals), len(entries))
     return arrivals
 
 
-def _receive(entry: Entry, data: Path, incoming: Path, known: Known, digests: frozenset[str]) -> Arrival:
+def _receive(entry: Entry, data: Path, incoming: Path, earlier: Earlier, digests: frozenset[str]) -> Arrival:
     if entry.fault:
         return Arrival(entry, "", False, entry.fault)
     digest = ""
@@ -83,13 +81,13 @@ def _receive(entry: Entry, data: Path, incoming: Path, known: Known, digests: fr
         content = entry.content.read()
         digest = _md5(content)
         recipe = entry.content.recipe(content) if digest in digests else entry.content.decode(content)
-        before = known.samples.get(entry.file)
+        before = earlier.by_file.get(entry.file)
         new = before is None or before.digest != digest
         mask_of = {target: mask for target, mask in entry.masks.items() if mask}
         contents = {mask: mask.read() for mask in mask_of.values()}
         # A mask was checked against the image that named it, and against no other.
         cells = () if new or before is None else mask_files([before])
-        checked = {file: known.masks[file] for file in cells if file in known.masks}
+        checked = {file: earlier.masks[file] for file in cells if file in earlier.masks}
         masks = {
             mask.file: _mask(contents[mask], content, checked.get(mask.file), _mask_title(target))
             for target, mask in mask_of.items()

@@ -14,7 +14,7 @@ from flows.landing.entries import LABEL, MASK, Entry, ImageFile, Listing, image_
 from flows.landing.given_splits import by_folder, in_split_folders
 from flows.landing.listed import read_listed
 from flows.landing.misnamed import advise, refuse_tagged
-from flows.landing.pairs import Masks
+from flows.landing.pairs import MaskPairs
 from flows.landing.split_tables import read_split_tables, split_tables
 from flows.landing.tables import TABLES, composed
 from flows.landing.texts import folder_entries
@@ -154,7 +154,7 @@ def _by_folder(files: Iterable[PurePosixPath], depth: int) -> Mapping[str, Seque
 
 
 def _pairs(root: Path, images: Sequence[PurePosixPath]) -> list[Entry]:
-    masks = Masks(images)
+    masks = MaskPairs(images)
     for folder, count in masks.halves.items():
         raise AskedWrongly(
             f"source {str(root)!r}: {count} images of {str(folder)!r} have a mask of their name with a word for masks behind it "

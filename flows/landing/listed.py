@@ -10,7 +10,7 @@ from flows.errors import AskedWrongly
 from flows.folders import Contents, is_image
 from flows.landing.entries import MASK, Entry, ImageFile, Listing, image_file
 from flows.landing.names import SPLIT_NAMES
-from flows.landing.pairs import Masks
+from flows.landing.pairs import MaskPairs
 from flows.landing.tables import TEXT, Table, composed, read_table
 from flows.landing.texts import ENDING as TEXT_ENDING
 from flows.landing.texts import table_entries
@@ -26,7 +26,7 @@ def read_listed(root: Path, path: Path, source: Contents) -> Listing:
     if table.of_texts:
         return Listing(table_entries(table, lambda value: split_value(value, path)), table.warnings)
     known = {**{_composed(file): file for file in source.files}, **{file: file for file in source.files}}
-    masks = Masks(source.images)
+    masks = MaskPairs(source.images)
     mask_columns = [c for c in table.targets if _is_mask_column(root, [row.cells[c] for row in table.rows], known)]
     stems = bool(masks.folders) and not mask_columns and MASK not in table.targets
     entries = []

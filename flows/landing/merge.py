@@ -12,7 +12,6 @@ from flows.errors import AskedWrongly
 from flows.landing.arrivals import Arrival
 from flows.landing.ids import leave_out_ids, names_classes, tells_masks_or_tags
 from flows.landing.splits import ClassName, Unsettled, settle
-from flows.landing.tables import composed
 from flows.landing.vanished import vanished
 from flows.manifest import FOLDER_OF, MASKS
 from flows.records import SPLITS, Sample
@@ -61,17 +60,6 @@ def merge(
     samples = [replace(draft, split=split) for draft, split in zip(drafts, splits, strict=True)]
     told = (*ids, *warnings, *_seen(stay, samples), *vanished(earlier, samples), *_contradictions(samples))
     return sorted(samples, key=lambda sample: sample.file), told
-
-
-def composed_labels(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """The samples with targets and labels in Unicode's composed form, as new ones have them: one name is one class."""
-    return tuple(replace(sample, labels=dict(map(_composed, sample.labels.items()))) for sample in samples)
-
-
-def _composed(item: tuple[str, str | None]) -> tuple[str, str | None]:
-    target, cell = item
-    # The name of a mask's file stays as it lies in the data folder.
-    return composed(target), composed(cell) if cell and not cell.startswith(MASKS) else cell
 
 
 def _labels(arrival: Arrival, before: Sample | None) -> dict[str, str | None]:

@@ -11,7 +11,7 @@ from flows.landing.tables import composed
 _Place = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
 
-class Masks:
+class MaskPairs:
     """The masks of a source's images; `folders` are those that hold the masks of images in another folder.
 
     A folder of images and one of its masks differ in one part of their paths: images and masks, train and train_masks,

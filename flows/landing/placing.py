@@ -6,79 +6,17 @@ import csv
 import io
 import json
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
-from flows.landing.merge import composed_labels
-from flows.manifest import FOLDER_OF, MASK_TABLE, MEND, NAME, QUARANTINE, parse, parse_masks, render, render_masks, table_text
+from flows.landing.earlier import ARRIVING, MD5, Earlier, read_arriving
+from flows.manifest import MASK_TABLE, NAME, QUARANTINE, render, render_masks, table_text
 from flows.records import Mask, Sample
 from flows.workspace import md5_of
 
 QUARANTINE_COLUMNS = ("file", "digest", "reason")
-# In the storage folder: the files that are being moved in, in case the move is cut short.
-_ARRIVING = "arriving.json"
-_MD5 = re.compile(r"[0-9a-f]{32}")
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """The results of earlier ingests in a data folder: samples, masks, and the md5s with which they brought each file."""
-
-    samples: tuple[Sample, ...]
-    masks: Mapping[str, Mask]
-    digests: Mapping[str, frozenset[str]]
-
-
-def read_earlier(data: Path, storage: Path) -> Earlier:
-    """The results of earlier ingests, from a data folder's tables. Raises AskedWrongly if a table there is not ours."""
-    _refuse_no_folder(data)
-    text = _read(data / NAME)
-    samples = composed_labels(parse(text)) if text is not None else ()
-    odd = next((s for s in samples if not _MD5.fullmatch(s.digest) or not s.file.startswith((*FOLDER_OF.values(),))), None)
-    if odd is not None:
-        raise _no_table(data / NAME, f"it names {odd.file!r} with the digest {odd.digest!r}, which no ingest wrote")
-    table = _read(data / MASK_TABLE)
-    if table is not None and text is None:
-        raise _no_table(data / MASK_TABLE, f"no {NAME} lies beside it")
-    masks = parse_masks(table) if table is not None else {}
-    digests: dict[str, set[str]] = {sample.file: {sample.digest} for sample in samples}
-    for file, mask in masks.items():
-        digests.setdefault(file, set()).add(mask.digest)
-    for file, md5s in _arriving(storage).items():
-        digests.setdefault(file, set()).update(md5s)
-    return Earlier(samples, masks, {file: frozenset(md5s) for file, md5s in digests.items()})
-
-
-def _refuse_no_folder(data: Path) -> None:
-    if os.path.lexists(data) and not data.is_dir():
-        raise AskedWrongly(
-            f"{data} is no folder, and the data of the workspace goes there; move it elsewhere. Nothing was changed"
-        )
-
-
-def _read(table: Path) -> str | None:
-    if not os.path.lexists(table):
-        return None
-    try:
-        return table.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise _no_table(table, str(error)) from None
-
-
-def _no_table(table: Path, why: str) -> AskedWrongly:
-    return AskedWrongly(f"{table} is not the table that an ingest writes there: {why}. {MEND} Nothing was changed")
-
-
-def _arriving(storage: Path) -> dict[str, list[str]]:
-    """The md5s, by file, of the files that ingests were moving in when they were cut short."""
-    try:
-        md5s: dict[str, list[str]] = json.loads((storage / _ARRIVING).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return md5s
 
 
 def quarantined(data: Path) -> dict[str, tuple[str, str]] | None:
@@ -90,7 +28,7 @@ def quarantined(data: Path) -> dict[str, tuple[str, str]] | None:
         rows = list(csv.reader(io.StringIO(path.read_bytes().decode(), newline="")))
     except (OSError, UnicodeDecodeError, csv.Error):
         return None
-    ours = all(len(row) == 3 and (not row[1] or _MD5.fullmatch(row[1])) for row in rows[1:])
+    ours = all(len(row) == 3 and (not row[1] or MD5.fullmatch(row[1])) for row in rows[1:])
     if not ours or not (data / NAME).exists() or tuple(rows[0] if rows else ()) != QUARANTINE_COLUMNS:
         return None
     return {file: (digest, reason) for file, digest, reason in rows[1:]}
@@ -131,10 +69,10 @@ class Move:
         staged = list(self._staged())
         if staged:
             self.incoming.mkdir(parents=True, exist_ok=True)
-            arriving = _arriving(storage)
+            arriving = read_arriving(storage)
             for name in map(str, staged):
                 arriving[name] = [*arriving.get(name, ()), md5_of(self.incoming / name)]
-            _put(storage / _ARRIVING, json.dumps(arriving), self.incoming)
+            _put(storage / ARRIVING, json.dumps(arriving), self.incoming)
         for file in staged:
             goal = self.data / file
             goal.parent.mkdir(parents=True, exist_ok=True)
@@ -175,9 +113,9 @@ class Move:
         return path.is_file() and md5_of(path) in self.earlier.digests.get(str(file), ())
 
 
-def settle(storage: Path) -> None:
+def forget_arriving(storage: Path) -> None:
     """Forget the list of files being moved in: the move, and the removals, are done."""
-    (storage / _ARRIVING).unlink(missing_ok=True)
+    (storage / ARRIVING).unlink(missing_ok=True)
 
 
 def _put(path: Path, text: str, incoming: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flows.landing.arrivals import Arrival, count_values
-from flows.landing.placing import Earlier
+from flows.landing.earlier import Earlier
 from flows.manifest import MASKS
 from flows.records import Mask, Sample
 from heads.data.decoding import decode_mask
@@ -132,8 +132,7 @@ def _shade_warnings(arrivals: Sequence[Arrival]) -> Iterator[str]:
 
 
 def _anew_warnings(samples: Sequence[Sample], masks: Mapping[str, Mask], earlier: Earlier) -> Iterator[str]:
-    before = {sample.file: sample for sample in earlier.samples}
-    changed = [s.file for s in samples if (b := before.get(s.file)) and b.digest == s.digest and b.recipe != s.recipe]
+    changed = [s.file for s in samples if (b := earlier.by_file.get(s.file)) and b.digest == s.digest and b.recipe != s.recipe]
     changed += [
         file
         for file, mask in masks.items()
