@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from flows.landing.merge import count_absent, merge, refuse_removing, tally
 from flows.landing.placing import Move, forget_arriving, quarantine_text, quarantined
 from flows.landing.recipes import settle_recipes
 from flows.manifest import IMAGES, MASK_TABLE, NAME, TEXTS, class_counts, mask_files, modality_in
-from flows.records import Mask, Sample
+from flows.records import Sample
 from flows.workspace import writing
 from heads.tasks.bio import is_cell, read_cell, types_in
 
@@ -78,9 +78,7 @@ def ingest(
             _refuse_bad(arrivals, max_bad_share)
             merged, notes = merge(earlier.samples, arrivals, mirror, was_judged)
             _refuse_one_class(arrivals, merged)
-            samples, masks, recipe_warnings = settle_recipes(
-                merged, _masks(merged, earlier.masks, arrivals), earlier, arrivals, data
-            )
+            samples, masks, recipe_warnings = settle_recipes(merged, earlier, arrivals, data)
             if mirror and max_removed_share < 1:
                 refuse_removing(earlier.samples, samples, listing.empty, max_removed_share)
             report = _report(earlier.samples, samples, arrivals, (*listing.warnings, *notes, *recipe_warnings))
@@ -193,11 +191,3 @@ def _quarantine(data: Path, arrivals: Sequence[Arrival], mirror: bool) -> str:
     listed = {_printable(arrival.entry.file) for arrival in arrivals}
     old = {} if mirror else {file: row for file, row in (quarantined(data) or {}).items() if file not in listed}
     return quarantine_text({**old, **rows})
-
-
-def _masks(samples: Sequence[Sample], earlier: Mapping[str, Mask], arrivals: Sequence[Arrival]) -> dict[str, Mask]:
-    """The masks that samples name and that this ingest or an earlier one has read, by file name."""
-    known = dict(earlier)
-    for arrival in arrivals:
-        known |= arrival.masks
-    return {file: known[file] for file in mask_files(samples) if file in known}

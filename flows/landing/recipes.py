@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flows.landing.arrivals import Arrival, count_values
 from flows.landing.earlier import Earlier
-from flows.manifest import MASKS
+from flows.manifest import MASKS, mask_files
 from flows.records import Mask, Sample
 from heads.data.decoding import decode_mask
 from heads.data.recipes import AS_STORED, FIRST, MENDED, drawn_on, image_recipe, mask_recipe
@@ -32,7 +32,7 @@ class _Target:
 
 
 def settle_recipes(
-    samples: Sequence[Sample], masks: Mapping[str, Mask], earlier: Earlier, arrivals: Sequence[Arrival], data: Path
+    samples: Sequence[Sample], earlier: Earlier, arrivals: Sequence[Arrival], data: Path
 ) -> tuple[list[Sample], dict[str, Mask], tuple[str, ...]]:
     """The samples and their masks, each with the recipe by which it is read, and warnings.
 
@@ -42,6 +42,7 @@ def settle_recipes(
     good = {arrival.entry.file: arrival for arrival in arrivals if not arrival.fault}
     samples = [sample if sample.file in good else _read_anew(sample, data) for sample in samples]
     new = {file for arrival in good.values() for file in arrival.masks}
+    masks = _known_masks(samples, earlier, arrivals)
     settled = {file: mask if file in new else _mask_read_anew(file, mask, data) for file, mask in masks.items()}
     warnings: list[str] = []
     for target in samples[0].labels if samples else ():
@@ -52,6 +53,14 @@ def settle_recipes(
         settled.update({file: replace(settled[file], recipe=AS_STORED) for file in turned})
         warnings += _turn_warnings(target, evidence, turned, turned - kept)
     return samples, settled, (*warnings, *_shade_warnings(arrivals), *_anew_warnings(samples, settled, earlier))
+
+
+def _known_masks(samples: Sequence[Sample], earlier: Earlier, arrivals: Sequence[Arrival]) -> dict[str, Mask]:
+    """The masks that samples name and that this ingest or an earlier one has read, by file name."""
+    known = dict(earlier.masks)
+    for arrival in arrivals:
+        known |= arrival.masks
+    return {file: known[file] for file in mask_files(samples) if file in known}
 
 
 def _read_anew(sample: Sample, data: Path) -> Sample:
