@@ -2,7 +2,17 @@
 
 from flows.plan.checks import check_data
 from flows.plan.classes import class_names, count_classes, majority_classes
-from flows.plan.expansion import VariantRow, describe, expand, label, recipe_key, retraining_key, screenings, start_key, work_key
+from flows.plan.expansion import (
+    VariantRow,
+    describe_variants,
+    expand,
+    recipe_key,
+    retraining_key,
+    screening_keys,
+    start_key,
+    variant_label,
+    work_key,
+)
 from flows.plan.form import Plan
 from flows.plan.promotion import PRIMARY
 from flows.plan.rare import form_values, left_empty
@@ -19,13 +29,12 @@ __all__ = [
     "check_data",
     "class_names",
     "count_classes",
-    "describe",
+    "describe_variants",
     "expand",
     "find_task",
     "form_values",
     "group_by_trunk",
     "groups_of",
-    "label",
     "left_empty",
     "majority_classes",
     "parse_plan",
@@ -33,8 +42,9 @@ __all__ = [
     "read_plan",
     "recipe_key",
     "retraining_key",
-    "screenings",
+    "screening_keys",
     "start_key",
     "targets_of",
+    "variant_label",
     "work_key",
 ]

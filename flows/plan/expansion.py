@@ -57,12 +57,12 @@ def expand(plan: Plan, version: DataVersion) -> tuple[Variant, ...]:
 def work_key(variant_id: str, weights_digest: str, data_version_digest: str, screening: str = "") -> str:
     """The key of a work, 16 hex digits: the same variant with the same first weights on the same data is the same work.
 
-    A screened variant also has the key of its `screening` (from `screenings`): with other rivals it is another work.
+    A screened variant also has the key of its `screening` (from `screening_keys`): with other rivals it is another work.
     """
     return _digest([variant_id, weights_digest, data_version_digest, RECIPE, *([screening] if screening else [])])
 
 
-def screenings(plan: Plan, version: DataVersion, variants: Sequence[Variant]) -> dict[str, str]:
+def screening_keys(plan: Plan, version: DataVersion, variants: Sequence[Variant]) -> dict[str, str]:
     """The key of the screening, by variant id, for the variants that may end after their probe phase.
 
     The key is the hash of the rivals, the number of those that go on, and the measure that ranks them.
@@ -92,7 +92,7 @@ def start_key(plan: Plan, version: DataVersion, variants: Sequence[Variant]) -> 
     return _digest([plan.name, version.digest, recipe_key(plan, variants)])
 
 
-def label(variant: Variant, among: Sequence[Variant]) -> str:
+def variant_label(variant: Variant, among: Sequence[Variant]) -> str:
     """A variant in words, such as 'mobilenet_v2 · linear · all', followed by the fit values in which `among` differ."""
     designs = {head.design for head in variant.heads}
     heads = " + ".join(f"{h.target} {h.design}" for h in variant.heads) if len(designs) > 1 else designs.pop()
@@ -100,12 +100,12 @@ def label(variant: Variant, among: Sequence[Variant]) -> str:
     return " · ".join([variant.backbone, heads, variant.freeze, *fit])
 
 
-def describe(variants: Sequence[Variant]) -> tuple[VariantRow, ...]:
+def describe_variants(variants: Sequence[Variant]) -> tuple[VariantRow, ...]:
     """The variants as rows of a table, in their order."""
     return tuple(
         VariantRow(
             variant_id=v.variant_id,
-            label=label(v, variants),
+            label=variant_label(v, variants),
             backbone=v.backbone,
             heads={head.target: head.design for head in v.heads},
             freeze=v.freeze,

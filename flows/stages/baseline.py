@@ -7,8 +7,8 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flows import plan as plans
 from flows.baselines import Baseline, BaselineFolder, probe_of
+from flows.plan import count_classes, targets_of
 from flows.records import Work
 from flows.settings import Settings
 from heads.catalogue import TASK_FACTS, Task
@@ -98,8 +98,8 @@ def majority(work_plan: WorkPlan, note: str) -> Baseline:
     from heads.training.constant import measure_constant, measure_constant_mask, measure_constant_tags
 
     target, task, version = work_plan.target, _task(work_plan), work_plan.version
-    (column,) = (each for each in plans.targets_of(work_plan.plan, version) if each.column == target)
-    train, val = (plans.count_classes(column, version, split) for split in ("train", "val"))
+    (column,) = (each for each in targets_of(work_plan.plan, version) if each.column == target)
+    train, val = (count_classes(column, version, split) for split in ("train", "val"))
     names, counts = list(train), list(train.values())
     if TASK_FACTS[task].tells == "pixels":
         measures = measure_constant_mask(task, counts, [val.get(name, 0) for name in names])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flows import plan as plans
 from flows.gate import Case, Policy, decide, decide_by_trials
+from flows.plan import groups_of
 from flows.records import Finding, Verdict
 from flows.stages.fresh import taken_together
 from flows.stages.scoring import score_bundles
@@ -44,7 +44,7 @@ def judge_challenger(
             candidate=challenge.table,
             champion=challenge.champion_table,
             proof=verdict.findings[0],
-            groups=plans.groups_of(session.plan, work_plan.version),
+            groups=groups_of(session.plan, work_plan.version),
             taken_together={s.digest: s.group for s in work_plan.version.samples if s.group and s.split == "test"},
         )
         verdict = decide(case)

@@ -10,9 +10,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from flows import dataset
-from flows import plan as plans
 from flows.errors import AskedWrongly, HeadstartError
-from flows.plan import Plan
+from flows.plan import Plan, check_data, expand, primary_metric, retraining_key, screening_keys, start_key, work_key
 from flows.records import DataVersion, Work
 from flows.sample_files import check_turned
 from flows.settings import Settings
@@ -32,26 +31,26 @@ def make_work_plan(plan: Plan, version: DataVersion, settings: Settings | None =
     The settings say where the champion is, for a plan that starts from it. Raises AskedWrongly if the data lacks what the plan
     needs, and what `find_weights` raises.
     """
-    plans.check_data(plan, version)
+    check_data(plan, version)
     check_turned(version)
-    asked = plans.expand(plan, version)
-    start = find_champion(settings, plan, plans.start_key(plan, version, asked))
+    asked = expand(plan, version)
+    start = find_champion(settings, plan, start_key(plan, version, asked))
     found = {name: find_weights(plan, name, start) for name in dict.fromkeys(v.backbone for v in asked)}
     variants = tuple(_sized(variant, found[variant.backbone].path) for variant in asked)
     weights = {variant.backbone: found[one.backbone] for variant, one in zip(variants, asked, strict=True)}
-    screenings = plans.screenings(plan, version, variants)
+    screening_by_variant = screening_keys(plan, version, variants)
     works = tuple(
         Work(
-            plans.work_key(v.variant_id, weights[v.backbone].digest, version.digest, screenings.get(v.variant_id, "")),
+            work_key(v.variant_id, weights[v.backbone].digest, version.digest, screening_by_variant.get(v.variant_id, "")),
             v,
             weights[v.backbone],
-            v.variant_id in screenings,
+            v.variant_id in screening_by_variant,
         )
         for v in variants
     )
     _check_leaks_guard(plan, works)
-    key = plans.retraining_key(plan, version, works)
-    return WorkPlan(plan, version, works, plans.primary_metric(plan, version), key)
+    key = retraining_key(plan, version, works)
+    return WorkPlan(plan, version, works, primary_metric(plan, version), key)
 
 
 def _check_leaks_guard(plan: Plan, works: Sequence[Work]) -> None:
@@ -87,8 +86,8 @@ def find_mismatches(settings: Settings, asked: Sequence[Plan]) -> list[str]:
     found = []
     for plan in asked:
         try:
-            plans.check_data(plan, version)
-            plans.expand(plan, version)
+            check_data(plan, version)
+            expand(plan, version)
         except (HeadstartError, HeadsError) as error:
             found.append(f"{plan.name} does not fit the data of now, on which its runs are refused: {error}")
     return found
@@ -111,7 +110,7 @@ def plan_work(session: RetrainingSession, version: DataVersion) -> WorkPlan:
     """
     work_plan = _PLANNED.get()
     if session.plan.starts_from_champion:
-        key = plans.start_key(session.plan, version, plans.expand(session.plan, version))
+        key = start_key(session.plan, version, expand(session.plan, version))
         note_start(find_start(open_registry(session.settings), session.settings.root, session.plan.name, key), key)
         # Whoever waited for another retraining may have planned with an earlier champion.
         work_plan = None

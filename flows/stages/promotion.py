@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from flows import dataset
-from flows import plan as plans
 from flows.errors import Overtaken
 from flows.gate import Account, Policy
 from flows.gate.guards.admission import WITHDRAWN
 from flows.model_version import ModelVersion
+from flows.plan import groups_of, majority_classes, recipe_key
 from flows.records import Finding, Verdict
 from flows.registry import Registry
 from flows.stages.session import RetrainingSession
@@ -24,7 +24,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
     from flows import gate
 
     name, candidate, champion = session.plan.name, scores.candidate, scores.champion
-    recipe = plans.recipe_key(session.plan, [work.variant for work in work_plan.works])
+    recipe = recipe_key(session.plan, [work.variant for work in work_plan.works])
     rules = session.plan.promotion
     policy = gate.Policy(work_plan.metric, rules.min_gain, rules.alpha, rules.guards.severities, rules.margin, rules.max_slowdown)
     if scores.fresh and champion:
@@ -35,7 +35,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         scores.table,
         scores.champion_table,
         policy,
-        majority=plans.majority_classes(work_plan.version),
+        majority=majority_classes(work_plan.version),
         classes=work_plan.classes,
         withdrawn=any(version.is_withdrawn for version in own),
         champion_name=f"champion {champion.version}" if champion else "",
@@ -43,7 +43,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         recipe=recipe,
         anchor=scores.anchor_table,
         anchor_name=f"version {scores.anchor.version}, the last that was promoted as superior" if scores.anchor else "",
-        groups=plans.groups_of(session.plan, work_plan.version),
+        groups=groups_of(session.plan, work_plan.version),
         baseline=scores.baseline_table,
         baseline_name=f"the {scores.baseline.label}" if scores.baseline else "",
         baseline_reads=scores.baseline.reads if scores.baseline else "",

@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from flows import plan as plans
 from flows.baselines import Baseline, baseline_key
 from flows.model_version import ModelVersion
-from flows.plan import Plan
+from flows.plan import Plan, class_names, targets_of, variant_label
 from flows.records import DataVersion, ScoreTable, TrainedVariant, Verdict, Work
 from flows.settings import Settings
 from flows.work_folder import WorkFolder, bundle_name
@@ -39,7 +38,7 @@ class WorkPlan:
 
     def label(self, work: Work) -> str:
         """The shortest name of the variant that is unique in this plan."""
-        return plans.label(work.variant, [other.variant for other in self.works])
+        return variant_label(work.variant, [other.variant for other in self.works])
 
     def is_done(self, settings: Settings, work: Work) -> bool:
         """Whether the work has its result, or a failure that another try would only repeat."""
@@ -48,7 +47,7 @@ class WorkPlan:
     @cached_property
     def classes(self) -> dict[str, tuple[str, ...]]:
         """The classes of each target that the plan's variants learn, in the order of its head's outputs."""
-        return {target.column: plans.class_names(target, self.version) for target in plans.targets_of(self.plan, self.version)}
+        return {target.column: class_names(target, self.version) for target in targets_of(self.plan, self.version)}
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from flows import plan as plans
 from flows.errors import AskedWrongly
 from flows.gate import Case, FreshAccount, Policy, decide
 from flows.gate.case import rows_of
 from flows.gate.fresh import BETS, LAID_ANEW, STAKES, VALUES, bets_of, is_proven, log_wealths
 from flows.job.holdout.scoring import _likeliest
-from flows.plan import parse_plan
+from flows.plan import Plan, check_data, parse_plan, retraining_key
 from flows.plan.promotion import FRESH_MEASURES
 from flows.records import DataVersion, Sample, ScoreTable
 from heads.tasks.measures import from_scores
@@ -203,14 +202,14 @@ def test_a_target_whose_own_measure_is_no_mean_is_refused_and_a_plan_of_before_k
     samples = tuple(Sample(digest, f"{digest}.png", split, {"tags": cell}) for digest, split, cell in rows)
     version = DataVersion("d" * 32, "r" * 40, samples, samples[0].file, ())  # type: ignore[arg-type]
 
-    def plan(**rules: object) -> plans.Plan:
+    def plan(**rules: object) -> Plan:
         return parse_plan({"name": "x", "weights": "none", "backbones": ["resnet18"], "promotion": rules})
 
     with pytest.raises(AskedWrongly, match=r"tags/average_precision is none; allowed for promotion\.metric"):
-        plans.check_data(plan(evidence="fresh"), version)
-    plans.check_data(plan(evidence="fresh", metric="tags/accuracy"), version)
+        check_data(plan(evidence="fresh"), version)
+    check_data(plan(evidence="fresh", metric="tags/accuracy"), version)
     keys = [
-        plans.retraining_key(plan(**rules), version, ())
+        retraining_key(plan(**rules), version, ())
         for rules in ({}, {"evidence": "holdout"}, {"evidence": "fresh", "metric": "tags/accuracy"})
     ]
     assert keys[0] == keys[1] != keys[2]

@@ -13,7 +13,7 @@ from flows.cli import planning
 from flows.errors import AskedWrongly
 from flows.files import write_json
 from flows.job.job import read_job
-from flows.plan import Plan, expand, parse_plan, screenings, work_key
+from flows.plan import Plan, expand, parse_plan, screening_keys, work_key
 from flows.records import DataVersion, Sample, Work
 from flows.settings import Settings
 from flows.stages.planning import make_work_plan
@@ -51,7 +51,7 @@ def test_screening_is_among_the_variants_that_probe_before_they_fine_tune(versio
     asked = plan(freeze=["lp_ft", "gradual", "none"])
     variants = expand(asked, version)
     rivals = {variant.variant_id for variant in variants if variant.freeze == "lp_ft"}
-    by_variant = screenings(asked, version, variants)
+    by_variant = screening_keys(asked, version, variants)
     assert by_variant.keys() == rivals
     assert len(rivals) == 4
     assert len(set(by_variant.values())) == 1, "all of them are rivals"
@@ -62,7 +62,7 @@ def test_screening_is_among_the_variants_that_probe_before_they_fine_tune(versio
 @pytest.mark.parametrize("fields", [{"screening": 4}, {"screening": 9}, {"screening": None}, {"fit": {"epochs": 1}}])
 def test_there_is_no_screening_where_all_go_on_or_nobody_fine_tunes(version: DataVersion, fields: dict[str, Any]) -> None:
     asked = plan(**fields)
-    assert screenings(asked, version, expand(asked, version)) == {}
+    assert screening_keys(asked, version, expand(asked, version)) == {}
     assert keys(asked, version) == keys(plan(**(fields | {"screening": None})), version), "the work is that of a plan without it"
 
 
@@ -85,7 +85,7 @@ def test_the_same_variant_is_the_same_work_only_among_the_same_rivals_by_the_sam
 
 def test_a_works_key_in_a_screening_or_without_one_is_that_under_which_earlier_versions_left_it(version: DataVersion) -> None:
     asked = plan(heads=["linear"], screening=1, freeze=["lp_ft"])
-    by_variant = screenings(asked, version, expand(asked, version))
+    by_variant = screening_keys(asked, version, expand(asked, version))
     assert by_variant == dict.fromkeys(("f8b35f2cfded", "d1185a6c2dc2"), "817b58c4270a0f27")
     found = keys(asked, version)
     assert found == {variant: work_key(variant, "none", "d" * 32, key) for variant, key in by_variant.items()}

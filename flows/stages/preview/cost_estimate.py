@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flows import plan as plans
-from flows.plan import TrunkGroup, VariantPhases
+from flows.plan import TrunkGroup, VariantPhases, group_by_trunk
 from flows.records import Work
 from flows.sample_files import locate
 from flows.settings import Settings
@@ -48,7 +47,7 @@ def estimate_costs(settings: Settings, work_plan: WorkPlan, *, calibrate: bool) 
     `calibrate` times a few samples and forward passes on this machine; without it, stated rates of another machine are used.
     """
     estimator = _CostEstimator(settings, work_plan, calibrate=calibrate)
-    groups = plans.group_by_trunk(list(estimator.phases.values()))
+    groups = group_by_trunk(list(estimator.phases.values()))
     trunks = tuple(estimator.describe_trunk(group) for group in groups)
     return Costs(trunks, estimator.image_phases(), estimator.estimate(trunks))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from flows import plan as plans
+from flows.plan import majority_classes, targets_of
 from flows.records import DataVersion, ScoreTable
 from flows.stages.values import WorkPlan
 from heads.catalogue import TASK_FACTS, Tells
@@ -19,7 +19,7 @@ def foresee_verdict(work_plan: WorkPlan) -> str:
     from flows.gate import Case, Policy
 
     version, rules = work_plan.version, work_plan.plan.promotion
-    target = next(one for one in plans.targets_of(work_plan.plan, version) if one.column == work_plan.target)
+    target = next(one for one in targets_of(work_plan.plan, version) if one.column == work_plan.target)
     assert target.task
     tells, classes = TASK_FACTS[target.task].tells, work_plan.classes[target.column]
     tested = [(s, cell) for s in version.samples if s.split == "test" and (cell := s.labels[target.column]) is not None]
@@ -30,7 +30,7 @@ def foresee_verdict(work_plan: WorkPlan) -> str:
         ScoreTable("", version.digest, tuple(rows), {work_plan.metric: 1.0}, {target.column: target.task}),
         None,
         Policy(work_plan.metric, rules.min_gain, rules.alpha),
-        majority=plans.majority_classes(version),
+        majority=majority_classes(version),
         classes=work_plan.classes,
         taken_together={s.digest: s.group for s, _ in tested if s.group},
     )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flows import plan as plans
-from flows.plan import Plan
+from flows.plan import Plan, VariantRow, describe_variants
 from flows.records import Severity
 from flows.settings import Settings
 from flows.stages.driver_training import trains_in_driver
@@ -19,7 +18,7 @@ from flows.stages.preview.foreseen import foresee_verdict
 
 
 @dataclass(frozen=True)
-class PlannedVariant(plans.VariantRow):
+class PlannedVariant(VariantRow):
     """A variant of a plan, and whether it is done; `failed` is why it failed for good, None if it did not."""
 
     epochs: int
@@ -59,7 +58,7 @@ def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Previe
 
     version = dataset.read_version(settings.workspace)
     work_plan = make_work_plan(plan, version, settings)
-    rows = zip(work_plan.works, plans.describe([work.variant for work in work_plan.works]), strict=True)
+    rows = zip(work_plan.works, describe_variants([work.variant for work in work_plan.works]), strict=True)
     variants = tuple(
         PlannedVariant(
             **vars(row),

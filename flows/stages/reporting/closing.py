@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import nan
 
-from flows import plan as plans
 from flows import tracking
 from flows.files import read_value
 from flows.places import StoredFile, open_place
-from flows.plan import Plan
+from flows.plan import Plan, describe_variants
 from flows.records import TrainResult
 from flows.settings import Settings
 from flows.stages.failures import failures
@@ -127,7 +126,7 @@ def make_report(
     model, judged = promotion.model, promotion.judged
     known = [*([model] if model else []), *([judged.version] if judged else [])]
     champion = next((version for version in known if "champion" in version.aliases), scores.champion)
-    rows = {row.variant_id: vars(row) for row in plans.describe([work.variant for work in work_plan.works])}
+    rows = {row.variant_id: vars(row) for row in describe_variants([work.variant for work in work_plan.works])}
     return Report(
         name=work_plan.plan.name,
         key=work_plan.key,

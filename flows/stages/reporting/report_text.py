@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import isfinite
 
-from flows import plan as plans
+from flows.plan import PRIMARY
 from flows.stages.reporting.report import Report, ReportedBaseline, ReportedVariant
 
 Cell = str | int | float | None
@@ -60,7 +60,7 @@ def _baseline_row(report: Report, baseline: ReportedBaseline, *, has_pages: bool
 def _measures(report: Report, metrics: Mapping[str, float]) -> dict[str, Cell]:
     """The measure that ranks, the primary ones of the other targets, and the loss."""
     column = report.metric.rpartition("/")[0]
-    primary = [f"{target}/{plans.PRIMARY[task]}" for target, task in report.tasks.items() if target != column]
+    primary = [f"{target}/{PRIMARY[task]}" for target, task in report.tasks.items() if target != column]
     measured = {name: _rounded(metrics.get(f"val/{name}")) for name in (report.metric, *primary)}
     return {**measured, "loss": _rounded(metrics.get(f"val/{column}/loss"))}
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows import dataset
-from flows import plan as plans
 from flows.errors import HeadstartError
 from flows.model_version import ModelVersion
+from flows.plan import groups_of
 from flows.records import Sample, Verdict, Weights
 from flows.stages.reporting.card_text import CardFacts, TargetStanding, with_verdict, write_version_card
 from flows.stages.reporting.text_examples import snippets, text_pictures
@@ -70,7 +70,7 @@ def _standings(work_plan: WorkPlan, scores: Scores, verdict: Verdict) -> tuple[T
 
     if scores.keeps_silent(verdict):
         return ()
-    groups = plans.groups_of(work_plan.plan, work_plan.version)
+    groups = groups_of(work_plan.plan, work_plan.version)
     table = scores.table
     found = []
     for target, task in table.tasks.items():
