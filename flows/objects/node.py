@@ -17,8 +17,8 @@ from flows.objects import fetched
 from flows.objects.node_cache import NodeCache
 from flows.objects.packing import read_packs
 from flows.objects.packs import FOLDER, PACK, Packs
-from flows.objects.plans import PackPart, Request, plan
 from flows.objects.reading import NUM_THREADS, Reader, object_key
+from flows.objects.requests import PackPart, Request, plan_requests
 from flows.records import Remote
 
 LOG = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Node:
         except HeadstartError as error:
             LOG.info("nothing is fetched ahead: %s", error)
             return
-        requests, lock = begun.requests(plan(lacking, packs)), Lock()
+        requests, lock = begun.requests(plan_requests(lacking, packs)), Lock()
 
         def work() -> None:
             while not begun.ended:

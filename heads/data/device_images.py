@@ -3,8 +3,8 @@
 Resized pixels are rounded there and here. On a device sums are added up in another order, so that at most one value in ten
 thousand is rounded to the other side, and differs by 1 of 255.
 
-All numbers that a device needs are computed where images are read, and packed into one tensor (`plan`): the process that trains
-then makes two copies and a few dozen calls a batch, whatever the number of images.
+All numbers that a device needs are computed where images are read, and packed into one tensor (`plan_batch`): the process that
+trains then makes two copies and a few dozen calls a batch, whatever the number of images.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Group(NamedTuple):
     erased: tuple[tuple[int, Erased], ...]
 
 
-class Plan(NamedTuple):
+class BatchPlan(NamedTuple):
     """How a batch is prepared: its groups, and their numbers in one row of int64, for the device.
 
     Of each group of N images the row holds their first bytes (N), the bytes of their rows (N), and the fields of a `Span`
@@ -71,10 +71,10 @@ def prepare_images(
     `content` is one row of bytes, image after image, each (H, W, 3) of its own of the `sizes`. They are varied as `variations`
     say, each as drawn for the size that its image is resized to.
     """
-    return prepare_planned(F.pad(content, (0, num_spare_bytes(sizes))), plan(sizes, variations, preprocess), preprocess)
+    return prepare_planned(F.pad(content, (0, num_spare_bytes(sizes))), plan_batch(sizes, variations, preprocess), preprocess)
 
 
-def plan(sizes: Sequence[Size], variations: Sequence[Variation], preprocess: ImagePreprocess) -> Plan:
+def plan_batch(sizes: Sequence[Size], variations: Sequence[Variation], preprocess: ImagePreprocess) -> BatchPlan:
     """How images of these heights and widths, which lie one after another, are prepared and varied."""
     all_sizes = np.array(sizes, dtype=np.int64)
     starts = np.concatenate([[0], (3 * all_sizes.prod(axis=1)).cumsum()])
@@ -87,7 +87,7 @@ def plan(sizes: Sequence[Size], variations: Sequence[Variation], preprocess: Ima
         rows += [starts[group], 3 * all_sizes[group, 1], *numbers]
     if len(members) > 1:
         rows.append(np.argsort(list(chain.from_iterable(members))))
-    return Plan(tuple(groups), torch.from_numpy(np.concatenate([row.ravel() for row in rows])))
+    return BatchPlan(tuple(groups), torch.from_numpy(np.concatenate([row.ravel() for row in rows])))
 
 
 def _plan_group(
@@ -137,7 +137,7 @@ def _padded_bytes(sizes: Sequence[Size]) -> int:
     return 12 * len(sizes) * max(height for height, _ in sizes) * max(width for _, width in sizes)
 
 
-def prepare_planned(content: Tensor, plan: Plan, preprocess: ImagePreprocess) -> Tensor:
+def prepare_planned(content: Tensor, plan: BatchPlan, preprocess: ImagePreprocess) -> Tensor:
     """Images as network inputs (N, 3, S, S), on the device where the row of their bytes lies, with spare ones after the last."""
     numbers, place, prepared = plan.numbers.to(content.device, non_blocking=True), 0, []
     for group in plan.groups:

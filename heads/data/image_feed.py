@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from heads.data.augmentation import Variation
-from heads.data.device_images import Plan, num_spare_bytes, plan, prepare_images, prepare_planned
+from heads.data.device_images import BatchPlan, num_spare_bytes, plan_batch, prepare_images, prepare_planned
 from heads.data.image_preprocess import ImagePreprocess, resized_size
 from heads.data.image_transforms import Draw, build_draw, prepare_pixels, resize
 from heads.data.inputs import Inputs, of_images
@@ -73,7 +73,7 @@ class Pictures(NamedTuple):
     """
 
     content: Tensor
-    plan: Plan
+    plan: BatchPlan
     is_read: NDArray[np.bool_]
     sizes: NDArray[np.int64]
     labels: dict[str, Tensor]
@@ -93,7 +93,7 @@ def _collate(preprocess: ImagePreprocess, items: Sequence[Picture]) -> Pictures:
     rows = [*read, spare]
     content = torch.cat(rows, out=empty_bytes(sum(map(len, rows))))
     is_read = np.array([image is not None for image in pixels])
-    planned = plan(sizes, variations, preprocess)
+    planned = plan_batch(sizes, variations, preprocess)
     planned = planned._replace(numbers=in_slab(planned.numbers))
     return Pictures(content, planned, is_read, np.array(sizes), default_collate(labels), np.array(numbers))
 

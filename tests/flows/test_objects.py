@@ -26,8 +26,8 @@ from flows.objects import packing
 from flows.objects.node import Node
 from flows.objects.node_cache import NodeCache
 from flows.objects.packing import write_packs
-from flows.objects.plans import PackPart, plan
 from flows.objects.reading import Reader
+from flows.objects.requests import PackPart, plan_requests
 from flows.records import DataVersion, Mask, Remote, Sample, Weights, Work, Workers
 from flows.sample_files import files_of, locate, locate_mask, prefetch
 from flows.stages.data import check_remote_holds
@@ -373,10 +373,14 @@ def test_of_a_pack_that_is_mostly_unwanted_only_ranges_are_asked_for(bucket: typ
 
     packs = read_packs(Reader(REMOTE), tmp_path / "indexes")
     wanted = digests[::10]
-    parts = [part for part in plan([*(md5(bytes([n])) for n in range(64)), *wanted], packs) if isinstance(part, PackPart)]
+    parts = [
+        part for part in plan_requests([*(md5(bytes([n])) for n in range(64)), *wanted], packs) if isinstance(part, PackPart)
+    ]
     assert parts == []
-    assert set(plan(wanted * 3, packs)) == set(wanted)
-    whole = [part for part in plan([*(md5(bytes([n])) for n in range(64)), *digests], packs) if isinstance(part, PackPart)]
+    assert set(plan_requests(wanted * 3, packs)) == set(wanted)
+    whole = [
+        part for part in plan_requests([*(md5(bytes([n])) for n in range(64)), *digests], packs) if isinstance(part, PackPart)
+    ]
     assert sum(part.end - part.start for part in whole) == 400 * 100_000
     assert {row[0] for part in whole for row in part.objects} == set(digests)
 

@@ -34,7 +34,7 @@ class PackPart:
 Request = str | PackPart
 
 
-def plan(digests: Sequence[str], packs: Packs) -> list[Request]:
+def plan_requests(digests: Sequence[str], packs: Packs) -> list[Request]:
     """The requests that fetch these objects, about in the order in which they are needed."""
     first, rest = digests[:NUM_FIRST], digests[NUM_FIRST:]
     by_pack: dict[str, list[str]] = defaultdict(list)
