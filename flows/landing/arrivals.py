@@ -78,9 +78,9 @@ def _receive(entry: Entry, data: Path, incoming: Path, earlier: Earlier, digests
         entry.file.encode()
         if any(len(text.splitlines()) > 1 for text in (entry.file, *filter(None, entry.labels.values()))):
             raise ImageError("its name or label holds a line break")
-        content = entry.content.read()
+        content = entry.source.read()
         digest = _md5(content)
-        recipe = entry.content.recipe(content) if digest in digests else entry.content.decode(content)
+        recipe = entry.source.recipe(content) if digest in digests else entry.source.decode(content)
         before = earlier.by_file.get(entry.file)
         new = before is None or before.digest != digest
         mask_of = {target: mask for target, mask in entry.masks.items() if mask}
@@ -96,7 +96,7 @@ def _receive(entry: Entry, data: Path, incoming: Path, earlier: Earlier, digests
     # A damaged file makes decoders raise nearly anything; it must cost this one sample only.
     except Exception as error:
         return Arrival(entry, digest, False, _reason(error))
-    read = {**contents, entry.content: content}
+    read = {**contents, entry.source: content}
     stale = {file: kept for file, kept in read.items() if not _is_there(data / file.file, kept)}
     for file, kept in stale.items():
         _write(incoming / file.file, kept)

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from flows.errors import AskedWrongly
-from flows.landing.entries import LABEL, Entry, ImageFile, Listing
+from flows.landing.entries import LABEL, Entry, Listing, SourceFile
 from flows.manifest import IMAGES
 
 SIDE_PX = 8
@@ -31,7 +31,7 @@ def _table() -> str:
 
 def _entry(index: int, values: list[int], digit: int) -> Entry:
     levels = bytes((value * 255 + _MAX_VALUE // 2) // _MAX_VALUE for value in values)
-    return Entry(ImageFile(f"{IMAGES}{digit}/{index:04d}.bmp", bitmap(levels, SIDE_PX)), {LABEL: str(digit)})
+    return Entry(SourceFile(f"{IMAGES}{digit}/{index:04d}.bmp", bitmap(levels, SIDE_PX)), {LABEL: str(digit)})
 
 
 def bitmap(levels: bytes, side_px: int) -> bytes:

@@ -16,17 +16,17 @@ TAGS = "tags"
 
 
 @dataclass(frozen=True)
-class ImageFile:
-    """A file of an image or of a mask: its name in the data folder, and its bytes or its path in the source."""
+class SourceFile:
+    """An image or a mask of a source: its name in the data folder, and where it comes from, a path in the source or bytes."""
 
     file: str
-    content: Path | bytes
+    origin: Path | bytes
 
     def read(self) -> bytes:
         """The bytes. Raises OSError if the file cannot be read, or is a pipe or a device, whose reading might never end."""
-        if isinstance(self.content, Path) and self.content.exists() and not self.content.is_file():
+        if isinstance(self.origin, Path) and self.origin.exists() and not self.origin.is_file():
             raise OSError("it is no regular file")
-        return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
+        return self.origin if isinstance(self.origin, bytes) else self.origin.read_bytes()
 
     def decode(self, content: bytes) -> int:
         """The recipe by which the content is read, which is decoded. Raises ImageError if it does not decode."""
@@ -40,13 +40,13 @@ class ImageFile:
 
 
 @dataclass(frozen=True)
-class TextFile(ImageFile):
-    """A text: its name in the data folder, and its letters or its path in the source."""
+class TextFile(SourceFile):
+    """A text of a source, likewise."""
 
     def read(self) -> bytes:
         """The text as it is kept: in UTF-8, composed, with plain newlines. Raises OSError or TextError if it cannot be read."""
-        if isinstance(self.content, bytes):
-            return self.content
+        if isinstance(self.origin, bytes):
+            return self.origin
         return decode_text(super().read(), "text").encode()
 
     def decode(self, content: bytes) -> int:
@@ -62,9 +62,9 @@ class TextFile(ImageFile):
 class Entry:
     """An image or a text of a source, with what the source says of it; `fault` says why it cannot be used, None if it can."""
 
-    content: ImageFile
+    source: SourceFile
     labels: Mapping[str, str | None]
-    masks: Mapping[str, ImageFile | None] = field(default_factory=dict)
+    masks: Mapping[str, SourceFile | None] = field(default_factory=dict)
     split: str | None = None
     group: str | None = None
     fault: str | None = None
@@ -72,7 +72,7 @@ class Entry:
     @property
     def file(self) -> str:
         """Its name in the data folder."""
-        return self.content.file
+        return self.source.file
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,6 @@ class Listing:
     empty: tuple[PurePosixPath, ...] = ()
 
 
-def image_file(root: Path, file: PurePosixPath, kind: str) -> ImageFile:
+def image_file(root: Path, file: PurePosixPath, kind: str) -> SourceFile:
     """A file of the source that is kept under `kind` (`images/` or `masks/`) by its path; a path's own `kind` is not repeated."""
-    return ImageFile(kind + file.as_posix().removeprefix(kind), root / file)
+    return SourceFile(kind + file.as_posix().removeprefix(kind), root / file)

@@ -10,7 +10,7 @@ from flows.errors import AskedWrongly
 from flows.folders import NOWHERE, Contents, contents, describe_left_out
 from flows.landing.conll import ENDING, read_tagged
 from flows.landing.doubts import refuse_no_classes
-from flows.landing.entries import LABEL, MASK, Entry, ImageFile, Listing, image_file
+from flows.landing.entries import LABEL, MASK, Entry, Listing, SourceFile, image_file
 from flows.landing.given_splits import by_folder, in_split_folders
 from flows.landing.listed import read_listed
 from flows.landing.misnamed import advise, refuse_tagged
@@ -134,14 +134,14 @@ def _once(entries: Iterable[Entry]) -> tuple[Entry, ...]:
 def _class_folders(root: Path, images: Sequence[PurePosixPath]) -> list[Entry]:
     files = [file for file in images if len(file.parts) == 2]
     refuse_no_classes(root, _by_folder(files, 0))
-    return [Entry(ImageFile(f"{IMAGES}{file}", root / file), {LABEL: composed(file.parts[0])}) for file in files]
+    return [Entry(SourceFile(f"{IMAGES}{file}", root / file), {LABEL: composed(file.parts[0])}) for file in files]
 
 
 def _split_folders(root: Path, images: Sequence[PurePosixPath]) -> list[Entry]:
     splits = in_split_folders(root, images)
     refuse_no_classes(root, _by_folder(splits, 1))
     return [
-        Entry(ImageFile(f"{IMAGES}{file}", root / file), {LABEL: composed(file.parts[1])}, split=split)
+        Entry(SourceFile(f"{IMAGES}{file}", root / file), {LABEL: composed(file.parts[1])}, split=split)
         for file, split in splits.items()
     ]
 
@@ -172,7 +172,7 @@ def _left_out(
     root: Path, source: Contents, entries: Sequence[Entry], tables: Collection[PurePosixPath] = (), *, of_sentences: bool = False
 ) -> tuple[str, ...]:
     """A warning about all files that no entry uses, or none; `of_sentences` are in all `.conll` files."""
-    used = {file.content for entry in entries for file in (entry.content, *entry.masks.values()) if file}
+    used = {file.origin for entry in entries for file in (entry.source, *entry.masks.values()) if file}
     rest = [file for file in source.files if root / file not in used and file not in tables]
     if of_sentences:
         rest = [file for file in rest if file.suffix.lower() != ENDING]

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
 from flows.folders import Contents, is_image
-from flows.landing.entries import MASK, Entry, ImageFile, Listing, image_file
+from flows.landing.entries import MASK, Entry, Listing, SourceFile, image_file
 from flows.landing.names import SPLIT_NAMES
 from flows.landing.pairs import MaskPairs
 from flows.landing.tables import TEXT, Table, composed, read_table
@@ -38,7 +38,7 @@ def read_listed(root: Path, path: Path, source: Contents) -> Listing:
             named[MASK] = _mask_file(root, masks.of(file)) if file else None
         gone = [f"its {c} {row.cells[c]!r} is not in the source" for c in mask_columns if row.cells[c] and not cells[c]]
         fault = row.fault or _fault_of(row.file, file, table) or (gone[0] if gone else None)
-        image = image_file(root, file, IMAGES) if file else ImageFile(IMAGES + row.file, b"")
+        image = image_file(root, file, IMAGES) if file else SourceFile(IMAGES + row.file, b"")
         labels = {c: row.cells[c] for c in table.targets if c not in mask_columns}
         entries.append(Entry(image, labels, named, split_value(row.split, path), row.group, fault))
     return Listing(tuple(entries), table.warnings)
@@ -56,7 +56,7 @@ def _fault_of(cell: str, file: PurePosixPath | None, table: Table) -> str | None
     return f"no such image in the source{both}"
 
 
-def _mask_file(root: Path, file: PurePosixPath | None) -> ImageFile | None:
+def _mask_file(root: Path, file: PurePosixPath | None) -> SourceFile | None:
     return image_file(root, file, MASKS) if file else None
 
 
