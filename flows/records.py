@@ -175,7 +175,7 @@ class FailedVariant:
 class TrainResult:
     """The result of the train stage: the plan's variants, finished or failed; `seconds` from the first batch to the last.
 
-    `num_forwarded` counts the images of training and of filling the feature store, `flops_stored` the multiply-adds of the
+    `num_forwarded` counts the samples of training and of filling the feature store, `flops_stored` the multiply-adds of the
     latter, `num_fetched` samples and masks from the data remote. `run_id` is its own MLflow run, the parent of the variants'.
     """
 

@@ -8,7 +8,7 @@ from typing import get_args
 from flows.cli import screen
 from flows.records import Severity
 from flows.stages.preview.compile_forecast import CompileForecast
-from flows.stages.preview.costs import SAMPLE_UNITS, Estimate, ImagePhase, TrunkUse
+from flows.stages.preview.costs import SAMPLE_UNITS, Estimate, SamplePhase, TrunkUse
 from flows.stages.preview.plan_preview import Preview
 from flows.words import counted, short
 from heads.bert_size import modality_of
@@ -99,9 +99,9 @@ def _trunk_row(trunk: TrunkUse) -> list[object]:
     ]
 
 
-def _show_phases(phases: Sequence[ImagePhase], modality: Modality) -> None:
+def _show_phases(phases: Sequence[SamplePhase], modality: Modality) -> None:
     """Print which phases read samples themselves, and why, a line a reason."""
-    reasons: dict[str, list[ImagePhase]] = {}
+    reasons: dict[str, list[SamplePhase]] = {}
     for phase in phases:
         reasons.setdefault(phase.reason, []).append(phase)
     if reasons:

@@ -1,4 +1,4 @@
-"""A job's use of the feature store: filled once for all of its works, then read instead of images."""
+"""A job's use of the feature store: filled once for all of its works, then read instead of samples."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def cache_limit() -> int | None:
 
 
 class NodeCache:
-    """The copies. Each appears whole, by rename, and is used by every process; what living processes pinned stays."""
+    """Copies of objects, shared by all processes of a node: each appears whole, and stays while a living process pins it."""
 
     def __init__(self, folder: Path, max_bytes: int | None = None) -> None:
         self.folder, self._max_bytes = folder, max_bytes

@@ -60,7 +60,7 @@ class SystemLock:
 
 @dataclass(frozen=True)
 class FolderLocks:
-    """A file a lock, with the words of who holds it; what is there of a file that nobody has locked, a killed one left."""
+    """One file for each lock, with the words of its holder; words in a file that nobody has locked are those of a killed one."""
 
     path: Path
 

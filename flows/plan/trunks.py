@@ -1,4 +1,4 @@
-"""The frozen trunks that a plan's variants share, and the phases that need images. The inputs of phases are handed in."""
+"""The frozen trunks that a plan's variants share, and the phases that read samples. The inputs of phases are handed in."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class VariantPhases:
         return frozenset(tap for inputs in self.inputs.values() for tap in inputs.taps)
 
     @property
-    def from_images(self) -> Mapping[Phase, PhaseInputs]:
-        """The phases that need images."""
+    def from_samples(self) -> Mapping[Phase, PhaseInputs]:
+        """The phases that read samples, and not the feature store."""
         return {phase: inputs for phase, inputs in self.inputs.items() if not inputs.taps}
 
 

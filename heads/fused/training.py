@@ -74,10 +74,10 @@ def train_together(requests: Sequence[TrainingRequest], loaders: Loaders) -> Non
     CheckpointError, before any trains, if one cannot be resumed.
     """
     with single_process():
-        active, stacks = _prepare(requests, loaders), FusedGroups()
+        active, groups = _prepare(requests, loaders), FusedGroups()
         while active := [fused for fused in active if fused.goes_on()]:
             first = min(len(fused.training.history.epochs) for fused in active)
-            _run_epoch([fused for fused in active if len(fused.training.history.epochs) == first], loaders, stacks)
+            _run_epoch([fused for fused in active if len(fused.training.history.epochs) == first], loaders, groups)
 
 
 def _prepare(requests: Sequence[TrainingRequest], loaders: Loaders) -> list[_Fused]:
@@ -129,48 +129,48 @@ class _Fused:
         self.request.on_end(end)
 
 
-def _run_epoch(active: Sequence[_Fused], loaders: Loaders, stacks: FusedGroups) -> None:
+def _run_epoch(active: Sequence[_Fused], loaders: Loaders, groups: FusedGroups) -> None:
     first = active[0].training
     for fused in active:
         fused.training.begin_epoch(num_together=len(active))
-    parties = stacks.of([fused.training for fused in active])
-    for party in parties:
-        if isinstance(party, FusedHeads):
-            party.begin_epoch()
+    learners = groups.of([fused.training for fused in active])
+    for learner in learners:
+        if isinstance(learner, FusedHeads):
+            learner.begin_epoch()
     # All begin an epoch with the random state of their common seed; then fused stack or training draws from one of its own.
-    states = [RNGState(loaders.train.device) if len(parties) > 1 else nullcontext() for _ in parties]
+    states = [RNGState(loaders.train.device) if len(learners) > 1 else nullcontext() for _ in learners]
     loaders.train.set_epoch(first.index, first.variant.fit.seed)
     for number, batch in enumerate(loaders.train):
-        for party, random in zip(parties, states, strict=True):
+        for learner, random in zip(learners, states, strict=True):
             with random:
-                party.train_on(number, batch)
-    for party in parties:
-        party.end_training()
+                learner.train_on(number, batch)
+    for learner in learners:
+        learner.end_training()
     for batch in loaders.val:
-        for party in parties:
-            party.validate_on(batch)
+        for learner in learners:
+            learner.validate_on(batch)
     requested = {fused.training: fused for fused in active}
-    for party in parties:
-        if isinstance(party, FusedHeads):
-            for training, totals in zip(party.trainings, party.totals(), strict=True):
+    for learner in learners:
+        if isinstance(learner, FusedHeads):
+            for training, totals in zip(learner.trainings, learner.totals(), strict=True):
                 requested[training].end_epoch(totals)
         else:
-            requested[party].end_epoch(party.totals())
+            requested[learner].end_epoch(learner.totals())
 
 
 class FusedGroups:
-    """The stacks of the running trainings; rebuilt only when a training ends or gets a new optimizer."""
+    """The running trainings in groups that learn as one; regrouped only when a training ends or gets a new optimizer."""
 
     def __init__(self) -> None:
         self._optimizers: list[torch.optim.Optimizer] = []
-        self._stacks: list[FusedHeads | Training] = []
+        self._groups: list[FusedHeads | Training] = []
 
     def of(self, trainings: Sequence[Training]) -> list[FusedHeads | Training]:
         """The trainings, all of fully frozen backbones: in stacks if they can share one, else by themselves."""
         optimizers = [training.optimizer for training in trainings]
         if optimizers != self._optimizers:
-            self._optimizers, self._stacks = optimizers, _stack(trainings)
-        return self._stacks
+            self._optimizers, self._groups = optimizers, _stack(trainings)
+        return self._groups
 
 
 def _stack(trainings: Sequence[Training]) -> list[FusedHeads | Training]:

@@ -1,4 +1,4 @@
-"""A model's answer for one image, a type for each task, and the table of probabilities that measures read."""
+"""A model's answer for one sample, a type for each task, and the table of probabilities that measures read."""
 
 from __future__ import annotations
 

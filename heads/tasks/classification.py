@@ -1,4 +1,4 @@
-"""The task of classes: one label out of several for an image."""
+"""The task of classes: one label out of several for a sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loss, probabilities and confusion of the tasks that choose one class of several, for an image or for each of its pixels."""
+"""Loss, probabilities and confusion of the tasks that choose one class of several, for a sample or for each pixel of an image."""
 
 from __future__ import annotations
 

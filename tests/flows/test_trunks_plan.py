@@ -55,8 +55,8 @@ def test_variants_that_read_one_trunk_share_it_whatever_they_read() -> None:
     assert group.variants == tuple(each.variant.variant_id for each in (probe, other, tuned))
     assert group.taps == ((8, "map"), (8, "pooled"))
     assert (group.views, group.through, group.num_stages) == ((0,), "top", 9)
-    assert [phase.num_frozen_stages for phase in tuned.from_images] == [0]
-    assert whole.from_images == whole.inputs
+    assert [phase.num_frozen_stages for phase in tuned.from_samples] == [0]
+    assert whole.from_samples == whole.inputs
 
 
 def test_a_trunk_runs_only_as_deep_as_those_left_read_it() -> None:

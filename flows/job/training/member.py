@@ -141,7 +141,7 @@ class _Member:
                 self.job.folder.mark_span(time.time())
 
     def _train_one_by_one(self, works: Sequence[Work]) -> None:
-        """Train works whose backbones learn, or that need images: all members together, one work after another."""
+        """Train works whose backbones learn, or that read the samples: all members together, one work after another."""
         with tempfile.TemporaryDirectory(prefix="headstart-resume-") as folder:
             checkpoint = workers.last_checkpoint(Path(folder))
             note = read_note(checkpoint / CHECKPOINT_NOTE) if checkpoint else None

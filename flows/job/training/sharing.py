@@ -27,10 +27,9 @@ def load_of(work: Work) -> float:
 
 
 def deal_out(groups: Sequence[Sequence[Work]], loads: Sequence[float]) -> Iterator[list[list[Work]]]:
-    """Each group's works by member: one after another, the greatest first, for the member with the least to do, of equal ones the
-    first.
+    """Each group's works, dealt to the members: the greatest first, each to the member that has least to do by then.
 
-    `loads` are what each has to do beside them.
+    `loads` are what the members have to do besides.
     """
     to_do = list(loads)
     for group in groups:

@@ -10,7 +10,7 @@ from flows.plan import TrunkGroup, VariantPhases, group_by_trunk
 from flows.records import Work
 from flows.sample_files import locate
 from flows.settings import Settings
-from flows.stages.preview.costs import SAMPLE_UNITS, Costs, Estimate, ImagePhase, TrunkUse
+from flows.stages.preview.costs import SAMPLE_UNITS, Costs, Estimate, SamplePhase, TrunkUse
 from flows.stages.values import WorkPlan
 from heads.bert_size import modality_of
 from heads.phases import Phase, Tap
@@ -49,7 +49,7 @@ def estimate_costs(settings: Settings, work_plan: WorkPlan, *, calibrate: bool) 
     estimator = _CostEstimator(settings, work_plan, calibrate=calibrate)
     groups = group_by_trunk(list(estimator.phases.values()))
     trunks = tuple(estimator.describe_trunk(group) for group in groups)
-    return Costs(trunks, estimator.image_phases(), estimator.estimate(trunks))
+    return Costs(trunks, estimator.sample_phases(), estimator.estimate(trunks))
 
 
 class _CostEstimator:
@@ -109,10 +109,10 @@ class _CostEstimator:
             seconds=round(cost.seconds / self.workers.count, 2),
         )
 
-    def image_phases(self) -> tuple[ImagePhase, ...]:
-        """The phases, of variants left to train, that read images instead of stored features, and why."""
+    def sample_phases(self) -> tuple[SamplePhase, ...]:
+        """The phases, of variants left to train, that read samples instead of stored features, and why."""
         return tuple(
-            ImagePhase(
+            SamplePhase(
                 variant_id=work.variant.variant_id,
                 label=self.work_plan.label(work),
                 epochs=phase.num_epochs,
@@ -121,7 +121,7 @@ class _CostEstimator:
                 is_screened=self._is_screened(work),
             )
             for work in self.left
-            for phase, inputs in self.phases[work.key].from_images.items()
+            for phase, inputs in self.phases[work.key].from_samples.items()
         )
 
     def estimate(self, trunks: Sequence[TrunkUse]) -> Estimate:

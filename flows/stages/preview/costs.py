@@ -45,8 +45,8 @@ class TrunkUse:
 
 
 @dataclass(frozen=True)
-class ImagePhase:
-    """A phase, of a variant left to train, that reads images instead of stored features, and why."""
+class SamplePhase:
+    """A phase, of a variant left to train, that reads samples instead of stored features, and why."""
 
     variant_id: str
     label: str
@@ -78,8 +78,8 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Costs:
-    """The trunks of a plan, the phases that train on images, and an estimate of what is left."""
+    """The trunks of a plan, the phases that train on samples (`images`, of whatever kind), and an estimate of what is left."""
 
     trunks: tuple[TrunkUse, ...]
-    images: tuple[ImagePhase, ...]
+    images: tuple[SamplePhase, ...]
     estimate: Estimate

@@ -13,7 +13,7 @@ from flows.stages.failures import why_failed
 from flows.stages.planning import make_work_plan
 from flows.stages.preview.compile_forecast import CompileForecast, forecast
 from flows.stages.preview.cost_estimate import estimate_costs
-from flows.stages.preview.costs import Estimate, ImagePhase, TrunkUse
+from flows.stages.preview.costs import Estimate, SamplePhase, TrunkUse
 from flows.stages.preview.foreseen import foresee_verdict
 
 
@@ -42,7 +42,7 @@ class Preview:
     variants: tuple[PlannedVariant, ...]
     left: int
     trunks: tuple[TrunkUse, ...]
-    images: tuple[ImagePhase, ...]
+    images: tuple[SamplePhase, ...]
     estimate: Estimate
     in_driver: bool
     compiling: tuple[CompileForecast, ...]
