@@ -14,6 +14,7 @@ import yaml
 
 from flows.cli.verbs import app
 from flows.plan.fit import CommonFit, FitGrid, RareFit
+from flows.plan.promotion import Guards
 from heads.spec import Fit
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +106,11 @@ def test_the_readmes_table_of_fit_options_is_the_models() -> None:
     told = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
     start = told.index("| option | default | allowed | what it is |")
     assert told[start : start + 2 + len(FitGrid.model_fields)] == _fit_table(), "the lines should be:\n" + "\n".join(_fit_table())
+
+
+def test_the_readmes_table_of_guards_has_each_that_a_plan_may_set() -> None:
+    table = (ROOT / "README.md").read_text().partition("| guard | passes unless |\n")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.M)) == sorted(Guards.model_fields)
 
 
 def test_every_file_that_contributors_are_sent_to_is_there() -> None:
