@@ -184,7 +184,7 @@ def _keep_small_classes(rows: Sequence[Unsettled], free: Sequence[_Unit], splits
 
 
 def _refill_train(rows: Sequence[Unsettled], free: Sequence[_Unit], splits: list[str | None]) -> None:
-    """Put carved units back into train while a class has fewer than MIN_TRAIN samples there, or none to spare for a split without it.
+    """Put carved units back into train while a class has fewer than MIN_TRAIN samples there, or none for a split without it.
 
     They come from the split that has most of the class.
     """
