@@ -22,6 +22,8 @@ from heads.tasks.temperature import log_odds, of_labels
 
 # The threshold of a label that was not tuned.
 EVEN = 0.5
+# A label has a threshold of its own if so many of the samples that tune it have it.
+MIN_POSITIVES = 5
 # However rare or common a label is in train, its positives weigh at most this, and at least the inverse of it.
 MOST_WEIGHT = 100.0
 
@@ -181,7 +183,8 @@ def tune_thresholds(scores: Tensor) -> Tensor:
     gives them.
 
     It lies midway between two neighbouring probabilities. Of equally good thresholds the nearest to one half is taken, and one
-    half for a label that is in no row.
+    half for a label that is in fewer than MIN_POSITIVES rows: tuned on one or two it would be so low by chance that nearly all
+    samples got the label (Yang 2001, "A Study of Thresholding Strategies for Text Categorization", SIGIR, on rare categories).
     """
     truths, probabilities = scores.chunk(2, dim=-1)
     if not scores.shape[-2]:
@@ -198,7 +201,7 @@ def tune_thresholds(scores: Tensor) -> Tensor:
     f1[..., :-1, :].masked_fill_(ordered[..., 1:, :] == ordered[..., :-1, :], -1)
     distances = torch.where(f1 == f1.amax(dim=-2, keepdim=True), (candidates - EVEN).abs(), torch.inf)
     best = candidates.gather(-2, distances.argmin(dim=-2, keepdim=True)).squeeze(-2)
-    return torch.where(hits[..., -1, :] > 0, best, EVEN)
+    return torch.where(hits[..., -1, :] >= MIN_POSITIVES, best, EVEN)
 
 
 def decide(probabilities: Tensor, thresholds: Tensor) -> Tensor:
