@@ -90,7 +90,7 @@ def _check_recipe(kind: str, file: str, stated: int, needed: int) -> None:
         )
 
 
-def _node(version: DataVersion, remote: Remote) -> objects.Node:
+def _node(version: DataVersion, remote: Remote) -> objects.NodeObjects:
     """This process's way to the version's remote, where its copies stay until this process ends."""
     node, samples = objects.node_of(remote), version.samples
     # Of a version there may be parts, as threads score them. Looked at for each sample, so its digests are not gone through.

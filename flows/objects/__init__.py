@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flows.objects.fetched import counting, num_fetched
-from flows.objects.node import Damaged, Node
+from flows.objects.node import Damaged, NodeObjects
 from flows.objects.node_cache import CacheStatus, NodeCache, cache_limit
 from flows.objects.packing import write_packs
 from flows.objects.reading import OBJECTS, Missing, Reader, object_key
@@ -18,7 +18,7 @@ __all__ = [
     "CacheStatus",
     "Damaged",
     "Missing",
-    "Node",
+    "NodeObjects",
     "Reader",
     "cache_folder",
     "cache_status",
@@ -30,7 +30,7 @@ __all__ = [
     "write_packs",
 ]
 
-_NODES: dict[tuple[int, Remote], Node] = {}
+_NODES: dict[tuple[int, Remote], NodeObjects] = {}
 
 
 def cache_folder() -> Path:
@@ -38,12 +38,12 @@ def cache_folder() -> Path:
     return cache_home("data")
 
 
-def node_of(remote: Remote) -> Node:
+def node_of(remote: Remote) -> NodeObjects:
     """This process's access to a remote; a forked process gets its own, since connections and threads are not inherited."""
     key = os.getpid(), remote
     if key not in _NODES:
         # Of threads that ask at once all get the same.
-        _NODES.setdefault(key, Node(remote, NodeCache(cache_folder(), cache_limit())))
+        _NODES.setdefault(key, NodeObjects(remote, NodeCache(cache_folder(), cache_limit())))
     return _NODES[key]
 
 

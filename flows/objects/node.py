@@ -31,7 +31,7 @@ class Damaged(HeadstartError):
     """An object of the remote whose bytes are not those of its name."""
 
 
-class Node:
+class NodeObjects:
     """The objects of a remote as the processes of this node read them: from its copies, else fetched and kept.
 
     If there is no room to keep them, or the disk refuses, they are read without, which is said once.

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from heads.data.slabs import NUM_SPARE, Slabs
 
-Job = Callable[[], Any]
+# Reads samples, in whichever process it runs.
+ReadJob = Callable[[], Any]
 # Jobs that each process has before it: one that it reads, and the next.
 JOBS_AHEAD = 2
 
@@ -30,19 +31,19 @@ class _Jobs(Dataset[Any]):
     def __init__(self, slabs: Slabs | None) -> None:
         self.slabs = slabs
 
-    def __getitem__(self, asked: tuple[int | None, Job]) -> tuple[int | None, Any]:
+    def __getitem__(self, asked: tuple[int | None, ReadJob]) -> tuple[int | None, Any]:
         number, job = asked
         return number, job() if number is None or not self.slabs else self.slabs.fill(number, job)
 
 
-class _Asked(Sampler[tuple[int | None, Job]]):
+class _Asked(Sampler[tuple[int | None, ReadJob]]):
     """The jobs of a pass, replaced for the next one while the processes live on."""
 
     def __init__(self, slabs: Slabs | None) -> None:
-        self.jobs: Iterable[Job] = ()
+        self.jobs: Iterable[ReadJob] = ()
         self._slabs = slabs
 
-    def __iter__(self) -> Iterator[tuple[int | None, Job]]:
+    def __iter__(self) -> Iterator[tuple[int | None, ReadJob]]:
         # Asked for the first job when the processes are done with those of the pass before.
         if self._slabs:
             self._slabs.start_pass()
@@ -50,7 +51,7 @@ class _Asked(Sampler[tuple[int | None, Job]]):
             yield self._slabs.take() if self._slabs else None, job
 
 
-def run_jobs(jobs: Iterable[Job], num_processes: int) -> Iterator[Read]:
+def run_jobs(jobs: Iterable[ReadJob], num_processes: int) -> Iterator[Read]:
     """What each of the jobs gives, in order, tensors in pinned memory; with no processes they run here, when they are asked for.
 
     Jobs are sent to the processes, so they should be small. What one raises is raised here, and RuntimeError if a process is

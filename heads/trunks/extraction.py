@@ -18,7 +18,7 @@ from heads.data.inputs import Inputs
 from heads.data.loading import num_loader_workers
 from heads.data.order import by_length
 from heads.data.prefetch import prefetch_places
-from heads.data.readers import Job, Read, run_jobs
+from heads.data.readers import Read, ReadJob, run_jobs
 from heads.data.samples import Samples
 from heads.distributed import num_ranks, rank, sum_over_ranks
 from heads.features import FeatureStore, Key, TrunkFeatures
@@ -115,7 +115,7 @@ class _Places:
         number = bisect_right(self._ends, place)
         return number, place - self._ends[number] + len(self.keys_by_request[number])
 
-    def reader(self, place: int) -> Job:
+    def reader(self, place: int) -> ReadJob:
         """What reads the sample of a place, here or in another process."""
         number, index = self._find(place)
         return self.feeds[number].reader(index, self._requests[number].view)
@@ -162,7 +162,7 @@ def _most_together(device: torch.device) -> int:
 
 
 def _read(
-    feed: Feed, reader: Callable[[int], Job], places: Sequence[int], batch_size: int, device: torch.device
+    feed: Feed, reader: Callable[[int], ReadJob], places: Sequence[int], batch_size: int, device: torch.device
 ) -> Iterator[tuple[Tensor, int]]:
     """The samples of these places in batches on the device, and how many each holds before it is filled up.
 
@@ -204,7 +204,7 @@ def _delivered(feed: Feed, reads: Iterator[Read], batch_size: int, device: torch
             pieces = []
 
 
-def _read_batch(collate: Callable[[Sequence[Any]], Any], batch_size: int, readers: Sequence[Job]) -> tuple[Any, int]:
+def _read_batch(collate: Callable[[Sequence[Any]], Any], batch_size: int, readers: Sequence[ReadJob]) -> tuple[Any, int]:
     """Samples as one batch, filled up with the last one again, and how many they are."""
     items = [read() for read in readers]
     return collate([*items, *[items[-1]] * (batch_size - len(items))]), len(items)

@@ -21,7 +21,7 @@ SHARD_BYTES = {"cpu": 32 * 2**20, "cuda": 16 * 2**20}
 SHARD_SECONDS = 20.0
 
 # Gives the features of a shard by tap name, on the CPU.
-Shard = Callable[[], dict[str, Tensor]]
+ShardFeatures = Callable[[], dict[str, Tensor]]
 
 
 class ShardWriter:
@@ -41,7 +41,7 @@ class ShardWriter:
         if kind is None:
             self._settle()
 
-    def write(self, keys: Sequence[Key], shard: Shard, token_keys: Mapping[str, Sequence[Key]]) -> None:
+    def write(self, keys: Sequence[Key], shard: ShardFeatures, token_keys: Mapping[str, Sequence[Key]]) -> None:
         """Writes the shard that the function gives, of a sample a key, and a shard of its own for each tap in `token_keys`, of a
         token a key; raises what went wrong with the one before it."""
         if self._thread is None:
@@ -51,7 +51,7 @@ class ShardWriter:
         self._settle()
         self._pending = len(keys), self._thread.submit(self._write, keys, shard, token_keys)
 
-    def _write(self, keys: Sequence[Key], shard: Shard, token_keys: Mapping[str, Sequence[Key]]) -> None:
+    def _write(self, keys: Sequence[Key], shard: ShardFeatures, token_keys: Mapping[str, Sequence[Key]]) -> None:
         features = shard()
         for name, of_tokens in token_keys.items():
             self._features.write(of_tokens, {name: features.pop(name)})
@@ -71,7 +71,7 @@ class ShardWriter:
 
 def cut_in_shards(
     forward: Forward, batches: Iterator[tuple[Tensor, int]], num_samples: int, num_rows: Mapping[str, Sequence[int]]
-) -> Iterator[tuple[slice, Shard]]:
+) -> Iterator[tuple[slice, ShardFeatures]]:
     """Shards: the slice of the samples that each holds, and a function that gives their features by tap name, on the CPU.
 
     Features are a row a sample, or, of a tap in `num_rows`, which has a number for each sample, so many rows a sample.

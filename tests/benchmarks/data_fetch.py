@@ -23,7 +23,7 @@ from pathlib import Path
 
 from flows import dataset, objects, s3
 from flows.manifest import NAME, render
-from flows.objects.node import Node
+from flows.objects.node import NodeObjects
 from flows.objects.node_cache import NodeCache
 from flows.objects.packs import FOLDER
 from flows.records import Remote, Sample
@@ -59,7 +59,7 @@ def make(folder: Path, count: int, num_bytes: int) -> list[str]:
 
 def read_all(digests: Sequence[str], every: Sequence[str], folder: Path) -> int:
     """Read these objects, as one process of a node whose processes read every one; the number of requests for it."""
-    node = Node(REMOTE, NodeCache(folder))
+    node = NodeObjects(REMOTE, NodeCache(folder))
     # As a job's members do, of all samples of their data version.
     node.pin("benchmark", lambda: every)
     node.prefetch("benchmark", digests)

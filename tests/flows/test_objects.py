@@ -23,7 +23,7 @@ from flows.job.datasets import Splits
 from flows.job.trunks import JobFeatures
 from flows.landing.digits import bitmap
 from flows.objects import packing
-from flows.objects.node import Node
+from flows.objects.node import NodeObjects
 from flows.objects.node_cache import NodeCache
 from flows.objects.packing import write_packs
 from flows.objects.reading import Reader
@@ -67,8 +67,8 @@ def fill(bucket: type[Bucket], count: int = NUM_OBJECTS, num_bytes: int = 2000) 
     return [md5(content) for content in contents]
 
 
-def node(folder: Path, max_bytes: int | None = None) -> Node:
-    return Node(REMOTE, NodeCache(folder, max_bytes))
+def node(folder: Path, max_bytes: int | None = None) -> NodeObjects:
+    return NodeObjects(REMOTE, NodeCache(folder, max_bytes))
 
 
 def read(source: Path | bytes) -> bytes:
@@ -116,7 +116,7 @@ def test_readers_and_what_is_fetched_ahead_of_them_never_ask_for_an_object_twice
     digests, reader = fill(bucket, 12), Reader(REMOTE)
     for number in range(12):
         bucket.asked.clear()
-        one = Node(REMOTE, NodeCache(tmp_path / str(number), None), reader)
+        one = NodeObjects(REMOTE, NodeCache(tmp_path / str(number), None), reader)
         one.prefetch("reader", digests)
         with ThreadPoolExecutor(3) as readers:
             found = list(readers.map(one.take, digests * 2))
@@ -279,10 +279,10 @@ def test_a_limit_that_is_no_size_is_refused(text: str, monkeypatch: pytest.Monke
 FETCH = """
 import sys
 from pathlib import Path
-from flows.objects.node import Node
+from flows.objects.node import NodeObjects
 from flows.objects.node_cache import NodeCache
 from flows.records import Remote
-node = Node(Remote("s3://pets/data"), NodeCache(Path(sys.argv[1])))
+node = NodeObjects(Remote("s3://pets/data"), NodeCache(Path(sys.argv[1])))
 digests = sys.argv[2:]
 node.prefetch("reader", digests)
 for digest in digests:
