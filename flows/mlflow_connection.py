@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from flows import addresses
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
 from flows.mlflow_access import LOG_IN, check_access, probe_version
+from flows.words import start_of
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -167,7 +168,7 @@ def _ours(address: str, error: Exception) -> Exception:
 
     if isinstance(error, (HeadstartError, AskedWrongly)) or not isinstance(error, (MlflowException, OSError)):
         return error
-    text = str(error).strip().splitlines()[0][:500] if str(error).strip() else type(error).__name__
+    text = start_of(str(error).strip().splitlines()[0], 500) if str(error).strip() else type(error).__name__
     if re.search(r"\b(401|403)\b", text) and address.startswith("http"):
         return Unreachable(f"MLflow at {address} refused the credentials. {LOG_IN}")
     if address.startswith("http") and ("failed with exception" in text or "Max retries" in text or "too many 5" in text):

@@ -21,6 +21,7 @@ from typing import BinaryIO
 from flows import addresses, prefect_database, surroundings
 from flows.errors import HeadstartError, Unreachable
 from flows.prefect_private import SERVER_APP, SERVER_ENVIRONMENT, SERVER_PROGRAM
+from flows.words import end_of
 
 START = "Start it (`headstart up` starts one), set HEADSTART_PREFECT_ADDRESS to http://host:4200/api, or unset it."
 LOG_IN = "Set PREFECT_API_AUTH_STRING to user:password for a server of your own, or PREFECT_API_KEY for Prefect Cloud."
@@ -105,7 +106,7 @@ def _unanswered(more: str) -> Unreachable:
     more = more.strip(". \n")
     return Unreachable(
         f"the server that Prefect starts for itself did not answer within {os.environ.get(_SECONDS, 'its')} seconds"
-        f"{f' ({more[-500:]})' if more else ''}: run this again, give a slow machine more of them in {_SECONDS}, or start "
+        f"{f' ({end_of(more, 500)})' if more else ''}: run this again, give a slow machine more of them in {_SECONDS}, or start "
         "`headstart up`, whose server stands"
     )
 

@@ -18,6 +18,7 @@ from prefect.exceptions import ObjectNotFound, PrefectException, PrefectHTTPStat
 from flows import deployments
 from flows.errors import AskedWrongly, HeadstartError
 from flows.plan import Plan
+from flows.words import start_of
 
 PROCESS, KUBERNETES = "process", "kubernetes"
 TEMPLATE = "infra/kubernetes/base-job-template.json"
@@ -156,6 +157,6 @@ def _asking() -> Iterator[None]:
         yield
     except (DeploymentApplyError, PrefectHTTPStatusError, PrefectException, httpx.HTTPError) as error:
         raise HeadstartError(
-            f"Prefect did not take the deployments ({str(error).strip()[:500]}); what it took before that stays, and the same "
-            "command goes on from there"
+            f"Prefect did not take the deployments ({start_of(str(error).strip(), 500)}); what it took before that stays, "
+            "and the same command goes on from there"
         ) from error

@@ -14,6 +14,7 @@ from urllib.request import Request
 
 from flows import processes, surroundings
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
+from flows.words import end_of
 
 CONNECT_SECONDS = 8.0
 REQUEST_SECONDS = 60.0
@@ -106,7 +107,7 @@ def job_path(submission_id: str) -> str:
 def _refusal(cluster: Cluster, path: str, error: HTTPError) -> None:
     if error.code == 404:
         return
-    text = error.read().decode(errors="replace")[-2000:]
+    text = end_of(error.read().decode(errors="replace"), 2000)
     if error.code in (401, 403):
         raise AskedWrongly(
             f"Ray at {cluster.address} refuses our token ({error.code}): set RAY_AUTH_TOKEN_PATH to the file that holds "

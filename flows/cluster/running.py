@@ -8,11 +8,13 @@ from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from flows.cluster.api import Cluster
+from flows.cluster.deaths import cause_of_death
 from flows.cluster.jobs import Submission, Until, find, stop, submit, watch
 from flows.errors import HeadstartError
-from flows.words import Say
+from flows.words import Say, end_of
 
 RESUBMISSIONS = 2
+MAX_MESSAGE_CHARS = 3000
 
 Outcome = TypeVar("Outcome", covariant=True)
 
@@ -143,10 +145,17 @@ def run_job(
             continue
         attempt += 1
         if attempt > RESUBMISSIONS:
-            raise HeadstartError(f"the Ray job's driver died {attempt} times; the last: {ended.message[-3000:]}")
+            raise HeadstartError(f"the Ray job's driver died {attempt} times; the last: {_last_words(ended.message)}")
         if say:
             say(f"The Ray job's driver died ({ended.status}); it is started again, and goes on where it was")
         submission = None
+
+
+def _last_words(message: str) -> str:
+    """What a driver died of, then the end of what Ray says of it."""
+    # The log behind that is the job's own, and may tell of kills that it outlived.
+    cause = cause_of_death(message.partition("last available logs")[0], "the job")
+    return f"{cause}\n{end_of(message, MAX_MESSAGE_CHARS)}" if cause else end_of(message, MAX_MESSAGE_CHARS)
 
 
 def _looking(files: JobFiles[object]) -> Until:

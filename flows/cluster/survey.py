@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from flows import machine
+from flows.words import start_of
 
 # Begins each line of the answer, among whatever else Ray and its workers print.
 MARK = "headstart-survey "
@@ -31,7 +32,7 @@ def main(seconds: float) -> int:
             try:
                 told["machine"] = ray.get(answer)
             except Exception as error:  # whatever keeps a node from answering is what is asked for
-                told["fault"] = str(error).strip().splitlines()[-1][:300]
+                told["fault"] = start_of(str(error).strip().splitlines()[-1], 300)
         else:
             told["fault"] = f"did not answer within {seconds:g} s"
         sys.stdout.write(f"{MARK}{json.dumps(told)}\n")

@@ -14,6 +14,7 @@ from flows.cluster.jobs import POLL_SECONDS, read
 from flows.cluster.survey import MARK
 from flows.errors import HeadstartError
 from flows.machine import Machine
+from flows.words import end_of
 
 # What a job needs before and after it asks the nodes.
 AROUND_SECONDS = 4.0
@@ -61,7 +62,7 @@ def survey(cluster: Cluster, seconds: float) -> tuple[Node, ...]:
     told = str((call(cluster, "GET", job_path(submission_id) + "/logs", timeout_seconds=5.0) or {}).get("logs", ""))
     nodes = tuple(_node(line.partition(MARK)[2]) for line in told.splitlines() if MARK in line)
     if not nodes:
-        reason = (job.message or told).strip()[-500:]
+        reason = end_of((job.message or told).strip(), 500)
         raise HeadstartError(f"the nodes can not be asked, for a job fails on the cluster: {reason}")
     return nodes
 

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from flows.cluster.deaths import telling_deaths
 from flows.cluster.interfaces import torch_config
 from flows.cluster.nodes import may_grow
 from flows.cluster.ray_patches import lean_trainer
@@ -84,7 +85,8 @@ def run_group(worker_loop: WorkerLoop, config: dict[str, Any], *, workers: Worke
             checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
         ),
     )
-    trainer.fit()
+    with telling_deaths("the training"):
+        trainer.fit()
 
 
 @contextmanager
@@ -181,7 +183,8 @@ def map_shards(function: Callable[..., Any], shards: Sequence[tuple[Any, ...]], 
     import ray
 
     task = ray.remote(num_cpus=workers.cpus_per_worker, num_gpus=workers.gpus_per_worker, max_retries=MAX_FAILURES)(function)
-    return list(ray.get([task.remote(*shard) for shard in shards]))
+    with telling_deaths("the job"):
+        return list(ray.get([task.remote(*shard) for shard in shards]))
 
 
 def cores_of(workers: Workers) -> int:

@@ -9,23 +9,22 @@ from __future__ import annotations
 import os
 import platform
 import re
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from flows.errors import ASKED_WRONGLY, AskedWrongly, HeadstartError
+from flows.job.error_words import traceback_of, words_of
 from flows.job.outcome import JobOutcome
 from flows.places import Fact, Place, Root, StoredFile, open_place
 
-JOB, SAMPLES, OUTCOME, ERROR = "job.json", "samples.json", "outcome.json", "error.json"
+JOB, SAMPLES, OUTCOME, ERROR, TRACEBACK = "job.json", "samples.json", "outcome.json", "error.json", "traceback.txt"
 TODO, SPAN, TO_STORE, SHARES = "todo.json", "span.json", "features.json", "shares.json"
 # `losses.json` holds interruptions, as it did under its earlier name.
 DRIVERS, GROUPS, INTERRUPTIONS, NODES = "drivers.json", "groups.json", "losses.json", "nodes.json"
 NEXT, SUBMISSION = "next.json", "submission.json"
 NOTED = re.compile(r"(stored|fetched)-.*\.json")
 EPOCHS = "epochs"
-MAX_MESSAGE_CHARS = 6000
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class JobFolder:
 
     def forget(self) -> None:
         """Remove the notes and the outcome of an earlier job of the same key, before a new one begins."""
-        names = (OUTCOME, ERROR, NEXT, SUBMISSION, TODO, SPAN, TO_STORE, SHARES, DRIVERS, GROUPS, INTERRUPTIONS, NODES)
+        names = (OUTCOME, ERROR, TRACEBACK, NEXT, SUBMISSION, TODO, SPAN, TO_STORE, SHARES, DRIVERS, GROUPS, INTERRUPTIONS, NODES)
         self.place.remove(*(name for name in self.place.facts() if name in names or NOTED.fullmatch(name)))
         self.place.within(EPOCHS).clear()
 
@@ -140,10 +139,11 @@ class JobFolder:
 
     def write_error(self, error: Exception) -> None:
         """Write an error's message for people, and whether the request was at fault; the first error stands."""
-        asked_wrongly = isinstance(error, ASKED_WRONGLY)
-        message = str(error) if asked_wrongly else "".join(traceback.format_exception(error))[-MAX_MESSAGE_CHARS:]
         if not self.has_failed():
-            self._file(ERROR).write_json({"asked_wrongly": asked_wrongly, "message": message})
+            asked_wrongly = isinstance(error, ASKED_WRONGLY)
+            self.place.write(TRACEBACK, traceback_of(error).encode(errors="replace"))
+            told = {"asked_wrongly": asked_wrongly, "message": words_of(error, self._file(TRACEBACK).address)}
+            self._file(ERROR).write_json(told)
 
     def read_todo(self) -> tuple[str, ...] | None:
         """The keys of the works that were left when the job began, None before it began."""

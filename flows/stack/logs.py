@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from flows.words import Say
+from flows.words import Say, start_of
 
 TRACEBACK = "Traceback (most recent call last)"
 # How servers write the level of a line: `| ERROR |` (Prefect), `ERROR:` (uvicorn), ` ERROR mlflow.server: ` (MLflow).
@@ -51,7 +51,7 @@ class Log:
     def _note(self, line: str) -> None:
         self.num_errors += 1
         if self.num_errors == 1:
-            self._say(f"Warning: {self._name} met an error; see its log, {self._file}: {line.strip()[:LONGEST_LINE]}")
+            self._say(f"Warning: {self._name} met an error; see its log, {self._file}: {start_of(line.strip(), LONGEST_LINE)}")
         if self.num_errors == self._told_at and self.num_errors > 1:
             self._say(f"Warning: {self._name} met {self.num_errors} errors by now; see {self._file}")
         if self.num_errors >= self._told_at:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import exceptions
 
 from flows import cluster, job
 from flows.cluster import api, homes, jobs, launch, processes
-from flows.errors import HeadstartError, Unreachable
+from flows.cluster.deaths import telling_deaths
+from flows.errors import AskedWrongly, HeadstartError, Unreachable
 from flows.job import JobFolder, JobOutcome
 from flows.plan import parse_plan
 from flows.records import DataVersion, Workers
@@ -38,6 +40,7 @@ class Ray:
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     asked_to_stop: list[str] = field(default_factory=list)
     address: str = ""
+    dying_words: str = ""
 
     def answer(self, method: str, path: str, body: bytes) -> Any:
         """The value that it answers with; None is a 404."""
@@ -68,7 +71,7 @@ class Ray:
             "submission_id": name,
             "status": status,
             "metadata": asked["metadata"],
-            "message": f"death number {number + 1}",
+            "message": self.dying_words or f"death number {number + 1}",
         }
         return {"submission_id": name}
 
@@ -113,6 +116,68 @@ def test_a_driver_that_dies_three_times_is_given_up_with_its_last_words(ray: Ray
     assert len(started) == 3
     again = "The Ray job's driver died (FAILED); it is started again, and goes on where it was"
     assert told == [again, again], "nobody starts it again after the third"
+
+
+def test_a_driver_that_was_killed_says_so_and_what_to_do_and_its_log_begins_with_a_whole_line(ray: Ray) -> None:
+    ray.ends = ["FAILED"] * 3
+    log = "".join(f"line {number} of a log\n" for number in range(1000))
+    ray.dying_words = f"Job entrypoint command failed with exit code -9, last available logs (truncated to 20,000 chars):\n{log}"
+    with pytest.raises(HeadstartError) as raised:
+        run(ray)
+    first, second, *_ = str(raised.value).splitlines()
+    assert first.startswith(
+        "the Ray job's driver died 3 times; the last: a process of the job was killed, most often for want of"
+    )
+    assert second.removeprefix("... ") in log.splitlines()
+    ray.ends, ray.dying_words = (
+        ["FAILED"] * 6,
+        "exited with code 1, last available logs:\na worker process has died, and was made anew",
+    )
+    with pytest.raises(HeadstartError, match="the last: exited with code 1"):
+        run(ray)
+
+
+LOW_ON_MEMORY = (
+    "2 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.0.0.7, ID: 130d) was "
+    "21.52GB used / 23.54GB limit (0.914017)\nOOM kill reason: ...\nRefer to the documentation"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "first"),
+    [
+        (
+            exceptions.OutOfMemoryError(LOW_ON_MEMORY),
+            "Ray killed the training for memory: 21.52 of 23.54 GB were in use on the node 10",
+        ),
+        (
+            RuntimeError(f"Training failed due to controller error:\n{LOW_ON_MEMORY}"),
+            "Ray killed the training for memory: 21.52 of",
+        ),
+        (exceptions.OutOfMemoryError("node running low on memory"), "Ray killed the training for memory; lower batch_size"),
+        (
+            exceptions.WorkerCrashedError(),
+            "a process of the training was killed, most often for want of memory; lower batch_size",
+        ),
+        (
+            RuntimeError("Training failed due to worker errors:\ntorch.OutOfMemoryError: CUDA out of memory.\n  more"),
+            "there was no memory left for the training (torch.OutOfMemoryError: CUDA out of memory.); lower batch_size",
+        ),
+    ],
+)
+def test_what_kills_a_trainings_processes_is_told_in_a_sentence_with_what_to_do(error: Exception, first: str) -> None:
+    with pytest.raises(HeadstartError) as raised, telling_deaths("the training"):
+        raise error
+    assert str(raised.value).startswith(first)
+    assert str(raised.value).endswith("the same command goes on, and what was trained is kept")
+    assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), AskedWrongly("no memory left: running low on memory")])
+def test_an_error_that_tells_of_no_kill_stays_what_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, telling_deaths("the training"):
+        raise error
+    assert raised.value is error
 
 
 def test_a_driver_that_died_twice_may_still_end_well(ray: Ray) -> None:

@@ -126,6 +126,54 @@ def test_the_first_error_of_a_job_is_the_one_that_is_raised(tmp_path: Path, erro
         folder.read_outcome()
 
 
+def _deep(depth: int) -> None:
+    # Two functions in turns, since Python tells a frame that repeats only once.
+    _deeper(depth - 1) if depth else json.loads("{")
+
+
+def _deeper(depth: int) -> None:
+    _deep(depth - 1) if depth else json.loads("{")
+
+
+def test_an_error_that_nobody_foresaw_says_first_what_it_is_and_then_whole_lines_of_its_traceback(tmp_path: Path) -> None:
+    folder = job.JobFolder.at(tmp_path)
+    try:
+        _deep(200)
+    except ValueError as error:
+        folder.write_error(error)
+    with pytest.raises(HeadstartError) as raised:
+        folder.read_outcome()
+    first, *more, last = str(raised.value).splitlines()
+    kept = tmp_path / "traceback.txt"
+    assert first.startswith("json.decoder.JSONDecodeError: Expecting property name")
+    assert len("".join(more)) < 5000 < kept.stat().st_size, "the end of a long traceback"
+    assert more[0].startswith("... ")
+    assert more[0].removeprefix("... ") in kept.read_text().splitlines(), "cut between lines"
+    assert last == f"The whole of it: {kept}"
+    folder.forget()
+    assert not kept.exists()
+
+
+def test_an_error_of_another_process_says_first_what_went_wrong_there(tmp_path: Path) -> None:
+    folder = job.JobFolder.at(tmp_path)
+    remote = 'errors:\n[Rank 0]:\nTraceback (most recent call last):\n  File "a.py", line 1, in b\n    c()\nOSError: gone'
+    folder.write_error(RuntimeError(remote))
+    with pytest.raises(HeadstartError, match=r"\AOSError: gone\n"):
+        folder.read_outcome()
+
+
+def test_an_error_in_our_own_words_comes_without_its_traceback_which_is_kept(tmp_path: Path) -> None:
+    folder = job.JobFolder.at(tmp_path)
+    try:
+        raise HeadstartError("Ray killed it") from OSError("what Ray says")
+    except HeadstartError as error:
+        folder.write_error(error)
+    with pytest.raises(HeadstartError) as raised:
+        folder.read_outcome()
+    assert str(raised.value) == f"Ray killed it\nIts traceback: {tmp_path / 'traceback.txt'}"
+    assert "OSError: what Ray says" in (tmp_path / "traceback.txt").read_text()
+
+
 def test_a_new_job_of_the_same_key_finds_nothing_but_what_is_asked(tmp_path: Path) -> None:
     folder = job.JobFolder.at(tmp_path / "train-k")
     folder.write_job({}, {})
@@ -140,7 +188,7 @@ def test_a_new_job_of_the_same_key_finds_nothing_but_what_is_asked(tmp_path: Pat
     folder.count_driver()
     folder.add_group(GroupStart(1, 1))
     folder.add_interruption("a line")
-    assert len(list(folder.place.path.iterdir())) == len(asked) + 10
+    assert len(list(folder.place.path.iterdir())) == len(asked) + 11
     folder.forget()
     assert sorted(file.name for file in folder.place.path.iterdir()) == asked == ["job.json", "samples.json"]
 

@@ -13,6 +13,7 @@ from typing import Any
 from flows.errors import AskedWrongly
 from flows.records import DataVersion
 from flows.sample_files import locate
+from flows.words import start_of
 from heads.catalogue import Modality
 
 TIMEOUT_SECONDS = 600
@@ -77,7 +78,7 @@ def run(program: str, samples: Sequence[Path], modality: Modality = "image", **a
         raise ProcessFailed(f"it did not end within {TIMEOUT_SECONDS} s") from None
     if done.returncode or not done.stdout.strip():
         said = done.stderr.strip().splitlines()
-        raise ProcessFailed(said[-1][:500] if said else f"it ended with status {done.returncode} and without a word")
+        raise ProcessFailed(start_of(said[-1], 500) if said else f"it ended with status {done.returncode} and without a word")
     return json.loads(done.stdout.splitlines()[-1])
 
 
