@@ -199,6 +199,19 @@ def test_the_interval_leaves_out_zero_exactly_where_p_is_below_its_level(n: int,
     assert found.new.low <= found.new.value <= found.new.high
 
 
+def test_the_interval_of_a_mean_over_rare_labels_lies_around_its_estimate() -> None:
+    # Resamples that leave out a rare label, or repeat its only sample, have a higher mean average precision.
+    random, names = np.random.default_rng(3), [f"label{number}" for number in range(100)]
+    truth = random.random((150, len(names))) < 0.01
+    truth[:, 0] = True
+    odds = [skill * truth - 3 + random.normal(0, 1, truth.shape) for skill in (4.0, 0.5)]
+    tables = [sets(truth, 1 / (1 + np.exp(-each)), names=names) for each in odds]
+    functions = [measure_of("multilabel", "average_precision", reader) for reader in answers("multilabel", *tables)]
+    found = resample(*functions, num_samples=150, num_differing=150, seed=1, num_resamples=2000)
+    for one in (found.new, found.gain):
+        assert abs((one.low + one.high) / 2 - one.value) < 0.2 * (one.high - one.low), one
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(2, 40), st.integers(0, 1000), st.sampled_from(TASKS))
 def test_the_readers_exchanged_mirror_the_interval(n: int, seed: int, task: Task) -> None:
