@@ -18,7 +18,7 @@ from heads.tasks.rows import Scored
 from heads.tasks.temperature import LEAST_FLOAT, of_classes
 
 taps, build_head = classifiers.taps, classifiers.build_head
-PLAIN, criterion_of = single_choice.PLAIN, single_choice.criterion_of
+PLAIN, criterion_of, start_head = single_choice.PLAIN, single_choice.criterion_of, single_choice.start_head
 activate, confusion, thresholds = single_choice.activate, single_choice.confusion, single_choice.thresholds
 
 

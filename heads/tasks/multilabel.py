@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heads.data.labels import MISSING_LABEL, has_label
@@ -62,10 +62,28 @@ def criterion_of(fit: Fit, counts: Tensor, num_samples: int, device: torch.devic
     Balanced weights are each label's negatives over its positives, 1 for a label that never occurs, and between 1/100 and 100.
     Focal is that of Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, with their gamma of 2 and no alpha.
     """
+    weights = _balanced(counts, num_samples).float().to(device) if fit.class_weights == "balanced" else None
+    return Criterion(single_choice.FOCAL_GAMMA if fit.loss == "focal" else 0.0, fit.label_smoothing, weights)
+
+
+def _balanced(counts: Tensor, num_samples: int) -> Tensor:
     positives = counts.double()
     ratios = ((num_samples - positives) / positives).clamp(1 / MOST_WEIGHT, MOST_WEIGHT)
-    weights = torch.where(positives > 0, ratios, 1.0).float().to(device) if fit.class_weights == "balanced" else None
-    return Criterion(single_choice.FOCAL_GAMMA if fit.loss == "focal" else 0.0, fit.label_smoothing, weights)
+    return torch.where(positives > 0, ratios, 1.0)
+
+
+@torch.no_grad()
+def start_head(net: nn.Module, fit: Fit, counts: Tensor, num_samples: int) -> None:
+    """Let a new head tell each label, of whatever sample, with the chance by which it occurs `counts` (C) times in the samples.
+
+    From one half for all, a training on hundreds of rare labels spends its steps on learning that they are rare; Lin et al. 2017,
+    section 3.3, start so, too. With balanced weights that chance is one half, and a `cosine` head has no bias to set.
+    """
+    assert isinstance(net, nn.Sequential), "a head of labels is a pooling and layers"
+    if isinstance(net[-1], nn.Linear):
+        positives, weights = counts.double(), _balanced(counts, num_samples) if fit.class_weights == "balanced" else 1.0
+        # One more of each than there are: no label is impossible.
+        net[-1].bias.copy_(((positives * weights + 1) / (num_samples - positives + 1)).log())
 
 
 def count(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from heads.tasks.rows import Scored
 
 taps = decoders.taps
 activate, confusion, thresholds = single_choice.activate, single_choice.confusion, single_choice.thresholds
+start_head = single_choice.start_head
 
 
 def build_head(head: Head, fit: Fit, backbone: Backbone, num_classes: int) -> nn.Module:

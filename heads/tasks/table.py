@@ -52,6 +52,10 @@ class TaskHead(Protocol):
         """The fit's criterion, given the occurrences of each class (C) over `num_samples` labelled samples of the train split."""
         ...
 
+    def start_head(self, net: nn.Module, fit: Fit, counts: Tensor, num_samples: int) -> None:
+        """Set where a new head begins, given the same occurrences; most heads begin as they are built, and favour no class."""
+        ...
+
     def count(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """A batch's counts as a row of float64, to be summed over batches and ranks; weight 0 and missing labels add nothing.
 

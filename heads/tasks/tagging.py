@@ -30,7 +30,7 @@ from heads.tasks.spans import count_spans
 from heads.tasks.taggers import ChainTagger, Tagger
 
 taps = classifiers.taps
-activate, thresholds = single_choice.activate, single_choice.thresholds
+activate, thresholds, start_head = single_choice.activate, single_choice.thresholds, single_choice.start_head
 
 
 def build_head(head: Head, fit: Fit, backbone: Backbone, num_classes: int) -> nn.Module:

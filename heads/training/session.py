@@ -64,6 +64,8 @@ class Training:
             target: TASKS[model.tasks[target]].criterion_of(variant.fit, counts, num_samples, self.device)
             for target, (counts, num_samples) in occurrences.items()
         }
+        for target, (counts, num_samples) in occurrences.items():
+            TASKS[model.tasks[target]].start_head(model.heads[model.head_keys[target]], variant.fit, counts, num_samples)
         self.balance = LossWeighting(
             model.targets,
             learned=variant.fit.head_weights == "uncertainty",

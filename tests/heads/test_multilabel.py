@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -160,6 +161,21 @@ def calibration_error(probabilities: np.ndarray, truths: np.ndarray) -> float:
         number = max(index for index, edge in enumerate(edges) if edge <= confidence)
         gaps[number] = gaps.get(number, 0.0) + right - confidence
     return sum(map(abs, gaps.values())) / truths.size
+
+
+@pytest.mark.parametrize("weights", ["none", "balanced"])
+@pytest.mark.parametrize("design", ["linear", "mlp", "attention"])
+def test_a_new_head_begins_where_biases_alone_lower_no_loss(design: str, weights: Literal["none", "balanced"]) -> None:
+    chances = torch.tensor([0.005, 0.02, 0.1, 0.5, 0.9])
+    labels = (torch.rand(4000, 5, generator=torch.Generator().manual_seed(1)) < chances).long()
+    fit, counts = Fit(class_weights=weights), labels.sum(dim=0)
+    net = multilabel.build_head(Head(target="tags", task="multilabel", design=design), fit, BACKBONES["resnet18"], 5).eval()
+    multilabel.start_head(net, fit, counts, 4000)
+    logits = net(torch.randn(4000, 512, 1, 1))
+    slopes = torch.autograd.grad(multilabel.criterion_of(fit, counts, 4000, CPU).losses(logits, labels).mean(), net[-1].bias)
+    assert slopes[0].abs().max() < 1e-3
+    multilabel.start_head(net, fit, torch.zeros(5, dtype=torch.int64), 0)
+    assert net[-1].bias.tolist() == [0.0] * 5, "nothing is known"
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(1, 30), st.integers(2, 5), st.booleans())
