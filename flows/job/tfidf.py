@@ -137,7 +137,9 @@ def _vectorizer(**chosen: Any) -> Any:
 
 def _words(text: str) -> list[str]:
     """Words without punctuation and single ASCII letters, as scikit-learn parts them; CJK letters stand alone."""
-    told = (word for word in words_of(text, lowercase=True) if word.isalnum() and (len(word) > 1 or not word.isascii()))
+    # Vowel signs, such as of Hindi, are no letters.
+    words = (word for word in words_of(text, lowercase=True) if any(map(str.isalnum, word)))
+    told = (word for word in words if len(word) > 1 or not word.isascii())
     return list(islice(told, MAX_WORDS))
 
 

@@ -113,6 +113,13 @@ def test_classes_that_do_not_occur_are_never_told(present: tuple[int, ...]) -> N
     assert told == model.predict([text.encode() for text in texts])
 
 
+def test_words_with_vowel_signs_are_words() -> None:
+    texts = ["बिल्ली सोती", "ঘুমায়"] * 4
+    model = fit_model(Head(target="x"), ("hindi", "bengali"), texts, torch.tensor([0, 1] * 4))
+    told = [one["x"] for one in model.predict([text.encode() for text in texts])]
+    assert [each.label for each in told] == ["hindi", "bengali"] * 4  # type: ignore[union-attr]
+
+
 def test_of_very_many_classes_fewer_terms_are_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tfidf, "MAX_WEIGHTS", 12)
     model = fit_model(Head(target="x"), ("a", "b", "c"), ["one two", "two three", "two four"], torch.tensor([0, 1, 2]))
