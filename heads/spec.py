@@ -28,8 +28,9 @@ FIRST_FIT_FIELDS = frozenset(
     ("epochs", "batch_size", "learning_rate", "weight_decay", "image_size_px", "augment", "seed", "precision", "patience")
 )
 # Raised when the same spec is trained otherwise than before, so that work done by an older recipe is not reused.
-# 2: frozen trunks read stored views, plain ones unless `views` says more.
-RECIPE = 2
+# 2: frozen trunks read stored views, plain ones unless `views` says more. 3, where tags are told: words that are not read teach
+# nothing.
+RECIPE, TAGS_RECIPE = 2, 3
 FREEZE_POLICIES = ("none", "all", "upto:<stage>", "gradual", "lp_ft", "adaptive")
 
 

@@ -15,8 +15,8 @@ from flows.errors import AskedWrongly
 from flows.plan.form import Plan, Target
 from flows.plan.targets import primary_metric, targets_of, task_of
 from flows.records import DataVersion, Work
-from heads.catalogue import HEAD_DESIGNS
-from heads.spec import RECIPE, Fit, Head, Variant, is_screened
+from heads.catalogue import HEAD_DESIGNS, TASK_FACTS
+from heads.spec import RECIPE, TAGS_RECIPE, Fit, Head, Variant, is_screened
 
 MAX_VARIANTS = 512
 
@@ -54,12 +54,17 @@ def expand(plan: Plan, version: DataVersion) -> tuple[Variant, ...]:
     return tuple({variant.variant_id: variant for variant in variants}.values())
 
 
-def work_key(variant_id: str, weights_digest: str, data_version_digest: str, screening: str = "") -> str:
+def recipe_of(variant: Variant) -> int:
+    """The number of the recipe by which a variant is trained."""
+    return TAGS_RECIPE if any(TASK_FACTS[head.task].tells == "tags" for head in variant.heads) else RECIPE
+
+
+def work_key(variant_id: str, weights_digest: str, data_version_digest: str, screening: str = "", recipe: int = RECIPE) -> str:
     """The key of a work, 16 hex digits: the same variant with the same first weights on the same data is the same work.
 
     A screened variant also has the key of its `screening` (from `screening_keys`): with other rivals it is another work.
     """
-    return _digest([variant_id, weights_digest, data_version_digest, RECIPE, *([screening] if screening else [])])
+    return _digest([variant_id, weights_digest, data_version_digest, recipe, *([screening] if screening else [])])
 
 
 def screening_keys(plan: Plan, version: DataVersion, variants: Sequence[Variant]) -> dict[str, str]:

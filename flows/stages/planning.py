@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from flows import dataset
 from flows.errors import AskedWrongly, HeadstartError
-from flows.plan import Plan, check_data, expand, primary_metric, retraining_key, screening_keys, start_key, work_key
+from flows.plan import Plan, check_data, expand, primary_metric, recipe_of, retraining_key, screening_keys, start_key, work_key
 from flows.records import DataVersion, Work
 from flows.sample_files import check_turned
 from flows.settings import Settings
@@ -41,7 +41,13 @@ def make_work_plan(plan: Plan, version: DataVersion, settings: Settings | None =
     screening_by_variant = screening_keys(plan, version, variants)
     works = tuple(
         Work(
-            work_key(v.variant_id, weights[v.backbone].digest, version.digest, screening_by_variant.get(v.variant_id, "")),
+            work_key(
+                v.variant_id,
+                weights[v.backbone].digest,
+                version.digest,
+                screening_by_variant.get(v.variant_id, ""),
+                recipe_of(v),
+            ),
             v,
             weights[v.backbone],
             v.variant_id in screening_by_variant,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 # Class labels (N), label sets (N, C) of 0 and 1, masks (N, H, W) and tags (N, W) of class numbers: each has this if nothing is
-# known.
+# known. Tags of words that a model does not read are below it, as `heads.data.tags` marks them.
 MISSING_LABEL = -1
 
 

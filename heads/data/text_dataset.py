@@ -14,7 +14,7 @@ from heads.data.inputs import Inputs
 from heads.data.labels import MISSING_LABEL, has_label
 from heads.data.prefetch import prefetch
 from heads.data.samples import Item
-from heads.data.tags import Tags, pad_tags
+from heads.data.tags import Tags, mark_unread, pad_tags
 from heads.data.text_feed import TextFeed
 from heads.data.text_preprocess import TextPreprocess, decode_text
 from heads.data.wordpiece import MASK, Vocabulary, split_words
@@ -26,7 +26,7 @@ class TextDataset:
 
     In training, shares of the tokens are left out (`word_dropout`) or hidden behind the mask token (`token_masking`), by (seed,
     epoch, i) alone. Ids are kept in memory. Labels of `tags` are a number a word (W),
-    of as many words as tokens at most. An item raises TextError if its file cannot
+    as in `heads.data.labels`. An item raises TextError if its file cannot
     be read, or has other words than tags.
     """
 
@@ -129,7 +129,7 @@ class TextDataset:
             return torch.full_like(words, MISSING_LABEL)
         if len(tags) != (num_words := self._num_words[index]):
             raise TextError(f"a text of {num_words} words has {len(tags)} tags of {target!r}; give each word one")
-        return tags[: len(words)]
+        return mark_unread(tags, words)
 
     def _varied(self, ids: Tensor, seed: tuple[int, ...]) -> Tensor:
         if not (self.word_dropout or self.token_masking):

@@ -19,7 +19,7 @@ from heads.catalogue import TASK_FACTS, Task
 from heads.data.inputs import Inputs, of_images
 from heads.spec import Variant
 from heads.tasks.table import TASKS
-from heads.tasks.taggers import Tagger
+from heads.tasks.taggers import Tagger, outside_where
 
 
 class Model(nn.Module):
@@ -74,7 +74,8 @@ class Model(nn.Module):
     ) -> dict[str, Tensor]:
         """Logits by target from tapped features, those of masks resized to the images' `size` (height, width).
 
-        Tags are told at the places of `words` (N, W); without these the scores (N, C, L) of each token of a text by itself.
+        Tags are told at the places of `words` (N, W), where a word that is not read is outside of spans; without these the
+        scores (N, C, L) of each token of a text by itself.
         """
         logits = {}
         for target, key in self.head_keys.items():
@@ -132,8 +133,7 @@ def _tagged(head: nn.Module, tokens: Tensor, words: Tensor | None) -> Tensor:
     if words is None:
         assert isinstance(head, Tagger)
         return head.each(tokens[:, 1:])
-    logits: Tensor = head(tokens.gather(1, words[..., None].expand(-1, -1, tokens.shape[2])))
-    return logits
+    return outside_where(words == 0, head(tokens.gather(1, words[..., None].expand(-1, -1, tokens.shape[2]))))
 
 
 def _as_map(features: Tensor, size: tuple[int, int]) -> Tensor:

@@ -32,6 +32,11 @@ def may_not_follow(num_tags: int, device: torch.device) -> tuple[Tensor, Tensor]
     return inside, inside[:, None] & (types[:, None] != types)
 
 
+def begin_spans(tags: Tensor) -> Tensor:
+    """Tags (N, W) with a B for every I that goes on with nothing."""
+    return torch.where(_is_inside(tags) & ~_goes_on(tags), tags - 1, tags)
+
+
 def _types(tags: Tensor) -> Tensor:
     return (tags - 1).div(2, rounding_mode="floor")  # -1 of O
 
@@ -40,9 +45,13 @@ def _is_inside(tags: Tensor) -> Tensor:
     return (tags > 0) & (tags % 2 == 0)
 
 
+def _goes_on(tags: Tensor) -> Tensor:
+    types = _types(tags)
+    return _is_inside(tags) & (F.pad(types, (1, 0), value=-1)[:, :-1] == types)
+
+
 def _find(tags: Tensor) -> _Spans:
-    types, length = _types(tags), tags.shape[1]
-    goes_on = _is_inside(tags) & (F.pad(types, (1, 0), value=-1)[:, :-1] == types)
+    types, goes_on, length = _types(tags), _goes_on(tags), tags.shape[1]
     breaks = torch.where(goes_on, length, torch.arange(length, device=tags.device))
     ends = F.pad(breaks, (0, 1), value=length)[:, 1:].flip(1).cummin(dim=1).values.flip(1)
     return _Spans((tags > 0) & ~goes_on, types, ends)

@@ -28,6 +28,13 @@ class Tagger(nn.Module):
         return scores.transpose(1, 2)
 
 
+def outside_where(unread: Tensor, scores: Tensor) -> Tensor:
+    """Scores (N, C, W), or of a chain (N, C, W, C), by which words that are `unread` (N, W) are outside of spans for certain."""
+    certain = (torch.arange(scores.shape[1], device=scores.device) > 0) * FORBIDDEN
+    certain = certain.to(scores.dtype).reshape(1, -1, *[1] * (scores.ndim - 2))
+    return torch.where(unread[:, None, :, None] if scores.ndim == 4 else unread[:, None], certain, scores)
+
+
 class ChainTagger(Tagger):
     """Features of words (N, W, I) to the scores of a chain (N, C, W, C), as in `heads.tasks.chains`.
 

@@ -1,7 +1,8 @@
 """The task of tags: one tag a word of a text, which mark spans of words by the BIO scheme.
 
-Logits of N sentences are (N, C, W), or of a chain (N, C, W, C) as in `heads.tasks.chains`; labels are (N, W), MISSING_LABEL
-behind a sentence's last word, or throughout where its tags are not known.
+Logits of N sentences are (N, C, W), or of a chain (N, C, W, C) as in `heads.tasks.chains`; labels are of as many words or more,
+MISSING_LABEL behind a sentence's last word, or throughout where its tags are not known. Words that the model does not read are
+outside of spans: they count for measures, and nothing is learned of them.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from heads.backbones.row import Backbone
 from heads.data.labels import MISSING_LABEL
 from heads.data.masks import OpenMask
-from heads.data.tags import Tags
+from heads.data.tags import Tags, true_tags
 from heads.spec import Fit, Head
 from heads.tasks import classifiers, single_choice
 from heads.tasks.answers import Extent, ReadMask, TagsPrediction, TextSpan
@@ -26,7 +28,7 @@ from heads.tasks.chains import best_tags, chain_losses
 from heads.tasks.classifiers import hidden_layers, new_classifier
 from heads.tasks.names import listed
 from heads.tasks.rows import Scored
-from heads.tasks.spans import count_spans
+from heads.tasks.spans import begin_spans, count_spans
 from heads.tasks.taggers import ChainTagger, Tagger
 
 taps = classifiers.taps
@@ -44,20 +46,24 @@ def build_head(head: Head, fit: Fit, backbone: Backbone, num_classes: int) -> nn
 
 @dataclass(frozen=True, eq=False)
 class Criterion:
-    """The loss that a training minimises for one target: the mean over a sentence's words, in nats, so that every sentence counts
-    alike. Of words by themselves it is that of `of_words`; of a chain the negative log probability of all tags, by the word."""
+    """The loss that a training minimises for one target: the mean over a sentence's words that are read, in nats, so that every
+    sentence counts alike. Of words by themselves it is that of `of_words`; of a chain the negative log probability of all tags,
+    by the word."""
 
     by_row: ClassVar[bool] = False
     of_words: single_choice.Criterion = single_choice.PLAIN
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sentence (N), 0 if its tags are not known."""
-        known = labels != MISSING_LABEL
+        labels = labels[:, : logits.shape[2]]
+        known = labels > MISSING_LABEL
         if logits.ndim == 4:
-            sums = chain_losses(logits, labels, known) * known.any(dim=1)
+            # A chain goes through words that are not read, outside of spans for certain; a span behind one begins anew.
+            told = begin_spans(torch.where(known, labels, 0))
+            sums = chain_losses(logits, told, labels != MISSING_LABEL) * known.any(dim=1)
         else:
             # Rows of words, which is what focal loss takes.
-            words = self.of_words.losses(logits.transpose(1, 2).flatten(0, 1), labels.flatten())
+            words = self.of_words.losses(logits.transpose(1, 2).flatten(0, 1), labels.clamp(min=MISSING_LABEL).flatten())
             sums = words.reshape(labels.shape).sum(dim=1)
         return sums / known.sum(dim=1).clamp(min=1)
 
@@ -80,10 +86,11 @@ def decode(logits: Tensor, known: Tensor) -> Tensor:
 
 def count(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """One row: the confusion (true tag, predicted tag) of a batch's words (C * C), then the spans of `count_spans` (3 * T)."""
-    num_tags, known = logits.shape[1], labels != MISSING_LABEL
+    num_tags, num_words, known = logits.shape[1], logits.shape[2], labels != MISSING_LABEL
     counted = known & (weights > 0)[:, None]
-    # What does not count is outside of spans, in truth and answer.
-    truths, guesses = torch.where(counted, labels, 0), torch.where(counted, decode(logits.float(), known), 0)
+    # What does not count is outside of spans, in truth and answer, and so are in the answer words behind the logits.
+    told = F.pad(decode(logits.float(), known[:, :num_words]), (0, labels.shape[1] - num_words))
+    truths, guesses = torch.where(counted, true_tags(labels), 0), torch.where(counted, told, 0)
     cells = torch.where(counted, truths * num_tags + guesses, num_tags**2)
     confusion = torch.bincount(cells.flatten(), minlength=num_tags**2 + 1)[:-1].double()
     return torch.cat([confusion, count_spans(truths, guesses, num_tags // 2).flatten()])

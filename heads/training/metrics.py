@@ -173,7 +173,7 @@ def totals_of(task: Task, sums: Tensor, scores: Tensor | None) -> list[MetricTot
 
 def _together(batches: Sequence[_Seen]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Their logits, labels and weights: as one if all have one shape, else of each by itself, as sentences differ in length."""
-    if len({seen.logits.shape[1:] for seen in batches}) > 1:
+    if len({(seen.logits.shape[1:], seen.labels.shape[1:]) for seen in batches}) > 1:
         yield from ((seen.logits, seen.labels, seen.weights) for seen in batches)
         return
     logits, labels, weights = zip(*(seen[:3] for seen in batches), strict=True)

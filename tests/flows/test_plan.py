@@ -777,8 +777,9 @@ def test_work_is_keyed_by_variant_weights_and_data() -> None:
         work_key("v", "x", "d"),
         work_key("u", "w", "d"),
         work_key("vw", "", "d"),
+        work_key("v", "w", "d", recipe=1),
     }
-    assert len(keys) == 5
+    assert len(keys) == 6
     assert all(len(key) == 16 and int(key, 16) >= 0 for key in keys)
     assert work_key("v", "w", "d") == work_key("v", "w", "d")
 

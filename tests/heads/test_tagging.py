@@ -329,6 +329,58 @@ def test_a_bundle_answers_alone_and_in_a_batch_and_its_program_with_any_length(
         torch.testing.assert_close(told, tagger.each(next(iter(tokens.values()))[:, 1:]).softmax(dim=1), atol=1e-5, rtol=1e-4)
 
 
+# Of 8 tokens three words are read, whatever comes behind them; a word of left out letters is never read.
+CUT = ("cars cars cars cars tree house", "tags: B-thing B-thing O B-colour B-thing I-thing")
+OTHERWISE = (CUT[0], "tags: B-thing B-thing O O O B-thing")
+WHOLE = ("cars cars cars", "tags: B-thing B-thing O")
+HOLED = ("red \u200b house", "tags: B-thing I-thing I-thing")
+LONG = ("red " * 12, write_cell(["B-colour", "I-colour", "O"] * 4))
+
+
+@pytest.mark.parametrize("design", HEAD_DESIGNS["tagging"])
+def test_nothing_is_learned_of_words_that_are_not_read(design: str, encoder: Path, sentences: list[tuple[str, str]]) -> None:
+    variant = variant_of(SIZE.name, design=design, max_tokens=8)
+    model, losses, gradients = build_model(variant, CLASSES, encoder).eval(), [], []
+    if design == "crf":
+        torch.nn.init.normal_(model.get_parameter("heads.head0.transitions"))
+    for one in (WHOLE, CUT, OTHERWISE, HOLED, LONG):
+        # Beside a text with more words that are read.
+        val = sets_of([*sentences[:NUM_TRAIN], one, LONG], variant, encoder)[1]
+        (batch,) = SampleLoader(val, 2, CPU)
+        losses.append(tagging.PLAIN.losses(model(batch.inputs)["tags"], batch.labels["tags"])[0])
+        gradients.append(torch.autograd.grad(losses[-1], list(model.heads["head0"].parameters())[-1])[0])
+    torch.testing.assert_close(losses[1:3], [losses[0]] * 2)
+    torch.testing.assert_close(gradients[1:3], [gradients[0]] * 2)
+    assert max(losses) < 10, "a span may go on behind a word that is not read"
+
+
+@pytest.mark.parametrize("design", HEAD_DESIGNS["tagging"])
+def test_words_that_are_not_read_are_outside_and_their_spans_missed_in_validation_as_on_the_holdout(
+    design: str, encoder: Path, sentences: list[tuple[str, str]]
+) -> None:
+    variant = variant_of(SIZE.name, design=design, max_tokens=8)
+    model, told = build_model(variant, CLASSES, encoder), [CUT, WHOLE, HOLED, LONG, *sentences[:6]]
+    with torch.no_grad():
+        list(model.heads["head0"].parameters())[-1][3] = 50.0  # B-thing, wherever it is looked
+    val = sets_of([*sentences[:NUM_TRAIN], *told], variant, encoder)[1]
+    served = bundle.Bundle(model, variant, CLASSES, preprocess_of(variant), {}, vocabulary=val.vocabulary)
+    answers = [answer["tags"] for answer in served.predict([text for text, _ in told])]
+    numbers_read = [{0, 1, 2}, {0, 1, 2}, {0, 2}, set(range(6))]
+    for answer, read in zip(answers, numbers_read, strict=False):
+        assert isinstance(answer, TagsPrediction)
+        assert answer.tags == tuple("B-thing" if number in read else "O" for number in range(len(answer.words)))
+    rows = []
+    for answer, (_, cell) in zip(answers, told, strict=True):
+        assert isinstance(answer, TagsPrediction)
+        rows.append(tagging.judge("d", answer, cell, variant.heads[0], lambda: np.zeros(0)))
+    # One batch of all, and several of other lengths.
+    for size in (len(told), 3):
+        measured = measure(model, SampleLoader(val, size, CPU), "fp32")["tags"]
+        assert sum(map(sum, measured.confusion or [])) == sum(len(read_cell(cell)) for _, cell in told)
+        on_holdout = tagging.measure_rows(rows, NAMES, None)
+        assert {**on_holdout, **measured.measures} == pytest.approx(on_holdout | {"loss": measured.measures["loss"]})
+
+
 def test_a_bundle_whose_tags_are_in_no_order_is_refused(encoder: Path, sentences: list[tuple[str, str]], tmp_path: Path) -> None:
     variant = variant_of(SIZE.name)
     model = build_model(variant, CLASSES, encoder)
@@ -371,7 +423,10 @@ def test_a_text_with_another_number_of_words_is_refused(encoder: Path) -> None:
         train_set[0]
     long = ("red " * 5_000, write_cell(["B-colour"] * 5_000))
     train_set, _ = sets_of([long] * (NUM_TRAIN + 1), variant, encoder)
-    assert len(train_set[0][1]["tags"]) == variant.fit.max_tokens, "of a long text no more tags than tokens fill a batch"
+    words = train_set.words([0])
+    assert words is not None
+    assert words.shape == (1, variant.fit.max_tokens), "of a long text no more words than tokens fill a batch"
+    assert train_set[0][1]["tags"].shape == (5_000,), "but all of them are measured"
 
 
 def test_a_sentence_with_an_unknown_type_has_no_tags() -> None:
@@ -408,7 +463,8 @@ def stored_loaders(
 def test_tokens_of_a_frozen_trunk_are_stored_once_and_train_to_the_same(
     freeze: str, encoder: Path, sentences: list[tuple[str, str]], tmp_path: Path
 ) -> None:
-    variant, store = variant_of(SIZE.name, freeze, "crf", epochs=3), FeatureStore(tmp_path / "store")
+    # Of some sentences the last words are not read.
+    variant, store = variant_of(SIZE.name, freeze, "crf", epochs=3, max_tokens=8), FeatureStore(tmp_path / "store")
     sets = sets_of(sentences, variant, encoder)
     stored = stored_loaders(variant, sets, store, encoder, NUM_TRAIN + NUM_VAL)
     (of_samples, one), (of_store, other) = (run(variant, sets, encoder, loaders) for loaders in (None, stored))
