@@ -21,8 +21,9 @@ from heads.tasks.table import TASKS, Criterion
 from heads.training.mixup import Mix
 from heads.training.schedule import Score
 
-# Batches are counted many at once, up to so many bytes: small heads spend more time in calls than in sums.
-MAX_PENDING_BYTES = 16 * 2**20
+# Batches are counted many at once, up to so many bytes: small heads spend more time in calls than in sums. As many beside other
+# trainings as alone, since the last bit of a label's probability depends on its place among those that are counted at once.
+MAX_PENDING_BYTES = 2**18
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,7 @@ class _Seen(NamedTuple):
 class MetricAccumulator:
     """Sums and counts by target, and on request each sample's scores; missing labels and samples of weight 0 do not count.
 
-    `tasks` and `criteria` are by target; a target without a criterion has its task's plain loss. At most
-    `max_pending_bytes` of batches wait to be counted.
+    `tasks` and `criteria` are by target; a target without a criterion has its task's plain loss.
     """
 
     def __init__(
@@ -82,9 +82,8 @@ class MetricAccumulator:
         criteria: Mapping[str, Criterion] | None = None,
         *,
         keeps_scores: bool = False,
-        max_pending_bytes: int = MAX_PENDING_BYTES,
     ) -> None:
-        self._tasks, self._keeps_scores, self._max_pending_bytes = tasks, keeps_scores, max_pending_bytes
+        self._tasks, self._keeps_scores = tasks, keeps_scores
         self._criteria = {target: TASKS[task].PLAIN for target, task in tasks.items()} | dict(criteria or {})
         self._pending: dict[str, list[_Seen]] = {}
         self._pending_bytes = 0
@@ -119,7 +118,7 @@ class MetricAccumulator:
             seen = _Seen(scores.detach(), labels[target], weights, losses[target].detach())
             self._pending.setdefault(target, []).append(seen)
             self._pending_bytes += scores.nbytes + labels[target].nbytes
-        if self._pending_bytes >= self._max_pending_bytes:
+        if self._pending_bytes >= MAX_PENDING_BYTES:
             self._count()
 
     def totals(self) -> dict[str, MetricTotals]:

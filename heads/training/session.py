@@ -24,7 +24,6 @@ from heads.training.ema import EMA
 from heads.training.history import History
 from heads.training.loss_weighting import LossWeighting
 from heads.training.metrics import (
-    MAX_PENDING_BYTES,
     EpochTotals,
     MetricAccumulator,
     check_finite,
@@ -102,9 +101,8 @@ class Training:
         # Seeded anew each epoch, so that dropout after a resume is what it would have been.
         seed_streams((self.variant.fit.seed * 1_000_003 + self.index) * 1_009 + rank(), self.device)
         self._movements = Movements(self.model) if self.adaptive else None
-        pending = MAX_PENDING_BYTES // num_together
-        self.trained = MetricAccumulator(self.model.tasks, self.criteria, max_pending_bytes=pending)
-        self.measured = MetricAccumulator(self.model.tasks, keeps_scores=True, max_pending_bytes=pending)
+        self.trained = MetricAccumulator(self.model.tasks, self.criteria)
+        self.measured = MetricAccumulator(self.model.tasks, keeps_scores=True)
         if not self.model.training:
             self.model.train()
 

@@ -16,21 +16,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from heads.catalogue import BACKBONE_STAGES
 from heads.data.image_dataset import ImageDataset
 from heads.data.image_transforms import preprocess_for
+from heads.data.loading import Loaders
 from heads.errors import CheckpointError, TrainingDiverged
 from heads.features import FeatureStore, Key
+from heads.fused.training import TrainingRequest, train_together
 from heads.model.model import build_backbone, build_model
 from heads.phases import Tap, compile_policy
 from heads.spec import Head, Variant
 from heads.training.loop import train
+from heads.training.metrics import MAX_PENDING_BYTES
 from heads.training.state import TrainingOutcome
 from heads.trunks.extraction import ExtractionRequest, count_missing, extract
 from heads.trunks.forward import Forward
-from heads.trunks.stored import open_views
+from heads.trunks.stored import FeatureLoader, open_views
 from heads.trunks.trunk import stored_taps, trunk_of
 from tests.heads.stored_training import (
     CLASSES,
@@ -42,6 +45,7 @@ from tests.heads.stored_training import (
     NUM_TRAIN,
     NUM_VAL,
     POLICIES,
+    SIZE_PX,
     TAGS,
     datasets,
     distance,
@@ -116,6 +120,42 @@ def test_variants_trained_together_end_as_each_does_alone_to_the_bit(
         assert end.temperatures == expected.temperatures
         assert told == list(range(len(end.epochs)))
     assert variants is not TOGETHER or len(together[2][2]) < 9, "one stopped early while the others went on"
+
+
+class Given:
+    """Features at one tap as if they were stored."""
+
+    def __init__(self, tap: Tap, rows: Tensor) -> None:
+        self.tap, self.rows = tap, rows
+
+    def __getitem__(self, positions: Tensor) -> dict[str, Tensor]:
+        return {self.tap.name: self.rows[positions]}
+
+
+def test_a_large_validation_measures_the_same_beside_others_as_alone_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    variant, num_labels = variant_of(LABELS, epochs=1), 7
+    monkeypatch.setitem(CLASSES, "tags", tuple(map(str, range(num_labels))))
+    (taps,) = stored_taps(variant).values()
+    random, preprocess = torch.Generator().manual_seed(0), preprocess_for(variant.backbone, SIZE_PX)
+
+    def loader(num_samples: int, batch_size: int, **how: Any) -> FeatureLoader:
+        labels = torch.randint(2, (num_samples, num_labels), generator=random)
+        samples = ImageDataset([Path("unread.png")] * num_samples, {"tags": labels}, preprocess)
+        features = torch.randn(num_samples, 576, 1, 1, generator=random)
+        return FeatureLoader(samples, [Given(taps[0], features)], taps, batch_size, CPU, **how)  # type: ignore[list-item]
+
+    loaders = Loaders(loader(16, 8, training=True), loader(6000, 341))
+    assert len(loaders.val.dataset) * num_labels * 12 > 1.5 * MAX_PENDING_BYTES, "they are counted in several parts"
+
+    def measure(num_together: int) -> TrainingOutcome:
+        ends: list[TrainingOutcome] = []
+        models = [build_model(variant, CLASSES, None) for _ in range(num_together)]
+        train_together([TrainingRequest(model, variant, lambda *_: None, ends.append) for model in models], loaders)  # type: ignore[arg-type]
+        return ends[0]
+
+    alone, beside_others = measure(1), measure(3)
+    assert beside_others.metrics == alone.metrics
+    assert beside_others.thresholds == alone.thresholds
 
 
 def test_who_trains_by_itself_in_a_group_has_the_updates_and_the_validation_of_one_alone(
