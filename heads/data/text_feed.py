@@ -24,9 +24,11 @@ class TextFeed(SampleFeed):
         self._texts = texts
 
     def collate(self, items: Sequence[tuple[Tensor, dict[str, Tensor], int]]) -> tuple[Inputs, dict[str, Tensor]]:
-        """The inputs and the labels of texts."""
+        """The inputs and the labels of texts; without labels, as in views, they may be of other data sets than the feed's."""
         samples, labels, indices = zip(*items, strict=True)
         tags = [target for target in self._texts.tags if target in labels[0]]
         plain = [{target: label for target, label in of_one.items() if target not in tags} for of_one in labels]
-        inputs = self._texts.collate(samples)._replace(words=self._texts.words(indices))
+        inputs = self._texts.collate(samples)
+        if tags:
+            inputs = inputs._replace(words=self._texts.words(indices))
         return inputs, default_collate(plain) | {target: pad_tags([of_one[target] for of_one in labels]) for target in tags}

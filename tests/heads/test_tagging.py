@@ -478,6 +478,15 @@ def test_tokens_of_a_frozen_trunk_are_stored_once_and_train_to_the_same(
     stored_loaders(variant, sets_of(more, variant, encoder), store, encoder, 1)
 
 
+def test_tokens_of_two_data_sets_are_stored_by_one_pass_also_if_the_second_one_is_larger(
+    encoder: Path, sentences: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    variant = variant_of(SIZE.name, "all", epochs=1)
+    larger, smaller = sets_of(sentences, variant, encoder)
+    assert len(smaller) < len(larger)
+    stored_loaders(variant, (smaller, larger), FeatureStore(tmp_path / "store"), encoder, NUM_TRAIN + NUM_VAL)
+
+
 def test_two_cuts_of_one_trunk_are_stored_beside_each_other(
     encoder: Path, sentences: list[tuple[str, str]], tmp_path: Path
 ) -> None:
