@@ -20,17 +20,17 @@ from flows.plan import (
     Plan,
     check_data,
     class_names,
-    describe,
+    describe_variants,
     expand,
     form_values,
     groups_of,
-    label,
     left_empty,
     parse_plan,
     primary_metric,
     read_plan,
     retraining_key,
     targets_of,
+    variant_label,
     work_key,
 )
 from flows.plan.classes import count_classes
@@ -465,7 +465,7 @@ def test_every_target_tries_every_design() -> None:
     assert [{h.target: h.design for h in v.heads} for v in variants] == [
         {"breed": one, "species": other} for one in ("linear", "mlp") for other in ("linear", "mlp")
     ]
-    assert label(variants[1], variants) == "mobilenet_v2 · breed linear + species mlp · all"
+    assert variant_label(variants[1], variants) == "mobilenet_v2 · breed linear + species mlp · all"
 
 
 def test_a_grid_that_is_too_large_is_refused_before_it_is_built() -> None:
@@ -796,11 +796,11 @@ def test_a_fit_setting_that_came_later_leaves_the_ids_of_finished_work_alone() -
 
 def test_a_table_shows_only_the_fit_settings_that_differ() -> None:
     variants = expand(plan(heads=["linear", "mlp"], fit={"learning_rate": [1e-3, 3e-4], "patience": [1, 2]}), version())
-    rows = describe(variants)
+    rows = describe_variants(variants)
     assert [row.variant_id for row in rows] == [v.variant_id for v in variants]
     assert rows[0].fit == {"learning_rate": 1e-3, "patience": 1}
     assert rows[3].label == "mobilenet_v2 · linear · all · learning_rate 0.0003 · patience 2"
-    assert label(variants[0], variants[:1]) == "mobilenet_v2 · linear · all"
+    assert variant_label(variants[0], variants[:1]) == "mobilenet_v2 · linear · all"
     assert len({row.label for row in rows}) == len(rows)
 
 
