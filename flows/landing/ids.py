@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from flows.landing.splits import MIN_TRAIN, ClassName, Unsettled, lacking_splits, may_be_carved
+from flows.landing.split_units import MIN_TRAIN, ClassName, Unsettled
+from flows.landing.splits import lacking_splits, may_be_carved
 from flows.manifest import is_mask_target, is_tags_target
 from flows.records import Sample
 from flows.words import counted
@@ -30,6 +31,11 @@ def names_classes(samples: Sequence[Sample], target: str) -> bool:
         return False
     names = [name for sample in samples if (cell := sample.labels[target]) is not None for name in split_labels(cell)]
     return len(set(names)) <= 20 or len(set(names)) <= len(names) / 2
+
+
+def names_sets(samples: Sequence[Sample], target: str) -> bool:
+    """Whether a target's cells look like sets of labels: some name several."""
+    return names_classes(samples, target) and any("|" in (sample.labels[target] or "") for sample in samples)
 
 
 def leave_out_ids(

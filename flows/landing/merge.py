@@ -10,8 +10,9 @@ from textwrap import shorten
 
 from flows.errors import AskedWrongly
 from flows.landing.arrivals import Arrival
-from flows.landing.ids import leave_out_ids, names_classes, tells_masks_or_tags
-from flows.landing.splits import ClassName, Unsettled, settle
+from flows.landing.ids import leave_out_ids, names_classes, names_sets, tells_masks_or_tags
+from flows.landing.split_units import ClassName, Unsettled
+from flows.landing.splits import settle
 from flows.landing.vanished import vanished
 from flows.manifest import FOLDER_OF, MASKS
 from flows.records import SPLITS, Sample
@@ -56,7 +57,7 @@ def merge(
     rows, ids = leave_out_ids(
         _unsettled(drafts, given_splits, stay), others=any(tells_masks_or_tags(drafts, t) for t in targets), told=brought
     )
-    splits, warnings = settle(rows)
+    splits, warnings = settle(rows, {t for t in targets if names_sets(drafts, t)})
     samples = [replace(draft, split=split) for draft, split in zip(drafts, splits, strict=True)]
     told = (*ids, *warnings, *_seen(stay, samples), *vanished(earlier, samples), *_contradictions(samples))
     return sorted(samples, key=lambda sample: sample.file), told

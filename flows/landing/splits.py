@@ -2,61 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
 
+from flows.landing.class_splits import spread_classes
+from flows.landing.split_units import MIN_TRAIN, Unit, Unsettled, classes_of, put, share, units_of
 from flows.words import counted
 
 VAL_SHARE = 0.15
 TEST_SHARE = 0.15
-MIN_TRAIN = 5
-# Of the classes in a warning: a line each would hide the other warnings.
-MAX_SHOWN = 3
 _PROTECTION = {"train": 0, "val": 1, "test": 2}
 
-ClassName = tuple[str, str]
-_EVERYTHING: ClassName = ("", "")
 
-
-@dataclass(frozen=True)
-class Unsettled:
-    """A sample without a settled split: `given` is the source's split, `earlier` that of an earlier ingest.
-
-    `classes` are (target, class name) pairs.
-    """
-
-    digest: str
-    given: str | None = None
-    earlier: str | None = None
-    group: str | None = None
-    classes: frozenset[ClassName] = frozenset()
-
-
-@dataclass
-class _Unit:
-    """Samples that must share a split: those of a group, and those with the same bytes."""
-
-    key: str
-    rows: list[int] = field(default_factory=list)
-    choices: frozenset[str] = frozenset()
-    classes: Counter[ClassName] = field(default_factory=Counter)
-
-
-def settle(rows: Sequence[Unsettled]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def settle(rows: Sequence[Unsettled], sets: Collection[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The split of every row, and warnings in words.
 
     Given and earlier splits are kept; a split that the source lacks is carved from train by a hash of the group or the digest.
-    Of two splits for the same bytes the more protected one wins (test, then val, then train).
+    Of two splits for the same bytes the more protected one wins (test, then val, then train). `sets` are the targets whose
+    samples have several labels each: a rare label keeps half of its samples in train, where a class of few keeps all. Else the
+    held out samples would be those without any rare label.
     """
     lacking = lacking_splits(rows)
     splits = _protect(rows)
     warnings = _overruled(rows, splits, lacking)
-    free = _carve(rows, _units(rows), lacking, splits)
-    warnings += _keep_small_classes(rows, free, splits)
-    _refill_train(rows, free, splits)
-    _cover_classes(rows, free, splits)
+    free = _carve(rows, units_of(rows), lacking, splits)
+    warnings += spread_classes(rows, free, splits, sets)
     settled = [split or "train" for split in splits]
     return tuple(settled), (*warnings, *_straddling(rows, settled), *_empty(settled, free))
 
@@ -69,11 +39,6 @@ def lacking_splits(rows: Iterable[Unsettled]) -> frozenset[str]:
 def may_be_carved(row: Unsettled, lacking: frozenset[str]) -> bool:
     """Whether a row's split is neither known from before nor given for good by the source."""
     return row.earlier is None and (row.given is None or (row.given == "train" and bool(lacking)))
-
-
-def share(key: str) -> float:
-    """A number in [0, 1) that depends on the key alone."""
-    return int.from_bytes(hashlib.sha256(b"split:" + key.encode()).digest()[:8], "big") / 2**64
 
 
 def _known(row: Unsettled) -> str | None:
@@ -101,27 +66,7 @@ def _overruled(rows: Sequence[Unsettled], splits: Sequence[str | None], lacking:
     ]
 
 
-def _units(rows: Sequence[Unsettled]) -> list[_Unit]:
-    parent: dict[tuple[str, str], tuple[str, str]] = {}
-
-    def root(node: tuple[str, str]) -> tuple[str, str]:
-        parent.setdefault(node, node)
-        while parent[node] != node:
-            parent[node] = node = parent[parent[node]]
-        return node
-
-    # Groups sort before digests, so the smaller root is a stable name: a group's where there is one.
-    for row in rows:
-        ends = [root(("digest", row.digest))] + ([root(("a group", row.group))] if row.group else [])
-        parent[max(ends)] = min(ends)
-    units: dict[tuple[str, str], _Unit] = {}
-    for index, row in enumerate(rows):
-        name = root(("digest", row.digest))
-        units.setdefault(name, _Unit(key=name[1])).rows.append(index)
-    return [units[name] for name in sorted(units)]
-
-
-def _carve(rows: Sequence[Unsettled], units: Iterable[_Unit], lacking: frozenset[str], splits: list[str | None]) -> list[_Unit]:
+def _carve(rows: Sequence[Unsettled], units: Iterable[Unit], lacking: frozenset[str], splits: list[str | None]) -> list[Unit]:
     """Settle the open rows of every unit; return the units with only open rows, which may be moved again."""
     free = []
     for unit in units:
@@ -136,108 +81,15 @@ def _carve(rows: Sequence[Unsettled], units: Iterable[_Unit], lacking: frozenset
             wanted = max(settled, key=_PROTECTION.__getitem__)
         else:
             wanted = _by_hash(unit.key)
-            unit.classes = Counter(name for index in open_rows for name in _classes(rows[index]))
+            unit.classes = Counter(name for index in open_rows for name in classes_of(rows[index]))
             free.append(unit)
-        _put(open_rows, wanted if wanted in unit.choices else "train", splits)
+        put(open_rows, wanted if wanted in unit.choices else "train", splits)
     return free
 
 
 def _by_hash(key: str) -> str:
     position = share(key)
     return "test" if position < TEST_SHARE else "val" if position < TEST_SHARE + VAL_SHARE else "train"
-
-
-def _by_share(units: Iterable[_Unit]) -> list[_Unit]:
-    return sorted(units, key=lambda unit: (share(unit.key), unit.key))
-
-
-def _put(indices: Iterable[int], split: str, splits: list[str | None]) -> None:
-    for index in indices:
-        splits[index] = split
-
-
-def _classes(row: Unsettled) -> frozenset[ClassName]:
-    return row.classes | {_EVERYTHING}
-
-
-def _count(rows: Sequence[Unsettled], splits: Sequence[str | None]) -> Mapping[str, Counter[ClassName]]:
-    counts: dict[str, Counter[ClassName]] = {"train": Counter(), "val": Counter(), "test": Counter()}
-    for row, split in zip(rows, splits, strict=True):
-        counts[split or "train"].update(_classes(row))
-    return counts
-
-
-def _keep_small_classes(rows: Sequence[Unsettled], free: Sequence[_Unit], splits: list[str | None]) -> list[str]:
-    """Put carved units back into train if a class of theirs has too few samples for MIN_TRAIN there and one in each split."""
-    pool, choices = _count(rows, splits)["train"].copy(), Counter[ClassName]()
-    for unit in free:
-        if splits[unit.rows[0]] != "train":
-            pool.update(unit.classes)
-        for name in unit.classes:
-            choices[name] = max(choices[name], len(unit.choices))
-    small = {name for name, wanted in choices.items() if wanted and pool[name] < MIN_TRAIN + wanted}
-    for unit in free:
-        if not small.isdisjoint(unit.classes):
-            _put(unit.rows, "train", splits)
-            unit.choices = frozenset()
-    return _too_small({name: pool[name] for name in sorted(small - {_EVERYTHING})})
-
-
-def _refill_train(rows: Sequence[Unsettled], free: Sequence[_Unit], splits: list[str | None]) -> None:
-    """Put carved units back into train while a class has fewer than MIN_TRAIN samples there, or none for a split without it.
-
-    They come from the split that has most of the class.
-    """
-    counts, carved = _count(rows, splits), defaultdict[ClassName, list[_Unit]](list)
-    for unit in _by_share(unit for unit in free if splits[unit.rows[0]] != "train"):
-        for name in unit.classes:
-            carved[name].append(unit)
-    for name, units in sorted(carved.items()):
-        choices = frozenset[str]().union(*(unit.choices for unit in units))
-        while units := [unit for unit in units if splits[unit.rows[0]] != "train"]:
-            lacking = sum(not counts[split][name] for split in choices)
-            if counts["train"][name] >= MIN_TRAIN + lacking:
-                break
-            unit = max(units, key=lambda unit: counts[str(splits[unit.rows[0]])][name])
-            split = str(splits[unit.rows[0]])
-            if counts["train"][name] >= MIN_TRAIN and counts[split][name] == unit.classes[name]:
-                break
-            _put(unit.rows, "train", splits)
-            counts[split].subtract(unit.classes)
-            counts["train"].update(unit.classes)
-
-
-def _too_small(counts: Mapping[ClassName, int]) -> list[str]:
-    """A warning about the classes that stay in train, given with their numbers of samples; none if there are none."""
-    shown = [(f"{name!r} of {target}", counted(count, "sample")) for (target, name), count in list(counts.items())[:MAX_SHOWN]]
-    if len(counts) == 1:
-        return [f"class {shown[0][0]} is too small to be split ({shown[0][1]}): all of it stays in train"]
-    examples = ", ".join(f"{name} ({count})" for name, count in shown)
-    return [f"{len(counts)} classes are too small to be split: all of them stay in train, e.g. {examples}"] if counts else []
-
-
-def _cover_classes(rows: Sequence[Unsettled], free: Sequence[_Unit], splits: list[str | None]) -> None:
-    """Give a carved split one unit of each class that chance left out of it, if train can spare it."""
-    counts = _count(rows, splits)
-    spare: dict[ClassName, list[_Unit]] = defaultdict(list)
-    for unit in _by_share(unit for unit in free if splits[unit.rows[0]] == "train" and unit.choices):
-        for name in unit.classes:
-            spare[name].append(unit)
-    for split in ("test", "val"):
-        for name in sorted(spare):
-            if counts[split][name]:
-                continue
-            for unit in spare[name]:
-                left = counts["train"]
-                if (
-                    splits[unit.rows[0]] == "train"
-                    and split in unit.choices
-                    and all(left[other] - lost >= MIN_TRAIN for other, lost in unit.classes.items())
-                ):
-                    _put(unit.rows, split, splits)
-                    counts["train"].subtract(unit.classes)
-                    counts[split].update(unit.classes)
-                    break
 
 
 def _straddling(rows: Sequence[Unsettled], splits: Sequence[str]) -> list[str]:
@@ -250,7 +102,7 @@ def _straddling(rows: Sequence[Unsettled], splits: Sequence[str]) -> list[str]:
     return [f"{lie} in several splits, which the source or an earlier ingest gave them, e.g. {apart[0]!r}"] if apart else []
 
 
-def _empty(splits: Sequence[str], free: Sequence[_Unit]) -> list[str]:
+def _empty(splits: Sequence[str], free: Sequence[Unit]) -> list[str]:
     """A warning about each of val and test that is empty, and why no sample could be carved into it."""
     if len(splits) < MIN_TRAIN + 2:
         why = "train is too small to carve it from"

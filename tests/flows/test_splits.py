@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import replace
+from random import Random
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows.landing.ids import leave_out_ids
-from flows.landing.splits import MIN_TRAIN, Unsettled, settle
+from flows.landing.split_units import MIN_TRAIN, Unsettled
+from flows.landing.splits import settle
 
 # A busy machine is no fault of the code.
 UNHURRIED = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -142,6 +144,22 @@ def test_a_class_that_can_be_split_is_split_however_chance_put_it() -> None:
             splits, warnings = settle(numbered(count, "b", first=first) + others)
             assert Counter(splits[:count]) >= Counter(train=MIN_TRAIN, val=1, test=1)
             assert not warnings
+
+
+def test_samples_with_rare_labels_are_held_out_as_others_are() -> None:
+    names, random = [f"label{number}" for number in range(300)], Random(1)
+    chances = [1 / (number + 1) for number in range(300)]
+    sets = [frozenset(("tags", name) for name in random.choices(names, chances, k=random.randint(1, 7))) for _ in range(2000)]
+    rows = [Unsettled(f"{number:032x}", classes=classes) for number, classes in enumerate(sets)]
+    splits, (warning, *_) = settle(rows, sets=("tags",))
+    held = {
+        split: [row.classes for row, one in zip(rows, splits, strict=True) if one == split] for split in ("train", "val", "test")
+    }
+    means = {split: sum(map(len, found)) / len(found) for split, found in held.items()}
+    assert max(means.values()) < 1.15 * min(means.values()), "labels a sample"
+    assert all(0.12 < len(held[split]) / 2000 < 0.2 for split in ("val", "test"))
+    assert {name for found in sets for name in found} == {name for found in held["train"] for name in found}
+    assert "labels have too few samples for train, val and test: none or few of them are held out" in warning
 
 
 def test_new_members_follow_their_group() -> None:
