@@ -19,6 +19,8 @@ from heads.trunks.pricing import MULTIPLY_ADDS_PER_SECOND, forward_multiply_adds
 from heads.trunks.threads import threads
 
 BATCH_SIZE = 8
+# So many are read however long it takes: the median of fewer may be that of an odd one.
+LEAST_FILES = 5
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,13 @@ def measure_rates(
 ) -> Rates:
     """The rates of the variant's own backbone and size of samples, measured on these files in about `seconds`.
 
-    Raises ImageError or TextError on a file that cannot be read.
+    Files of a usual size are read first. Raises ImageError or TextError on a file that cannot be read.
     """
     preparation = preparation_of(variant.backbone)
     size = preparation.size_of(variant.fit)
     vocabulary = preparation.vocabulary_of(variant, weights, files)
     samples = preparation.open_samples(variant, files, {}, varied=True, cache_bytes=DEFAULT_CACHE_BYTES, vocabulary=vocabulary)
-    feed = samples.feed(device)
+    feed, usual = samples.feed(device), _usual_first(files)
     stages = build_backbone(variant, weights).eval().to(device).to(memory_format=torch.channels_last)
 
     def forward() -> None:
@@ -65,20 +67,28 @@ def measure_rates(
             torch.cuda.synchronize(device)
 
     with threads(num_threads):
-        sample_seconds = median(_time(feed.__getitem__, seconds / 3, len(files)))
-        kept_seconds = median(_time(feed.__getitem__, seconds / 6, len(files)))
-        batch = feed.finish(feed.collate([feed[0]] * BATCH_SIZE))[0].to(device, channels_last=True)
+        read = _time(lambda number: feed[usual[number]], seconds / 3, least=LEAST_FILES, most=len(files))
+        # No more than were read: others are not kept yet.
+        kept = _time(lambda number: feed[usual[number]], seconds / 6, least=LEAST_FILES, most=len(read))
+        batch = feed.finish(feed.collate([feed[usual[0]]] * BATCH_SIZE))[0].to(device, channels_last=True)
         forward()
         # The least of equal runs: other work of the machine can only make one slower.
         batch_seconds = min(_time(lambda _: forward(), seconds / 2))
     rate = BATCH_SIZE * forward_multiply_adds(variant.backbone, size) / batch_seconds
-    return Rates(sample_seconds, min(kept_seconds, sample_seconds), rate)
+    return Rates(median(read), min(median(kept), median(read)), rate)
 
 
-def _time(work: Callable[[int], object], seconds: float, most: int = 1000) -> list[float]:
-    """The seconds of each call of `work`, which gets its number: at least one call, and as many as fit into `seconds`."""
+def _usual_first(files: Sequence[Path | bytes]) -> list[int]:
+    """The numbers of the files, from the median of their sizes outwards."""
+    sizes = [len(file) if isinstance(file, bytes) else file.stat().st_size for file in files]
+    rising, middle = sorted(range(len(files)), key=sizes.__getitem__), (len(files) - 1) / 2
+    return [rising[place] for place in sorted(range(len(files)), key=lambda place: abs(place - middle))]
+
+
+def _time(work: Callable[[int], object], seconds: float, *, least: int = 1, most: int = 1000) -> list[float]:
+    """The seconds of each call of `work`, which gets its number: as many as fit into `seconds`, but `least` at least."""
     durations: list[float] = []
-    while len(durations) < most and sum(durations) < seconds:
+    while len(durations) < min(least, most) or (len(durations) < most and sum(durations) < seconds):
         start = perf_counter()
         work(len(durations))
         durations.append(perf_counter() - start)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from heads.backbones import BACKBONES, count_costs
@@ -14,6 +17,7 @@ from heads.backbones.table import row_of
 from heads.catalogue import BACKBONE_STAGES, IMAGE_BACKBONES, IMAGE_SIZES, TEXT_BACKBONES
 from heads.model.model import Model, build_model
 from heads.spec import Fit, Head, Variant
+from heads.trunks.calibration import measure_rates
 from heads.trunks.pricing import epoch_multiply_adds, forward_multiply_adds, price
 from heads.trunks.trunk import POOLING_DESIGNS, choose_taps, stored_taps
 
@@ -40,6 +44,19 @@ def variant_of(backbone: str, freeze: str, size_px: int | None = None, design: s
 def stored_cuts(backbone: str, size_px: int, precision: str = "auto") -> list[str]:
     cuts = BACKBONE_STAGES[backbone]
     return [cut for cut in cuts if stored_taps(variant_of(backbone, f"upto:{cut}", size_px, precision=precision))]
+
+
+def test_one_odd_file_does_not_move_the_measured_time_of_a_sample(tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.png" for number in range(9)]
+    for number, file in enumerate(files):
+        side = 32 if number else 2000
+        Image.frombytes("RGB", (side, side), random.Random(number).randbytes(side * side * 3)).save(file, compress_level=1)
+
+    def sample_seconds(files: list[Path]) -> float:
+        variant = variant_of("mobilenet_v2", "all", 32)
+        return measure_rates(variant, None, files, device=torch.device("cpu"), num_threads=1, seconds=0.01).sample_seconds
+
+    assert sample_seconds(files) < sample_seconds(files[:1]) / 5
 
 
 @pytest.mark.parametrize("backbone", SMALL)
