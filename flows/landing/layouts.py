@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +17,7 @@ from flows.landing.misnamed import advise, refuse_tagged
 from flows.landing.pairs import MaskPairs
 from flows.landing.split_tables import read_split_tables, split_tables
 from flows.landing.tables import TABLES, composed
+from flows.landing.texts import ENDING as TEXT_ENDING
 from flows.landing.texts import folder_entries
 from flows.manifest import IMAGES, MASKS, modality_in
 from flows.words import counted
@@ -62,11 +63,7 @@ def scan(root: Path, own: Collection[Path] = ()) -> Listing:
         left_out = _left_out(root, source, listing.entries, tables)
         return Listing(listing.entries, (*listing.warnings, *left_out), _vanished(source))
     if not images:
-        seen = describe_left_out(source.files, source.passed)
-        raise AskedWrongly(
-            f"source {str(root)!r} is empty: it holds no image and no text{f', only {seen}' if seen else ''}; an image is what "
-            f"Pillow reads: .jpg, .png, .tif, .webp and the like.{advise(root, source.files)} {UNDERSTOOD}"
-        )
+        raise _no_sample(root, source)
     unread = _annotations(source.files)
     try:
         entries = _in_folders(root, images)
@@ -76,7 +73,22 @@ def scan(root: Path, own: Collection[Path] = ()) -> Listing:
         return Listing(_once(entries), _left_out(root, source, entries), _vanished(source))
     raise AskedWrongly(
         f"source {str(root)!r} has {counted(len(images), 'image')}, e.g. {images[0]}, in no layout understood."
-        f"{_deeper(root, images)}{unread} {UNDERSTOOD}"
+        f"{_deeper(root, images, _in_folders)}{unread} {UNDERSTOOD}"
+    )
+
+
+def _no_sample(root: Path, source: Contents) -> AskedWrongly:
+    """What is to be said of a source without an image, and without a text in a layout of them."""
+    advice, seen = advise(root, source.files), describe_left_out(source.files, source.passed)
+    if texts := [file for file in source.files if file.suffix.lower() == TEXT_ENDING and not _is_paper(file)]:
+        return AskedWrongly(
+            f"source {str(root)!r} has {counted(len(texts), 'text')}, e.g. {_printable(texts[0])}, where no folder tells their "
+            "classes: put those of each class into one folder, <class>/*.txt or {train,val,test}/<class>/*.txt."
+            f"{_deeper(root, texts, folder_entries)}{advice} {UNDERSTOOD}"
+        )
+    return AskedWrongly(
+        f"source {str(root)!r} is empty: it holds no image and no text{f', only {seen}' if seen else ''}; an image is what "
+        f"Pillow reads: .jpg, .png, .tif, .webp and the like.{advice} {UNDERSTOOD}"
     )
 
 
@@ -96,14 +108,14 @@ def _is_folder(root: Path) -> bool:
         raise AskedWrongly(f"source {str(root)!r} cannot be read ({error.strerror}); nothing was changed") from None
 
 
-def _deeper(root: Path, images: Sequence[PurePosixPath]) -> str:
-    """The folder that all images lie under, in words, if there is enough to learn from in it; else ''."""
-    tops = {image.parts[0] for image in images}
-    if len(tops) != 1 or any(len(image.parts) < 3 for image in images):
+def _deeper(root: Path, files: Sequence[PurePosixPath], read: Callable[[Path, Sequence[PurePosixPath]], Sequence[Entry]]) -> str:
+    """The folder that all files lie under, in words, if enough to learn from is `read` in it; else ''."""
+    tops = {file.parts[0] for file in files}
+    if len(tops) != 1 or any(len(file.parts) < 3 for file in files):
         return ""
     top = tops.pop()
     try:
-        entries = _in_folders(root / top, [image.relative_to(top) for image in images])
+        entries = read(root / top, [file.relative_to(top) for file in files])
     except AskedWrongly:
         return ""
     is_enough = any(entry.masks for entry in entries) or len({entry.labels.get(LABEL) for entry in entries}) > 1

@@ -8,9 +8,10 @@ from pathlib import Path, PurePosixPath
 from flows.errors import AskedWrongly
 from flows.landing.names import split_at_an_end
 from flows.landing.tagged_lines import is_tagged
+from flows.landing.texts import ENDING
 
 # So many files are opened to see what they hold.
-_MANY = 20
+_MANY, _LOOKED_AT_BYTES = 20, 2000
 _TABLES = frozenset({".csv", ".tsv", ".parquet", ".json", ".jsonl", ".xlsx"})
 
 
@@ -35,7 +36,24 @@ def advise(root: Path, files: Sequence[PurePosixPath]) -> str:
             f" If {_printable(table)} is a table of the samples, write it as labels.csv, with commas, or as labels.parquet; one "
             "of texts of a single split as train.csv, dev.csv or test.csv."
         )
+    # A class has a folder; beside it may lie anything.
+    inside = [file for file in files if len(file.parts) > 1 and file.suffix.lower() != ENDING]
+    text = next((file for file in inside[:_MANY] if _is_text(root / file)), None)
+    if text:
+        return f" If {_printable(text)!r} is a text, let its name end in {ENDING}, and those of its like."
     return ""
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file begins as texts do, in whichever encoding of bytes: without control characters but white space."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            start = file.read(_LOOKED_AT_BYTES)
+    except OSError:
+        return False
+    return bool(start.strip()) and not any(byte < 32 and byte not in b"\t\n\f\r" for byte in start)
 
 
 def _split_of(file: PurePosixPath) -> str | None:

@@ -102,6 +102,42 @@ def test_folders_of_texts_that_are_no_clear_split_are_refused_like_those_of_imag
     assert tree(data) == {}
 
 
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ("ham/x/{}.txt spam/y/{}.txt", r"has 18 texts, e.g. ham/x/0.txt, where no folder tells their classes: .* <class>/\*.txt"),
+        ("{}.txt", "has 9 texts, e.g. 0.txt, where no folder tells"),
+        ("archive/ham/{}.txt archive/spam/{}.txt", "All lie under 'archive': try that folder"),
+        (
+            "ham/{}.eml spam/{}.eml",
+            r"only 18 files \(18 .eml\); .*If 'ham/0.eml' is a text, let its name end in .txt, and those of its like",
+        ),
+        ("ham/{} spam/{}", "If 'ham/0' is a text, let its name end in .txt"),
+        ("train/ham/{}.md train/spam/{}.md", "If 'train/ham/0.md' is a text, let its name end in .txt"),
+    ],
+)
+def test_texts_that_no_folder_or_ending_tells_are_refused_with_what_to_do(
+    files: str, words: str, tmp_path: Path, data: Path
+) -> None:
+    for number in range(9):
+        for file in files.split():
+            path = tmp_path / "source" / file.format(number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(f"Subject: caf\u00e9\n\nmail {file} {number}\n".encode("latin-1"))
+    with pytest.raises(AskedWrongly, match=words):
+        ingest(tmp_path / "source", data)
+    assert tree(data) == {}
+
+
+def test_files_that_hold_no_text_and_papers_get_no_advice_on_texts(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "source" / "a").mkdir(parents=True)
+    (tmp_path / "source" / "a" / "film.mp4").write_bytes(b"\0\0\0 ftypmp42")
+    (tmp_path / "source" / "README.txt").write_text("about")
+    with pytest.raises(AskedWrongly, match="is empty: it holds no image and no text, only 2 files") as told:
+        ingest(tmp_path / "source", data)
+    assert "let its name" not in str(told.value)
+
+
 def test_what_is_no_text_is_set_aside_with_a_reason(tmp_path: Path, data: Path) -> None:
     for number in range(40):
         folder = tmp_path / "source" / ("ham", "spam")[number % 2]
