@@ -228,6 +228,19 @@ def test_a_model_whose_probabilities_hold_is_seldom_found_to_be_otherwise(num: i
     assert found_wrong / times <= 0.05
 
 
+def test_an_interval_of_the_calibration_error_that_leaves_the_error_out_is_said_to_be_without_its_bias() -> None:
+    random = np.random.default_rng(1)
+    sure = random.uniform(0.3, 0.95, 60)
+    truths = np.full(60, "ant")
+    held, sharp = (rows_of(truths, np.where(random.random(60) < sure, "ant", "bee"), told) for told in (sure, sure**0.5))
+    finding = found(calibration(case_of(held, sharp)))
+    figures = finding.figures
+    assert figures["ece"] > figures["ece_high"], "chance alone makes an error"
+    assert f"(ECE) {figures['ece']:.3f} (bias-corrected {figures['ece_low']:.3f} to {figures['ece_high']:.3f})" in finding.words
+    above = f"{figures['above']:+.3f} (bias-corrected {figures['above_low']:+.3f} to {figures['above_high']:+.3f})"
+    assert finding.words.endswith(above)
+
+
 def test_the_interval_of_the_calibration_error_is_the_basic_one_of_scipy() -> None:
     random = np.random.default_rng(7)
     sure = random.uniform(0.25, 1, 120)

@@ -26,8 +26,9 @@ def calibration(case: Case) -> Finding | None:
     figures = {"ece": own.value, "ece_low": own.low, "ece_high": own.high, "most": MOST, "chance": chance}
     holds, bounded = own.value <= chance, own.low <= MOST
     few = f", chance alone gives up to {chance:.3f} on so few samples" if holds and own.value > MOST else ""
+    # The error is greater by chance on few samples, which the interval undoes: it may leave the error itself out.
     words = (
-        f"calibration error (ECE) {own.value:.3f} ({own.low:.3f} to {own.high:.3f}), "
+        f"calibration error (ECE) {own.value:.3f} (bias-corrected {own.low:.3f} to {own.high:.3f}), "
         f"{above_or_not(own.value, holds or bounded, MOST)}{few}"
     )
     if not case.champion:
@@ -35,7 +36,7 @@ def calibration(case: Case) -> Finding | None:
     figures |= {"champion_ece": own.value - above.value, "above": above.value, "above_low": above.low, "above_high": above.high}
     words += (
         f"; against {own.value - above.value:.3f} of {case.champion_name}: "
-        f"{above.value:+.3f} ({above.low:+.3f} to {above.high:+.3f})"
+        f"{above.value:+.3f} (bias-corrected {above.low:+.3f} to {above.high:+.3f})"
     )
     passed = holds or (bounded and above.low <= MOST_ABOVE)
     return Finding("calibration", passed, words, figures | {"most_above": MOST_ABOVE})
