@@ -28,8 +28,8 @@ class Case:
     """A candidate and the champion, if there is one, scored on the same samples, and the policy that they are judged by.
 
     Without a champion the candidate is compared with a constant answer, for classes `majority[target]`. `classes` are those
-    that its heads learned, by target. `withdrawn` says that a
-    person rolled this very model back. `account` is what was asked of the champion's earlier challengers, `recipe` names the
+    that its heads learned, by target. `files` are the samples' names for people, by digest. `withdrawn` says that a person
+    rolled this very model back. `account` is what was asked of the champion's earlier challengers, `recipe` names the
     candidate's. Each distinct image counts once. `groups` has, by digest, the group of a sample that is in one; `taken_together`
     the group that its split keeps whole, which counts as one. `trials` is what was measured besides the scores. `anchor` is the
     last model that was promoted as superior, if the champion is another: where the policy has a margin, the candidate must not
@@ -63,6 +63,7 @@ class Case:
     fresh: FreshAccount | None = None
     proof: Finding | None = None
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def target(self) -> str:

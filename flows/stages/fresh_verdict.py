@@ -33,6 +33,7 @@ def judge_challenger(
         recipe=recipe,
         taken_together=taken_together(work_plan.version),
         fresh=fresh.account,
+        files={s.digest: s.file for s in work_plan.version.samples},
     )
     verdict = decide(case)
     # Of two that cannot be compared no label was bet on.

@@ -50,6 +50,7 @@ def promote(session: RetrainingSession, work_plan: WorkPlan, scores: Scores) -> 
         is_frozen=candidate.variant.freeze == "all",
         is_pretrained=session.plan.weights_of(candidate.variant.backbone) != "none",
         taken_together={s.digest: s.group for s in work_plan.version.samples if s.group and s.split == "test"},
+        files={s.digest: s.file for s in work_plan.version.samples},
     )
     verdict = gate.decide(case)
     if verdict.promoted:

@@ -279,6 +279,8 @@ def test_negative_flips_have_the_interval_of_statsmodels_and_name_the_surest() -
     assert "the candidate is wrong where champion 3 was right on 6 samples of 200: 0.030" in finding.words
     assert finding.notes[0].startswith(f"negative flips that the candidate is surest of: {33:032x}"[:-20])
     assert "(ant read as cat, 0.99)" in finding.notes[0]
+    case = replace(case_of(rows_of(truths, new, sure), rows_of(truths, old, sure)), files={f"{33:032x}": "images/ant.png"})
+    assert ": images/ant.png (ant read as cat, 0.99), 0000" in found(negative_flips(case)).notes[0]
     many = found(negative_flips(case_of(rows_of(truths, np.full(200, "cat")), rows_of(truths, truths))))
     assert (many.passed, many.figures["rate"]) == (False, 1.0)
     assert negative_flips(case_of(rows_of(truths, new), None)) is None

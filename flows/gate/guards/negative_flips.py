@@ -54,7 +54,8 @@ def flipped(case: Case) -> list[tuple[str, str]]:
 
 def _name(case: Case, key: tuple[str, str]) -> str:
     row = case.after[key]
+    name = case.files.get(row.digest, row.digest[:DIGEST_CHARS])
     if TASK_FACTS[case.task].tells == "tags":
         wrong = ", ".join(f"{true or 'nothing'} read as {told or 'nothing'}" for true, told, _ in row.pixels if true != told)
-        return f"{row.digest[:DIGEST_CHARS]} ({wrong})"
-    return f"{row.digest[:DIGEST_CHARS]} ({row.truth or 'nothing'} read as {row.predicted or 'nothing'}, {row.probability:.2f})"
+        return f"{name} ({wrong})"
+    return f"{name} ({row.truth or 'nothing'} read as {row.predicted or 'nothing'}, {row.probability:.2f})"
