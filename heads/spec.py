@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictBool, field_validator, model_validator
 
 from heads.bert_size import is_backbone, modality_of, parse_bert_size, stages_of
-from heads.catalogue import BACKBONE_STAGES, FIT_FIELDS_OF, HEAD_DESIGNS, TASK_FACTS, Modality, Task, check_image_size
+from heads.catalogue import BACKBONE_STAGES, FIT_FIELDS_OF, HEAD_DESIGNS, TASK_FACTS, Modality, Task, Tells, check_image_size
 
 Augment = Literal["none", "light", "medium", "strong"]
 Optimizer = Literal["adamw", "sgd"]
@@ -28,9 +28,10 @@ FIRST_FIT_FIELDS = frozenset(
     ("epochs", "batch_size", "learning_rate", "weight_decay", "image_size_px", "augment", "seed", "precision", "patience")
 )
 # Raised when the same spec is trained otherwise than before, so that work done by an older recipe is not reused.
-# 2: frozen trunks read stored views, plain ones unless `views` says more. 3, where tags are told: words that are not read teach
-# nothing.
-RECIPE, TAGS_RECIPE = 2, 3
+# 2: frozen trunks read stored views, plain ones unless `views` says more.
+RECIPE = 2
+# With a head that tells such; of tags 3: words that are not read teach nothing; of labels 3: a new head begins at their shares.
+RECIPE_OF: Mapping[Tells, int] = {"tags": 3, "labels": 3}
 FREEZE_POLICIES = ("none", "all", "upto:<stage>", "gradual", "lp_ft", "adaptive")
 
 

@@ -16,7 +16,7 @@ from flows.plan.form import Plan, Target
 from flows.plan.targets import primary_metric, targets_of, task_of
 from flows.records import DataVersion, Work
 from heads.catalogue import HEAD_DESIGNS, TASK_FACTS
-from heads.spec import RECIPE, TAGS_RECIPE, Fit, Head, Variant, is_screened
+from heads.spec import RECIPE, RECIPE_OF, Fit, Head, Variant, is_screened
 
 MAX_VARIANTS = 512
 
@@ -56,7 +56,7 @@ def expand(plan: Plan, version: DataVersion) -> tuple[Variant, ...]:
 
 def recipe_of(variant: Variant) -> int:
     """The number of the recipe by which a variant is trained."""
-    return TAGS_RECIPE if any(TASK_FACTS[head.task].tells == "tags" for head in variant.heads) else RECIPE
+    return max(RECIPE_OF.get(TASK_FACTS[head.task].tells, RECIPE) for head in variant.heads)
 
 
 def work_key(variant_id: str, weights_digest: str, data_version_digest: str, screening: str = "", recipe: int = RECIPE) -> str:

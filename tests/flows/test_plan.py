@@ -28,6 +28,7 @@ from flows.plan import (
     parse_plan,
     primary_metric,
     read_plan,
+    recipe_of,
     retraining_key,
     targets_of,
     variant_label,
@@ -39,7 +40,7 @@ from flows.plan.fit import RECURRENT_FIELDS, FitGrid
 from flows.plan.promotion import MEASURES_OF
 from flows.records import DataVersion, Mask, Sample, Weights, Work, Workers
 from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, Task
-from heads.spec import Fit
+from heads.spec import Fit, Head, Variant
 from heads.tasks.table import TaskHead
 
 PLANS = Path(__file__).parents[2] / "flows" / "plans"
@@ -768,6 +769,18 @@ def test_what_matters_changes_the_identity_of_a_retraining() -> None:
     ]
     assert len(set(keys)) == len(keys)
     assert key(plan()) == key(plan(), data=replace(version(), revision="r2"))
+
+
+def test_what_is_trained_otherwise_than_before_has_another_recipe() -> None:
+    recipes = [
+        recipe_of(Variant(backbone=backbone, heads=tuple(Head(target=task, task=task) for task in tasks)))
+        for backbone, tasks in (
+            ("resnet18", ("classification",)),
+            ("resnet18", ("classification", "multilabel")),
+            ("lstm", ("tagging",)),
+        )
+    ]
+    assert recipes == [2, 3, 3]
 
 
 def test_work_is_keyed_by_variant_weights_and_data() -> None:
