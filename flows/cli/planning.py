@@ -10,6 +10,7 @@ from flows.records import Severity
 from flows.stages.preview.compile_forecast import CompileForecast
 from flows.stages.preview.costs import SAMPLE_UNITS, Estimate, SamplePhase, TrunkUse
 from flows.stages.preview.plan_preview import Preview
+from flows.stages.preview.text_lengths import CutTexts
 from flows.words import counted, short
 from heads.bert_size import modality_of
 from heads.catalogue import Modality
@@ -30,6 +31,9 @@ def show(preview: Preview, plan_file: object) -> None:
     _show_phases(preview.images, modality)
     for line in describe_compiling(preview.compiling):
         screen.out.print(line, markup=False, soft_wrap=True)
+    for cut in preview.cut_texts:
+        if cut.texts_cut:
+            screen.out.print(describe_cut(cut), markup=False, soft_wrap=True)
     screen.out.print(describe_guards(preview.guards), markup=False, soft_wrap=True)
     for warning in preview.warnings:
         screen.warn(warning)
@@ -59,6 +63,20 @@ def _describe_compiling(forecast: CompileForecast) -> str:
     verdict = "it is compiled" if forecast.is_compiled else "it is not compiled"
     measured = f"{screen.duration(forecast.compile_seconds)} to compile, {forecast.saved:.0%} saved of a step"
     return f"{phase}: {pays}: {verdict} (measured on this machine: {measured})"
+
+
+def describe_cut(cut: CutTexts) -> str:
+    """How many texts are longer than a backbone reads, in a line."""
+    are_all = cut.texts_counted == cut.texts
+    texts = (
+        f"{cut.texts_cut} of {counted(cut.texts, 'text')}"
+        if are_all
+        else f"About {cut.texts_cut / cut.texts_counted:.0%} of texts"
+    )
+    longer = f"{texts} have more than the {cut.max_tokens} tokens that {cut.backbone} reads (max_tokens)"
+    # A little that is not read is no nothing.
+    by = "" if are_all else f" (estimated from {cut.texts_counted:,} of {counted(cut.texts, 'text')})"
+    return f"{longer}; {min(cut.tokens_read_share, 0.999):.1%} of all tokens are read{by}"
 
 
 def describe_guards(guards: Mapping[str, Severity]) -> str:

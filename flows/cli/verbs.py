@@ -65,7 +65,8 @@ def plan(
     as_json: AsJson = False,
     backbones: Annotated[bool, typer.Option("--backbones", help="List the backbones that a plan may name.")] = False,
     no_calibrate: Annotated[
-        bool, typer.Option("--no-calibrate", help="Estimate by stated rates; do not time this machine for two seconds.")
+        bool,
+        typer.Option("--no-calibrate", help="Estimate by stated rates; time nothing and read no samples, which takes seconds."),
     ] = False,
 ) -> None:
     """Say what a plan would run, what is done already, what is left and what it costs; touches nothing.

@@ -14,6 +14,7 @@ from PIL import Image
 from flows import dataset
 from flows.settings import read_settings
 from flows.stages.data import ingest
+from flows.stages.preview import cost_estimate, text_lengths
 from heads import bundle
 from heads.data.modalities import preparation_of, preprocess_of
 from heads.model.model import build_model
@@ -173,6 +174,35 @@ def test_a_plan_of_texts_speaks_of_texts(mail: Path, tmp_path: Path, ask: Ask) -
     assert (answer.status, "guards.leaks: block has nothing to block by" in answer.err) == (2, True), answer
     # Texts are cut into tokens once, and no photograph is decoded.
     assert told["estimate"]["seconds_alone"] < 0.1
+
+
+def test_a_plan_tells_how_many_texts_are_longer_than_the_network_reads(
+    workspace: Path, tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost_estimate, "CALIBRATION_SECONDS", 0.01)
+    # Half of them have 6 tokens with the marks of start and end, half 42.
+    long = [row.replace("a red house", "a red house " * 12 + "a red a") if n % 4 < 2 else row for n, row in enumerate(rows())]
+    assert ask(workspace, "data", "ingest", str(table(tmp_path / "source", long))).status == 0
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(PLAN.format(weights=write_encoder(tmp_path / "weights")).replace("16", "[16, 42]"))
+    answer = ask(workspace, "plan", str(plan))
+    assert answer.status == 0, answer
+    told = (
+        f"20 of {NUM_TEXTS} texts have more than the 16 tokens that {SIZE.name} reads (max_tokens); 45.8% of all tokens are read"
+    )
+    assert told in answer.out, answer.out
+    assert "than the 42" not in answer.out
+    cuts = ask(workspace, "plan", str(plan), "--json").told["cut_texts"]
+    counts = [(cut["max_tokens"], cut["texts"], cut["texts_counted"], cut["texts_cut"]) for cut in cuts]
+    assert counts == [(16, NUM_TEXTS, NUM_TEXTS, 20), (42, NUM_TEXTS, NUM_TEXTS, 0)]
+    assert [cut["tokens_read_share"] for cut in cuts] == [pytest.approx((6 + 16) / (6 + 42)), 1.0]
+    monkeypatch.setattr(text_lengths, "MAX_TEXTS", 10)
+    monkeypatch.setattr(text_lengths, "MAX_LETTERS", 30)
+    answer = ask(workspace, "plan", str(plan))
+    assert "of all tokens are read (estimated from 10 of 40 texts)" in answer.out, answer.out
+    # Of what it would read nothing is known yet: its words are learned later.
+    plan.write_text("name: mail\nbackbones: [textcnn]\nfit: {max_tokens: 16}\n")
+    assert ask(workspace, "plan", str(plan), "--json").told["cut_texts"] == []
 
 
 def test_classes_by_the_thousand_are_planned(workspace: Path, tmp_path: Path, ask: Ask) -> None:

@@ -15,6 +15,7 @@ from flows.stages.preview.compile_forecast import CompileForecast, forecast
 from flows.stages.preview.cost_estimate import estimate_costs
 from flows.stages.preview.costs import Estimate, SamplePhase, TrunkUse
 from flows.stages.preview.foreseen import foresee_verdict
+from flows.stages.preview.text_lengths import CutTexts, count_cut_texts
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Preview:
     """A plan on a data version: its variants, how many are left to train, what that costs, and what guards may do.
 
     `in_driver` says that the job's driver trains them by itself, without workers; `compiling` is of variants that ask for it.
-    `warnings` say so if no model could be promoted on the test split.
+    `cut_texts` say how much of the texts is read, if samples may be looked at. `warnings` say so if no model could be promoted on
+    the test split.
     """
 
     name: str
@@ -46,13 +48,15 @@ class Preview:
     estimate: Estimate
     in_driver: bool
     compiling: tuple[CompileForecast, ...]
+    cut_texts: tuple[CutTexts, ...]
     warnings: tuple[str, ...]
 
 
 def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Preview:
     """The variants of a plan on the workspace's data version, which are done, and what the others cost; touches nothing.
 
-    `calibrate` times this machine for about two seconds, so that the estimate is in seconds of this machine.
+    `calibrate` looks at samples: it times this machine for about two seconds, so that the estimate is in seconds of this machine,
+    and counts the tokens of some texts.
     """
     from flows import dataset
 
@@ -83,5 +87,6 @@ def preview(settings: Settings, plan: Plan, *, calibrate: bool = True) -> Previe
         estimate=costs.estimate,
         in_driver=trains_in_driver(settings, work_plan, left),
         compiling=forecast(work_plan, left, device=costs.estimate.device, is_here=not costs.estimate.elsewhere),
+        cut_texts=count_cut_texts(work_plan) if calibrate else (),
         warnings=tuple(filter(None, [foresee_verdict(work_plan)])),
     )
