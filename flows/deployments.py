@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.runner import Runner
@@ -21,6 +23,8 @@ from tzlocal import get_localzone_name
 from flows.plan import Plan, form_values
 
 DEPLOYED = ("nightly", "on-demand", "approve")
+# A tag of a deployment that is paused since nobody serves it, not since a person paused it.
+NOT_SERVED = "not-served"
 
 
 def names_of(plan: Plan) -> tuple[str, ...]:
@@ -59,6 +63,27 @@ def of_plan(plan: Plan, cron: str, source: str | None, timezone: str | None = No
     return deployments
 
 
+def keep_pauses(served: Sequence[RunnerDeployment]) -> list[str]:
+    """Leave asleep the schedules that a person paused in Prefect; the names of those deployments."""
+    asleep = []
+    with get_client(sync_client=True) as client:
+        for deployment in served:
+            with contextlib.suppress(ObjectNotFound):
+                if keep_paused(deployment, client.read_deployment_by_name(deployment.full_name)):
+                    asleep.append(deployment.full_name)
+    return asleep
+
+
+def keep_paused(deployment: RunnerDeployment, before: DeploymentResponse) -> bool:
+    """Leave a schedule asleep that a person paused, of the deployment or by itself; whether one did."""
+    deployment.paused = before.paused and NOT_SERVED not in before.tags
+    by_itself = bool(before.schedules) and not any(each.active for each in before.schedules)
+    if by_itself:
+        for schedule in deployment.schedules or ():
+            schedule.active = False
+    return deployment.paused or by_itself
+
+
 def serve(served: Sequence[RunnerDeployment], on_known: Callable[[], object]) -> None:
     """Serve these deployments until the process is ended; calls `on_known` once Prefect knows them.
 
@@ -81,6 +106,10 @@ def how_to_start(plans: Sequence[Plan], api: str) -> str:
 
 def pause(plans: Sequence[Plan]) -> None:
     """Pause the plans' schedules in Prefect until they are served again."""
-    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
+    with get_client(sync_client=True) as client:
         for plan in plans:
-            client.pause_deployment(client.read_deployment_by_name(f"{plan.name}/nightly").id)
+            with contextlib.suppress(ObjectNotFound):
+                known = client.read_deployment_by_name(f"{plan.name}/nightly")
+                if not known.paused:
+                    client.update_deployment(known.id, DeploymentUpdate(tags=[*known.tags, NOT_SERVED]))
+                    client.pause_deployment(known.id)

@@ -72,7 +72,7 @@ def register(
             before = _read(client, deployment.full_name)
             deployment.work_pool_name, deployment.job_variables = pool, variables
             if before is not None:
-                _keep_paused(deployment, before)
+                deployments.keep_paused(deployment, before)
             deployment.apply()
             told.append(_registered(client, deployment.full_name))
         for plan in plans:
@@ -92,14 +92,6 @@ def _of_plan(plan: Plan, cron: str, source: str | None, timezone: str | None) ->
         raise AskedWrongly(
             f"Prefect does not take --cron {cron!r} in the time zone {timezone or 'of this machine'}: {error}"
         ) from None
-
-
-def _keep_paused(deployment: RunnerDeployment, before: DeploymentResponse) -> None:
-    """Leave a schedule asleep that a person put to sleep, of the deployment or by itself."""
-    deployment.paused = before.paused
-    if before.schedules and not any(each.active for each in before.schedules):
-        for schedule in deployment.schedules or ():
-            schedule.active = False
 
 
 def _find(client: SyncPrefectClient, name: str) -> WorkPool:

@@ -47,6 +47,8 @@ def _serve(request: dict[str, Any]) -> int:
     except ValueError as error:
         sys.stderr.write(f"Prefect does not take --cron {request['cron']!r}: {error}\n")
         return ASKED_WRONGLY
+    if asleep := deployments.keep_pauses(served):
+        sys.stderr.write(f"Paused in Prefect, and left so: {', '.join(asleep)}; resume what is to run again there\n")
     words = deployments.how_to_start(plans, os.environ["PREFECT_API_URL"])
     deployments.serve(served, lambda: sys.stderr.write(f"{words}\n"))
     return 0

@@ -15,9 +15,10 @@ from typing import Any
 
 import psutil
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import mlflow_tags, work_pool
+from flows import deployments, mlflow_tags, work_pool
 from flows.errors import AskedWrongly
 from flows.plan import form_values, parse_plan
 from flows.records import Verdict
@@ -279,6 +280,34 @@ def test_a_pool_of_another_type_and_an_image_out_of_place_are_refused(stack: Sta
     kube = _register(stack, pool="kube", image="registry/headstart:1")
     known = stack.ask(f"/deployments/{kube.deployments[0].id}")
     assert (kube.pool_type, known["job_variables"]) == ("kubernetes", {"image": "registry/headstart:1"})
+
+
+def _serve_again() -> list[bool]:
+    """What serving a plan again finds paused, and leaves so: the deployment of its nights, and their schedule."""
+    served = deployments.of_plan(parse_plan({"name": "nights"}), "0 2 * * *", None, "Etc/UTC")
+    asleep = deployments.keep_pauses(served)
+    for each in served:
+        each.apply()
+    with get_client(sync_client=True) as client:
+        known = client.read_deployment_by_name("nights/nightly")
+    assert asleep == ["nights/nightly"] * (known.paused or not known.schedules[0].active)
+    return [known.paused, not known.schedules[0].active]
+
+
+def test_nights_that_a_person_paused_sleep_on_when_they_are_served_again_and_others_wake(stack: Stack) -> None:
+    plans = [parse_plan({"name": name}) for name in ("never-served", "nights")]
+    with temporary_settings({PREFECT_API_URL: stack.api}), get_client(sync_client=True) as client:
+        assert _serve_again() == [False, False]
+        deployments.pause(plans)
+        assert client.read_deployment_by_name("nights/nightly").paused
+        assert _serve_again() == [False, False]
+        known = client.read_deployment_by_name("nights/nightly")
+        client.update_deployment_schedule(known.id, known.schedules[0].id, active=False)
+        deployments.pause(plans)
+        assert _serve_again() == [False, True]
+        client.pause_deployment(known.id)
+        deployments.pause(plans)
+        assert _serve_again() == [True, True]
 
 
 @pytest.fixture
