@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from flows.stages.values import WorkPlan
 
 # Raised when a probe is fitted otherwise than before, so that older ones are fitted again.
-RECIPE = 1
-TFIDF_RECIPE = 3
+RECIPE, LABELS_RECIPE = 1, 2
+TFIDF_RECIPE = 4
 LEARNED_SPLITS = ("train", "val")
 
 
@@ -44,7 +44,8 @@ def _key(work_plan: WorkPlan, work: Work) -> str:
     """The key of the probe on a work's trunk: the hash of what it is fitted on, and how."""
     target = work_plan.target
     probe = probe_of(work.variant, target, is_random=work.weights.path is None)
-    return _hash([RECIPE, probe.variant_id, work.variant.sees_whole, work.weights.digest, _labels(work_plan)])
+    recipe = LABELS_RECIPE if TASK_FACTS[_task(work_plan)].tells == "labels" else RECIPE
+    return _hash([recipe, probe.variant_id, work.variant.sees_whole, work.weights.digest, _labels(work_plan)])
 
 
 def tfidf_key(work_plan: WorkPlan) -> str:
