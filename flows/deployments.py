@@ -18,8 +18,8 @@ from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.runner import Runner
 from prefect.schedules import Cron
 from prefect.types.entrypoint import EntrypointType
-from tzlocal import get_localzone_name
 
+from flows.cron import local_timezone
 from flows.plan import Plan, form_values
 
 DEPLOYED = ("nightly", "on-demand", "approve")
@@ -35,7 +35,8 @@ def names_of(plan: Plan) -> tuple[str, ...]:
 def of_plan(plan: Plan, cron: str, source: str | None, timezone: str | None = None) -> tuple[RunnerDeployment, ...]:
     """A plan's deployments: `nightly` on the cron, `on-demand`, and `approve` where promotions are manual.
 
-    The cron counts in `timezone`, by default that of this machine. Raises ValueError on a wrong cron.
+    The cron counts in `timezone`, by default that of this machine. Raises ValueError on a wrong cron, AskedWrongly if
+    this machine's time zone has no name.
 
     They have no concurrency limit of Prefect's: a killed run would never give its slot back, and every later run would wait.
     The session's lock, which dies with its holder, keeps to one retraining of a name at a time.
@@ -50,7 +51,7 @@ def of_plan(plan: Plan, cron: str, source: str | None, timezone: str | None = No
         "tags": ["headstart"],
     }
     # Without a time zone Prefect reads a cron in UTC.
-    schedule = Cron(cron, timezone=timezone or get_localzone_name())
+    schedule = Cron(cron, timezone=timezone or local_timezone())
     nightly = named.to_deployment("nightly", schedule=schedule, description=f"Retrain {plan.name} every night.", **shared)
     by_hand = named.to_deployment("on-demand", description=f"Retrain {plan.name} now; the form is the plan.", **shared)
     made = [nightly, by_hand]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from flows import cluster, owners, prefect_database, processes
-from flows.cron import check_cron
+from flows.cron import check_cron, local_timezone
 from flows.errors import AskedWrongly, HeadstartError
 from flows.files import write_json
 from flows.plan import Plan
@@ -27,13 +27,14 @@ def run(settings: Settings, plans: Sequence[Plan], *, cron: str, source: str | N
     """Start the servers that have no address in the settings, serve the plans until interrupted, and stop what was started.
 
     A part that dies is started again, a few times. Raises AskedWrongly if a stack of this storage root runs already, on a
-    wrong cron, and as `preflight_check` does; HeadstartError if a part dies too often.
+    wrong cron or a time zone without a name, and as `preflight_check` does; HeadstartError if a part dies too often.
     """
     if running := stack_words(settings):
         raise AskedWrongly(
             f"a stack of {settings.storage} runs already (pid {running['pid']}); end it with Ctrl-C, or name another --workspace"
         )
     check_cron(cron)
+    local_timezone()
     for plan in plans:
         preflight_check(settings, plan, prefect=settings.prefect_address)
     settings.storage.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,7 @@ class _Stack:
     def _tell_addresses(self, cron: str) -> None:
         prefect_address = str(self._settings.prefect_address).removesuffix("/api")
         self._say(f"Prefect  {prefect_address}\nMLflow   {self._settings.tracking}\nRay      {self._ray.address}")
-        self._say(f"Nights   {cron} in local time")
+        self._say(f"Nights   {cron} in {local_timezone()}")
 
     def _write(self) -> None:
         """Write the stack file: this process, the servers' addresses, and the marks of their processes."""

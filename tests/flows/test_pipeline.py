@@ -3,36 +3,60 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import tzlocal
 from prefect.deployments.runner import RunnerDeployment
 
 from flows import prefect_server
+from flows.cron import local_timezone
+from flows.errors import AskedWrongly
 from flows.plan import parse_plan
+
+Live = Callable[[str], None]
 
 
 @pytest.fixture
-def in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with monkeypatch.context() as patched:
-        patched.setenv("TZ", "Europe/Berlin")
+def live_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
+    """Gives this process's clock another time zone."""
+
+    def live(timezone: str) -> None:
+        patched.setenv("TZ", timezone)
         # It is asked for once a process.
-        tzlocal.reload_localzone()
-        yield
-    tzlocal.reload_localzone()
+        time.tzset()
+        patched.setattr("tzlocal.unix._cache_tz_name", None)
+
+    with monkeypatch.context() as patched:
+        yield live
+    time.tzset()
 
 
-@pytest.mark.usefixtures("in_berlin")
-def test_the_nightly_cron_counts_in_local_time() -> None:
+def test_the_nightly_cron_counts_in_local_time(live_in: Live) -> None:
     from flows import deployments
 
+    live_in("Europe/Berlin")
     nightly, by_hand = deployments.of_plan(parse_plan({"name": "pets"}), "0 2 * * *", None)
     assert [(s.schedule.cron, s.schedule.timezone) for s in nightly.schedules or []] == [("0 2 * * *", "Europe/Berlin")]
     assert not by_hand.schedules
+
+
+@pytest.mark.parametrize(
+    ("rule", "offset"), [("UTC-3", "+03:00"), ("<-0330>3:30", "-03:30"), ("GMT0BST,M3.5.0/1,M10.5.0", "+01:00")]
+)
+def test_a_clock_whose_time_zone_has_no_name_is_refused_where_a_cron_would_count_in_utc(
+    live_in: Live, rule: str, offset: str
+) -> None:
+    live_in("Etc/UTC")
+    assert local_timezone() == "Etc/UTC"
+    live_in(rule)
+    told = rf"TZ={re.escape(repr(rule))} gives .* no name .*where this machine's clock is {re.escape(offset)}"
+    with pytest.raises(AskedWrongly, match=told):
+        local_timezone()
 
 
 class Serving:
