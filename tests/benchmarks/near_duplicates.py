@@ -5,7 +5,8 @@
 The real job's search in this process: features of MobileNetV2 name candidates, pixels decide. Every seventh picture of a set is
 its holdout; to it are added copies of train pictures, so many an alteration. Pairs among the honest ones are listed: those of
 pets3 are pictures that the set holds twice. Bars: of each alteration at least 95 % are found (of a quarter of the size none is
-asked), and no honest picture of another set is told.
+asked), of copies whose red and blue are exchanged at most 15 % (they are other pictures, but where they are nearly grey), and no
+honest picture of another set is told.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageEnhance
 from workspaces import MOBILENET_V2, SHARED, say
 
 from flows import job
@@ -29,6 +30,7 @@ from heads.data.decoding import decode
 from heads.spec import Fit, Head, Variant
 
 LEAST_FOUND, NOT_ASKED, HELD_TWICE = 0.95, "a quarter of its size", ("pets3",)
+MOST_FOUND, OTHER_COLOURS, NEARLY_GREY = 0.15, "red and blue exchanged", ("camvid",)
 
 
 def resized(share: float) -> Callable[[Image.Image], Image.Image]:
@@ -62,6 +64,9 @@ ALTERATIONS: Mapping[str, Callable[[Image.Image], Image.Image]] = {
     "cut to 95 %": cut(0.95, 0.5, 0.5),
     "cut to 85 %": cut(0.85, 0.3, 0.7),
     "cut to 93 %, half its size, quality 40": lambda image: saved(40)(resized(0.5)(cut(0.93, 0.2, 0.6)(image))),
+    "grey": lambda image: image.convert("L").convert("RGB"),
+    "darker": lambda image: ImageEnhance.Brightness(image).enhance(0.7),
+    OTHER_COLOURS: lambda image: Image.merge("RGB", image.split()[::-1]),
 }
 
 
@@ -97,8 +102,9 @@ def measure(name: str, planted: int, image_size_px: int, folder: Path) -> bool:
     say(f"{name}: {len(honest)} of {found.num_samples - sum(total.values())} honest ones told, {found.num_small} too small")
     for leak in honest:
         say(f"  {Path(leak.file).name} and {Path(leak.twin).name}: {leak.likeness:.3f}")
-    missed = [kind for kind, share in shares.items() if share < LEAST_FOUND and kind != NOT_ASKED]
-    return not missed and (not honest or name in HELD_TWICE)
+    missed = [kind for kind, share in shares.items() if share < LEAST_FOUND and kind not in (NOT_ASKED, OTHER_COLOURS)]
+    mistaken = shares[OTHER_COLOURS] > MOST_FOUND and name not in NEARLY_GREY
+    return not missed and not mistaken and (not honest or name in HELD_TWICE)
 
 
 def main() -> int:

@@ -115,8 +115,8 @@ def _closest(own: Sequence[Pair], read_details: Callable[[str], Details | None])
         return None, True
     for _, other in own:
         two = read_details(other.pixel_digest)
-        if two is None or (alike := round(likeness(one, two), 4)) < SAME_PICTURE:
+        if two is None or (alike := likeness(one, two)) < SAME_PICTURE:
             continue
-        if best is None or alike > best.likeness:
-            best = Leak(sample.digest, sample.file, other.file, other.split, alike)
+        if best is None or round(alike, 4) > best.likeness:
+            best = Leak(sample.digest, sample.file, other.file, other.split, round(alike, 4))
     return best, False

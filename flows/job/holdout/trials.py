@@ -9,7 +9,7 @@ from flows.leak_records import Leak, Leaks
 from flows.places import Root, StoredFile, open_place
 
 # Incremented when another search would find other pairs.
-LEAKS_FORMAT = 2
+LEAKS_FORMAT = 3
 # Incremented when corruptions or attacks change.
 ROBUSTNESS_FORMAT = 1
 
