@@ -10,7 +10,17 @@ from pathlib import Path
 from flows.dataset.pointer import parse_pointer
 from flows.dataset.readiness import check_names, check_ready, refuse_ignored
 from flows.dataset.remotes import RemoteStatus, check_remote, parse_remote, read_remote, set_remote
-from flows.dataset.revisions import DATA_FILE, commit, committed_text, head_commit, holder, pointer_text, resolve, revisions
+from flows.dataset.revisions import (
+    DATA_FILE,
+    check_repository,
+    commit,
+    committed_text,
+    head_commit,
+    holder,
+    pointer_text,
+    resolve,
+    revisions,
+)
 from flows.dataset.setup import init_workspace
 from flows.dataset.store import Store, open_store
 from flows.dataset.unsaved import refuse_unsaved
@@ -27,6 +37,7 @@ __all__ = [
     "check_names",
     "check_ready",
     "check_remote",
+    "check_repository",
     "checkout",
     "head_commit",
     "history",
@@ -195,8 +206,9 @@ def restore(workspace: Path) -> bool:
 def status(workspace: Path) -> Status:
     """The workspace's version, whether `data/` differs from it, and its counts. Raises as `read_version` does."""
     version = read_version(workspace)
-    dirty = open_store(version.data.parent).is_dirty()
-    return Status(version, dirty, split_counts(version.samples), class_counts(version.samples))
+    return Status(
+        version, open_store(version.data.parent).is_dirty(), split_counts(version.samples), class_counts(version.samples)
+    )
 
 
 def _is_committed(workspace: Path) -> bool:
@@ -211,8 +223,7 @@ def _tables(data: Path) -> Mapping[str, str]:
 
 def _is_another_version(store: Store, tables: Mapping[str, str]) -> bool:
     """Whether tables with these md5s are those of a version in the history other than the one that `data.dvc` names."""
-    pointer = store.pointer
-    if store.tables(pointer.digest) == tables:
+    if store.tables(store.pointer.digest) == tables:
         return False
     others = {parse_pointer(revision.text, revision.name).digest for revision in revisions(store.workspace)}
     return any(store.tables(digest) == tables for digest in others)

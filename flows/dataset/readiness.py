@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from flows.dataset.pointer import parse_pointer
-from flows.dataset.revisions import DATA_FILE, ask, pointer_text
+from flows.dataset.revisions import DATA_FILE, ask, check_repository, pointer_text
 from flows.dataset.store import Store, open_store
 from flows.errors import AskedWrongly
 from flows.workspace import DATA
@@ -47,7 +47,7 @@ def check_git(folder: Path, files: Sequence[str]) -> None:
     if lines[:1] == ["true"]:
         raise AskedWrongly(f"{folder} is a bare git repository, which has no files beside it; give a clone of it")
     if answer.returncode:
-        raise AskedWrongly(f"git does not take {folder} for a repository: {answer.stderr.strip()}")
+        check_repository(folder)
     if Path(lines[2]).resolve() != folder.resolve():
         raise AskedWrongly(f"the git repository of {folder} has its files in {lines[2]}; a workspace is a repository's own root")
     for name, what in _HALF_DONE.items():

@@ -37,13 +37,24 @@ def git(workspace: Path, *arguments: str) -> str:
 def committed_text(workspace: Path, revision: str = "HEAD") -> str | None:
     """The text of `data.dvc` at a revision, or None if that revision has none."""
     done = ask(workspace, "show", f"{revision}:./{DATA_FILE}")
-    return None if done.returncode else done.stdout
+    if done.returncode:
+        check_repository(workspace)
+        return None
+    return done.stdout
+
+
+def check_repository(workspace: Path) -> None:
+    """Raise AskedWrongly, with git's own words, if git does not take the folder for a repository (another user's, damaged)."""
+    answer = ask(workspace, "rev-parse", "--git-dir")
+    if answer.returncode:
+        raise AskedWrongly(f"git does not take {workspace} for a repository: {answer.stderr.strip()}")
 
 
 def resolve(workspace: Path, revision: str) -> str:
     """The full hash of a commit. Raises AskedWrongly if there is no such commit."""
     done = ask(workspace, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if done.returncode:
+        check_repository(workspace)
         raise AskedWrongly(f"revision {revision!r} is not in {workspace}; `headstart data history` lists those that are")
     return done.stdout.strip()
 
@@ -70,7 +81,10 @@ def holder(workspace: Path) -> str | None:
 def revisions(workspace: Path) -> list[Revision]:
     """Every commit on HEAD's history that changed `data.dvc`, newest first."""
     done = ask(workspace, "log", "--no-show-signature", "--format=%H%x09%cI%x09%s", "--", DATA_FILE)
-    lines = [line.split("\t", 2) for line in done.stdout.splitlines()] if not done.returncode else []
+    if done.returncode:  # as before the first commit
+        check_repository(workspace)
+        return []
+    lines = [line.split("\t", 2) for line in done.stdout.splitlines()]
     changes = [Revision(name, date, message, committed_text(workspace, name) or "") for name, date, message in lines]
     return [revision for revision in changes if revision.text]
 

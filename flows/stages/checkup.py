@@ -116,7 +116,7 @@ def of_machine(name: str, one: Machine) -> PartState:
 
 
 def _workspace(settings: Settings) -> PartState:
-    dataset.open_workspace(settings.workspace)
+    dataset.check_repository(dataset.open_workspace(settings.workspace))
     try:
         version = dataset.read_version(settings.workspace)
     except ASKED_WRONGLY as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import machine
+from flows import dataset, machine
 from flows.cluster import Node
 from flows.errors import AskedWrongly
 from flows.machine import Gpu, Machine
@@ -117,3 +118,22 @@ def test_a_job_of_a_flow_with_other_versions_is_refused_and_one_of_the_same_is_n
     machine.check_expected({})
     with pytest.raises(AskedWrongly, match=r"has other versions than the flow \(numpy .*, where the flow has 1.2.3\): start the"):
         machine.check_expected({machine.EXPECTED: '{"numpy": "1.2.3"}'})
+
+
+REFUSED = {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+
+
+@pytest.mark.parametrize("command", ["data status", "data history", "data checkout HEAD", "plan plan.yaml", "retrain plan.yaml"])
+def test_a_workspace_that_git_refuses_is_told_in_gits_words(workspace: Path, ask: Ask, command: str) -> None:
+    answer = ask(workspace, *command.split(), **REFUSED)
+    assert (answer.status, answer.out) == (2, "")
+    assert f"git does not take {workspace} for a repository: fatal: detected dubious ownership" in answer.err
+    assert "safe.directory" in answer.err
+
+
+def test_a_workspace_that_git_refuses_is_wrong_and_one_without_data_only_a_warning(ask: Ask, tmp_path: Path) -> None:
+    dataset.init_workspace(tmp_path)
+    found = [ask(tmp_path, "doctor", "--timeout-seconds", "120", "--json", **env) for env in ({}, REFUSED)]
+    parts = [next(part for part in answer.told["parts"] if part["name"] == "workspace") for answer in found]
+    assert [(answer.status, part["state"]) for answer, part in zip(found, parts, strict=True)] == [(0, "warning"), (1, "wrong")]
+    assert "dubious ownership" in parts[1]["words"]
