@@ -1,8 +1,8 @@
 """The plain baseline that a plan's variants are compared with: its value, and the folder that keeps a fitted one.
 
-`baselines/<key>/` under the storage root holds `bundle/` (of TF-IDF a file, `tfidf.npz`) and then `baseline.json`, written last:
-its key is the hash of the frozen trunk, the target and the labels of train and val, so that it is fitted once, whatever plan or
-night asks for it.
+`baselines/<key>/` under the storage root holds `bundle/` (of one that counts words a file) and then `baseline.json`, written
+last: its key is the hash of the frozen trunk, the target and the labels of train and val, so that it is fitted once, whatever
+plan or night asks for it.
 """
 
 from __future__ import annotations
@@ -15,25 +15,46 @@ from typing import Literal
 
 from flows.files import read_value
 from flows.places import Place, Root, StoredFile, open_place
-from heads.catalogue import FIT_FIELDS_OF
+from heads.catalogue import FIT_FIELDS_OF, TASK_FACTS, Task, Tells
 from heads.spec import Fit, Head, Variant
 
-BASELINE, BUNDLE, TFIDF = "baseline.json", "bundle", "tfidf.npz"
+BASELINE, BUNDLE = "baseline.json", "bundle"
+Kind = Literal["probe", "tfidf", "word_list", "majority"]
 # Settings that vary training samples: a probe sees them plain.
 VARYING = frozenset(("augment", "flip", "mixup", "cutmix", "word_dropout", "token_masking"))
 
 
+@dataclass(frozen=True)
+class Counted:
+    """A kind of baseline that counts the words of texts and knows no encoder: its name in words, and the file that keeps it.
+
+    The number of its `recipe` is raised when it is fitted otherwise than before, so that older ones are fitted again.
+    """
+
+    kind: Kind
+    label: str
+    file: str
+    recipe: int
+
+
+TFIDF = Counted("tfidf", "TF-IDF regression", "tfidf.npz", 4)
+WORD_LIST = Counted("word_list", "word list", "words.json", 1)
+COUNTED: Mapping[Tells, Counted] = {"class": TFIDF, "labels": TFIDF, "tags": WORD_LIST}
+COUNTED_FILES = {one.kind: one.file for one in COUNTED.values()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """A plain model beside the variants of a plan, which is never a candidate: a logistic probe, TF-IDF, or a constant answer.
+    """A plain model beside the variants of a plan, which is never a candidate: a logistic probe, one that counts words, or a
+    constant answer.
 
     `label` names it in words. `metrics` are named `val/<target>/<measure>`. A probe was fitted on `num_samples` samples with
     the penalty that validation chose, in `seconds`; `bundle` is the name under the storage root of its
-    bundle's place, or of the file of TF-IDF. `note` says what else there is to know, such as why
+    bundle's place, or of the file of one that counts words. `note` says what else there is to know, such as why
     it is no probe.
     """
 
-    kind: Literal["probe", "tfidf", "majority"]
+    kind: Kind
     label: str
     metrics: Mapping[str, float] = field(default_factory=dict)
     num_parameters: int = 0
@@ -46,7 +67,7 @@ class Baseline:
     @property
     def reads(self) -> str:
         """What it answers by, in words."""
-        return "counted words" if self.kind == "tfidf" else "the frozen features"
+        return "counted words" if self.kind in COUNTED_FILES else "the frozen features"
 
 
 @dataclass(frozen=True)
@@ -76,7 +97,7 @@ class BaselineFolder:
             return None
         if "failure" in content:
             return str(content["failure"])
-        stored = TFIDF if content["kind"] == "tfidf" else BUNDLE
+        stored = COUNTED_FILES.get(content["kind"], BUNDLE)
         return read_value(Baseline, content | {"bundle": f"baselines/{self.key}/{stored}"})
 
     def write(self, baseline: Baseline) -> None:
@@ -86,6 +107,16 @@ class BaselineFolder:
     def write_failure(self, reason: str) -> None:
         """Write why none can be fitted."""
         StoredFile(self.place, BASELINE).write_json({"failure": reason})
+
+
+def counted_of(task: Task) -> Counted | None:
+    """The baseline that counts words for a task; None if there is none."""
+    return COUNTED.get(TASK_FACTS[task].tells)
+
+
+def is_counted(name: str) -> bool:
+    """Whether a name or address below the storage root is that of a file of counted words, not of a bundle."""
+    return name.rpartition("/")[2] in COUNTED_FILES.values()
 
 
 def baseline_key(name: str) -> str:

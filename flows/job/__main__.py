@@ -22,8 +22,8 @@ from flows.errors import Unreachable
 from flows.job.job import Job, read_job
 from flows.job.job_folder import JobFolder
 from flows.job.outcome import JobOutcome
+from flows.job.training.counted_beside import fitting_counted
 from flows.job.training.runs import following
-from flows.job.training.tfidf_beside import fitting_tfidf
 
 # Between two jobs of a retraining pass seconds. If its flow dies, nobody hands on another.
 STAY_SECONDS = 60.0
@@ -54,7 +54,7 @@ def _train(job: Job) -> JobOutcome:
 def _run_group(job: Job) -> None:
     """Train the works that are left in a worker group, and return once it is done."""
     if job.in_driver:
-        with following(job), fitting_tfidf(job), workers.without_group():
+        with following(job), fitting_counted(job), workers.without_group():
             _train_works({"job_folder": job.folder.address})
         return
     workers.join(job.workers)
@@ -63,7 +63,7 @@ def _run_group(job: Job) -> None:
     threading.Thread(target=_end_at_error, args=(job,), name="error", daemon=True).start()
     # Before MLflow, which then loads while the group starts.
     workers.load()
-    with following(job), nodes.watching(job.workers, job.folder.add_node), fitting_tfidf(job):
+    with following(job), nodes.watching(job.workers, job.folder.add_node), fitting_counted(job):
         workers.run_group(
             _train_works, {"job_folder": job.folder.address}, workers=job.workers, name=job.key, storage=storage.address
         )

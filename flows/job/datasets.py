@@ -83,6 +83,11 @@ class Splits:
         samples = self._of(split)
         return _Files(self.job.version, samples, split), read_labels(self.job, samples, heads)[0]
 
+    def tagged(self, split: str, head: Head) -> tuple[Sequence[Path | bytes], Tags]:
+        """The split's files, and the tags of a head of tags."""
+        samples = self._of(split)
+        return _Files(self.job.version, samples, split), read_labels(self.job, samples, (head,))[2][head.target]
+
     def digests(self, split: str) -> list[str]:
         """The keys of the split's samples in the feature store, in order (`Sample.pixel_digest`)."""
         return [sample.pixel_digest for sample in self._of(split)]

@@ -58,10 +58,10 @@ class Job:
     `key` is equal for equal jobs: a running job of that key is joined, and a half-done one is resumed. `features` is the
     feature store's folder or address; None means `features/` under the storage root. Of the version a job keeps only the
     splits of its kind: a training never holds a test sample, and a scoring of the holdout no other. A training also fits a
-    probe of `target` on the frozen trunk of `baseline`, whose key is the probe's, and, in the driver, TF-IDF of the texts under
-    the key `tfidf`, if there are such. A training `in_driver` has no worker group: its works read stored features alone, and the
-    driver trains them by itself. `storage` is a folder or an address in a bucket, and `bundles` are names of places below it, or
-    of a file of TF-IDF.
+    probe of `target` on the frozen trunk of `baseline`, whose key is the probe's, and, in the driver, the baseline that counts
+    words under the key `counted`, if there are such. A training `in_driver` has no worker group: its works read stored features
+    alone, and the driver trains them by itself. `storage` is a folder or an address in a bucket, and `bundles` are names of
+    places below it, or of the file of a baseline that counts words.
     """
 
     kind: JobKind
@@ -78,7 +78,7 @@ class Job:
     features: Root | None = None
     target: str = ""
     baseline: Work | None = None
-    tfidf: str = ""
+    counted: str = ""
     in_driver: bool = False
 
     def __post_init__(self) -> None:
@@ -139,7 +139,7 @@ def write_job(job: Job) -> JobFolder:
         "works": [_work_fields(work) for work in job.works],
         "bundles": list(job.bundles),
         "baseline": None if job.baseline is None else _work_fields(job.baseline),
-        **({"tfidf": job.tfidf} if job.tfidf else {}),
+        **({"counted": job.counted} if job.counted else {}),
         "screening": None if job.screening is None else asdict(job.screening),
         "tracking": None if job.tracking is None else {**vars(job.tracking), "artifacts": str(job.tracking.artifacts)},
     }
@@ -185,7 +185,7 @@ def read_job(folder: JobFolder) -> Job:
         target=fields.get("target", ""),
         in_driver=fields.get("in_driver", False),
         baseline=None if baseline is None else _read_work(baseline, place),
-        tfidf=fields.get("tfidf", ""),
+        counted=fields.get("counted", ""),
         version=version,
         classes=fields["classes"],
         workers=Workers(**fields["workers"]),

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flows.job.one_target import OfOneTarget
 from heads.data.text_preprocess import decode_text
 from heads.data.wordpiece import words_of
 from heads.spec import Head
@@ -39,27 +40,15 @@ NEVER = -20.0
 
 
 @dataclass(frozen=True, eq=False)
-class TfidfModel:
+class TfidfModel(OfOneTarget):
     """A fitted model of one target: its terms with their weights in a text (T), those of each class (C, T), and biases (C)."""
 
-    head: Head
-    names: tuple[str, ...]
     terms: tuple[str, ...] = field(repr=False)
     idf: Floats = field(repr=False)
     weights: Floats = field(repr=False)
     biases: Floats = field(repr=False)
     cutoffs: tuple[float, ...] = ()
     temperature: float | None = None
-
-    @property
-    def heads(self) -> tuple[Head, ...]:
-        """Its one target."""
-        return (self.head,)
-
-    @property
-    def classes(self) -> Mapping[str, tuple[str, ...]]:
-        """The names of its classes or labels."""
-        return {self.head.target: self.names}
 
     @property
     def thresholds(self) -> Mapping[str, tuple[float, ...]]:

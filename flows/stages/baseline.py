@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flows.baselines import Baseline, BaselineFolder, probe_of
+from flows.baselines import Baseline, BaselineFolder, counted_of, probe_of
 from flows.plan import count_classes, targets_of
 from flows.records import Work
 from flows.settings import Settings
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 # Raised when a probe is fitted otherwise than before, so that older ones are fitted again.
 RECIPE, LABELS_RECIPE = 1, 2
-TFIDF_RECIPE = 4
 LEARNED_SPLITS = ("train", "val")
 
 
@@ -48,11 +47,13 @@ def _key(work_plan: WorkPlan, work: Work) -> str:
     return _hash([recipe, probe.variant_id, work.variant.sees_whole, work.weights.digest, _labels(work_plan)])
 
 
-def tfidf_key(work_plan: WorkPlan) -> str:
-    """The key of the TF-IDF of a plan of texts: the hash of target, texts and labels, and how it is fitted; '' of others."""
-    if work_plan.version.modality != "text" or TASK_FACTS[_task(work_plan)].tells not in ("class", "labels"):
+def counted_key(work_plan: WorkPlan) -> str:
+    """The key of the baseline that counts the words of a plan of texts: the hash of its kind and recipe, of target, texts and
+    labels; '' of other plans."""
+    counted = counted_of(_task(work_plan))
+    if work_plan.version.modality != "text" or counted is None:
         return ""
-    return _hash(["tfidf", TFIDF_RECIPE, work_plan.target, _task(work_plan), _labels(work_plan)])
+    return _hash([counted.kind, counted.recipe, work_plan.target, _task(work_plan), _labels(work_plan)])
 
 
 def _labels(work_plan: WorkPlan) -> list[tuple[str, str, str]]:
@@ -65,15 +66,15 @@ def _hash(parts: list[object]) -> str:
 
 
 def find_baselines(settings: Settings, work_plan: WorkPlan) -> tuple[Baseline, ...]:
-    """The baselines of a work plan, best on validation first: the probe and, of texts, TF-IDF, if they were fitted.
+    """The baselines of a work plan, best on validation first: the probe and, of texts, one that counts words, if fitted.
 
     Without any the constant answer, with a note that says why.
     """
-    plain, key, name = _find_probe(settings, work_plan), tfidf_key(work_plan), f"val/{work_plan.metric}"
-    counted = BaselineFolder.of(settings.root, key).read() if key else None
-    if not isinstance(counted, Baseline):
-        return (replace(plain, note=f"{plain.note}; no TF-IDF: {counted}") if counted else plain,)
-    fitted = [counted] if plain.kind == "majority" else [plain, counted]
+    plain, key, name = _find_probe(settings, work_plan), counted_key(work_plan), f"val/{work_plan.metric}"
+    found, counted = BaselineFolder.of(settings.root, key).read() if key else None, counted_of(_task(work_plan))
+    if not isinstance(found, Baseline):
+        return (replace(plain, note=f"{plain.note}; no {counted.label}: {found}") if found and counted else plain,)
+    fitted = [found] if plain.kind == "majority" else [plain, found]
     return tuple(sorted(fitted, key=lambda one: -one.metrics.get(name, -1.0)))
 
 

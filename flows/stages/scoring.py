@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flows import job
+from flows.baselines import is_counted
 from flows.errors import AskedWrongly, HeadstartError
 from flows.kept import keep_here
 from flows.model_version import ModelVersion
@@ -17,7 +18,7 @@ from flows.stages.baseline import find_baselines
 from flows.stages.fresh import bets_before, find_arrived, find_challenger, fresh_account_of
 from flows.stages.jobs import new_job
 from flows.stages.session import RetrainingSession
-from flows.stages.values import Challenge, FreshScores, Scores, StoredBundle, StoredTfidf, WorkPlan
+from flows.stages.values import Challenge, FreshScores, Scores, StoredBundle, StoredCounted, WorkPlan
 from flows.work_folder import bundle_name
 from heads.errors import HeadsError
 
@@ -72,7 +73,7 @@ def _score_on_holdout(session: RetrainingSession, work_plan: WorkPlan, unscored:
         )
     if baseline and baseline.bundle and session.plan.promotion.guards.baseline != "off":
         session.say(f"Scoring the candidate and the {baseline.label} on the holdout")
-        plain = StoredTfidf(baseline.bundle) if baseline.kind == "tfidf" else _fetch_bundle(session, baseline.bundle)
+        plain = StoredCounted(baseline.bundle) if is_counted(baseline.bundle) else _fetch_bundle(session, baseline.bundle)
         table, baseline_table = score_bundles(session, work_plan, [unscored.stored, plain])
         return replace(unscored, table=table, baseline_table=baseline_table)
     session.say("Scoring the candidate on the holdout")
@@ -139,7 +140,7 @@ def score_fresh(session: RetrainingSession, work_plan: WorkPlan, champion: Model
 def score_bundles(
     session: RetrainingSession,
     work_plan: WorkPlan,
-    bundles: Sequence[StoredBundle | StoredTfidf],
+    bundles: Sequence[StoredBundle | StoredCounted],
     part: DataVersion | None = None,
 ) -> list[ScoreTable]:
     """The bundles' score tables on the holdout, or on all samples of a `part` of the data version; kept ones are read."""

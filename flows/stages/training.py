@@ -11,7 +11,7 @@ from flows import cluster, dataset, job, tracking
 from flows.places import Place
 from flows.records import FailedVariant, TrainResult
 from flows.stages.background.loading import loading_ahead
-from flows.stages.baseline import baseline_work, tfidf_key
+from flows.stages.baseline import baseline_work, counted_key
 from flows.stages.driver_training import trains_in_driver
 from flows.stages.failures import failures
 from flows.stages.feature_store import check_features, keep_in_bounds
@@ -40,7 +40,7 @@ def train(session: RetrainingSession, work_plan: WorkPlan) -> TrainResult:
             new_job(session, work_plan, "train", work_plan.key),
             works=work_plan.works,
             baseline=baseline_work(work_plan),
-            tfidf=tfidf_key(work_plan),
+            counted=counted_key(work_plan),
             target=work_plan.target,
             in_driver=trains_in_driver(session.settings, work_plan, left),
             screening=None if session.plan.screening is None else job.Screening(session.plan.screening, work_plan.metric),

@@ -66,8 +66,8 @@ class StoredBundle:
 
 
 @dataclass(frozen=True)
-class StoredTfidf:
-    """The file of a TF-IDF by its name below the storage root; its baseline's key names it."""
+class StoredCounted:
+    """The file of a baseline that counts words, by its name below the storage root; its baseline's key names it."""
 
     name: str
 

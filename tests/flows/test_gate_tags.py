@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -102,6 +103,18 @@ def test_a_first_model_is_compared_with_tagging_nothing_and_a_better_one_is_prom
     assert verdict.promoted
     assert verdict.figures["gain"] == pytest.approx(good.metrics["tags/span_f1"] - bad.metrics["tags/span_f1"])
     assert not decide(Case(bad, good, POLICY, {}, champion_name="champion 3")).promoted
+
+
+def test_a_first_model_that_is_proven_worse_than_the_word_list_is_not_promoted_though_better_than_tagging_nothing() -> None:
+    truths, policy = sentences(150), replace(POLICY, guards={"baseline": "block"})
+    poor, listed = table(truths, read(truths, 0.6, 1), "new"), table(truths, read(truths, 0.3, 2), "list")
+    beside = {"baseline_name": "the word list", "baseline_reads": "counted words"}
+    verdict = decide(Case(poor, None, policy, {}, baseline=listed, **beside))
+    assert verdict.findings[0].passed
+    assert not verdict.promoted
+    assert "of the word list: -0." in verdict.findings[-1].words
+    assert verdict.reasons[-1].startswith("counted words alone tell more than the training made of them: try ")
+    assert decide(Case(listed, None, policy, {}, baseline=poor, **beside)).promoted
 
 
 def test_a_type_that_is_read_worse_and_sentences_that_flip_are_found() -> None:

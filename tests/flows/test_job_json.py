@@ -24,12 +24,12 @@ def test_an_order_carries_its_samples_with_their_masks_and_classes(tmp_path: Pat
     version = DataVersion("d" * 32, "r" * 40, samples, tmp_path / "data", (tmp_path / "cache",), masks)
     classes = {"breed": ["a", "b"], "mask": ["0", "255"]}
     plain = Work("p", Variant(backbone="resnet18", heads=(Head(target="breed"),)), Weights("w", tmp_path / "w.pth"))
-    asked = job.Job("train", "k", "tiny", tmp_path, version, classes, Workers(), baseline=plain, target="breed")
+    asked = job.Job("train", "k", "tiny", tmp_path, version, classes, Workers(), baseline=plain, target="breed", counted="words")
     found = read_job(job.write_job(asked))
     assert found.version.samples == samples[:2]
     assert found.version.masks == {"masks/1.png": masks["masks/1.png"]}
     assert found.classes == classes
-    assert (found.baseline, found.target) == (plain, "breed")
+    assert (found.baseline, found.target, found.counted) == (plain, "breed", "words")
     assert (found.version.digest, found.version.data, found.version.objects) == (version.digest, version.data, version.objects)
 
 

@@ -22,12 +22,12 @@ from flows.job.datasets import Splits
 from flows.job.holdout.scores import read_scores, scores_file
 from flows.job.holdout.scoring import score
 from flows.job.tfidf import fit_model, read_tfidf
-from flows.job.training.baseline import fit_tfidf
-from flows.job.training.tfidf_beside import fitting_tfidf
+from flows.job.training.counted import fit_counted
+from flows.job.training.counted_beside import fitting_counted
 from flows.plan import parse_plan
 from flows.records import DataVersion, Sample, Weights, Work, Workers
 from flows.settings import Settings
-from flows.stages.baseline import find_baselines, tfidf_key
+from flows.stages.baseline import counted_key, find_baselines
 from flows.stages.planning import make_work_plan
 from flows.stages.values import WorkPlan
 from heads.spec import Fit, Head, Variant
@@ -57,7 +57,7 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> DataVersion:
 def asked_of(storage: Path, version: DataVersion, head: Head, names: tuple[str, ...]) -> job.Job:
     variant = Variant(backbone="textcnn", heads=(head,), freeze="none", fit=Fit(max_tokens=16))
     work, classes = Work("work", variant, Weights("none")), {head.target: names}
-    return job.Job("train", "k", "x", storage, version, classes, Workers(), works=(work,), target=head.target, tfidf="words")
+    return job.Job("train", "k", "x", storage, version, classes, Workers(), works=(work,), target=head.target, counted="words")
 
 
 def texts_of(version: DataVersion, split: str, target: str) -> tuple[list[str], list[str]]:
@@ -67,10 +67,10 @@ def texts_of(version: DataVersion, split: str, target: str) -> tuple[list[str], 
 
 def test_its_measures_and_its_answers_on_the_holdout_are_scikit_learns(tmp_path: Path, version: DataVersion) -> None:
     asked = asked_of(tmp_path, version, Head(target="kind"), KINDS)
-    fit_tfidf(Splits(asked))
+    fit_counted(Splits(asked))
     found = BaselineFolder.of(tmp_path, "words").read()
     assert isinstance(found, Baseline)
-    assert (found.kind, found.bundle, found.note) == ("tfidf", f"baselines/words/{TFIDF}", "")
+    assert (found.kind, found.bundle, found.note) == ("tfidf", f"baselines/words/{TFIDF.file}", "")
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     reference = make_pipeline(words, LogisticRegression(C=10, max_iter=1000, tol=1e-8)).fit(*texts_of(version, "train", "kind"))
     texts, truths = texts_of(version, "val", "kind")
@@ -80,7 +80,7 @@ def test_its_measures_and_its_answers_on_the_holdout_are_scikit_learns(tmp_path:
     assert found.metrics["val/kind/loss"] == pytest.approx(log_loss(truths, reference.predict_proba(texts)), rel=5e-3)
     assert found.num_parameters == reference[-1].coef_.size + 3
 
-    outcome = score(replace(asked, kind="score", version=version, bundles=(str(found.bundle),), works=(), tfidf=""))
+    outcome = score(replace(asked, kind="score", version=version, bundles=(str(found.bundle),), works=(), counted=""))
     table = read_scores(scores_file(tmp_path, "words", version.digest))
     assert outcome.scores == {found.bundle: scores_file(tmp_path, "words", version.digest).address}
     texts, truths = texts_of(version, "test", "kind")
@@ -90,11 +90,11 @@ def test_its_measures_and_its_answers_on_the_holdout_are_scikit_learns(tmp_path:
 
 def test_label_sets_and_a_label_that_never_occurs(tmp_path: Path, version: DataVersion) -> None:
     head = Head(target="tags", task="multilabel")
-    fit_tfidf(Splits(asked_of(tmp_path, version, head, (*TAGS, "unheard"))))
+    fit_counted(Splits(asked_of(tmp_path, version, head, (*TAGS, "unheard"))))
     found = BaselineFolder.of(tmp_path, "words").read()
     assert isinstance(found, Baseline)
     assert found.metrics["val/tags/average_precision"] > 0.9
-    content = BaselineFolder.of(tmp_path, "words").place.read(TFIDF)
+    content = BaselineFolder.of(tmp_path, "words").place.read(TFIDF.file)
     assert content
     model = read_tfidf(content)
     assert model.classes == {"tags": (*TAGS, "unheard")}
@@ -130,7 +130,7 @@ def test_of_very_many_classes_fewer_terms_are_weighed(monkeypatch: pytest.Monkey
 def test_a_file_that_is_gone_is_told(tmp_path: Path, version: DataVersion) -> None:
     asked = replace(asked_of(tmp_path, version, Head(target="kind"), KINDS), kind="score", version=version)
     with pytest.raises(AskedWrongly, match="is gone: remove what lies beside it"):
-        score(replace(asked, bundles=(f"baselines/words/{TFIDF}",)))
+        score(replace(asked, bundles=(f"baselines/words/{TFIDF.file}",)))
 
 
 def test_a_driver_fits_it_once_beside_its_training_and_a_text_that_is_gone_is_no_end_of_that(
@@ -139,14 +139,14 @@ def test_a_driver_fits_it_once_beside_its_training_and_a_text_that_is_gone_is_no
     asked = asked_of(tmp_path, version, Head(target="kind"), KINDS)
     place = BaselineFolder.of(tmp_path, "words").place
     gone = replace(version, data=tmp_path / "elsewhere")
-    with fitting_tfidf(replace(asked, version=gone)):
+    with fitting_counted(replace(asked, version=gone)):
         pass
     assert not place.facts(), "the next training tries again"
-    with fitting_tfidf(asked):
+    with fitting_counted(asked):
         pass
     before = place.facts()
-    assert TFIDF in before
-    with fitting_tfidf(asked):
+    assert TFIDF.file in before
+    with fitting_counted(asked):
         pass
     assert place.facts() == before, "it is not fitted again"
 
@@ -161,17 +161,17 @@ def test_a_plan_of_texts_has_one_beside_its_probe_and_the_best_on_validation_com
 ) -> None:
     settings, work_plan = Settings(workspace=tmp_path), work_plan_of(version, "kind")
     assert [one.kind for one in find_baselines(settings, work_plan)] == ["majority"]
-    folder = BaselineFolder.of(settings.storage, tfidf_key(work_plan))
+    folder = BaselineFolder.of(settings.storage, counted_key(work_plan))
     folder.write_failure("no training text has a label of 'kind'")
-    assert find_baselines(settings, work_plan)[0].note.endswith("; no TF-IDF: no training text has a label of 'kind'")
+    assert find_baselines(settings, work_plan)[0].note.endswith("; no TF-IDF regression: no training text has a label of 'kind'")
     folder.write(Baseline(kind="tfidf", label="TF-IDF regression", metrics={"val/kind/accuracy": 0.75}))
     assert [one.kind for one in find_baselines(settings, work_plan)] == ["tfidf"]
 
 
 def test_its_key_is_that_of_its_texts_and_labels_alone(version: DataVersion) -> None:
-    first = tfidf_key(work_plan_of(version, "kind"))
-    assert tfidf_key(work_plan_of(version, "tags")) != first
+    first = counted_key(work_plan_of(version, "kind"))
+    assert counted_key(work_plan_of(version, "tags")) != first
     tested = replace(version.samples[-1], digest="e" * 32, split="test")
-    assert tfidf_key(work_plan_of(replace(version, samples=(*version.samples, tested)), "kind")) == first
+    assert counted_key(work_plan_of(replace(version, samples=(*version.samples, tested)), "kind")) == first
     grown = replace(version.samples[0], digest="e" * 32)
-    assert tfidf_key(work_plan_of(replace(version, samples=(*version.samples, grown)), "kind")) != first
+    assert counted_key(work_plan_of(replace(version, samples=(*version.samples, grown)), "kind")) != first

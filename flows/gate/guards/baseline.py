@@ -1,4 +1,4 @@
-"""Whether a first model is worse than the plain baseline of its plan, a logistic regression on frozen features or on TF-IDF."""
+"""Whether a first model is worse than the plain baseline of its plan: a probe of frozen features, or what counts words."""
 
 from __future__ import annotations
 

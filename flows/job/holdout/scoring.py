@@ -14,12 +14,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from flows.baselines import TFIDF, baseline_key
+from flows.baselines import TFIDF, baseline_key, is_counted
 from flows.cluster import workers
 from flows.errors import AskedWrongly
 from flows.job.holdout.scores import scores_file, write_scores
 from flows.job.job import Job
 from flows.job.outcome import JobOutcome
+from flows.job.tfidf import read_tfidf
+from flows.job.word_list import read_word_list
 from flows.kept import keep_here
 from flows.places import open_place
 from flows.records import DataVersion, Sample, ScoreTable
@@ -41,7 +43,7 @@ MIN_BATCH_SIZE = 2
 
 
 class Scorable(Protocol):
-    """What is scored: a bundle, or the TF-IDF of a plan."""
+    """What is scored: a bundle, or what counts the words of a plan's texts."""
 
     @property
     def heads(self) -> tuple[Head, ...]: ...
@@ -83,7 +85,7 @@ def share_trunks(models: Mapping[str, Scorable]) -> list[dict[str, Scorable]]:
 
 
 def _forwards(group: Iterable[Scorable]) -> int:
-    """How often a sample is forwarded for a group: TF-IDF forwards none."""
+    """How often a sample is forwarded for a group: to count words forwards none."""
     return int(any(isinstance(model, Bundle) for model in group))
 
 
@@ -97,22 +99,20 @@ def _table(job: Job, digest: str, model: Scorable, rows: Sequence[Scored]) -> Sc
 
 
 def _digest(job: Job, name: str) -> str:
-    return baseline_key(name) if name.endswith(TFIDF) else bundles.digest(job.fetch_bundle(name))
+    return baseline_key(name) if is_counted(name) else bundles.digest(job.fetch_bundle(name))
 
 
 def open_model(address: str, device: str = "cpu") -> Scorable:
-    """The bundle at an address, or the TF-IDF in a file. Raises BundleError on a damaged bundle, AskedWrongly if it is gone."""
-    if not address.endswith(TFIDF):
+    """The bundle at an address, or the baseline in a file. Raises BundleError on a damaged bundle, AskedWrongly if it is gone."""
+    if not is_counted(address):
         path = keep_here(open_place(address))
         assert path is not None, "the driver has read it"
         return bundles.load(path, device)
-    from flows.job.tfidf import read_tfidf
-
     folder, _, name = address.rpartition("/")
     content = open_place(folder).read(name)
     if content is None:
         raise AskedWrongly(f"{address} is gone: remove what lies beside it, so that the next training fits it again")
-    return read_tfidf(content)
+    return (read_tfidf if name == TFIDF.file else read_word_list)(content)
 
 
 def _none(_: Scored) -> dict[str, float]:

@@ -1,33 +1,25 @@
-"""The baselines of a training job: a logistic probe on the stored features of the works' first frozen trunk, and TF-IDF."""
+"""The probe of a training job: a logistic regression on the stored features of the works' first frozen trunk."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from time import monotonic
 
 import torch
 from torch import Tensor
 
-from flows.baselines import BUNDLE, TFIDF, Baseline, BaselineFolder, probe_of
-from flows.errors import AskedWrongly
-from flows.job.datasets import Splits
-from flows.job.tfidf import TfidfModel, fit_model
+from flows.baselines import BUNDLE, Baseline, BaselineFolder, probe_of
 from flows.job.trunks import JobFeatures
 from flows.records import Work
 from heads import bundle
 from heads.data.labels import has_label
 from heads.data.modalities import preprocess_of
-from heads.data.text_preprocess import decode_text
-from heads.distributed import single_process
 from heads.errors import HeadsError, TrainingDiverged
 from heads.features import Key
 from heads.features.keys import MAX_VIEWS
 from heads.model.model import Model, build_model, count_parameters
 from heads.spec import Variant
-from heads.training.metrics import MetricAccumulator, MetricTotals, named_measures
 from heads.training.probe import Block, FittedProbe, fit_probe
 from heads.trunks.trunk import inputs_of, is_by_token, stored_taps, trunk_of
 
@@ -72,58 +64,13 @@ def fit_baseline(features: JobFeatures, work: Work) -> None:
             num_samples=probe.num_samples,
             penalty=probe.penalty,
             seconds=round(monotonic() - since, 3),
-            note=_share(probe.num_samples, train),
+            note=describe_share(probe.num_samples, train),
         )
     )
 
 
-def fit_tfidf(splits: Splits) -> None:
-    """Fit the TF-IDF of a job on the texts of train; write its file, and then itself, or why there is none. In one process."""
-    job, since = splits.job, monotonic()
-    folder = BaselineFolder.of(job.storage, job.tfidf)
-    (head,) = (head for head in job.works[0].variant.heads if head.target == job.target)
-    files, labels = splits.labelled("train", (head,))
-    places = choose(splits.digests("train"), labels[job.target])
-    if not len(places):
-        folder.write_failure(f"no training text has a label of {job.target!r}")
-        return
-    try:
-        texts = [decode_text(files[place]) for place in places.tolist()]
-        model = fit_model(head, job.classes[job.target], texts, labels[job.target][places])
-        model, total = _measured(model, *splits.labelled("val", (head,)))
-    except (HeadsError, AskedWrongly) as error:
-        # A text that is gone or cannot be read; the works may not need it. The next training tries again.
-        LOG.warning("no TF-IDF was fitted: %s", error)
-        return
-    except ValueError as error:
-        folder.write_failure(str(error))
-        return
-    folder.place.write(TFIDF, model.to_bytes())
-    folder.write(
-        Baseline(
-            kind="tfidf",
-            label="TF-IDF regression",
-            metrics={f"val/{name}": value for name, value in named_measures({job.target: total}).items()},
-            num_parameters=model.num_parameters,
-            num_samples=len(places),
-            seconds=round(monotonic() - since, 3),
-            note=_share(len(places), labels[job.target]),
-        )
-    )
-
-
-def _measured(model: TfidfModel, files: Sequence[Path | bytes], labels: Mapping[str, Tensor]) -> tuple[TfidfModel, MetricTotals]:
-    """The model with the temperature and the thresholds that validation asks for, and its measures there."""
-    target, known = model.head.target, has_label(labels[model.head.target])
-    with single_process():
-        seen = MetricAccumulator({target: model.head.task}, keeps_scores=True)
-        told = model.logits([files[place] for place in known.nonzero()[:, 0].tolist()])
-        seen.add({target: told}, {target: labels[target][known]}, torch.ones(len(told)))
-        total = seen.totals()[target]
-    return replace(model, cutoffs=tuple(total.thresholds or ()), temperature=total.temperature), total
-
-
-def _share(num_samples: int, labels: Tensor) -> str:
+def describe_share(num_samples: int, labels: Tensor) -> str:
+    """Of how many labelled samples a baseline is, in words, where it is not of all."""
     num_labelled = int(has_label(labels).sum())
     some = f"fitted on {num_samples:,} of {num_labelled:,} labelled training samples"
     return some if num_samples < num_labelled else ""

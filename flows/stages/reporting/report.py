@@ -50,7 +50,7 @@ class ReportedFailure(NamedVariant):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportedBaseline:
-    """A plain model beside the variants: a logistic `probe`, `tfidf`, or the `majority` answer; what it measures, and a note."""
+    """A plain model beside the variants: a logistic `probe`, `tfidf`, a `word_list`, or the `majority` answer; its measures."""
 
     kind: str
     label: str

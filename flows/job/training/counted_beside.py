@@ -1,4 +1,4 @@
-"""TF-IDF of a job's texts, fitted by its driver while the workers start and train: it needs no device, and none waits for it."""
+"""The baseline that counts words, fitted by a job's driver while the workers start and train: it needs no device."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from flows.job.job import Job
 
 
 @contextmanager
-def fitting_tfidf(job: Job) -> Iterator[None]:
-    """Fit the TF-IDF that a training asks for, unless one is there, while the block trains; the block's end waits for it."""
-    if not job.tfidf or BaselineFolder.of(job.storage, job.tfidf).is_finished():
+def fitting_counted(job: Job) -> Iterator[None]:
+    """Fit the baseline that counts words, if a training asks for it and none is there, while the block trains; its end waits."""
+    if not job.counted or BaselineFolder.of(job.storage, job.counted).is_finished():
         yield
         return
-    with ThreadPoolExecutor(1, thread_name_prefix="tfidf") as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="counted") as pool:
         fitted = pool.submit(_fit, job)
         yield
         fitted.result()
@@ -26,12 +26,12 @@ def fitting_tfidf(job: Job) -> Iterator[None]:
 def _fit(job: Job) -> None:
     # In the thread: both load torch, which the driver's other threads need not wait for.
     from flows.job.datasets import Splits
-    from flows.job.training.baseline import fit_tfidf
+    from flows.job.training.counted import fit_counted
 
     if job.in_driver:
         # The training, in this process, counts what both fetch.
-        fit_tfidf(Splits(job))
+        fit_counted(Splits(job))
         return
-    with owners.scratch("tfidf") as scratch, objects.counting(scratch):
-        fit_tfidf(Splits(job))
+    with owners.scratch("counted") as scratch, objects.counting(scratch):
+        fit_counted(Splits(job))
         job.folder.write_fetched(objects.num_fetched())
