@@ -12,6 +12,7 @@ from flows import cluster
 from flows.cluster import capacity
 from flows.errors import AskedWrongly
 from flows.files import write_json
+from flows.model_version import ModelVersion
 from flows.places import Folder, StoredFile
 from flows.plan import parse_plan
 from flows.records import (
@@ -19,7 +20,6 @@ from flows.records import (
     FailedVariant,
     Finding,
     Mask,
-    ModelVersion,
     Sample,
     ScoreTable,
     TrainedVariant,
