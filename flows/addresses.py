@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from flows import surroundings
+from flows import environment
 from flows.errors import AskedWrongly, Unreachable
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -108,7 +108,7 @@ def probe(server: str, address: str, path: str, headers: Mapping[str, str], advi
     """
     try:
         request = urllib.request.Request(address.rstrip("/") + path, headers=dict(headers))
-        with surroundings.opener(address).open(request, timeout=PROBE_SECONDS) as answer:
+        with environment.opener(address).open(request, timeout=PROBE_SECONDS) as answer:
             return int(answer.status), answer.read(16)
     except urllib.error.HTTPError as error:
         with error:

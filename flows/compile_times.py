@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flows.files import read_json, read_value, write_json
 from heads.cache_home import cache_home
-from heads.training.payback import CompileCase, CompileTimes
+from heads.training.compile_payback import CompileCase, CompileTimes
 
 
 class KeptCompileTimes:

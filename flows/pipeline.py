@@ -16,10 +16,12 @@ from prefect.context import FlowRunContext
 from prefect.flows import Flow
 from prefect.utilities.annotations import quote
 
+from flows.cleanup import end_gone
+from flows.environment import user_name
 from flows.plan import Plan, left_empty
 from flows.settings import prepare_process, read_settings
-from flows.stages.attendance import attending
 from flows.stages.data import version_data
+from flows.stages.living_runs import attending
 from flows.stages.planning import plan_work
 from flows.stages.promotion import promote
 from flows.stages.reporting.closing import close, recall
@@ -28,8 +30,6 @@ from flows.stages.reporting.report_text import leaderboard, verdict_text
 from flows.stages.scoring import score
 from flows.stages.session import Event, listening, open_registry, open_session, stop_retraining
 from flows.stages.training import train
-from flows.surroundings import user_name
-from flows.sweep import end_gone
 
 P = ParamSpec("P")
 R = TypeVar("R")

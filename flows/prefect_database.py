@@ -16,7 +16,7 @@ from pathlib import Path
 from flows import prefect_private
 from flows.errors import ASKED_WRONGLY
 from flows.files import write_whole
-from flows.kept import copies_root
+from flows.local_copies import copies_root
 from flows.prefect_private import CATALOGUE, DATABASE, MEMO, OF_ONE_INSTALLATION
 
 # A template only saves time: whatever goes wrong with it, the server makes its database by itself.

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
-from flows import addresses, prefect_database, surroundings
+from flows import addresses, environment, prefect_database
 from flows.errors import HeadstartError, Unreachable
 from flows.prefect_private import SERVER_APP, SERVER_ENVIRONMENT, SERVER_PROGRAM
 from flows.words import end_of
@@ -186,7 +186,7 @@ def _wait(server: subprocess.Popen[bytes], address: str, seconds: float, log: Pa
     deadline = time.monotonic() + seconds
     # Its socket listens from the start, so that a request waits for its answer, or for the server's end.
     while (left := deadline - time.monotonic()) > 0 and server.poll() is None:
-        with contextlib.suppress(OSError), surroundings.opener(address).open(f"{address}/health", timeout=left):
+        with contextlib.suppress(OSError), environment.opener(address).open(f"{address}/health", timeout=left):
             return
         time.sleep(0.1)
     status = server.poll()

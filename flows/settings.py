@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ByteSize, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from flows import addresses, processes, surroundings
+from flows import addresses, environment, processes
 from flows.errors import AskedWrongly
 from flows.roots import Root, as_root
 
@@ -219,7 +219,7 @@ def prepare_process(settings: Settings) -> list[str]:
             os.environ[name] = value
         else:
             os.environ.setdefault(name, value)
-    return surroundings.adapt(os.environ, settings.storage)
+    return environment.adapt(os.environ, settings.storage)
 
 
 def enter(workspace: Path | None = None) -> tuple[Settings, list[str]]:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from flows.errors import AskedWrongly
 from flows.files import read_value
-from flows.kept import keep_here
+from flows.local_copies import keep_here
 from flows.places import Folder, Place, Root, StoredFile, open_place
 from flows.records import TrainedVariant, Work
 from flows.work_records import EpochRecord, MaskExample, WorkFailure, WorkResult, read_epochs, result_json, written
-from heads.appearing import sweep
+from heads.atomic_files import sweep
 
 EXAMPLES = "examples"
 BUNDLE, CHECKPOINT, PROBE_CHECKPOINT = "bundle", "training.pt", "probe.pt"

@@ -9,7 +9,7 @@ from functools import partial
 
 from rich.progress import Progress, TaskID
 
-from flows import owners, prefect_server
+from flows import prefect_server, temporary_folders
 from flows.cli import screen
 from flows.mlflow_connection import connect
 from flows.places.check import check_root
@@ -42,7 +42,7 @@ def run(settings: Settings, plan: Plan, source: str | None) -> Report:
     end_orphans(settings, screen.note)
     if words := dead_servers(settings):
         screen.warn(words)
-    owners.sweep()
+    temporary_folders.sweep()
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     where = f"at {settings.prefect}" if settings.prefect else "without a standing server"
     screen.note(f"Retraining {plan.name}; Prefect {where}")

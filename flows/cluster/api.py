@@ -12,7 +12,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import Request
 
-from flows import processes, surroundings
+from flows import environment, processes
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
 from flows.words import end_of
 
@@ -83,7 +83,7 @@ def call(
     if cluster.token:
         request.add_header("Authorization", f"Bearer {cluster.token}")
     try:
-        with surroundings.opener(cluster.address).open(request, timeout=timeout_seconds) as answer:
+        with environment.opener(cluster.address).open(request, timeout=timeout_seconds) as answer:
             text = answer.read()
     except HTTPError as error:
         return _refusal(cluster, path, error)

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from flows import owners, surroundings
+from flows import environment, temporary_folders
 from flows.cluster import processes
 from flows.processes import lives, mark
 
@@ -19,8 +19,8 @@ LONGEST_TEMPORARY = 70
 
 def make() -> Path:
     """A new home, signed by this process, with a path short enough for Ray's sockets. Raises AskedWrongly if there is none."""
-    home = Path(tempfile.mkdtemp(prefix=PREFIX, dir=surroundings.ray_folder()))
-    (home / owners.OWNER_FILE).write_text(f"{mark()} {_namespace()}")
+    home = Path(tempfile.mkdtemp(prefix=PREFIX, dir=environment.ray_folder()))
+    (home / temporary_folders.OWNER_FILE).write_text(f"{mark()} {_namespace()}")
     return home
 
 
@@ -37,7 +37,7 @@ def sweep() -> list[Path]:
     """Remove the homes of this user in which no process lives and whose maker is dead, and return them."""
     inhabited = processes.marks()
     removed = []
-    for home in surroundings.ray_folder().glob(f"{PREFIX}*"):
+    for home in environment.ray_folder().glob(f"{PREFIX}*"):
         if str(home) not in inhabited and _is_abandoned(home):
             shutil.rmtree(home, ignore_errors=True)
             removed.append(home)
@@ -46,7 +46,7 @@ def sweep() -> list[Path]:
 
 def _is_abandoned(home: Path) -> bool:
     with contextlib.suppress(OSError, ValueError):
-        maker, namespace = (home / owners.OWNER_FILE).read_text().split()
+        maker, namespace = (home / temporary_folders.OWNER_FILE).read_text().split()
         # In another container that shares this folder there may be processes that we cannot see.
         return home.stat().st_uid == os.getuid() and namespace == _namespace() and not lives(maker)
     return False

@@ -13,10 +13,10 @@ from flows.gate.classes import compare_classes
 from flows.gate.clusters import FEW_GROUPS, MIN_CLUSTERS, Clusters, clusters_of, num_clusters
 from flows.gate.evidence import Evidence, Level, Policy, Rows
 from flows.gate.fresh import FreshAccount
-from flows.gate.reach import missing_classes
 from flows.gate.recipe import judged_keys, sample_values
 from flows.gate.resampling import compare_resampled
 from flows.gate.trials import Trials
+from flows.gate.unprovable import missing_classes
 from flows.records import Finding, ScoreTable
 from heads.catalogue import TASK_FACTS, Task
 

@@ -24,7 +24,7 @@ from flows.gate.clusters import (
     units_of,
 )
 from flows.gate.evidence import LEVEL, Evidence, Level, Policy, Rows, describe_test, one_sided
-from flows.gate.reach import out_of_reach
+from flows.gate.unprovable import out_of_reach
 from flows.records import ScoreTable
 
 

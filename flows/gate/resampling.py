@@ -13,7 +13,7 @@ from flows.gate.bootstrap import NUM_RESAMPLES, ROUNDING, Resampled, least_p_val
 from flows.gate.clusters import Clusters, count_touched, group_figures, sampled_words, units_of
 from flows.gate.evidence import Evidence, Level, Policy, Rows, describe_test, one_sided
 from flows.gate.measures import Answers, is_ranked, measure_of, num_differing
-from flows.gate.reach import lacked, out_of_reach
+from flows.gate.unprovable import lacked, out_of_reach
 from flows.records import ScoreTable
 from heads.catalogue import TASK_FACTS, Task, Tells
 

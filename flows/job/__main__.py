@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from flows import machine, owners
+from flows import machine, temporary_folders
 from flows.cluster import nodes, workers
 from flows.errors import Unreachable
 from flows.job.job import Job, read_job
@@ -116,7 +116,7 @@ def main(job_file: str, option: str = "") -> int:
     The exit status is 0 if each outcome was written, 1 if an error was, which ends it. A storage that is away for long is no
     error of the job: it ends with 1 and without a word there, and is submitted again.
     """
-    owners.sweep()
+    temporary_folders.sweep()
     if option == "--wait":
         job_file = _wait_for_first(_folder_of(job_file))
     while job_file:
@@ -132,7 +132,7 @@ def _do(folder: JobFolder) -> int:
         job = read_job(folder)
         folder.count_driver()
         machine.check_expected(os.environ)
-        with owners.temporaries("work"):
+        with temporary_folders.temporaries("work"):
             outcome = PROGRAMS[job.kind](job)
     except Exception as error:
         traceback.print_exc()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from flows.errors import AskedWrongly
 from flows.job.job_folder import JobFolder, jobs_root
 from flows.job.weights import fetch_weights, store_weights
-from flows.kept import keep_here
+from flows.local_copies import keep_here
 from flows.places import Place, Root, as_root, open_place
 from flows.records import SPLITS, DataVersion, Mask, Remote, Weights, Work, Workers
 from flows.shared_rows import SharedRows

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from flows.kept import is_copy, keep_file, keep_folder
+from flows.local_copies import is_copy, keep_file, keep_folder
 from flows.places import Folder, Place
 from flows.records import Weights
-from heads.appearing import appearing
+from heads.atomic_files import appearing
 
 
 def store_weights(storage: Place, used: Iterable[Weights]) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from flows.landing.entries import TAGS, Entry, Listing, TextFile
 from flows.landing.given_splits import by_file_name
-from flows.landing.misnamed import refuse_tagged
-from flows.landing.schemes import BIO, scheme_of, to_bio
+from flows.landing.misnamed_files import refuse_tagged
 from flows.landing.tables import composed
+from flows.landing.tag_schemes import BIO, scheme_of, to_bio
 from flows.landing.tagged_lines import Line, read_sentences
 from flows.landing.texts import ENDING as TEXT_ENDING
 from flows.landing.texts import fault_of_tags, numbered_name

@@ -8,14 +8,14 @@ from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
 from flows.folders import NOWHERE, Contents, contents, describe_left_out
+from flows.landing.class_folder_checks import refuse_no_classes
 from flows.landing.conll import ENDING, read_tagged
-from flows.landing.doubts import refuse_no_classes
 from flows.landing.entries import LABEL, MASK, Entry, Listing, SourceFile, image_file
 from flows.landing.given_splits import by_folder, in_split_folders
-from flows.landing.listed import read_listed
-from flows.landing.misnamed import advise, refuse_tagged
+from flows.landing.misnamed_files import advise, refuse_tagged
 from flows.landing.pairs import MaskPairs
 from flows.landing.split_tables import read_split_tables, split_tables
+from flows.landing.table_layout import read_listed
 from flows.landing.tables import TABLES, composed
 from flows.landing.texts import ENDING as TEXT_ENDING
 from flows.landing.texts import folder_entries

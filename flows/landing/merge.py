@@ -13,7 +13,7 @@ from flows.landing.arrivals import Arrival
 from flows.landing.ids import leave_out_ids, names_classes, names_sets, tells_masks_or_tags
 from flows.landing.split_units import ClassName, Unsettled
 from flows.landing.splits import settle
-from flows.landing.vanished import vanished
+from flows.landing.vanished_classes import vanished
 from flows.manifest import FOLDER_OF, MASKS
 from flows.records import SPLITS, Sample
 from flows.words import counted

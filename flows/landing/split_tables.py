@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from flows.errors import AskedWrongly
 from flows.landing.entries import Listing
 from flows.landing.given_splits import by_file_name
-from flows.landing.listed import split_value
+from flows.landing.table_layout import split_value
 from flows.landing.tables import Table, read_table
 from flows.landing.texts import table_entries
 

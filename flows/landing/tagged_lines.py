@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
-from flows.landing.schemes import is_tag
+from flows.landing.tag_schemes import is_tag
 
 # A line of its own that parts the documents of CoNLL's files.
 DOCUMENT = "-DOCSTART-"

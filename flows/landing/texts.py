@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from flows.landing.doubts import refuse_splits
+from flows.landing.class_folder_checks import refuse_splits
 from flows.landing.entries import LABEL, Entry, TextFile
 from flows.landing.given_splits import in_split_folders
 from flows.landing.tables import TEXT, Table, composed

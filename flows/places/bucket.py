@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
-from flows import owners, s3
+from flows import s3, temporary_folders
 from flows.places.place import Fact
 
 
@@ -143,4 +143,4 @@ def _bytes(content: str | bytes) -> bytes:
 @lru_cache(maxsize=4)
 def _copies(process: int, temporaries: str) -> Path:
     """The folder of a process's copies, where it keeps temporary files now: a job's are removed with its other ones."""
-    return owners.of_this_process("copies")
+    return temporary_folders.of_this_process("copies")

@@ -16,7 +16,7 @@ from flows.plan.expansion import (
 )
 from flows.plan.form import Plan
 from flows.plan.promotion import PRIMARY
-from flows.plan.rare import form_values, left_empty
+from flows.plan.rare_settings import form_values, left_empty
 from flows.plan.reading import parse_plan, read_plan
 from flows.plan.targets import find_task, groups_of, primary_metric, targets_of
 from flows.plan.trunks import TrunkGroup, VariantPhases, group_by_trunk

@@ -142,7 +142,7 @@ class FitGrid(RareFit, CommonFit):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """The form's schema: common settings are shown here, rare ones at the form's end (`flows.plan.rare`); both are taken."""
+        """The form's schema: common settings here, rare ones at the form's end (`flows.plan.rare_settings`); both are taken."""
         schema = handler(core_schema)
         form = handler.resolve_ref_schema(schema)
         form["patternProperties"] = {f"^{name}$": form["properties"].pop(name) for name in RareFit.model_fields}

@@ -11,7 +11,7 @@ from flows.plan.allowed import known
 from flows.plan.fit import FitGrid, Number, Some
 from flows.plan.named_weights import EACH_WEIGHTS, WEIGHTS, check_weights, check_weights_of_texts
 from flows.plan.promotion import Promotion
-from flows.plan.rare import Screening, WithRare
+from flows.plan.rare_settings import Screening, WithRare
 from flows.records import Workers
 from heads.catalogue import BACKBONE_STAGES, HEAD_DESIGNS, IMAGE_SIZES, TEXT_BACKBONES, Task, check_image_size
 from heads.spec import FREEZE_POLICIES, Value, frozen_through

@@ -16,9 +16,9 @@ from flows.plan.allowed import suggestion
 from flows.plan.fit import FitGrid
 from flows.plan.form import Plan, Target, WorkersSpec
 from flows.plan.named_weights import WEIGHTS, WORDS
+from flows.plan.plan_text import Document, Unclear, read_yaml
 from flows.plan.promotion import Guards, Promotion
-from flows.plan.rare import Rare
-from flows.plan.written import Document, Unclear, read_yaml
+from flows.plan.rare_settings import Rare
 
 _PARTS: Mapping[str, type[BaseModel]] = {
     "fit": FitGrid,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from flows import cluster, owners, prefect_database, processes
+from flows import cluster, prefect_database, processes, temporary_folders
 from flows.cron import check_cron, local_timezone
 from flows.errors import AskedWrongly, HeadstartError
 from flows.files import write_json
@@ -39,7 +39,7 @@ def run(settings: Settings, plans: Sequence[Plan], *, cron: str, source: str | N
         preflight_check(settings, plan, prefect=settings.prefect_address)
     settings.storage.mkdir(parents=True, exist_ok=True)
     end_orphans(settings, say)
-    owners.sweep()
+    temporary_folders.sweep()
     for sign in (signal.SIGINT, signal.SIGTERM):  # a shell starts what runs in its background deaf to Ctrl-C
         signal.signal(sign, signal.default_int_handler)
     with ExitStack() as held:
@@ -113,12 +113,12 @@ class _Stack:
 
     def _tidy(self, all_of_them: bool = False) -> None:
         """End in Prefect, Ray and MLflow what killed processes left behind, and say so."""
-        from flows import sweep
+        from flows import cleanup
 
         # Our own Prefect server has no runs of others.
         alone = all_of_them and any(server.setting == "prefect_address" for server in self._servers)
         try:
-            for line in sweep.end_what_nobody_runs(self._settings, all_of_them=alone):
+            for line in cleanup.end_what_nobody_runs(self._settings, all_of_them=alone):
                 self._say(line)
         except Exception as error:  # the stack goes on serving, whatever fails here
             self._say(f"Warning: what killed runs left behind is not ended now: {error}")

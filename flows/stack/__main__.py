@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from flows import owners, processes
+from flows import processes, temporary_folders
 from flows.stack.serving import ASKED_WRONGLY, RUN_SECONDS
 
 
@@ -23,7 +23,7 @@ def main() -> int:
     """Serve until ended; the exit status is 2 if Prefect refuses the cron."""
     threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
     request = json.load(sys.stdin)
-    with owners.scratch("work") as folder:
+    with temporary_folders.scratch("work") as folder:
         # Prefect makes a temporary folder for the deployments it serves, and leaves it behind if it is killed.
         tempfile.tempdir = str(folder)
         return _serve(request)

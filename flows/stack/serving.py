@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import psutil
 
-from flows import owners, processes
+from flows import processes, temporary_folders
 from flows.plan import Plan
 from flows.settings import Settings, child_environment
 from flows.stack.servers import Program
@@ -47,4 +47,4 @@ def stop(served: Program, say: Say) -> None:
         served.process.send_signal(signal.SIGSTOP)
     processes.end(at_work, RUN_SECONDS)
     served.stop(0)
-    owners.sweep()
+    temporary_folders.sweep()

@@ -10,7 +10,7 @@ from typing import Any
 
 from flows.errors import AskedWrongly
 from flows.files import read_json, write_json
-from flows.kept import copies_root
+from flows.local_copies import copies_root
 from flows.records import Weights
 from heads.bert_size import modality_of
 

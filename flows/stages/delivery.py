@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from flows import owners, publishing
+from flows import publishing, temporary_folders
 from flows.errors import AskedWrongly, HeadstartError, Unreachable
 from flows.publishing import Pointer, Published
 from flows.pulling import InTheWay
@@ -107,7 +107,7 @@ def follow(origin: BundleSource, dest: Path, seconds: float, say: Say) -> None:
 def publish(settings: Settings, model: str, address: str) -> tuple[Pointer, bool]:
     """Publish the version of NAME@WHICH at an address; gives the pointer, and whether anything had to be written."""
     name, _, which = model.partition("@")
-    owners.sweep()
-    with owners.scratch("publish") as made:
+    temporary_folders.sweep()
+    with temporary_folders.scratch("publish") as made:
         version = open_registry(settings).pull(name, which or "champion", made / "bundle")
         return publishing.publish(made / "bundle", address, name=name, version=version.version)

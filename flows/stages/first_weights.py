@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from flows import s3
 from flows.errors import AskedWrongly
-from flows.kept import keep_here, keep_made
+from flows.local_copies import keep_here, keep_made
 from flows.model_version import ModelVersion
 from flows.places import Root, StoredFile, open_place
 from flows.plan import Plan

@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 
 from flows import cluster, dataset, prefect_server, tracking
 from flows.addresses import without_password
+from flows.environment import THIS_MACHINE
 from flows.errors import AskedWrongly
 from flows.plan import Plan
 from flows.processes import lives
 from flows.settings import Settings, read_stack, stack_words
 from flows.stages.first_weights import find_weights
 from flows.stages.planning import find_champion
-from flows.surroundings import THIS_MACHINE
 
 
 def preflight_check(settings: Settings, plan: Plan, *, prefect: str | None) -> None:

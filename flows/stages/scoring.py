@@ -9,7 +9,7 @@ from dataclasses import replace
 from flows import job
 from flows.baselines import is_counted
 from flows.errors import AskedWrongly, HeadstartError
-from flows.kept import keep_here
+from flows.local_copies import keep_here
 from flows.model_version import ModelVersion
 from flows.places import open_place
 from flows.records import DataVersion, ScoreTable, TrainResult

@@ -12,6 +12,7 @@ from functools import partial
 
 from flows import cluster, dataset, job, tracking
 from flows.cluster import Cluster, open_cluster
+from flows.environment import user_name
 from flows.errors import Busy
 from flows.places import as_root, open_place
 from flows.places.check import check_root
@@ -21,7 +22,6 @@ from flows.registry import Registry
 from flows.settings import Settings
 from flows.stages.background.beside import Beside
 from flows.stages.background.warming import warm
-from flows.surroundings import user_name
 
 # A nightly run and one by hand may meet: the second waits for the first, within reason.
 WAIT_SECONDS = 6 * 3600.0
@@ -206,7 +206,7 @@ def at_work(settings: Settings, *, besides: str | None = None) -> str | None:
 
 @contextlib.contextmanager
 def _alone(session: RetrainingSession, wait_seconds: float) -> Iterator[Lock]:
-    """Hold the lock of the model name for the block; it dies with its process, which `flows.stages.attendance` knows by it."""
+    """Hold the lock of the model name for the block; it dies with its process, which `flows.stages.living_runs` knows by it."""
     name, locks = session.plan.name, session_locks(session.settings)
 
     def on_wait(holder: str) -> None:

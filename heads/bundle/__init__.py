@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from heads.appearing import appearing
+from heads.atomic_files import appearing
 from heads.bundle.card import write_card
 from heads.bundle.contents import FILES, SUMS, TEXTS, VOCABULARY, WEIGHTS, Contents, are_files, digest_of, opened, parse_json
 from heads.bundle.predicting import Bundle, predict_together, share_backbones

@@ -21,9 +21,9 @@ from heads.fused.gpu_heads import GpuHeads
 from heads.model.model import Model
 from heads.model.precision import is_exact
 from heads.spec import Fit, Variant
+from heads.training.compile_payback import CompileRecords
 from heads.training.compiling import training_of
 from heads.training.metrics import EpochTotals
-from heads.training.payback import CompileRecords
 from heads.training.random_state import RNGState
 from heads.training.session import Training
 from heads.training.state import Epoch, TrainingOutcome

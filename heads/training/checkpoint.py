@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from heads.appearing import appearing
+from heads.atomic_files import appearing
 from heads.errors import CheckpointError
 from heads.spec import Variant
 from heads.training.state import Best, Epoch, TrainingState

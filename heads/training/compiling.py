@@ -16,7 +16,16 @@ from heads.errors import HeadsError
 from heads.model.model import Model
 from heads.phases import Phase
 from heads.spec import Variant
-from heads.training.payback import CompileCase, CompileRecords, CompileTimes, Reads, Stopwatch, is_enough, pays_back, typical
+from heads.training.compile_payback import (
+    CompileCase,
+    CompileRecords,
+    CompileTimes,
+    Reads,
+    Stopwatch,
+    is_enough,
+    pays_back,
+    typical,
+)
 from heads.training.session import Training
 
 

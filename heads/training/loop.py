@@ -14,8 +14,8 @@ from heads.distributed import single_process
 from heads.model.model import Model
 from heads.phases import Phase
 from heads.spec import Variant
+from heads.training.compile_payback import CompileRecords
 from heads.training.compiling import training_of
-from heads.training.payback import CompileRecords
 from heads.training.session import Training
 from heads.training.state import Epoch, TrainingOutcome
 

@@ -15,7 +15,7 @@ import pytest
 
 from flows import dataset, job, mlflow_tags
 from flows.errors import Busy
-from flows.kept import keep_here
+from flows.local_copies import keep_here
 from flows.places import Bucket, Folder, Root, StoredFile, open_place
 from flows.records import DataVersion, Weights, Work, Workers
 from flows.settings import Settings

@@ -17,10 +17,10 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
-from flows import job, kept
+from flows import job, local_copies
 from flows.errors import AskedWrongly, Unreachable
 from flows.job.job import read_job
-from flows.kept import keep_file
+from flows.local_copies import keep_file
 from flows.model_version import ModelVersion
 from flows.places import Folder
 from flows.plan import Plan, parse_plan
@@ -306,5 +306,5 @@ def test_a_machine_without_a_place_for_notes_checks_each_time(
 
 
 def test_a_copy_is_told_from_a_file_of_a_person(tmp_path: Path) -> None:
-    assert kept.is_copy(tmp_path / "cache" / "headstart" / "weights" / "a.pth")
-    assert not kept.is_copy(tmp_path / "a.pth")
+    assert local_copies.is_copy(tmp_path / "cache" / "headstart" / "weights" / "a.pth")
+    assert not local_copies.is_copy(tmp_path / "a.pth")

@@ -29,8 +29,8 @@ from heads.features import FeatureStore
 from heads.model.model import build_backbone, build_model
 from heads.phases import PhaseInputs, Tap, compile_policy
 from heads.spec import Fit, Head, Variant
+from heads.training.compile_payback import CompileCase, CompileTimes
 from heads.training.loop import train
-from heads.training.payback import CompileCase, CompileTimes
 from heads.trunks.extraction import ExtractionRequest, extract
 from heads.trunks.pricing import forward_multiply_adds
 from heads.trunks.threads import threads

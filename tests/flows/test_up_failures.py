@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from flows import cluster, owners, stack
+from flows import cluster, stack, temporary_folders
 from flows.cluster.processes import free_ports
 from flows.errors import AskedWrongly, HeadstartError
 from flows.settings import Settings
@@ -126,7 +126,9 @@ def write_stack(settings: Settings, **words: str) -> None:
 
 def test_a_second_stack_of_a_storage_is_refused_and_the_first_stays(tmp_path: Path) -> None:
     settings = Settings(storage_root=tmp_path / "storage")
-    write_stack(settings, pid=str(os.getpid()), owner=owners.mark(), parts="1:1.0", prefect_address="http://127.0.0.1:1/api")
+    write_stack(
+        settings, pid=str(os.getpid()), owner=temporary_folders.mark(), parts="1:1.0", prefect_address="http://127.0.0.1:1/api"
+    )
     before = settings.stack_file.read_text()
     words = f"a stack of {settings.storage} runs already (pid {os.getpid()}); end it with Ctrl-C, or name another --workspace"
     with pytest.raises(AskedWrongly, match=re.escape(words)):
@@ -138,7 +140,7 @@ def test_a_second_stack_of_a_storage_is_refused_and_the_first_stays(tmp_path: Pa
 def test_a_stack_that_was_killed_is_in_nobodys_way(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     settings = Settings(storage_root=tmp_path / "storage")
-    write_stack(settings, pid=str(gone.pid), owner=owners.mark(gone.pid))
+    write_stack(settings, pid=str(gone.pid), owner=temporary_folders.mark(gone.pid))
     with pytest.raises(AskedWrongly, match="runs already"):
         stack.run(settings, [], cron="never", source=None, say=print)
     gone.kill()

@@ -15,8 +15,8 @@ from heads.fused.stacked_metrics import StackedMetrics
 from heads.model.model import build_backbone
 from heads.phases import Tap
 from heads.spec import Variant
+from heads.training.compile_payback import CompileCase, CompileTimes
 from heads.training.metrics import MetricAccumulator
-from heads.training.payback import CompileCase, CompileTimes
 from heads.training.state import TrainingOutcome
 from heads.trunks.extraction import ExtractionRequest, extract
 from heads.trunks.forward import MIN_BATCHES, Forward, run_stages

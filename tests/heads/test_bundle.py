@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch.export import Dim
 
 from heads import bundle
-from heads.appearing import STALE_SECONDS, appearing
+from heads.atomic_files import STALE_SECONDS, appearing
 from heads.bundle import Bundle, Labels, MaskPrediction, Prediction
 from heads.bundle.program import export_program
 from heads.bundle.writing import TYPES, write_weights
@@ -103,7 +103,7 @@ def test_a_bundle_that_cannot_be_written_leaves_the_one_before_and_no_part_of_it
 def test_the_next_writer_removes_what_killed_ones_left_and_leaves_living_ones_alone(tmp_path: Path) -> None:
     program = """
 import pathlib, sys
-from heads.appearing import appearing
+from heads.atomic_files import appearing
 with appearing(pathlib.Path(sys.argv[1])) as made:
     made.write_text(sys.argv[1])
     print(flush=True)

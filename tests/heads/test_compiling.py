@@ -18,8 +18,7 @@ from heads.features import FeatureStore
 from heads.model.model import Model, build_model
 from heads.spec import Variant
 from heads.training import checkpoint
-from heads.training.loop import train
-from heads.training.payback import (
+from heads.training.compile_payback import (
     FIRST_GUESS,
     NUM_TIMED,
     NUM_WARM_UPS,
@@ -31,6 +30,7 @@ from heads.training.payback import (
     steps_to_pay_back,
     typical,
 )
+from heads.training.loop import train
 from heads.training.state import TrainingOutcome
 from tests.heads import stored_training
 from tests.heads.stored_training import pictures as photos

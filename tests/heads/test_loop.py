@@ -22,8 +22,8 @@ from heads.phases import Phase
 from heads.spec import Fit, Head, Variant
 from heads.tasks.measures import as_floats, from_scores
 from heads.training import checkpoint
+from heads.training.compile_payback import CompileCase, CompileTimes
 from heads.training.loop import train
-from heads.training.payback import CompileCase, CompileTimes
 from heads.training.state import Epoch, TrainingOutcome
 from tests.heads.evaluating import evaluate, predict_table
 from tests.heads.frozen import frozen_digest

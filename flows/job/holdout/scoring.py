@@ -22,7 +22,7 @@ from flows.job.job import Job
 from flows.job.outcome import JobOutcome
 from flows.job.tfidf import read_tfidf
 from flows.job.word_list import read_word_list
-from flows.kept import keep_here
+from flows.local_copies import keep_here
 from flows.places import open_place
 from flows.records import DataVersion, Sample, ScoreTable
 from flows.sample_files import files_of, locate, locate_mask, prefetch

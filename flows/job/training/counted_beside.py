@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from flows import objects, owners
+from flows import objects, temporary_folders
 from flows.baselines import BaselineFolder
 from flows.job.job import Job
 
@@ -32,6 +32,6 @@ def _fit(job: Job) -> None:
         # The training, in this process, counts what both fetch.
         fit_counted(Splits(job))
         return
-    with owners.scratch("counted") as scratch, objects.counting(scratch):
+    with temporary_folders.scratch("counted") as scratch, objects.counting(scratch):
         fit_counted(Splits(job))
         job.folder.write_fetched(objects.num_fetched())

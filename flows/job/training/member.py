@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flows import machine, objects, owners
+from flows import machine, objects, temporary_folders
 from flows.baselines import BaselineFolder
 from flows.cluster import workers
 from flows.compile_times import KeptCompileTimes
@@ -52,13 +52,13 @@ def train_works(config: Mapping[str, Any]) -> None:
     folder = JobFolder.at(config["job_folder"])
     if folder.has_failed():
         return
-    owners.sweep()
+    temporary_folders.sweep()
     try:
         job = read_job(folder)
         # As many as there was room for.
         job = replace(job, workers=replace(job.workers, count=workers.num_ranks()))
         # Ray kills a group's processes when one of them is lost: what they leave here, the next group sweeps away.
-        with owners.temporaries("work") as scratch, objects.counting(scratch):
+        with temporary_folders.temporaries("work") as scratch, objects.counting(scratch):
             machine.check_expected(os.environ)
             _Member(job).run()
     except Unreachable:

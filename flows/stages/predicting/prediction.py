@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows import owners
+from flows import temporary_folders
 from flows.errors import AskedWrongly
 from flows.settings import Settings
 from flows.stages.predicting.asked import Asked, Unread
@@ -113,8 +113,8 @@ def _read_texts(bundle: Bundle, asked: Asked, progress: Callable[[int, int], Non
 def _load(settings: Settings, model: str) -> Bundle:
     from heads import bundle as bundles
 
-    owners.sweep()
-    with owners.scratch("predict") as made:
+    temporary_folders.sweep()
+    with temporary_folders.scratch("predict") as made:
         folder = Path(model)
         if not folder.is_dir():
             name, at, which = model.partition("@")

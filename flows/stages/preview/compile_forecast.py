@@ -13,7 +13,7 @@ from flows.stages.values import WorkPlan
 from heads.phases import Phase, PhaseInputs
 
 if TYPE_CHECKING:
-    from heads.training.payback import CompileCase
+    from heads.training.compile_payback import CompileCase
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def forecast(work_plan: WorkPlan, left: Sequence[Work], *, device: str, is_here:
 def _forecast(
     work_plan: WorkPlan, work: Work, number: int, phase: Phase, inputs: PhaseInputs, device: str | None
 ) -> CompileForecast:
-    from heads.training.payback import FIRST_GUESS, steps_to_pay_back
+    from heads.training.compile_payback import FIRST_GUESS, steps_to_pay_back
 
     case, num_steps = _case(work_plan, work, phase, inputs, device or "cpu")
     told = CompileForecast(

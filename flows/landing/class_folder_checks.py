@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
-from flows.landing.glances import Glance, are_mostly
+from flows.landing.image_kinds import Glance, are_mostly
 from flows.landing.names import MASK_MARK, is_images_in_general, is_masks_in_general, role, speaks_of_masks, splits_among
 from flows.words import first_of
 

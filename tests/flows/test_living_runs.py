@@ -13,7 +13,7 @@ import pytest
 
 from flows.plan import parse_plan
 from flows.settings import Settings
-from flows.stages.attendance import attending, end_crashed, forget, roll_call
+from flows.stages.living_runs import attending, end_crashed, forget, roll_call
 from flows.stages.session import open_session
 from flows.tracking import Origin, Tracker
 
@@ -21,7 +21,7 @@ ATTEND = """
 import sys
 from pathlib import Path
 from flows.settings import Settings
-from flows.stages.attendance import attending
+from flows.stages.living_runs import attending
 with attending(Settings(storage_root=Path(sys.argv[1])), sys.argv[2]):
     print("there", flush=True)
     sys.stdin.read()

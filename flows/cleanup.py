@@ -14,7 +14,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled, Crashed
 
 from flows.settings import Settings
-from flows.stages.attendance import end_crashed, forget, roll_call
+from flows.stages.living_runs import end_crashed, forget, roll_call
 
 NOT_ENDED = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED)
 MARKED_WITHIN = timedelta(minutes=1)

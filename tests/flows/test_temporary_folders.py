@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from flows import owners
+from flows import temporary_folders
 
 HOLD = """
 import sys, tempfile
-from flows import owners
-copies = owners.of_this_process("copies")
-with owners.temporaries("work") as folder:
+from flows import temporary_folders
+copies = temporary_folders.of_this_process("copies")
+with temporary_folders.temporaries("work") as folder:
     made = tempfile.mkdtemp(prefix="headstart-checkpoint-")
     print(folder, made, copies, flush=True)
     sys.stdin.read()
@@ -44,7 +44,7 @@ def test_what_a_killed_process_left_is_swept_and_what_a_living_one_holds_stays(p
     with killed, living:
         killed.kill()
         killed.wait()
-        assert set(owners.sweep()) == left
+        assert set(temporary_folders.sweep()) == left
         assert not any(folder.exists() for folder in left)
         assert all(folder.is_dir() for folder in held)
         assert living.stdin is not None
@@ -58,12 +58,12 @@ def test_folders_of_the_same_name_that_nobody_of_us_made_stay(place: Path) -> No
         (place / name).mkdir()
         (place / name / "file").write_text("a person's")
     (place / "headstart-work-link").symlink_to(place / "headstart-work-mine")
-    assert owners.sweep() == []
+    assert temporary_folders.sweep() == []
     assert len(list(place.glob("*/file"))) == 5
 
 
 def test_the_environment_is_as_before_behind_the_block(place: Path) -> None:
-    with owners.temporaries("work") as folder:
+    with temporary_folders.temporaries("work") as folder:
         assert Path(tempfile.gettempdir()) == folder
     assert os.environ["TMPDIR"] == tempfile.gettempdir() == str(place)
     assert not folder.exists()

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from flows import job, kept
+from flows import job, local_copies
 from flows.errors import AskedWrongly
 from flows.job.job import read_job
-from flows.kept import keep_here
+from flows.local_copies import keep_here
 from flows.places import Bucket, Folder
 from flows.records import DataVersion, Weights, Work, Workers
 from heads import bundle as bundles
@@ -90,8 +90,8 @@ def test_a_damaged_copy_is_fetched_again_and_a_damaged_object_is_refused(bucket:
 def test_copies_that_were_not_used_for_long_make_room(
     bucket: type[object_store.Bucket], stored: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(kept, "SHARE_OF_DISK", 0.0)
-    for name, age_seconds in (("a" * 64, 2 * kept.IN_USE_SECONDS), ("b" * 64, 60)):
+    monkeypatch.setattr(local_copies, "SHARE_OF_DISK", 0.0)
+    for name, age_seconds in (("a" * 64, 2 * local_copies.IN_USE_SECONDS), ("b" * 64, 60)):
         old = tmp_path / "cache" / "headstart" / "bundles" / name
         old.mkdir(parents=True)
         (old / "card.md").write_bytes(bytes(1000))
