@@ -206,14 +206,12 @@ def restore(workspace: Path) -> bool:
 def status(workspace: Path) -> Status:
     """The workspace's version, whether `data/` differs from it, and its counts. Raises as `read_version` does."""
     version = read_version(workspace)
-    return Status(
-        version, open_store(version.data.parent).is_dirty(), split_counts(version.samples), class_counts(version.samples)
-    )
+    dirty = open_store(version.data.parent).is_dirty()
+    return Status(version, dirty, split_counts(version.samples), class_counts(version.samples))
 
 
 def _is_committed(workspace: Path) -> bool:
-    pointer = workspace / DATA_FILE
-    return pointer.exists() and committed_text(workspace) == pointer_text(workspace)
+    return (workspace / DATA_FILE).exists() and committed_text(workspace) == pointer_text(workspace)
 
 
 def _tables(data: Path) -> Mapping[str, str]:
