@@ -129,11 +129,13 @@ class RetrainingSession:
             self.lock.check()
         jobs, mine = job.jobs_root(requested.storage).address, requested.folder
         handed_to = mine.read_submission()
-        for orphan in cluster.find_orphans(ray, self.plan.name, jobs, besides=(mine.address, self._handover.folder)):
-            if orphan.submission_id == handed_to:
-                continue
+        found = cluster.find_orphans(ray, self.plan.name, jobs, besides=(mine.address, self._handover.folder))
+        orphans = [orphan for orphan in found if orphan.submission_id != handed_to]
+        for orphan in orphans:
             self.say(f"Stopping {orphan.submission_id}, which a crash left behind")
             cluster.stop(ray, orphan.submission_id)
+        if orphans:
+            self.tracker.end_abandoned()
         submitted: list[str] = []
         try:
             return cluster.run_job(

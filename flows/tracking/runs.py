@@ -17,6 +17,7 @@ from flows.tracking.text import (
     end_tags,
     equals,
     flat,
+    is_complete,
     measures_of,
     metrics_at,
     now_ms,
@@ -94,7 +95,7 @@ class Tracker:
     def start_variant(self, parent: str, work: Work, origin: Origin) -> str:
         """Start the child run of a variant's work, or go on with the one that exists; its id. A complete run stays as it is."""
         existing = self._run_tagged(mlflow_tags.WORK_KEY, work.key)
-        if existing is not None and _is_complete(existing):
+        if existing is not None and is_complete(existing):
             return str(existing.info.run_id)
         variant = work.variant
         tags = origin.tags | {
@@ -149,7 +150,7 @@ class Tracker:
         MLflow's table of runs shows them and sorts by them.
         """
         run = self._client.get_run(run_id)
-        if not _is_complete(run):
+        if not is_complete(run):
             # A run of an earlier version has its curves under the same names, of which MLflow shows the last step.
             begun_before = any(safe_name(name) in run.data.metrics for name in result.metrics)
             best = None if begun_before else result.best_epoch
@@ -180,7 +181,7 @@ class Tracker:
     def find_complete(self, work_key: str) -> str | None:
         """The id of a work's child run if it is complete and ended, or None."""
         run = self._run_tagged(mlflow_tags.WORK_KEY, work_key)
-        whole = run is not None and _is_complete(run) and run.info.status in ("FINISHED", "FAILED")
+        whole = run is not None and is_complete(run) and run.info.status in ("FINISHED", "FAILED")
         return str(run.info.run_id) if run and whole else None
 
     @asking
@@ -215,13 +216,23 @@ class Tracker:
     def _terminate(self, parent: str, end: End) -> None:
         unfinished: End = "KILLED" if end == "KILLED" else "FAILED"
         for child in list(self._find(equals(mlflow_tags.PARENT_RUN, parent), RUNNING)):
-            self._client.set_terminated(child.info.run_id, "FINISHED" if _is_complete(child) else unfinished)
+            self._client.set_terminated(child.info.run_id, "FINISHED" if is_complete(child) else unfinished)
         self._client.set_terminated(parent, end)
 
     @asking
     def repair(self) -> tuple[str, ...]:
-        """Set parent runs that say RUNNING, and their children, to KILLED; their ids. The caller must hold the name's lock."""
-        return self._kill(equals(mlflow_tags.KIND, "retraining"), RUNNING)
+        """Set all runs that say RUNNING to KILLED; the parents' ids. The caller must hold the name's lock."""
+        killed = self._kill(equals(mlflow_tags.KIND, "retraining"), RUNNING)
+        self.end_abandoned()
+        return killed
+
+    @asking
+    def end_abandoned(self) -> None:
+        """End variants' runs that say RUNNING while their parent does not: a job that outlived its flow opened them again."""
+        at_work = {run.info.run_id for run in self._find(equals(mlflow_tags.KIND, "retraining"), RUNNING)}
+        for child in list(self._find(equals(mlflow_tags.KIND, "variant"), RUNNING)):
+            if child.data.tags.get(mlflow_tags.PARENT_RUN) not in at_work:
+                self._client.set_terminated(child.info.run_id, "FINISHED" if is_complete(child) else "KILLED")
 
     @asking
     def stop_runs(self, flow_run_id: str) -> tuple[str, ...]:
@@ -238,13 +249,3 @@ class Tracker:
     def experiments(self) -> tuple[str, ...]:
         """The names of all experiments at this address."""
         return tuple(known.name for known in self._client.search_experiments())
-
-
-def stop_runs(address: str, flow_run_id: str) -> tuple[str, ...]:
-    """Set the running parent runs of a flow run, in all experiments, and their children, to KILLED; their ids."""
-    names = Tracker(address, Path(), "").experiments()
-    return tuple(run_id for name in names for run_id in Tracker(address, Path(), name).stop_runs(flow_run_id))
-
-
-def _is_complete(run: Run) -> bool:
-    return run.data.tags.get(mlflow_tags.COMPLETE) == "true"

@@ -14,7 +14,7 @@ from flows import mlflow_tags
 from flows.records import Verdict
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Run
 
     from flows.work_records import WorkResult
 
@@ -46,6 +46,11 @@ def equals(tag: str, value: str) -> str:
     if "'" in value or "\\" in value:
         raise ValueError(f"tag {tag} can not be searched for {value!r}: quotes and backslashes are not understood")
     return f"tags.`{tag}` = '{value}'"
+
+
+def is_complete(run: Run) -> bool:
+    """Whether all that is to be logged of a variant is in its run."""
+    return run.data.tags.get(mlflow_tags.COMPLETE) == "true"
 
 
 def metrics_at(measures: Mapping[str, float], step: int) -> list[Metric]:

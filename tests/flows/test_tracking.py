@@ -395,6 +395,19 @@ def test_runs_whose_retraining_is_gone_are_killed_and_go_on_when_it_returns(trac
     assert [tracker._client.get_run(run).info.status for run in (gone, child)] == ["RUNNING", "RUNNING"]
 
 
+def test_a_variant_that_a_job_opens_again_after_its_retraining_was_killed_does_not_say_running_for_ever(tracker: Tracker) -> None:
+    gone = tracker.start_retraining("gone", ORIGIN)
+    left = tracker.start_variant(gone, make_work(1), ORIGIN)
+    tracker.repair()
+    assert tracker.start_variant(gone, make_work(1), ORIGIN) == left, "its job's driver lives on for a while"
+    mine = tracker.start_variant(tracker.start_retraining("mine", ORIGIN), make_work(2), ORIGIN)
+    tracker.end_abandoned()
+    assert [tracker._client.get_run(run).info.status for run in (left, mine)] == ["KILLED", "RUNNING"]
+    tracker.start_variant(gone, make_work(1), ORIGIN)
+    tracker.repair()
+    assert [tracker._client.get_run(run).info.status for run in (left, mine)] == ["KILLED", "KILLED"]
+
+
 def test_stopping_a_flow_run_kills_its_runs_and_no_other(tracker: Tracker) -> None:
     mine = tracker.start_retraining("mine", replace(ORIGIN, flow_run_id=tracker.name))
     child = tracker.start_variant(mine, make_work(1), ORIGIN)
