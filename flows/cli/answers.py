@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from flows.cli import screen
 from flows.errors import AskedWrongly
 from flows.files import write_whole
-from flows.words import counted
+from flows.words import counted, start_of
 from heads.tasks.bio import OUTSIDE
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from flows.stages.predicting.readings import Answered, Reading, Readings
 
 NUM_SHARES_TOLD = 3
+# Of a cell of the table; `--json` and `--csv` hold all of it.
+MAX_CELL_CHARS = 400
 
 
 def show(readings: Readings, model: str, *, as_json: bool) -> None:
@@ -36,7 +38,8 @@ def show(readings: Readings, model: str, *, as_json: bool) -> None:
     else:
         targets = list(rows[0].answers) if rows else []
         title = f"{counted(len(rows), 'sample')} read by {model}"
-        screen.show_table(title, ["file", *targets], [[r.file, *[_words(r.answers[t]) for t in targets]] for r in rows])
+        cells = [[r.file, *[start_of(_words(r.answers[t]), MAX_CELL_CHARS) for t in targets]] for r in rows]
+        screen.show_table(title, ["file", *targets], cells)
 
 
 def refuse_existing(file: Path) -> None:

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from flows.cli import answers
 from flows.stages.predicting import prediction
 from flows.stages.predicting.mask_files import mask_files
 from flows.stages.predicting.prediction import BATCH_SIZE
+from flows.stages.predicting.readings import Reading, Readings, TagsAnswer
 from heads.bundle import load, save
 from heads.data.image_transforms import preprocess_for
 from heads.data.modalities import preprocess_of
@@ -324,3 +326,19 @@ def test_large_images_are_read_a_few_at_a_time(
     for row in answer.told["predictions"]:
         with Image.open(row["mask"]["mask"]) as mask, Image.open(row["file"]) as image:
             assert mask.size == image.size
+
+
+def test_a_table_shows_a_long_texts_tags_in_a_few_lines_and_a_csv_holds_all_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, tags = ("Anna", *["sleeps"] * 17_000), ("B-person", *["O"] * 17_000)
+    readings = Readings((Reading("1", {"tags": TagsAnswer(words, tags, ())}),))
+    answers.show(readings, "m@1", as_json=False)
+    shown = capsys.readouterr().out
+    assert "Anna/B-person sleeps" in shown
+    assert "sleeps ..." in " ".join(shown.replace("│", " ").split())
+    assert len(shown.splitlines()) < 20
+    answers.write_csv(readings, tmp_path / "answers.csv")
+    assert (tmp_path / "answers.csv").read_text().count(" O") == 17_000
+    answers.show(readings, "m@1", as_json=True)
+    assert capsys.readouterr().out.count("sleeps") == 17_000
