@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -40,7 +41,7 @@ def _own_repository() -> Iterator[None]:
 
 @contextmanager
 def in_our_words(workspace: Path) -> Iterator[Any]:
-    """Keep DVC off standard output for the block, and turn its errors into ours."""
+    """Keep DVC off standard output for the block, and turn its errors into ours, but for OSError on a disk that is read-only."""
     from dvc.lock import LockError
 
     for name in ("dvc", "dvc_data", "dvc_objects"):
@@ -55,5 +56,7 @@ def in_our_words(workspace: Path) -> Iterator[Any]:
         raise
     # Beside errors of its own, DVC lets through those of the disk, the network and the S3 client.
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.EROFS:  # running it again never helps
+            raise
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise HeadstartError(f"DVC failed in {workspace}: {error}{cause}. `data.dvc` is as it was; run this again") from error

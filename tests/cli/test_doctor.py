@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -137,3 +138,17 @@ def test_a_workspace_that_git_refuses_is_wrong_and_one_without_data_only_a_warni
     parts = [next(part for part in answer.told["parts"] if part["name"] == "workspace") for answer in found]
     assert [(answer.status, part["state"]) for answer, part in zip(found, parts, strict=True)] == [(0, "warning"), (1, "wrong")]
     assert "dubious ownership" in parts[1]["words"]
+
+
+def test_a_status_that_dvc_can_not_write_a_lock_for_ends_as_an_ingest_there_does(
+    workspace: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def status(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(workspace / ".dvc/tmp/lock"))
+
+    monkeypatch.setattr("dvc.repo.Repo.status", status)
+    answer = ask(workspace, "data", "status")
+    assert (answer.status, answer.out) == (2, "")
+    assert answer.err.startswith(
+        f"headstart: {workspace}/.dvc/tmp/lock: Read-only file system; name a place that can be read and"
+    )
