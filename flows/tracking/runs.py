@@ -71,8 +71,7 @@ class Tracker:
     def _open(self, existing: Run | None, name: str, tags: Mapping[str, str]) -> str:
         """Make a run with these tags, or let the one found run again with them; its id."""
         if existing is None:
-            run = self._client.create_run(self._experiment, start_time=now_ms(), run_name=name, tags=dict(tags))
-            return str(run.info.run_id)
+            return str(self._client.create_run(self._experiment, start_time=now_ms(), run_name=name, tags=dict(tags)).info.run_id)
         run_id = str(existing.info.run_id)
         for key, value in tags.items():
             if existing.data.tags.get(key) != value:

@@ -19,11 +19,8 @@ from heads.tasks.answers import Extent, Labels, ReadMask, probability_table
 from heads.tasks.names import listed, split_labels
 from heads.tasks.rows import Scored
 from heads.tasks.temperature import log_odds, of_labels
+from heads.tasks.thresholds import EVEN, decide, tune_thresholds
 
-# The threshold of a label that was not tuned.
-EVEN = 0.5
-# A label has a threshold of its own if so many of the samples that tune it have it.
-MIN_POSITIVES = 5
 # However rare or common a label is in train, its positives weigh at most this, and at least the inverse of it.
 MOST_WEIGHT = 100.0
 
@@ -194,37 +191,6 @@ def describe(head: Head, names: Sequence[str], thresholds: Sequence[float] | Non
     labels = [f"{name} ({x:.3f})" for name, x in zip(names, thresholds, strict=True)] if thresholds else list(names)
     since = "the probability in brackets" if thresholds else f"a probability of {EVEN}"
     return f"{len(names)} labels, each told from {since} on: {listed(labels)}"
-
-
-def tune_thresholds(scores: Tensor) -> Tensor:
-    """The threshold (..., C) of each label that gives the best F1 on the rows (..., N, 2 * C) of labelled samples, as `score`
-    gives them.
-
-    It lies midway between two neighbouring probabilities. Of equally good thresholds the nearest to one half is taken, and one
-    half for a label that is in fewer than MIN_POSITIVES rows: tuned on one or two it would be so low by chance that nearly all
-    samples got the label (Yang 2001, "A Study of Thresholding Strategies for Text Categorization", SIGIR, on rare categories).
-    """
-    truths, probabilities = scores.chunk(2, dim=-1)
-    if not scores.shape[-2]:
-        return probabilities.new_full((*probabilities.shape[:-2], probabilities.shape[-1]), EVEN)
-    ordered, order = probabilities.sort(dim=-2, descending=True)
-    below = torch.cat([ordered[..., 1:, :], torch.zeros_like(ordered[..., :1, :])], dim=-2)
-    middles = (ordered + below) / 2
-    # Two neighbouring floats have none between them.
-    candidates = torch.where(middles > below, middles, ordered)
-    hits = (truths > 0).gather(-2, order).double().cumsum(dim=-2)
-    guesses = torch.arange(1, scores.shape[-2] + 1, dtype=hits.dtype, device=hits.device)[:, None]
-    f1 = 2 * hits / (guesses + hits[..., -1:, :])
-    # A threshold cannot part equal probabilities: it may lie after the last of them only.
-    f1[..., :-1, :].masked_fill_(ordered[..., 1:, :] == ordered[..., :-1, :], -1)
-    distances = torch.where(f1 == f1.amax(dim=-2, keepdim=True), (candidates - EVEN).abs(), torch.inf)
-    best = candidates.gather(-2, distances.argmin(dim=-2, keepdim=True)).squeeze(-2)
-    return torch.where(hits[..., -1, :] >= MIN_POSITIVES, best, EVEN)
-
-
-def decide(probabilities: Tensor, thresholds: Tensor) -> Tensor:
-    """Which labels are predicted for each sample (..., N, C): those whose probability is at least their threshold (..., C)."""
-    return probabilities >= thresholds.to(probabilities).unsqueeze(-2)
 
 
 def _count(guessed: Tensor, there: Tensor, counted: Tensor) -> Tensor:

@@ -308,8 +308,11 @@ def test_sets_of_labels_that_all_differ_are_carved_by_their_labels(tmp_path: Pat
     pairs_of = [f"c{i}|c{j}" for i in range(10) for j in range(i)]
     lines = ["file,tags"] + [f"{i}.png,{pairs_of[i]}{'|rare' if i < 3 else ''}" for i in range(45)]
     report = ingest(table_source(tmp_path / "source", lines, 45), data)
-    assert any("'rare' of tags is too small to be split" in warning for warning in report.warnings)
-    assert {s.split for s in samples(data).values() if "rare" in str(s.labels["tags"])} == {"train"}
+    assert any(
+        "1 label has too few samples for train, val and test: none or few of them are held out: 'rare' of tags" in warning
+        for warning in report.warnings
+    )
+    assert [s.split for s in samples(data).values() if "rare" in str(s.labels["tags"])].count("train") >= 2
 
 
 def test_a_row_without_its_image_is_quarantined(tmp_path: Path, data: Path) -> None:

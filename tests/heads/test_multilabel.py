@@ -28,6 +28,7 @@ from heads.data.labels import MISSING_LABEL
 from heads.spec import Fit, Head
 from heads.tasks import multilabel
 from heads.tasks.table import TASKS
+from heads.tasks.thresholds import MIN_POSITIVES, decide, tune_thresholds
 
 CPU = torch.device("cpu")
 
@@ -183,7 +184,7 @@ def test_a_new_head_begins_where_biases_alone_lower_no_loss(design: str, weights
 def test_measures_of_scores_equal_those_of_scikit_learn(seed: int, num_samples: int, num_classes: int, coarse: bool) -> None:
     scores = draw_scores(seed, num_samples, num_classes, coarse)
     truths, probabilities = (half.double().numpy() for half in scores.chunk(2, dim=1))
-    thresholds = multilabel.tune_thresholds(scores)
+    thresholds = tune_thresholds(scores)
     table = list(zip(truths.T, probabilities.T, strict=True))
     expected = expected_counted(truths, probabilities >= thresholds.double().numpy()) | {
         "ece": calibration_error(probabilities, truths),
@@ -211,9 +212,9 @@ def test_with_every_label_in_truth_the_macro_values_are_scikit_learns_own() -> N
 def test_no_threshold_has_a_better_f1_than_the_tuned_one(seed: int, num_samples: int, num_classes: int, coarse: bool) -> None:
     scores = draw_scores(seed, num_samples, num_classes, coarse)
     truths, probabilities = scores.chunk(2, dim=1)
-    tuned = multilabel.tune_thresholds(scores)
+    tuned = tune_thresholds(scores)
     for truth, chances, threshold in zip(truths.T.numpy(), probabilities.T.double().numpy(), tuned.tolist(), strict=True):
-        if truth.sum() < multilabel.MIN_POSITIVES:
+        if truth.sum() < MIN_POSITIVES:
             assert threshold == 0.5, "nothing is learned from so few"
             continue
         edges = [0.0, *sorted(set(chances.tolist()))]
@@ -228,16 +229,16 @@ def test_a_threshold_lies_between_the_scores_it_parts_even_where_they_are_neighb
     chance = torch.tensor(0.7)
     below = torch.nextafter(chance, torch.tensor(0.0))
     scores = torch.tensor([[1.0, chance], *[[1.0, 0.9]] * 4, [0.0, below], [0.0, 0.1]])
-    (threshold,) = multilabel.tune_thresholds(scores).tolist()
+    (threshold,) = tune_thresholds(scores).tolist()
     assert multilabel.thresholds(scores) == [threshold]
     # Kept as a number in text and read back.
-    told = multilabel.decide(scores[:, 1:], torch.tensor([float(repr(threshold))], dtype=torch.float64))
+    told = decide(scores[:, 1:], torch.tensor([float(repr(threshold))], dtype=torch.float64))
     assert told.flatten().tolist() == [True] * 5 + [False] * 2
 
 
 def test_thresholds_of_no_samples_are_even_and_measures_not_a_number() -> None:
     scores = torch.zeros(0, 6)
-    assert multilabel.tune_thresholds(scores).tolist() == [0.5] * 3
+    assert tune_thresholds(scores).tolist() == [0.5] * 3
     found = multilabel.measures(torch.zeros(13), scores)
     assert found.keys() == multilabel.measures(torch.zeros(13), None).keys()
     assert all(math.isnan(value) for value in found.values())

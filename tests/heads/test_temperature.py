@@ -16,6 +16,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from heads.tasks import classification, multilabel, segmentation
 from heads.tasks.temperature import of_classes
+from heads.tasks.thresholds import decide
 
 Rows = NDArray[np.float64]
 
@@ -105,5 +106,5 @@ def test_no_temperature_changes_which_labels_are_told(temperature: float) -> Non
     there[:, 3] = False
     scores = multilabel.score(logits, there.float(), torch.ones(400))
     tuned, moved = (torch.tensor(multilabel.thresholds(scores, t), dtype=torch.float64) for t in (1.0, temperature))
-    assert torch.equal(multilabel.decide(logits.sigmoid(), tuned), (logits / temperature).sigmoid().double() >= moved)
+    assert torch.equal(decide(logits.sigmoid(), tuned), (logits / temperature).sigmoid().double() >= moved)
     assert moved[3] == 0.5, "a label that is never there keeps even odds"
