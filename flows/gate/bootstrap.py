@@ -136,9 +136,8 @@ def _bias(draws: Table, value: float) -> float:
 
 def _without_excess(differences: Table, gain: float) -> Table:
     """The differences, shifted by their bias if they are beyond the gain; those that are none stay none."""
-    drawn = differences != 0
-    bias = _bias(differences[drawn], gain)
-    return differences - bias * drawn if bias * gain > 0 else differences
+    bias = _bias(differences, gain)
+    return differences - bias * (differences != 0) if bias * gain > 0 else differences
 
 
 def _p_value(differences: Table, num_drawn: int) -> float:

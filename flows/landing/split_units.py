@@ -76,7 +76,7 @@ def put(indices: Iterable[int], split: str, splits: list[str | None]) -> None:
 
 
 def classes_of(row: Unsettled) -> frozenset[ClassName]:
-    """The row\'s classes, and the one of all samples."""
+    """The row's classes, and the one of all samples."""
     return row.classes | {EVERYTHING}
 
 

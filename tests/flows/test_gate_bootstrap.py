@@ -199,6 +199,19 @@ def test_the_interval_leaves_out_zero_exactly_where_p_is_below_its_level(n: int,
     assert found.new.low <= found.new.value <= found.new.high
 
 
+def test_an_interval_of_few_differences_is_not_shifted() -> None:
+    truth, odds = np.tile([True, False, False, False, False], (100, 1)), np.full((100, len(NAMES)), 0.1)
+    odds[:, 0] = 0.9
+    worse = odds.copy()
+    worse[0, 0] = 0.2
+    functions = [
+        measure_of("multilabel", "accuracy", each) for each in answers("multilabel", sets(truth, odds), sets(truth, worse))
+    ]
+    gain = resample(*functions, num_samples=100, num_differing=1, seed=1, num_resamples=2000).gain
+    assert (gain.value, gain.low) == (pytest.approx(0.01), 0.0)
+    assert 100 * gain.high == pytest.approx(round(100 * gain.high), abs=1e-6), "a share of the samples"
+
+
 def test_the_interval_of_a_mean_over_rare_labels_lies_around_its_estimate() -> None:
     # Resamples that leave out a rare label, or repeat its only sample, have a higher mean average precision.
     random, names = np.random.default_rng(3), [f"label{number}" for number in range(100)]
