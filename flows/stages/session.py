@@ -134,11 +134,9 @@ class RetrainingSession:
         for orphan in orphans:
             self.say(f"Stopping {orphan.submission_id}, which a crash left behind")
             cluster.stop(ray, orphan.submission_id)
-        if orphans:
-            self.tracker.end_abandoned()
         submitted: list[str] = []
         try:
-            return cluster.run_job(
+            outcome = cluster.run_job(
                 ray,
                 job.write_job(requested),
                 key=requested.key,
@@ -148,6 +146,10 @@ class RetrainingSession:
                 say=self.say,
                 handover=self._handover,
             )
+            if orphans:
+                # Not before: a job that runs may end meanwhile.
+                self.tracker.end_abandoned()
+            return outcome
         except BaseException as error:
             was_interrupted = submitted and not isinstance(error, Exception) and not cluster.death(ray)
             if was_interrupted:  # no job may run on without anyone watching it

@@ -129,7 +129,7 @@ def begin(storage: Path, work_plan: WorkPlan) -> job.Job:
 def train(order: job.Job, max_reports: float = math.inf) -> Group:
     """Does what is left of the order, and gives the group that did; what Ray keeps of a group survives it."""
     group = Group(order.storage / "checkpoint", max_reports)
-    found = {"rank": lambda: 0, "count": lambda: 1, "device": lambda: torch.device("cpu")}
+    found = {"rank": lambda: 0, "num_ranks": lambda: 1, "device": lambda: torch.device("cpu")}
     with pytest.MonkeyPatch.context() as patch:
         for name in ("report", "last_checkpoint", "last_note"):
             found[name] = getattr(group, name)
