@@ -74,7 +74,7 @@ def describe_cut(cut: CutTexts) -> str:
         else f"About {cut.texts_cut / cut.texts_counted:.0%} of texts"
     )
     longer = f"{texts} have more than the {cut.max_tokens} tokens that {cut.backbone} reads (max_tokens)"
-    # A little that is not read is no nothing.
+    # Where a text is cut, not all is read: never 100.0 %.
     by = "" if are_all else f" (estimated from {cut.texts_counted:,} of {counted(cut.texts, 'text')})"
     return f"{longer}; {min(cut.tokens_read_share, 0.999):.1%} of all tokens are read{by}"
 

@@ -21,8 +21,9 @@ def spread_classes(rows: Sequence[Unsettled], free: Sequence[Unit], splits: list
     pool = _pool_of(rows, free, splits)
     least = {name: min(MIN_TRAIN, (size + 1) // 2) if name[0] in sets else MIN_TRAIN for name, size in pool.items()}
     warnings = _keep_small_classes(free, splits, pool, sets)
-    _refill_train(rows, free, splits, least)
-    _cover_classes(rows, free, splits, least)
+    counts = count_classes(rows, splits)
+    _refill_train(free, splits, counts, least)
+    _cover_classes(free, splits, counts, least)
     return warnings
 
 
@@ -61,13 +62,13 @@ def _rare(labels: Sequence[ClassName], pool: Mapping[ClassName, int]) -> list[st
 
 
 def _refill_train(
-    rows: Sequence[Unsettled], free: Sequence[Unit], splits: list[str | None], least: Mapping[ClassName, int]
+    free: Sequence[Unit], splits: list[str | None], counts: Mapping[str, Counter[ClassName]], least: Mapping[ClassName, int]
 ) -> None:
     """Put carved units back into train while a class has too few samples there, or none to spare for a split without it.
 
-    They come from the split that has most of the class.
+    They come from the split that has most of the class. `counts` are those of the splits, and follow them.
     """
-    counts, carved = count_classes(rows, splits), defaultdict[ClassName, list[Unit]](list)
+    carved = defaultdict[ClassName, list[Unit]](list)
     for unit in by_share(unit for unit in free if splits[unit.rows[0]] != "train"):
         for name in unit.classes:
             carved[name].append(unit)
@@ -97,10 +98,9 @@ def _too_small(counts: Mapping[ClassName, int]) -> list[str]:
 
 
 def _cover_classes(
-    rows: Sequence[Unsettled], free: Sequence[Unit], splits: list[str | None], least: Mapping[ClassName, int]
+    free: Sequence[Unit], splits: list[str | None], counts: Mapping[str, Counter[ClassName]], least: Mapping[ClassName, int]
 ) -> None:
-    """Give a carved split one unit of each class that chance left out of it, if train can spare it."""
-    counts = count_classes(rows, splits)
+    """Give a carved split one unit of each class that chance left out of it, if train can spare it; `counts` follow."""
     spare: dict[ClassName, list[Unit]] = defaultdict(list)
     for unit in by_share(unit for unit in free if splits[unit.rows[0]] == "train" and unit.choices):
         for name in unit.classes:

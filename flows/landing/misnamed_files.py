@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from flows.errors import AskedWrongly
 from flows.landing.names import split_at_an_end
-from flows.landing.tagged_lines import is_tagged
+from flows.landing.tagged_lines import is_tagged, read_start
 from flows.landing.texts import ENDING
 
 # So many files are opened to see what they hold.
@@ -46,13 +46,7 @@ def advise(root: Path, files: Sequence[PurePosixPath]) -> str:
 
 def _is_text(path: Path) -> bool:
     """Whether a file begins as texts do, in whichever encoding of bytes: without control characters but white space."""
-    try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            start = file.read(_LOOKED_AT_BYTES)
-    except OSError:
-        return False
+    start = read_start(path, _LOOKED_AT_BYTES)
     return bool(start.strip()) and not any(byte < 32 and byte not in b"\t\n\f\r" for byte in start)
 
 

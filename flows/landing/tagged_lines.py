@@ -33,15 +33,20 @@ def read_sentences(root: Path, file: PurePosixPath) -> Iterator[list[Line]]:
     return _sentences(text)
 
 
-def is_tagged(path: Path) -> bool:
-    """Whether a file begins, whatever its name, with a word and its tag in nearly each line."""
+def read_start(path: Path, num_bytes: int) -> bytes:
+    """The first bytes of a file; none of what is no file, or cannot be read."""
     try:
         if not path.is_file():
-            return False
+            return b""
         with path.open("rb") as file:
-            start = file.read(_LOOKED_AT_BYTES)
+            return file.read(num_bytes)
     except OSError:
-        return False
+        return b""
+
+
+def is_tagged(path: Path) -> bool:
+    """Whether a file begins, whatever its name, with a word and its tag in nearly each line."""
+    start = read_start(path, _LOOKED_AT_BYTES)
     text = start.decode("utf-8-sig", "replace")
     if len(start) == _LOOKED_AT_BYTES:
         text = text.rpartition("\n")[0]

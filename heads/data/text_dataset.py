@@ -25,9 +25,8 @@ class TextDataset:
     """Texts and their labels by target: item i is (token ids (L), {target: label}, i). See `heads.data.samples`.
 
     In training, shares of the tokens are left out (`word_dropout`) or hidden behind the mask token (`token_masking`), by (seed,
-    epoch, i) alone. Ids are kept in memory. Labels of `tags` are a number a word (W),
-    as in `heads.data.labels`. An item raises TextError if its file cannot
-    be read, or has other words than tags.
+    epoch, i) alone. Ids are kept in memory. Labels of `tags` are a number a word (W), as in `heads.data.labels`. An item raises
+    TextError if its file cannot be read, or has other words than tags.
     """
 
     size = None

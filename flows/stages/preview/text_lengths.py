@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import nsmallest
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -63,9 +64,9 @@ def _lengths(work_plan: WorkPlan, work: Work) -> Iterator[int]:
 
     vocabulary = preparation_of(work.variant.backbone).vocabulary_of(work.variant, work.weights.path, [])
     assert vocabulary, "weights of texts have words"
-    samples = sorted((one for one in work_plan.version.samples if one.split in SPLITS), key=lambda sample: sample.digest)
+    asked = (sample for sample in work_plan.version.samples if sample.split in SPLITS)
     end = monotonic() + MAX_SECONDS
-    for number, sample in enumerate(samples[:MAX_TEXTS]):
+    for number, sample in enumerate(nsmallest(MAX_TEXTS, asked, key=lambda sample: sample.digest)):
         if number and monotonic() > end:
             return
         yield _num_tokens(vocabulary, decode_text(locate(work_plan.version, sample)))
